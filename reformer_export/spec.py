@@ -1,0 +1,314 @@
+"""ModelSpec: the only description of a model, from the loader to the runtimes.
+
+Frozen, validated on construction, and the same object whether it was read from a foreign checkpoint or
+from an artifact's manifest. Knows nothing of torch, ONNX or any runtime.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any, Final, Literal, get_args
+
+from reformer_export.errors import SpecError
+
+Task = Literal[
+    "feature-extraction", "text-generation", "fill-mask", "text-classification", "question-answering"
+]
+DType = Literal["float32", "float16", "bfloat16"]
+Activation = Literal["relu", "gelu", "gelu_new", "silu", "tanh", "sigmoid"]
+LogitsPositions = Literal["all", "last"]
+
+TASKS: Final[tuple[Task, ...]] = get_args(Task)
+DTYPES: Final[tuple[DType, ...]] = get_args(DType)
+ACTIVATIONS: Final[tuple[Activation, ...]] = get_args(Activation)
+
+OUTPUT_NAMES: Final[dict[Task, tuple[str, ...]]] = {
+    "feature-extraction": ("last_hidden_state",),
+    "text-generation": ("logits",),
+    "fill-mask": ("logits",),
+    "text-classification": ("logits",),
+    "question-answering": ("start_logits", "end_logits"),
+}
+
+MAX_NUM_BUCKETS: Final = 2**20
+"""Buckets are int32 and sort keys are bucket * padded length + position in int64: far from overflow."""
+
+MAX_DIMENSION: Final = 2**24
+"""Above any real model; keeps products of sizes read from a file away from overflow."""
+
+
+def _require(condition: bool, what: str, got: object, expected: str, fix: str) -> None:
+    if not condition:
+        raise SpecError(f"{what}: got {got}, expected {expected}; {fix}")
+
+
+def _require_size(name: str, value: object, minimum: int = 1) -> None:
+    is_int = isinstance(value, int) and not isinstance(value, bool)
+    _require(
+        is_int and minimum <= value <= MAX_DIMENSION,  # type: ignore[operator]
+        name,
+        repr(value),
+        f"an integer from {minimum} to {MAX_DIMENSION}",
+        "mend it in the checkpoint's config.json",
+    )
+
+
+@dataclass(frozen=True)
+class LSHAttentionSpec:
+    """One LSH self-attention layer (Kitaev et al. 2020, section 2).
+
+    `num_buckets` holds the factors of the bucket count, each even; `hash_seed` seeds the draw of the
+    random rotations [num_heads, head_size, num_hashes, sum(num_buckets) / 2].
+    """
+
+    chunk_length: int
+    num_chunks_before: int
+    num_chunks_after: int
+    num_hashes: int
+    num_buckets: tuple[int, ...]
+    hash_seed: int
+
+    def __post_init__(self) -> None:
+        _require_size("lsh_attn_chunk_length", self.chunk_length)
+        _require_size("lsh_num_chunks_before", self.num_chunks_before, 0)
+        _require_size("lsh_num_chunks_after", self.num_chunks_after, 0)
+        _require_size("num_hashes", self.num_hashes)
+        _require(len(self.num_buckets) > 0, "num_buckets", "no factor", "one or more", "give N or AxB")
+        for factor in self.num_buckets:
+            _require_size("num_buckets", factor, 2)
+            _require(
+                factor % 2 == 0,
+                "num_buckets",
+                "x".join(map(str, self.num_buckets)),
+                "even numbers (each bucket has its opposite)",
+                "give an even number, e.g. --num-buckets 64 or 8x16",
+            )
+        _require(
+            math.prod(self.num_buckets) <= MAX_NUM_BUCKETS,
+            "num_buckets",
+            math.prod(self.num_buckets),
+            f"at most {MAX_NUM_BUCKETS} in all",
+            "use fewer buckets",
+        )
+        _require(
+            isinstance(self.hash_seed, int) and -(2**63) <= self.hash_seed < 2**64,
+            "hash_seed",
+            self.hash_seed,
+            "a 64-bit integer",
+            "give another --hash-seed",
+        )
+
+
+@dataclass(frozen=True)
+class LocalAttentionSpec:
+    """One local self-attention layer: each chunk attends to itself and its neighbours."""
+
+    chunk_length: int
+    num_chunks_before: int
+    num_chunks_after: int
+
+    def __post_init__(self) -> None:
+        _require_size("local_attn_chunk_length", self.chunk_length)
+        _require_size("local_num_chunks_before", self.num_chunks_before, 0)
+        _require_size("local_num_chunks_after", self.num_chunks_after, 0)
+
+
+AttentionSpec = LSHAttentionSpec | LocalAttentionSpec
+
+
+@dataclass(frozen=True)
+class AxialPositionsSpec:
+    """Axial position embeddings: position p has coordinates in a grid of `shape` (row-major), and its
+    vector is the concatenation of one vector of `dims[axis]` elements per axis."""
+
+    shape: tuple[int, ...]
+    dims: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        _require(
+            len(self.shape) == len(self.dims) > 0,
+            "axial_pos_shape and axial_pos_embds_dim",
+            f"{len(self.shape)} and {len(self.dims)} axes",
+            "the same number of axes, at least one",
+            "mend them in the checkpoint's config.json",
+        )
+        for size in (*self.shape, *self.dims):
+            _require_size("axial_pos_shape / axial_pos_embds_dim", size)
+
+    @property
+    def num_positions(self) -> int:
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class LearnedPositionsSpec:
+    """A table of one learned vector per position."""
+
+    num_positions: int
+
+    def __post_init__(self) -> None:
+        _require_size("max_position_embeddings", self.num_positions)
+
+
+PositionsSpec = AxialPositionsSpec | LearnedPositionsSpec
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A Reformer for inference, with one head.
+
+    `max_position_embeddings` limits the padded length, as does the number of positions.
+    `feed_forward_slices` cuts the feed-forward's inner dimension so that only one slice of it is alive at a
+    time; it changes memory, not results. `logits` says whether a text-generation model returns logits for
+    all positions or for the last attended one.
+    """
+
+    task: Task
+    vocab_size: int
+    hidden_size: int
+    num_heads: int
+    head_size: int
+    feed_forward_size: int
+    hidden_act: Activation
+    layer_norm_eps: float
+    is_causal: bool
+    positions: PositionsSpec
+    max_position_embeddings: int
+    layers: tuple[AttentionSpec, ...]
+    num_labels: int = 2
+    feed_forward_slices: int = 1
+    logits: LogitsPositions = "all"
+
+    def __post_init__(self) -> None:
+        _require(self.task in TASKS, "task", self.task, f"one of {', '.join(TASKS)}", "choose with --task")
+        for name in ("vocab_size", "hidden_size", "num_heads", "head_size", "feed_forward_size"):
+            _require_size(name, getattr(self, name))
+        for name in ("max_position_embeddings", "num_labels", "feed_forward_slices"):
+            _require_size(name, getattr(self, name))
+        _require(
+            self.hidden_act in ACTIVATIONS,
+            "hidden_act",
+            self.hidden_act,
+            f"one of {', '.join(ACTIVATIONS)}",
+            "open an issue for another activation",
+        )
+        _require(
+            isinstance(self.layer_norm_eps, float) and 0.0 <= self.layer_norm_eps < 1.0,
+            "layer_norm_eps",
+            self.layer_norm_eps,
+            "a number from 0 to 1",
+            "mend it in the checkpoint's config.json",
+        )
+        _require(len(self.layers) > 0, "attn_layers", "no layer", "one or more", "mend config.json")
+        _require(
+            self.feed_forward_size % self.feed_forward_slices == 0,
+            "chunk-feed-forward",
+            self.feed_forward_slices,
+            f"a divisor of the feed-forward size {self.feed_forward_size}",
+            "choose a divisor",
+        )
+        _require(
+            self.logits == "all" or self.task == "text-generation",
+            "logits",
+            self.logits,
+            f"'all' for the task {self.task}",
+            "use --logits last with text-generation only",
+        )
+        self._check_positions()
+
+    def _check_positions(self) -> None:
+        if isinstance(self.positions, AxialPositionsSpec):
+            _require(
+                sum(self.positions.dims) == self.hidden_size,
+                "axial_pos_embds_dim",
+                f"{list(self.positions.dims)}, which sum to {sum(self.positions.dims)}",
+                f"the sum hidden_size = {self.hidden_size}",
+                "mend them in the checkpoint's config.json",
+            )
+        _require(
+            self.max_length >= 1,
+            "positions",
+            f"{self.position_limit} positions for chunks of {self.padding_threshold}",
+            "room for at least one token",
+            "enlarge max_position_embeddings or the axial shape",
+        )
+
+    @property
+    def padding_multiple(self) -> int:
+        """Tokens: least common multiple of the layers' chunk lengths."""
+        return math.lcm(*(layer.chunk_length for layer in self.layers))
+
+    @property
+    def padding_threshold(self) -> int:
+        """Tokens: sequences up to this length are never padded (the smallest chunk length)."""
+        return min(layer.chunk_length for layer in self.layers)
+
+    @property
+    def position_limit(self) -> int:
+        """Tokens: the greatest padded length that has positions."""
+        return min(self.positions.num_positions, self.max_position_embeddings)
+
+    @property
+    def max_length(self) -> int:
+        """Tokens: the greatest length whose padded length has positions."""
+        limit, multiple = self.position_limit, self.padding_multiple
+        return max(min(limit, self.padding_threshold), limit // multiple * multiple)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        return OUTPUT_NAMES[self.task]
+
+    @property
+    def lsh_layers(self) -> tuple[int, ...]:
+        """Indices of the LSH layers."""
+        return tuple(i for i, layer in enumerate(self.layers) if isinstance(layer, LSHAttentionSpec))
+
+    def padded_length(self, length: int) -> int:
+        """The length at which `transformers` runs a sequence of `length` tokens."""
+        multiple = self.padding_multiple
+        if length <= self.padding_threshold or length % multiple == 0:
+            return length
+        return -(-length // multiple) * multiple
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; `spec_from_dict` reads them back."""
+        values = dataclasses.asdict(self)
+        values["positions"] = {"kind": _KIND_OF[type(self.positions)], **values["positions"]}
+        values["layers"] = [
+            {"kind": _KIND_OF[type(layer)], **fields}
+            for layer, fields in zip(self.layers, values["layers"], strict=True)
+        ]
+        return values
+
+
+_KIND_OF: Final[dict[type[Any], str]] = {
+    LSHAttentionSpec: "lsh",
+    LocalAttentionSpec: "local",
+    AxialPositionsSpec: "axial",
+    LearnedPositionsSpec: "learned",
+}
+_TYPE_OF: Final = {kind: kind_type for kind_type, kind in _KIND_OF.items()}
+
+
+def spec_from_dict(values: dict[str, Any]) -> ModelSpec:
+    """Rebuild a ModelSpec from `ModelSpec.to_dict()`'s JSON; SpecError when it is not one."""
+    try:
+        fields = dict(values)
+        fields["positions"] = _part_from_dict(fields["positions"], ("axial", "learned"))
+        fields["layers"] = tuple(_part_from_dict(layer, ("lsh", "local")) for layer in fields["layers"])
+        return ModelSpec(**fields)
+    except (KeyError, TypeError, ValueError) as error:
+        raise SpecError(
+            f"model description: got fields that do not fit ({error}), expected those of ModelSpec; "
+            "export the checkpoint again with this version"
+        ) from error
+
+
+def _part_from_dict(values: dict[str, Any], kinds: tuple[str, ...]) -> Any:
+    fields = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+    kind = fields.pop("kind")
+    if kind not in kinds:
+        raise ValueError(f"kind {kind!r} is none of {kinds}")
+    return _TYPE_OF[kind](**fields)
