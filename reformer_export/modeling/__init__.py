@@ -1,0 +1,5 @@
+"""The canonical PyTorch Reformer that is exported."""
+
+from reformer_export.modeling.reformer import TORCH_DTYPES, Reformer, build_model
+
+__all__ = ["TORCH_DTYPES", "Reformer", "build_model"]

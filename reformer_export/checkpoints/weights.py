@@ -1,0 +1,224 @@
+"""Read a checkpoint's tensors: safetensors, whole or in shards; pickles only when they are asked for.
+
+Names, shapes and types come from the files' headers first, so that a checkpoint that does not fit is refused
+before its tensors are read.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from reformer_export.checkpoints.source import MAX_INDEX_BYTES, read_json
+from reformer_export.errors import CheckpointError
+
+SAFETENSORS_NAME: Final = "model.safetensors"
+PICKLE_NAME: Final = "pytorch_model.bin"
+INDEX_SUFFIX: Final = ".index.json"
+
+STORED_DTYPES: Final = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+"""safetensors' spelling -> torch's, for the types that weights may have."""
+
+_LFS_POINTER: Final = b"version https://git-lfs"
+
+
+@dataclass(frozen=True)
+class TensorHeader:
+    """What a file says of one tensor: its shape (elements), its type as torch spells it, the file."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    file: Path
+
+
+class WeightFiles(Protocol):
+    """Tensors on disk: `files` are all files that were read, `headers` maps each stored name."""
+
+    files: tuple[Path, ...]
+    headers: dict[str, TensorHeader]
+
+    def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
+        """The tensors of these stored names: float32, contiguous, of their own memory."""
+
+
+def open_weights(folder: Path, allow_pickle: bool) -> WeightFiles:
+    """The weight files of `folder`, in the order of preference of `transformers`."""
+    if _has(folder, SAFETENSORS_NAME):
+        return SafetensorsFiles(*_list_files(folder, SAFETENSORS_NAME))
+    if not _has(folder, PICKLE_NAME):
+        raise CheckpointError(
+            f"checkpoint {folder}: got no weights, expected {SAFETENSORS_NAME} or {SAFETENSORS_NAME}"
+            f"{INDEX_SUFFIX}; give the folder that `save_pretrained` wrote"
+        )
+    if not allow_pickle:
+        raise CheckpointError(
+            f"checkpoint {folder}: got only {PICKLE_NAME}, a pickle, expected {SAFETENSORS_NAME}; convert "
+            "it with `save_pretrained`, or use --allow-pickle if you trust its author"
+        )
+    return PickleFiles(*_list_files(folder, PICKLE_NAME))
+
+
+def _has(folder: Path, name: str) -> bool:
+    return (folder / name).is_file() or (folder / (name + INDEX_SUFFIX)).is_file()
+
+
+def _list_files(folder: Path, name: str) -> tuple[tuple[Path, ...], Path | None, dict[str, Path]]:
+    """The weight files, the index if there is one, and the file that the index gives for each tensor."""
+    if (folder / name).is_file():
+        return (folder / name,), None, {}
+    index = folder / (name + INDEX_SUFFIX)
+    weight_map = read_json(index, MAX_INDEX_BYTES).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(
+            f"{index}: got no weight_map, expected one from tensor names to files; save the checkpoint again"
+        )
+    promised = {tensor: _shard_path(index, shard) for tensor, shard in weight_map.items()}
+    return tuple(sorted(set(promised.values()))), index, promised
+
+
+def _shard_path(index: Path, shard: object) -> Path:
+    # Only a bare name stays in the folder. Links are followed: the hub's own cache is made of them.
+    if not isinstance(shard, str) or shard in ("", ".", "..") or any(char in shard for char in "/\\\0"):
+        raise CheckpointError(
+            f"{index}: got the file name {shard!r}, expected the name of a file beside the index; "
+            "the index was tampered with, download the checkpoint again"
+        )
+    path = index.parent / shard
+    if not path.is_file():
+        raise CheckpointError(
+            f"{index}: got the file name {shard!r}, which is missing, expected all shards beside the index; "
+            "download the rest of the checkpoint"
+        )
+    return path
+
+
+def _check_promises(index: Path, promised: dict[str, Path], headers: dict[str, TensorHeader]) -> None:
+    for name, path in promised.items():
+        if name not in headers or headers[name].file != path:
+            raise CheckpointError(
+                f"{index}: got the tensor {name!r} in {path.name}, expected that file to have it; "
+                "the shards are of different checkpoints, download them again"
+            )
+
+
+def _add_header(headers: dict[str, TensorHeader], name: str, header: TensorHeader) -> None:
+    if name in headers:
+        raise CheckpointError(
+            f"{header.file}: got the tensor {name!r}, which {headers[name].file.name} has too, expected it "
+            "once; the shards are of different checkpoints, download them again"
+        )
+    headers[name] = header
+
+
+def float32_copy(name: str, tensor: torch.Tensor, file: Path) -> torch.Tensor:
+    """A contiguous float32 copy of any shape; CheckpointError when an element is infinite or not a number."""
+    copy = tensor.detach().to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+    bad = copy.numel() - int(torch.isfinite(copy).sum())
+    if bad:
+        raise CheckpointError(
+            f"{file}: got {bad} of {copy.numel()} values of the tensor {name} infinite or not a number, "
+            "expected finite float32 values; the checkpoint is damaged or its training diverged"
+        )
+    return copy
+
+
+class SafetensorsFiles:
+    """Tensors of one safetensors file or of several."""
+
+    def __init__(self, files: tuple[Path, ...], index: Path | None, promised: dict[str, Path]) -> None:
+        self.files = files if index is None else (index, *files)
+        self.headers: dict[str, TensorHeader] = {}
+        for file in files:
+            with _open_safetensors(file) as stream:
+                for name in stream.keys():  # noqa: SIM118 (no mapping: it has keys() and no __iter__)
+                    part = stream.get_slice(name)
+                    dtype = part.get_dtype()
+                    header = TensorHeader(tuple(part.get_shape()), STORED_DTYPES.get(dtype, dtype), file)
+                    _add_header(self.headers, name, header)
+        if index is not None:
+            _check_promises(index, promised, self.headers)
+
+    def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
+        """The tensors of these stored names: float32, contiguous, of their own memory."""
+        wanted = list(names)
+        tensors = {}
+        for file in sorted({self.headers[name].file for name in wanted}):
+            with _open_safetensors(file) as stream:
+                for name in wanted:
+                    if self.headers[name].file == file:
+                        tensors[name] = float32_copy(name, stream.get_tensor(name), file)
+        return tensors
+
+
+@contextmanager
+def _open_safetensors(file: Path) -> Iterator[Any]:
+    _refuse_lfs_pointer(file)
+    try:
+        with safe_open(file, framework="pt", device="cpu") as stream:
+            yield stream
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{file}: got {file.stat().st_size} bytes that are no whole safetensors file "
+            f"({' '.join(str(error).split())}), expected one; download it again"
+        ) from error
+
+
+def _refuse_lfs_pointer(file: Path) -> None:
+    with file.open("rb") as stream:
+        if stream.read(len(_LFS_POINTER)) == _LFS_POINTER:
+            raise CheckpointError(f"{file}: got a Git LFS pointer, expected the weights; run `git lfs pull`")
+
+
+class PickleFiles:
+    """Tensors of one `torch.save` file or of several, unpickled as tensors only."""
+
+    def __init__(self, files: tuple[Path, ...], index: Path | None, promised: dict[str, Path]) -> None:
+        self.files = files if index is None else (index, *files)
+        self.headers: dict[str, TensorHeader] = {}
+        self._tensors: dict[str, torch.Tensor] = {}
+        for file in files:
+            for name, tensor in _load_pickle(file).items():
+                dtype = str(tensor.dtype).removeprefix("torch.")
+                _add_header(self.headers, name, TensorHeader(tuple(tensor.shape), dtype, file))
+                self._tensors[name] = tensor
+        if index is not None:
+            _check_promises(index, promised, self.headers)
+
+    def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
+        """The tensors of these stored names: float32, contiguous, of their own memory."""
+        return {name: float32_copy(name, self._tensors[name], self.headers[name].file) for name in names}
+
+
+def _load_pickle(file: Path) -> dict[str, torch.Tensor]:
+    _refuse_lfs_pointer(file)
+    try:
+        # Files written before torch 1.6 are no zip archives and cannot be mapped into memory.
+        values = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+    except Exception as error:  # a broken pickle can raise nearly anything
+        raise CheckpointError(
+            f"{file}: got a pickle that does not load as tensors only ({type(error).__name__}), expected a "
+            "state dict; convert it to safetensors where you trust it, or download it again"
+        ) from error
+    if not isinstance(values, dict) or not all(_is_plain(name, value) for name, value in values.items()):
+        raise CheckpointError(
+            f"{file}: got a pickle that is no state dict, expected a dict from names to dense tensors; "
+            "save `model.state_dict()`"
+        )
+    return values
+
+
+def _is_plain(name: object, value: object) -> bool:
+    return (
+        isinstance(name, str)
+        and isinstance(value, torch.Tensor)
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+        and not value.is_quantized
+    )

@@ -1,0 +1,70 @@
+"""Tables and progress: rich on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+import click
+
+PLAIN_PROGRESS_SECONDS: Final = 5.0
+COLUMN_GAP: Final = "  "
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table on standard output: boxed on a terminal, else aligned and never cut."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    if sys.stdout.isatty():
+        _print_rich_table(title, columns, cells)
+        return
+    click.echo(f"\n{title}")
+    lines = [list(columns), *cells] if any(columns) else cells
+    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+    for line in lines:
+        padded = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        click.echo(COLUMN_GAP + COLUMN_GAP.join(padded).rstrip())
+
+
+def _print_rich_table(title: str, columns: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left", show_header=any(columns))
+    for column in columns:
+        table.add_column(Text(column), overflow="fold")
+    for line in cells:
+        table.add_row(*(Text(cell) for cell in line))  # Text: a cell such as "[batch, 4]" is no markup
+    Console().print(table)
+
+
+@contextmanager
+def show_progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show how many of `total` things are done, on standard error; the block calls the given function
+    with the number done since the last call."""
+    if not sys.stderr.isatty():
+        yield _plain_progress(what, total)
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda count: progress.advance(task, count)
+
+
+def _plain_progress(what: str, total: int) -> Callable[[int], None]:
+    done = 0
+    last = time.monotonic()
+
+    def advance(count: int) -> None:
+        nonlocal done, last
+        done += count
+        if time.monotonic() - last >= PLAIN_PROGRESS_SECONDS:
+            last = time.monotonic()
+            click.echo(f"{what}: {done} of {total}", err=True)
+
+    return advance

@@ -1,0 +1,81 @@
+"""A checkpoint -> the files of an artifact, in a folder that the caller moves into place."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import platform
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from reformer_export import __version__
+from reformer_export.artifact import EXTERNAL_DATA_NAME, MODEL_NAME, Manifest, sha256_of_file, write_manifest
+from reformer_export.checkpoints import Checkpoint, tokenizer_files
+from reformer_export.export.graph import DEFAULT_OPSET, save_model, trace_model, weights_nbytes
+from reformer_export.modeling import Reformer, build_model
+from reformer_export.ops import OPERATORS, VERSION
+from reformer_export.spec import DType
+
+EXTERNAL_DATA_THRESHOLD: Final = 1_500_000_000
+"""Bytes of weights above which they go into a file of their own (protobuf's limit is 2 GiB)."""
+
+_RECORDED_LIBRARIES: Final = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime", "numpy")
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """How to write the graph. `external_data_threshold` is in bytes of weights."""
+
+    dtype: DType = "float32"
+    opset: int = DEFAULT_OPSET
+    external_data_threshold: int = EXTERNAL_DATA_THRESHOLD
+
+
+def write_artifact(checkpoint: Checkpoint, folder: Path, options: ExportOptions) -> Manifest:
+    """Export `checkpoint` into `folder`: model.onnx, manifest.json, config and tokenizer files.
+
+    Raises:
+        ExportError: the graph does not keep the contract.
+        OSError: the disk refuses a write.
+    """
+    model = build_model(checkpoint.spec, checkpoint.weights, options.dtype)
+    graph = trace_model(model, options.opset)
+    external = EXTERNAL_DATA_NAME if weights_nbytes(graph) > options.external_data_threshold else None
+    save_model(graph, folder / MODEL_NAME, external)
+    for path in tokenizer_files(checkpoint.folder):
+        shutil.copyfile(path, folder / path.name)
+    manifest = Manifest(
+        spec=checkpoint.spec,
+        dtype=options.dtype,
+        opset=options.opset,
+        operators=dict.fromkeys(OPERATORS, VERSION),
+        source=checkpoint.source,
+        rotations_sha256=_rotations_sha256(model),
+        versions=_versions(),
+        files={path.name: sha256_of_file(path) for path in sorted(folder.iterdir())},
+    )
+    write_manifest(folder, manifest)
+    return manifest
+
+
+def _rotations_sha256(model: Reformer) -> dict[str, str]:
+    digests = {}
+    for index in model.spec.lsh_layers:
+        rotations = model.encoder.layers[index].attention.self_attention.rotations
+        assert isinstance(rotations, torch.Tensor)
+        digests[str(index)] = hashlib.sha256(rotations.contiguous().numpy().tobytes()).hexdigest()
+    return digests
+
+
+def _versions() -> dict[str, str]:
+    versions = {"reformer-export": __version__, "python": platform.python_version()}
+    for name in _RECORDED_LIBRARIES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions

@@ -1,0 +1,122 @@
+"""ModelSpec + weights -> an ONNX graph, traced with batch and sequence symbolic, and checked."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import onnx
+import onnx_ir as ir
+import torch
+
+from reformer_export.errors import ExportError, InputError
+from reformer_export.export.functions import attach_function_bodies, custom_translation_table
+from reformer_export.modeling import Reformer
+from reformer_export.ops import DOMAIN
+
+INPUT_NAMES: Final = ("input_ids", "attention_mask")
+MIN_OPSET: Final = 18
+MAX_OPSET: Final = 23
+DEFAULT_OPSET: Final = 20
+PROTOBUF_LIMIT_BYTES: Final = 2**31 - 1
+
+
+def check_opset(opset: int) -> None:
+    """InputError unless the function bodies' operators exist in `opset` and the exporter can write it."""
+    if not MIN_OPSET <= opset <= MAX_OPSET:
+        raise InputError(
+            f"opset: got {opset}, expected {MIN_OPSET} to {MAX_OPSET}; choose another --opset "
+            f"(default {DEFAULT_OPSET})"
+        )
+
+
+def trace_model(model: Reformer, opset: int = DEFAULT_OPSET) -> ir.Model:
+    """Trace the canonical model into ONNX: custom nodes, their function bodies, symbolic axes.
+
+    Raises:
+        ExportError: an axis that must be symbolic became a number.
+    """
+    check_opset(opset)
+    spec = model.spec
+    batch = torch.export.Dim("batch", min=1)
+    sequence = torch.export.Dim("sequence", min=1, max=max(spec.max_length, 2))
+    axes = {0: batch, 1: sequence}
+    example = torch.ones(2, min(3, spec.max_length), dtype=torch.int64)
+    with _quiet_exporter():
+        program = torch.onnx.export(
+            model,
+            (example, example.clone()),
+            dynamo=True,
+            opset_version=opset,
+            input_names=list(INPUT_NAMES),
+            output_names=list(spec.output_names),
+            dynamic_shapes={"input_ids": axes, "attention_mask": axes},
+            custom_translation_table=custom_translation_table(),
+            verbose=False,
+        )
+    assert program is not None
+    graph_model = program.model
+    attach_function_bodies(graph_model)
+    _check_axes(graph_model)
+    return graph_model
+
+
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Silence the exporter's notes on packages and axis names that concern no user of ours."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _check_axes(model: ir.Model) -> None:
+    """Inputs are [batch, sequence], outputs keep `batch`, and so does every custom node's output."""
+    for value in model.graph.inputs:
+        if _axes(value) != ["batch", "sequence"]:
+            raise ExportError(
+                f"graph input {value.name}: got axes {_axes(value)}, expected ['batch', 'sequence']; "
+                "the exporter fixed an axis, please report the versions that `reformer-export doctor` prints"
+            )
+    custom = [value for node in model.graph if node.domain == DOMAIN for value in node.outputs]
+    for value in [*model.graph.outputs, *custom]:
+        axes = _axes(value)
+        if not axes or axes[0] != "batch":
+            raise ExportError(
+                f"graph value {value.name}: got axes {axes}, expected the first to be 'batch'; "
+                "the exporter fixed an axis, please report the versions that `reformer-export doctor` prints"
+            )
+
+
+def _axes(value: ir.Value) -> list[str | int]:
+    return [d.value or "?" if isinstance(d, ir.SymbolicDim) else d for d in value.shape or ()]
+
+
+def save_model(model: ir.Model, path: Path, external_data: str | None) -> None:
+    """Write `model` to `path` (weights to the file `external_data` beside it, if given), and check it."""
+    ir.save(model, path, external_data=external_data)
+    try:
+        onnx.checker.check_model(str(path), full_check=external_data is None)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(
+            f"{path.name}: got a graph that the ONNX checker refuses ({error}), expected a valid one; "
+            "please report the versions that `reformer-export doctor` prints"
+        ) from error
+
+
+def weights_nbytes(model: ir.Model) -> int:
+    """Bytes of all initialisers."""
+    return sum(_nbytes(value.const_value) for value in model.graph.initializers.values())
+
+
+def _nbytes(tensor: Any) -> int:
+    return 0 if tensor is None else int(tensor.nbytes)

@@ -1,0 +1,66 @@
+"""Word and position embeddings, computed for the tokens at hand only."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from reformer_export.spec import AxialPositionsSpec, LearnedPositionsSpec, ModelSpec
+
+
+class AxialPositionEmbeddings(nn.Module):
+    """Position p's vector is the concatenation of one row per axis, at p's coordinates in the axial grid.
+
+    Rows are gathered per axis; the table of all positions (positions x hidden_size) is never made.
+    """
+
+    def __init__(self, spec: AxialPositionsSpec) -> None:
+        super().__init__()
+        self.shape = spec.shape
+        self.weights = nn.ParameterList()
+        for axis, (size, dim) in enumerate(zip(spec.shape, spec.dims, strict=True)):
+            ones = [1] * len(spec.shape)
+            ones[axis] = size
+            self.weights.append(nn.Parameter(torch.empty(*ones, dim), requires_grad=False))
+
+    def forward(self, positions: torch.Tensor) -> torch.Tensor:
+        """int64 [L] -> T [L, hidden_size]."""
+        rows = []
+        stride = 1
+        for size, weight in zip(reversed(self.shape), reversed(list(self.weights)), strict=True):
+            coordinate = torch.remainder(torch.div(positions, stride, rounding_mode="floor"), size)
+            rows.append(nn.functional.embedding(coordinate, weight.view(size, -1)))
+            stride *= size
+        return torch.cat(rows[::-1], dim=-1)
+
+
+class LearnedPositionEmbeddings(nn.Module):
+    """One learned vector per position."""
+
+    def __init__(self, spec: LearnedPositionsSpec, hidden_size: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(spec.num_positions, hidden_size)
+
+    def forward(self, positions: torch.Tensor) -> torch.Tensor:
+        """int64 [L] -> T [L, hidden_size]."""
+        embedded: torch.Tensor = self.embedding(positions)
+        return embedded
+
+
+class Embeddings(nn.Module):
+    """Word embedding plus position embedding."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.word_embeddings = nn.Embedding(spec.vocab_size, spec.hidden_size)
+        self.position_embeddings: nn.Module
+        if isinstance(spec.positions, AxialPositionsSpec):
+            self.position_embeddings = AxialPositionEmbeddings(spec.positions)
+        else:
+            self.position_embeddings = LearnedPositionEmbeddings(spec.positions, spec.hidden_size)
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """int64 [B, L] -> T [B, L, hidden_size]."""
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device)
+        embedded: torch.Tensor = self.word_embeddings(input_ids) + self.position_embeddings(positions)
+        return embedded

@@ -1,0 +1,168 @@
+"""The layers of a Reformer: LSH or local self-attention, feed-forward, and the reversible pair of streams.
+
+Module names follow transformers' modeling_reformer.py, so that its weights load by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import torch
+from torch import nn
+
+from reformer_export.ops import draw_rotations, local_attention, lsh_attention, lsh_buckets
+from reformer_export.spec import Activation, AttentionSpec, LocalAttentionSpec, LSHAttentionSpec, ModelSpec
+
+KEY_NORM_EPSILON: Final = 1e-6
+"""transformers' modeling_reformer.py, LSHSelfAttention._len_norm."""
+
+
+def _gelu_new(x: torch.Tensor) -> torch.Tensor:
+    return nn.functional.gelu(x, approximate="tanh")
+
+
+ACTIVATIONS: Final[dict[Activation, Callable[[torch.Tensor], torch.Tensor]]] = {
+    "relu": nn.functional.relu,
+    "gelu": nn.functional.gelu,
+    "gelu_new": _gelu_new,
+    "silu": nn.functional.silu,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+}
+
+
+class LSHSelfAttention(nn.Module):
+    """Shared query-key projection, hash, and attention among tokens of like hash."""
+
+    rotations: torch.Tensor
+
+    def __init__(self, spec: ModelSpec, attention: LSHAttentionSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.attention = attention
+        width = spec.num_heads * spec.head_size
+        self.query_key = nn.Linear(spec.hidden_size, width, bias=False)
+        self.value = nn.Linear(spec.hidden_size, width, bias=False)
+        shape = (spec.num_heads, spec.head_size, attention.num_hashes, sum(attention.num_buckets) // 2)
+        self.register_buffer("rotations", draw_rotations(attention.hash_seed, shape), persistent=False)
+
+    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """T [B, L, hidden_size], int32 [B, L] -> T [B, L, H*D]."""
+        query_key = self.query_key(hidden_states)
+        value = self.value(hidden_states)
+        buckets = lsh_buckets(
+            query_key, self.rotations, attention_mask, self.spec.num_heads, list(self.attention.num_buckets)
+        )
+        return lsh_attention(
+            query_key,
+            value,
+            buckets,
+            attention_mask,
+            self.spec.num_heads,
+            self.attention.chunk_length,
+            self.attention.num_chunks_before,
+            self.attention.num_chunks_after,
+            self.spec.is_causal,
+            self.spec.padding_multiple,
+            self.spec.padding_threshold,
+            KEY_NORM_EPSILON,
+        )
+
+
+class LocalSelfAttention(nn.Module):
+    """Attention of each chunk to itself and its neighbours."""
+
+    def __init__(self, spec: ModelSpec, attention: LocalAttentionSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.attention = attention
+        width = spec.num_heads * spec.head_size
+        self.query = nn.Linear(spec.hidden_size, width, bias=False)
+        self.key = nn.Linear(spec.hidden_size, width, bias=False)
+        self.value = nn.Linear(spec.hidden_size, width, bias=False)
+
+    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """T [B, L, hidden_size], int32 [B, L] -> T [B, L, H*D]."""
+        return local_attention(
+            self.query(hidden_states),
+            self.key(hidden_states),
+            self.value(hidden_states),
+            attention_mask,
+            self.spec.num_heads,
+            self.attention.chunk_length,
+            self.attention.num_chunks_before,
+            self.attention.num_chunks_after,
+            self.spec.is_causal,
+            self.spec.padding_multiple,
+            self.spec.padding_threshold,
+        )
+
+
+class AttentionOutput(nn.Module):
+    """Projection of the concatenated heads."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.dense = nn.Linear(spec.num_heads * spec.head_size, spec.hidden_size, bias=False)
+
+
+class Attention(nn.Module):
+    """Layer norm, self-attention, projection."""
+
+    def __init__(self, spec: ModelSpec, attention: AttentionSpec) -> None:
+        super().__init__()
+        self.layer_norm = nn.LayerNorm(spec.hidden_size, eps=spec.layer_norm_eps)
+        self.self_attention: nn.Module
+        if isinstance(attention, LSHAttentionSpec):
+            self.self_attention = LSHSelfAttention(spec, attention)
+        else:
+            self.self_attention = LocalSelfAttention(spec, attention)
+        self.output = AttentionOutput(spec)
+
+    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """T [B, L, hidden_size], int32 [B, L] -> T [B, L, hidden_size]."""
+        attended = self.self_attention(self.layer_norm(hidden_states), attention_mask)
+        projected: torch.Tensor = self.output.dense(attended)
+        return projected
+
+
+class FeedForward(nn.Module):
+    """Layer norm and a two-layer perceptron whose inner dimension is computed in slices.
+
+    With n slices only 1/n of the inner activations [B, L, feed_forward_size] is alive at a time; the sum of
+    the slices' outputs is the same up to the order of summation.
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        inner = spec.feed_forward_size // spec.feed_forward_slices
+        slices = range(spec.feed_forward_slices)
+        self.layer_norm = nn.LayerNorm(spec.hidden_size, eps=spec.layer_norm_eps)
+        self.activation = ACTIVATIONS[spec.hidden_act]
+        self.inner = nn.ModuleList(nn.Linear(spec.hidden_size, inner) for _ in slices)
+        self.outer = nn.ModuleList(nn.Linear(inner, spec.hidden_size, bias=i == 0) for i in slices)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """T [B, L, hidden_size] -> T [B, L, hidden_size]."""
+        normalised = self.layer_norm(hidden_states)
+        output: torch.Tensor = self.outer[0](self.activation(self.inner[0](normalised)))
+        for inner, outer in list(zip(self.inner, self.outer, strict=True))[1:]:
+            output = output + outer(self.activation(inner(normalised)))
+        return output
+
+
+class ReversibleLayer(nn.Module):
+    """One layer of the reversible residual network (Gomez et al. 2017), forwards only."""
+
+    def __init__(self, spec: ModelSpec, attention: AttentionSpec) -> None:
+        super().__init__()
+        self.attention = Attention(spec, attention)
+        self.feed_forward = FeedForward(spec)
+
+    def forward(
+        self, attention_stream: torch.Tensor, hidden_states: torch.Tensor, attention_mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Two streams T [B, L, hidden_size] and int32 [B, L] -> the next two streams."""
+        attention_stream = attention_stream + self.attention(hidden_states, attention_mask)
+        return attention_stream, hidden_states + self.feed_forward(attention_stream)

@@ -1,0 +1,134 @@
+"""The canonical Reformer: inference only, pure tensor code, no padding and no branch on the length."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from reformer_export.errors import CheckpointError
+from reformer_export.modeling.embeddings import Embeddings
+from reformer_export.modeling.layers import ReversibleLayer
+from reformer_export.spec import DType, ModelSpec
+
+TORCH_DTYPES: dict[DType, torch.dtype] = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
+
+
+class Encoder(nn.Module):
+    """The reversible layers, and a layer norm over both streams."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(ReversibleLayer(spec, attention) for attention in spec.layers)
+        self.layer_norm = nn.LayerNorm(2 * spec.hidden_size, eps=spec.layer_norm_eps)
+
+    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """T [B, L, hidden_size], int32 [B, L] -> T [B, L, 2 * hidden_size]."""
+        attention_stream = hidden_states
+        for layer in self.layers:
+            attention_stream, hidden_states = layer(attention_stream, hidden_states, attention_mask)
+        normalised: torch.Tensor = self.layer_norm(torch.cat([attention_stream, hidden_states], dim=-1))
+        return normalised
+
+
+class LMHead(nn.Module):
+    """Scores over the vocabulary, for causal and masked language models."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.decoder = nn.Linear(2 * spec.hidden_size, spec.vocab_size)
+
+
+class ClassificationHead(nn.Module):
+    """Scores over labels, from the first token."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.dense = nn.Linear(2 * spec.hidden_size, spec.hidden_size)
+        self.out_proj = nn.Linear(spec.hidden_size, spec.num_labels)
+
+
+class Reformer(nn.Module):
+    """A Reformer with the head of its task; the outputs are those of `ModelSpec.output_names`, in order."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.embeddings = Embeddings(spec)
+        self.encoder = Encoder(spec)
+        if spec.task in ("text-generation", "fill-mask"):
+            self.lm_head = LMHead(spec)
+        elif spec.task == "text-classification":
+            self.classifier = ClassificationHead(spec)
+        elif spec.task == "question-answering":
+            self.qa_outputs = nn.Linear(2 * spec.hidden_size, 2)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """int64 [B, L], int64 [B, L] -> the task's outputs.
+
+        last_hidden_state T [B, L, 2 * hidden_size]; logits T [B, L or 1, vocab_size] or [B, num_labels];
+        start_logits and end_logits T [B, L].
+        """
+        mask = attention_mask.to(torch.int32)
+        hidden_states = self.encoder(self.embeddings(input_ids), mask)
+        if self.spec.task == "feature-extraction":
+            return (hidden_states,)
+        if self.spec.task == "text-classification":
+            pooled = torch.tanh(self.classifier.dense(hidden_states[:, 0]))
+            return (self.classifier.out_proj(pooled),)
+        if self.spec.task == "question-answering":
+            scores = self.qa_outputs(hidden_states)
+            return scores[..., 0], scores[..., 1]
+        if self.spec.logits == "last":
+            hidden_states = last_attended(hidden_states, attention_mask)
+        return (self.lm_head.decoder(hidden_states),)
+
+
+def last_attended(hidden_states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    """T [B, L, N], int64 [B, L] -> T [B, 1, N]: each sequence's row at its last position with mask 1."""
+    positions = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+    last = (attention_mask * positions).amax(dim=1)[:, None, None]
+    return hidden_states.gather(1, last.expand(-1, -1, hidden_states.shape[2]))
+
+
+def build_model(spec: ModelSpec, weights: Mapping[str, torch.Tensor], dtype: DType = "float32") -> Reformer:
+    """A Reformer in evaluation mode with `weights` (transformers' parameter names, no `reformer.` prefix).
+
+    Rotations stay float32 whatever the dtype. CheckpointError when names or shapes do not fit.
+    """
+    with torch.device("meta"):
+        model = Reformer(spec)
+    state = {name: weight.to(TORCH_DTYPES[dtype]) for name, weight in _slice_feed_forward(spec, weights)}
+    try:
+        model.load_state_dict(state, strict=True, assign=True)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"weights: got names or shapes that do not fit ({error}), expected those of the model description; "
+            "use the config.json that belongs to these weights"
+        ) from error
+    return model.requires_grad_(False).eval()
+
+
+def _slice_feed_forward(
+    spec: ModelSpec, weights: Mapping[str, torch.Tensor]
+) -> list[tuple[str, torch.Tensor]]:
+    """Rename `feed_forward.dense.dense` / `feed_forward.output.dense` and cut them into slices."""
+    slices = spec.feed_forward_slices
+    state: list[tuple[str, torch.Tensor]] = []
+    for name, weight in weights.items():
+        if ".feed_forward.dense.dense." in name:
+            parts = weight.chunk(slices, dim=0)
+            state += [(name.replace("dense.dense", f"inner.{i}"), part) for i, part in enumerate(parts)]
+        elif name.endswith(".feed_forward.output.dense.weight"):
+            parts = weight.chunk(slices, dim=1)
+            state += [(name.replace("output.dense", f"outer.{i}"), part) for i, part in enumerate(parts)]
+        elif name.endswith(".feed_forward.output.dense.bias"):
+            state.append((name.replace("output.dense", "outer.0"), weight))
+        else:
+            state.append((name, weight))
+    return state

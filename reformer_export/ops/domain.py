@@ -1,0 +1,23 @@
+"""What the three operators share: their ONNX domain and version, and the geometry of virtual padding."""
+
+from __future__ import annotations
+
+from typing import Final
+
+DOMAIN: Final = "reformer"
+VERSION: Final = 1
+OPERATORS: Final = ("LSHBuckets", "LSHAttention", "LocalAttention")
+
+MASKED_LOGIT: Final = -1e9
+"""Logit of a masked or future key (transformers' modeling_reformer.py, mask_value_float32)."""
+
+SELF_LOGIT: Final = -1e5
+"""Logit of a token's own key in LSH attention (the same file, self_mask_value_float32)."""
+
+
+def padded_length(length: int, padding_multiple: int, padding_threshold: int) -> int:
+    """Tokens in the virtually padded sequence: `length` rounded up to `padding_multiple`, unless it is at
+    most `padding_threshold`."""
+    if length <= padding_threshold or length % padding_multiple == 0:
+        return length
+    return -(-length // padding_multiple) * padding_multiple

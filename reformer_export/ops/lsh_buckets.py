@@ -1,0 +1,125 @@
+"""LSHBuckets: the angular locality-sensitive hash of Andoni et al. 2015, as in Kitaev et al. 2020, section 2.1.
+
+Contract (one node, domain `reformer`): query_key T [B, L, H*D], rotations float32 [H, D, R, S], attention_mask
+int32 [B, L] -> buckets int32 [B, H, R, L]. `num_buckets` holds even factors f_i with S = sum(f_i) / 2; a token's
+bucket is sum_i a_i * prod_{j<i} f_j with a_i = argmax of (y_i, -y_i), the lowest index on ties; a masked token
+gets bucket prod(f_i).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from onnxscript import opset18 as op
+from onnxscript import script
+from onnxscript.values import Opset
+
+from reformer_export.ops.domain import DOMAIN, VERSION
+
+_reformer = Opset(DOMAIN, VERSION)
+
+
+def draw_rotations(seed: int, shape: tuple[int, int, int, int]) -> torch.Tensor:
+    """Random rotations float32 [H, D, R, S] as transformers draws them on the CPU for `hash_seed`.
+
+    A generator of its own: the caller's global random state is left untouched.
+    """
+    generator = torch.Generator("cpu").manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
+
+
+def rotate_heads(query_key: torch.Tensor, rotations: torch.Tensor) -> torch.Tensor:
+    """T [B, L, H*D] and float32 [H, D, R, S] -> scores float32 [B, H, R, L, S]."""
+    heads, size = rotations.shape[:2]
+    vectors = query_key.float().view(*query_key.shape[:2], heads, size)
+    return torch.einsum("blhd,hdrs->bhrls", vectors, rotations)
+
+
+def lsh_buckets_reference(
+    query_key: torch.Tensor,
+    rotations: torch.Tensor,
+    attention_mask: torch.Tensor,
+    num_heads: int,
+    num_buckets: Sequence[int],
+) -> torch.Tensor:
+    """The contract in plain PyTorch.
+
+    Args:
+        query_key: T [B, L, H*D].
+        rotations: float32 [H, D, R, S].
+        attention_mask: int32 [B, L].
+        num_heads: H.
+        num_buckets: even factors f_i, S = sum(f_i) / 2.
+
+    Returns:
+        int32 [B, H, R, L].
+    """
+    scores = rotate_heads(query_key, rotations)
+    buckets = torch.zeros(scores.shape[:-1], dtype=torch.int64, device=scores.device)
+    product = 1
+    for factor, part in zip(num_buckets, scores.split([f // 2 for f in num_buckets], dim=-1), strict=True):
+        buckets += product * torch.cat([part, -part], dim=-1).argmax(dim=-1)
+        product *= factor
+    return torch.where(attention_mask[:, None, None, :] != 0, buckets, product).to(torch.int32)
+
+
+@torch.library.custom_op("reformer::lsh_buckets", mutates_args=())
+def lsh_buckets(
+    query_key: torch.Tensor,
+    rotations: torch.Tensor,
+    attention_mask: torch.Tensor,
+    num_heads: int,
+    num_buckets: Sequence[int],
+) -> torch.Tensor:
+    """The operator that `torch.export` sees as one node; arguments as in `lsh_buckets_reference`."""
+    return lsh_buckets_reference(query_key, rotations, attention_mask, num_heads, num_buckets)
+
+
+@lsh_buckets.register_fake
+def _(query_key: torch.Tensor, rotations: torch.Tensor, *_: object) -> torch.Tensor:
+    heads, _size, rounds, _ = rotations.shape
+    batch, length, _ = query_key.shape
+    return query_key.new_empty((batch, heads, rounds, length), dtype=torch.int32)
+
+
+@script(_reformer, default_opset=op)
+def LSHBuckets(query_key, rotations, attention_mask, num_heads: int, num_buckets: Sequence[int]):  # noqa: N802
+    """The contract in standard ONNX operators: one round at a time, one factor at a time.
+
+    argmax of (y, -y) is argmax y when max y >= -min y, else half + argmin y: no copy of y is made, and the
+    lowest index wins ties as it must.
+    """
+    zero = op.Constant(value_ints=[0])
+    one = op.Constant(value_ints=[1])
+    minus_one = op.Constant(value_ints=[-1])
+    heads = op.Reshape(op.Constant(value_int=num_heads), one)
+    factors = op.Constant(value_ints=num_buckets)
+    halves = op.Div(factors, op.Constant(value_ints=[2]))
+    ends = op.CumSum(halves, op.Constant(value_int=0))
+    batch = op.Shape(query_key, start=0, end=1)
+    length = op.Shape(query_key, start=1, end=2)
+    size = op.Shape(rotations, start=1, end=2)
+    split = op.Concat(batch, length, heads, size, axis=0)
+    vectors = op.Transpose(op.Reshape(op.Cast(query_key, to=1), split), perm=[0, 2, 1, 3])
+    token_shape = op.Concat(batch, heads, one, length, axis=0)
+    no_bucket = op.Expand(op.Constant(value_int=0), token_shape)
+    masked_bucket = op.ReduceProd(factors, keepdims=0)
+    mask = op.Unsqueeze(op.Cast(attention_mask, to=9), op.Constant(value_ints=[1, 2]))
+    buckets = op.Slice(no_bucket, zero, zero, op.Constant(value_ints=[2]))
+    num_rounds = op.Squeeze(op.Shape(rotations, start=2, end=3))
+    num_factors = op.Squeeze(op.Shape(factors))
+    for r in range(num_rounds):
+        scores = op.MatMul(vectors, op.Gather(rotations, r, axis=2))
+        bucket = op.Identity(no_bucket)
+        product = op.Constant(value_int=1)
+        for i in range(num_factors):
+            half = op.Gather(halves, i)
+            end = op.Reshape(op.Gather(ends, i), one)
+            part = op.Slice(scores, op.Sub(end, half), end, minus_one)
+            negated = op.Greater(op.Neg(op.ReduceMin(part, minus_one, keepdims=0)), op.ReduceMax(part, minus_one, keepdims=0))
+            index = op.Where(negated, op.Add(op.ArgMin(part, axis=-1, keepdims=0), half), op.ArgMax(part, axis=-1, keepdims=0))
+            bucket = op.Add(bucket, op.Mul(op.Unsqueeze(index, op.Constant(value_ints=[2])), product))
+            product = op.Mul(product, op.Gather(factors, i))
+        buckets = op.Concat(buckets, bucket, axis=2)
+    return op.Cast(op.Where(mask, buckets, masked_bucket), to=6)

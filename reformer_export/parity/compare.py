@@ -1,0 +1,132 @@
+"""Two runs -> numbers: output error, and bucket agreement with the margin of every flip."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reformer_export.spec import DType, LSHAttentionSpec, ModelSpec
+
+EPSILON: Final[dict[DType, float]] = {"float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
+"""Spacing of the dtype's numbers at 1."""
+
+TOLERANCE: Final[dict[DType, float]] = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1.5e-1}
+"""Largest allowed output error with pinned buckets, absolute for outputs up to 1 and relative to the largest
+output above that."""
+
+FLIP_ROUNDINGS: Final = 64
+"""A flip is explained when the two scores' gap, relative to the vectors' norms, is below so many roundings
+of the dtype: what the layers before may have added up to."""
+
+
+@dataclass(frozen=True)
+class LayerAgreement:
+    """How one LSH layer's buckets agree with eager's.
+
+    `hashed` counts token hashes (batch x heads x rounds x unmasked tokens); `flips` those that differ;
+    `unexplained` the flips with a margin above the dtype's rounding; `worst_margin` the largest relative
+    margin among the flips.
+    """
+
+    layer: int
+    hashed: int
+    flips: int
+    unexplained: int
+    worst_margin: float
+
+
+def output_error(
+    got: dict[str, NDArray[np.float32]],
+    expected: dict[str, NDArray[np.float32]],
+    attention_mask: NDArray[np.int64],
+) -> tuple[float, float]:
+    """Largest absolute difference over every unmasked element of every output, and the largest magnitude.
+
+    Outputs with the mask's length on axis 1 are compared where the mask is 1; others everywhere. NaN and
+    infinity count as infinite error.
+    """
+    worst, greatest = 0.0, 0.0
+    for name, reference in expected.items():
+        value = got[name]
+        if value.shape != reference.shape:
+            return float("inf"), greatest
+        if reference.ndim >= 2 and reference.shape[:2] == attention_mask.shape and _per_token(name, reference):
+            value, reference = value[attention_mask == 1], reference[attention_mask == 1]
+        difference = np.abs(value.astype(np.float64) - reference)
+        worst = max(worst, float(np.nan_to_num(difference, nan=np.inf).max(initial=0.0)))
+        greatest = max(greatest, float(np.abs(reference).max(initial=0.0)))
+    return worst, greatest
+
+
+def _per_token(name: str, reference: NDArray[np.float32]) -> bool:
+    """Whether axis 1 is the sequence: [B, L, ...], unlike a classifier's logits [B, num_labels]."""
+    return reference.ndim == 3 or name in ("start_logits", "end_logits")
+
+
+def tolerance(dtype: DType, greatest: float) -> float:
+    """The allowed error of outputs whose largest magnitude is `greatest`."""
+    return TOLERANCE[dtype] * max(1.0, greatest)
+
+
+def compare_buckets(
+    layer: int,
+    spec: ModelSpec,
+    dtype: DType,
+    got: NDArray[np.int32],
+    expected: NDArray[np.int32],
+    query_key: NDArray[np.float32],
+    rotations: NDArray[np.float32],
+    attention_mask: NDArray[np.int64],
+) -> LayerAgreement:
+    """Compare int32 [B, H, R, L] buckets; a flip's margin is computed in float64 from `query_key`."""
+    attention = spec.layers[layer]
+    assert isinstance(attention, LSHAttentionSpec)
+    tokens = int(attention_mask.sum())
+    hashed = tokens * got.shape[1] * got.shape[2]
+    if spec.padded_length(got.shape[3]) <= attention.chunk_length:
+        return LayerAgreement(layer, 0, 0, 0, 0.0)  # dense: nobody hashes
+    differs = (got != expected) & (attention_mask[:, None, None, :] == 1)
+    margins = [
+        _flip_margin(
+            attention.num_buckets,
+            query_key[b, position].reshape(spec.num_heads, spec.head_size)[h].astype(np.float64),
+            rotations[h, :, r].astype(np.float64),
+            int(got[b, h, r, position]),
+            int(expected[b, h, r, position]),
+        )
+        for b, h, r, position in np.argwhere(differs)
+    ]
+    limit = FLIP_ROUNDINGS * EPSILON[dtype]
+    return LayerAgreement(
+        layer, hashed, len(margins), sum(margin > limit for margin in margins), max(margins, default=0.0)
+    )
+
+
+def _flip_margin(
+    factors: tuple[int, ...],
+    vector: NDArray[np.float64],
+    rotations: NDArray[np.float64],
+    got: int,
+    expected: int,
+) -> float:
+    """Largest relative gap between the scores of two buckets of one token, over the factors that differ.
+
+    `vector` [D], `rotations` [D, S]. Infinite when a bucket is out of range.
+    """
+    scores = vector @ rotations
+    norms = np.linalg.norm(rotations, axis=0)
+    length = float(np.linalg.norm(vector))
+    worst, first = 0.0, 0
+    for factor in factors:
+        half = factor // 2
+        part = np.concatenate([scores[first : first + half], -scores[first : first + half]])
+        size = np.concatenate([norms[first : first + half]] * 2)
+        a, b = got % factor, expected % factor
+        got, expected, first = got // factor, expected // factor, first + half
+        if a != b:
+            gap = abs(part[a] - part[b]) / max(length * (size[a] + size[b]), 1e-30)
+            worst = max(worst, float(gap))
+    return worst if got == expected == 0 else float("inf")

@@ -1,0 +1,125 @@
+"""The truth: unpatched transformers eager, with the artifact's seeds, hashes and buckets.
+
+Forward hooks read each LSH layer's buckets; no module is replaced and no method is changed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+import transformers
+from numpy.typing import NDArray
+
+from reformer_export.spec import LSHAttentionSpec, ModelSpec, Task
+
+MODEL_CLASSES: Final[dict[Task, str]] = {
+    "feature-extraction": "ReformerModel",
+    "text-generation": "ReformerModelWithLMHead",
+    "fill-mask": "ReformerForMaskedLM",
+    "text-classification": "ReformerForSequenceClassification",
+    "question-answering": "ReformerForQuestionAnswering",
+}
+
+
+@dataclass(frozen=True)
+class EagerRun:
+    """What one eager forward pass gave.
+
+    `outputs` maps the task's output names to float32 arrays; `buckets` maps an LSH layer's index to int32
+    [B, H, R, L], zeros where eager did not hash because the sequence fits one chunk.
+    """
+
+    outputs: dict[str, NDArray[np.float32]]
+    buckets: dict[int, NDArray[np.int32]]
+
+
+class EagerReformer:
+    """transformers' own model for an artifact's spec, loaded from the checkpoint's folder."""
+
+    def __init__(self, folder: Path, spec: ModelSpec) -> None:
+        """Load the checkpoint in `folder` in float32; its hashing follows `spec`, as recorded at export."""
+        self.spec = spec
+        config = transformers.ReformerConfig.from_pretrained(folder)
+        first_lsh = next((x for x in spec.layers if isinstance(x, LSHAttentionSpec)), None)
+        if first_lsh is not None:
+            config.num_hashes = first_lsh.num_hashes
+            config.num_buckets = _config_num_buckets(first_lsh.num_buckets)
+        model_class = getattr(transformers, MODEL_CLASSES[spec.task])
+        self.model: Any = model_class.from_pretrained(folder, config=config, dtype=torch.float32).eval()
+        self._attention = {
+            index: self._layers()[index].attention.self_attention for index in spec.lsh_layers
+        }
+        for index, attention in self._attention.items():
+            layer = spec.layers[index]
+            assert isinstance(layer, LSHAttentionSpec)
+            attention.hash_seed = layer.hash_seed
+
+    def _layers(self) -> Any:
+        base = self.model if self.spec.task == "feature-extraction" else self.model.reformer
+        return base.encoder.layers
+
+    def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> EagerRun:
+        """One forward pass; int64 [B, L] each. The caller's global random state is left as it was."""
+        captured: dict[int, NDArray[np.int32]] = {}
+        handles = [
+            attention.register_forward_hook(self._capture(index, captured, input_ids.shape))
+            for index, attention in self._attention.items()
+        ]
+        try:
+            with torch.random.fork_rng(devices=[]), torch.no_grad():
+                result = self.model(
+                    torch.from_numpy(input_ids),
+                    attention_mask=torch.from_numpy(attention_mask),
+                    return_dict=True,
+                    **({} if self.spec.task in _WITHOUT_CACHE else {"use_cache": False}),
+                )
+        finally:
+            for handle in handles:
+                handle.remove()
+        outputs = {name: np.asarray(result[name].numpy(), np.float32) for name in self.spec.output_names}
+        if self.spec.logits == "last":
+            outputs["logits"] = _last_attended(outputs["logits"], attention_mask)
+        return EagerRun(outputs, captured)
+
+    def _capture(self, index: int, captured: dict[int, NDArray[np.int32]], shape: tuple[int, ...]) -> Any:
+        layer = self.spec.layers[index]
+        assert isinstance(layer, LSHAttentionSpec)
+        batch, length = shape
+
+        def hook(_module: Any, _inputs: Any, output: Any) -> None:
+            size = (batch, self.spec.num_heads, layer.num_hashes)
+            if output.buckets is None:
+                captured[index] = np.zeros((*size, length), np.int32)
+                return
+            buckets = output.buckets.reshape(*size, -1)
+            # A round's buckets are offset by round * count; the count grows by one when anything is masked.
+            num_buckets = int(np.prod(layer.num_buckets))
+            masked = _round_offset_grows(buckets, num_buckets)
+            offsets = torch.arange(layer.num_hashes)[:, None] * (num_buckets + masked)
+            captured[index] = (buckets - offsets)[..., :length].numpy().astype(np.int32)
+
+        return hook
+
+
+_WITHOUT_CACHE: Final[frozenset[Task]] = frozenset(
+    {"fill-mask", "text-classification", "question-answering"}
+)
+
+
+def _round_offset_grows(buckets: torch.Tensor, num_buckets: int) -> int:
+    """1 when some token of int64 [B, H, R, Lp] is masked, else 0: only then a first-round bucket is
+    `num_buckets`."""
+    return int(bool((buckets[:, :, 0] == num_buckets).any()))
+
+
+def _config_num_buckets(factors: tuple[int, ...]) -> int | list[int]:
+    return factors[0] if len(factors) == 1 else list(factors)
+
+
+def _last_attended(logits: NDArray[np.float32], attention_mask: NDArray[np.int64]) -> NDArray[np.float32]:
+    last = (attention_mask * np.arange(attention_mask.shape[1])).max(axis=1)
+    return logits[np.arange(len(last)), last][:, None]

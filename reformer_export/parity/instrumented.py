@@ -1,0 +1,120 @@
+"""An artifact's graph with its hashing laid open: buckets pinned from outside, and what it would have chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from reformer_export.artifact import MODEL_NAME, Manifest
+from reformer_export.errors import ArtifactError
+from reformer_export.ops import DOMAIN
+from reformer_export.runtimes.ort import CPU, open_session
+from reformer_export.runtimes.widen import widen_model
+from reformer_export.spec import ModelSpec
+
+
+@dataclass(frozen=True)
+class PinnedRun:
+    """What the graph gave with pinned buckets.
+
+    `outputs` by name, float32; per LSH layer `buckets` int32 [B, H, R, L], which the graph's own hash chose
+    from `query_key` float32 [B, L, H*D], each computed under pinned buckets in the layers before.
+    """
+
+    outputs: dict[str, NDArray[np.float32]]
+    buckets: dict[int, NDArray[np.int32]]
+    query_key: dict[int, NDArray[np.float32]]
+
+
+class InstrumentedModel:
+    """An ONNX Runtime session of the instrumented graph."""
+
+    def __init__(self, session: Any, spec: ModelSpec, rotations: dict[int, NDArray[np.float32]]) -> None:
+        self.spec = spec
+        self.rotations = rotations
+        self._session = session
+
+    def run(
+        self,
+        input_ids: NDArray[np.int64],
+        attention_mask: NDArray[np.int64],
+        buckets: dict[int, NDArray[np.int32]],
+    ) -> PinnedRun:
+        """One forward pass with `buckets` (int32 [B, H, R, L] per LSH layer's index) in place of the hash's."""
+        feeds = {"input_ids": input_ids, "attention_mask": attention_mask}
+        feeds |= {_pinned(index): buckets[index] for index in self.spec.lsh_layers}
+        names = list(self.spec.output_names)
+        for index in self.spec.lsh_layers:
+            names += [_chosen(index), _query_key(index)]
+        values = dict(zip(names, self._session.run(names, feeds), strict=True))
+        return PinnedRun(
+            outputs={name: values[name].astype(np.float32) for name in self.spec.output_names},
+            buckets={index: values[_chosen(index)] for index in self.spec.lsh_layers},
+            query_key={index: values[_query_key(index)].astype(np.float32) for index in self.spec.lsh_layers},
+        )
+
+
+@contextmanager
+def open_instrumented(
+    folder: Path, manifest: Manifest, provider: str = CPU, threads: int | None = None
+) -> Iterator[InstrumentedModel]:
+    """Instrument `folder`'s model.onnx in a temporary folder and open it."""
+    model = onnx.load(str(folder / MODEL_NAME))
+    rotations = _lay_open(model, manifest.spec)
+    with TemporaryDirectory(prefix="reformer-export-") as scratch:
+        path = Path(scratch) / MODEL_NAME
+        onnx.save(model, str(path), save_as_external_data=True, location="weights", size_threshold=1024)
+        del model
+        if manifest.dtype == "bfloat16" and provider == CPU:
+            path = widen_model(path, Path(scratch))
+        session = open_session(path, provider, threads)
+        yield InstrumentedModel(session, manifest.spec, rotations)
+
+
+def _pinned(layer: int) -> str:
+    return f"pinned_buckets.{layer}"
+
+
+def _chosen(layer: int) -> str:
+    return f"buckets.{layer}"
+
+
+def _query_key(layer: int) -> str:
+    return f"query_key.{layer}"
+
+
+def _lay_open(model: onnx.ModelProto, spec: ModelSpec) -> dict[int, NDArray[np.float32]]:
+    """Add the inputs and outputs in place; returns each LSH layer's rotations [H, D, R, S]."""
+    graph = model.graph
+    hashes = [node for node in graph.node if node.domain == DOMAIN and node.op_type == "LSHBuckets"]
+    attends = [node for node in graph.node if node.domain == DOMAIN and node.op_type == "LSHAttention"]
+    if not len(hashes) == len(attends) == len(spec.lsh_layers):
+        raise ArtifactError(
+            f"{MODEL_NAME}: got {len(hashes)} LSHBuckets and {len(attends)} LSHAttention nodes, expected "
+            f"{len(spec.lsh_layers)} of each as the manifest says; export the checkpoint again"
+        )
+    initializers = {tensor.name: tensor for tensor in graph.initializer}
+    types = {value.name: value.type.tensor_type.elem_type for value in graph.value_info}
+    rotations = {}
+    for layer, hash_node, attend in zip(spec.lsh_layers, hashes, attends, strict=True):
+        query_key, chosen = hash_node.input[0], hash_node.output[0]
+        rotations[layer] = onnx.numpy_helper.to_array(initializers[hash_node.input[1]])
+        shape = ["batch", *rotations[layer].shape[::2], "sequence"]
+        graph.input.append(onnx.helper.make_tensor_value_info(_pinned(layer), onnx.TensorProto.INT32, shape))
+        attend.input[2] = _pinned(layer)
+        for source, name, dtype in (
+            (chosen, _chosen(layer), onnx.TensorProto.INT32),
+            (query_key, _query_key(layer), types[query_key]),
+        ):
+            graph.node.append(onnx.helper.make_node("Identity", [source], [name]))
+            graph.output.append(onnx.ValueInfoProto(name=name))
+            graph.output[-1].type.tensor_type.elem_type = dtype
+    return rotations

@@ -1,0 +1,122 @@
+"""Check token ids and masks before a runtime sees them, and pad rows of unequal length."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reformer_export.errors import InputError
+from reformer_export.spec import ModelSpec
+
+IdsLike = Sequence[Sequence[int]] | Sequence[NDArray[np.integer]] | NDArray[np.integer]
+"""Rows of integers: an array [batch, sequence], or one sequence a row, whose lengths may differ."""
+
+
+class LeftPaddingWarning(UserWarning):
+    """A row is padded on its left: legal, but the answer differs from the unpadded row's.
+
+    A Reformer's positions are absolute and its chunks start at position 0, so that padding on the left
+    moves every token to another position and another chunk. Pad on the right.
+    """
+
+
+def prepare_inputs(
+    spec: ModelSpec, input_ids: IdsLike, attention_mask: IdsLike | None, pad_token_id: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Check ids and mask and make both int64 [batch, sequence]; InputError says what does not fit.
+
+    Args:
+        spec: the model, for its vocabulary and its greatest length.
+        input_ids: token ids; rows of unequal length are padded on the right with `pad_token_id`.
+        attention_mask: 1 for a token and 0 for padding, of the shape of `input_ids`; None for all ones.
+        pad_token_id: any id of the vocabulary; padded positions are masked.
+    """
+    id_rows = _rows_from_input("input_ids", input_ids)
+    for index, row in enumerate(id_rows):
+        _check_ids(index, row, spec)
+    if attention_mask is None:
+        mask_rows: list[NDArray[np.integer]] = [np.ones(len(row), np.int64) for row in id_rows]
+    else:
+        mask_rows = _rows_from_input("attention_mask", attention_mask)
+        _check_mask(id_rows, mask_rows)
+    width = max(len(row) for row in id_rows)
+    ids = np.full((len(id_rows), width), pad_token_id, np.int64)
+    mask = np.zeros((len(id_rows), width), np.int64)
+    for index, (id_row, mask_row) in enumerate(zip(id_rows, mask_rows, strict=True)):
+        ids[index, : len(id_row)] = id_row
+        mask[index, : len(mask_row)] = mask_row
+    return ids, mask
+
+
+def _rows_from_input(name: str, values: IdsLike) -> list[NDArray[np.integer]]:
+    fix = f"give {name} as a list of rows, e.g. [[5, 6, 7]]"
+    if isinstance(values, np.ndarray) and values.ndim != 2:
+        raise InputError(
+            f"{name}: got an array of shape {list(values.shape)}, expected [batch, sequence]; {fix}"
+        )
+    if isinstance(values, str | bytes) or not isinstance(values, Sequence | np.ndarray):
+        raise InputError(f"{name}: got {type(values).__name__}, expected rows of integers; {fix}")
+    if len(values) == 0:
+        raise InputError(f"{name}: got no row, expected at least one; {fix}")
+    return [_row_from_input(f"{name}, row {index}", row, fix) for index, row in enumerate(values)]
+
+
+def _row_from_input(what: str, values: object, fix: str) -> NDArray[np.integer]:
+    try:
+        row = np.asarray(values)
+    except ValueError as error:
+        raise InputError(f"{what}: got values of unequal depth, expected integers; {fix}") from error
+    if row.ndim != 1:
+        raise InputError(f"{what}: got shape {list(row.shape)}, expected one row of integers; {fix}")
+    if row.size == 0:
+        raise InputError(f"{what}: got no token, expected at least one; leave empty rows out")
+    if not np.issubdtype(row.dtype, np.integer) and row.dtype != np.bool_:
+        raise InputError(f"{what}: got {row.dtype} values, expected integers; {fix}")
+    return row
+
+
+def _check_ids(index: int, row: NDArray[np.integer], spec: ModelSpec) -> None:
+    if len(row) > spec.max_length:
+        raise InputError(
+            f"input_ids, row {index}: got {len(row)} tokens, expected at most {spec.max_length}; "
+            "shorten the text, or split it"
+        )
+    outside = np.flatnonzero((row < 0) | (row >= spec.vocab_size))
+    if row.dtype == np.bool_ or outside.size:
+        got = f"id {row[outside[0]]} at position {outside[0]}" if outside.size else "booleans"
+        raise InputError(
+            f"input_ids, row {index}: got {got}, expected ids from 0 to {spec.vocab_size - 1}; "
+            "use the tokenizer this model was trained with"
+        )
+
+
+def _check_mask(id_rows: list[NDArray[np.integer]], mask_rows: list[NDArray[np.integer]]) -> None:
+    id_lengths, mask_lengths = [len(row) for row in id_rows], [len(row) for row in mask_rows]
+    if id_lengths != mask_lengths:
+        raise InputError(
+            f"attention_mask: got rows of {mask_lengths[:8]} values, expected {id_lengths[:8]} as input_ids; "
+            "give one value a token, or no mask"
+        )
+    left_padded = []
+    for index, row in enumerate(mask_rows):
+        if not np.isin(row, (0, 1)).all():
+            raise InputError(
+                f"attention_mask, row {index}: got a value other than 0 and 1, expected 1 for a token and "
+                "0 for padding; give no mask if nothing is padded"
+            )
+        if not row.any():
+            raise InputError(
+                f"attention_mask, row {index}: got only zeros, expected at least one 1; leave the row out"
+            )
+        if row[0] == 0:
+            left_padded.append(index)
+    if left_padded:
+        warnings.warn(
+            f"attention_mask: rows {left_padded[:8]} are padded on the left. A Reformer's output depends on "
+            "absolute positions and chunks: this is not the unpadded text's answer; pad on the right.",
+            LeftPaddingWarning,
+            stacklevel=4,
+        )

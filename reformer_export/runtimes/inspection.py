@@ -1,0 +1,164 @@
+"""What is in an artifact or a lone .onnx file, as plain values: nothing is run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from reformer_export.artifact import Manifest, read_manifest, resolve_inside, sha256_of_file
+from reformer_export.errors import ArtifactError
+from reformer_export.runtimes.onnx_file import import_onnx, read_onnx
+
+CUSTOM_DOMAIN: Final = "reformer"
+STANDARD_DOMAINS: Final = ("", "ai.onnx")
+
+
+@dataclass(frozen=True)
+class FileState:
+    """A file the manifest names: `size` in bytes, None when missing; `state` ok, changed or missing."""
+
+    name: str
+    size: int | None
+    state: str
+
+
+@dataclass(frozen=True)
+class ArtifactSummary:
+    """An artifact's manifest and the state of its files."""
+
+    folder: str
+    manifest: Manifest
+    files: tuple[FileState, ...]
+
+
+@dataclass(frozen=True)
+class CustomNodes:
+    """The nodes of one operator of the domain `reformer`."""
+
+    op_type: str
+    count: int
+    has_function_body: bool
+
+
+@dataclass(frozen=True)
+class OnnxSummary:
+    """An .onnx file.
+
+    `operators` counts nodes by domain and operator, subgraphs and function bodies left out; `inputs` and
+    `outputs` are texts such as "input_ids int64 [batch, sequence]"; `parameters` counts the elements of
+    the weights, the LSH rotations left out.
+    """
+
+    path: str
+    size: int
+    producer: str
+    opsets: dict[str, int]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    operators: dict[str, dict[str, int]]
+    custom_nodes: tuple[CustomNodes, ...]
+    parameters: int
+    external_files: tuple[str, ...]
+
+    @property
+    def refused_operators(self) -> tuple[str, ...]:
+        """Operators of the domain `reformer` that ONNX Runtime refuses without our operator library."""
+        return tuple(node.op_type for node in self.custom_nodes if not node.has_function_body)
+
+
+def inspect_artifact(folder: Path) -> ArtifactSummary:
+    """Read the manifest and compare the files with it; ArtifactError when there is no valid manifest."""
+    manifest = read_manifest(folder)
+    states = []
+    for name, expected in manifest.files.items():
+        path = resolve_inside(folder, name)
+        if not path.is_file():
+            states.append(FileState(name, None, "missing"))
+            continue
+        state = "ok" if sha256_of_file(path) == expected else "changed"
+        states.append(FileState(name, path.stat().st_size, state))
+    return ArtifactSummary(str(folder), manifest, tuple(states))
+
+
+def inspect_onnx(path: Path) -> OnnxSummary:
+    """Read an .onnx file without its external data; needs `onnx`."""
+    model = read_onnx(path, external_data=False)
+    nodes = list(_nodes_of_graph(model.graph))
+    counts = Counter((node.domain, node.op_type) for node in nodes)
+    bodies = {(function.domain, function.name) for function in model.functions}
+    operators: dict[str, dict[str, int]] = {}
+    for (domain, op_type), count in sorted(counts.items()):
+        operators.setdefault("ai.onnx" if domain in STANDARD_DOMAINS else domain, {})[op_type] = count
+    return OnnxSummary(
+        path=str(path),
+        size=path.stat().st_size,
+        producer=f"{model.producer_name} {model.producer_version}".strip(),
+        opsets={opset.domain or "ai.onnx": opset.version for opset in model.opset_import},
+        inputs=tuple(_describe_value(value) for value in model.graph.input),
+        outputs=tuple(_describe_value(value) for value in model.graph.output),
+        operators=operators,
+        custom_nodes=tuple(
+            CustomNodes(op_type, count, (domain, op_type) in bodies)
+            for (domain, op_type), count in sorted(counts.items())
+            if domain == CUSTOM_DOMAIN
+        ),
+        parameters=_count_parameters(model.graph, nodes),
+        external_files=_external_files(model.graph),
+    )
+
+
+def inspect_path(path: Path) -> ArtifactSummary | OnnxSummary:
+    """An artifact's folder or an .onnx file; ArtifactError for anything else."""
+    if path.is_dir():
+        return inspect_artifact(path)
+    if path.suffix == ".onnx":
+        return inspect_onnx(path)
+    got = "a file of another kind" if path.exists() else "no such file or folder"
+    raise ArtifactError(f"{path}: got {got}, expected an artifact's folder or an .onnx file; check the path")
+
+
+def _nodes_of_graph(graph: Any) -> Iterator[Any]:
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for subgraph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                yield from _nodes_of_graph(subgraph)
+
+
+def _describe_value(value: Any) -> str:
+    tensor = value.type.tensor_type
+    elem_type = import_onnx().TensorProto.DataType.Name(tensor.elem_type).lower() if tensor.elem_type else "?"
+    if not tensor.HasField("shape"):
+        return f"{value.name} {elem_type} [...]"
+    dims = [
+        dim.dim_param or (str(dim.dim_value) if dim.HasField("dim_value") else "?")
+        for dim in tensor.shape.dim
+    ]
+    return f"{value.name} {elem_type} [{', '.join(dims)}]"
+
+
+def _count_parameters(graph: Any, nodes: list[Any]) -> int:
+    """Elements of the floating-point initialisers, less the rotations (second input of LSHBuckets)."""
+    types = import_onnx().TensorProto
+    rotations = {node.input[1] for node in nodes if node.op_type == "LSHBuckets" and len(node.input) > 1}
+    total = 0
+    for tensor in graph.initializer:
+        if tensor.data_type in (types.FLOAT, types.FLOAT16, types.BFLOAT16) and tensor.name not in rotations:
+            size = 1
+            for dim in tensor.dims:
+                size *= dim
+            total += size
+    return total
+
+
+def _external_files(graph: Any) -> tuple[str, ...]:
+    names = {
+        entry.value
+        for tensor in graph.initializer
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    return tuple(sorted(names))

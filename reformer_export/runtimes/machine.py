@@ -1,0 +1,154 @@
+"""What this machine can run, and what is missing; imports nothing heavier than ONNX Runtime."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import platform
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from reformer_export.errors import InputError, ReformerExportError
+from reformer_export.runtimes.ort import CPU, OnnxRuntime, import_onnxruntime, open_session
+
+NVIDIA_SMI_SECONDS: Final = 10
+"""nvidia-smi can hang on a broken driver."""
+
+
+@dataclass(frozen=True)
+class Library:
+    """A Python package: its `version` (None: not installed), what it is for and how to get it."""
+
+    name: str
+    version: str | None
+    purpose: str
+    install: str
+
+
+@dataclass(frozen=True)
+class CommandState:
+    """A command of this program and the packages it still needs here."""
+
+    name: str
+    missing: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ArtifactState:
+    """Whether the given artifact or .onnx file can be run here; `problem` says why not."""
+
+    path: str
+    problem: str | None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class MachineReport:
+    """What `doctor` found. `gpus` are lines of nvidia-smi; `providers` are ONNX Runtime's."""
+
+    python: str
+    platform: str
+    libraries: tuple[Library, ...]
+    gpus: tuple[str, ...]
+    providers: tuple[str, ...]
+    commands: tuple[CommandState, ...]
+    artifact: ArtifactState | None
+
+    @property
+    def can_run(self) -> bool:
+        """Whether anything, and the artifact if one was given, can be run here."""
+        return bool(self.providers) and (self.artifact is None or self.artifact.problem is None)
+
+
+_LIBRARIES: Final = (
+    ("numpy", ("numpy",), "all commands", "reformer-export"),
+    ("onnxruntime", ("onnxruntime", "onnxruntime-gpu"), "run, generate, verify", "reformer-export[cpu]"),
+    ("onnx", ("onnx",), "onnx, verify, inspect of an .onnx, bfloat16 on the CPU", "reformer-export[export]"),
+    ("onnxscript", ("onnxscript",), "onnx", "reformer-export[export]"),
+    ("torch", ("torch",), "onnx, verify", "reformer-export[export]"),
+    ("transformers", ("transformers",), "onnx, verify", "reformer-export[export]"),
+    ("safetensors", ("safetensors",), "onnx, verify", "reformer-export[export]"),
+    ("tokenizers", ("tokenizers",), "text with a tokenizer.json", "reformer-export[text]"),
+    ("sentencepiece", ("sentencepiece",), "text with a spiece.model", "reformer-export[text]"),
+)
+"""Module, the distributions that bring it, purpose, what to install."""
+
+_EXPORTING: Final = ("torch", "transformers", "safetensors", "onnx", "onnxscript", "onnxruntime")
+_NEEDS: Final[dict[str, tuple[str, ...]]] = {
+    "onnx": _EXPORTING,
+    "verify": _EXPORTING,
+    "run": ("numpy", "onnxruntime"),
+    "generate": ("numpy", "onnxruntime"),
+    "inspect": (),
+    "doctor": (),
+}
+
+
+def examine_machine(path: Path | None = None) -> MachineReport:
+    """Look at this machine and, if `path` is given, try to run that artifact or open that .onnx file."""
+    libraries = tuple(
+        Library(module, _find_version(module, distributions), purpose, f"pip install '{install}'")
+        for module, distributions, purpose, install in _LIBRARIES
+    )
+    installed = {library.name for library in libraries if library.version is not None}
+    return MachineReport(
+        python=platform.python_version(),
+        platform=f"{platform.system()} {platform.machine()}",
+        libraries=libraries,
+        gpus=_list_gpus(),
+        providers=_list_providers(),
+        commands=tuple(
+            CommandState(name, tuple(need for need in needs if need not in installed))
+            for name, needs in _NEEDS.items()
+        ),
+        artifact=None if path is None else _try_artifact(path),
+    )
+
+
+def _find_version(module: str, distributions: tuple[str, ...]) -> str | None:
+    if importlib.util.find_spec(module) is None:
+        return None
+    for distribution in distributions:
+        try:
+            return importlib.metadata.version(distribution)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return "unknown version"
+
+
+def _list_providers() -> tuple[str, ...]:
+    try:
+        return tuple(import_onnxruntime().get_available_providers())
+    except ReformerExportError:
+        return ()
+
+
+def _list_gpus() -> tuple[str, ...]:
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return ()
+    query = [program, "--query-gpu=name,compute_cap,memory.total,driver_version", "--format=csv,noheader"]
+    try:
+        result = subprocess.run(query, capture_output=True, text=True, timeout=NVIDIA_SMI_SECONDS, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    return tuple(line.strip() for line in result.stdout.splitlines() if line.strip())
+
+
+def _try_artifact(path: Path) -> ArtifactState:
+    if not path.exists():
+        raise InputError(
+            f"{path}: got no such file or folder, expected an artifact or an .onnx; check the path"
+        )
+    try:
+        if path.is_file():
+            open_session(path, CPU)
+            return ArtifactState(str(path), None)
+        runtime = OnnxRuntime(path)
+        runtime.run([[runtime.config.pad_token_id]])
+        return ArtifactState(str(path), None, tuple(runtime.notes))
+    except ReformerExportError as error:
+        return ArtifactState(str(path), " ".join(str(error).split()))

@@ -1,0 +1,49 @@
+"""Read an .onnx file with the package `onnx`, with every failure as one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+from reformer_export.errors import ArtifactError, MissingDependencyError
+
+MAX_PROTOBUF_BYTES: Final = 2**31 - 1
+"""Protobuf's own limit; larger models keep their weights in external data."""
+
+
+def import_onnx() -> Any:
+    """The onnx module; MissingDependencyError names the extra that brings it."""
+    try:
+        import onnx
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"onnx: got '{error}', expected the package; pip install 'reformer-export[export]'"
+        ) from error
+    return onnx
+
+
+def read_onnx(path: Path, *, external_data: bool) -> Any:
+    """The `onnx.ModelProto` in the file `path`, with or without its external data.
+
+    `onnx` refuses external data that lies outside the file's folder.
+    """
+    onnx = import_onnx()
+    if not path.is_file():
+        raise ArtifactError(f"{path}: got no such file, expected an .onnx file; check the path")
+    size = path.stat().st_size
+    if size > MAX_PROTOBUF_BYTES:
+        raise ArtifactError(
+            f"{path}: got {size} bytes, expected at most {MAX_PROTOBUF_BYTES}, protobuf's limit; "
+            "store the weights as external data"
+        )
+    try:
+        model = onnx.load_model_from_string(path.read_bytes())
+        if external_data:
+            onnx.load_external_data_for_model(model, str(path.parent))
+    except Exception as error:  # protobuf's DecodeError, onnx's ValidationError and OSError share no base
+        raise ArtifactError(
+            f"{path}: got '{error}', expected a readable ONNX model; export the checkpoint again"
+        ) from error
+    if not model.HasField("graph"):
+        raise ArtifactError(f"{path}: got no graph, expected an ONNX model; export the checkpoint again")
+    return model

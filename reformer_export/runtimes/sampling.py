@@ -1,0 +1,61 @@
+"""Choose the next token from its logits, in numpy."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reformer_export.errors import InputError
+
+
+def require_integer(name: str, value: object, minimum: int) -> None:
+    """InputError unless `value` is an integer of at least `minimum`."""
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < minimum:
+        raise InputError(f"{name}: got {value!r}, expected an integer from {minimum} up; choose another")
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How to draw a token.
+
+    `temperature` divides the logits; 0 always takes the likeliest token. `top_k` keeps the k likeliest
+    tokens (None: all). `top_p` then keeps the likeliest tokens whose probabilities first sum to at least
+    `top_p` (Holtzman et al. 2020, section 3.1).
+    """
+
+    temperature: float = 0.8
+    top_k: int | None = None
+    top_p: float = 0.95
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+            raise InputError(
+                f"temperature: got {self.temperature}, expected 0 or more; 0 takes the likeliest token"
+            )
+        if self.top_k is not None:
+            require_integer("top_k", self.top_k, 1)
+        if not 0 < self.top_p <= 1:
+            raise InputError(f"top_p: got {self.top_p}, expected above 0 and at most 1; 1 keeps all tokens")
+
+
+def sample_token(logits: NDArray[np.float32], options: SamplingOptions, rng: np.random.Generator) -> int:
+    """Draw a token id from `logits` (float32 [vocab_size]); equal logits are ordered by the lower id.
+
+    One number is drawn from `rng`, none when the temperature is 0.
+    """
+    if np.isnan(logits).any() or not np.isfinite(logits.max()):
+        raise InputError("logits: got NaN or infinity, expected finite numbers; export with --dtype float32")
+    if options.temperature == 0:
+        return int(np.argmax(logits))
+    order = np.argsort(-logits, kind="stable")[: options.top_k]
+    with np.errstate(over="ignore"):
+        scores = (logits[order].astype(np.float64) - float(logits[order[0]])) / options.temperature
+    cumulative = np.cumsum(np.exp(scores))
+    if options.top_p < 1:
+        kept = int(np.searchsorted(cumulative, options.top_p * cumulative[-1], side="left")) + 1
+        cumulative = cumulative[:kept]
+    drawn = np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right")
+    return int(order[min(int(drawn), len(cumulative) - 1)])
