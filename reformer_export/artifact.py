@@ -83,14 +83,30 @@ def resolve_inside(folder: Path, name: str) -> Path:
     return path
 
 
-def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write `folder`/manifest.json through a file beside it, so that it is whole or unchanged."""
-    partial = folder / f".{MANIFEST_NAME}.{secrets.token_hex(4)}"
+def write_atomically(path: Path, text: str) -> None:
+    """Write `path` through a file beside it, so that it is whole or unchanged; OutputError when refused."""
+    partial = path.parent / f".{path.name}.{secrets.token_hex(4)}"
     try:
-        partial.write_text(json.dumps(manifest.to_dict(), indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, folder / MANIFEST_NAME)
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    except OSError as error:
+        raise _output_error(path, error) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write `folder`/manifest.json, whole or not at all."""
+    write_atomically(folder / MANIFEST_NAME, json.dumps(manifest.to_dict(), indent=2) + "\n")
+
+
+def _output_error(path: Path, error: OSError) -> OutputError:
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    hint = "free some space" if full else "choose another place"
+    return OutputError(
+        f"writing {path}: got '{reason}', expected a writable place with room; {hint} (nothing was changed)"
+    )
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -169,7 +185,7 @@ def new_folder(out: Path, overwrite: bool) -> Iterator[Path]:
     OutputError when `out` exists (and `overwrite` is false) or the disk refuses a write.
     """
     out = Path(os.path.abspath(out))
-    _check_replaceable(out, overwrite)
+    check_new_folder(out, overwrite)
     partial = out.parent / f".{out.name}.partial-{secrets.token_hex(4)}"
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -177,20 +193,19 @@ def new_folder(out: Path, overwrite: bool) -> Iterator[Path]:
         yield partial
         _move_into_place(partial, out, overwrite)
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        hint = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "choose another OUT"
-        raise OutputError(
-            f"writing {out}: got '{reason}', expected a writable folder with room; {hint} (nothing was changed)"
-        ) from error
+        raise _output_error(out, error) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _check_replaceable(out: Path, overwrite: bool) -> None:
+def check_new_folder(out: Path, overwrite: bool) -> None:
+    """OutputError unless `out` is free, or an artifact (or empty folder) that `overwrite` may replace."""
     if not out.exists() and not out.is_symlink():
         return
     if not overwrite:
-        raise OutputError(f"OUT: got {out}, which exists, expected a new folder; use --overwrite or another OUT")
+        raise OutputError(
+            f"OUT: got {out}, which exists, expected a new folder; use --overwrite or another OUT"
+        )
     if out.is_symlink() or not out.is_dir() or (any(out.iterdir()) and not (out / MANIFEST_NAME).is_file()):
         raise OutputError(
             f"OUT: got {out}, which is no artifact, expected an artifact to overwrite; choose another OUT"
@@ -198,7 +213,7 @@ def _check_replaceable(out: Path, overwrite: bool) -> None:
 
 
 def _move_into_place(partial: Path, out: Path, overwrite: bool) -> None:
-    _check_replaceable(out, overwrite)
+    check_new_folder(out, overwrite)
     if not out.exists():
         partial.rename(out)
         return

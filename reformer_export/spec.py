@@ -39,6 +39,10 @@ MAX_DIMENSION: Final = 2**24
 """Above any real model; keeps products of sizes read from a file away from overflow."""
 
 
+MAX_POSITIONS: Final = 2**21
+"""Tokens: up to here the function bodies compare positions exactly (see ops/lsh_attention.py)."""
+
+
 def _require(condition: bool, what: str, got: object, expected: str, fix: str) -> None:
     if not condition:
         raise SpecError(f"{what}: got {got}, expected {expected}; {fix}")
@@ -227,6 +231,13 @@ class ModelSpec:
                 f"the sum hidden_size = {self.hidden_size}",
                 "mend them in the checkpoint's config.json",
             )
+        _require(
+            self.position_limit <= MAX_POSITIONS,
+            "positions",
+            self.position_limit,
+            f"at most {MAX_POSITIONS}",
+            "lower the limit with --max-length",
+        )
         _require(
             self.max_length >= 1,
             "positions",

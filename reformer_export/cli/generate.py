@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from reformer_export.cli.runtime_options import find_tokenizer, ids_from_text, open_artifact, runtime_options
+from reformer_export.cli.tables import accept_any_text
 from reformer_export.errors import InputError
 from reformer_export.runtimes import Runtime
 from reformer_export.runtimes.generation import Generation
@@ -80,6 +81,7 @@ def command(
       reformer-export generate OUT --prompt "Once" --temperature 0 --max-new-tokens 50
       reformer-export generate OUT --prompt-ids 75,112 --seed 3
     """
+    accept_any_text()
     given = _read_prompt(prompt, prompt_file, prompt_ids)
     runtime = open_artifact(out, provider, threads)
     generation = runtime.generate(

@@ -67,10 +67,10 @@ def _report(summary: ArtifactSummary | OnnxSummary, graph: OnnxSummary | None) -
 def _print_artifact(summary: ArtifactSummary, graph: OnnxSummary | None) -> None:
     manifest, spec = summary.manifest, summary.manifest.spec
     parameters = "unknown (needs the package onnx)" if graph is None else f"{graph.parameters:,}"
-    source = ", ".join(f"{name} {value}" for name, value in manifest.source.items())
     rows = [
         ("task", _describe_task(spec)),
-        ("source", source or "unknown"),
+        ("source", _describe_values(manifest.source) or "unknown"),
+        *_weight_rows(manifest.source),
         ("dtype", manifest.dtype),
         ("opset", str(manifest.opset)),
         ("operators", ", ".join(f"{name} {version}" for name, version in manifest.operators.items())),
@@ -109,9 +109,20 @@ def _describe_positions(spec: ModelSpec) -> str:
 def _describe_parity(manifest: Manifest) -> str:
     if manifest.parity is None:
         return "not verified; run `reformer-export verify`"
-    return ", ".join(
-        f"{name} {value}" for name, value in manifest.parity.items() if isinstance(value, str | int | float)
-    )
+    return _describe_values(manifest.parity)
+
+
+def _describe_values(values: dict[str, Any]) -> str:
+    """The texts and numbers among `values`; lists and tables are left to --json."""
+    texts = {name: f"{v:.3g}" if isinstance(v, float) else v for name, v in values.items()}
+    return ", ".join(f"{name} {v}" for name, v in texts.items() if isinstance(v, str | int))
+
+
+def _weight_rows(source: dict[str, Any]) -> list[tuple[str, str]]:
+    """The checkpoint's weights that the artifact does without, where the exporter recorded some."""
+    lists = (source.get("dropped_weights"), source.get("ignored_weights"))
+    names = [str(name) for value in lists if isinstance(value, list) for name in value]
+    return [("weights left out", ", ".join(names))] if names else []
 
 
 def _layer_row(index: int, layer: AttentionSpec) -> tuple[object, ...]:

@@ -19,7 +19,7 @@ from reformer_export.cli.results import (
 )
 from reformer_export.cli.runtime_options import find_tokenizer, open_artifact, runtime_options
 from reformer_export.cli.sequences import InputSequence, read_sequences
-from reformer_export.cli.tables import print_table, show_progress
+from reformer_export.cli.tables import accept_any_text, print_table, show_progress
 from reformer_export.runtimes import LeftPaddingWarning, Runtime
 from reformer_export.runtimes.tokenizer import load_tokenizer
 
@@ -62,6 +62,7 @@ def command(
       reformer-export run OUT --ids 75,112,34
       reformer-export run OUT --file lines.txt --output logits.npz
     """
+    accept_any_text()
     if output is not None:
         check_output_path(output)
     runtime = open_artifact(out, provider, threads)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +13,12 @@ import click
 
 PLAIN_PROGRESS_SECONDS: Final = 5.0
 COLUMN_GAP: Final = "  "
+
+
+def accept_any_text() -> None:
+    """Let standard output print "?" for what its encoding lacks: a model's text can hold any character."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -33,18 +40,23 @@ def _print_rich_table(title: str, columns: Sequence[str], cells: Sequence[Sequen
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title, title_justify="left", show_header=any(columns))
+    table = Table(show_header=any(columns))
     for column in columns:
         table.add_column(Text(column), overflow="fold")
     for line in cells:
         table.add_row(*(Text(cell) for cell in line))  # Text: a cell such as "[batch, 4]" is no markup
-    Console().print(table)
+    console = Console()
+    console.print(Text(title, style="bold"))
+    console.print(table)
 
 
 @contextmanager
 def show_progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
     """Show how many of `total` things are done, on standard error; the block calls the given function
-    with the number done since the last call."""
+    with the number done since the last call. One thing alone shows nothing."""
+    if total == 1:
+        yield lambda count: None
+        return
     if not sys.stderr.isatty():
         yield _plain_progress(what, total)
         return

@@ -12,6 +12,7 @@ from onnxscript import opset18 as op
 from onnxscript.values import Opset
 
 from reformer_export.ops import DOMAIN, VERSION, LocalAttention, LSHAttention, LSHBuckets
+from reformer_export.ops.function_body import function_body
 
 _reformer = Opset(DOMAIN, VERSION)
 _translation = Opset(f"{DOMAIN}.translation", 1)
@@ -115,14 +116,11 @@ def custom_translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
 def attach_function_bodies(model: ir.Model) -> None:
     """Store the function body of every `reformer` operator that the graph uses in the model."""
     opset = model.opset_imports[""]
+    assert opset is not None
     used = {node.op_type for node in model.graph if node.domain == DOMAIN}
     for operator in (LSHBuckets, LSHAttention, LocalAttention):
-        proto = operator.to_function_proto()
-        if proto.name not in used:
+        if operator.name not in used:
             continue
-        for opset_import in proto.opset_import:
-            if opset_import.domain == "":
-                opset_import.version = opset
-        function = ir.serde.deserialize_function(proto)
+        function = ir.serde.deserialize_function(function_body(operator, opset))
         model.functions[function.identifier()] = function
     model.opset_imports[DOMAIN] = VERSION

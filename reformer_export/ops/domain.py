@@ -21,3 +21,13 @@ def padded_length(length: int, padding_multiple: int, padding_threshold: int) ->
     if length <= padding_threshold or length % padding_multiple == 0:
         return length
     return -(-length // padding_multiple) * padding_multiple
+
+
+def neighbour_shifts(num_chunks_before: int, num_chunks_after: int, num_chunks: int) -> list[int]:
+    """For each chunk of a window, how many chunks after the query's own it lies, modulo `num_chunks`.
+
+    Where a neighbour is farther away than there are chunks, eager's slices take the chunk itself
+    (transformers' modeling_reformer.py, _look_adjacent).
+    """
+    shifts = range(-num_chunks_before, num_chunks_after + 1)
+    return [0 if abs(shift) > num_chunks else shift for shift in shifts]

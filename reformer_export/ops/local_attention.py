@@ -14,7 +14,7 @@ from onnxscript import opset18 as op
 from onnxscript import script
 from onnxscript.values import Opset
 
-from reformer_export.ops.domain import DOMAIN, MASKED_LOGIT, VERSION, padded_length
+from reformer_export.ops.domain import DOMAIN, MASKED_LOGIT, VERSION, neighbour_shifts, padded_length
 
 _reformer = Opset(DOMAIN, VERSION)
 
@@ -56,14 +56,15 @@ def local_attention_reference(
         padded, chunk_length, num_chunks_before, num_chunks_after = length, length, 0, 0
     extra = padded - length
     queries, keys, values = (
-        torch.nn.functional.pad(x.float(), (0, 0, 0, extra)).view(batch, padded, num_heads, -1).transpose(1, 2)
+        torch.nn.functional.pad(x.float(), (0, 0, 0, extra))
+        .view(batch, padded, num_heads, -1)
+        .transpose(1, 2)
         for x in (query, key, value)
     )
     mask = torch.nn.functional.pad(attention_mask, (0, extra)) != 0
     chunks = torch.arange(padded, device=query.device).view(-1, chunk_length)
-    key_positions = torch.cat(
-        [chunks.roll(-shift, 0) for shift in range(-num_chunks_before, num_chunks_after + 1)], dim=1
-    )  # [n, K]
+    shifts = neighbour_shifts(num_chunks_before, num_chunks_after, len(chunks))
+    key_positions = torch.cat([chunks.roll(-shift, 0) for shift in shifts], dim=1)  # [n, K]
     logits = queries[:, :, chunks] @ keys[:, :, key_positions].transpose(-1, -2)
     logits = logits / math.sqrt(width // num_heads)
     visible = mask[:, None, key_positions][..., None, :]
@@ -73,7 +74,7 @@ def local_attention_reference(
     lse = torch.logsumexp(logits, dim=-1, keepdim=True)
     output = torch.exp(logits - lse) @ values[:, :, key_positions]
     output = output.flatten(2, 3)[:, :, :length].transpose(1, 2)
-    return output.reshape(batch, length, width).to(query.dtype)
+    return output.reshape(batch, length, width).to(query.dtype).contiguous()
 
 
 @torch.library.custom_op("reformer::local_attention", mutates_args=())
@@ -108,7 +109,7 @@ def local_attention(
 
 @local_attention.register_fake
 def _(query: torch.Tensor, *_: object) -> torch.Tensor:
-    return torch.empty_like(query)
+    return torch.empty_like(query, memory_format=torch.contiguous_format)
 
 
 @script(_reformer, default_opset=op)
@@ -155,7 +156,10 @@ def LocalAttention(  # noqa: N802
     num_chunks = op.Div(padded, tokens)
     width = op.Mul(op.Add(op.Add(before, after), one), tokens)
     starts = op.Mul(op.Range(zero_scalar, op.Squeeze(num_chunks), one_scalar), tokens)
-    offsets = op.Sub(op.Range(zero_scalar, op.Squeeze(width), one_scalar), op.Mul(before, tokens))
+    shifts = op.Sub(op.Range(zero_scalar, op.Squeeze(op.Add(op.Add(before, after), one)), one_scalar), before)
+    shifts = op.Mul(shifts, op.Cast(op.LessOrEqual(op.Abs(shifts), num_chunks), to=7))
+    in_chunk = op.Range(zero_scalar, op.Squeeze(tokens), one_scalar)
+    offsets = op.Reshape(op.Add(op.Unsqueeze(op.Mul(shifts, tokens), one), in_chunk), minus_one)
     window = op.Reshape(op.Add(op.Unsqueeze(starts, one), offsets), minus_one)
     key_positions = op.Mod(window, padded)
 

@@ -14,7 +14,7 @@ from onnxscript import script
 from onnxscript import opset18 as op
 from onnxscript.values import Opset
 
-from reformer_export.ops.domain import DOMAIN, MASKED_LOGIT, SELF_LOGIT, VERSION, padded_length
+from reformer_export.ops.domain import DOMAIN, MASKED_LOGIT, SELF_LOGIT, VERSION, neighbour_shifts, padded_length
 
 _reformer = Opset(DOMAIN, VERSION)
 
@@ -69,9 +69,8 @@ def lsh_attention_reference(
 
     order = _sorted_positions(buckets, padded)  # [B, H, R*Lp], positions
     chunks = order.view(batch, num_heads, -1, chunk_length)
-    key_positions = torch.cat(
-        [chunks.roll(-shift, 2) for shift in range(-num_chunks_before, num_chunks_after + 1)], dim=3
-    )
+    shifts = neighbour_shifts(num_chunks_before, num_chunks_after, chunks.shape[2])
+    key_positions = torch.cat([chunks.roll(-shift, 2) for shift in shifts], dim=3)
     logits = _rows(queries, chunks) @ _rows(keys, key_positions).transpose(-1, -2)
     visible = _rows(mask[..., None], key_positions)[..., 0][..., None, :]
     if is_causal:
@@ -85,7 +84,8 @@ def lsh_attention_reference(
     output = _rows(output.view(batch, num_heads, rounds, padded, head_size), slots)
     lse = _rows(lse.view(batch, num_heads, rounds, padded, 1), slots)
     output = (output * torch.exp(lse - torch.logsumexp(lse, dim=2, keepdim=True))).sum(2)
-    return output[:, :, :length].transpose(1, 2).reshape(batch, length, width).to(query_key.dtype)
+    output = output[:, :, :length].transpose(1, 2).reshape(batch, length, width)
+    return output.to(query_key.dtype).contiguous()
 
 
 @torch.library.custom_op("reformer::lsh_attention", mutates_args=())
@@ -122,7 +122,7 @@ def lsh_attention(
 
 @lsh_attention.register_fake
 def _(query_key: torch.Tensor, *_: object) -> torch.Tensor:
-    return torch.empty_like(query_key)
+    return torch.empty_like(query_key, memory_format=torch.contiguous_format)
 
 
 def _split_heads(x: torch.Tensor, num_heads: int) -> torch.Tensor:
@@ -195,7 +195,9 @@ def LSHAttention(  # noqa: N802
     hashed = op.Cast(op.Slice(buckets, zero, rounds, two), to=7)
     ranks = op.Mul(hashed, op.Where(dense, zero, one))
     virtual_rank = op.Constant(value_int=2147483647)
-    ranks = op.Pad(ranks, op.Concat(op.Constant(value_ints=[0, 0, 0, 0, 0, 0, 0]), extra, axis=0), virtual_rank)
+    ranks = op.Pad(
+        ranks, op.Concat(op.Constant(value_ints=[0, 0, 0, 0, 0, 0, 0]), extra, axis=0), virtual_rank
+    )
     positions = op.Range(zero_scalar, op.Squeeze(padded), one_scalar)
     _, order = op.TopK(op.Add(op.Mul(ranks, padded), positions), padded, axis=-1, largest=0, sorted=1)
     all_slots = op.Mul(rounds, padded)
@@ -205,7 +207,11 @@ def LSHAttention(  # noqa: N802
     num_chunks = op.Div(padded, tokens)
     width = op.Mul(op.Add(op.Add(before, after), one), tokens)
     starts = op.Mul(op.Range(zero_scalar, op.Squeeze(num_chunks), one_scalar), tokens)
-    offsets = op.Sub(op.Range(zero_scalar, op.Squeeze(width), one_scalar), op.Mul(before, tokens))
+    all_chunks = op.Mul(rounds, num_chunks)
+    shifts = op.Sub(op.Range(zero_scalar, op.Squeeze(op.Add(op.Add(before, after), one)), one_scalar), before)
+    shifts = op.Mul(shifts, op.Cast(op.LessOrEqual(op.Abs(shifts), all_chunks), to=7))
+    in_chunk = op.Range(zero_scalar, op.Squeeze(tokens), one_scalar)
+    offsets = op.Reshape(op.Add(op.Unsqueeze(op.Mul(shifts, tokens), one), in_chunk), minus_one)
     window = op.Reshape(op.Add(op.Unsqueeze(starts, one), offsets), minus_one)
 
     # Rows [B*Lp*H, D]; the row of (b, position, h) is (b*Lp + position)*H + h.
@@ -250,7 +256,9 @@ def LSHAttention(  # noqa: N802
         slots = op.Mod(op.Add(op.Add(window, first), all_slots), all_slots)
         key_positions = op.Gather(order, slots, axis=2)
         key_rows = op.Add(op.Mul(key_positions, heads), first_row)
-        q = op.Reshape(op.Gather(queries, op.Add(op.Mul(query_positions, heads), first_row)), query_rows_shape)
+        q = op.Reshape(
+            op.Gather(queries, op.Add(op.Mul(query_positions, heads), first_row)), query_rows_shape
+        )
         k = op.Reshape(op.Gather(keys, key_rows), key_rows_shape)
         v = op.Reshape(op.Gather(values, key_rows), key_rows_shape)
         logits = op.MatMul(q, op.Transpose(k, perm=[0, 1, 2, 4, 3]))

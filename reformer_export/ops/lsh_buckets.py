@@ -117,8 +117,14 @@ def LSHBuckets(query_key, rotations, attention_mask, num_heads: int, num_buckets
             half = op.Gather(halves, i)
             end = op.Reshape(op.Gather(ends, i), one)
             part = op.Slice(scores, op.Sub(end, half), end, minus_one)
-            negated = op.Greater(op.Neg(op.ReduceMin(part, minus_one, keepdims=0)), op.ReduceMax(part, minus_one, keepdims=0))
-            index = op.Where(negated, op.Add(op.ArgMin(part, axis=-1, keepdims=0), half), op.ArgMax(part, axis=-1, keepdims=0))
+            negated = op.Greater(
+                op.Neg(op.ReduceMin(part, minus_one, keepdims=0)), op.ReduceMax(part, minus_one, keepdims=0)
+            )
+            index = op.Where(
+                negated,
+                op.Add(op.ArgMin(part, axis=-1, keepdims=0), half),
+                op.ArgMax(part, axis=-1, keepdims=0),
+            )
             bucket = op.Add(bucket, op.Mul(op.Unsqueeze(index, op.Constant(value_ints=[2])), product))
             product = op.Mul(product, op.Gather(factors, i))
         buckets = op.Concat(buckets, bucket, axis=2)

@@ -1,5 +1,21 @@
 """Compare an artifact with unpatched eager transformers."""
 
-from reformer_export.parity.verify import Case, CaseResult, VerifyResult, default_cases, verify_artifact
+from reformer_export.parity.eager import silence_transformers
+from reformer_export.parity.verify import (
+    Case,
+    CaseResult,
+    VerifyResult,
+    choose_cases,
+    default_cases,
+    verify_artifact,
+)
 
-__all__ = ["Case", "CaseResult", "VerifyResult", "default_cases", "verify_artifact"]
+__all__ = [
+    "Case",
+    "CaseResult",
+    "VerifyResult",
+    "choose_cases",
+    "default_cases",
+    "silence_transformers",
+    "verify_artifact",
+]

@@ -25,6 +25,12 @@ MODEL_CLASSES: Final[dict[Task, str]] = {
 }
 
 
+def silence_transformers() -> None:
+    """Keep transformers' progress bars and advice off the terminal of a command."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+
+
 @dataclass(frozen=True)
 class EagerRun:
     """What one eager forward pass gave.
@@ -40,19 +46,23 @@ class EagerRun:
 class EagerReformer:
     """transformers' own model for an artifact's spec, loaded from the checkpoint's folder."""
 
-    def __init__(self, folder: Path, spec: ModelSpec) -> None:
-        """Load the checkpoint in `folder` in float32; its hashing follows `spec`, as recorded at export."""
+    def __init__(self, folder: Path, spec: ModelSpec, has_only_old_bias: bool = False) -> None:
+        """Load the checkpoint in `folder` in float32; its hashing follows `spec`, as recorded at export.
+
+        `has_only_old_bias`: the head's bias is stored as `lm_head.bias` alone, as before transformers 5,
+        which reads it as a parameter that it does not use.
+        """
         self.spec = spec
         config = transformers.ReformerConfig.from_pretrained(folder)
         first_lsh = next((x for x in spec.layers if isinstance(x, LSHAttentionSpec)), None)
         if first_lsh is not None:
             config.num_hashes = first_lsh.num_hashes
             config.num_buckets = _config_num_buckets(first_lsh.num_buckets)
+        # Eager refuses lengths that are no multiple of these; they change its memory, not its results.
+        config.chunk_size_feed_forward = config.chunk_size_lm_head = 0
         model_class = getattr(transformers, MODEL_CLASSES[spec.task])
         self.model: Any = model_class.from_pretrained(folder, config=config, dtype=torch.float32).eval()
-        self._attention = {
-            index: self._layers()[index].attention.self_attention for index in spec.lsh_layers
-        }
+        self._attention = {index: self._layers()[index].attention.self_attention for index in spec.lsh_layers}
         for index, attention in self._attention.items():
             layer = spec.layers[index]
             assert isinstance(layer, LSHAttentionSpec)
@@ -105,9 +115,7 @@ class EagerReformer:
         return hook
 
 
-_WITHOUT_CACHE: Final[frozenset[Task]] = frozenset(
-    {"fill-mask", "text-classification", "question-answering"}
-)
+_WITHOUT_CACHE: Final[frozenset[Task]] = frozenset({"fill-mask", "text-classification", "question-answering"})
 
 
 def _round_offset_grows(buckets: torch.Tensor, num_buckets: int) -> int:

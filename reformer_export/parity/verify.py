@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +19,8 @@ from reformer_export.parity.eager import EagerReformer
 from reformer_export.parity.instrumented import InstrumentedModel, open_instrumented
 from reformer_export.runtimes import Runtime, load
 from reformer_export.spec import LocalAttentionSpec, LSHAttentionSpec, ModelSpec
+
+DECODER_BIAS: Final = "lm_head.decoder.bias"
 
 EAGER_MEMORY_BYTES: Final = 3 * 2**30
 """Temporaries that the default sweep lets eager allocate; it bounds the longest length that is tried."""
@@ -83,23 +86,40 @@ class VerifyResult:
         """The case nearest to, or farthest beyond, failing."""
         return max(self.cases, key=lambda c: (c.unexplained > 0, c.pinned_error / c.tolerance))
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
+    def summary(self) -> dict[str, Any]:
+        """The sweep in a few JSON values."""
         return {
             "runtime": self.runtime,
             "dtype": self.dtype,
             "passed": self.passed,
+            "num_cases": len(self.cases),
             "worst": str(self.worst.case),
             "max_pinned_error": max(case.pinned_error for case in self.cases),
             "max_free_error": max(case.free_error for case in self.cases),
+            "hashed": sum(case.hashed for case in self.cases),
             "flips": sum(case.flips for case in self.cases),
             "unexplained_flips": sum(case.unexplained for case in self.cases),
-            "hashed": sum(case.hashed for case in self.cases),
-            "cases": [
-                {**dataclasses.asdict(result), "flips": result.flips, "passed": result.passed}
-                for result in self.cases
-            ],
         }
+
+    def to_dict(self) -> dict[str, Any]:
+        """The summary and every case, in JSON values."""
+        cases = [
+            {**dataclasses.asdict(result), "flips": result.flips, "passed": result.passed}
+            for result in self.cases
+        ]
+        return {**self.summary(), "cases": cases}
+
+    def verdict(self) -> str:
+        """One line: passed or failed, the worst case, and how often hashes flipped."""
+        worst = self.worst
+        summary = self.summary()
+        rate = summary["flips"] / max(summary["hashed"], 1)
+        return (
+            f"{'Passed' if self.passed else 'FAILED'}: {len(self.cases)} cases; worst: {worst.case} "
+            f"(pinned error {worst.pinned_error:.1e}, tolerance {worst.tolerance:.1e}, "
+            f"{worst.unexplained} unexplained flips); {summary['flips']} of {summary['hashed']} hashes "
+            f"flipped ({rate:.3%})"
+        )
 
 
 def default_cases(spec: ModelSpec, short: bool = False) -> list[Case]:
@@ -123,6 +143,21 @@ def default_cases(spec: ModelSpec, short: bool = False) -> list[Case]:
     return cases
 
 
+def choose_cases(
+    spec: ModelSpec, lengths: Sequence[int] | None = None, batch_sizes: Sequence[int] | None = None
+) -> list[Case]:
+    """The default sweep, or every combination of the given lengths and batch sizes, bare and masked."""
+    if lengths is None and batch_sizes is None:
+        return default_cases(spec)
+    lengths = lengths or sorted({case.length for case in default_cases(spec)})
+    combinations = itertools.product(lengths, batch_sizes or (1, 2, 3))
+    return [
+        Case(length, batch, masked)
+        for length, batch in combinations
+        for masked in ((False, True) if length > 1 else (False,))
+    ]
+
+
 def longest_comparable(spec: ModelSpec) -> int:
     """Tokens: the usable maximum, or the multiple of the chunk lengths that keeps eager in memory."""
     per_token = max(_eager_bytes_per_token(spec, layer) for layer in spec.layers)
@@ -138,9 +173,7 @@ def _eager_bytes_per_token(spec: ModelSpec, layer: LSHAttentionSpec | LocalAtten
     return 4 * spec.num_heads * rounds * (4 * window + 8 * spec.head_size * (window // layer.chunk_length))
 
 
-def make_inputs(
-    spec: ModelSpec, case: Case, seed: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def make_inputs(spec: ModelSpec, case: Case, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Random ids and mask int64 [B, L]; each masked row keeps at least its first token."""
     rng = np.random.default_rng((seed, case.length, case.batch))
     ids = rng.integers(0, spec.vocab_size, (case.batch, case.length), dtype=np.int64)
@@ -172,7 +205,8 @@ def verify_artifact(
     runtime = load(folder, provider=provider, threads=threads)
     chosen = list(default_cases(manifest.spec) if cases is None else cases)
     _check_cases(manifest.spec, chosen)
-    eager = EagerReformer(checkpoint_folder, manifest.spec)
+    renamed = manifest.source.get("renamed_weights", {})
+    eager = EagerReformer(checkpoint_folder, manifest.spec, DECODER_BIAS in renamed)
     results = []
     with open_instrumented(folder, manifest, runtime.providers[0], threads) as instrumented:
         for case in chosen:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -141,17 +142,16 @@ def _describe_value(value: Any) -> str:
 
 
 def _count_parameters(graph: Any, nodes: list[Any]) -> int:
-    """Elements of the floating-point initialisers, less the rotations (second input of LSHBuckets)."""
+    """Elements of the floating-point initialisers, less the rotations (second input of LSHBuckets) and
+    scalars, which are constants of the graph."""
     types = import_onnx().TensorProto
     rotations = {node.input[1] for node in nodes if node.op_type == "LSHBuckets" and len(node.input) > 1}
-    total = 0
-    for tensor in graph.initializer:
-        if tensor.data_type in (types.FLOAT, types.FLOAT16, types.BFLOAT16) and tensor.name not in rotations:
-            size = 1
-            for dim in tensor.dims:
-                size *= dim
-            total += size
-    return total
+    floating = (types.FLOAT, types.FLOAT16, types.BFLOAT16)
+    return sum(
+        math.prod(tensor.dims)
+        for tensor in graph.initializer
+        if tensor.data_type in floating and tensor.dims and tensor.name not in rotations
+    )
 
 
 def _external_files(graph: Any) -> tuple[str, ...]:

@@ -1,0 +1,97 @@
+"""Each way to compute an operator, behind one call, so that the same tests hold for all of them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.reference
+import onnxruntime as ort
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from reformer_export import ops
+from reformer_export.ops.function_body import function_body
+
+Arrays = dict[str, NDArray[Any]]
+REFERENCES: dict[str, Callable[..., torch.Tensor]] = {
+    "LSHBuckets": ops.lsh_buckets_reference,
+    "LSHAttention": ops.lsh_attention_reference,
+    "LocalAttention": ops.local_attention_reference,
+}
+FUNCTIONS = {"LSHBuckets": ops.LSHBuckets, "LSHAttention": ops.LSHAttention, "LocalAttention": ops.LocalAttention}
+OUTPUT_TYPES = {"LSHBuckets": TensorProto.INT32, "LSHAttention": None, "LocalAttention": None}
+
+
+def run_reference(operator: str, inputs: Arrays, attributes: dict[str, Any]) -> NDArray[Any]:
+    """The operator's PyTorch reference."""
+    tensors = {name: torch.from_numpy(value) for name, value in inputs.items()}
+    return REFERENCES[operator](**tensors, **attributes).numpy()
+
+
+def make_model(
+    operator: str, inputs: Arrays, attributes: dict[str, Any], extra: tuple[str, ...] = (), opset: int = 18
+) -> Any:
+    """One node and its function body, all axes symbolic; `extra` names values inside the body to put out."""
+    function = function_body(FUNCTIONS[operator], opset)
+    function.output.extend(extra)
+    names = list(inputs)
+    node = helper.make_node(
+        operator,
+        names,
+        ["output", *extra],
+        domain=ops.DOMAIN,
+        plugin_namespace="reformer",
+        plugin_version="1",
+        **{k: list(v) if isinstance(v, tuple) else v for k, v in attributes.items()},
+    )
+    declared = []
+    for name, value in inputs.items():
+        axes = [f"{name}_{axis}" for axis in range(value.ndim)]
+        declared.append(helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), axes))
+    dtype = OUTPUT_TYPES[operator] or helper.np_dtype_to_tensor_dtype(next(iter(inputs.values())).dtype)
+    rank = 4 if operator == "LSHBuckets" else 3
+    outputs = [helper.make_tensor_value_info("output", dtype, [f"output_{axis}" for axis in range(rank)])]
+    outputs += [helper.make_tensor_value_info(name, TensorProto.INT64, list("bhrl")) for name in extra]
+    graph = helper.make_graph([node], "one_node", declared, outputs)
+    opsets = [helper.make_opsetid("", opset), helper.make_opsetid(ops.DOMAIN, ops.VERSION)]
+    model = helper.make_model(graph, functions=[function], opset_imports=opsets, ir_version=10)
+    onnx.checker.check_model(model)
+    return model
+
+
+@functools.lru_cache(maxsize=64)
+def _open_session(serialized: bytes) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    return ort.InferenceSession(serialized, options, providers=["CPUExecutionProvider"])
+
+
+def run_onnxruntime_body(operator: str, inputs: Arrays, attributes: dict[str, Any]) -> NDArray[Any]:
+    """The function body in plain ONNX Runtime."""
+    session = _open_session(make_model(operator, inputs, attributes).SerializeToString())
+    return session.run(["output"], inputs)[0]
+
+
+def run_onnx_reference_body(operator: str, inputs: Arrays, attributes: dict[str, Any]) -> NDArray[Any]:
+    """The function body in ONNX's own reference evaluator."""
+    evaluator = onnx.reference.ReferenceEvaluator(make_model(operator, inputs, attributes))
+    return evaluator.run(["output"], inputs)[0]
+
+
+BACKENDS: dict[str, Callable[[str, Arrays, dict[str, Any]], NDArray[Any]]] = {
+    "onnxruntime-body": run_onnxruntime_body,
+    "onnx-reference-body": run_onnx_reference_body,
+}
+
+
+def random_mask(rng: np.random.Generator, batch: int, length: int) -> NDArray[np.int32]:
+    """int32 [batch, length] with holes, and the last row fully masked now and then."""
+    mask = (rng.random((batch, length)) < rng.choice([0.5, 0.9, 1.1])).astype(np.int32)
+    if batch > 1 and rng.random() < 0.2:
+        mask[-1] = 0
+    return mask

@@ -1,0 +1,220 @@
+"""LSHAttention and LocalAttention share their geometry, so they share these tests."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reformer_export.ops import local_attention, lsh_attention
+from reformer_export.ops.domain import padded_length
+from reformer_export.ops.lsh_attention import _sorted_positions
+from tests.ops.backends import BACKENDS, make_model, random_mask, run_onnxruntime_body, run_reference
+
+OPERATORS = ("LSHAttention", "LocalAttention")
+
+
+def make_case(rng, operator, dtype=np.float32, max_length=70):
+    """Random inputs and attributes of an operator."""
+    heads, size = int(rng.integers(1, 4)), int(rng.integers(1, 12))
+    chunk, other = int(rng.integers(1, 9)), int(rng.integers(1, 5))
+    batch, length = int(rng.integers(1, 4)), int(rng.integers(1, max_length))
+    attributes = {
+        "num_heads": heads,
+        "chunk_length": chunk,
+        "num_chunks_before": int(rng.integers(0, 4)),
+        "num_chunks_after": int(rng.integers(0, 4)),
+        "is_causal": bool(rng.integers(0, 2)),
+        "padding_multiple": math.lcm(chunk, other),
+        "padding_threshold": min(chunk, other),
+    }
+    names = ("query_key", "value") if operator == "LSHAttention" else ("query", "key", "value")
+    inputs = {name: rng.standard_normal((batch, length, heads * size)).astype(dtype) for name in names}
+    mask = random_mask(rng, batch, length)
+    if operator == "LSHAttention":
+        attributes["key_norm_epsilon"] = 1e-6
+        count = int(rng.integers(1, 9))
+        buckets = rng.integers(0, count, (batch, heads, int(rng.integers(1, 6)), length))
+        inputs["buckets"] = np.where(mask[:, None, None] == 0, count, buckets).astype(np.int32)
+    inputs["attention_mask"] = mask
+    return inputs, attributes
+
+
+def brute_force(operator, inputs, attributes):
+    """The contract, one query at a time in float64 (every lse rounded to float32)."""
+    heads, chunk = attributes["num_heads"], attributes["chunk_length"]
+    x = {name: value for name, value in inputs.items() if value.ndim == 3}
+    batch, length, width = next(iter(x.values())).shape
+    padded = padded_length(length, attributes["padding_multiple"], attributes["padding_threshold"])
+    before, after = attributes["num_chunks_before"], attributes["num_chunks_after"]
+    buckets = inputs.get("buckets", np.zeros((batch, heads, 1, length), np.int32))
+    if padded <= chunk:
+        padded = chunk = length
+        before = after = 0
+        buckets = np.zeros((batch, heads, 1, length), np.int32)
+    x = {k: np.pad(v.astype(np.float64), ((0, 0), (0, padded - length), (0, 0))) for k, v in x.items()}
+    x = {k: v.reshape(batch, padded, heads, -1) for k, v in x.items()}
+    mask = np.pad(inputs["attention_mask"], ((0, 0), (0, padded - length)))
+    out = np.zeros((batch, padded, heads, width // heads))
+    for b, h in np.ndindex(batch, heads):
+        out[b, :, h] = _attend(operator, x, b, h, buckets[b, h], mask[b], chunk, before, after, attributes)
+    return out[:, :length].reshape(batch, length, width)
+
+
+def _attend(operator, x, b, h, buckets, mask, chunk, before, after, attributes):
+    rounds, length = buckets.shape
+    padded = len(mask)
+    ranked = np.pad(buckets.astype(np.int64), ((0, 0), (0, padded - length)), constant_values=2**40)
+    order = [p for r in range(rounds) for p in sorted(range(padded), key=lambda q, r=r: (ranked[r, q], q))]
+    num_chunks = len(order) // chunk
+    values = x["value"][b, :, h]
+    queries = x["query_key" if operator == "LSHAttention" else "query"][b, :, h]
+    size = queries.shape[1]
+    if operator == "LSHAttention":
+        keys = queries / np.sqrt((queries**2).mean(1, keepdims=True) + 1e-6) / math.sqrt(size)
+    else:
+        keys = x["key"][b, :, h] / math.sqrt(size)
+    partial = np.zeros((rounds, padded, size))
+    lse = np.zeros((rounds, padded), np.float32)
+    for slot, i in enumerate(order):
+        shifts = [0 if abs(s) > num_chunks else s for s in range(-before, after + 1)]
+        window = [order[(slot // chunk + s) % num_chunks * chunk + k] for s in shifts for k in range(chunk)]
+        logits = np.empty(len(window))
+        for n, j in enumerate(window):
+            hidden = not mask[j] or (attributes["is_causal"] and j > i)
+            logits[n] = -1e9 if hidden else queries[i] @ keys[j]
+            if operator == "LSHAttention" and i == j:
+                logits[n] = -1e5
+        rounded = np.float32(logits.max() + np.log(np.exp(logits - logits.max()).sum()))
+        lse[slot // padded, i] = rounded
+        partial[slot // padded, i] = np.exp(logits - rounded) @ values[window]
+    greatest = lse.max(0).astype(np.float64)
+    total = (greatest + np.log(np.exp(lse - greatest).sum(0))).astype(np.float32)
+    return (np.exp(lse.astype(np.float64) - total)[..., None] * partial).sum(0)
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_reference_is_the_contract(operator, seed):
+    inputs, attributes = make_case(np.random.default_rng(seed), operator, max_length=40)
+    got = run_reference(operator, inputs, attributes)
+    np.testing.assert_allclose(got, brute_force(operator, inputs, attributes), atol=5e-6, rtol=5e-6)
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_body_in_onnxruntime_is_the_reference(operator, seed):
+    inputs, attributes = make_case(np.random.default_rng(seed), operator)
+    expected = run_reference(operator, inputs, attributes)
+    got = run_onnxruntime_body(operator, inputs, attributes)
+    assert got.shape == expected.shape
+    np.testing.assert_allclose(got, expected, atol=5e-6, rtol=5e-6)
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("seed", range(4))
+def test_backends_agree(operator, backend, dtype, seed):
+    inputs, attributes = make_case(np.random.default_rng(seed), operator, dtype)
+    expected = run_reference(operator, inputs, attributes)
+    got = BACKENDS[backend](operator, inputs, attributes)
+    assert got.dtype == dtype
+    tolerance = 5e-6 if dtype == np.float32 else 2e-3  # a rounding of the result to float16
+    np.testing.assert_allclose(got.astype(np.float32), expected, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("length", [1, 7, 8, 9, 63, 64, 65])
+def test_first_causal_token_attends_to_itself(backend, length):
+    rng = np.random.default_rng(length)
+    inputs, attributes = make_case(rng, "LSHAttention")
+    heads, size = 2, 4
+    x = rng.standard_normal((1, length, heads * size)).astype(np.float32)
+    buckets = rng.integers(0, 4, (1, heads, 3, length)).astype(np.int32)
+    inputs = {"query_key": x, "value": x, "buckets": buckets, "attention_mask": np.ones((1, length), np.int32)}
+    attributes |= {"num_heads": heads, "chunk_length": 8, "is_causal": True}
+    attributes |= {"padding_multiple": 8, "padding_threshold": 8, "num_chunks_before": 1, "num_chunks_after": 0}
+    got = BACKENDS[backend]("LSHAttention", inputs, attributes)
+    # Rounded logsumexp near -1e5: the weights of the rounds sum to a little less, or more, than 1.
+    np.testing.assert_allclose(got[0, 0], x[0, 0], rtol=1e-2)
+    np.testing.assert_allclose(got, run_reference("LSHAttention", inputs, attributes), atol=5e-6)
+
+
+def test_order_is_a_stable_sort_with_integer_keys():
+    rng = np.random.default_rng(0)
+    heads, rounds, length = 4, 1, 8192
+    buckets = rng.integers(0, 256, (1, heads, rounds, length)).astype(np.int32)
+    expected = np.argsort(buckets, axis=-1, kind="stable").reshape(1, heads, -1)
+    assert np.array_equal(_sorted_positions(torch.from_numpy(buckets), length).numpy(), expected)
+    x = rng.standard_normal((1, length, heads * 2)).astype(np.float32)
+    inputs = {"query_key": x, "value": x, "buckets": buckets, "attention_mask": np.ones((1, length), np.int32)}
+    attributes = {
+        "num_heads": heads,
+        "chunk_length": 64,
+        "num_chunks_before": 1,
+        "num_chunks_after": 0,
+        "is_causal": 1,
+        "padding_multiple": 64,
+        "padding_threshold": 64,
+        "key_norm_epsilon": 1e-6,
+    }
+    from tests.ops.backends import _open_session
+
+    body_order = _order_value_name()
+    session = _open_session(make_model("LSHAttention", inputs, attributes, extra=(body_order,)).SerializeToString())
+    assert np.array_equal(session.run([body_order], inputs)[0].reshape(1, heads, -1), expected)
+
+
+def _order_value_name():
+    """The TopK's indices in LSHAttention's body; its keys are int64 because a Cast made them so."""
+    from onnx import TensorProto
+
+    from reformer_export.ops import LSHAttention
+
+    function = LSHAttention.to_function_proto()
+    (top_k,) = [node for node in function.node if node.op_type == "TopK"]
+    casts = {n.output[0]: n.attribute[0].i for n in function.node if n.op_type == "Cast"}
+    assert TensorProto.INT64 in casts.values()
+    return top_k.output[1]
+
+
+def test_equal_tokens_keep_the_position_order():
+    buckets = torch.zeros(1, 2, 3, 100, dtype=torch.int32)
+    order = _sorted_positions(buckets, 104).view(1, 2, 3, 104)
+    assert torch.equal(order, torch.arange(104).expand(1, 2, 3, 104))
+
+
+def test_keys_do_not_overflow_int32():
+    """2,048 buckets x 65,536 tokens: bucket * length + position passes 2^31 (cases.md, facts.md)."""
+    length, rng = 65536, np.random.default_rng(1)
+    buckets = torch.from_numpy(rng.integers(0, 2**20, (1, 1, 1, length)).astype(np.int32))
+    expected = torch.argsort(buckets.long(), dim=-1, stable=True).flatten(2)
+    assert torch.equal(_sorted_positions(buckets, length), expected)
+    x = rng.standard_normal((1, length, 2)).astype(np.float32)
+    inputs = {"query_key": x, "value": x, "buckets": buckets.numpy(), "attention_mask": np.ones((1, length), np.int32)}
+    attributes = {
+        "num_heads": 1,
+        "chunk_length": 64,
+        "num_chunks_before": 1,
+        "num_chunks_after": 0,
+        "is_causal": True,
+        "padding_multiple": 64,
+        "padding_threshold": 64,
+        "key_norm_epsilon": 1e-6,
+    }
+    got = run_onnxruntime_body("LSHAttention", inputs, attributes)
+    np.testing.assert_allclose(got, run_reference("LSHAttention", inputs, attributes), atol=5e-6)
+
+
+@pytest.mark.parametrize(("operator", "function"), [("LSHAttention", lsh_attention), ("LocalAttention", local_attention)])
+def test_custom_op_passes_torch_checks(operator, function):
+    inputs, attributes = make_case(np.random.default_rng(3), operator)
+    args = (*(torch.from_numpy(value) for value in inputs.values()), *attributes.values())
+    torch.library.opcheck(function, args, test_utils=("test_schema", "test_faketensor"))
