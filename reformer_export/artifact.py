@@ -1,7 +1,7 @@
 """The artifact on disk: OUT/model.onnx, OUT/manifest.json and what stands beside them.
 
-Writing happens in a folder beside OUT that is renamed into place when it is whole. Reading checks the
-manifest's version, that no path leaves the folder, and the SHA-256 of every file it names.
+Reading checks the manifest's version and fields, that no path leaves the folder, and the SHA-256 of every
+file it names. `artifact_folder.py` makes the folder.
 """
 
 from __future__ import annotations
@@ -9,23 +9,25 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import secrets
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from reformer_export.errors import ArtifactError, OutputError
+from reformer_export.errors import ArtifactError, OutputError, SpecError
 from reformer_export.spec import DTYPES, DType, ModelSpec, spec_from_dict
 
 MANIFEST_VERSION: Final = 1
 MANIFEST_NAME: Final = "manifest.json"
 MODEL_NAME: Final = "model.onnx"
 EXTERNAL_DATA_NAME: Final = "model.onnx.data"
+ENGINES_NAME: Final = "engines"
 MAX_MANIFEST_BYTES: Final = 64 * 2**20
+NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""The system's numbers for a disk, a quota or a file that is full."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,12 @@ def sha256_of_file(path: Path) -> str:
 
 def resolve_inside(folder: Path, name: str) -> Path:
     """The path of `name` in `folder`; ArtifactError when it would leave the folder (.., absolute, links)."""
-    path = (folder / name).resolve()
-    if not name or not path.is_relative_to(folder.resolve()):
+    try:
+        path = (folder / name).resolve()
+        inside = name != "" and path.is_relative_to(folder.resolve())
+    except (ValueError, RuntimeError, OSError):  # a null byte, a loop of links, a name that is too long
+        inside = False
+    if not inside:
         raise ArtifactError(
             f"file name in {folder}: got {name!r}, expected a path inside the artifact; "
             "the artifact was tampered with, export it again"
@@ -83,83 +89,132 @@ def resolve_inside(folder: Path, name: str) -> Path:
     return path
 
 
+def json_text(values: Any) -> str:
+    """Indented JSON; NaN and infinity, which JSON does not know, become null."""
+    return json.dumps(_finite(values), indent=2, allow_nan=False)
+
+
+def _finite(values: Any) -> Any:
+    if isinstance(values, float) and not math.isfinite(values):
+        return None
+    if isinstance(values, dict):
+        return {name: _finite(value) for name, value in values.items()}
+    return [_finite(value) for value in values] if isinstance(values, list | tuple) else values
+
+
 def write_atomically(path: Path, text: str) -> None:
-    """Write `path` through a file beside it, so that it is whole or unchanged; OutputError when refused."""
-    partial = path.parent / f".{path.name}.{secrets.token_hex(4)}"
+    """Write `path` through a file beside it, so that it is whole or unchanged; OutputError when refused.
+
+    A link is followed; a device or a pipe, which cannot be replaced, is written to.
+    """
+    target = Path(os.path.realpath(path))
+    partial = target.parent / f".{secrets.token_hex(4)}.partial"
     try:
+        if target.exists() and not target.is_file():
+            target.write_text(text, encoding="utf-8")
+            return
         partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
+        os.replace(partial, target)
     except OSError as error:
-        raise _output_error(path, error) from error
+        raise output_error(path, error) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write `folder`/manifest.json, whole or not at all."""
-    write_atomically(folder / MANIFEST_NAME, json.dumps(manifest.to_dict(), indent=2) + "\n")
+    write_atomically(folder / MANIFEST_NAME, json_text(manifest.to_dict()) + "\n")
 
 
-def _output_error(path: Path, error: OSError) -> OutputError:
+def output_error(path: Path, error: OSError) -> OutputError:
+    """The one line for the system's refusal to write `path`."""
     reason = os.strerror(error.errno) if error.errno else str(error)
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    hint = "free some space" if full else "choose another place"
+    hint = "free some space (in TMPDIR too)" if error.errno in NO_ROOM else "choose another place"
     return OutputError(
         f"writing {path}: got '{reason}', expected a writable place with room; {hint} (nothing was changed)"
     )
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read and check `folder`/manifest.json; ArtifactError when it is missing, broken or of another version."""
+    """Read and check `folder`/manifest.json; ArtifactError when it is missing, broken or of another kind."""
     path = folder / MANIFEST_NAME
-    if not path.is_file():
+    values = _read_json(path)
+    version = values.get("manifest_version") if isinstance(values, dict) else None
+    if version is None:
         raise ArtifactError(
-            f"artifact: got {folder} without {MANIFEST_NAME}, expected a folder written by "
-            "`reformer-export onnx`; export the checkpoint first"
-        )
-    if path.stat().st_size > MAX_MANIFEST_BYTES:
-        raise ArtifactError(
-            f"{path}: got {path.stat().st_size} bytes, expected at most {MAX_MANIFEST_BYTES}; export it again"
-        )
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        version = values["manifest_version"]
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ArtifactError(
-            f"{path}: got text that is no manifest ({error}), expected JSON with a manifest_version; "
+            f"{path}: got JSON that is no manifest, expected an object with a manifest_version; "
             "export the checkpoint again"
-        ) from error
+        )
     if version != MANIFEST_VERSION:
         raise ArtifactError(
-            f"{path}: got manifest version {version}, expected {MANIFEST_VERSION}; "
+            f"{path}: got manifest version {version!r:.40}, expected {MANIFEST_VERSION}; "
             "export it again, or install the reformer-export that wrote it"
         )
     return _manifest_from_dict(path, values)
 
 
+def _read_json(path: Path) -> Any:
+    try:
+        if not path.is_file():
+            raise ArtifactError(
+                f"artifact: got {path.parent} without {MANIFEST_NAME}, expected a folder written by "
+                "`reformer-export onnx`; export the checkpoint first"
+            )
+        size = path.stat().st_size
+        if size > MAX_MANIFEST_BYTES:
+            raise ArtifactError(
+                f"{path}: got {size} bytes, expected at most {MAX_MANIFEST_BYTES}; export it again"
+            )
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ArtifactError(
+            f"{path}: got '{error.strerror or error}', expected a readable file; check its permissions"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        reason = str(error) if isinstance(error, json.JSONDecodeError) else type(error).__name__
+        raise ArtifactError(
+            f"{path}: got text that is not JSON ({reason}), expected a manifest; export the checkpoint again"
+        ) from error
+
+
 def _manifest_from_dict(path: Path, values: dict[str, Any]) -> Manifest:
     try:
+        parity = values["parity"]
         manifest = Manifest(
             spec=spec_from_dict(values["spec"]),
             dtype=values["dtype"],
-            opset=int(values["opset"]),
-            operators=dict(values["operators"]),
-            source=dict(values["source"]),
-            rotations_sha256=dict(values["rotations_sha256"]),
-            versions=dict(values["versions"]),
-            files={str(name): str(digest) for name, digest in values["files"].items()},
-            parity=values["parity"],
+            opset=_typed("opset", values["opset"], int),
+            operators=_typed_values("operators", values["operators"], int),
+            source=_typed_values("source", values["source"], object),
+            rotations_sha256=_typed_values("rotations_sha256", values["rotations_sha256"], str),
+            versions=_typed_values("versions", values["versions"], str),
+            files=_typed_values("files", values["files"], str),
+            parity=None if parity is None else _typed_values("parity", parity, object),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError) as error:
         raise ArtifactError(
-            f"{path}: got a manifest with a missing or wrong field ({error!r}), expected the fields of "
-            "version 1; export the checkpoint again"
+            f"{path}: got a manifest with a missing or wrong field ({error}), expected the fields of "
+            f"version {MANIFEST_VERSION}; export the checkpoint again"
         ) from error
+    except SpecError as error:
+        raise ArtifactError(f"{path}: got a spec that is refused: {error}") from error
     if manifest.dtype not in DTYPES:
         raise ArtifactError(
             f"{path}: got dtype {manifest.dtype!r}, expected one of {', '.join(DTYPES)}; export it again"
         )
     return manifest
+
+
+def _typed(name: str, value: Any, expected: type) -> Any:
+    if not isinstance(value, expected):
+        raise TypeError(f"{name} is {type(value).__name__}, not {expected.__name__}")
+    return value
+
+
+def _typed_values(name: str, values: Any, expected: type) -> dict[str, Any]:
+    items = _typed(name, values, dict).items()
+    return {key: _typed(f"{name}.{key}", value, expected) for key, value in items}
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:
@@ -168,60 +223,16 @@ def check_files(folder: Path, manifest: Manifest) -> None:
         raise ArtifactError(f"{folder / MANIFEST_NAME}: got no {MODEL_NAME}, expected it; export again")
     for name, expected in manifest.files.items():
         path = resolve_inside(folder, name)
-        if not path.is_file():
+        try:
+            got = sha256_of_file(path) if path.is_file() else None
+        except OSError as error:
+            raise ArtifactError(
+                f"{path}: got '{error.strerror or error}', expected a readable file; check its permissions"
+            ) from error
+        if got is None:
             raise ArtifactError(f"{path}: got no such file, expected it beside the manifest; export again")
-        got = sha256_of_file(path)
         if got != expected:
             raise ArtifactError(
                 f"{path}: got SHA-256 {got[:16]}..., expected {expected[:16]}... as the manifest says; "
                 "the file changed after the export, export the checkpoint again"
             )
-
-
-@contextmanager
-def new_folder(out: Path, overwrite: bool) -> Iterator[Path]:
-    """A folder beside `out` to write into; renamed to `out` when the block ends well, removed otherwise.
-
-    OutputError when `out` exists (and `overwrite` is false) or the disk refuses a write.
-    """
-    out = Path(os.path.abspath(out))
-    check_new_folder(out, overwrite)
-    partial = out.parent / f".{out.name}.partial-{secrets.token_hex(4)}"
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial.mkdir()
-        yield partial
-        _move_into_place(partial, out, overwrite)
-    except OSError as error:
-        raise _output_error(out, error) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def check_new_folder(out: Path, overwrite: bool) -> None:
-    """OutputError unless `out` is free, or an artifact (or empty folder) that `overwrite` may replace."""
-    if not out.exists() and not out.is_symlink():
-        return
-    if not overwrite:
-        raise OutputError(
-            f"OUT: got {out}, which exists, expected a new folder; use --overwrite or another OUT"
-        )
-    if out.is_symlink() or not out.is_dir() or (any(out.iterdir()) and not (out / MANIFEST_NAME).is_file()):
-        raise OutputError(
-            f"OUT: got {out}, which is no artifact, expected an artifact to overwrite; choose another OUT"
-        )
-
-
-def _move_into_place(partial: Path, out: Path, overwrite: bool) -> None:
-    check_new_folder(out, overwrite)
-    if not out.exists():
-        partial.rename(out)
-        return
-    old = out.parent / f".{out.name}.old-{secrets.token_hex(4)}"
-    out.rename(old)
-    try:
-        partial.rename(out)
-    except OSError:
-        old.rename(out)
-        raise
-    shutil.rmtree(old, ignore_errors=True)

@@ -214,7 +214,14 @@ class ModelSpec:
             "choose a divisor",
         )
         _require(
-            self.logits == "all" or self.task == "text-generation",
+            isinstance(self.is_causal, bool),
+            "is_causal",
+            repr(self.is_causal),
+            "true or false",
+            "mend is_decoder in the checkpoint's config.json",
+        )
+        _require(
+            self.logits == "all" or (self.logits == "last" and self.task == "text-generation"),
             "logits",
             self.logits,
             f"'all' for the task {self.task}",
@@ -310,7 +317,7 @@ def spec_from_dict(values: dict[str, Any]) -> ModelSpec:
         fields["positions"] = _part_from_dict(fields["positions"], ("axial", "learned"))
         fields["layers"] = tuple(_part_from_dict(layer, ("lsh", "local")) for layer in fields["layers"])
         return ModelSpec(**fields)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise SpecError(
             f"model description: got fields that do not fit ({error}), expected those of ModelSpec; "
             "export the checkpoint again with this version"

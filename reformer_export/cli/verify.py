@@ -2,57 +2,73 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from reformer_export.artifact import read_manifest, sha256_of_file, write_atomically
-from reformer_export.cli.onnx import checkpoint_folder
+from reformer_export.artifact import MODEL_NAME, Manifest, json_text, read_manifest, write_atomically
+from reformer_export.cli.checkpoint_path import find_checkpoint
+from reformer_export.cli.failures import refuse_in_one_line
+from reformer_export.cli.option_values import STANDARD_OUTPUT, integers_from_option, json_path_from_option
 from reformer_export.cli.tables import print_table, show_progress
 from reformer_export.errors import EXIT_CHECK_FAILED, InputError
+from reformer_export.runtimes import RUNTIMES
 
-
-class Integers(click.ParamType):
-    """Whole numbers with commas between them."""
-
-    name = "N,N,..."
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
-        if isinstance(value, tuple):
-            return value
-        try:
-            return tuple(int(number) for number in str(value).split(","))
-        except ValueError:
-            self.fail(f"got {value!r}, expected whole numbers such as 1,64,1024", param, ctx)
+if TYPE_CHECKING:
+    from reformer_export.parity import CaseResult, VerifyResult
 
 
 @click.command("verify")
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--checkpoint", help="Folder or hub id; the one that was exported, by default.")
-@click.option("--runtime", "runtimes", multiple=True, default=["onnxruntime"], show_default=True)
-@click.option("--provider", type=click.Choice(["auto", "cpu", "cuda"]), default="cpu", show_default=True)
-@click.option("--lengths", type=Integers(), help="Sequence lengths, in tokens.")
-@click.option("--batch-sizes", type=Integers(), help="Batch sizes.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random inputs.")
-@click.option("--threads", type=click.IntRange(1), help="CPU threads.")
 @click.option(
-    "--json", "json_file", type=click.Path(path_type=Path), help="Write the results to a file; - prints."
+    "--runtime",
+    "runtimes",
+    multiple=True,
+    default=RUNTIMES[:1],
+    show_default=True,
+    metavar="NAME",
+    help="What runs the artifact.",
 )
+@click.option(
+    "--provider",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="cpu",
+    show_default=True,
+    help="Where ONNX Runtime runs it; auto takes CUDA when it is there.",
+)
+@click.option(
+    "--lengths",
+    metavar="N,N,...",
+    callback=integers_from_option,
+    help="Sequence lengths, in tokens; around the chunk lengths and up to the longest, by default.",
+)
+@click.option(
+    "--batch-sizes", metavar="N,N,...", callback=integers_from_option, help="Batch sizes; 1 to 3, by default."
+)
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the random inputs."
+)
+@click.option("--threads", type=click.IntRange(1), help="CPU threads of an operator; default: all cores.")
+@click.option(
+    "--json",
+    "json_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    callback=json_path_from_option,
+    help="Write the results to FILE; - prints them in place of the table.",
+)
+@click.pass_context
 def command(
+    ctx: click.Context,
+    /,
     out: Path,
     checkpoint: str | None,
     runtimes: tuple[str, ...],
-    provider: str,
-    lengths: tuple[int, ...] | None,
-    batch_sizes: tuple[int, ...] | None,
-    seed: int,
-    threads: int | None,
     json_file: Path | None,
-) -> int:
+    **options: Any,
+) -> None:
     """Compare the artifact OUT with eager over lengths, batches and masks.
 
     For each case: the largest output difference when the graph is given eager's hash buckets (pinned), how
@@ -67,37 +83,42 @@ def command(
       reformer-export verify OUT --checkpoint ./my-reformer --json parity.json
     """
     for runtime in runtimes:
-        if runtime != "onnxruntime":
-            raise InputError(f"runtime: got {runtime!r}, expected onnxruntime; choose it with --runtime")
+        if runtime not in RUNTIMES:
+            raise InputError(f"--runtime: got {runtime!r}, expected {' or '.join(RUNTIMES)}; name one")
     manifest = read_manifest(out)
-    folder = checkpoint_folder(out, manifest, checkpoint)
+    with refuse_in_one_line("verifying"):
+        result = _verify(out, manifest, find_checkpoint(out, manifest, checkpoint), options)
+    _report(out, manifest, result, json_file)
+    if not result.passed:
+        click.echo(f"Error: parity with eager: {result.verdict()}", err=True)
+        ctx.exit(EXIT_CHECK_FAILED)
+
+
+def _verify(out: Path, manifest: Manifest, checkpoint: Path, options: dict[str, Any]) -> VerifyResult:
     from reformer_export.parity import choose_cases, silence_transformers, verify_artifact
 
     silence_transformers()
-    cases = choose_cases(manifest.spec, lengths, batch_sizes)
+    cases = choose_cases(manifest.spec, options.pop("lengths"), options.pop("batch_sizes"))
     with show_progress("Compared cases", len(cases)) as advance:
-        result = verify_artifact(
-            out, folder, cases, provider=provider, threads=threads, seed=seed, on_result=lambda _: advance(1)
-        )
-    text = json.dumps(
-        {"artifact": str(out), "model_sha256": sha256_of_file(out / "model.onnx"), **result.to_dict()},
-        indent=2,
-    )
-    if json_file is not None and str(json_file) != "-":
-        write_atomically(json_file, text + "\n")
-    if json_file is not None and str(json_file) == "-":
-        click.echo(text)
-    else:
-        print_table(
-            f"{out} against eager ({result.runtime}, {result.dtype})",
-            _COLUMNS,
-            [_row(r) for r in result.cases],
-        )
+        return verify_artifact(out, checkpoint, cases, on_result=lambda _result: advance(1), **options)
+
+
+def _report(out: Path, manifest: Manifest, result: VerifyResult, json_file: Path | None) -> None:
+    """Print the table, or write the JSON where the user wants it."""
+    # verify_artifact has compared the file with this SHA-256.
+    report = {"artifact": str(out), "model_sha256": manifest.files[MODEL_NAME], **result.to_dict()}
+    if json_file == STANDARD_OUTPUT:
+        click.echo(json_text(report))
+        return
+    if json_file is not None:
+        write_atomically(json_file, json_text(report) + "\n")
+    title = f"{out} against eager ({result.runtime}, {result.dtype})"
+    print_table(title, COLUMNS, [_row(case) for case in result.cases])
+    if result.passed:
         click.echo(f"\n{result.verdict()}")
-    return 0 if result.passed else EXIT_CHECK_FAILED
 
 
-_COLUMNS = (
+COLUMNS: Final = (
     "case",
     "pinned error",
     "tolerance",
@@ -110,7 +131,7 @@ _COLUMNS = (
 )
 
 
-def _row(result: Any) -> list[str]:
+def _row(result: CaseResult) -> list[str]:
     margin = max((layer.worst_margin for layer in result.layers), default=0.0)
     return [
         str(result.case),

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import torch
-
 from reformer_export import __version__
 from reformer_export.artifact import EXTERNAL_DATA_NAME, MODEL_NAME, Manifest, sha256_of_file, write_manifest
 from reformer_export.checkpoints import Checkpoint, tokenizer_files
@@ -65,8 +63,7 @@ def write_artifact(checkpoint: Checkpoint, folder: Path, options: ExportOptions)
 def _rotations_sha256(model: Reformer) -> dict[str, str]:
     digests = {}
     for index in model.spec.lsh_layers:
-        rotations = model.encoder.layers[index].attention.self_attention.rotations
-        assert isinstance(rotations, torch.Tensor)
+        rotations = model.get_buffer(f"encoder.layers.{index}.attention.self_attention.rotations")
         digests[str(index)] = hashlib.sha256(rotations.contiguous().numpy().tobytes()).hexdigest()
     return digests
 

@@ -54,7 +54,7 @@ class LSHSelfAttention(nn.Module):
         buckets = lsh_buckets(
             query_key, self.rotations, attention_mask, self.spec.num_heads, list(self.attention.num_buckets)
         )
-        return lsh_attention(
+        attended: torch.Tensor = lsh_attention(
             query_key,
             value,
             buckets,
@@ -68,6 +68,7 @@ class LSHSelfAttention(nn.Module):
             self.spec.padding_threshold,
             KEY_NORM_EPSILON,
         )
+        return attended
 
 
 class LocalSelfAttention(nn.Module):
@@ -84,7 +85,7 @@ class LocalSelfAttention(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """T [B, L, hidden_size], int32 [B, L] -> T [B, L, H*D]."""
-        return local_attention(
+        attended: torch.Tensor = local_attention(
             self.query(hidden_states),
             self.key(hidden_states),
             self.value(hidden_states),
@@ -97,6 +98,7 @@ class LocalSelfAttention(nn.Module):
             self.spec.padding_multiple,
             self.spec.padding_threshold,
         )
+        return attended
 
 
 class AttentionOutput(nn.Module):

@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 
 import torch
+from onnxscript import FLOAT, INT32, script
 from onnxscript import opset18 as op
-from onnxscript import script
 from onnxscript.values import Opset
 
 from reformer_export.ops.domain import DOMAIN, MASKED_LOGIT, VERSION, neighbour_shifts, padded_length
@@ -114,10 +114,10 @@ def _(query: torch.Tensor, *_: object) -> torch.Tensor:
 
 @script(_reformer, default_opset=op)
 def LocalAttention(  # noqa: N802
-    query,
-    key,
-    value,
-    attention_mask,
+    query: FLOAT,
+    key: FLOAT,
+    value: FLOAT,
+    attention_mask: INT32,
     num_heads: int,
     chunk_length: int,
     num_chunks_before: int,
@@ -125,7 +125,7 @@ def LocalAttention(  # noqa: N802
     is_causal: int,
     padding_multiple: int,
     padding_threshold: int,
-):
+) -> FLOAT:
     """The contract in standard ONNX operators; names and masks as in LSHAttention's body."""
     zero = op.Constant(value_ints=[0])
     one = op.Constant(value_ints=[1])

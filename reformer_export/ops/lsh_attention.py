@@ -10,11 +10,18 @@ from __future__ import annotations
 import math
 
 import torch
-from onnxscript import script
+from onnxscript import FLOAT, INT32, script
 from onnxscript import opset18 as op
 from onnxscript.values import Opset
 
-from reformer_export.ops.domain import DOMAIN, MASKED_LOGIT, SELF_LOGIT, VERSION, neighbour_shifts, padded_length
+from reformer_export.ops.domain import (
+    DOMAIN,
+    MASKED_LOGIT,
+    SELF_LOGIT,
+    VERSION,
+    neighbour_shifts,
+    padded_length,
+)
 
 _reformer = Opset(DOMAIN, VERSION)
 
@@ -146,10 +153,10 @@ def _rows(x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
 
 @script(_reformer, default_opset=op)
 def LSHAttention(  # noqa: N802
-    query_key,
-    value,
-    buckets,
-    attention_mask,
+    query_key: FLOAT,
+    value: FLOAT,
+    buckets: INT32,
+    attention_mask: INT32,
     num_heads: int,
     chunk_length: int,
     num_chunks_before: int,
@@ -158,7 +165,7 @@ def LSHAttention(  # noqa: N802
     padding_multiple: int,
     padding_threshold: int,
     key_norm_epsilon: float,
-):
+) -> FLOAT:
     """The contract in standard ONNX operators: one round at a time, so that memory grows with L, not R * L.
 
     A round's windows are gathered, scored, and merged into a running (best, weight, total) per token: the

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from onnxscript import FLOAT, INT32, script
 from onnxscript import opset18 as op
-from onnxscript import script
 from onnxscript.values import Opset
 
 from reformer_export.ops.domain import DOMAIN, VERSION
@@ -58,9 +58,12 @@ def lsh_buckets_reference(
     scores = rotate_heads(query_key, rotations)
     buckets = torch.zeros(scores.shape[:-1], dtype=torch.int64, device=scores.device)
     product = 1
-    for factor, part in zip(num_buckets, scores.split([f // 2 for f in num_buckets], dim=-1), strict=True):
+    first = 0
+    for factor in num_buckets:
+        part = scores[..., first : first + factor // 2]
         buckets += product * torch.cat([part, -part], dim=-1).argmax(dim=-1)
         product *= factor
+        first += factor // 2
     return torch.where(attention_mask[:, None, None, :] != 0, buckets, product).to(torch.int32)
 
 
@@ -78,13 +81,14 @@ def lsh_buckets(
 
 @lsh_buckets.register_fake
 def _(query_key: torch.Tensor, rotations: torch.Tensor, *_: object) -> torch.Tensor:
-    heads, _size, rounds, _ = rotations.shape
-    batch, length, _ = query_key.shape
-    return query_key.new_empty((batch, heads, rounds, length), dtype=torch.int32)
+    shape = (query_key.shape[0], rotations.shape[0], rotations.shape[2], query_key.shape[1])
+    return query_key.new_empty(shape, dtype=torch.int32)
 
 
 @script(_reformer, default_opset=op)
-def LSHBuckets(query_key, rotations, attention_mask, num_heads: int, num_buckets: Sequence[int]):  # noqa: N802
+def LSHBuckets(  # noqa: N802
+    query_key: FLOAT, rotations: FLOAT, attention_mask: INT32, num_heads: int, num_buckets: Sequence[int]
+) -> INT32:
     """The contract in standard ONNX operators: one round at a time, one factor at a time.
 
     argmax of (y, -y) is argmax y when max y >= -min y, else half + argmin y: no copy of y is made, and the

@@ -130,4 +130,5 @@ def _config_num_buckets(factors: tuple[int, ...]) -> int | list[int]:
 
 def _last_attended(logits: NDArray[np.float32], attention_mask: NDArray[np.int64]) -> NDArray[np.float32]:
     last = (attention_mask * np.arange(attention_mask.shape[1])).max(axis=1)
-    return logits[np.arange(len(last)), last][:, None]
+    rows: NDArray[np.float32] = logits[np.arange(len(last)), last][:, None]
+    return rows

@@ -49,7 +49,7 @@ class InstrumentedModel:
         buckets: dict[int, NDArray[np.int32]],
     ) -> PinnedRun:
         """One forward pass with `buckets` (int32 [B, H, R, L] per LSH layer's index) in place of the hash's."""
-        feeds = {"input_ids": input_ids, "attention_mask": attention_mask}
+        feeds: dict[str, NDArray[Any]] = {"input_ids": input_ids, "attention_mask": attention_mask}
         feeds |= {_pinned(index): buckets[index] for index in self.spec.lsh_layers}
         names = list(self.spec.output_names)
         for index in self.spec.lsh_layers:

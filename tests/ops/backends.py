@@ -23,7 +23,11 @@ REFERENCES: dict[str, Callable[..., torch.Tensor]] = {
     "LSHAttention": ops.lsh_attention_reference,
     "LocalAttention": ops.local_attention_reference,
 }
-FUNCTIONS = {"LSHBuckets": ops.LSHBuckets, "LSHAttention": ops.LSHAttention, "LocalAttention": ops.LocalAttention}
+FUNCTIONS = {
+    "LSHBuckets": ops.LSHBuckets,
+    "LSHAttention": ops.LSHAttention,
+    "LocalAttention": ops.LocalAttention,
+}
 OUTPUT_TYPES = {"LSHBuckets": TensorProto.INT32, "LSHAttention": None, "LocalAttention": None}
 
 
@@ -52,7 +56,9 @@ def make_model(
     declared = []
     for name, value in inputs.items():
         axes = [f"{name}_{axis}" for axis in range(value.ndim)]
-        declared.append(helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), axes))
+        declared.append(
+            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), axes)
+        )
     dtype = OUTPUT_TYPES[operator] or helper.np_dtype_to_tensor_dtype(next(iter(inputs.values())).dtype)
     rank = 4 if operator == "LSHBuckets" else 3
     outputs = [helper.make_tensor_value_info("output", dtype, [f"output_{axis}" for axis in range(rank)])]

@@ -138,9 +138,19 @@ def test_first_causal_token_attends_to_itself(backend, length):
     heads, size = 2, 4
     x = rng.standard_normal((1, length, heads * size)).astype(np.float32)
     buckets = rng.integers(0, 4, (1, heads, 3, length)).astype(np.int32)
-    inputs = {"query_key": x, "value": x, "buckets": buckets, "attention_mask": np.ones((1, length), np.int32)}
+    inputs = {
+        "query_key": x,
+        "value": x,
+        "buckets": buckets,
+        "attention_mask": np.ones((1, length), np.int32),
+    }
     attributes |= {"num_heads": heads, "chunk_length": 8, "is_causal": True}
-    attributes |= {"padding_multiple": 8, "padding_threshold": 8, "num_chunks_before": 1, "num_chunks_after": 0}
+    attributes |= {
+        "padding_multiple": 8,
+        "padding_threshold": 8,
+        "num_chunks_before": 1,
+        "num_chunks_after": 0,
+    }
     got = BACKENDS[backend]("LSHAttention", inputs, attributes)
     # Rounded logsumexp near -1e5: the weights of the rounds sum to a little less, or more, than 1.
     np.testing.assert_allclose(got[0, 0], x[0, 0], rtol=1e-2)
@@ -154,7 +164,12 @@ def test_order_is_a_stable_sort_with_integer_keys():
     expected = np.argsort(buckets, axis=-1, kind="stable").reshape(1, heads, -1)
     assert np.array_equal(_sorted_positions(torch.from_numpy(buckets), length).numpy(), expected)
     x = rng.standard_normal((1, length, heads * 2)).astype(np.float32)
-    inputs = {"query_key": x, "value": x, "buckets": buckets, "attention_mask": np.ones((1, length), np.int32)}
+    inputs = {
+        "query_key": x,
+        "value": x,
+        "buckets": buckets,
+        "attention_mask": np.ones((1, length), np.int32),
+    }
     attributes = {
         "num_heads": heads,
         "chunk_length": 64,
@@ -168,7 +183,9 @@ def test_order_is_a_stable_sort_with_integer_keys():
     from tests.ops.backends import _open_session
 
     body_order = _order_value_name()
-    session = _open_session(make_model("LSHAttention", inputs, attributes, extra=(body_order,)).SerializeToString())
+    session = _open_session(
+        make_model("LSHAttention", inputs, attributes, extra=(body_order,)).SerializeToString()
+    )
     assert np.array_equal(session.run([body_order], inputs)[0].reshape(1, heads, -1), expected)
 
 
@@ -198,7 +215,12 @@ def test_keys_do_not_overflow_int32():
     expected = torch.argsort(buckets.long(), dim=-1, stable=True).flatten(2)
     assert torch.equal(_sorted_positions(buckets, length), expected)
     x = rng.standard_normal((1, length, 2)).astype(np.float32)
-    inputs = {"query_key": x, "value": x, "buckets": buckets.numpy(), "attention_mask": np.ones((1, length), np.int32)}
+    inputs = {
+        "query_key": x,
+        "value": x,
+        "buckets": buckets.numpy(),
+        "attention_mask": np.ones((1, length), np.int32),
+    }
     attributes = {
         "num_heads": 1,
         "chunk_length": 64,
@@ -213,7 +235,9 @@ def test_keys_do_not_overflow_int32():
     np.testing.assert_allclose(got, run_reference("LSHAttention", inputs, attributes), atol=5e-6)
 
 
-@pytest.mark.parametrize(("operator", "function"), [("LSHAttention", lsh_attention), ("LocalAttention", local_attention)])
+@pytest.mark.parametrize(
+    ("operator", "function"), [("LSHAttention", lsh_attention), ("LocalAttention", local_attention)]
+)
 def test_custom_op_passes_torch_checks(operator, function):
     inputs, attributes = make_case(np.random.default_rng(3), operator)
     args = (*(torch.from_numpy(value) for value in inputs.values()), *attributes.values())

@@ -37,7 +37,9 @@ def brute_force(inputs, heads, factors):
 
 
 @settings(max_examples=30, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), factors=st.lists(st.sampled_from([2, 4, 6, 8]), min_size=1, max_size=3))
+@given(
+    seed=st.integers(0, 2**32 - 1), factors=st.lists(st.sampled_from([2, 4, 6, 8]), min_size=1, max_size=3)
+)
 def test_reference_is_the_contract(seed, factors):
     rng = np.random.default_rng(seed)
     heads, size, rounds = rng.integers(1, 4), rng.integers(1, 9), rng.integers(1, 4)
@@ -49,7 +51,9 @@ def test_reference_is_the_contract(seed, factors):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
-@pytest.mark.parametrize(("heads", "size", "rounds", "factors"), [(1, 1, 1, (2,)), (2, 8, 3, (16,)), (3, 5, 2, (4, 6, 2))])
+@pytest.mark.parametrize(
+    ("heads", "size", "rounds", "factors"), [(1, 1, 1, (2,)), (2, 8, 3, (16,)), (3, 5, 2, (4, 6, 2))]
+)
 @pytest.mark.parametrize(("batch", "length"), [(1, 1), (2, 17)])
 def test_backends_agree(backend, dtype, heads, size, rounds, factors, batch, length):
     rng = np.random.default_rng(7)
@@ -70,7 +74,9 @@ def test_zero_vector_and_ties_take_the_lowest_index(backend):
 
 def test_equal_tokens_share_a_bucket():
     x = torch.randn(1, 1, 16).expand(1, 40, 16)
-    buckets = lsh_buckets_reference(x, draw_rotations(0, (2, 8, 3, 8)), torch.ones(1, 40, dtype=torch.int32), 2, [16])
+    buckets = lsh_buckets_reference(
+        x, draw_rotations(0, (2, 8, 3, 8)), torch.ones(1, 40, dtype=torch.int32), 2, [16]
+    )
     assert (buckets == buckets[..., :1]).all()
 
 
@@ -94,5 +100,11 @@ def test_rotations_are_those_of_eager_and_leave_the_random_state():
 
 
 def test_custom_op_passes_torch_checks():
-    args = (torch.randn(2, 5, 16), draw_rotations(0, (2, 8, 3, 4)), torch.ones(2, 5, dtype=torch.int32), 2, [8])
+    args = (
+        torch.randn(2, 5, 16),
+        draw_rotations(0, (2, 8, 3, 4)),
+        torch.ones(2, 5, dtype=torch.int32),
+        2,
+        [8],
+    )
     torch.library.opcheck(lsh_buckets, args, test_utils=("test_schema", "test_faketensor"))

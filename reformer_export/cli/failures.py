@@ -1,0 +1,74 @@
+"""What a long command does when something outside of it fails: one line to the user, nothing half-written."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Final
+
+import click
+
+from reformer_export.errors import ExportError, OutputError, ReformerExportError
+
+EXIT_OF_SIGNAL_BASE: Final = 128
+"""A shell reports a program that signal n ended as 128 + n."""
+
+MAX_REASON_CHARACTERS: Final = 300
+
+
+@contextmanager
+def refuse_in_one_line(doing: str) -> Iterator[None]:
+    """Turn what a library raises in the block into an error of one line; `--debug` shows the whole of it.
+
+    The libraries that trace, write and run a model raise errors of their own kinds when memory or the disk
+    is at its end, so that there is no list of them to catch.
+    """
+    try:
+        yield
+    except (ReformerExportError, click.exceptions.Exit, click.ClickException):
+        raise
+    except MemoryError as error:
+        raise ExportError(
+            f"{doing}: got no more memory, expected room for it; use a smaller model, batch or length, or a "
+            "machine with more memory"
+        ) from error
+    except OSError as error:
+        place = f" ({error.filename})" if error.filename else ""
+        raise OutputError(
+            f"{doing}: got '{error.strerror or _one_line(error)}'{place}, expected readable files and a disk "
+            "with room, TMPDIR's too; free some space or check the permissions"
+        ) from error
+    except Exception as error:
+        raise ExportError(
+            f"{doing}: got {type(error).__name__}: {_one_line(error)}, expected it to work; "
+            "`reformer-export --debug ...` shows where, please report it"
+        ) from error
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= MAX_REASON_CHARACTERS else text[:MAX_REASON_CHARACTERS] + "..."
+
+
+@contextmanager
+def leave_on_termination() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP unwind the block, so that it removes what it has half-written; the exit status
+    is 128 + the signal's number."""
+    if threading.current_thread() is not threading.main_thread():  # Python lets only this one set handlers
+        yield
+        return
+    signals = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.signal(number, _leave) for number in signals}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _leave(number: int, _frame: FrameType | None) -> None:
+    click.echo("Terminated: nothing half-written was left behind.", err=True)
+    raise SystemExit(EXIT_OF_SIGNAL_BASE + number)

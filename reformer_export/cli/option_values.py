@@ -1,0 +1,49 @@
+"""Options that click's own types do not read: lists of numbers, bucket counts, a file for JSON."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import click
+
+from reformer_export.artifact import output_error
+from reformer_export.errors import InputError, OutputError
+
+STANDARD_OUTPUT: Final = Path("-")
+
+
+def integers_from_option(
+    _ctx: click.Context, param: click.Parameter, text: str | None
+) -> tuple[int, ...] | None:
+    """Whole numbers with commas between them: 1,64,1024."""
+    return _integers(text, ",", param.opts[0], "whole numbers with commas; write e.g. 1,64,1024")
+
+
+def num_buckets_from_option(
+    _ctx: click.Context, param: click.Parameter, text: str | None
+) -> tuple[int, ...] | None:
+    """The factors of a bucket count: (64,) for 64, (8, 16) for 8x16."""
+    return _integers(text, "x", param.opts[0], "a number or its factors; write e.g. 64 or 8x16")
+
+
+def _integers(text: str | None, separator: str, what: str, expected: str) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(int(number) for number in text.lower().split(separator))
+    except ValueError as error:
+        raise InputError(f"{what}: got {text!r}, expected {expected}") from error
+
+
+def json_path_from_option(_ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
+    """A file to write, or - for standard output; refused before any work when it cannot be written."""
+    if path is None or path == STANDARD_OUTPUT:
+        return path
+    try:
+        got = "a folder" if path.is_dir() else None if path.parent.is_dir() else "whose folder does not exist"
+    except OSError as error:
+        raise output_error(path, error) from error
+    if got is not None:
+        raise OutputError(f"{param.opts[0]}: got {path}, {got}, expected a file to write; choose another")
+    return path

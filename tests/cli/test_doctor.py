@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from click.testing import CliRunner, Result
+
+from reformer_export.cli.main import COMMANDS, cli
+from reformer_export.errors import InputError
+from tests.runtimes.artifacts import make_bare_node_model, write_artifact
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, ["doctor", *map(str, arguments)])
+
+
+def examine(*arguments: object, status: int = 0) -> Any:
+    result = CliRunner().invoke(cli, ["doctor", "--json", *map(str, arguments)])
+    assert result.exit_code == status, result.output
+    return json.loads(result.stdout)
+
+
+def test_this_machine() -> None:
+    report = examine()
+    assert report["can_run"] is True
+    assert "CPUExecutionProvider" in report["providers"]
+    versions = {library["name"]: library["version"] for library in report["libraries"]}
+    assert versions["onnx"] == onnx.__version__
+    assert {command["name"] for command in report["commands"]} == set(COMMANDS)
+    words = invoke().stdout
+    assert "onnxruntime" in words
+    assert "generate  ready" in words
+
+
+def test_what_is_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    find_spec = "reformer_export.runtimes.machine.importlib.util.find_spec"
+    monkeypatch.setattr(find_spec, lambda name: None if name == "torch" else object())
+    report = examine()
+    commands = {command["name"]: command["missing"] for command in report["commands"]}
+    assert (commands["onnx"], commands["run"]) == (["torch"], [])
+    assert "missing: pip install 'reformer-export[export]'" in invoke().stdout
+
+
+def test_without_onnxruntime_nothing_can_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    out = write_artifact(tmp_path / "out")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert examine(status=1)["can_run"] is False
+    assert "reformer-export[cpu]" in examine(out, status=1)["artifact"]["problem"]
+    assert "no artifact can be run" in invoke().stdout
+
+
+def test_a_gpu_is_listed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 'NVIDIA L4, 8.9, 23034 MiB, 580.0'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert examine()["gpus"] == ["NVIDIA L4, 8.9, 23034 MiB, 580.0"]
+    program.write_text("#!/bin/sh\nexit 9\n")
+    assert examine()["gpus"] == []
+
+
+def test_an_artifact_that_runs(tmp_path: Path) -> None:
+    out = write_artifact(tmp_path / "out", dtype="bfloat16")
+    assert examine(out)["artifact"]["problem"] is None
+    assert examine(out / "model.onnx")["artifact"]["problem"] is None
+    assert "can run here  yes" in invoke(out).stdout
+
+
+def test_an_artifact_that_changed(tmp_path: Path) -> None:
+    out = write_artifact(tmp_path / "out")
+    (out / "model.onnx").write_bytes(b"")
+    assert "changed after the export" in examine(out, status=1)["artifact"]["problem"]
+
+
+def test_a_node_that_nothing_can_run(tmp_path: Path) -> None:
+    onnx.save(make_bare_node_model(), str(tmp_path / "bare.onnx"))
+    result = invoke(tmp_path / "bare.onnx")
+    assert result.exit_code == 1
+    assert "can run here  no" in result.stdout
+    assert "LSHBuckets(-1) is not a registered function/op" in result.stdout
+    assert "function body" in result.stdout
+
+
+def test_a_missing_path_is_refused() -> None:
+    assert isinstance(invoke("nowhere").exception, InputError)
+
+
+def test_the_program_leaves_status_1_and_imports_nothing_heavy(tmp_path: Path) -> None:
+    onnx.save(make_bare_node_model(), str(tmp_path / "bare.onnx"))
+    code = (
+        "import sys\n"
+        "from reformer_export.cli.main import main\n"
+        f"sys.argv[1:] = ['doctor', {str(tmp_path / 'bare.onnx')!r}]\n"
+        "try: main()\n"
+        "finally: print(sorted({'torch', 'transformers', 'onnx'} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert result.stdout.splitlines()[-1] == "[]"
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize("command", ["run", "generate", "inspect", "doctor"])
+def test_every_help_has_an_example(command: str) -> None:
+    result = CliRunner().invoke(cli, [command, "--help"])
+    assert result.exit_code == 0
+    assert f"\n    reformer-export {command}" in result.stdout

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from reformer_export.cli.main import cli
+from reformer_export.errors import InputError
+from tests.runtimes.artifacts import write_artifact
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return write_artifact(tmp_path / "out")
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, ["generate", *map(str, arguments)])
+
+
+def test_the_text_goes_to_standard_output_alone(out: Path) -> None:
+    for extra in ((), ("--no-stream",)):
+        result = invoke(out, "--prompt", "abc", "--temperature", 0, "--max-new-tokens", 4, *extra)
+        assert result.stdout == "defg\n"
+        assert "4 tokens in" in result.stderr
+        assert "seed 0, stopped by max_new_tokens" in result.stderr
+
+
+def test_a_prompt_file_is_taken_as_it_is(out: Path, tmp_path: Path) -> None:
+    (tmp_path / "prompt.txt").write_text("a b", encoding="utf-8")
+    result = invoke(out, "--prompt-file", tmp_path / "prompt.txt", "--temperature", 0, "--max-new-tokens", 2)
+    assert result.stdout == "cd\n"
+
+
+def test_ids_in_give_ids_out(out: Path) -> None:
+    for extra in ((), ("--no-stream",)):
+        result = invoke(out, "--prompt-ids", "7,8", "--temperature", 0, "--max-new-tokens", 3, *extra)
+        assert result.stdout == "9,10,11\n"
+
+
+def test_the_end_token_can_be_given(out: Path) -> None:
+    arguments = ("--prompt", "a", "--temperature", 0, "--eos-token-id", 5, "--eos-token-id", ord("d") + 2)
+    result = invoke(out, *arguments)
+    assert result.stdout == "bc\n"
+    assert "stopped by eos_token" in result.stderr
+
+
+def test_json_tells_all(out: Path) -> None:
+    for prompt in (("--prompt", "ab"), ("--prompt-ids", "99,100")):
+        result = invoke(out, *prompt, "--temperature", 0, "--max-new-tokens", 2, "--json", "--seed", 4)
+        report = json.loads(result.stdout)
+        assert report["prompt_ids"] == [99, 100]
+        assert (report["ids"], report["text"]) == ([101, 102], "cd")
+        assert (report["stop_reason"], report["seed"]) == ("max_new_tokens", 4)
+        assert report["tokens_per_second"] > 0
+        assert result.stderr == ""
+
+
+def test_json_without_tokenizer_has_no_text(tmp_path: Path) -> None:
+    out = write_artifact(tmp_path / "out", vocab_size=50)
+    report = json.loads(invoke(out, "--prompt-ids", "3", "--max-new-tokens", 2, "--json").stdout)
+    assert report["text"] is None
+
+
+def test_the_seed_decides_the_text(tmp_path: Path) -> None:
+    out = write_artifact(tmp_path / "out", table=np.zeros((258, 258), np.float32))
+    texts = [
+        invoke(out, "--prompt-ids", "5", "--max-new-tokens", 8, "--seed", seed).stdout for seed in (0, 0, 1)
+    ]
+    assert texts[0] == texts[1] != texts[2]
+    assert texts[0] == invoke(out, "--prompt-ids", "5", "--max-new-tokens", 8).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "got none, expected one of --prompt, --prompt-file, --prompt-ids"),
+        (("--prompt", "a", "--prompt-ids", "5"), "got --prompt and --prompt-ids"),
+        (("--prompt", ""), "got no token"),
+        (("--prompt-file", "nowhere"), "cannot be read"),
+        (("--prompt-ids", "a"), "expected integers"),
+        (("--prompt-ids", "999"), "id 999"),
+        (("--prompt", "a" * 65), "got 65 tokens, expected at most 64"),
+    ],
+)
+def test_wrong_prompts_are_refused(out: Path, arguments: tuple[str, ...], message: str) -> None:
+    result = invoke(out, *arguments)
+    assert isinstance(result.exception, InputError)
+    assert message in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("--temperature", -1), ("--top-p", 0), ("--top-p", 1.5), ("--top-k", 0), ("--max-new-tokens", 0)],
+)
+def test_options_out_of_range_are_refused(out: Path, arguments: tuple[object, ...]) -> None:
+    result = invoke(out, "--prompt", "a", *arguments)
+    assert result.exit_code == 2
+    assert str(arguments[0]) in result.stderr
+
+
+def test_the_program_streams_utf_8(tmp_path: Path) -> None:
+    """Every byte of a character is a token of its own; the terminal sees whole characters."""
+    snowman = [byte + 2 for byte in "☃".encode()]
+    table = np.zeros((258, 258), np.float32)
+    for token, following in zip((99, *snowman), (*snowman, 99), strict=True):
+        table[token, following] = 9
+    out = write_artifact(tmp_path / "out", table=table)
+    program = [sys.executable, "-m", "reformer_export.cli.main", "generate", str(out)]
+    options = ["--prompt", "a", "--temperature", "0", "--max-new-tokens", "7"]
+    for encoding, expected in (("utf-8", "☃a☃\n"), ("latin-1", "?a?\n")):
+        environment = {**os.environ, "PYTHONIOENCODING": encoding}
+        result = subprocess.run([*program, *options], capture_output=True, check=False, env=environment)
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.decode().replace(os.linesep, "\n") == expected

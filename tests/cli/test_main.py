@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from reformer_export import __version__
+from reformer_export.cli import main as main_module
+from reformer_export.cli.main import COMMANDS
+from reformer_export.errors import ReformerExportError
+from tests.cli.program import run_program
+
+
+def test_version() -> None:
+    outcome = run_program("--version")
+    assert (outcome.status, outcome.stdout) == (0, f"reformer-export, version {__version__}\n")
+
+
+def test_help_names_every_command() -> None:
+    outcome = run_program("--help")
+    assert outcome.status == 0
+    for name in COMMANDS:
+        assert re.search(rf"^  {name} +\S", outcome.stdout, re.MULTILINE)
+
+
+def test_nothing_asked_shows_the_help() -> None:
+    outcome = run_program()
+    assert outcome.status == 2
+    assert "Commands:" in outcome.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_s_help_has_an_example(command: str) -> None:
+    outcome = run_program(command, "-h")
+    assert outcome.status == 0
+    assert re.search(rf"Examples:\n +reformer-export {command}\b", outcome.stdout)
+
+
+def test_an_unknown_command() -> None:
+    outcome = run_program("optimise")
+    assert outcome.status == 2
+    assert "No such command 'optimise'" in outcome.usage_error
+
+
+@pytest.mark.parametrize("command", ["onnx", "verify"])
+def test_missing_and_unknown_arguments(command: str) -> None:
+    assert "Missing argument" in run_program(command).usage_error
+    outcome = run_program(command, "a", "b", "--fast")
+    assert outcome.status == 2
+    assert "--fast" in outcome.usage_error
+
+
+def test_an_error_is_one_line_and_debug_shows_it_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    class TwoLinesError(ReformerExportError):
+        exit_status = 7
+
+    def fail(*_arguments: object, **_options: object) -> None:
+        raise TwoLinesError("one\n  two")
+
+    monkeypatch.setattr(main_module.cli, "main", fail)
+    outcome = run_program("doctor")
+    assert (outcome.status, outcome.stdout, outcome.stderr) == (7, "", "Error: one two\n")
+    with pytest.raises(TwoLinesError):
+        run_program("--debug", "doctor")
+
+
+def test_an_interrupt_leaves_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_arguments: object, **_options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(main_module.cli, "main", interrupt)
+    outcome = run_program("doctor")
+    assert (outcome.status, outcome.messages) == (
+        130,
+        ["Interrupted: nothing half-written was left behind."],
+    )
+
+
+def test_help_is_quick() -> None:
+    """Neither the help nor a wrong option waits for torch."""
+    code = (
+        "import sys\n"
+        "from tests.cli.program import run_program\n"
+        "for command in ('onnx', 'verify'):\n"
+        "    run_program(command, '--help')\n"
+        "    run_program(command, 'a', 'b', '--provider', 'x')\n"
+        "run_program('verify', 'nowhere')\n"
+        "print(sorted({'torch', 'transformers', 'onnx'} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout == "[]\n"

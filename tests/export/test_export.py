@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.reference
+import onnxruntime as ort
+import pytest
+import transformers
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from reformer_export.artifact import check_files, read_manifest
+from reformer_export.checkpoints import LoadOptions, load_huggingface
+from reformer_export.export import ExportOptions, write_artifact
+from reformer_export.ops import DOMAIN
+from reformer_export.parity import Case, verify_artifact
+from reformer_export.parity.eager import EagerReformer
+from tests.configurations import random_inputs, reformer_configs
+from tests.hf_models import build_model as build_hf_model
+from tests.hf_models import config_t, save_model
+from tests.modeling.test_reformer import HEADS
+
+WITHOUT_SHRINKING = (Phase.explicit, Phase.reuse, Phase.generate)
+"""An export takes seconds: shrinking a failure would take many minutes."""
+
+CONTRACT_ATTRIBUTES = {
+    "LSHBuckets": {"num_heads", "num_buckets"},
+    "LocalAttention": {
+        "num_heads", "chunk_length", "num_chunks_before", "num_chunks_after", "is_causal", "padding_multiple",
+        "padding_threshold",
+    },
+}  # fmt: skip
+CONTRACT_ATTRIBUTES["LSHAttention"] = CONTRACT_ATTRIBUTES["LocalAttention"] | {"key_norm_epsilon"}
+CONTRACT_INPUTS = {"LSHBuckets": 3, "LSHAttention": 4, "LocalAttention": 4}
+
+
+def export(
+    checkpoint_folder: Path, out: Path, options: ExportOptions | None = None, **load: object
+) -> onnx.ModelProto:
+    out.mkdir()
+    checkpoint = load_huggingface(str(checkpoint_folder), LoadOptions(**load))
+    write_artifact(checkpoint, out, options or ExportOptions())
+    return onnx.load(str(out / "model.onnx"))
+
+
+def axes_of(value: onnx.ValueInfoProto) -> list[str | int]:
+    return [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """Configuration T with hash_seed None, exported: (checkpoint folder, artifact folder, model)."""
+    root = tmp_path_factory.mktemp("exported")
+    folder = save_model(root, config_t(hash_seed=None), transformers.ReformerModel)
+    return folder, root / "out", export(folder, root / "out")
+
+
+def test_nodes_keep_the_contract(exported):
+    _, _, model = exported
+    nodes = [node for node in model.graph.node if node.domain == DOMAIN]
+    assert [node.op_type for node in nodes] == ["LocalAttention", "LSHBuckets", "LSHAttention"]
+    for node in nodes:
+        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        assert attributes.pop("plugin_namespace") == b"reformer"
+        assert attributes.pop("plugin_version") == b"1"
+        assert set(attributes) == CONTRACT_ATTRIBUTES[node.op_type]
+        assert len(node.input) == CONTRACT_INPUTS[node.op_type]
+        assert all(node.input)
+    assert {f.name for f in model.functions} == {node.op_type for node in nodes}
+    assert [o.version for o in model.opset_import if o.domain == DOMAIN] == [1]
+
+
+def test_axes_are_symbols_and_custom_outputs_are_typed(exported):
+    _, _, model = exported
+    graph = model.graph
+    assert [axes_of(value) for value in graph.input] == [["batch", "sequence"]] * 2
+    assert [axes_of(value) for value in graph.output] == [["batch", "sequence", 32]]
+    typed = {value.name: axes_of(value) for value in graph.value_info}
+    expected = {"LocalAttention": ["batch", "sequence", 16], "LSHBuckets": ["batch", 2, 2, "sequence"]}
+    expected["LSHAttention"] = expected["LocalAttention"]
+    for node in graph.node:
+        if node.domain == DOMAIN:
+            assert typed[node.output[0]] == expected[node.op_type]
+
+
+def test_checker_and_strict_shape_inference_are_clean(exported):
+    _, _, model = exported
+    onnx.checker.check_model(model, full_check=True)
+    onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+
+
+def test_case_1_nothing_random_and_bit_equal_runs(exported):
+    folder, out, model = exported
+    op_types = {node.op_type for node in model.graph.node}
+    op_types |= {node.op_type for function in model.functions for node in function.node}
+    assert not [name for name in op_types if "Random" in name]
+    session = ort.InferenceSession(str(out / "model.onnx"))
+    ids = np.arange(32)[None] % 50
+    feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    first, second = (session.run(None, feeds)[0] for _ in range(2))
+    assert np.array_equal(first, second)
+    expected = (
+        EagerReformer(folder, read_manifest(out).spec).run(*feeds.values()).outputs["last_hidden_state"]
+    )
+    np.testing.assert_allclose(first, expected, atol=1e-5)
+
+
+def test_cases_2_3_5_one_file_every_length_and_batch(exported):
+    folder, out, _ = exported
+    lengths = (1, 2, 7, 8, 9, 16, 20, 24, 32, 48, 64)
+    cases = [Case(n, batch, masked=False) for n in lengths for batch in (1, 2)]
+    result = verify_artifact(out, folder, cases)
+    assert max(case.free_error for case in result.cases) < 1e-5
+
+
+def test_onnx_reference_evaluator_runs_the_whole_file(exported):
+    folder, out, model = exported
+    evaluator = onnx.reference.ReferenceEvaluator(model)
+    eager = EagerReformer(folder, read_manifest(out).spec)
+    for length in (1, 9, 24):
+        ids, mask = random_inputs(np.random.default_rng(0), 50, length, 2, masked=length > 1)
+        got = evaluator.run(None, {"input_ids": ids, "attention_mask": mask})[0]
+        expected = eager.run(ids, mask).outputs["last_hidden_state"]
+        np.testing.assert_allclose(got[mask == 1], expected[mask == 1], atol=1e-5)
+
+
+def test_manifest_describes_the_files(exported):
+    folder, out, _ = exported
+    manifest = read_manifest(out)
+    check_files(out, manifest)
+    assert set(manifest.files) >= {"model.onnx", "config.json"}
+    assert [layer.hash_seed for layer in manifest.spec.layers[1:]] == [1]
+    assert manifest.source["hash_seed"]["from"] == "drawn per layer"
+    assert list(manifest.rotations_sha256) == ["1"]
+    assert manifest.operators == {"LSHBuckets": 1, "LSHAttention": 1, "LocalAttention": 1}
+
+
+def test_same_seed_shares_one_initialiser(tmp_path):
+    folder = save_model(tmp_path, config_t(attn_layers=["lsh", "lsh"]), transformers.ReformerModel)
+    model = export(folder, tmp_path / "out")
+    rotations = {n.input[1] for n in model.graph.node if n.op_type == "LSHBuckets"}
+    assert len(rotations) == 1
+
+
+@pytest.mark.parametrize("opset", [18, 19, 20, 21, 22, 23])
+def test_every_opset(tmp_path, opset):
+    folder = save_model(tmp_path, config_t(hidden_act="gelu"), transformers.ReformerModel)
+    model = export(folder, tmp_path / "out", ExportOptions(opset=opset))
+    assert [o.version for o in model.opset_import if o.domain == ""] == [opset]
+    assert {o.version for f in model.functions for o in f.opset_import if o.domain == ""} == {opset}
+    result = verify_artifact(tmp_path / "out", folder, [Case(8, 1, masked=False), Case(20, 2, masked=True)])
+    assert result.passed
+    assert result.cases[1].free_error < 1e-5
+
+
+@pytest.mark.parametrize("task", HEADS)
+def test_every_head(tmp_path, task):
+    config = config_t(is_decoder=task == "text-generation", num_labels=2 if "question" in task else 5)
+    folder = save_model(tmp_path, config, HEADS[task])
+    model = export(folder, tmp_path / "out", feed_forward_slices=2)
+    manifest = read_manifest(tmp_path / "out")
+    assert [value.name for value in model.graph.output] == list(manifest.spec.output_names)
+    cases = [Case(1, 1, masked=False), Case(8, 2, masked=True), Case(27, 3, masked=True)]
+    result = verify_artifact(tmp_path / "out", folder, cases)
+    assert result.passed
+    assert max(case.free_error for case in result.cases) < 1e-5
+
+
+def test_external_data(tmp_path):
+    folder = save_model(tmp_path, config_t(), transformers.ReformerModel)
+    export(folder, tmp_path / "out", ExportOptions(external_data_threshold=0))
+    manifest = read_manifest(tmp_path / "out")
+    assert "model.onnx.data" in manifest.files
+    assert (tmp_path / "out/model.onnx.data").stat().st_size > 4 * 50 * 16
+    assert verify_artifact(tmp_path / "out", folder, [Case(20, 2, masked=True)]).passed
+
+
+@settings(max_examples=12, deadline=None, phases=WITHOUT_SHRINKING)
+@given(config=reformer_configs(), seed=st.integers(0, 2**32 - 1))
+def test_matches_eager_for_random_configurations(config, seed):
+    """Random configuration, lengths, batches and masks: the exported file against unpatched eager."""
+    rng = np.random.default_rng(seed)
+    with tempfile.TemporaryDirectory() as root:
+        folder, out = Path(root, "checkpoint"), Path(root, "out")
+        build_hf_model(config, transformers.ReformerModel).save_pretrained(folder)
+        export(folder, out)
+        longest = read_manifest(out).spec.max_length
+        lengths = [1, longest, *map(int, rng.integers(1, longest + 1, 6))]
+        cases = [Case(n, int(rng.integers(1, 4)), masked=n > 1 and bool(rng.integers(2))) for n in lengths]
+        result = verify_artifact(out, folder, cases, seed=seed)
+    assert result.passed
+    for case in result.cases:
+        assert case.pinned_error < 1e-4
+        assert case.flips > 0 or case.free_error < 1e-4

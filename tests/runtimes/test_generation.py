@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from reformer_export.errors import InputError
+from reformer_export.runtimes import load
+from reformer_export.runtimes.generation import GenerationOptions, generate
+from tests.runtimes.artifacts import MAX_LENGTH, write_artifact
+
+
+@pytest.fixture(params=["all", "last"])
+def runtime(tmp_path: Path, request: pytest.FixtureRequest) -> Any:
+    return load(write_artifact(tmp_path / "out", logits=request.param), threads=1)
+
+
+def greedy(**values: Any) -> GenerationOptions:
+    return GenerationOptions(temperature=0, **values)
+
+
+def test_each_token_follows_from_the_last(runtime: Any) -> None:
+    generation = generate(runtime, [5, 9], greedy(max_new_tokens=4))
+    assert generation.stop_reason is None
+    assert list(generation) == [10, 11, 12, 13]
+    assert (generation.ids, generation.stop_reason) == ([10, 11, 12, 13], "max_new_tokens")
+    assert list(generation) == []
+
+
+@pytest.mark.parametrize("eos", [12, [99, 12], np.int64(12)])
+def test_the_end_token_stops_and_is_left_out(runtime: Any, eos: Any) -> None:
+    generation = generate(runtime, [9], greedy(eos_token_id=eos))
+    assert list(generation) == [10, 11]
+    assert generation.stop_reason == "eos_token"
+
+
+def test_the_greatest_length_stops(runtime: Any) -> None:
+    generation = generate(runtime, [9] * (MAX_LENGTH - 2), greedy())
+    assert list(generation) == [10, 11]
+    assert generation.stop_reason == "max_length"
+    full = generate(runtime, [9] * MAX_LENGTH, greedy())
+    assert list(full) == []
+    assert full.stop_reason == "max_length"
+
+
+@pytest.mark.parametrize(
+    ("config", "generation_config", "expected"),
+    [
+        ({"eos_token_id": 12}, None, [10, 11]),
+        ({"eos_token_id": 12}, {"eos_token_id": [11, 13]}, [10]),
+        ({"eos_token_id": 12}, {"eos_token_id": None}, [10, 11, 12, 13]),
+        ({"eos_token_id": 9999}, {}, [10, 11, 12, 13]),
+        ({}, None, [10, 11, 12, 13]),
+    ],
+)
+def test_the_end_token_comes_from_the_config(
+    tmp_path: Path, config: Any, generation_config: Any, expected: list[int]
+) -> None:
+    files = {"config.json": json.dumps(config).encode()}
+    if generation_config is not None:
+        files["generation_config.json"] = json.dumps(generation_config).encode()
+    runtime = load(write_artifact(tmp_path / "out", files=files))
+    assert list(generate(runtime, [9], greedy(max_new_tokens=4))) == expected
+
+
+def test_no_end_token_overrides_the_config(tmp_path: Path) -> None:
+    runtime = load(write_artifact(tmp_path / "out", files={"config.json": b'{"eos_token_id": 11}'}))
+    assert list(generate(runtime, [9], greedy(max_new_tokens=3, eos_token_id=()))) == [10, 11, 12]
+
+
+def test_a_seed_gives_one_text_and_another_seed_another(tmp_path: Path) -> None:
+    table = np.zeros((258, 258), np.float32)
+    runtime = load(write_artifact(tmp_path / "out", table=table), threads=1)
+    first, again, other = (
+        list(generate(runtime, [9], GenerationOptions(max_new_tokens=20, seed=seed))) for seed in (1, 1, 2)
+    )
+    assert first == again != other
+
+
+def test_text_prompts_give_text(runtime: Any) -> None:
+    generation = runtime.generate("abc", temperature=0, max_new_tokens=3)
+    assert "".join(generation.pieces()) == "def"
+    assert (str(generation), generation.text) == ("def", "def")
+    assert runtime.generate("abc", temperature=0, max_new_tokens=3).text == "def"
+
+
+def test_text_holds_back_unfinished_characters(tmp_path: Path) -> None:
+    snowman = [byte + 2 for byte in "☃".encode()]
+    table = np.zeros((258, 258), np.float32)
+    for token, following in zip((99, *snowman), (*snowman, 99), strict=True):
+        table[token, following] = 9
+    runtime = load(write_artifact(tmp_path / "out", table=table))
+    generation = runtime.generate("a", temperature=0, max_new_tokens=6)
+    assert list(generation.pieces()) == ["☃", "a", "�"]
+    assert generation.text == "☃a�"
+
+
+def test_text_of_ids_needs_a_tokenizer(runtime: Any) -> None:
+    generation = runtime.generate([9], max_new_tokens=1)
+    with pytest.raises(InputError, match="iterate over the token ids"):
+        _ = generation.text
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [([], "no token"), ("", "no token"), ([1] * (MAX_LENGTH + 1), "got 65 tokens, expected at most 64")],
+)
+def test_prompts_that_do_not_fit_are_refused(runtime: Any, prompt: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        runtime.generate(prompt)
+
+
+def test_a_prompt_outside_the_vocabulary_is_refused(runtime: Any) -> None:
+    with pytest.raises(InputError, match="id 258"):
+        next(runtime.generate([258]))
+
+
+def test_other_tasks_are_refused(tmp_path: Path) -> None:
+    runtime = load(write_artifact(tmp_path / "out", "fill-mask"))
+    with pytest.raises(InputError, match="got an artifact for fill-mask, expected text-generation"):
+        runtime.generate([5])
+
+
+@pytest.mark.parametrize("values", [{"max_new_tokens": 0}, {"seed": -1}, {"seed": 1.5}, {"top_k": -1}])
+def test_options_out_of_range_are_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=next(iter(values))):
+        GenerationOptions(**values)

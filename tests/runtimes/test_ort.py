@@ -1,0 +1,296 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper
+
+import reformer_export
+from reformer_export.artifact import MODEL_NAME, sha256_of_file
+from reformer_export.errors import ArtifactError, InputError, MissingDependencyError, RuntimeUnavailableError
+from reformer_export.runtimes import LeftPaddingWarning, load
+from reformer_export.runtimes.ort import _float32_from_ortvalue, open_session
+from reformer_export.spec import TASKS, DType, Task
+from tests.runtimes.artifacts import (
+    make_bare_node_model,
+    make_model,
+    make_spec,
+    next_token_table,
+    write_artifact,
+)
+
+SHAPES: dict[Task, dict[str, tuple[int, ...]]] = {
+    "feature-extraction": {"last_hidden_state": (2, 3, 8)},
+    "text-generation": {"logits": (2, 3, 258)},
+    "fill-mask": {"logits": (2, 3, 258)},
+    "text-classification": {"logits": (2, 3)},
+    "question-answering": {"start_logits": (2, 3), "end_logits": (2, 3)},
+}
+
+
+def change_manifest(folder: Path, **values: Any) -> None:
+    path = folder / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def replace_model(folder: Path, model: Any) -> None:
+    """Put another model into the artifact, with a manifest that agrees."""
+    onnx.save(model, str(folder / MODEL_NAME))
+    change_manifest(folder, files={MODEL_NAME: sha256_of_file(folder / MODEL_NAME)})
+
+
+def make_external_data_model(location: str, dtype: DType = "float32") -> Any:
+    """The language model with its table in external data at `location`."""
+    model = make_model(make_spec(), dtype)
+    table = model.graph.initializer[0]
+    table.ClearField("raw_data")
+    table.data_location = TensorProto.EXTERNAL
+    table.external_data.add(key="location", value=location)
+    return model
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("task", TASKS)
+def test_outputs_are_float32_and_named_by_the_task(tmp_path: Path, task: Task, dtype: DType) -> None:
+    model = load(write_artifact(tmp_path / "out", task, dtype=dtype), provider="cpu", threads=1)
+    outputs = model.run([[5, 6, 7], [9, 10, 11]])
+    assert {name: value.shape for name, value in outputs.items()} == SHAPES[task]
+    assert {value.dtype for value in outputs.values()} == {np.dtype(np.float32)}
+
+
+def test_every_logit_is_the_model_s(tmp_path: Path) -> None:
+    model = load(write_artifact(tmp_path / "out"), threads=1)
+    ids = np.array([[5, 6, 7], [9, 9, 257]])
+    np.testing.assert_array_equal(model.run(ids)["logits"], next_token_table(258)[ids])
+
+
+def test_last_logits_are_those_of_each_row_s_last_token(tmp_path: Path) -> None:
+    model = load(write_artifact(tmp_path / "out", logits="last"))
+    logits = model.run([[5, 6, 7], [9]])["logits"]
+    assert logits.shape == (2, 1, 258)
+    assert logits[:, 0].argmax(axis=-1).tolist() == [8, 10]
+
+
+def test_what_a_runtime_says_of_itself(tmp_path: Path) -> None:
+    config = b'{"pad_token_id": 3, "eos_token_id": 4, "id2label": {"0": "no", "1": "yes"}}'
+    out = write_artifact(tmp_path / "out", files={"config.json": config})
+    model = reformer_export.load(str(out), provider="cpu", threads=2)
+    assert (model.folder, model.max_length, model.spec) == (out, 64, make_spec())
+    assert model.manifest.dtype == "float32"
+    assert model.providers == ("CPUExecutionProvider",)
+    assert model.notes == []
+    assert (model.config.pad_token_id, model.config.eos_token_ids) == (3, (4,))
+    assert model.config.id2label == {0: "no", 1: "yes"}
+
+
+def test_bfloat16_is_widened_on_the_cpu_and_said_so(tmp_path: Path) -> None:
+    table = np.full((258, 258), 1 + 2**-7, np.float32)  # exact in bfloat16, not in less
+    model = load(write_artifact(tmp_path / "out", dtype="bfloat16", table=table), provider="cpu")
+    assert (model.run([[5]])["logits"] == 1 + 2**-7).all()
+    assert "widened to float32" in model.notes[0]
+
+
+def test_bfloat16_needs_onnx_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = write_artifact(tmp_path / "out", dtype="bfloat16")
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(MissingDependencyError, match=r"reformer-export\[export\]"):
+        load(out, provider="cpu")
+
+
+def test_bfloat16_outputs_become_float32(tmp_path: Path) -> None:
+    """On CUDA a bfloat16 artifact returns bfloat16, which numpy lacks; a cast makes one on the CPU too."""
+    graph = helper.make_graph(
+        [helper.make_node("Cast", ["x"], ["y"], to=TensorProto.BFLOAT16)],
+        "cast",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["a", "b"])],
+        [helper.make_tensor_value_info("y", TensorProto.BFLOAT16, ["a", "b"])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.save(model, str(tmp_path / "cast.onnx"))
+    session = open_session(tmp_path / "cast.onnx", "CPUExecutionProvider")
+    values = np.array([[1.0, -2.5, 3e38], [0.0, 1 + 2**-7, np.inf]], np.float32)
+    binding = session.io_binding()
+    binding.bind_cpu_input("x", values)
+    binding.bind_output("y")
+    session.run_with_iobinding(binding)
+    got = _float32_from_ortvalue(binding.get_outputs()[0])
+    np.testing.assert_array_equal(got, values.astype(helper.tensor_dtype_to_np_dtype(TensorProto.BFLOAT16)))
+    assert got.dtype == np.float32
+
+
+def test_left_padding_warns_at_the_caller(tmp_path: Path) -> None:
+    model = load(write_artifact(tmp_path / "out"))
+    with pytest.warns(LeftPaddingWarning) as caught:
+        model.run([[0, 5]], [[0, 1]])
+    assert caught[0].filename == __file__
+
+
+def test_external_data_in_the_folder_is_read(tmp_path: Path) -> None:
+    for dtype in ("float32", "bfloat16"):
+        out = write_artifact(tmp_path / dtype, dtype=dtype)
+        table = onnx.load(str(out / MODEL_NAME)).graph.initializer[0].raw_data
+        (out / "model.onnx.data").write_bytes(table)
+        replace_model(out, make_external_data_model("model.onnx.data", dtype))
+        assert load(out, provider="cpu").run([[5]])["logits"].argmax() == 6
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", ["parent", "absolute", "link"])
+def test_external_data_outside_the_folder_is_refused(tmp_path: Path, kind: str, dtype: DType) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(bytes(258 * 258 * 4))
+    out = write_artifact(tmp_path / "out", dtype=dtype)
+    (out / "link").symlink_to(secret)
+    location = {"parent": "../secret", "absolute": str(secret), "link": "link"}[kind]
+    replace_model(out, make_external_data_model(location, dtype))
+    with pytest.raises(ArtifactError, match=MODEL_NAME):
+        load(out, provider="cpu")
+
+
+def test_a_changed_model_is_refused(tmp_path: Path) -> None:
+    out = write_artifact(tmp_path / "out")
+    with (out / MODEL_NAME).open("ab") as stream:
+        stream.write(b"\0")
+    with pytest.raises(ArtifactError, match="the file changed after the export"):
+        load(out)
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/hostname", "link"])
+def test_files_outside_the_folder_are_refused(tmp_path: Path, name: str) -> None:
+    out = write_artifact(tmp_path / "out")
+    (tmp_path / "secret").write_bytes(b"x")
+    (out / "link").symlink_to(tmp_path / "secret")
+    change_manifest(out, files={MODEL_NAME: sha256_of_file(out / MODEL_NAME), name: "0" * 64})
+    with pytest.raises(ArtifactError, match="expected a path inside the artifact"):
+        load(out)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"manifest_version": 2}, "got manifest version 2, expected 1"),
+        ({"files": {}}, "no model.onnx"),
+        ({"files": {MODEL_NAME: "", "gone": ""}}, "SHA-256|no such file"),
+        ({"dtype": "int4"}, "int4"),
+        ({"spec": {}}, "fields"),
+        ({"files": None}, "missing or wrong field"),
+    ],
+)
+def test_broken_manifests_are_refused(tmp_path: Path, values: dict[str, Any], message: str) -> None:
+    out = write_artifact(tmp_path / "out")
+    change_manifest(out, **values)
+    with pytest.raises(reformer_export.errors.ReformerExportError, match=message):
+        load(out)
+
+
+def test_no_manifest_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"without manifest\.json"):
+        load(tmp_path)
+    with pytest.raises(ArtifactError, match=r"without manifest\.json"):
+        load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("content", [b"", b"no protobuf at all", None])
+def test_a_model_that_cannot_be_opened_is_refused(tmp_path: Path, content: bytes | None) -> None:
+    out = write_artifact(tmp_path / "out")
+    if content is None:
+        content = (out / MODEL_NAME).read_bytes()[:1000]
+    (out / MODEL_NAME).write_bytes(content)
+    change_manifest(out, files={MODEL_NAME: sha256_of_file(out / MODEL_NAME)})
+    with pytest.raises(ArtifactError, match="ONNX Runtime refuses it"):
+        load(out)
+
+
+def test_a_node_that_nothing_can_run_is_refused(tmp_path: Path) -> None:
+    out = write_artifact(tmp_path / "out")
+    replace_model(out, make_bare_node_model())
+    with pytest.raises(ArtifactError, match=r"is not a registered function/op.*function body"):
+        load(out)
+
+
+def test_another_task_s_model_is_refused(tmp_path: Path) -> None:
+    out = write_artifact(tmp_path / "out")
+    replace_model(out, make_model(make_spec("feature-extraction")))
+    with pytest.raises(ArtifactError, match=r"outputs .*last_hidden_state.*expected .*logits"):
+        load(out)
+
+
+def test_a_failure_while_running_is_an_artifact_error(tmp_path: Path) -> None:
+    out = write_artifact(tmp_path / "out")
+    replace_model(out, make_model(make_spec(vocab_size=10)))
+    with pytest.raises(ArtifactError, match="ONNX Runtime failed on input_ids of shape"):
+        load(out).run([[200]])
+
+
+@pytest.mark.parametrize("config", [b"{", b"[]", b"\xff", b"[" * 100_000])
+def test_a_broken_config_is_refused(tmp_path: Path, config: bytes) -> None:
+    out = write_artifact(tmp_path / "out", files={"config.json": config})
+    with pytest.raises(ArtifactError, match=r"config\.json"):
+        load(out)
+
+
+def test_a_pad_token_outside_the_vocabulary_is_replaced(tmp_path: Path) -> None:
+    for pad in (b"999", b"null", b"-1"):
+        out = write_artifact(tmp_path / pad.decode(), files={"config.json": b'{"pad_token_id": %s}' % pad})
+        assert load(out).run([[5, 6], [7]])["logits"].shape == (2, 2, 258)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"threads": 0}, "threads"),
+        ({"provider": "tpu"}, "provider: got 'tpu', expected one of auto, cpu, cuda"),
+        ({"runtime": "x"}, "runtime: got 'x', expected one of onnxruntime"),
+    ],
+)
+def test_options_out_of_range_are_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load(write_artifact(tmp_path / "out"), **options)
+
+
+def test_cuda_without_the_gpu_package_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    out = write_artifact(tmp_path / "out")
+    with pytest.raises(RuntimeUnavailableError, match="has no CUDA"):
+        load(out, provider="cuda")
+    assert load(out).notes == []
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider")
+@pytest.mark.skipif(
+    "CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="CUDA may start here"
+)
+def test_cuda_that_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with the GPU package on a machine without a GPU: ONNX Runtime falls back to the CPU."""
+    available = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: available)
+    out = write_artifact(tmp_path / "out", dtype="bfloat16")
+    with pytest.raises(RuntimeUnavailableError, match="could not start CUDA"):
+        load(out, provider="cuda")
+    assert ["could not be started" in note for note in load(out).notes] == [True, False]
+
+
+def test_onnxruntime_missing_names_the_extras(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = write_artifact(tmp_path / "out")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingDependencyError, match=r"reformer-export\[cpu\].*reformer-export\[gpu\]"):
+        load(out)
+
+
+def test_running_imports_neither_torch_nor_transformers_nor_onnx(tmp_path: Path) -> None:
+    out = write_artifact(tmp_path / "out", dtype="float16")
+    code = (
+        "import sys, reformer_export, reformer_export.cli.run, reformer_export.cli.generate\n"
+        f"model = reformer_export.load({str(out)!r}, provider='cpu')\n"
+        "model.run([[5]]); assert len(model.generate('a', max_new_tokens=3).text) <= 3\n"
+        "print(sorted({'torch', 'transformers', 'onnx', 'rich'} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

@@ -1,0 +1,146 @@
+"""The import rule of the design: from top to bottom only, and heavy libraries only where they belong."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import reformer_export
+from tests.runtimes.artifacts import write_artifact
+
+PACKAGE = "reformer_export"
+ROOT = Path(reformer_export.__file__).parent
+
+LAYERS = (
+    {"cli"},
+    {"export", "engine", "parity", "runtimes"},
+    {"checkpoints", "modeling"},
+    {"ops"},
+    {"artifact", "artifact_folder"},
+    {"spec"},
+    {"errors"},
+)
+SIDEWAYS = {("parity", "runtimes"), ("artifact_folder", "artifact")}
+"""Which parts of one layer may import another."""
+
+LEVELS = {part: level for level, parts in enumerate(LAYERS) for part in parts}
+EXPORT_ONLY = ("torch", "transformers", "onnxscript", "onnx_ir", "safetensors", "huggingface_hub")
+CORE = ("artifact", "artifact_folder", "spec", "errors")
+
+
+def parse_imports(path: Path, module: str) -> Iterator[str]:
+    """The full names that a file imports, wherever in it; `module` is its own name."""
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split(".")[: len(package.split(".")) - node.level + 1]
+            base = ".".join([*(parents if node.level else []), *([node.module] if node.module else [])])
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def find_violations(root: Path) -> list[str]:
+    """Every import of the package in the folder `root` that breaks the rule, as "module imports name"."""
+    found = []
+    for path in sorted(root.rglob("*.py")):
+        parts = path.relative_to(root).with_suffix("").parts
+        if parts == ("__init__",):
+            continue  # the package's face, which imports what it shows when it is asked for
+        module = ".".join([PACKAGE, *(part for part in parts if part != "__init__")])
+        if parts[0] not in LEVELS:
+            found.append(f"{module} is in no layer")
+            continue
+        names = parse_imports(path, module)
+        found += [f"{module} imports {name}" for name in names if not is_allowed(module, name)]
+    return found
+
+
+def is_allowed(module: str, name: str) -> bool:
+    part, imported = module.split(".")[1], name.split(".")
+    if imported[0] == PACKAGE:
+        target = imported[1] if len(imported) > 1 else PACKAGE
+        if target not in LEVELS:
+            return target == "__version__"
+        if part == "runtimes" and target not in (*CORE, part):
+            return False  # what lies between imports torch
+        return target == part or LEVELS[target] > LEVELS[part] or (part, target) in SIDEWAYS
+    if imported[0] == "transformers":
+        return part in ("checkpoints", "parity")
+    if imported[0] == "tensorrt":
+        return part == "engine" or module.startswith(f"{PACKAGE}.runtimes.tensorrt")
+    if part == "runtimes":
+        return imported[0] not in EXPORT_ONLY
+    return part not in CORE or imported[0] in sys.stdlib_module_names
+
+
+def test_the_rule_holds() -> None:
+    assert find_violations(ROOT) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "code", "violation"),
+    [
+        ("spec.py", "import reformer_export.artifact", "spec imports reformer_export.artifact"),
+        ("spec.py", "import numpy", "spec imports numpy"),
+        ("ops/a.py", "from reformer_export.modeling import b", "ops.a imports reformer_export.modeling.b"),
+        ("ops/a.py", "from reformer_export import modeling", "ops.a imports reformer_export.modeling"),
+        ("ops/a.py", "from ..modeling.c import b", "ops.a imports reformer_export.modeling.c.b"),
+        ("ops/__init__.py", "from .. import modeling", "ops imports reformer_export.modeling"),
+        ("export/a.py", "from reformer_export.parity import b", "export.a imports reformer_export.parity.b"),
+        ("runtimes/a.py", "def f():\n    import torch.nn", "runtimes.a imports torch.nn"),
+        ("runtimes/a.py", "from reformer_export.ops import DOMAIN", "runtimes.a imports reformer_export.ops"),
+        ("export/a.py", "from transformers import b", "export.a imports transformers.b"),
+        ("runtimes/ort.py", "import tensorrt as trt", "runtimes.ort imports tensorrt"),
+        ("cli/a.py", "import reformer_export", "cli.a imports reformer_export"),
+        ("helpers.py", "", "helpers is in no layer"),
+    ],
+)
+def test_the_checker_finds_a_violation(tmp_path: Path, file: str, code: str, violation: str) -> None:
+    path = tmp_path / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(code)
+    (found,) = find_violations(tmp_path)
+    assert found.startswith(f"{PACKAGE}.{violation}")
+
+
+@pytest.mark.parametrize(
+    ("file", "code"),
+    [
+        ("__init__.py", "from reformer_export.runtimes import load"),
+        (
+            "cli/a.py",
+            "from reformer_export.parity import b\nfrom reformer_export import __version__\nimport click",
+        ),
+        (
+            "parity/a.py",
+            "import torch, transformers\nfrom reformer_export.runtimes import load\nfrom . import b",
+        ),
+        ("runtimes/tensorrt.py", "import tensorrt\nfrom .inputs import c"),
+        ("artifact_folder.py", "from reformer_export.artifact import b\nimport os.path"),
+    ],
+)
+def test_the_checker_allows_the_rest(tmp_path: Path, file: str, code: str) -> None:
+    path = tmp_path / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(code)
+    assert find_violations(tmp_path) == []
+
+
+def test_running_an_artifact_imports_nothing_of_the_export(tmp_path: Path) -> None:
+    """As on a server that has neither torch nor transformers nor onnx: importing them fails here."""
+    out = write_artifact(tmp_path / "out")
+    code = (
+        "import sys\n"
+        f"sys.modules.update(dict.fromkeys({[*EXPORT_ONLY, 'onnx']!r}))\n"
+        "import reformer_export\n"
+        f"outputs = reformer_export.load({str(out)!r}).run([[5, 6, 7]])\n"
+        "print(outputs['logits'].shape)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout == "(1, 3, 258)\n"
