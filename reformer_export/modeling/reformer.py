@@ -97,7 +97,7 @@ def last_attended(hidden_states: torch.Tensor, attention_mask: torch.Tensor) -> 
 
 
 def build_model(spec: ModelSpec, weights: Mapping[str, torch.Tensor], dtype: DType = "float32") -> Reformer:
-    """A Reformer in evaluation mode with `weights` (transformers' parameter names, no `reformer.` prefix).
+    """A Reformer in evaluation mode; `weights` under transformers' parameter names, without `reformer.`.
 
     Rotations stay float32 whatever the dtype. CheckpointError when names or shapes do not fit.
     """

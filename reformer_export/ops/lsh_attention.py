@@ -138,7 +138,7 @@ def _split_heads(x: torch.Tensor, num_heads: int) -> torch.Tensor:
 
 
 def _sorted_positions(buckets: torch.Tensor, padded: int) -> torch.Tensor:
-    """int [B, H, R, L] -> int64 [B, H, R * padded]: positions by (round, bucket, position), virtual ones last."""
+    """int [B, H, R, L] -> int64 [B, H, R*padded]: positions by (round, bucket, position), virtual last."""
     virtual = torch.iinfo(torch.int32).max
     keys = torch.nn.functional.pad(buckets.long(), (0, padded - buckets.shape[-1]), value=virtual)
     return torch.argsort(keys, dim=-1, stable=True).flatten(2)

@@ -1,9 +1,9 @@
-"""LSHBuckets: the angular locality-sensitive hash of Andoni et al. 2015, as in Kitaev et al. 2020, section 2.1.
+"""LSHBuckets: the angular locality-sensitive hash (Andoni et al. 2015; Kitaev et al. 2020, section 2.1).
 
-Contract (one node, domain `reformer`): query_key T [B, L, H*D], rotations float32 [H, D, R, S], attention_mask
-int32 [B, L] -> buckets int32 [B, H, R, L]. `num_buckets` holds even factors f_i with S = sum(f_i) / 2; a token's
-bucket is sum_i a_i * prod_{j<i} f_j with a_i = argmax of (y_i, -y_i), the lowest index on ties; a masked token
-gets bucket prod(f_i).
+Contract (one node, domain `reformer`): query_key T [B, L, H*D], rotations float32 [H, D, R, S],
+attention_mask int32 [B, L] -> buckets int32 [B, H, R, L]. `num_buckets` holds even factors f_i with
+S = sum(f_i) / 2; a token's bucket is sum_i a_i * prod_{j<i} f_j with a_i = argmax of (y_i, -y_i), the lowest
+index on ties; a masked token gets bucket prod(f_i).
 """
 
 from __future__ import annotations

@@ -128,7 +128,7 @@ def test_onnx_reference_evaluator_runs_the_whole_file(exported):
 
 
 def test_manifest_describes_the_files(exported):
-    folder, out, _ = exported
+    _, out, _ = exported
     manifest = read_manifest(out)
     check_files(out, manifest)
     assert set(manifest.files) >= {"model.onnx", "config.json"}
