@@ -61,7 +61,8 @@ def leave_on_termination() -> Iterator[None]:
         yield
         return
     signals = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {number: signal.signal(number, _leave) for number in signals}
+    heard = [number for number in signals if signal.getsignal(number) != signal.SIG_IGN]  # nohup's wish
+    before = {number: signal.signal(number, _leave) for number in heard}
     try:
         yield
     finally:

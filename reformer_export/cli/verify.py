@@ -9,7 +9,7 @@ import click
 
 from reformer_export.artifact import MODEL_NAME, Manifest, json_text, read_manifest, write_atomically
 from reformer_export.cli.checkpoint_path import find_checkpoint
-from reformer_export.cli.failures import refuse_in_one_line
+from reformer_export.cli.failures import leave_on_termination, refuse_in_one_line
 from reformer_export.cli.option_values import STANDARD_OUTPUT, integers_from_option, json_path_from_option
 from reformer_export.cli.tables import print_table, show_progress
 from reformer_export.errors import EXIT_CHECK_FAILED, InputError
@@ -86,7 +86,7 @@ def command(
         if runtime not in RUNTIMES:
             raise InputError(f"--runtime: got {runtime!r}, expected {' or '.join(RUNTIMES)}; name one")
     manifest = read_manifest(out)
-    with refuse_in_one_line("verifying"):
+    with leave_on_termination(), refuse_in_one_line("verifying"):
         result = _verify(out, manifest, find_checkpoint(out, manifest, checkpoint), options)
     _report(out, manifest, result, json_file)
     if not result.passed:

@@ -60,7 +60,7 @@ def output_error(
         ):
             value, reference = value[attention_mask == 1], reference[attention_mask == 1]
         difference = np.abs(value.astype(np.float64) - reference)
-        worst = max(worst, float(np.nan_to_num(difference, nan=np.inf).max(initial=0.0)))
+        worst = max(worst, float(np.nan_to_num(difference, nan=np.inf, posinf=np.inf).max(initial=0.0)))
         greatest = max(greatest, float(np.abs(reference).max(initial=0.0)))
     return worst, greatest
 

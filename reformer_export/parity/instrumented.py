@@ -48,7 +48,7 @@ class InstrumentedModel:
         attention_mask: NDArray[np.int64],
         buckets: dict[int, NDArray[np.int32]],
     ) -> PinnedRun:
-        """One forward pass with `buckets`, int32 [B, H, R, L] per LSH layer's index, instead of the hash's."""
+        """One forward pass with `buckets`, int32 [B, H, R, L] per LSH layer's index, for the hash's."""
         feeds: dict[str, NDArray[Any]] = {"input_ids": input_ids, "attention_mask": attention_mask}
         feeds |= {_pinned(index): buckets[index] for index in self.spec.lsh_layers}
         names = list(self.spec.output_names)

@@ -20,6 +20,7 @@ import transformers
 
 from reformer_export import export, parity
 from reformer_export.artifact import check_files, read_manifest
+from reformer_export.cli.failures import leave_on_termination
 from reformer_export.parity import compare
 from reformer_export.spec import LSHAttentionSpec
 from tests.cli.program import Outcome, run_program, snapshot
@@ -440,6 +441,16 @@ def test_handlers_of_signals_are_put_back(encoder: Path, tmp_path: Path) -> None
     before = signal.getsignal(signal.SIGTERM)
     refused(encoder, tmp_path / "out", "--opset", "17")
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_signal_that_nohup_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with leave_on_termination():
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 # Left padding (case 10) is the runtimes' affair; here only that the program tells it
