@@ -57,11 +57,16 @@ def main() -> None:
             raise
         _leave(f"Error: {' '.join(str(error).split())}", error.exit_status)
     except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
+        _leave(_describe_usage_error(error), error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         _leave("Interrupted: nothing half-written was left behind.", EXIT_INTERRUPTED)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _describe_usage_error(error: click.ClickException) -> str:
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "reformer-export"
+    return f"Error: {' '.join(error.format_message().split())} See `{command} --help`."
 
 
 def _leave(line: str, status: int) -> None:

@@ -18,7 +18,7 @@ from reformer_export.errors import ArtifactError
 from reformer_export.ops import DOMAIN
 from reformer_export.runtimes.ort import CPU, open_session
 from reformer_export.runtimes.widen import widen_model
-from reformer_export.spec import ModelSpec
+from reformer_export.spec import LSHAttentionSpec, ModelSpec
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,8 @@ class PinnedRun:
 class InstrumentedModel:
     """An ONNX Runtime session of the instrumented graph."""
 
-    def __init__(self, session: Any, spec: ModelSpec, rotations: dict[int, NDArray[np.float32]]) -> None:
+    def __init__(self, session: Any, spec: ModelSpec) -> None:
         self.spec = spec
-        self.rotations = rotations
         self._session = session
 
     def run(
@@ -68,7 +67,7 @@ def open_instrumented(
 ) -> Iterator[InstrumentedModel]:
     """Instrument `folder`'s model.onnx in a temporary folder and open it."""
     model = onnx.load(str(folder / MODEL_NAME))
-    rotations = _lay_open(model, manifest.spec)
+    _lay_open(model, manifest.spec)
     with TemporaryDirectory(prefix="reformer-export-") as scratch:
         path = Path(scratch) / MODEL_NAME
         onnx.save(model, str(path), save_as_external_data=True, location="weights", size_threshold=1024)
@@ -76,7 +75,7 @@ def open_instrumented(
         if manifest.dtype == "bfloat16" and provider == CPU:
             path = widen_model(path, Path(scratch))
         session = open_session(path, provider, threads)
-        yield InstrumentedModel(session, manifest.spec, rotations)
+        yield InstrumentedModel(session, manifest.spec)
 
 
 def _pinned(layer: int) -> str:
@@ -91,8 +90,8 @@ def _query_key(layer: int) -> str:
     return f"query_key.{layer}"
 
 
-def _lay_open(model: onnx.ModelProto, spec: ModelSpec) -> dict[int, NDArray[np.float32]]:
-    """Add the inputs and outputs in place; returns each LSH layer's rotations [H, D, R, S]."""
+def _lay_open(model: onnx.ModelProto, spec: ModelSpec) -> None:
+    """Add the inputs and outputs in place."""
     graph = model.graph
     hashes = [node for node in graph.node if node.domain == DOMAIN and node.op_type == "LSHBuckets"]
     attends = [node for node in graph.node if node.domain == DOMAIN and node.op_type == "LSHAttention"]
@@ -101,13 +100,12 @@ def _lay_open(model: onnx.ModelProto, spec: ModelSpec) -> dict[int, NDArray[np.f
             f"{MODEL_NAME}: got {len(hashes)} LSHBuckets and {len(attends)} LSHAttention nodes, expected "
             f"{len(spec.lsh_layers)} of each as the manifest says; export the checkpoint again"
         )
-    initializers = {tensor.name: tensor for tensor in graph.initializer}
     types = {value.name: value.type.tensor_type.elem_type for value in graph.value_info}
-    rotations = {}
     for layer, hash_node, attend in zip(spec.lsh_layers, hashes, attends, strict=True):
         query_key, chosen = hash_node.input[0], hash_node.output[0]
-        rotations[layer] = onnx.numpy_helper.to_array(initializers[hash_node.input[1]])
-        shape = ["batch", *rotations[layer].shape[::2], "sequence"]
+        attention = spec.layers[layer]
+        assert isinstance(attention, LSHAttentionSpec)
+        shape = ["batch", spec.num_heads, attention.num_hashes, "sequence"]
         graph.input.append(onnx.helper.make_tensor_value_info(_pinned(layer), onnx.TensorProto.INT32, shape))
         attend.input[2] = _pinned(layer)
         for source, name, dtype in (
@@ -117,4 +115,3 @@ def _lay_open(model: onnx.ModelProto, spec: ModelSpec) -> dict[int, NDArray[np.f
             graph.node.append(onnx.helper.make_node("Identity", [source], [name]))
             graph.output.append(onnx.ValueInfoProto(name=name))
             graph.output[-1].type.tensor_type.elem_type = dtype
-    return rotations

@@ -41,15 +41,6 @@ class Outcome:
         assert line.startswith("Error: ")
         return line
 
-    @property
-    def usage_error(self) -> str:
-        """The last line of what click says when an option is wrong."""
-        usage, advice, line = self.messages
-        assert usage.startswith("Usage: ")
-        assert advice.startswith("Try ")
-        assert line.startswith("Error: ")
-        return line
-
 
 def run_program(*arguments: object) -> Outcome:
     """`reformer-export` with `arguments`, in this process."""

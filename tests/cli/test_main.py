@@ -41,15 +41,15 @@ def test_every_command_s_help_has_an_example(command: str) -> None:
 def test_an_unknown_command() -> None:
     outcome = run_program("optimise")
     assert outcome.status == 2
-    assert "No such command 'optimise'" in outcome.usage_error
+    assert "No such command 'optimise'" in outcome.error
 
 
 @pytest.mark.parametrize("command", ["onnx", "verify"])
 def test_missing_and_unknown_arguments(command: str) -> None:
-    assert "Missing argument" in run_program(command).usage_error
+    assert "Missing argument" in run_program(command).error
     outcome = run_program(command, "a", "b", "--fast")
     assert outcome.status == 2
-    assert "--fast" in outcome.usage_error
+    assert "--fast" in outcome.error
 
 
 def test_an_error_is_one_line_and_debug_shows_it_all(monkeypatch: pytest.MonkeyPatch) -> None:

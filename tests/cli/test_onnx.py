@@ -267,8 +267,8 @@ def test_options_that_do_not_fit(
 def test_options_that_click_refuses(encoder: Path, tmp_path: Path, options: tuple[str, ...]) -> None:
     outcome = run_program("onnx", encoder, tmp_path / "out", *options)
     assert outcome.status == 2
-    assert f"'{options[0]}'" in outcome.usage_error
-    assert options[1] in outcome.usage_error
+    assert f"'{options[0]}'" in outcome.error
+    assert options[1] in outcome.error
     assert snapshot(tmp_path) == {}
 
 
