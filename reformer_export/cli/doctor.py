@@ -44,6 +44,7 @@ def _print_report(report: MachineReport) -> None:
     rows = [("Python", report.python), ("platform", report.platform)]
     rows += [("GPU", gpu) for gpu in report.gpus] or [("GPU", "no NVIDIA GPU found (nvidia-smi lists none)")]
     rows.append(("ONNX Runtime", ", ".join(report.providers) or "missing: no artifact can be run"))
+    rows.append(("native kernels", report.native))
     print_table("Machine", NO_COLUMNS, rows)
     libraries = [
         (library.name, library.version or f"missing: {library.install}", library.purpose)

@@ -11,6 +11,7 @@ import click
 from reformer_export.cli.runtime_options import find_tokenizer, ids_from_text, open_artifact, runtime_options
 from reformer_export.cli.tables import accept_any_text
 from reformer_export.errors import InputError
+from reformer_export.native import NativeMode
 from reformer_export.runtimes import Runtime
 from reformer_export.runtimes.generation import Generation
 
@@ -69,6 +70,7 @@ def command(
     as_json: bool,
     provider: str,
     threads: int | None,
+    native: NativeMode,
 ) -> None:
     """Continue a prompt with the language model in the folder OUT.
 
@@ -83,7 +85,7 @@ def command(
     """
     accept_any_text()
     given = _read_prompt(prompt, prompt_file, prompt_ids)
-    runtime = open_artifact(out, provider, threads)
+    runtime = open_artifact(out, provider, threads, native)
     generation = runtime.generate(
         given,
         max_new_tokens=max_new_tokens,

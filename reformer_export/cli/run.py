@@ -20,6 +20,7 @@ from reformer_export.cli.results import (
 from reformer_export.cli.runtime_options import find_tokenizer, open_artifact, runtime_options
 from reformer_export.cli.sequences import InputSequence, read_sequences
 from reformer_export.cli.tables import accept_any_text, print_table, show_progress
+from reformer_export.native import NativeMode
 from reformer_export.runtimes import LeftPaddingWarning, Runtime
 from reformer_export.runtimes.tokenizer import load_tokenizer
 
@@ -49,6 +50,7 @@ def command(
     as_json: bool,
     provider: str,
     threads: int | None,
+    native: NativeMode,
 ) -> None:
     """Run the artifact in the folder OUT once over each TEXT.
 
@@ -65,7 +67,7 @@ def command(
     accept_any_text()
     if output is not None:
         check_output_path(output)
-    runtime = open_artifact(out, provider, threads)
+    runtime = open_artifact(out, provider, threads, native)
     get_tokenizer = functools.partial(load_tokenizer, runtime.folder, runtime.spec.vocab_size)
     sequences = read_sequences(text, ids, file, get_tokenizer)
     results = run_sequences(runtime, sequences, batch_size)

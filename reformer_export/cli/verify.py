@@ -11,6 +11,7 @@ from reformer_export.artifact import MODEL_NAME, Manifest, json_text, read_manif
 from reformer_export.cli.checkpoint_path import find_checkpoint
 from reformer_export.cli.failures import leave_on_termination, refuse_in_one_line
 from reformer_export.cli.option_values import STANDARD_OUTPUT, integers_from_option, json_path_from_option
+from reformer_export.cli.runtime_options import native_option
 from reformer_export.cli.tables import print_table, show_progress
 from reformer_export.errors import EXIT_CHECK_FAILED, InputError
 from reformer_export.runtimes import RUNTIMES
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 @click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the random inputs."
 )
+@native_option
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of an operator; default: all cores.")
 @click.option(
     "--json",

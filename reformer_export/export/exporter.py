@@ -15,6 +15,7 @@ from reformer_export.artifact import EXTERNAL_DATA_NAME, MODEL_NAME, Manifest, s
 from reformer_export.checkpoints import Checkpoint, tokenizer_files
 from reformer_export.export.graph import DEFAULT_OPSET, save_model, trace_model, weights_nbytes
 from reformer_export.modeling import Reformer, build_model
+from reformer_export.native import find_native_library
 from reformer_export.ops import OPERATORS, VERSION
 from reformer_export.spec import DType
 
@@ -75,4 +76,5 @@ def _versions() -> dict[str, str]:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return versions
+    library = find_native_library("auto")
+    return versions if library is None else {**versions, "native library": str(library)}

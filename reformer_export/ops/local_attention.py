@@ -15,6 +15,7 @@ from onnxscript import opset18 as op
 from onnxscript.values import Opset
 
 from reformer_export.ops.domain import DOMAIN, MASKED_LOGIT, VERSION, neighbour_shifts, padded_length
+from reformer_export.ops.native_cpu import kernels_for
 
 _reformer = Opset(DOMAIN, VERSION)
 
@@ -91,8 +92,10 @@ def local_attention(
     padding_multiple: int,
     padding_threshold: int,
 ) -> torch.Tensor:
-    """The operator that `torch.export` sees as one node; arguments as in `local_attention_reference`."""
-    return local_attention_reference(
+    """One node to `torch.export`; native on the CPU where it can be. Arguments as the reference."""
+    kernels = kernels_for(query, key, value)
+    compute = local_attention_reference if kernels is None else kernels.local_attention
+    return compute(
         query,
         key,
         value,

@@ -22,6 +22,7 @@ from reformer_export.ops.domain import (
     neighbour_shifts,
     padded_length,
 )
+from reformer_export.ops.native_cpu import kernels_for
 
 _reformer = Opset(DOMAIN, VERSION)
 
@@ -110,8 +111,10 @@ def lsh_attention(
     padding_threshold: int,
     key_norm_epsilon: float,
 ) -> torch.Tensor:
-    """The operator that `torch.export` sees as one node; arguments as in `lsh_attention_reference`."""
-    return lsh_attention_reference(
+    """One node to `torch.export`; native on the CPU where it can be. Arguments as the reference."""
+    kernels = kernels_for(query_key, value)
+    compute = lsh_attention_reference if kernels is None else kernels.lsh_attention
+    return compute(
         query_key,
         value,
         buckets,

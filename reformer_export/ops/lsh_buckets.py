@@ -16,6 +16,7 @@ from onnxscript import opset18 as op
 from onnxscript.values import Opset
 
 from reformer_export.ops.domain import DOMAIN, VERSION
+from reformer_export.ops.native_cpu import kernels_for
 
 _reformer = Opset(DOMAIN, VERSION)
 
@@ -75,8 +76,16 @@ def lsh_buckets(
     num_heads: int,
     num_buckets: Sequence[int],
 ) -> torch.Tensor:
-    """The operator that `torch.export` sees as one node; arguments as in `lsh_buckets_reference`."""
-    return lsh_buckets_reference(query_key, rotations, attention_mask, num_heads, num_buckets)
+    """One node to `torch.export`; native on the CPU where it can be. Arguments as the reference."""
+    kernels = kernels_for(query_key, rotations)
+    compute = lsh_buckets_reference if kernels is None else kernels.lsh_buckets
+    return compute(
+        query_key,
+        rotations,
+        attention_mask,
+        num_heads,
+        num_buckets,
+    )
 
 
 @lsh_buckets.register_fake

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from reformer_export.artifact import MODEL_NAME, Manifest
 from reformer_export.errors import ArtifactError
+from reformer_export.native import NativeLibrary
 from reformer_export.ops import DOMAIN
 from reformer_export.runtimes.ort import CPU, open_session
 from reformer_export.runtimes.widen import widen_model
@@ -63,7 +64,11 @@ class InstrumentedModel:
 
 @contextmanager
 def open_instrumented(
-    folder: Path, manifest: Manifest, provider: str = CPU, threads: int | None = None
+    folder: Path,
+    manifest: Manifest,
+    provider: str = CPU,
+    threads: int | None = None,
+    native: NativeLibrary | None = None,
 ) -> Iterator[InstrumentedModel]:
     """Instrument `folder`'s model.onnx in a temporary folder and open it."""
     model = onnx.load(str(folder / MODEL_NAME))
@@ -74,7 +79,7 @@ def open_instrumented(
         del model
         if manifest.dtype == "bfloat16" and provider == CPU:
             path = widen_model(path, Path(scratch))
-        session = open_session(path, provider, threads)
+        session = open_session(path, provider, threads, native)
         yield InstrumentedModel(session, manifest.spec)
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from reformer_export.artifact import Manifest, read_manifest
 from reformer_export.errors import InputError
+from reformer_export.native import NativeMode
 from reformer_export.ops import draw_rotations
 from reformer_export.parity.compare import LayerAgreement, compare_buckets, output_error, tolerance
 from reformer_export.parity.eager import EagerReformer
@@ -198,6 +199,7 @@ def verify_artifact(
     *,
     provider: str = "cpu",
     threads: int | None = None,
+    native: NativeMode = "auto",
     seed: int = 0,
     on_result: Callable[[CaseResult], None] | None = None,
 ) -> VerifyResult:
@@ -208,18 +210,23 @@ def verify_artifact(
         InputError: a case does not fit the model.
     """
     manifest = read_manifest(folder)
-    runtime = load(folder, provider=provider, threads=threads)
+    runtime = load(folder, provider=provider, threads=threads, native=native)
     chosen = list(default_cases(manifest.spec) if cases is None else cases)
     _check_cases(manifest.spec, chosen)
     renamed = manifest.source.get("renamed_weights", {})
     eager = EagerReformer(checkpoint_folder, manifest.spec, DECODER_BIAS in renamed)
     results = []
-    with open_instrumented(folder, manifest, runtime.providers[0], threads) as instrumented:
+    with open_instrumented(folder, manifest, runtime.providers[0], threads, runtime.native) as instrumented:
         for case in chosen:
             results.append(_run_case(case, manifest, eager, instrumented, runtime, seed))
             if on_result is not None:
                 on_result(results[-1])
-    return VerifyResult("onnxruntime", manifest.dtype, tuple(results))
+    return VerifyResult(_describe_runtime(runtime), manifest.dtype, tuple(results))
+
+
+def _describe_runtime(runtime: Runtime) -> str:
+    provider = runtime.providers[0].removesuffix("ExecutionProvider")
+    return f"onnxruntime {provider}" + (f", native {runtime.native}" if runtime.native else "")
 
 
 def _run_case(

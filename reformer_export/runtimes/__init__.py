@@ -10,6 +10,7 @@ import os
 from typing import Final
 
 from reformer_export.errors import InputError
+from reformer_export.native import NativeMode
 from reformer_export.runtimes.inputs import LeftPaddingWarning
 from reformer_export.runtimes.runtime import Runtime
 
@@ -24,6 +25,7 @@ def load(
     runtime: str = "onnxruntime",
     provider: str = "auto",
     threads: int | None = None,
+    native: NativeMode = "auto",
 ) -> Runtime:
     """Open the artifact in the folder `path` with a runtime.
 
@@ -32,9 +34,11 @@ def load(
         runtime: one of `RUNTIMES`.
         provider: "cpu", "cuda", or "auto" (CUDA when this machine has it).
         threads: CPU threads an operator may use; None lets the runtime choose.
+        native: whether the CPU runs the native operator library's kernels: "auto" when it is installed,
+            "on" (an error without it) or "off" (the function bodies in the file).
     """
     if runtime == "onnxruntime":
         from reformer_export.runtimes.ort import OnnxRuntime
 
-        return OnnxRuntime(path, provider=provider, threads=threads)
+        return OnnxRuntime(path, provider=provider, threads=threads, native=native)
     raise InputError(f"runtime: got {runtime!r}, expected one of {', '.join(RUNTIMES)}; choose one of them")

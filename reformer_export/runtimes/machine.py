@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from reformer_export.errors import InputError, ReformerExportError
+from reformer_export.native import HOW_TO_GET_IT, find_native_library
 from reformer_export.runtimes.ort import CPU, OnnxRuntime, import_onnxruntime, open_session
 
 NVIDIA_SMI_SECONDS: Final = 10
@@ -47,13 +48,15 @@ class ArtifactState:
 
 @dataclass(frozen=True)
 class MachineReport:
-    """What `doctor` found. `gpus` are lines of nvidia-smi; `providers` are ONNX Runtime's."""
+    """What `doctor` found. `gpus` are lines of nvidia-smi; `providers` are ONNX Runtime's;
+    `native` is the operator library in words."""
 
     python: str
     platform: str
     libraries: tuple[Library, ...]
     gpus: tuple[str, ...]
     providers: tuple[str, ...]
+    native: str
     commands: tuple[CommandState, ...]
     artifact: ArtifactState | None
 
@@ -100,6 +103,7 @@ def examine_machine(path: Path | None = None) -> MachineReport:
         libraries=libraries,
         gpus=_list_gpus(),
         providers=_list_providers(),
+        native=_describe_native(),
         commands=tuple(
             CommandState(name, tuple(need for need in needs if need not in installed))
             for name, needs in _NEEDS.items()
@@ -117,6 +121,14 @@ def _find_version(module: str, distributions: tuple[str, ...]) -> str | None:
         except importlib.metadata.PackageNotFoundError:
             continue
     return "unknown version"
+
+
+def _describe_native() -> str:
+    try:
+        library = find_native_library("auto")
+    except ReformerExportError as error:
+        return f"unusable: {error}"
+    return str(library) if library else f"missing (generic operators run instead): {HOW_TO_GET_IT}"
 
 
 def _list_providers() -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from reformer_export.errors import (
     ReformerExportError,
     RuntimeUnavailableError,
 )
+from reformer_export.native import NativeLibrary, NativeMode, find_native_library
 from reformer_export.runtimes.generation import Generation, GenerationOptions
 from reformer_export.runtimes.inputs import IdsLike, prepare_inputs
 from reformer_export.runtimes.source_config import SourceConfig, read_source_config
@@ -39,7 +40,12 @@ class OnnxRuntime:
     """An artifact open in ONNX Runtime; implements `Runtime`."""
 
     def __init__(
-        self, path: str | os.PathLike[str], *, provider: str = "auto", threads: int | None = None
+        self,
+        path: str | os.PathLike[str],
+        *,
+        provider: str = "auto",
+        threads: int | None = None,
+        native: NativeMode = "auto",
     ) -> None:
         """Check the artifact in the folder `path` and open it; see `reformer_export.load`."""
         self._folder = Path(path)
@@ -47,7 +53,8 @@ class OnnxRuntime:
         check_files(self._folder, self._manifest)
         self._config = read_source_config(self._folder, self.spec.vocab_size)
         self._notes: list[str] = []
-        self._session = self._open(provider, threads)
+        self._native: NativeLibrary | None = None
+        self._session = self._open(provider, threads, native)
         _check_signature(self._folder / MODEL_NAME, self._session, self.spec)
 
     @property
@@ -73,6 +80,10 @@ class OnnxRuntime:
     @property
     def providers(self) -> tuple[str, ...]:
         return tuple(self._session.get_providers())
+
+    @property
+    def native(self) -> NativeLibrary | None:
+        return self._native
 
     @property
     def notes(self) -> list[str]:
@@ -115,7 +126,7 @@ class OnnxRuntime:
         tokenizer = load_tokenizer(self._folder, self.spec.vocab_size)
         return Generation(self, tokenizer.encode(prompt), GenerationOptions(**options), tokenizer)
 
-    def _open(self, provider: str, threads: int | None) -> Any:
+    def _open(self, provider: str, threads: int | None, native: NativeMode) -> Any:
         wanted = _choose_provider(provider)
         model = self._folder / MODEL_NAME
         if wanted == CUDA:
@@ -128,15 +139,16 @@ class OnnxRuntime:
                     "driver and CUDA's libraries; see `reformer-export doctor`, or use --provider cpu"
                 )
             self._notes.append("CUDA could not be started, so the model runs on the CPU.")
+        self._native = find_native_library(native)
         if self._manifest.dtype != "bfloat16":
-            return open_session(model, CPU, threads)
+            return open_session(model, CPU, threads, self._native)
         self._notes.append(
             "ONNX Runtime has no bfloat16 kernels for the CPU: the bfloat16 weights were widened to float32."
         )
         from reformer_export.runtimes.widen import widen_model
 
         with tempfile.TemporaryDirectory(prefix="reformer-export-", ignore_cleanup_errors=True) as folder:
-            return open_session(widen_model(model, Path(folder)), CPU, threads)
+            return open_session(widen_model(model, Path(folder)), CPU, threads, self._native)
 
 
 def import_onnxruntime() -> Any:
@@ -151,13 +163,16 @@ def import_onnxruntime() -> Any:
     return onnxruntime
 
 
-def open_session(model: Path, provider: str, threads: int | None = None) -> Any:
+def open_session(
+    model: Path, provider: str, threads: int | None = None, native: NativeLibrary | None = None
+) -> Any:
     """An `onnxruntime.InferenceSession` of the file `model`; ArtifactError when it is refused.
 
     Args:
         model: an .onnx file; its external data, if any, must lie in its folder (ONNX Runtime checks it).
         provider: ONNX Runtime's name of an execution provider; the CPU is always added as the last one.
         threads: as in `reformer_export.load`.
+        native: an operator library to register; its kernels then replace the function bodies.
     """
     if threads is not None and threads < 1:
         raise InputError(
@@ -171,6 +186,8 @@ def open_session(model: Path, provider: str, threads: int | None = None) -> Any:
         with contextlib.redirect_stdout(io.StringIO()):
             onnxruntime.preload_dlls()
     try:
+        if native is not None:
+            options.register_custom_ops_library(str(native.path))
         return onnxruntime.InferenceSession(
             str(model), options, providers=list(dict.fromkeys((provider, CPU)))
         )

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reformer_export.artifact import Manifest
+from reformer_export.native import NativeLibrary
 from reformer_export.runtimes.generation import Generation
 from reformer_export.runtimes.inputs import IdsLike
 from reformer_export.runtimes.source_config import SourceConfig
@@ -42,6 +43,10 @@ class Runtime(Protocol):
     @property
     def providers(self) -> tuple[str, ...]:
         """What executes the graph, preferred first, in the runtime's own words."""
+
+    @property
+    def native(self) -> NativeLibrary | None:
+        """The operator library whose kernels run the custom nodes; None where the function bodies do."""
 
     @property
     def notes(self) -> list[str]:

@@ -10,12 +10,15 @@ import numpy as np
 import onnx
 import onnx.reference
 import onnxruntime as ort
+import pytest
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from reformer_export import ops
+from reformer_export.native import NativeLibrary, find_native_library
 from reformer_export.ops.function_body import function_body
+from reformer_export.ops.native_cpu import CPUKernels
 
 Arrays = dict[str, NDArray[Any]]
 REFERENCES: dict[str, Callable[..., torch.Tensor]] = {
@@ -71,8 +74,10 @@ def make_model(
 
 
 @functools.lru_cache(maxsize=64)
-def _open_session(serialized: bytes) -> ort.InferenceSession:
+def _open_session(serialized: bytes, library: str | None = None) -> ort.InferenceSession:
     options = ort.SessionOptions()
+    if library is not None:
+        options.register_custom_ops_library(library)
     options.log_severity_level = 3
     return ort.InferenceSession(serialized, options, providers=["CPUExecutionProvider"])
 
@@ -89,9 +94,38 @@ def run_onnx_reference_body(operator: str, inputs: Arrays, attributes: dict[str,
     return evaluator.run(["output"], inputs)[0]
 
 
+def run_native_onnxruntime(operator: str, inputs: Arrays, attributes: dict[str, Any]) -> NDArray[Any]:
+    """The native library's kernel, registered with ONNX Runtime."""
+    library = require_native()
+    model = make_model(operator, inputs, attributes).SerializeToString()
+    return _open_session(model, str(library.path)).run(["output"], inputs)[0]
+
+
+def run_native_torch(operator: str, inputs: Arrays, attributes: dict[str, Any]) -> NDArray[Any]:
+    """The native library's kernel on torch tensors, through its C interface."""
+    kernels = CPUKernels(require_native())
+    tensors = [torch.from_numpy(value) for value in inputs.values()]
+    return getattr(kernels, NATIVE_NAMES[operator])(*tensors, *attributes.values()).numpy()
+
+
+def require_native() -> NativeLibrary:
+    """The native library; skips the test where there is none (no compiler or headers at set-up)."""
+    library = find_native_library("auto")
+    if library is None:
+        pytest.skip("no native library: make native says what is missing")
+    return library
+
+
+NATIVE_NAMES = {
+    "LSHBuckets": "lsh_buckets",
+    "LSHAttention": "lsh_attention",
+    "LocalAttention": "local_attention",
+}
 BACKENDS: dict[str, Callable[[str, Arrays, dict[str, Any]], NDArray[Any]]] = {
     "onnxruntime-body": run_onnxruntime_body,
     "onnx-reference-body": run_onnx_reference_body,
+    "native-onnxruntime": run_native_onnxruntime,
+    "native-torch": run_native_torch,
 }
 
 

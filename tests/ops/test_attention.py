@@ -107,12 +107,13 @@ def test_reference_is_the_contract(operator, seed):
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("backend", ["onnxruntime-body", "native-onnxruntime", "native-torch"])
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
-def test_body_in_onnxruntime_is_the_reference(operator, seed):
+def test_backends_are_the_reference(backend, operator, seed):
     inputs, attributes = make_case(np.random.default_rng(seed), operator)
     expected = run_reference(operator, inputs, attributes)
-    got = run_onnxruntime_body(operator, inputs, attributes)
+    got = BACKENDS[backend](operator, inputs, attributes)
     assert got.shape == expected.shape
     np.testing.assert_allclose(got, expected, atol=5e-6, rtol=5e-6)
 
