@@ -7,15 +7,37 @@ DEMO_OUT ?= demo-out
 # One thread a process: the tests run in as many processes as there are cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
-.PHONY: demo test lint format bench gpu-check clean
+LIBRARY := reformer_export/_native/libreformer_onnxruntime.so
+PLUGIN_SOURCES := $(shell find plugins -name '*.cc' -o -name '*.h' -o -name 'CMakeLists.txt')
+
+.PHONY: demo test test-python test-native sanitize native lint format bench gpu-check clean
 
 demo: $(READY)  ## Export the shipped model, verify it against eager, and let it write.
 	$(BIN)/reformer-export onnx models/kjv-bytes $(DEMO_OUT) --overwrite
 	$(BIN)/reformer-export verify $(DEMO_OUT)
 	$(BIN)/reformer-export generate $(DEMO_OUT) --prompt "In the beginning" --max-new-tokens 200
 
-test: $(READY)  ## Everything that needs no GPU.
+test: test-native test-python  ## Everything that needs no GPU.
+
+test-python: $(READY)
 	$(PYTEST) -m "not gpu and not tensorrt"
+
+# The library is optional, and so are its tests where it cannot be built; REQUIRE_NATIVE=1 insists.
+test-native: $(READY)
+	@if $(MAKE) --no-print-directory native; then (cd plugins && ctest --preset host); \
+	elif [ -n "$(REQUIRE_NATIVE)" ]; then exit 1; \
+	else echo "No native library: its tests are skipped, everything else is tested."; fi
+
+native: $(LIBRARY)  ## The C++ operator library, for this clone.
+
+$(LIBRARY): $(PLUGIN_SOURCES)
+	cd plugins && cmake --preset host && cmake --build --preset host
+	mkdir -p $(dir $@)
+	install build/host/onnxruntime/$(notdir $@) $@
+
+sanitize:  ## The C++ tests under the address, undefined-behaviour and thread sanitizers.
+	cd plugins && for preset in host-asan host-tsan; do \
+	  cmake --preset $$preset && cmake --build --preset $$preset && ctest --preset $$preset || exit 1; done
 
 lint: $(READY)  ## What pre-commit and CI check.
 	$(BIN)/ruff check .
@@ -33,10 +55,10 @@ gpu-check: $(READY)  ## The checks that need an NVIDIA GPU.
 	$(BIN)/python -m pytest -m gpu
 
 clean:
-	rm -rf $(VENV) $(DEMO_OUT) build dist
+	rm -rf $(VENV) $(DEMO_OUT) build dist reformer_export/_native
 
 $(READY): pyproject.toml tests/requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -r tests/requirements.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet -r tests/requirements.txt -e '.[dev]' -C wheel.cmake=false
 	touch $@

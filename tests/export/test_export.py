@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from reformer_export.artifact import check_files, read_manifest
 from reformer_export.checkpoints import LoadOptions, load_huggingface
 from reformer_export.export import ExportOptions, write_artifact
+from reformer_export.native import find_native_library
 from reformer_export.ops import DOMAIN
 from reformer_export.parity import Case, verify_artifact
 from reformer_export.parity.eager import EagerReformer
@@ -34,6 +35,7 @@ CONTRACT_ATTRIBUTES = {
     },
 }  # fmt: skip
 CONTRACT_ATTRIBUTES["LSHAttention"] = CONTRACT_ATTRIBUTES["LocalAttention"] | {"key_norm_epsilon"}
+NATIVE_MODES = ("off", "on") if find_native_library("auto") else ("off",)
 CONTRACT_INPUTS = {"LSHBuckets": 3, "LSHAttention": 4, "LocalAttention": 4}
 
 
@@ -112,8 +114,9 @@ def test_cases_2_3_5_one_file_every_length_and_batch(exported):
     folder, out, _ = exported
     lengths = (1, 2, 7, 8, 9, 16, 20, 24, 32, 48, 64)
     cases = [Case(n, batch, masked=False) for n in lengths for batch in (1, 2)]
-    result = verify_artifact(out, folder, cases)
-    assert max(case.free_error for case in result.cases) < 1e-5
+    for native in NATIVE_MODES:
+        result = verify_artifact(out, folder, cases, native=native)
+        assert max(case.free_error for case in result.cases) < 1e-5
 
 
 def test_onnx_reference_evaluator_runs_the_whole_file(exported):
@@ -190,8 +193,17 @@ def test_matches_eager_for_random_configurations(config, seed):
         longest = read_manifest(out).spec.max_length
         lengths = [1, longest, *map(int, rng.integers(1, longest + 1, 6))]
         cases = [Case(n, int(rng.integers(1, 4)), masked=n > 1 and bool(rng.integers(2))) for n in lengths]
-        result = verify_artifact(out, folder, cases, seed=seed)
-    assert result.passed
-    for case in result.cases:
+        results = [verify_artifact(out, folder, cases, seed=seed, native=native) for native in NATIVE_MODES]
+    assert all(result.passed for result in results)
+    for case in (case for result in results for case in result.cases):
         assert case.pinned_error < 1e-4
         assert case.flips > 0 or case.free_error < 1e-4
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("native", NATIVE_MODES)
+def test_half_precision(tmp_path, dtype, native):
+    folder = save_model(tmp_path, config_t(), transformers.ReformerModel)
+    export(folder, tmp_path / "out", ExportOptions(dtype=dtype))
+    cases = [Case(n, 2, masked=n > 1) for n in (1, 8, 20, 64)]
+    assert verify_artifact(tmp_path / "out", folder, cases, native=native).passed
