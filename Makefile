@@ -51,8 +51,12 @@ format: $(READY)
 bench: $(READY)  ## Portable file against eager; results in benchmarks/results.
 	$(BIN)/python -m benchmarks.bench_portable
 
-gpu-check: $(READY)  ## The checks that need an NVIDIA GPU.
-	$(BIN)/python -m pytest -m gpu
+gpu-check:  ## The checks that need an NVIDIA GPU, in an environment of their own.
+	$(PYTHON) -m venv .venv-gpu
+	.venv-gpu/bin/python -m pip install --quiet -r tests/requirements.txt -e '.[dev]' -C wheel.cmake=false
+	.venv-gpu/bin/python -m pip uninstall --quiet --yes onnxruntime
+	.venv-gpu/bin/python -m pip install --quiet '.[gpu]' -C wheel.cmake=false
+	.venv-gpu/bin/python -m pytest -m gpu
 
 clean:
 	rm -rf $(VENV) $(DEMO_OUT) build dist reformer_export/_native

@@ -1,0 +1,33 @@
+"""What needs an NVIDIA GPU and onnxruntime-gpu: `make gpu-check`."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import transformers
+
+import reformer_export
+from reformer_export.export import ExportOptions
+from reformer_export.parity import Case, verify_artifact
+from tests.export.test_export import export
+from tests.hf_models import config_t, save_model
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_cuda_matches_eager(tmp_path, dtype):
+    folder = save_model(tmp_path, config_t(), transformers.ReformerModel)
+    export(folder, tmp_path / "out", ExportOptions(dtype=dtype))
+    cases = [Case(n, batch, masked=n > 1) for n in (1, 7, 8, 9, 20, 32, 64) for batch in (1, 3)]
+    assert verify_artifact(tmp_path / "out", folder, cases, provider="cuda").passed
+
+
+def test_cuda_runs_on_the_gpu_and_repeats_itself(tmp_path):
+    folder = save_model(tmp_path, config_t(), transformers.ReformerModel)
+    export(folder, tmp_path / "out")
+    model = reformer_export.load(tmp_path / "out", provider="cuda")
+    assert model.providers[0] == "CUDAExecutionProvider"
+    ids = np.arange(64)[None] % 50
+    first, second = (model.run(ids)["last_hidden_state"] for _ in range(2))
+    assert np.array_equal(first, second)
