@@ -36,7 +36,7 @@ def _integers(text: str | None, separator: str, what: str, expected: str) -> tup
         raise InputError(f"{what}: got {text!r}, expected {expected}") from error
 
 
-def json_path_from_option(_ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
+def output_path_from_option(_ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
     """A file to write, or - for standard output; refused before any work when it cannot be written."""
     if path is None or path == STANDARD_OUTPUT:
         return path

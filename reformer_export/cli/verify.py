@@ -10,7 +10,7 @@ import click
 from reformer_export.artifact import MODEL_NAME, Manifest, json_text, read_manifest, write_atomically
 from reformer_export.cli.checkpoint_path import find_checkpoint
 from reformer_export.cli.failures import leave_on_termination, refuse_in_one_line
-from reformer_export.cli.option_values import STANDARD_OUTPUT, integers_from_option, json_path_from_option
+from reformer_export.cli.option_values import STANDARD_OUTPUT, integers_from_option, output_path_from_option
 from reformer_export.cli.runtime_options import native_option
 from reformer_export.cli.tables import print_table, show_progress
 from reformer_export.errors import EXIT_CHECK_FAILED, InputError
@@ -58,8 +58,16 @@ if TYPE_CHECKING:
     "json_file",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    callback=json_path_from_option,
+    callback=output_path_from_option,
     help="Write the results to FILE; - prints them in place of the table.",
+)
+@click.option(
+    "--report",
+    "report_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE.html",
+    callback=output_path_from_option,
+    help="Write a report with a plot, for people.",
 )
 @click.pass_context
 def command(
@@ -69,6 +77,7 @@ def command(
     checkpoint: str | None,
     runtimes: tuple[str, ...],
     json_file: Path | None,
+    report_file: Path | None,
     **options: Any,
 ) -> None:
     """Compare the artifact OUT with eager over lengths, batches and masks.
@@ -82,7 +91,7 @@ def command(
     Examples:
       reformer-export verify OUT
       reformer-export verify OUT --lengths 1,64,1000 --batch-sizes 1,3
-      reformer-export verify OUT --checkpoint ./my-reformer --json parity.json
+      reformer-export verify OUT --checkpoint ./my-reformer --json parity.json --report parity.html
     """
     for runtime in runtimes:
         if runtime not in RUNTIMES:
@@ -91,6 +100,10 @@ def command(
     with leave_on_termination(), refuse_in_one_line("verifying"):
         result = _verify(out, manifest, find_checkpoint(out, manifest, checkpoint), options)
     _report(out, manifest, result, json_file)
+    if report_file is not None:
+        from reformer_export.parity import render_report
+
+        write_atomically(report_file, render_report(out.resolve().name, result))
     if not result.passed:
         click.echo(f"Error: parity with eager: {result.verdict()}", err=True)
         ctx.exit(EXIT_CHECK_FAILED)

@@ -1,6 +1,7 @@
 """Compare an artifact with unpatched eager transformers."""
 
 from reformer_export.parity.eager import silence_transformers
+from reformer_export.parity.report import render_report
 from reformer_export.parity.verify import (
     Case,
     CaseResult,
@@ -16,6 +17,7 @@ __all__ = [
     "VerifyResult",
     "choose_cases",
     "default_cases",
+    "render_report",
     "silence_transformers",
     "verify_artifact",
 ]
