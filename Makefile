@@ -15,7 +15,7 @@ PLUGIN_SOURCES := $(shell find plugins -name '*.cc' -o -name '*.h' -o -name 'CMa
 demo: $(READY)  ## Export the shipped model, verify it against eager, and let it write.
 	$(BIN)/reformer-export onnx models/kjv-bytes $(DEMO_OUT) --overwrite
 	$(BIN)/reformer-export verify $(DEMO_OUT)
-	$(BIN)/reformer-export generate $(DEMO_OUT) --prompt "In the beginning" --max-new-tokens 200
+	$(BIN)/reformer-export generate $(DEMO_OUT) --prompt "In the beginning" --temperature 0.7 --max-new-tokens 300
 
 test: test-native test-python  ## Everything that needs no GPU.
 
