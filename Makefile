@@ -8,7 +8,8 @@ DEMO_OUT ?= demo-out
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 LIBRARY := reformer_export/_native/libreformer_onnxruntime.so
-PLUGIN_SOURCES := $(shell find plugins -name '*.cc' -o -name '*.h' -o -name 'CMakeLists.txt')
+CXX_SOURCES := $(shell find plugins -name '*.cc' -o -name '*.h')
+PLUGIN_SOURCES := $(CXX_SOURCES) $(shell find plugins -name 'CMake*' -o -name '*.cmake')
 
 .PHONY: demo test test-python test-native sanitize native lint format bench gpu-check clean
 
@@ -42,11 +43,13 @@ sanitize:  ## The C++ tests under the address, undefined-behaviour and thread sa
 lint: $(READY)  ## What pre-commit and CI check.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run -Werror $(CXX_SOURCES)
 	$(BIN)/mypy
 
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CXX_SOURCES)
 
 bench: $(READY)  ## Portable file against eager; results in benchmarks/results.
 	$(BIN)/python -m benchmarks.bench_portable

@@ -1,0 +1,204 @@
+/**
+ * Reformer attention kernels: the C interface.
+ *
+ * Three operators: LSHBuckets, LSHAttention, LocalAttention. Every backend (CPU here, CUDA beside
+ * it) takes the same structs.
+ *
+ * Rules that hold for every function:
+ *   - it never allocates memory, never throws, keeps no state, and may be called from any number of
+ *     threads at once;
+ *   - it checks every argument before it touches data; wrong input gives a status and, when the
+ *     caller passed an error buffer, one line saying what, got, expected;
+ *   - results do not depend on the number of workers.
+ *
+ * Letters in shapes: B batch, L length (tokens), H heads, D head size, R num_hashes.
+ * T is float32, float16 or bfloat16, the same for all T tensors of one call; arithmetic is float32.
+ */
+#ifndef REFORMER_KERNELS_H_
+#define REFORMER_KERNELS_H_
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+#define REFORMER_NOEXCEPT noexcept
+extern "C" {
+#else
+#define REFORMER_NOEXCEPT
+#endif
+
+#if defined(_WIN32)
+#define REFORMER_API __declspec(dllexport)
+#else
+#define REFORMER_API __attribute__((visibility("default")))
+#endif
+
+/** Changes whenever a struct or the meaning of a field changes. */
+#define REFORMER_ABI_VERSION 1u
+
+/** num_buckets is a product of even factors that fits in int32: at most 30 of them. */
+#define REFORMER_MAX_BUCKET_FACTORS 30
+
+#define REFORMER_MAX_RANK 4
+
+/** More workers than this are refused. */
+#define REFORMER_MAX_WORKERS 1024
+
+typedef enum reformer_status {
+  REFORMER_OK = 0,
+  REFORMER_ERROR_VERSION = 1,      /**< built against another ABI version of this header */
+  REFORMER_ERROR_NULL_POINTER = 2, /**< a required pointer is null */
+  REFORMER_ERROR_DTYPE = 3,        /**< a tensor has a dtype the operator does not take */
+  REFORMER_ERROR_SHAPE = 4,        /**< a rank or dimension does not fit the other tensors */
+  REFORMER_ERROR_ATTRIBUTE = 5,    /**< an attribute is out of range */
+  REFORMER_ERROR_ALIGNMENT = 6,    /**< a data pointer is not aligned to its element size */
+  REFORMER_ERROR_OVERLAP = 7,      /**< the output's memory overlaps an input's */
+  REFORMER_ERROR_TOO_LARGE = 8,    /**< a size does not fit the integer type that holds it */
+  REFORMER_ERROR_WORKSPACE = 9,    /**< the workspace is too small */
+  REFORMER_ERROR_BUCKETS = 10,     /**< a bucket is negative */
+  REFORMER_ERROR_LAUNCH = 11       /**< the device refused the launch (CUDA only) */
+} reformer_status;
+
+typedef enum reformer_dtype {
+  REFORMER_FLOAT32 = 0,
+  REFORMER_FLOAT16 = 1,
+  REFORMER_BFLOAT16 = 2,
+  REFORMER_INT32 = 3
+} reformer_dtype;
+
+/** A dense row-major tensor. Inputs are only read. */
+typedef struct reformer_tensor {
+  void* data;    /**< aligned to the element size; may be null when a dimension is 0 */
+  int32_t dtype; /**< a reformer_dtype */
+  int32_t rank;  /**< 1..REFORMER_MAX_RANK */
+  int64_t dims[REFORMER_MAX_RANK];
+} reformer_tensor;
+
+/** One share of the work: runs item `index` of a parallel_for. */
+typedef void (*reformer_task)(void* argument, int64_t index);
+
+/**
+ * Calls task(argument, i) exactly once for every i in [0, total), on any threads, and returns when
+ * all are done. `context` is the host's.
+ */
+typedef void (*reformer_parallel_for)(void* context, int64_t total, reformer_task task,
+                                      void* argument);
+
+/** Where a call runs, and on what memory. */
+typedef struct reformer_execution {
+  void* workspace;         /**< of any alignment; needs no initialisation (CPU: host memory) */
+  uint64_t workspace_size; /**< bytes; at least what the operator's *_workspace function says */
+  reformer_parallel_for parallel_for; /**< the host's thread pool; null runs in this thread */
+  void* parallel_context;
+  int32_t num_workers; /**< 1..REFORMER_MAX_WORKERS; the workspace grows with it */
+  void* stream;        /**< cudaStream_t for CUDA; ignored by the CPU */
+  char* error;         /**< null, or room for a message that is always 0-terminated */
+  uint64_t error_size; /**< bytes */
+} reformer_execution;
+
+/**
+ * How positions are cut into chunks, and which keys a query sees.
+ *
+ * Virtual padding: Lp = L when L <= padding_threshold, else L rounded up to padding_multiple.
+ * Positions L..Lp-1 are masked, sort behind everything and hold zero vectors; no memory has them.
+ * Lp <= chunk_length: one dense block of the L positions, without rounds. Otherwise Lp must be a
+ * multiple of chunk_length, and chunk c attends to chunks c - before .. c + after, modulo the
+ * number of chunks of all rounds together; a chunk listed twice counts twice.
+ *
+ * Logits: -1e9 for a masked key and, when causal, for a key behind the query; in LSH attention
+ * -1e5 for the query's own position, whatever the mask says. Every logsumexp is rounded to float32
+ * and then subtracted, as HF eager does: a row that sees nothing adds up its listed values.
+ */
+typedef struct reformer_chunking {
+  int64_t chunk_length;      /**< C >= 1, tokens */
+  int64_t num_chunks_before; /**< >= 0 */
+  int64_t num_chunks_after;  /**< >= 0 */
+  int64_t padding_multiple;  /**< M >= 1, tokens: see padding_threshold */
+  int64_t padding_threshold; /**< >= 0; longer inputs are virtually padded to a multiple of M */
+  int32_t is_causal;         /**< 0 or 1 */
+} reformer_chunking;
+
+/**
+ * Random-rotation hashing. With x in float32 and y = x . rotations[h, :, r, :] split by the factors
+ * f_i: a_i = argmax(y_i, -y_i), the lowest index on ties; bucket = sum_i a_i * prod_{j<i} f_j. A
+ * masked token gets bucket prod f_i.
+ */
+typedef struct reformer_lsh_buckets_params {
+  uint32_t struct_size;                             /**< sizeof(reformer_lsh_buckets_params) */
+  uint32_t abi_version;                             /**< REFORMER_ABI_VERSION */
+  int32_t num_heads;                                /**< H */
+  int32_t num_factors;                              /**< 1..REFORMER_MAX_BUCKET_FACTORS */
+  int32_t num_buckets[REFORMER_MAX_BUCKET_FACTORS]; /**< even factors f_i >= 2 */
+  reformer_tensor query_key;                        /**< T [B, L, H*D] */
+  reformer_tensor rotations;                        /**< float32 [H, D, R, S], S = sum(f_i) / 2 */
+  reformer_tensor attention_mask;                   /**< int32 [B, L], 0 masks a token */
+  reformer_tensor buckets;                          /**< output, int32 [B, H, R, L] */
+  reformer_execution execution;
+} reformer_lsh_buckets_params;
+
+/** Chunked attention over positions sorted by bucket, combined over the rounds of hashing. */
+typedef struct reformer_lsh_attention_params {
+  uint32_t struct_size;   /**< sizeof(reformer_lsh_attention_params) */
+  uint32_t abi_version;   /**< REFORMER_ABI_VERSION */
+  int32_t num_heads;      /**< H */
+  float key_norm_epsilon; /**< > 0: k = x / (sqrt(mean(x^2) + key_norm_epsilon) * sqrt(D)) */
+  reformer_chunking chunking;
+  reformer_tensor query_key;      /**< T [B, L, H*D] */
+  reformer_tensor value;          /**< T [B, L, H*D] */
+  reformer_tensor buckets;        /**< int32 [B, H, R, L], any values >= 0 */
+  reformer_tensor attention_mask; /**< int32 [B, L], 0 masks a token */
+  reformer_tensor output;         /**< T [B, L, H*D], must not overlap an input */
+  reformer_execution execution;
+} reformer_lsh_attention_params;
+
+/** Chunked attention over positions in their own order. */
+typedef struct reformer_local_attention_params {
+  uint32_t struct_size; /**< sizeof(reformer_local_attention_params) */
+  uint32_t abi_version; /**< REFORMER_ABI_VERSION */
+  int32_t num_heads;    /**< H */
+  reformer_chunking chunking;
+  reformer_tensor query;          /**< T [B, L, H*D] */
+  reformer_tensor key;            /**< T [B, L, H*D] */
+  reformer_tensor value;          /**< T [B, L, H*D] */
+  reformer_tensor attention_mask; /**< int32 [B, L], 0 masks a token */
+  reformer_tensor output;         /**< T [B, L, H*D], must not overlap an input */
+  reformer_execution execution;
+} reformer_local_attention_params;
+
+/** What this library is. Set struct_size before the call. */
+typedef struct reformer_library {
+  uint32_t struct_size;   /**< sizeof(reformer_library) */
+  uint32_t abi_version;   /**< out: REFORMER_ABI_VERSION it was built with */
+  const char* version;    /**< out: release, such as "0.1.0" */
+  const char* cpu_target; /**< out: instruction set the CPU kernels use here, such as "AVX3" */
+} reformer_library;
+
+REFORMER_API reformer_status reformer_library_info(reformer_library* library) REFORMER_NOEXCEPT;
+
+/** A fixed English text for a status; never null. */
+REFORMER_API const char* reformer_status_text(reformer_status status) REFORMER_NOEXCEPT;
+
+/**
+ * Bytes of workspace a call with these parameters needs. Looks at shapes, attributes and
+ * num_workers only: data, workspace and parallel_for may still be null.
+ */
+REFORMER_API reformer_status reformer_cpu_lsh_buckets_workspace(
+    const reformer_lsh_buckets_params* params, uint64_t* size) REFORMER_NOEXCEPT;
+REFORMER_API reformer_status reformer_cpu_lsh_attention_workspace(
+    const reformer_lsh_attention_params* params, uint64_t* size) REFORMER_NOEXCEPT;
+REFORMER_API reformer_status reformer_cpu_local_attention_workspace(
+    const reformer_local_attention_params* params, uint64_t* size) REFORMER_NOEXCEPT;
+
+/** Run an operator on host memory. */
+REFORMER_API reformer_status reformer_cpu_lsh_buckets(const reformer_lsh_buckets_params* params)
+    REFORMER_NOEXCEPT;
+REFORMER_API reformer_status reformer_cpu_lsh_attention(const reformer_lsh_attention_params* params)
+    REFORMER_NOEXCEPT;
+REFORMER_API reformer_status
+reformer_cpu_local_attention(const reformer_local_attention_params* params) REFORMER_NOEXCEPT;
+
+#ifdef __cplusplus
+} /* extern "C" */
+#endif
+
+#endif /* REFORMER_KERNELS_H_ */

@@ -1,0 +1,218 @@
+#include "kernels/common/validation.h"
+
+#include <cmath>
+#include <cstdarg>
+#include <cstdio>
+#include <limits>
+
+#include "kernels/common/tensor_checks.h"
+
+namespace reformer {
+namespace {
+
+constexpr int64_t kMaxInt32 = std::numeric_limits<int32_t>::max();
+// Positions are int32, and two values above them mark masked keys and "no causal limit".
+constexpr int64_t kMaxPositions = kMaxInt32 - 2;
+
+template <typename Params>
+reformer_status check_header(const Params* params) {
+  if (params == nullptr) return REFORMER_ERROR_NULL_POINTER;
+  // Nothing behind these two fields can be trusted yet, the error buffer included.
+  const bool same =
+      params->struct_size == sizeof(Params) && params->abi_version == REFORMER_ABI_VERSION;
+  return same ? REFORMER_OK : REFORMER_ERROR_VERSION;
+}
+
+// Splits T [B, L, H*D] into sizes.
+template <typename Sizes>
+void check_hidden(Checker& check, const char* name, const reformer_tensor& tensor,
+                  int32_t num_heads, Sizes* sizes) {
+  check.attribute("num_heads", num_heads, 1, kMaxInt32);
+  check.floating(name, tensor);
+  check.shape(name, tensor, {kAny, kAny, kAny});
+  if (!check.ok()) return;
+  const int64_t width = tensor.dims[2];
+  if (width < num_heads || width % num_heads != 0) {
+    check.fail(REFORMER_ERROR_SHAPE,
+               "%s has last dimension %lld, expected a multiple of num_heads %d", name,
+               static_cast<long long>(width), num_heads);
+    return;
+  }
+  sizes->batch = tensor.dims[0];
+  sizes->length = tensor.dims[1];
+  sizes->heads = num_heads;
+  sizes->head_size = width / num_heads;
+  sizes->empty = sizes->batch == 0 || sizes->length == 0;
+  check.limit("length", sizes->length, kMaxPositions);
+  check.limit("head size", sizes->head_size, kMaxInt32);
+}
+
+void check_factors(Checker& check, const reformer_lsh_buckets_params& params, HashSizes* sizes) {
+  check.attribute("the number of num_buckets factors", params.num_factors, 1,
+                  REFORMER_MAX_BUCKET_FACTORS);
+  int64_t product = 1;
+  for (int32_t i = 0; check.ok() && i < params.num_factors; ++i) {
+    const int32_t factor = params.num_buckets[i];
+    if (factor < 2 || factor % 2 != 0) {
+      check.fail(REFORMER_ERROR_ATTRIBUTE, "num_buckets[%d] is %d, expected an even number >= 2", i,
+                 factor);
+      return;
+    }
+    product *= factor;
+    sizes->rotation_size += factor / 2;
+    check.limit("the product of num_buckets", product, kMaxInt32);
+  }
+  sizes->masked_bucket = static_cast<int32_t>(product);
+}
+
+// Lp, and whether everything is one dense block (reformer_kernels.h, reformer_chunking).
+void resolve_chunking(Checker& check, const reformer_chunking& chunking, AttentionSizes* sizes) {
+  check.attribute("chunk_length", chunking.chunk_length, 1, kMaxInt32);
+  check.attribute("num_chunks_before", chunking.num_chunks_before, 0, kMaxInt32);
+  check.attribute("num_chunks_after", chunking.num_chunks_after, 0, kMaxInt32);
+  check.attribute("padding_multiple", chunking.padding_multiple, 1, kMaxInt32);
+  check.attribute("padding_threshold", chunking.padding_threshold, 0,
+                  std::numeric_limits<int64_t>::max());
+  check.attribute("is_causal", chunking.is_causal, 0, 1);
+  if (!check.ok()) return;
+  sizes->causal = chunking.is_causal != 0;
+  const int64_t length = sizes->length;
+  const int64_t multiple = chunking.padding_multiple;
+  int64_t padded = length;
+  if (length > chunking.padding_threshold) padded = (length + multiple - 1) / multiple * multiple;
+  sizes->dense = padded <= chunking.chunk_length;
+  if (sizes->dense) {
+    sizes->padded_length = sizes->chunk_length = length;
+    return;
+  }
+  sizes->padded_length = padded;
+  sizes->chunk_length = chunking.chunk_length;
+  sizes->before = chunking.num_chunks_before;
+  sizes->after = chunking.num_chunks_after;
+  if (padded % chunking.chunk_length != 0) {
+    check.fail(REFORMER_ERROR_SHAPE,
+               "length %lld (padded to %lld) is not a multiple of chunk_length %lld: expected "
+               "padding_multiple to be a multiple of it and padding_threshold at most that",
+               static_cast<long long>(length), static_cast<long long>(padded),
+               static_cast<long long>(chunking.chunk_length));
+    return;
+  }
+  check.limit("padded length", padded, kMaxPositions);
+  check.limit("keys in one chunk's window",
+              (sizes->before + sizes->after + 1) * chunking.chunk_length, kMaxInt32);
+}
+
+}  // namespace
+
+reformer_status check_lsh_buckets(const reformer_lsh_buckets_params* params, Extent extent,
+                                  HashSizes* sizes) {
+  if (const reformer_status status = check_header(params)) return status;
+  Checker check("LSHBuckets", params->execution);
+  check.execution();
+  check_hidden(check, "query_key", params->query_key, params->num_heads, sizes);
+  check_factors(check, *params, sizes);
+  check.dtype("rotations", params->rotations, REFORMER_FLOAT32);
+  check.shape("rotations", params->rotations,
+              {sizes->heads, sizes->head_size, kAny, sizes->rotation_size});
+  check.dtype("attention_mask", params->attention_mask, REFORMER_INT32);
+  check.shape("attention_mask", params->attention_mask, {sizes->batch, sizes->length});
+  check.dtype("buckets", params->buckets, REFORMER_INT32);
+  if (!check.ok()) return check.status();
+  sizes->rounds = params->rotations.dims[2];
+  check.attribute("num_hashes (rotations' third dimension)", sizes->rounds, 1, kMaxInt32);
+  check.shape("buckets", params->buckets,
+              {sizes->batch, sizes->heads, sizes->rounds, sizes->length});
+  if (extent == Extent::kShapes) return check.status();
+  check.data("query_key", params->query_key);
+  check.data("rotations", params->rotations);
+  check.data("attention_mask", params->attention_mask);
+  check.data("buckets", params->buckets);
+  check.disjoint("buckets", params->buckets,
+                 {&params->query_key, &params->rotations, &params->attention_mask});
+  return check.status();
+}
+
+reformer_status check_lsh_attention(const reformer_lsh_attention_params* params, Extent extent,
+                                    AttentionSizes* sizes) {
+  if (const reformer_status status = check_header(params)) return status;
+  Checker check("LSHAttention", params->execution);
+  check.execution();
+  check_hidden(check, "query_key", params->query_key, params->num_heads, sizes);
+  const reformer_tensor& like = params->query_key;
+  check.like("value", params->value, "query_key", like);
+  check.like("output", params->output, "query_key", like);
+  check.dtype("buckets", params->buckets, REFORMER_INT32);
+  check.shape("buckets", params->buckets, {sizes->batch, sizes->heads, kAny, sizes->length});
+  check.dtype("attention_mask", params->attention_mask, REFORMER_INT32);
+  check.shape("attention_mask", params->attention_mask, {sizes->batch, sizes->length});
+  if (!(params->key_norm_epsilon > 0) || !std::isfinite(params->key_norm_epsilon)) {
+    check.fail(REFORMER_ERROR_ATTRIBUTE, "key_norm_epsilon is %g, expected a finite number > 0",
+               static_cast<double>(params->key_norm_epsilon));
+  }
+  resolve_chunking(check, params->chunking, sizes);
+  if (!check.ok()) return check.status();
+  check.attribute("num_hashes (buckets' third dimension)", params->buckets.dims[2], 1, kMaxInt32);
+  sizes->rounds = sizes->dense ? 1 : params->buckets.dims[2];
+  if (extent == Extent::kShapes) return check.status();
+  check.data("query_key", params->query_key);
+  check.data("value", params->value);
+  check.data("buckets", params->buckets);
+  check.data("attention_mask", params->attention_mask);
+  check.data("output", params->output);
+  check.disjoint("output", params->output,
+                 {&params->query_key, &params->value, &params->buckets, &params->attention_mask});
+  return check.status();
+}
+
+reformer_status check_local_attention(const reformer_local_attention_params* params, Extent extent,
+                                      AttentionSizes* sizes) {
+  if (const reformer_status status = check_header(params)) return status;
+  Checker check("LocalAttention", params->execution);
+  check.execution();
+  check_hidden(check, "query", params->query, params->num_heads, sizes);
+  check.like("key", params->key, "query", params->query);
+  check.like("value", params->value, "query", params->query);
+  check.like("output", params->output, "query", params->query);
+  check.dtype("attention_mask", params->attention_mask, REFORMER_INT32);
+  check.shape("attention_mask", params->attention_mask, {sizes->batch, sizes->length});
+  resolve_chunking(check, params->chunking, sizes);
+  if (extent == Extent::kShapes) return check.status();
+  check.data("query", params->query);
+  check.data("key", params->key);
+  check.data("value", params->value);
+  check.data("attention_mask", params->attention_mask);
+  check.data("output", params->output);
+  check.disjoint("output", params->output,
+                 {&params->query, &params->key, &params->value, &params->attention_mask});
+  return check.status();
+}
+
+reformer_status check_workspace(const char* op, const reformer_execution& execution,
+                                uint64_t needed) {
+  if (needed == 0) return REFORMER_OK;
+  if (execution.workspace == nullptr) {
+    return report(execution, op, REFORMER_ERROR_NULL_POINTER, "workspace is null");
+  }
+  if (execution.workspace_size < needed) {
+    return report(execution, op, REFORMER_ERROR_WORKSPACE,
+                  "workspace has %llu bytes, expected at least %llu",
+                  static_cast<unsigned long long>(execution.workspace_size),
+                  static_cast<unsigned long long>(needed));
+  }
+  return REFORMER_OK;
+}
+
+reformer_status report(const reformer_execution& execution, const char* op, reformer_status status,
+                       const char* format, ...) {
+  if (execution.error == nullptr || execution.error_size == 0) return status;
+  const size_t size = static_cast<size_t>(execution.error_size);
+  const int prefix = std::snprintf(execution.error, size, "%s: ", op);
+  if (prefix < 0 || static_cast<size_t>(prefix) >= size) return status;
+  va_list arguments;
+  va_start(arguments, format);
+  std::vsnprintf(execution.error + prefix, size - static_cast<size_t>(prefix), format, arguments);
+  va_end(arguments);
+  return status;
+}
+
+}  // namespace reformer

@@ -1,0 +1,59 @@
+// Checks a call's parameters before any data is touched, and works out its sizes. Shared by every
+// backend, so that all refuse the same input with the same words.
+#pragma once
+
+#include <cstdint>
+
+#include "reformer_kernels.h"
+
+namespace reformer {
+
+// How much of a call to check.
+enum class Extent {
+  kShapes,  // a workspace query: data pointers may be null
+  kCall,    // everything but the workspace
+};
+
+struct HashSizes {
+  int64_t batch = 0;
+  int64_t length = 0;
+  int64_t heads = 0;
+  int64_t head_size = 0;
+  int64_t rounds = 0;
+  int64_t rotation_size = 0;  // S
+  int32_t masked_bucket = 0;  // N, the product of the factors
+  bool empty = false;         // no tokens: nothing to do
+};
+
+struct AttentionSizes {
+  int64_t batch = 0;
+  int64_t length = 0;
+  int64_t heads = 0;
+  int64_t head_size = 0;
+  int64_t rounds = 1;
+  int64_t padded_length = 0;  // Lp; the length itself in a dense block
+  int64_t chunk_length = 0;   // the length itself in a dense block
+  int64_t before = 0;
+  int64_t after = 0;
+  bool causal = false;
+  bool dense = false;
+  bool empty = false;  // no tokens: nothing to do
+};
+
+reformer_status check_lsh_buckets(const reformer_lsh_buckets_params* params, Extent extent,
+                                  HashSizes* sizes);
+reformer_status check_lsh_attention(const reformer_lsh_attention_params* params, Extent extent,
+                                    AttentionSizes* sizes);
+reformer_status check_local_attention(const reformer_local_attention_params* params, Extent extent,
+                                      AttentionSizes* sizes);
+reformer_status check_workspace(const char* op, const reformer_execution& execution,
+                                uint64_t needed);
+
+// Writes "op: message" into the caller's buffer, if there is one, and returns `status`.
+#if defined(__GNUC__)
+__attribute__((format(printf, 4, 5)))
+#endif
+reformer_status report(const reformer_execution& execution, const char* op, reformer_status status,
+                       const char* format, ...);
+
+}  // namespace reformer

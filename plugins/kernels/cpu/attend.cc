@@ -1,0 +1,250 @@
+#include "kernels/cpu/attend.h"
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+
+#include "kernels/cpu/cpu_target.h"
+#include "kernels/cpu/simd_targets.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/cpu/attend.cc"
+#include "hwy/cache_control.h"
+#include "hwy/foreach_target.h"  // IWYU pragma: keep
+#include "hwy/highway.h"
+#include "kernels/cpu/key_tiles-inl.h"
+#include "kernels/cpu/matmul-inl.h"
+#include "kernels/cpu/softmax-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace reformer {
+namespace HWY_NAMESPACE {
+
+// A block of queries: `rows` consecutive entries of one chunk of a pair's order.
+struct QueryBlock {
+  int64_t pair;
+  int64_t chunk;  // among all rounds' chunks
+  int64_t first_row;
+  size_t rows;  // without virtual padding
+  int32_t last_position;
+};
+
+// Tiles whose logits are computed together.
+struct Segment {
+  const KeyTile* tiles[kSegmentTiles];
+  size_t offsets[kSegmentTiles];  // first column of each tile
+  size_t count;
+  size_t columns;
+};
+
+// Adds window tiles from `next` on until the segment is full. `skip_hidden` leaves out tiles that
+// no query of the block may see.
+HWY_INLINE void collect_segment(const AttendJob& job, const QueryBlock& block, bool skip_hidden,
+                                int64_t* next, AttendScratch& scratch, Segment* segment) {
+  const AttentionSizes& sizes = job.sizes;
+  const int64_t per_chunk = divide_up(sizes.chunk_length, static_cast<int64_t>(kTileKeys));
+  const int64_t chunks = sizes.rounds * (sizes.padded_length / sizes.chunk_length);
+  const int64_t window_tiles = (sizes.before + 1 + sizes.after) * per_chunk;
+  const int32_t limit = sizes.causal ? block.last_position : kNoLimit;
+  segment->count = segment->columns = 0;
+  for (; *next < window_tiles && segment->count < kSegmentTiles; ++*next) {
+    // The window wraps around, across rounds; it may list a chunk more than once. A neighbour that
+    // is farther away than there are chunks is the chunk itself, as in eager's slices.
+    const int64_t wanted = *next / per_chunk - sizes.before;
+    const int64_t shift = wanted > chunks || wanted < -chunks ? 0 : wanted;
+    const int64_t chunk = ((block.chunk + shift) % chunks + chunks) % chunks;
+    const KeyTile& tile = fetch_tile(job, block.pair, chunk, *next % per_chunk, scratch);
+    if (skip_hidden && tile.min_visible > limit) continue;
+    const size_t columns = round_up(tile.count, kLanes);
+    std::copy(tile.positions, tile.positions + columns,
+              scratch.segment_positions + segment->columns);
+    std::copy(tile.visible, tile.visible + columns, scratch.segment_visible + segment->columns);
+    std::copy(tile.fill, tile.fill + columns, scratch.segment_fill + segment->columns);
+    segment->tiles[segment->count] = &tile;
+    segment->offsets[segment->count++] = segment->columns;
+    segment->columns += columns;
+  }
+}
+
+HWY_INLINE void scale_result(size_t rows, size_t width, const AttendScratch& scratch) {
+  const F32 df;
+  for (size_t i = 0; i < rows; ++i) {
+    const VF scale = hn::Set(df, scratch.old_scale[i]);
+    float* row = scratch.result + i * width;
+    for (size_t j = 0; j < width; j += hn::Lanes(df)) {
+      hn::Store(hn::Mul(scale, hn::Load(df, row + j)), df, row + j);
+    }
+  }
+}
+
+// Takes a segment's keys into row_max, row_sum and result = sum exp(logit - row_max) v.
+HWY_INLINE void attend_segment(const AttendJob& job, size_t rows, const Segment& segment,
+                               bool first, const AttendScratch& scratch) {
+  const size_t size = static_cast<size_t>(job.sizes.head_size);
+  const size_t width = round_up(size, kLanes);
+  const size_t columns = segment.columns;
+  for (size_t t = 0; t < segment.count; ++t) {
+    const KeyTile& tile = *segment.tiles[t];
+    multiply<false>(rows, round_up(tile.count, kLanes), size, {scratch.query, width, 1}, tile.keys,
+                    kTileKeys, scratch.logits + segment.offsets[t], columns);
+  }
+  if (job.shared_query_key) {
+    weigh_segment<true>(job, rows, columns, scratch);
+  } else {
+    weigh_segment<false>(job, rows, columns, scratch);
+  }
+  if (!first) scale_result(rows, width, scratch);
+  for (size_t t = 0; t < segment.count; ++t) {
+    const KeyTile& tile = *segment.tiles[t];
+    const MatrixView weights{scratch.logits + segment.offsets[t], columns, 1};
+    if (first && t == 0) {
+      multiply<false>(rows, width, tile.count, weights, tile.values, width, scratch.result, width);
+    } else {
+      multiply<true>(rows, width, tile.count, weights, tile.values, width, scratch.result, width);
+    }
+  }
+}
+
+// Lowest row_max; kMaskedLogit when some row saw nothing.
+HWY_INLINE float attend_window(const AttendJob& job, const QueryBlock& block, bool skip_hidden,
+                               AttendScratch& scratch) {
+  std::fill(scratch.row_max, scratch.row_max + kQueryRows, -std::numeric_limits<float>::max());
+  std::fill(scratch.row_sum, scratch.row_sum + kQueryRows, 0.0f);
+  bool first = true;
+  int64_t next = 0;
+  for (;;) {
+    Segment segment;
+    collect_segment(job, block, skip_hidden, &next, scratch, &segment);
+    if (segment.count == 0) break;
+    attend_segment(job, block.rows, segment, first, scratch);
+    first = false;
+  }
+  return *std::min_element(scratch.row_max, scratch.row_max + block.rows);
+}
+
+// partial = old_scale * partial + new_scale * result; in the last round it becomes the output.
+template <typename T>
+HWY_INLINE void add_result(const AttendJob& job, const QueryBlock& block, T* output,
+                           const AttendScratch& scratch) {
+  const F32 df;
+  const HeadRows head{job.sizes, block.pair / job.sizes.heads, block.pair % job.sizes.heads};
+  const size_t size = static_cast<size_t>(job.sizes.head_size);
+  const size_t width = round_up(size, kLanes);
+  const bool first = job.round == 0;
+  const bool last = job.round + 1 == job.sizes.rounds;
+  const int64_t partial_start = (block.pair - job.first_pair) * job.sizes.length;
+  for (size_t i = 0; i < block.rows; ++i) {
+    const int64_t position = scratch.positions[i];
+    T* target = output + head.offset(position);
+    float* partial = reinterpret_cast<float*>(target);
+    if (job.partial != nullptr) {
+      partial = job.partial + static_cast<size_t>(partial_start + position) * size;
+    }
+    float* before = scratch.rows;
+    if (!first) load_row(partial, size, before);
+    float* result = scratch.result + i * width;
+    const VF new_scale = hn::Set(df, scratch.new_scale[i]);
+    const VF old_scale = hn::Set(df, scratch.old_scale[i]);
+    for (size_t j = 0; j < width; j += hn::Lanes(df)) {
+      VF sum = hn::Mul(new_scale, hn::Load(df, result + j));
+      if (!first) sum = hn::MulAdd(old_scale, hn::Load(df, before + j), sum);
+      hn::Store(sum, df, result + j);
+    }
+    if (last) {
+      store_row(result, size, target);
+    } else {
+      store_row(result, size, partial);
+    }
+  }
+}
+
+HWY_INLINE void prefetch_rows(const AttendJob& job, const void* tensor, const HeadRows& head,
+                              const int32_t* positions, size_t count) {
+  const size_t element = job.dtype == REFORMER_FLOAT32 ? 4 : 2;  // bytes
+  const size_t row_bytes = static_cast<size_t>(job.sizes.head_size) * element;
+  for (size_t i = 0; i < count; ++i) {
+    if (positions[i] >= job.sizes.length) continue;  // virtual padding
+    const char* row = static_cast<const char*>(tensor) + head.offset(positions[i]) * element;
+    for (size_t byte = 0; byte < row_bytes; byte += kCacheLine) hwy::Prefetch(row + byte);
+  }
+}
+
+// Asks for the memory this block and its chunk's next tile will touch, while the products of this
+// block keep the processor busy: sorted positions are beyond the hardware's own prefetcher.
+HWY_INLINE void prefetch_block(const AttendJob& job, const QueryBlock& block, const HeadRows& head,
+                               const AttendScratch& scratch) {
+  if (job.order == nullptr) return;
+  const AttentionSizes& sizes = job.sizes;
+  const int64_t entries = sizes.rounds * sizes.padded_length;
+  const int64_t next = (block.chunk + sizes.after + 1) * sizes.chunk_length + block.first_row;
+  if (next + static_cast<int64_t>(block.rows) <= entries) {
+    const int32_t* positions = job.order + (block.pair - job.first_pair) * entries + next;
+    prefetch_rows(job, job.key, head, positions, block.rows);
+    prefetch_rows(job, job.value, head, positions, block.rows);
+  }
+  prefetch_rows(job, job.output, head, scratch.positions, block.rows);
+}
+
+HWY_INLINE void attend_block(const AttendJob& job, const QueryBlock& block,
+                             AttendScratch& scratch) {
+  const HeadRows head{job.sizes, block.pair / job.sizes.heads, block.pair % job.sizes.heads};
+  prefetch_block(job, block, head, scratch);
+  gather_rows(job.dtype, job.query, head, scratch.positions, block.rows, scratch.query);
+  // A hidden key weighs exp(-1e9 - max): exactly 0 unless the row sees nothing at all. Only then
+  // (local attention; an LSH row at least sees itself, at -1e5) must hidden tiles be visited.
+  const float lowest = attend_window(job, block, true, scratch);
+  if (!(lowest > 0.9f * kMaskedLogit)) attend_window(job, block, false, scratch);
+  combine_rounds(job, block.pair - job.first_pair, block.rows, scratch);
+  switch (job.dtype) {
+    case REFORMER_FLOAT16:
+      return add_result(job, block, static_cast<hwy::float16_t*>(job.output), scratch);
+    case REFORMER_BFLOAT16:
+      return add_result(job, block, static_cast<hwy::bfloat16_t*>(job.output), scratch);
+    default:
+      return add_result(job, block, static_cast<float*>(job.output), scratch);
+  }
+}
+
+void attend_blocks(const AttendJob& job, AttendScratch& scratch, int64_t begin, int64_t end) {
+  const AttentionSizes& sizes = job.sizes;
+  const int64_t chunks = sizes.padded_length / sizes.chunk_length;
+  const int64_t query_rows = static_cast<int64_t>(kQueryRows);
+  for (int64_t index = begin; index < end; ++index) {
+    const int64_t in_round = index % blocks_per_round(sizes);
+    const int64_t first_row = in_round % blocks_per_chunk(sizes) * query_rows;
+    QueryBlock block;
+    block.pair = job.first_pair + index / blocks_per_round(sizes);
+    block.chunk = job.round * chunks + in_round / blocks_per_chunk(sizes);
+    const int64_t rows = std::min(query_rows, sizes.chunk_length - first_row);
+    list_positions(job, block.pair, block.chunk * sizes.chunk_length + first_row,
+                   static_cast<size_t>(rows), scratch.positions);
+    // Virtual padding sorts behind everything and has no output.
+    const auto padding = [&](int32_t position) { return position >= sizes.length; };
+    const int32_t* stop = std::find_if(scratch.positions, scratch.positions + rows, padding);
+    block.first_row = first_row;
+    block.rows = static_cast<size_t>(stop - scratch.positions);
+    if (block.rows == 0) continue;
+    block.last_position = *std::max_element(scratch.positions, scratch.positions + block.rows);
+    attend_block(job, block, scratch);
+  }
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace reformer
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace reformer {
+
+AttendFunction select_attend() {
+#if HWY_TARGETS & HWY_AVX3
+  if (cpu_target() >= CpuTarget::kAvx512) return &N_AVX3::attend_blocks;
+#endif
+#if HWY_TARGETS & HWY_AVX2
+  if (cpu_target() >= CpuTarget::kAvx2) return &N_AVX2::attend_blocks;
+#endif
+  return &HWY_STATIC_DISPATCH(attend_blocks);
+}
+
+}  // namespace reformer
+#endif  // HWY_ONCE

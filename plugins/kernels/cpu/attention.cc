@@ -1,0 +1,215 @@
+// LSHAttention and LocalAttention on the CPU: lays out the workspace and runs the phases.
+#include <algorithm>
+#include <atomic>
+
+#include "kernels/common/tensor_checks.h"
+#include "kernels/common/validation.h"
+#include "kernels/cpu/attend.h"
+#include "kernels/cpu/parallel.h"
+#include "kernels/cpu/sort.h"
+#include "kernels/cpu/tiles.h"
+#include "reformer_kernels.h"
+
+namespace reformer {
+namespace {
+
+// Pairs (batch, head) are taken in groups whose tensors stay in the last-level cache over all
+// rounds, bytes; but large enough to give every worker some blocks.
+constexpr int64_t kGroupBytes = int64_t{4} << 20;
+constexpr int64_t kBlocksPerWorker = 8;
+
+// Memory that a call carves from its workspace.
+struct Buffers {
+  int64_t group = 0;         // pairs in flight
+  int32_t* order = nullptr;  // [group, R, Lp]
+  float* lse_max = nullptr;  // [group, L]
+  float* lse_sum = nullptr;  // [group, L]
+  float* partial = nullptr;  // [group, L, D], for half precision outputs
+  size_t scratch_start = 0;  // bytes; the workers' scratch follows
+};
+
+int64_t choose_group(const AttentionSizes& sizes, int32_t num_workers) {
+  const int64_t pair_bytes = 4 * sizes.length * (3 * sizes.head_size + sizes.rounds);
+  const int64_t cached = kGroupBytes / pair_bytes;
+  const int64_t busy = divide_up(kBlocksPerWorker * num_workers, blocks_per_round(sizes));
+  return std::clamp<int64_t>(std::max(cached, busy), 1, sizes.batch * sizes.heads);
+}
+
+bool needs_order(const AttendJob& job) { return job.shared_query_key && !job.sizes.dense; }
+
+Buffers carve_buffers(const AttendJob& job, int32_t num_workers, Carver& carver) {
+  const AttentionSizes& sizes = job.sizes;
+  const bool many = sizes.rounds > 1;
+  const bool keep_partial = many && job.dtype != REFORMER_FLOAT32;
+  const int64_t order = needs_order(job) ? sizes.rounds * sizes.padded_length : 0;
+  const int64_t state = many ? sizes.length : 0;
+  const int64_t partial = keep_partial ? sizes.length * sizes.head_size : 0;
+  Buffers buffers;
+  buffers.group = choose_group(sizes, num_workers);
+  const auto take_floats = [&](int64_t count) {
+    return count == 0 ? nullptr : carver.take<float>(static_cast<size_t>(buffers.group * count));
+  };
+  if (order > 0) buffers.order = carver.take<int32_t>(static_cast<size_t>(buffers.group * order));
+  buffers.lse_max = take_floats(state);
+  buffers.lse_sum = take_floats(state);
+  buffers.partial = take_floats(partial);
+  buffers.scratch_start = carver.used();
+  return buffers;
+}
+
+// What one worker sorts with: counters, then a spare list of positions.
+struct SortScratch {
+  int32_t* counters;
+  int32_t* spare;
+};
+
+SortScratch carve_sort_scratch(const AttentionSizes& sizes, Carver& carver) {
+  return {carver.take<int32_t>(kSortDigits),
+          carver.take<int32_t>(static_cast<size_t>(sizes.length))};
+}
+
+// Bytes of one worker's scratch: sorting and attending take turns in the same memory.
+size_t measure_scratch(const AttendJob& job) {
+  Carver attend(nullptr);
+  carve_scratch(job.sizes, attend);
+  Carver sort(nullptr);
+  if (needs_order(job)) carve_sort_scratch(job.sizes, sort);
+  return std::max(attend.used(), sort.used());
+}
+
+uint64_t measure_workspace(const AttendJob& job, const reformer_execution& execution) {
+  if (job.sizes.empty) return 0;
+  Carver carver(nullptr);
+  const Buffers buffers = carve_buffers(job, execution.num_workers, carver);
+  const size_t workers = static_cast<size_t>(execution.num_workers);
+  return buffers.scratch_start + workers * measure_scratch(job) + kCacheLine;
+}
+
+// Fills the order of every round of the group. False when a bucket is negative.
+bool sort_group(const AttendJob& job, const reformer_execution& execution, const int32_t* buckets,
+                int64_t group, int32_t* order, char* scratch, size_t scratch_bytes) {
+  const AttentionSizes& sizes = job.sizes;
+  const int64_t first = job.first_pair * sizes.rounds;
+  std::atomic<bool> valid{true};
+  parallel_ranges(
+      execution, group * sizes.rounds, 1, [&](int64_t worker, int64_t begin, int64_t end) {
+        Carver carver(scratch + static_cast<size_t>(worker) * scratch_bytes);
+        const SortScratch sort = carve_sort_scratch(sizes, carver);
+        for (int64_t i = begin; i < end; ++i) {
+          const bool sorted = sort_positions(buckets + (first + i) * sizes.length, sizes.length,
+                                             sizes.padded_length, order + i * sizes.padded_length,
+                                             sort.spare, sort.counters);
+          if (!sorted) valid.store(false, std::memory_order_relaxed);
+        }
+      });
+  return valid.load();
+}
+
+// One round of one group.
+void attend_round(const AttendJob& job, const reformer_execution& execution, int64_t group,
+                  char* scratch, size_t scratch_bytes) {
+  const AttendFunction attend = select_attend();
+  const int64_t total = group * blocks_per_round(job.sizes);
+  const int64_t grain = choose_grain(total, execution.num_workers);
+  parallel_ranges(execution, total, grain, [&](int64_t worker, int64_t begin, int64_t end) {
+    Carver carver(scratch + static_cast<size_t>(worker) * scratch_bytes);
+    AttendScratch worker_scratch = carve_scratch(job.sizes, carver);
+    attend(job, worker_scratch, begin, end);
+  });
+}
+
+reformer_status run_attention(const char* op, AttendJob& job, const reformer_execution& execution,
+                              const int32_t* buckets) {
+  if (job.sizes.empty) return REFORMER_OK;
+  const uint64_t needed = measure_workspace(job, execution);
+  if (const reformer_status status = check_workspace(op, execution, needed)) return status;
+  char* workspace = static_cast<char*>(align_workspace(execution.workspace));
+  Carver carver(workspace);
+  const Buffers buffers = carve_buffers(job, execution.num_workers, carver);
+  char* scratch = workspace + buffers.scratch_start;
+  const size_t scratch_bytes = measure_scratch(job);
+  const int64_t pairs = job.sizes.batch * job.sizes.heads;
+  job.order = buffers.order;
+  job.lse_max = buffers.lse_max;
+  job.lse_sum = buffers.lse_sum;
+  job.partial = buffers.partial;
+  for (job.first_pair = 0; job.first_pair < pairs; job.first_pair += buffers.group) {
+    const int64_t group = std::min(buffers.group, pairs - job.first_pair);
+    if (buffers.order != nullptr &&
+        !sort_group(job, execution, buckets, group, buffers.order, scratch, scratch_bytes)) {
+      return report(execution, op, REFORMER_ERROR_BUCKETS,
+                    "buckets has a negative value, expected bucket numbers >= 0");
+    }
+    // Rounds follow one another: the next adds to the partial sums of the last.
+    for (job.round = 0; job.round < job.sizes.rounds; ++job.round) {
+      attend_round(job, execution, group, scratch, scratch_bytes);
+    }
+  }
+  return REFORMER_OK;
+}
+
+AttendJob describe(const reformer_lsh_attention_params& params, const AttentionSizes& sizes) {
+  AttendJob job;
+  job.sizes = sizes;
+  job.dtype = params.query_key.dtype;
+  job.query = job.key = params.query_key.data;
+  job.value = params.value.data;
+  job.output = params.output.data;
+  job.mask = static_cast<const int32_t*>(params.attention_mask.data);
+  job.shared_query_key = true;
+  job.key_norm_epsilon = params.key_norm_epsilon;
+  return job;
+}
+
+AttendJob describe(const reformer_local_attention_params& params, const AttentionSizes& sizes) {
+  AttendJob job;
+  job.sizes = sizes;
+  job.dtype = params.query.dtype;
+  job.query = params.query.data;
+  job.key = params.key.data;
+  job.value = params.value.data;
+  job.output = params.output.data;
+  job.mask = static_cast<const int32_t*>(params.attention_mask.data);
+  return job;
+}
+
+}  // namespace
+}  // namespace reformer
+
+reformer_status reformer_cpu_lsh_attention_workspace(const reformer_lsh_attention_params* params,
+                                                     uint64_t* size) noexcept {
+  if (size == nullptr) return REFORMER_ERROR_NULL_POINTER;
+  reformer::AttentionSizes sizes;
+  const auto status = reformer::check_lsh_attention(params, reformer::Extent::kShapes, &sizes);
+  if (status != REFORMER_OK) return status;
+  *size = reformer::measure_workspace(reformer::describe(*params, sizes), params->execution);
+  return REFORMER_OK;
+}
+
+reformer_status reformer_cpu_local_attention_workspace(
+    const reformer_local_attention_params* params, uint64_t* size) noexcept {
+  if (size == nullptr) return REFORMER_ERROR_NULL_POINTER;
+  reformer::AttentionSizes sizes;
+  const auto status = reformer::check_local_attention(params, reformer::Extent::kShapes, &sizes);
+  if (status != REFORMER_OK) return status;
+  *size = reformer::measure_workspace(reformer::describe(*params, sizes), params->execution);
+  return REFORMER_OK;
+}
+
+reformer_status reformer_cpu_lsh_attention(const reformer_lsh_attention_params* params) noexcept {
+  reformer::AttentionSizes sizes;
+  const auto status = reformer::check_lsh_attention(params, reformer::Extent::kCall, &sizes);
+  if (status != REFORMER_OK) return status;
+  reformer::AttendJob job = reformer::describe(*params, sizes);
+  return reformer::run_attention("LSHAttention", job, params->execution,
+                                 static_cast<const int32_t*>(params->buckets.data));
+}
+
+reformer_status reformer_cpu_local_attention(
+    const reformer_local_attention_params* params) noexcept {
+  reformer::AttentionSizes sizes;
+  const auto status = reformer::check_local_attention(params, reformer::Extent::kCall, &sizes);
+  if (status != REFORMER_OK) return status;
+  reformer::AttendJob job = reformer::describe(*params, sizes);
+  return reformer::run_attention("LocalAttention", job, params->execution, nullptr);
+}

@@ -1,0 +1,177 @@
+#include "kernels/cpu/hash.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "kernels/cpu/cpu_target.h"
+#include "kernels/cpu/simd_targets.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/cpu/hash.cc"
+#include "hwy/foreach_target.h"  // IWYU pragma: keep
+#include "hwy/highway.h"
+#include "kernels/cpu/matmul-inl.h"
+#include "kernels/cpu/rows-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace reformer {
+namespace HWY_NAMESPACE {
+
+// Tokens `first` .. `first + count` of one head.
+struct TokenBlock {
+  int64_t batch;
+  int64_t head;
+  int64_t first;
+  size_t count;
+};
+
+template <typename T>
+void load_tokens(const HashJob& job, const TokenBlock& block, const T* query_key,
+                 const HashScratch& scratch) {
+  const HashSizes& sizes = job.sizes;
+  const size_t size = static_cast<size_t>(sizes.head_size);
+  const size_t row = round_up(size, kLanes);
+  for (size_t start = 0; start < block.count; start += kLanes) {
+    const size_t rows = std::min(kLanes, block.count - start);
+    for (size_t i = 0; i < rows; ++i) {
+      const int64_t token =
+          block.batch * sizes.length + block.first + static_cast<int64_t>(start + i);
+      const int64_t offset = (token * sizes.heads + block.head) * sizes.head_size;
+      load_row(query_key + offset, size, scratch.rows + i * row);
+    }
+    std::fill(scratch.rows + rows * row, scratch.rows + kLanes * row, 0.0f);
+    transpose(scratch.rows, row, kLanes, size, scratch.tokens + start, kHashTokens);
+  }
+}
+
+// Takes rotated coordinates first .. first + count, in rows of `rotated`, into the running maximum
+// of y and of -y. Comparing strictly keeps the lowest index on ties.
+HWY_INLINE void update_extremes(size_t first, size_t count, size_t columns,
+                                const HashScratch& scratch) {
+  const F32 df;
+  const I32 di;
+  for (size_t t = 0; t < columns; t += hn::Lanes(df)) {
+    VF highest = hn::Load(df, scratch.highest + t);
+    VF lowest = hn::Load(df, scratch.lowest + t);
+    auto highest_at = hn::Load(di, scratch.highest_at + t);
+    auto lowest_at = hn::Load(di, scratch.lowest_at + t);
+    for (size_t s = 0; s < count; ++s) {
+      const VF y = hn::Load(df, scratch.rotated + s * kHashTokens + t);
+      const auto index = hn::Set(di, static_cast<int32_t>(first + s));
+      highest_at = hn::IfThenElse(hn::RebindMask(di, hn::Gt(y, highest)), index, highest_at);
+      lowest_at = hn::IfThenElse(hn::RebindMask(di, hn::Lt(y, lowest)), index, lowest_at);
+      highest = hn::Max(highest, y);
+      lowest = hn::Min(lowest, y);
+    }
+    hn::Store(highest, df, scratch.highest + t);
+    hn::Store(lowest, df, scratch.lowest + t);
+    hn::Store(highest_at, di, scratch.highest_at + t);
+    hn::Store(lowest_at, di, scratch.lowest_at + t);
+  }
+}
+
+// bucket += stride * argmax(y, -y); the positive half comes first, so it wins ties.
+HWY_INLINE void add_factor(int32_t half, int32_t stride, size_t columns,
+                           const HashScratch& scratch) {
+  const F32 df;
+  const I32 di;
+  for (size_t t = 0; t < columns; t += hn::Lanes(df)) {
+    const VF highest = hn::Load(df, scratch.highest + t);
+    const VF lowest = hn::Load(df, scratch.lowest + t);
+    const auto positive = hn::RebindMask(di, hn::Ge(highest, hn::Neg(lowest)));
+    const auto negative_at = hn::Add(hn::Load(di, scratch.lowest_at + t), hn::Set(di, half));
+    const auto choice = hn::IfThenElse(positive, hn::Load(di, scratch.highest_at + t), negative_at);
+    const auto bucket = hn::Load(di, scratch.bucket + t);
+    hn::Store(hn::Add(bucket, hn::Mul(choice, hn::Set(di, stride))), di, scratch.bucket + t);
+  }
+}
+
+// One round's buckets of the block's tokens, into scratch.bucket.
+HWY_INLINE void hash_round(const HashJob& job, const TokenBlock& block, int64_t round,
+                           const HashScratch& scratch) {
+  const HashSizes& sizes = job.sizes;
+  const size_t columns = round_up(block.count, kLanes);
+  const size_t all_rounds = static_cast<size_t>(sizes.rounds * sizes.rotation_size);
+  const float* rotations = job.rotations +
+                           block.head * sizes.head_size * static_cast<int64_t>(all_rounds) +
+                           round * sizes.rotation_size;
+  std::fill(scratch.bucket, scratch.bucket + columns, 0);
+  int32_t stride = 1;
+  for (int32_t f = 0; f < job.num_factors; ++f) {
+    const size_t half = static_cast<size_t>(job.factors[f] / 2);
+    const float infinity = std::numeric_limits<float>::infinity();
+    std::fill(scratch.highest, scratch.highest + columns, -infinity);
+    std::fill(scratch.lowest, scratch.lowest + columns, infinity);
+    std::fill(scratch.highest_at, scratch.highest_at + columns, 0);
+    std::fill(scratch.lowest_at, scratch.lowest_at + columns, 0);
+    for (size_t s = 0; s < half; s += kHashColumns) {
+      const size_t count = std::min(kHashColumns, half - s);
+      multiply<false>(count, columns, static_cast<size_t>(sizes.head_size),
+                      {rotations + s, 1, all_rounds}, scratch.tokens, kHashTokens, scratch.rotated,
+                      kHashTokens);
+      update_extremes(s, count, columns, scratch);
+    }
+    add_factor(static_cast<int32_t>(half), stride, columns, scratch);
+    stride *= job.factors[f];
+    rotations += half;
+  }
+}
+
+HWY_INLINE void write_buckets(const HashJob& job, const TokenBlock& block, int64_t round,
+                              const HashScratch& scratch) {
+  const HashSizes& sizes = job.sizes;
+  const int32_t* mask = job.mask + block.batch * sizes.length + block.first;
+  const int64_t row = (block.batch * sizes.heads + block.head) * sizes.rounds + round;
+  int32_t* buckets = job.buckets + row * sizes.length + block.first;
+  for (size_t t = 0; t < block.count; ++t) {
+    buckets[t] = mask[t] != 0 ? scratch.bucket[t] : sizes.masked_bucket;
+  }
+}
+
+void hash_blocks(const HashJob& job, HashScratch& scratch, int64_t begin, int64_t end) {
+  const HashSizes& sizes = job.sizes;
+  const int64_t block_tokens = static_cast<int64_t>(kHashTokens);
+  for (int64_t index = begin; index < end; ++index) {
+    // Heads innermost: they share the tokens' pages.
+    const int64_t token_block = index / sizes.heads;
+    TokenBlock block;
+    block.batch = token_block / hash_blocks_per_entry(sizes);
+    block.head = index % sizes.heads;
+    block.first = token_block % hash_blocks_per_entry(sizes) * block_tokens;
+    block.count = static_cast<size_t>(std::min(block_tokens, sizes.length - block.first));
+    switch (job.dtype) {
+      case REFORMER_FLOAT16:
+        load_tokens(job, block, static_cast<const hwy::float16_t*>(job.query_key), scratch);
+        break;
+      case REFORMER_BFLOAT16:
+        load_tokens(job, block, static_cast<const hwy::bfloat16_t*>(job.query_key), scratch);
+        break;
+      default:
+        load_tokens(job, block, static_cast<const float*>(job.query_key), scratch);
+    }
+    for (int64_t round = 0; round < sizes.rounds; ++round) {
+      hash_round(job, block, round, scratch);
+      write_buckets(job, block, round, scratch);
+    }
+  }
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace reformer
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace reformer {
+
+HashFunction select_hash() {
+#if HWY_TARGETS & HWY_AVX3
+  if (cpu_target() >= CpuTarget::kAvx512) return &N_AVX3::hash_blocks;
+#endif
+#if HWY_TARGETS & HWY_AVX2
+  if (cpu_target() >= CpuTarget::kAvx2) return &N_AVX2::hash_blocks;
+#endif
+  return &HWY_STATIC_DISPATCH(hash_blocks);
+}
+
+}  // namespace reformer
+#endif  // HWY_ONCE

@@ -1,0 +1,45 @@
+// Random-rotation hashing of blocks of tokens.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/common/validation.h"
+#include "kernels/cpu/tiles.h"
+
+namespace reformer {
+
+struct HashJob {
+  HashSizes sizes;
+  int32_t dtype = REFORMER_FLOAT32;
+  const void* query_key = nullptr;   // T [B, L, H*D]
+  const float* rotations = nullptr;  // [H, D, R, S]
+  const int32_t* mask = nullptr;     // [B, L]
+  int32_t* buckets = nullptr;        // [B, H, R, L]
+  const int32_t* factors = nullptr;  // [num_factors]
+  int32_t num_factors = 0;
+};
+
+// A worker's scratch memory.
+struct HashScratch {
+  float* rows;     // [kLanes, padded D]
+  float* tokens;   // [padded D, kHashTokens], tokens as columns
+  float* rotated;  // [kHashColumns, kHashTokens]
+  float* highest;  // [kHashTokens], of y so far
+  float* lowest;
+  int32_t* highest_at;
+  int32_t* lowest_at;
+  int32_t* bucket;
+};
+
+HashScratch carve_hash_scratch(const HashSizes& sizes, Carver& carver);
+
+inline int64_t hash_blocks_per_entry(const HashSizes& sizes) {
+  return divide_up(sizes.length, static_cast<int64_t>(kHashTokens));
+}
+
+// Hashes token blocks [begin, end) of the B * hash_blocks_per_entry * H ones.
+using HashFunction = void (*)(const HashJob& job, HashScratch& scratch, int64_t begin, int64_t end);
+HashFunction select_hash();
+
+}  // namespace reformer

@@ -1,0 +1,51 @@
+// Shares a loop among the host's threads.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+
+#include "reformer_kernels.h"
+
+namespace reformer {
+
+// Calls body(worker, begin, end) for consecutive ranges of at most `grain` items that together
+// cover [0, total). A worker takes its next range when it is done with the last, so a slow thread
+// holds nobody up; worker < num_workers picks the scratch memory.
+template <typename Body>
+void parallel_ranges(const reformer_execution& execution, int64_t total, int64_t grain,
+                     const Body& body) {
+  struct Loop {
+    const Body& body;
+    std::atomic<int64_t> next;
+    const int64_t total;
+    const int64_t grain;
+
+    void run(int64_t worker) {
+      for (;;) {
+        const int64_t begin = next.fetch_add(grain, std::memory_order_relaxed);
+        if (begin >= total) return;
+        body(worker, begin, std::min(begin + grain, total));
+      }
+    }
+  };
+  Loop loop{body, {0}, total, grain};
+  const int64_t ranges = (total + grain - 1) / grain;
+  const int64_t workers = std::min<int64_t>(execution.num_workers, ranges);
+  if (workers <= 1 || execution.parallel_for == nullptr) {
+    loop.run(0);
+    return;
+  }
+  const reformer_task task = [](void* argument, int64_t worker) {
+    static_cast<Loop*>(argument)->run(worker);
+  };
+  execution.parallel_for(execution.parallel_context, workers, task, &loop);
+}
+
+// Items per range: enough ranges to even out the threads, few enough to keep packed tiles warm.
+inline int64_t choose_grain(int64_t total, int32_t num_workers) {
+  const int64_t ranges = static_cast<int64_t>(num_workers) * 8;
+  return std::max<int64_t>(1, total / ranges);
+}
+
+}  // namespace reformer

@@ -1,0 +1,166 @@
+// Fuzz target for parameter validation: whatever the parameters say, a call returns a status and
+// stays inside the memory it was given. Built with libFuzzer where the compiler has it, else with
+// fuzz_driver.cc.
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#include "reformer_kernels.h"
+
+namespace {
+
+// Reads numbers off the fuzzer's bytes; zeros when they run out.
+class Bytes {
+ public:
+  Bytes(const uint8_t* data, size_t size) : data_(data), size_(size) {}
+
+  uint8_t byte() {
+    if (size_ == 0) return 0;
+    --size_;
+    return *data_++;
+  }
+  // Mostly `usual`, so that one wrong thing at a time gets past the first checks.
+  int64_t number(int64_t usual) {
+    static constexpr int64_t kOdd[] = {0,         -1,        1,         2,         3,
+                                       7,         64,        INT32_MAX, INT32_MIN, INT64_MAX,
+                                       INT64_MIN, 1LL << 31, 1LL << 32, 1LL << 61, 1LL << 20};
+    const uint8_t choice = byte();
+    if (choice < 220) return usual;
+    return kOdd[choice % (sizeof(kOdd) / sizeof(kOdd[0]))];
+  }
+
+ private:
+  const uint8_t* data_;
+  size_t size_;
+};
+
+constexpr int64_t kBatch = 2, kLength = 12, kHeads = 2, kHeadSize = 5, kRounds = 3, kColumns = 3;
+constexpr size_t kArena = 1 << 16;  // bytes behind every tensor: more than any accepted shape needs
+
+struct Arena {
+  std::vector<std::vector<uint8_t>> blocks;
+  uint8_t* take() {
+    blocks.emplace_back(kArena, uint8_t{0});
+    return blocks.back().data();
+  }
+};
+
+reformer_tensor fuzz_tensor(Bytes& bytes, Arena& arena, int32_t dtype,
+                            std::initializer_list<int64_t> dims) {
+  reformer_tensor tensor{};
+  const uint8_t choice = bytes.byte();
+  tensor.data = choice == 255 ? nullptr : arena.take() + (choice == 254 ? 1 : 0);
+  tensor.dtype = static_cast<int32_t>(bytes.number(dtype));
+  tensor.rank = static_cast<int32_t>(bytes.number(static_cast<int64_t>(dims.size())));
+  std::transform(dims.begin(), dims.end(), tensor.dims,
+                 [&](int64_t size) { return bytes.number(size); });
+  return tensor;
+}
+
+// Would the call read or write beyond the arena? Such shapes are for the workspace query only.
+bool fits_arena(std::initializer_list<const reformer_tensor*> tensors) {
+  for (const reformer_tensor* tensor : tensors) {
+    uint64_t bytes = 4;
+    for (int32_t i = 0; i < std::min(tensor->rank, 4); ++i) {
+      if (tensor->dims[i] < 0 || tensor->dims[i] > static_cast<int64_t>(kArena)) return false;
+      bytes *= static_cast<uint64_t>(tensor->dims[i]);
+      if (bytes > kArena - 8) return false;
+    }
+  }
+  return true;
+}
+
+template <typename Params>
+void fuzz_call(Bytes& bytes, Params& params, bool runnable,
+               reformer_status (*measure)(const Params*, uint64_t*),
+               reformer_status (*run)(const Params*)) {
+  char error[64];
+  params.struct_size = static_cast<uint32_t>(bytes.number(sizeof(Params)));
+  params.abi_version = static_cast<uint32_t>(bytes.number(REFORMER_ABI_VERSION));
+  params.num_heads = static_cast<int32_t>(bytes.number(kHeads));
+  params.execution.num_workers = static_cast<int32_t>(bytes.number(2));
+  params.execution.error = bytes.byte() == 255 ? nullptr : error;
+  params.execution.error_size = bytes.byte() % (sizeof(error) + 1);
+  uint64_t size = 0;
+  const reformer_status status = measure(&params, &size);
+  reformer_status_text(status);
+  if (!runnable || size > (1 << 26)) return;
+  std::vector<uint8_t> workspace(size + 1);
+  const uint64_t given = bytes.byte() == 255 && size > 0 ? size - 1 : size;
+  params.execution.workspace = bytes.byte() == 255 ? nullptr : workspace.data() + 1;
+  params.execution.workspace_size = given;
+  run(&params);
+}
+
+void fuzz_buckets(Bytes& bytes, Arena& arena) {
+  reformer_lsh_buckets_params params{};
+  params.num_factors = static_cast<int32_t>(bytes.number(2));
+  for (int32_t& factor : params.num_buckets) factor = static_cast<int32_t>(bytes.number(2));
+  params.num_buckets[1] = static_cast<int32_t>(bytes.number(4));
+  params.query_key =
+      fuzz_tensor(bytes, arena, bytes.byte() % 3, {kBatch, kLength, kHeads * kHeadSize});
+  params.rotations =
+      fuzz_tensor(bytes, arena, REFORMER_FLOAT32, {kHeads, kHeadSize, kRounds, kColumns});
+  params.attention_mask = fuzz_tensor(bytes, arena, REFORMER_INT32, {kBatch, kLength});
+  params.buckets = fuzz_tensor(bytes, arena, REFORMER_INT32, {kBatch, kHeads, kRounds, kLength});
+  const bool runnable =
+      fits_arena({&params.query_key, &params.rotations, &params.attention_mask, &params.buckets});
+  fuzz_call(bytes, params, runnable, reformer_cpu_lsh_buckets_workspace, reformer_cpu_lsh_buckets);
+}
+
+reformer_chunking fuzz_chunking(Bytes& bytes) {
+  return {bytes.number(4), bytes.number(1), bytes.number(1),
+          bytes.number(4), bytes.number(4), static_cast<int32_t>(bytes.number(bytes.byte() % 2))};
+}
+
+void fuzz_lsh(Bytes& bytes, Arena& arena) {
+  reformer_lsh_attention_params params{};
+  const std::initializer_list<int64_t> hidden = {kBatch, kLength, kHeads * kHeadSize};
+  const int32_t dtype = bytes.byte() % 3;
+  params.key_norm_epsilon = static_cast<float>(bytes.number(1));
+  params.chunking = fuzz_chunking(bytes);
+  params.query_key = fuzz_tensor(bytes, arena, dtype, hidden);
+  params.value = fuzz_tensor(bytes, arena, dtype, hidden);
+  params.buckets = fuzz_tensor(bytes, arena, REFORMER_INT32, {kBatch, kHeads, kRounds, kLength});
+  params.attention_mask = fuzz_tensor(bytes, arena, REFORMER_INT32, {kBatch, kLength});
+  params.output = fuzz_tensor(bytes, arena, dtype, hidden);
+  const bool runnable = fits_arena(
+      {&params.query_key, &params.value, &params.buckets, &params.attention_mask, &params.output});
+  fuzz_call(bytes, params, runnable, reformer_cpu_lsh_attention_workspace,
+            reformer_cpu_lsh_attention);
+}
+
+void fuzz_local(Bytes& bytes, Arena& arena) {
+  reformer_local_attention_params params{};
+  const std::initializer_list<int64_t> hidden = {kBatch, kLength, kHeads * kHeadSize};
+  const int32_t dtype = bytes.byte() % 3;
+  params.chunking = fuzz_chunking(bytes);
+  params.query = fuzz_tensor(bytes, arena, dtype, hidden);
+  params.key = fuzz_tensor(bytes, arena, dtype, hidden);
+  params.value = fuzz_tensor(bytes, arena, dtype, hidden);
+  params.attention_mask = fuzz_tensor(bytes, arena, REFORMER_INT32, {kBatch, kLength});
+  params.output = fuzz_tensor(bytes, arena, dtype, hidden);
+  const bool runnable = fits_arena(
+      {&params.query, &params.key, &params.value, &params.attention_mask, &params.output});
+  fuzz_call(bytes, params, runnable, reformer_cpu_local_attention_workspace,
+            reformer_cpu_local_attention);
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  Bytes bytes(data, size);
+  Arena arena;
+  switch (bytes.byte() % 3) {
+    case 0:
+      fuzz_buckets(bytes, arena);
+      break;
+    case 1:
+      fuzz_lsh(bytes, arena);
+      break;
+    default:
+      fuzz_local(bytes, arena);
+  }
+  return 0;
+}

@@ -1,0 +1,44 @@
+// Operands of one operator call in plain float vectors, and calls of the kernels on them.
+#pragma once
+
+#include <cstdint>
+#include <random>
+#include <vector>
+
+#include "reformer_kernels.h"
+
+namespace reformer::test {
+
+// One attention call. Tensors T are kept as the float values their elements have.
+struct Attention {
+  bool lsh = true;
+  int32_t dtype = REFORMER_FLOAT32;
+  int64_t batch = 1, length = 1, heads = 1, head_size = 1, rounds = 1;
+  reformer_chunking chunking{};
+  std::vector<float> query, key, value;  // [B, L, H*D]; LSH has no key
+  std::vector<int32_t> buckets;          // [B, H, R, L]
+  std::vector<int32_t> mask;             // [B, L]
+  float epsilon = 1e-6f;
+};
+
+struct Hash {
+  int32_t dtype = REFORMER_FLOAT32;
+  int64_t batch = 1, length = 1, heads = 1, head_size = 1, rounds = 1;
+  std::vector<int32_t> factors;
+  std::vector<float> query_key;  // [B, L, H*D]
+  std::vector<float> rotations;  // [H, D, R, S]
+  std::vector<int32_t> mask;     // [B, L]
+};
+
+// Bytes of T elements holding `values`, rounded.
+std::vector<char> encode(int32_t dtype, const std::vector<float>& values);
+std::vector<float> decode(int32_t dtype, const std::vector<char>& bytes);
+
+// Calls the kernel with `workers` threads; CHECKs that it succeeds.
+std::vector<float> run_attention(const Attention& call, int32_t workers);
+std::vector<int32_t> run_hash(const Hash& call, int32_t workers);
+
+// A parallel_for that starts a thread for every item.
+void run_on_threads(void* context, int64_t total, reformer_task task, void* argument);
+
+}  // namespace reformer::test

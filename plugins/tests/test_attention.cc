@@ -1,0 +1,99 @@
+// LSHAttention and LocalAttention against the written-down reference, on every instruction set this
+// machine has, and the same bits for every number of workers.
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+
+#include "check.h"
+#include "draw.h"
+#include "half.h"
+#include "kernels/cpu/cpu_target.h"
+#include "reference.h"
+
+namespace reformer::test {
+namespace {
+
+// Largest error relative to what the element type can tell apart.
+double measure_error(const Attention& call, const std::vector<float>& got,
+                     const std::vector<float>& expected) {
+  double worst = 0;
+  for (size_t i = 0; i < got.size(); ++i) {
+    const double wanted = static_cast<double>(expected[i]);
+    double error = std::fabs(static_cast<double>(got[i]) - wanted);
+    if (call.dtype != REFORMER_FLOAT32) {
+      // A correctly rounded result is off by half a step; what is left is arithmetic.
+      error = std::max(0.0, error - 0.5 * spacing(call.dtype, wanted) * 1.01);
+    }
+    worst = std::max(worst, std::isnan(error) ? 1e9 : error / std::max(1.0, std::fabs(wanted)));
+  }
+  return worst;
+}
+
+void check_attention(const Attention& call, int index) {
+  const std::vector<float> expected = attention_reference(call);
+  for (const CpuTarget target : {CpuTarget::kFallback, CpuTarget::kAvx2, CpuTarget::kAvx512}) {
+    set_cpu_target(target);
+    const std::vector<float> got = run_attention(call, 1);
+    const double error = measure_error(call, got, expected);
+    CHECK(error < 2e-5, "case %d (%s, dtype %d, L %lld, D %lld, R %lld, C %lld, %s): error %g",
+          index, call.lsh ? "LSH" : "local", call.dtype, static_cast<long long>(call.length),
+          static_cast<long long>(call.head_size), static_cast<long long>(call.rounds),
+          static_cast<long long>(call.chunking.chunk_length), cpu_target_name(), error);
+    CHECK(run_attention(call, 3) == got, "case %d differs between 1 and 3 workers (%s)", index,
+          cpu_target_name());
+  }
+}
+
+// Equal logits everywhere: means of the values, whose rounding to T must be to nearest even.
+void check_rounding(int32_t dtype) {
+  Random random(7);
+  Attention call;
+  call.lsh = false;
+  call.dtype = dtype;
+  call.length = 2;
+  call.head_size = 128;
+  call.chunking = {2, 0, 0, 2, 2, 0};
+  call.query.assign(256, 0.0f);
+  call.key.assign(256, 0.0f);
+  call.mask.assign(2, 1);
+  for (int i = 0; i < 60; ++i) {
+    const float scale = std::ldexp(1.0f, static_cast<int>(draw_int(random, -26, 12)));
+    call.value = draw_values(random, dtype, 256, scale);
+    const std::vector<float> got = run_attention(call, 1);
+    for (size_t d = 0; d < 128; ++d) {
+      const double mean =
+          (static_cast<double>(call.value[d]) + static_cast<double>(call.value[128 + d])) / 2;
+      const double step = spacing(dtype, mean);
+      const double error = std::fabs(static_cast<double>(got[d]) - mean);
+      CHECK(error <= 0.5 * step + 1e-6 * std::fabs(mean), "mean %g became %g", mean,
+            static_cast<double>(got[d]));
+    }
+  }
+}
+
+// NaN and infinity give some answer, without touching memory that is not the call's.
+void check_not_finite(Random& random) {
+  Attention call = draw_attention(random);
+  call.dtype = REFORMER_FLOAT32;
+  for (size_t i = 0; i < call.query.size(); i += 7) {
+    call.query[i] = i % 2 == 0 ? std::nanf("") : -HUGE_VALF;
+  }
+  run_attention(call, 2);
+}
+
+}  // namespace
+}  // namespace reformer::test
+
+int main(int argc, char** argv) {
+  using namespace reformer::test;
+  const int cases = argc > 1 ? std::atoi(argv[1]) : 200;
+  Random random(1);
+  for (int i = 0; i < cases; ++i) check_attention(draw_attention(random), i);
+  for (const auto target : {reformer::CpuTarget::kFallback, reformer::CpuTarget::kAvx512}) {
+    reformer::set_cpu_target(target);
+    check_rounding(REFORMER_FLOAT16);
+    check_rounding(REFORMER_BFLOAT16);
+  }
+  for (int i = 0; i < 20; ++i) check_not_finite(random);
+  return FINISH_TEST();
+}

@@ -1,0 +1,112 @@
+// LSHBuckets and the sort, against their references.
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <numeric>
+
+#include "check.h"
+#include "draw.h"
+#include "kernels/cpu/cpu_target.h"
+#include "kernels/cpu/sort.h"
+#include "reference.h"
+
+namespace reformer::test {
+namespace {
+
+template <typename Visit>
+void for_each_bucket(const Hash& call, const Visit& visit) {
+  size_t index = 0;
+  for (int64_t b = 0; b < call.batch; ++b) {
+    for (int64_t h = 0; h < call.heads; ++h) {
+      for (int64_t r = 0; r < call.rounds; ++r) {
+        for (int64_t l = 0; l < call.length; ++l) visit(b, h, r, l, index++);
+      }
+    }
+  }
+}
+
+// How far below the best candidate the chosen one is, in the worst factor.
+double measure_regret(const Hash& call, const std::vector<double>& rotated, int32_t bucket) {
+  double worst = 0;
+  size_t start = 0;
+  for (const int32_t factor : call.factors) {
+    const size_t half = static_cast<size_t>(factor / 2);
+    const size_t choice = static_cast<size_t>(bucket % factor);
+    bucket /= factor;
+    double best = 0;
+    for (size_t s = 0; s < half; ++s) best = std::max(best, std::fabs(rotated[start + s]));
+    const double chosen = choice < half ? rotated[start + choice] : -rotated[start + choice - half];
+    worst = std::max(worst, best - chosen);
+    start += half;
+  }
+  return bucket == 0 ? worst : 1e9;
+}
+
+void check_hash(const Hash& call) {
+  int32_t all = 1;
+  for (const int32_t factor : call.factors) all *= factor;
+  const std::vector<int32_t> got = run_hash(call, 1);
+  CHECK(run_hash(call, 3) == got, "buckets differ between 1 and 3 workers");
+  for_each_bucket(call, [&](int64_t b, int64_t h, int64_t r, int64_t l, size_t index) {
+    if (call.mask[static_cast<size_t>(b * call.length + l)] == 0) {
+      CHECK(got[index] == all, "masked token has bucket %d, expected %d", got[index], all);
+      return;
+    }
+    const double regret = measure_regret(call, rotate_reference(call, b, h, r, l), got[index]);
+    CHECK(regret < 1e-4, "bucket %d is %g from the best", got[index], regret);
+  });
+}
+
+// Small integers: sums are exact, ties are common, and every bucket is determined.
+void check_ties(Random& random) {
+  Hash call = draw_hash(random);
+  call.dtype = REFORMER_FLOAT32;
+  for (float& x : call.query_key) x = static_cast<float>(draw_int(random, -1, 1));
+  for (float& x : call.rotations) x = static_cast<float>(draw_int(random, -1, 1));
+  const std::vector<int32_t> got = run_hash(call, 1);
+  for_each_bucket(call, [&](int64_t b, int64_t h, int64_t r, int64_t l, size_t index) {
+    const int32_t expected = bucket_reference(call, b, h, r, l);
+    CHECK(got[index] == expected, "bucket %d, expected %d", got[index], expected);
+  });
+}
+
+void check_sort(Random& random) {
+  const int64_t length = draw_int(random, 1, 3000);
+  const int64_t padded = length + draw_int(random, 0, 70);
+  const int64_t highest = draw_from(random, {0, 3, 4095, 4096, 1 << 24, INT32_MAX});
+  std::vector<int32_t> buckets(static_cast<size_t>(length));
+  for (int32_t& bucket : buckets) bucket = static_cast<int32_t>(draw_int(random, 0, highest));
+  std::vector<int32_t> expected(static_cast<size_t>(padded));
+  std::iota(expected.begin(), expected.end(), 0);
+  std::stable_sort(expected.begin(), expected.begin() + length, [&](int32_t a, int32_t b) {
+    return buckets[static_cast<size_t>(a)] < buckets[static_cast<size_t>(b)];
+  });
+  std::vector<int32_t> order(static_cast<size_t>(padded));
+  std::vector<int32_t> spare(static_cast<size_t>(length));
+  std::vector<int32_t> counters(kSortDigits);
+  CHECK(sort_positions(buckets.data(), length, padded, order.data(), spare.data(), counters.data()),
+        "buckets refused");
+  CHECK(order == expected, "length %lld, buckets up to %lld", static_cast<long long>(length),
+        static_cast<long long>(highest));
+  buckets[static_cast<size_t>(draw_int(random, 0, length - 1))] = -1;
+  CHECK(
+      !sort_positions(buckets.data(), length, padded, order.data(), spare.data(), counters.data()),
+      "a negative bucket was accepted");
+}
+
+}  // namespace
+}  // namespace reformer::test
+
+int main(int argc, char** argv) {
+  using namespace reformer::test;
+  const int cases = argc > 1 ? std::atoi(argv[1]) : 60;
+  Random random(2);
+  for (int i = 0; i < cases; ++i) check_sort(random);
+  for (const auto target :
+       {reformer::CpuTarget::kFallback, reformer::CpuTarget::kAvx2, reformer::CpuTarget::kAvx512}) {
+    reformer::set_cpu_target(target);
+    for (int i = 0; i < cases; ++i) check_hash(draw_hash(random));
+    for (int i = 0; i < cases; ++i) check_ties(random);
+  }
+  return FINISH_TEST();
+}

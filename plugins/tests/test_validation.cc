@@ -1,0 +1,160 @@
+// Every kind of wrong parameter gives its status and its words, and touches nothing.
+#include <cstring>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "check.h"
+#include "reformer_kernels.h"
+
+namespace reformer::test {
+namespace {
+
+// A correct call of LSHAttention, B 1, L 16, H 2, D 4, R 3; cases break one thing each.
+struct Call {
+  std::vector<float> query_key = std::vector<float>(128, 0.5f);
+  std::vector<float> value = std::vector<float>(128, 0.25f);
+  std::vector<float> output = std::vector<float>(128, -7.0f);
+  std::vector<int32_t> buckets = std::vector<int32_t>(96, 1);
+  std::vector<int32_t> mask = std::vector<int32_t>(16, 1);
+  std::vector<char> workspace;
+  char error[256] = "";
+  reformer_lsh_attention_params params{};
+
+  Call() {
+    params.struct_size = sizeof(params);
+    params.abi_version = REFORMER_ABI_VERSION;
+    params.num_heads = 2;
+    params.key_norm_epsilon = 1e-6f;
+    params.chunking = {4, 1, 0, 4, 4, 1};
+    params.query_key = {query_key.data(), REFORMER_FLOAT32, 3, {1, 16, 8}};
+    params.value = {value.data(), REFORMER_FLOAT32, 3, {1, 16, 8}};
+    params.buckets = {buckets.data(), REFORMER_INT32, 4, {1, 2, 3, 16}};
+    params.attention_mask = {mask.data(), REFORMER_INT32, 2, {1, 16}};
+    params.output = {output.data(), REFORMER_FLOAT32, 3, {1, 16, 8}};
+    params.execution.num_workers = 1;
+    uint64_t size = 0;
+    CHECK(reformer_cpu_lsh_attention_workspace(&params, &size) == REFORMER_OK, "query");
+    workspace.resize(size);
+    params.execution.workspace = workspace.data();
+    params.execution.workspace_size = size;
+    params.execution.error = error;
+    params.execution.error_size = sizeof(error);
+  }
+  Call(const Call&) = delete;
+};
+
+struct Case {
+  reformer_status status;
+  const char* message;  // a part of it
+  std::function<void(Call&)> spoil;
+};
+
+void check_case(const Case& wrong) {
+  Call call;
+  wrong.spoil(call);
+  const reformer_status status = reformer_cpu_lsh_attention(&call.params);
+  CHECK(status == wrong.status, "status %d, expected %d (%s): %s", status, wrong.status,
+        wrong.message, call.error);
+  CHECK(std::strstr(call.error, wrong.message) != nullptr, "message \"%s\" lacks \"%s\"",
+        call.error, wrong.message);
+  for (const float x : call.output) CHECK(x == -7.0f, "output was touched (%s)", wrong.message);
+}
+
+const std::vector<Case>& wrong_cases() {
+  constexpr int64_t kHuge = INT64_MAX / 2;
+  static const std::vector<Case> cases = {
+      {REFORMER_ERROR_VERSION, "", [](Call& c) { c.params.struct_size = 8; }},
+      {REFORMER_ERROR_VERSION, "", [](Call& c) { c.params.abi_version = 99; }},
+      {REFORMER_ERROR_ATTRIBUTE, "num_heads is 0", [](Call& c) { c.params.num_heads = 0; }},
+      {REFORMER_ERROR_SHAPE, "expected a multiple of num_heads 3",
+       [](Call& c) { c.params.num_heads = 3; }},
+      {REFORMER_ERROR_ATTRIBUTE, "num_workers is 0",
+       [](Call& c) { c.params.execution.num_workers = 0; }},
+      {REFORMER_ERROR_ATTRIBUTE, "key_norm_epsilon",
+       [](Call& c) { c.params.key_norm_epsilon = 0; }},
+      {REFORMER_ERROR_ATTRIBUTE, "is_causal is 2",
+       [](Call& c) { c.params.chunking.is_causal = 2; }},
+      {REFORMER_ERROR_ATTRIBUTE, "chunk_length is 0",
+       [](Call& c) { c.params.chunking.chunk_length = 0; }},
+      {REFORMER_ERROR_ATTRIBUTE, "num_chunks_before is -1",
+       [](Call& c) { c.params.chunking.num_chunks_before = -1; }},
+      {REFORMER_ERROR_SHAPE, "not a multiple of chunk_length 5",
+       [](Call& c) { c.params.chunking.chunk_length = 5; }},
+      {REFORMER_ERROR_TOO_LARGE, "keys in one chunk's window",
+       [](Call& c) { c.params.chunking.num_chunks_after = INT32_MAX; }},
+      {REFORMER_ERROR_DTYPE, "query_key has dtype int32",
+       [](Call& c) { c.params.query_key.dtype = REFORMER_INT32; }},
+      {REFORMER_ERROR_DTYPE, "query_key has dtype unknown",
+       [](Call& c) { c.params.query_key.dtype = 77; }},
+      {REFORMER_ERROR_DTYPE, "value has dtype float16, expected float32 as query_key has",
+       [](Call& c) { c.params.value.dtype = REFORMER_FLOAT16; }},
+      {REFORMER_ERROR_SHAPE, "value has shape [1, 15, 8], expected [1, 16, 8]",
+       [](Call& c) { c.params.value.dims[1] = 15; }},
+      {REFORMER_ERROR_SHAPE, "query_key has rank 2, expected 3",
+       [](Call& c) { c.params.query_key.rank = 2; }},
+      {REFORMER_ERROR_SHAPE, "query_key has shape [-1, 16, 8]",
+       [](Call& c) { c.params.query_key.dims[0] = -1; }},
+      {REFORMER_ERROR_SHAPE, "buckets has shape [1, 3, 3, 16], expected [1, 2, *, 16]",
+       [](Call& c) { c.params.buckets.dims[1] = 3; }},
+      {REFORMER_ERROR_TOO_LARGE, "more bytes than",
+       [](Call& c) { c.params.query_key.dims[0] = kHuge; }},
+      {REFORMER_ERROR_ATTRIBUTE, "num_hashes", [](Call& c) { c.params.buckets.dims[2] = 0; }},
+      {REFORMER_ERROR_NULL_POINTER, "value has no data",
+       [](Call& c) { c.params.value.data = nullptr; }},
+      {REFORMER_ERROR_ALIGNMENT, "query_key is at an address",
+       [](Call& c) { c.params.query_key.data = reinterpret_cast<char*>(c.query_key.data()) + 1; }},
+      {REFORMER_ERROR_OVERLAP, "output shares memory",
+       [](Call& c) { c.params.value.data = c.output.data(); }},
+      {REFORMER_ERROR_NULL_POINTER, "workspace is null",
+       [](Call& c) { c.params.execution.workspace = nullptr; }},
+      {REFORMER_ERROR_WORKSPACE, "expected at least",
+       [](Call& c) { c.params.execution.workspace_size -= 1; }},
+      {REFORMER_ERROR_BUCKETS, "negative", [](Call& c) { c.buckets[95] = -1; }},
+  };
+  return cases;
+}
+
+void check_edges() {
+  Call call;
+  CHECK(reformer_cpu_lsh_attention(&call.params) == REFORMER_OK, "%s", call.error);
+  CHECK(reformer_cpu_lsh_attention(nullptr) == REFORMER_ERROR_NULL_POINTER, "null params");
+  CHECK(reformer_cpu_lsh_attention_workspace(&call.params, nullptr) == REFORMER_ERROR_NULL_POINTER,
+        "null size");
+  // No tokens: nothing to do, data may be null.
+  for (reformer_tensor* tensor :
+       {&call.params.query_key, &call.params.value, &call.params.output}) {
+    *tensor = {nullptr, REFORMER_FLOAT32, 3, {1, 0, 8}};
+  }
+  call.params.buckets = {nullptr, REFORMER_INT32, 4, {1, 2, 3, 0}};
+  call.params.attention_mask = {nullptr, REFORMER_INT32, 2, {1, 0}};
+  CHECK(reformer_cpu_lsh_attention(&call.params) == REFORMER_OK, "%s", call.error);
+  // A message longer than its room is cut, and ended.
+  call.params.num_heads = 0;
+  call.params.execution.error_size = 5;
+  CHECK(reformer_cpu_lsh_attention(&call.params) == REFORMER_ERROR_ATTRIBUTE, "num_heads 0");
+  CHECK(std::strlen(call.error) == 4, "message \"%s\"", call.error);
+}
+
+void check_library() {
+  reformer_library library{};
+  CHECK(reformer_library_info(&library) == REFORMER_ERROR_VERSION, "struct_size 0");
+  library.struct_size = sizeof(library);
+  CHECK(reformer_library_info(&library) == REFORMER_OK, "info");
+  CHECK(library.abi_version == REFORMER_ABI_VERSION, "abi %u", library.abi_version);
+  CHECK(library.version[0] != '\0' && library.cpu_target[0] != '\0', "empty text");
+  for (int status = 0; status <= REFORMER_ERROR_LAUNCH; ++status) {
+    const char* text = reformer_status_text(static_cast<reformer_status>(status));
+    CHECK(std::strcmp(text, "unknown status") != 0, "status %d has no text", status);
+  }
+}
+
+}  // namespace
+}  // namespace reformer::test
+
+int main() {
+  for (const auto& wrong : reformer::test::wrong_cases()) reformer::test::check_case(wrong);
+  reformer::test::check_edges();
+  reformer::test::check_library();
+  return FINISH_TEST();
+}
