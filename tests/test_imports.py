@@ -21,7 +21,7 @@ LAYERS = (
     {"export", "engine", "parity", "runtimes"},
     {"checkpoints", "modeling"},
     {"ops"},
-    {"artifact", "artifact_folder"},
+    {"artifact", "artifact_folder", "native"},
     {"spec"},
     {"errors"},
 )
@@ -30,7 +30,7 @@ SIDEWAYS = {("parity", "runtimes"), ("artifact_folder", "artifact")}
 
 LEVELS = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 EXPORT_ONLY = ("torch", "transformers", "onnxscript", "onnx_ir", "safetensors", "huggingface_hub")
-CORE = ("artifact", "artifact_folder", "spec", "errors")
+CORE = ("artifact", "artifact_folder", "native", "spec", "errors")
 
 
 def parse_imports(path: Path, module: str) -> Iterator[str]:

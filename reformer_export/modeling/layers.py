@@ -147,11 +147,12 @@ class FeedForward(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """T [B, L, hidden_size] -> T [B, L, hidden_size]."""
-        normalised = self.layer_norm(hidden_states)
+        # Two dimensions: a Gemm with its bias and activation inside, where three kernels would pass memory.
+        normalised = self.layer_norm(hidden_states).reshape(-1, hidden_states.shape[-1])
         output: torch.Tensor = self.outer[0](self.activation(self.inner[0](normalised)))
         for inner, outer in list(zip(self.inner, self.outer, strict=True))[1:]:
             output = output + outer(self.activation(inner(normalised)))
-        return output
+        return output.reshape(hidden_states.shape)
 
 
 class ReversibleLayer(nn.Module):

@@ -169,7 +169,8 @@ def LSHAttention(  # noqa: N802
     padding_threshold: int,
     key_norm_epsilon: float,
 ) -> FLOAT:
-    """The contract in standard ONNX operators: one round at a time, so that memory grows with L, not R * L.
+    """The contract in standard ONNX operators: one round and one block of chunks at a time, so that memory
+    grows with L, not R * L, and the logits stay in the cache.
 
     A round's windows are gathered, scored, and merged into a running (best, weight, total) per token: the
     running forms of max(lse_r), sum exp(lse_r - best) and sum exp(lse_r - best) * o_r. Masks are Min and Max
@@ -201,7 +202,7 @@ def LSHAttention(  # noqa: N802
     after = op.Where(dense, zero, op.Reshape(op.Constant(value_int=num_chunks_after), one))
     extra = op.Sub(padded, length)
 
-    # order [B, H, R*Lp]: positions by (round, bucket, position). Unique int64 keys, virtual positions last.
+    # order [B, H, R*n, C]: positions by (round, bucket, position). Unique int64 keys, virtual positions last.
     hashed = op.Cast(op.Slice(buckets, zero, rounds, two), to=7)
     ranks = op.Mul(hashed, op.Where(dense, zero, one))
     virtual_rank = op.Constant(value_int=2147483647)
@@ -209,99 +210,114 @@ def LSHAttention(  # noqa: N802
         ranks, op.Concat(op.Constant(value_ints=[0, 0, 0, 0, 0, 0, 0]), extra, axis=0), virtual_rank
     )
     positions = op.Range(zero_scalar, op.Squeeze(padded), one_scalar)
-    _, order = op.TopK(op.Add(op.Mul(ranks, padded), positions), padded, axis=-1, largest=0, sorted=1)
-    all_slots = op.Mul(rounds, padded)
-    order = op.Reshape(order, op.Concat(batch, heads, all_slots, axis=0))
-
-    # window [n*K]: the slots that each chunk of the first round attends to, before the wrap.
+    _, sorted_positions = op.TopK(
+        op.Add(op.Mul(ranks, padded), positions), padded, axis=-1, largest=0, sorted=1
+    )
     num_chunks = op.Div(padded, tokens)
-    width = op.Mul(op.Add(op.Add(before, after), one), tokens)
-    starts = op.Mul(op.Range(zero_scalar, op.Squeeze(num_chunks), one_scalar), tokens)
     all_chunks = op.Mul(rounds, num_chunks)
-    shifts = op.Sub(op.Range(zero_scalar, op.Squeeze(op.Add(op.Add(before, after), one)), one_scalar), before)
-    shifts = op.Mul(shifts, op.Cast(op.LessOrEqual(op.Abs(shifts), all_chunks), to=7))
-    in_chunk = op.Range(zero_scalar, op.Squeeze(tokens), one_scalar)
-    offsets = op.Reshape(op.Add(op.Unsqueeze(op.Mul(shifts, tokens), one), in_chunk), minus_one)
-    window = op.Reshape(op.Add(op.Unsqueeze(starts, one), offsets), minus_one)
+    order = op.Reshape(sorted_positions, op.Concat(batch, heads, all_chunks, tokens, axis=0))
 
-    # Rows [B*Lp*H, D]; the row of (b, position, h) is (b*Lp + position)*H + h.
+    # shifts [S]: the chunks of a window, counted from the query's own.
+    window_chunks = op.Add(op.Add(before, after), one)
+    shifts = op.Sub(op.Range(zero_scalar, op.Squeeze(window_chunks), one_scalar), before)
+    shifts = op.Mul(shifts, op.Cast(op.LessOrEqual(op.Abs(shifts), all_chunks), to=7))
+    width = op.Mul(window_chunks, tokens)
+
+    # Rows [B*L*H, D]; the row of (b, position, h) is (b*L + position)*H + h. A virtual position borrows the
+    # last token's: as a key it is masked, as a query it is dropped.
     row_shape = op.Concat(minus_one, size, axis=0)
-    pads = op.Concat(op.Constant(value_ints=[0, 0, 0, 0]), extra, zero, axis=0)
-    queries = op.Reshape(op.Pad(op.Cast(query_key, to=1), pads), row_shape)
-    values = op.Reshape(op.Pad(op.Cast(value, to=1), pads), row_shape)
+    queries = op.Reshape(op.Cast(query_key, to=1), row_shape)
+    values = op.Reshape(op.Cast(value, to=1), row_shape)
     mean_square = op.ReduceMean(op.Mul(queries, queries), minus_one)
     epsilon = op.Constant(value_float=key_norm_epsilon)
     keys = op.Div(queries, op.Sqrt(op.Mul(op.Add(mean_square, epsilon), op.Cast(size, to=1))))
-    batch_index = op.Unsqueeze(op.Range(zero_scalar, op.Squeeze(batch), one_scalar), one)
-    head_index = op.Range(zero_scalar, op.Squeeze(heads), one_scalar)
-    first_row = op.Unsqueeze(op.Add(op.Mul(batch_index, op.Mul(padded, heads)), head_index), two)
-    first_slot = op.Unsqueeze(op.Mul(op.Add(op.Mul(batch_index, heads), head_index), padded), two)
-    first_token = op.Unsqueeze(op.Mul(batch_index, padded), two)
+    batch_index = op.Reshape(
+        op.Range(zero_scalar, op.Squeeze(batch), one_scalar), op.Constant(value_ints=[-1, 1, 1])
+    )
+    head_index = op.Unsqueeze(op.Range(zero_scalar, op.Squeeze(heads), one_scalar), one)
+    first_row = op.Unsqueeze(op.Add(op.Mul(batch_index, op.Mul(length, heads)), head_index), minus_one)
+    first_slot = op.Mul(op.Add(op.Mul(batch_index, heads), head_index), padded)
+    first_token = op.Unsqueeze(op.Mul(batch_index, padded), minus_one)
+    row_of = op.Add(op.Mul(op.Min(order, op.Sub(length, one)), heads), first_row)
     slot_index = op.Expand(positions, op.Concat(batch, heads, padded, axis=0))
 
-    # visibility [B*Lp]: a key is seen by queries whose limit is above it. Positions are exact below 2^21.
+    # A key is seen by queries whose limit is above its `seen`. Positions are exact below 2^21.
     step = op.Constant(value_float=2147483648.0)
     half_step = op.Constant(value_float=1073741824.0)
     never = op.Constant(value_float=9007199254740992.0)
     no_limit = op.Constant(value_float=4503599627370496.0)
     mask = op.Cast(op.Pad(attention_mask, op.Concat(op.Constant(value_ints=[0, 0, 0]), extra, axis=0)), to=9)
-    scaled_positions = op.Mul(op.Cast(positions, to=1), step)
-    visibility = op.Reshape(op.Where(mask, scaled_positions, never), minus_one)
+    visibility = op.Reshape(op.Where(mask, op.Mul(op.Cast(positions, to=1), step), never), minus_one)
     causal = op.Cast(op.Constant(value_int=is_causal), to=9)
-    masked_logit = op.Constant(value_float=-1.0e9)
     self_logit = op.Constant(value_float=-1.0e5)
-    query_shape = op.Concat(batch, heads, num_chunks, tokens, one, axis=0)
-    key_shape = op.Concat(batch, heads, num_chunks, one, width, axis=0)
-    query_rows_shape = op.Concat(batch, heads, num_chunks, tokens, size, axis=0)
-    key_rows_shape = op.Concat(batch, heads, num_chunks, width, size, axis=0)
+    at = op.Mul(op.Cast(order, to=1), step)
+    seen = op.Gather(visibility, op.Add(order, first_token))
+    limit = op.Add(op.Where(causal, at, no_limit), half_step)
+
+    query_shape = op.Concat(batch, heads, minus_one, tokens, one, axis=0)
+    key_shape = op.Concat(batch, heads, minus_one, one, width, axis=0)
+    query_rows_shape = op.Concat(batch, heads, minus_one, tokens, size, axis=0)
+    key_rows_shape = op.Concat(batch, heads, minus_one, width, size, axis=0)
     column = op.Constant(value_ints=[-1, 1])
+
+    # Blocks of chunks whose logits fit the processor's cache.
+    chunk_logits = op.Mul(op.Mul(op.Mul(batch, heads), tokens), width)
+    block = op.Max(op.Div(op.Constant(value_ints=[524288]), chunk_logits), one)
+    num_blocks = op.Squeeze(op.Div(op.Sub(op.Add(num_chunks, block), one), block))
 
     total = op.Mul(values, op.Constant(value_float=0.0))
     weight = op.Mul(mean_square, op.Constant(value_float=0.0))
     best = op.Sub(weight, op.Constant(value_float=3.0e38))
     num_rounds = op.Squeeze(rounds)
     for r in range(num_rounds):
-        first = op.Mul(r, padded)
-        query_positions = op.Slice(order, first, op.Add(first, padded), two)
-        slots = op.Mod(op.Add(op.Add(window, first), all_slots), all_slots)
-        key_positions = op.Gather(order, slots, axis=2)
-        key_rows = op.Add(op.Mul(key_positions, heads), first_row)
-        q = op.Reshape(
-            op.Gather(queries, op.Add(op.Mul(query_positions, heads), first_row)), query_rows_shape
-        )
-        k = op.Reshape(op.Gather(keys, key_rows), key_rows_shape)
-        v = op.Reshape(op.Gather(values, key_rows), key_rows_shape)
-        logits = op.MatMul(q, op.Transpose(k, perm=[0, 1, 2, 4, 3]))
+        first = op.Mul(r, num_chunks)
+        attended_blocks = op.SequenceEmpty(dtype=1)
+        lse_blocks = op.SequenceEmpty(dtype=1)
+        for i in range(num_blocks):
+            begin = op.Add(op.Mul(i, block), first)
+            end = op.Min(op.Add(begin, block), op.Add(first, num_chunks))
+            own = op.Range(op.Squeeze(begin), op.Squeeze(end), one_scalar)
+            window = op.Mod(op.Add(op.Add(op.Unsqueeze(own, one), shifts), all_chunks), all_chunks)
+            key_rows = op.Gather(row_of, window, axis=2)
+            q = op.Reshape(op.Gather(queries, op.Slice(row_of, begin, end, two)), query_rows_shape)
+            k = op.Reshape(op.Gather(keys, key_rows), key_rows_shape)
+            v = op.Reshape(op.Gather(values, key_rows), key_rows_shape)
+            logits = op.MatMul(q, op.Transpose(k, perm=[0, 1, 2, 4, 3]))
 
-        at_query = op.Reshape(op.Mul(op.Cast(query_positions, to=1), step), query_shape)
-        at_key = op.Reshape(op.Mul(op.Cast(key_positions, to=1), step), key_shape)
-        seen = op.Reshape(op.Gather(visibility, op.Add(key_positions, first_token)), key_shape)
-        limit = op.Add(op.Where(causal, at_query, no_limit), half_step)
-        logits = op.Max(op.Min(logits, op.Sub(limit, seen)), masked_logit)
-        apart = op.Abs(op.Sub(at_key, at_query))
-        logits = op.Max(op.Min(logits, op.Add(apart, self_logit)), op.Sub(self_logit, apart))
+            # A token's own key is in its window, so that keys it does not see weigh nothing at any logit
+            # far below `self_logit`: the contract's -1e9 need not be exact.
+            at_query = op.Reshape(op.Slice(at, begin, end, two), query_shape)
+            at_key = op.Reshape(op.Gather(at, window, axis=2), key_shape)
+            query_limit = op.Reshape(op.Slice(limit, begin, end, two), query_shape)
+            key_seen = op.Reshape(op.Gather(seen, window, axis=2), key_shape)
+            apart = op.Abs(op.Sub(at_key, at_query))
+            logits = op.Min(op.Min(logits, op.Sub(query_limit, key_seen)), op.Add(apart, self_logit))
+            logits = op.Max(logits, op.Sub(self_logit, apart))
 
-        # exp(logit - lse) = probability * sum exp(logit - max) * exp(max - lse), with lse rounded.
-        probabilities = op.Softmax(logits, axis=-1)
-        greatest = op.ReduceMax(logits, minus_one)
-        exp_sum = op.Reciprocal(op.ReduceMax(probabilities, minus_one))
-        lse = op.Add(greatest, op.Log(exp_sum))
-        scale = op.Mul(exp_sum, op.Exp(op.Sub(greatest, lse)))
-        attended = op.Reshape(op.MatMul(probabilities, v), row_shape)
+            # exp(logit - lse) = probability * sum exp(logit - max) * exp(max - lse), with lse rounded.
+            probabilities = op.Softmax(logits, axis=-1)
+            greatest = op.ReduceMax(logits, minus_one)
+            exp_sum = op.Reciprocal(op.ReduceMax(probabilities, minus_one))
+            lse = op.Add(greatest, op.Log(exp_sum))
+            scale = op.Mul(exp_sum, op.Exp(op.Sub(greatest, lse)))
+            attended = op.Mul(op.MatMul(probabilities, v), scale)
+            attended_blocks = op.SequenceInsert(attended_blocks, attended)
+            lse_blocks = op.SequenceInsert(lse_blocks, lse)
+        attended_slots = op.Reshape(op.ConcatFromSequence(attended_blocks, axis=2), row_shape)
+        lse_slots = op.Reshape(op.ConcatFromSequence(lse_blocks, axis=2), column)
 
         # Back from slots to rows.
+        query_positions = op.Gather(sorted_positions, r, axis=2)
         slot_of = op.Add(op.ScatterElements(slot_index, query_positions, slot_index, axis=2), first_slot)
-        slot_of_row = op.Reshape(op.Transpose(slot_of, perm=[0, 2, 1]), minus_one)
-        lse_of_row = op.Gather(op.Reshape(lse, column), slot_of_row)
-        scale_of_row = op.Gather(op.Reshape(scale, column), slot_of_row)
+        slot_of_row = op.Transpose(op.Slice(slot_of, zero, length, two), perm=[0, 2, 1])
+        slot_of_row = op.Reshape(slot_of_row, minus_one)
+        lse_of_row = op.Gather(lse_slots, slot_of_row)
         new_best = op.Max(best, lse_of_row)
         kept = op.Exp(op.Sub(best, new_best))
         added = op.Exp(op.Sub(lse_of_row, new_best))
-        attended_rows = op.Gather(attended, slot_of_row)
-        total = op.Add(op.Mul(total, kept), op.Mul(attended_rows, op.Mul(added, scale_of_row)))
+        total = op.Add(op.Mul(total, kept), op.Mul(op.Gather(attended_slots, slot_of_row), added))
         weight = op.Add(op.Mul(weight, kept), added)
         best = op.Identity(new_best)
     final = op.Add(best, op.Log(weight))
     rows = op.Mul(total, op.Exp(op.Sub(best, final)))
-    output = op.Reshape(rows, op.Concat(batch, padded, minus_one, axis=0))
-    return op.CastLike(op.Slice(output, zero, length, one), query_key)
+    return op.CastLike(op.Reshape(rows, op.Shape(query_key)), query_key)

@@ -182,6 +182,8 @@ def open_session(
     options = onnxruntime.SessionOptions()
     options.log_severity_level = LOG_FATAL_ONLY
     options.intra_op_num_threads = threads or 0
+    # A pattern's block stands beside what the arena holds already: it doubled the memory of long sequences.
+    options.enable_mem_pattern = False
     if provider == CUDA and hasattr(onnxruntime, "preload_dlls"):
         with contextlib.redirect_stdout(io.StringIO()):
             onnxruntime.preload_dlls()

@@ -17,6 +17,7 @@ PROGRESS = (
     "Tracing and writing the graph ...",
     "Comparing with eager ...",
     "Compared cases: ",
+    "Runs on ",
 )
 
 

@@ -50,7 +50,7 @@ def test_an_artifact_in_json(tmp_path: Path) -> None:
     assert report["manifest"]["spec"]["layers"][1]["num_buckets"] == [2, 4]
     assert [file["state"] for file in report["files"]] == ["ok"]
     assert report["graph"]["custom_nodes"] == [
-        {"op_type": "LocalAttention", "count": 1, "has_function_body": True}
+        {"op_type": "TableRead", "count": 1, "has_function_body": True}
     ]
     assert "widened to float32" in report["runtimes"]["ONNX Runtime, CPU"]
 
@@ -84,12 +84,12 @@ def test_an_onnx_file(tmp_path: Path) -> None:
     assert graph["outputs"] == ["start_logits float [...]", "end_logits float [...]"]
     assert graph["operators"] == {
         "ai.onnx": {"Gather": 1, "Split": 1, "Squeeze": 2},
-        "reformer": {"LocalAttention": 1},
+        "reformer": {"TableRead": 1},
     }
     assert graph["parameters"] == 258 * 2
     lines = lines_of(invoke(path))
     assert "ai.onnx Squeeze 2" in lines
-    assert "LocalAttention 1 in the file" in lines
+    assert "TableRead 1 in the file" in lines
 
 
 def test_nodes_without_body_are_refused_and_why(tmp_path: Path) -> None:

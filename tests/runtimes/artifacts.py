@@ -103,7 +103,7 @@ def make_model(spec: ModelSpec, dtype: DType = "float32", table: NDArray[np.floa
     element_type = ELEMENT_TYPES[dtype]
     if table is None:
         table = _table_of_task(spec)
-    nodes = [helper.make_node("LocalAttention", ["table"], ["seen"], domain=DOMAIN, plugin_namespace=DOMAIN)]
+    nodes = [helper.make_node("TableRead", ["table"], ["seen"], domain=DOMAIN, plugin_namespace=DOMAIN)]
     if spec.task == "question-answering":
         nodes += _question_answering_nodes()
     elif spec.task == "text-classification":
@@ -151,7 +151,7 @@ def _pass_through_function(element_type: int) -> Any:
     """Cast to float32 and back, as the real bodies do, so that widening has something to do."""
     return helper.make_function(
         DOMAIN,
-        "LocalAttention",
+        "TableRead",
         ["x"],
         ["y"],
         [
