@@ -11,7 +11,7 @@ LIBRARY := reformer_export/_native/libreformer_onnxruntime.so
 CXX_SOURCES := $(shell find plugins -name '*.cc' -o -name '*.h')
 PLUGIN_SOURCES := $(CXX_SOURCES) $(shell find plugins -name 'CMake*' -o -name '*.cmake')
 
-.PHONY: demo test test-python test-native sanitize native lint format bench gpu-check clean
+.PHONY: demo test test-python test-native sanitize native lint format bench wheel-check gpu-check clean
 
 demo: $(READY)  ## Export the shipped model, verify it against eager, and let it write.
 	$(BIN)/reformer-export onnx models/kjv-bytes $(DEMO_OUT) --overwrite
@@ -52,7 +52,16 @@ format: $(READY)
 	$(BIN)/clang-format -i $(CXX_SOURCES)
 
 bench: $(READY)  ## Portable file against eager; results in benchmarks/results.
-	$(BIN)/python -m benchmarks.bench_portable
+	$(BIN)/python -m benchmarks.bench_models --shape crime
+
+# A deployment: the wheel and ONNX Runtime in a clean environment, without torch, run what `make demo` exported.
+wheel-check: $(READY)
+	rm -rf build/wheel build/deployment
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/wheel .
+	$(PYTHON) -m venv build/deployment
+	build/deployment/bin/python -m pip install --quiet "$$(ls build/wheel/*.whl)[cpu]"
+	! build/deployment/bin/python -c "import torch" 2> /dev/null
+	build/deployment/bin/reformer-export generate $(DEMO_OUT) --prompt "And God said" --max-new-tokens 50 --native on
 
 gpu-check:  ## The checks that need an NVIDIA GPU, in an environment of their own.
 	$(PYTHON) -m venv .venv-gpu

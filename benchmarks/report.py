@@ -1,0 +1,95 @@
+"""Results on the terminal and in benchmarks/results: NAME.json, NAME.md, NAME.png."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+from rich.table import Table
+
+RESULTS: Final = Path(__file__).parent / "results"
+_LIBRARIES: Final = ("reformer-export", "torch", "transformers", "onnxruntime", "onnx", "numpy")
+
+Row = Mapping[str, str]
+"""A table's row: column name -> text; all rows of a table have the same columns."""
+
+
+def describe_machine() -> dict[str, Any]:
+    """Processor, cores, load average, versions, date: what a timing means nothing without."""
+    versions = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "load_average": [round(load, 2) for load in os.getloadavg()],
+        "versions": versions,
+    }
+
+
+def print_table(title: str, rows: Sequence[Row]) -> None:
+    """One table on standard output, not folded where that is a file."""
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    console.print(title, style="bold")
+    table = Table()
+    for column in rows[0]:
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row.values())
+    console.print(table)
+
+
+def write_results(
+    name: str, title: str, rows: Sequence[Row], data: Mapping[str, Any], notes: Sequence[str]
+) -> None:
+    """`data` to NAME.json, `rows` with `notes` to NAME.md."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+    columns = list(rows[0])
+    lines = [f"# {title}", "", " | ".join(["", *columns, ""]).strip()]
+    lines.append("|" + " ---: |" * len(columns))
+    lines += ["| " + " | ".join(row.values()) + " |" for row in rows]
+    lines += ["", *(f"- {note}" for note in notes)]
+    (RESULTS / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def plot_cost_per_token(name: str, title: str, series: Mapping[str, Sequence[tuple[int, float]]]) -> None:
+    """NAME.png: seconds per 1,000 tokens over length; `series` holds (tokens, seconds) by label."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
+    lengths = sorted({length for points in series.values() for length, _ in points})
+    for label, points in series.items():
+        axes.plot(*zip(*((n, 1000 * s / n) for n, s in points), strict=True), marker="o", label=label)
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xticks(lengths, [f"{length:,}" for length in lengths])
+    axes.set(xlabel="tokens", ylabel="seconds per 1,000 tokens", title=title)
+    axes.grid(alpha=0.3, which="both")
+    axes.legend()
+    figure.savefig(RESULTS / f"{name}.png", dpi=150)
+    pyplot.close(figure)
+
+
+def _cpu_name() -> str:
+    path = Path("/proc/cpuinfo")
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
