@@ -26,6 +26,10 @@ MEDIAN_TOLERANCE: Final = 1e-4
 """On the median over tokens of the largest difference: a bucket that flips on a near-tie changes some tokens,
 a wrong model changes all."""
 
+COMPARED_TOKENS: Final = 16384
+"""At greater lengths some token nearly always hashes differently on a near-tie, and moves the chunk borders of
+every later one: what `reformer-export verify` tells apart, a median does not."""
+
 NOTES: Final = (
     "portable: ONNX Runtime on model.onnx, nothing native registered. native: with the operator library. "
     "eager: transformers, inference mode.",
@@ -83,8 +87,8 @@ class Result:
 
 
 def compare_outputs(ours: Run, eager: Run, model: BenchmarkModel, length: int) -> tuple[float, float]:
-    """Largest and median-over-tokens difference of the logits; warms both up."""
-    input_ids = random_inputs(model.spec.vocab_size, length)
+    """Largest and median-over-tokens difference of the logits at up to `COMPARED_TOKENS`; warms both up."""
+    input_ids = random_inputs(model.spec.vocab_size, min(length, COMPARED_TOKENS))
     by_token = np.abs(ours(input_ids) - eager(input_ids)).max(axis=-1)
     differences = float(by_token.max()), float(np.median(by_token))
     if not differences[1] <= MEDIAN_TOLERANCE:
