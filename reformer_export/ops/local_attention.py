@@ -8,6 +8,7 @@ no self mask.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from onnxscript import FLOAT, INT32, script
@@ -78,36 +79,20 @@ def local_attention_reference(
     return output.reshape(batch, length, width).to(query.dtype).contiguous()
 
 
-@torch.library.custom_op("reformer::local_attention", mutates_args=())
-def local_attention(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor,
-    num_heads: int,
-    chunk_length: int,
-    num_chunks_before: int,
-    num_chunks_after: int,
-    is_causal: bool,
-    padding_multiple: int,
-    padding_threshold: int,
-) -> torch.Tensor:
-    """One node to `torch.export`; native on the CPU where it can be. Arguments as the reference."""
+def _compute(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *rest: Any) -> torch.Tensor:
+    """The reference's arguments: native on the CPU where there is a library, else the reference."""
     kernels = kernels_for(query, key, value)
     compute = local_attention_reference if kernels is None else kernels.local_attention
-    return compute(
-        query,
-        key,
-        value,
-        attention_mask,
-        num_heads,
-        chunk_length,
-        num_chunks_before,
-        num_chunks_after,
-        is_causal,
-        padding_multiple,
-        padding_threshold,
-    )
+    return compute(query, key, value, *rest)
+
+
+local_attention = torch.library.custom_op(
+    "reformer::local_attention",
+    _compute,
+    mutates_args=(),
+    schema=torch.library.infer_schema(local_attention_reference, mutates_args=()),
+)
+"""The operator, one node to `torch.export`; arguments and result as of `local_attention_reference`."""
 
 
 @local_attention.register_fake

@@ -8,6 +8,7 @@ arithmetic (virtual padding, wrap across rounds, rounded logsumexp) is that of t
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from onnxscript import FLOAT, INT32, script
@@ -96,38 +97,20 @@ def lsh_attention_reference(
     return output.to(query_key.dtype).contiguous()
 
 
-@torch.library.custom_op("reformer::lsh_attention", mutates_args=())
-def lsh_attention(
-    query_key: torch.Tensor,
-    value: torch.Tensor,
-    buckets: torch.Tensor,
-    attention_mask: torch.Tensor,
-    num_heads: int,
-    chunk_length: int,
-    num_chunks_before: int,
-    num_chunks_after: int,
-    is_causal: bool,
-    padding_multiple: int,
-    padding_threshold: int,
-    key_norm_epsilon: float,
-) -> torch.Tensor:
-    """One node to `torch.export`; native on the CPU where it can be. Arguments as the reference."""
+def _compute(query_key: torch.Tensor, value: torch.Tensor, *rest: Any) -> torch.Tensor:
+    """The reference's arguments: native on the CPU where there is a library, else the reference."""
     kernels = kernels_for(query_key, value)
     compute = lsh_attention_reference if kernels is None else kernels.lsh_attention
-    return compute(
-        query_key,
-        value,
-        buckets,
-        attention_mask,
-        num_heads,
-        chunk_length,
-        num_chunks_before,
-        num_chunks_after,
-        is_causal,
-        padding_multiple,
-        padding_threshold,
-        key_norm_epsilon,
-    )
+    return compute(query_key, value, *rest)
+
+
+lsh_attention = torch.library.custom_op(
+    "reformer::lsh_attention",
+    _compute,
+    mutates_args=(),
+    schema=torch.library.infer_schema(lsh_attention_reference, mutates_args=()),
+)
+"""The operator, one node to `torch.export`; arguments and result as of `lsh_attention_reference`."""
 
 
 @lsh_attention.register_fake

@@ -9,6 +9,7 @@ index on ties; a masked token gets bucket prod(f_i).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from onnxscript import FLOAT, INT32, script
@@ -68,24 +69,20 @@ def lsh_buckets_reference(
     return torch.where(attention_mask[:, None, None, :] != 0, buckets, product).to(torch.int32)
 
 
-@torch.library.custom_op("reformer::lsh_buckets", mutates_args=())
-def lsh_buckets(
-    query_key: torch.Tensor,
-    rotations: torch.Tensor,
-    attention_mask: torch.Tensor,
-    num_heads: int,
-    num_buckets: Sequence[int],
-) -> torch.Tensor:
-    """One node to `torch.export`; native on the CPU where it can be. Arguments as the reference."""
+def _compute(query_key: torch.Tensor, rotations: torch.Tensor, *rest: Any) -> torch.Tensor:
+    """The reference's arguments: native on the CPU where there is a library, else the reference."""
     kernels = kernels_for(query_key, rotations)
     compute = lsh_buckets_reference if kernels is None else kernels.lsh_buckets
-    return compute(
-        query_key,
-        rotations,
-        attention_mask,
-        num_heads,
-        num_buckets,
-    )
+    return compute(query_key, rotations, *rest)
+
+
+lsh_buckets = torch.library.custom_op(
+    "reformer::lsh_buckets",
+    _compute,
+    mutates_args=(),
+    schema=torch.library.infer_schema(lsh_buckets_reference, mutates_args=()),
+)
+"""The operator, one node to `torch.export`; arguments and result as of `lsh_buckets_reference`."""
 
 
 @lsh_buckets.register_fake
