@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, Sequence  # noqa: UP035 - onnxscript on Python 3.10 needs this Sequence
 
 import onnx_ir as ir
 import torch

@@ -8,8 +8,7 @@ index on ties; a masked token gets bucket prod(f_i).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, Sequence  # noqa: UP035 - onnxscript on Python 3.10 needs this Sequence
 
 import torch
 from onnxscript import FLOAT, INT32, script

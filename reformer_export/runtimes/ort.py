@@ -23,6 +23,7 @@ from reformer_export.errors import (
     RuntimeUnavailableError,
 )
 from reformer_export.native import NativeLibrary, NativeMode, find_native_library
+from reformer_export.runtimes.external_data import check_external_data
 from reformer_export.runtimes.generation import Generation, GenerationOptions
 from reformer_export.runtimes.inputs import IdsLike, prepare_inputs
 from reformer_export.runtimes.source_config import SourceConfig, read_source_config
@@ -179,6 +180,7 @@ def open_session(
             f"threads: got {threads}, expected an integer from 1 up; leave it out to use all cores"
         )
     onnxruntime = import_onnxruntime()
+    check_external_data(model)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = LOG_FATAL_ONLY
     options.intra_op_num_threads = threads or 0

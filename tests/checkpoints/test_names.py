@@ -14,7 +14,7 @@ from reformer_export.checkpoints.names import (
     select_tensors,
 )
 from reformer_export.checkpoints.weights import TensorHeader
-from tests.hf_models import build_model, config_t
+from tests.hf_models import build_model, config_t, needs_separate_bias
 
 FOLDER = Path("checkpoint")
 
@@ -35,6 +35,7 @@ def spec_and_model(tmp_path, architecture, overrides):
     return spec, build_model(config, getattr(transformers, architecture))
 
 
+@needs_separate_bias
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("architecture", TASK_OF_ARCHITECTURE)
 def test_names_and_shapes_are_those_of_transformers(tmp_path, architecture, variant):
