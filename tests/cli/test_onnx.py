@@ -432,7 +432,10 @@ def test_an_interrupt_leaves_nothing_half_written(
     message: str,
 ) -> None:
     outcome, folder = interrupted[number]
-    assert (outcome.status, outcome.stdout, outcome.messages) == (status, "", [message])
+    # When the signal falls into an exec() of a library, Python itself ends the process by that signal in
+    # the end, which a shell reports as the same 128 + n.
+    assert outcome.status in (status, -number)
+    assert (outcome.stdout, outcome.messages) == ("", [message])
     assert [path.name for path in folder.iterdir()] == ["out"]
     assert snapshot(folder / "out") == snapshot(exported)
 
