@@ -4,9 +4,28 @@
 #   1. -D<ROOT_VARIABLE>=<folder>: an unpacked release or source tree; nothing else is tried then
 #   2. what the system has installed
 #   3. the Debian package PACKAGE, unpacked into the build folder by scripts/get_debian_headers.sh
-#      (off with -DREFORMER_DOWNLOAD_HEADERS=OFF)
+#   4. the official release archive RESULT_ARCHIVE_URL with SHA-256 RESULT_ARCHIVE_SHA256, if those are set
+# (3 and 4 are off with -DREFORMER_DOWNLOAD_HEADERS=OFF)
 # RESULT is RESULT-NOTFOUND when all fail.
-option(REFORMER_DOWNLOAD_HEADERS "Fetch missing headers as Debian packages with apt" ON)
+option(REFORMER_DOWNLOAD_HEADERS "Fetch missing headers: Debian packages, official archives" ON)
+
+# Unpacks an archive into DESTINATION when its SHA-256 is the expected one; says so when it is not to be had.
+function(reformer_unpack_archive URL SHA256 DESTINATION)
+  set(archive ${DESTINATION}.archive)
+  file(DOWNLOAD ${URL} ${archive} INACTIVITY_TIMEOUT 30 STATUS status)
+  list(GET status 0 code)
+  if(code EQUAL 0)
+    file(SHA256 ${archive} got)
+    if(got STREQUAL SHA256)
+      file(ARCHIVE_EXTRACT INPUT ${archive} DESTINATION ${DESTINATION})
+    else()
+      message(WARNING "${URL}: got SHA-256 ${got}, expected ${SHA256}; not used")
+    endif()
+  else()
+    message(STATUS "${URL}: ${status}")
+  endif()
+  file(REMOVE ${archive})
+endfunction()
 
 function(reformer_find_headers RESULT HEADER ROOT_VARIABLE PACKAGE)
   set(suffixes include include/onnxruntime usr/include usr/include/onnxruntime onnxruntime
@@ -21,6 +40,11 @@ function(reformer_find_headers RESULT HEADER ROOT_VARIABLE PACKAGE)
       execute_process(COMMAND ${PROJECT_SOURCE_DIR}/scripts/get_debian_headers.sh ${PACKAGE}
                               ${unpacked})
       find_path(${RESULT} ${HEADER} PATHS ${unpacked} PATH_SUFFIXES ${suffixes} NO_DEFAULT_PATH)
+    endif()
+    if(NOT ${RESULT} AND REFORMER_DOWNLOAD_HEADERS AND ${RESULT}_ARCHIVE_URL)
+      reformer_unpack_archive(${${RESULT}_ARCHIVE_URL} ${${RESULT}_ARCHIVE_SHA256} ${unpacked})
+      file(GLOB folders LIST_DIRECTORIES true ${unpacked}/*)
+      find_path(${RESULT} ${HEADER} PATHS ${folders} PATH_SUFFIXES ${suffixes} NO_DEFAULT_PATH)
     endif()
   endif()
   message(STATUS "${HEADER}: ${${RESULT}}")

@@ -13,7 +13,17 @@ from hypothesis import strategies as st
 from reformer_export.ops import local_attention, lsh_attention
 from reformer_export.ops.domain import padded_length
 from reformer_export.ops.lsh_attention import _sorted_positions
-from tests.ops.backends import BACKENDS, make_model, random_mask, run_onnxruntime_body, run_reference
+from reformer_export.ops.native_cpu import CPUKernels
+from tests.ops.backends import (
+    BACKENDS,
+    NATIVE_NAMES,
+    REFERENCES,
+    make_model,
+    random_mask,
+    require_native,
+    run_onnxruntime_body,
+    run_reference,
+)
 
 OPERATORS = ("LSHAttention", "LocalAttention")
 
@@ -243,3 +253,18 @@ def test_custom_op_passes_torch_checks(operator, function):
     inputs, attributes = make_case(np.random.default_rng(3), operator)
     args = (*(torch.from_numpy(value) for value in inputs.values()), *attributes.values())
     torch.library.opcheck(function, args, test_utils=("test_schema", "test_faketensor"))
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), dtype=st.sampled_from([torch.float16, torch.bfloat16]))
+def test_native_half_storage_is_the_reference(operator, seed, dtype):
+    """Half-precision storage, float32 arithmetic: what is left is the rounding of the result."""
+    kernels = CPUKernels(require_native())
+    inputs, attributes = make_case(np.random.default_rng(seed), operator)
+    tensors = [torch.from_numpy(value) for value in inputs.values()]
+    tensors = [tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in tensors]
+    expected = REFERENCES[operator](*tensors, *attributes.values())
+    got = getattr(kernels, NATIVE_NAMES[operator])(*tensors, *attributes.values())
+    tolerance = {torch.float16: 2.0**-10, torch.bfloat16: 2.0**-7}[dtype]  # one step at 1
+    torch.testing.assert_close(got, expected, atol=tolerance, rtol=tolerance)

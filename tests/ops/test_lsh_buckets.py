@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reformer_export.ops import draw_rotations, lsh_buckets, lsh_buckets_reference
-from tests.ops.backends import BACKENDS, random_mask
+from reformer_export.ops.native_cpu import CPUKernels
+from tests.ops.backends import BACKENDS, random_mask, require_native
 
 
 def make_inputs(rng, batch, length, heads, size, rounds, factors, dtype=np.float32):
@@ -108,3 +109,16 @@ def test_custom_op_passes_torch_checks():
         [8],
     )
     torch.library.opcheck(lsh_buckets, args, test_utils=("test_schema", "test_faketensor"))
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), dtype=st.sampled_from([torch.float16, torch.bfloat16]))
+def test_native_half_storage_hashes_the_same(seed, dtype):
+    """The stored vectors are exact in float32, so that the buckets are those of the reference."""
+    rng = np.random.default_rng(seed)
+    inputs = make_inputs(rng, 2, int(rng.integers(1, 40)), 2, 8, 3, (8, 4))
+    tensors = {name: torch.from_numpy(value) for name, value in inputs.items()}
+    tensors["query_key"] = tensors["query_key"].to(dtype)
+    expected = lsh_buckets_reference(**tensors, num_heads=2, num_buckets=[8, 4])
+    got = CPUKernels(require_native()).lsh_buckets(*tensors.values(), 2, [8, 4])
+    assert torch.equal(got, expected)
