@@ -43,6 +43,14 @@ MAX_POSITIONS: Final = 2**21
 """Tokens: up to here the function bodies compare positions exactly (see ops/lsh_attention.py)."""
 
 
+def padded_length(length: int, padding_multiple: int, padding_threshold: int) -> int:
+    """Tokens in the virtually padded sequence: `length` rounded up to `padding_multiple`, unless it is at
+    most `padding_threshold`."""
+    if length <= padding_threshold or length % padding_multiple == 0:
+        return length
+    return -(-length // padding_multiple) * padding_multiple
+
+
 def _require(condition: bool, what: str, got: object, expected: str, fix: str) -> None:
     if not condition:
         raise SpecError(f"{what}: got {got}, expected {expected}; {fix}")
@@ -285,10 +293,7 @@ class ModelSpec:
 
     def padded_length(self, length: int) -> int:
         """The length at which `transformers` runs a sequence of `length` tokens."""
-        multiple = self.padding_multiple
-        if length <= self.padding_threshold or length % multiple == 0:
-            return length
-        return -(-length // multiple) * multiple
+        return padded_length(length, self.padding_multiple, self.padding_threshold)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; `spec_from_dict` reads them back."""

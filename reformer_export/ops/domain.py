@@ -15,14 +15,6 @@ SELF_LOGIT: Final = -1e5
 """Logit of a token's own key in LSH attention (the same file, self_mask_value_float32)."""
 
 
-def padded_length(length: int, padding_multiple: int, padding_threshold: int) -> int:
-    """Tokens in the virtually padded sequence: `length` rounded up to `padding_multiple`, unless it is at
-    most `padding_threshold`."""
-    if length <= padding_threshold or length % padding_multiple == 0:
-        return length
-    return -(-length // padding_multiple) * padding_multiple
-
-
 def neighbour_shifts(num_chunks_before: int, num_chunks_after: int, num_chunks: int) -> list[int]:
     """For each chunk of a window, how many chunks after the query's own it lies, modulo `num_chunks`.
 

@@ -15,8 +15,9 @@ from onnxscript import FLOAT, INT32, script
 from onnxscript import opset18 as op
 from onnxscript.values import Opset
 
-from reformer_export.ops.domain import DOMAIN, MASKED_LOGIT, VERSION, neighbour_shifts, padded_length
+from reformer_export.ops.domain import DOMAIN, MASKED_LOGIT, VERSION, neighbour_shifts
 from reformer_export.ops.native_cpu import kernels_for
+from reformer_export.spec import padded_length
 
 _reformer = Opset(DOMAIN, VERSION)
 

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reformer_export.ops import local_attention, lsh_attention
-from reformer_export.ops.domain import padded_length
 from reformer_export.ops.lsh_attention import _sorted_positions
 from reformer_export.ops.native_cpu import CPUKernels
+from reformer_export.spec import padded_length
 from tests.ops.backends import (
     BACKENDS,
     NATIVE_NAMES,
