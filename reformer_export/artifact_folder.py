@@ -1,16 +1,34 @@
-"""The folder OUT: written beside its place and renamed into it when it is whole, or never there."""
+"""The folder OUT: written beside its place and renamed into it when it is whole, or never there.
+
+A process that is killed at any moment leaves the old folder or the new one (where the system can exchange two
+folders in one step: Linux), and at worst a partial one beside it, which the next export to that OUT removes.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import errno
+import glob
 import os
 import secrets
 import shutil
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Final
 
 from reformer_export.artifact import ENGINES_NAME, MANIFEST_NAME, NO_ROOM, output_error, read_manifest
 from reformer_export.errors import ArtifactError, OutputError
+
+_AT_FDCWD: Final = -100
+_RENAME_EXCHANGE: Final = 2
+_NO_EXCHANGE: Final = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
+"""What a kernel or a file system says that cannot exchange two names (man 2 rename)."""
+
+ABANDONED_SECONDS: Final = 60
+"""A partial folder younger than this may belong to a process that has not locked it yet."""
 
 
 @contextmanager
@@ -24,9 +42,12 @@ def new_folder(out: Path, overwrite: bool) -> Iterator[Path]:
     check_new_folder(out, overwrite)
     partial = out.parent / f".{out.name}.partial-{secrets.token_hex(4)}"
     missing = [parent for parent in out.parents if not parent.exists()]
+    lock = -1
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(out)
         partial.mkdir()
+        lock = _lock(partial)
         yield partial
         _move_into_place(partial, out, overwrite)
         missing = []
@@ -37,6 +58,8 @@ def new_folder(out: Path, overwrite: bool) -> Iterator[Path]:
         raise output_error(out, refusal) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        if lock >= 0:
+            os.close(lock)
         for parent in missing:  # innermost first; one that another program has filled stays
             with suppress(OSError):
                 parent.rmdir()
@@ -89,6 +112,8 @@ def _move_into_place(partial: Path, out: Path, overwrite: bool) -> None:
     if not out.exists():
         partial.rename(out)
         return
+    if _exchange(partial, out):
+        return  # the old one now has the partial one's name, and goes with it
     old = out.parent / f".{out.name}.old-{secrets.token_hex(4)}"
     try:
         out.rename(old)
@@ -98,3 +123,42 @@ def _move_into_place(partial: Path, out: Path, overwrite: bool) -> None:
             shutil.rmtree(old, ignore_errors=True)
         elif old.exists():
             old.rename(out)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Let two names change their folders in one step; False where the system cannot."""
+    if sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "renameat2"):
+        return False
+    renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    if renameat2(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in _NO_EXCHANGE:
+        return False
+    raise OSError(number, os.strerror(number), str(second))
+
+
+def _lock(folder: Path) -> int:
+    """A descriptor whose lock says that a process writes `folder`; -1 where there are no such locks."""
+    if sys.platform == "win32":
+        return -1
+    import fcntl
+
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    with suppress(OSError):  # a file system without locks: nothing there counts as abandoned
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return descriptor
+    os.close(descriptor)
+    return -1
+
+
+def _remove_abandoned(out: Path) -> None:
+    """Remove partial folders of `out` whose process was killed: old enough, and nobody holds their lock."""
+    for partial in out.parent.glob(f".{glob.escape(out.name)}.partial-*"):
+        with suppress(OSError):
+            if time.time() - partial.stat().st_mtime < ABANDONED_SECONDS:
+                continue
+            lock = _lock(partial)
+            if lock >= 0:
+                shutil.rmtree(partial, ignore_errors=True)
+                os.close(lock)

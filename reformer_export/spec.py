@@ -39,6 +39,17 @@ MAX_DIMENSION: Final = 2**24
 """Above any real model; keeps products of sizes read from a file away from overflow."""
 
 
+MAX_NUM_HASHES: Final = 1024
+"""Rounds of hashing; the paper uses up to 16, and the output of every round is held in memory."""
+
+MAX_WINDOW_CHUNKS: Final = 1024
+"""Chunks that one chunk attends to, itself included."""
+
+MAX_ROTATION_ELEMENTS: Final = 2**28
+"""float32 numbers of one layer's rotations, which are drawn and stored: 1 GiB."""
+
+MAX_LAYERS: Final = 1024
+
 MAX_POSITIONS: Final = 2**21
 """Tokens: up to here the function bodies compare positions exactly (see ops/lsh_attention.py)."""
 
@@ -56,13 +67,13 @@ def _require(condition: bool, what: str, got: object, expected: str, fix: str) -
         raise SpecError(f"{what}: got {got}, expected {expected}; {fix}")
 
 
-def _require_size(name: str, value: object, minimum: int = 1) -> None:
+def _require_size(name: str, value: object, minimum: int = 1, maximum: int = MAX_DIMENSION) -> None:
     is_int = isinstance(value, int) and not isinstance(value, bool)
     _require(
-        is_int and minimum <= value <= MAX_DIMENSION,  # type: ignore[operator]
+        is_int and minimum <= value <= maximum,  # type: ignore[operator]
         name,
         repr(value),
-        f"an integer from {minimum} to {MAX_DIMENSION}",
+        f"an integer from {minimum} to {maximum}",
         "mend it in the checkpoint's config.json",
     )
 
@@ -84,9 +95,9 @@ class LSHAttentionSpec:
 
     def __post_init__(self) -> None:
         _require_size("lsh_attn_chunk_length", self.chunk_length)
-        _require_size("lsh_num_chunks_before", self.num_chunks_before, 0)
-        _require_size("lsh_num_chunks_after", self.num_chunks_after, 0)
-        _require_size("num_hashes", self.num_hashes)
+        _require_size("lsh_num_chunks_before", self.num_chunks_before, 0, MAX_WINDOW_CHUNKS // 2 - 1)
+        _require_size("lsh_num_chunks_after", self.num_chunks_after, 0, MAX_WINDOW_CHUNKS // 2)
+        _require_size("num_hashes", self.num_hashes, 1, MAX_NUM_HASHES)
         _require(len(self.num_buckets) > 0, "num_buckets", "no factor", "one or more", "give N or AxB")
         for factor in self.num_buckets:
             _require_size("num_buckets", factor, 2)
@@ -123,8 +134,8 @@ class LocalAttentionSpec:
 
     def __post_init__(self) -> None:
         _require_size("local_attn_chunk_length", self.chunk_length)
-        _require_size("local_num_chunks_before", self.num_chunks_before, 0)
-        _require_size("local_num_chunks_after", self.num_chunks_after, 0)
+        _require_size("local_num_chunks_before", self.num_chunks_before, 0, MAX_WINDOW_CHUNKS // 2 - 1)
+        _require_size("local_num_chunks_after", self.num_chunks_after, 0, MAX_WINDOW_CHUNKS // 2)
 
 
 AttentionSpec = LSHAttentionSpec | LocalAttentionSpec
@@ -213,7 +224,22 @@ class ModelSpec:
             "a number from 0 to 1",
             "mend it in the checkpoint's config.json",
         )
-        _require(len(self.layers) > 0, "attn_layers", "no layer", "one or more", "mend config.json")
+        _require(
+            0 < len(self.layers) <= MAX_LAYERS,
+            "attn_layers",
+            f"{len(self.layers)} layers",
+            f"1 to {MAX_LAYERS}",
+            "mend the checkpoint's config.json",
+        )
+        for index in self.lsh_layers:
+            elements = math.prod(self.rotations_shape(index))
+            _require(
+                elements <= MAX_ROTATION_ELEMENTS,
+                f"rotations of layer {index}",
+                f"{elements} numbers ({self.num_heads} heads x {self.head_size} x num_hashes x buckets / 2)",
+                f"at most {MAX_ROTATION_ELEMENTS}",
+                "use fewer hashes, or factors of the buckets, e.g. --num-buckets 32x32",
+            )
         _require(
             self.feed_forward_size % self.feed_forward_slices == 0,
             "chunk-feed-forward",
@@ -290,6 +316,12 @@ class ModelSpec:
     def lsh_layers(self) -> tuple[int, ...]:
         """Indices of the LSH layers."""
         return tuple(i for i, layer in enumerate(self.layers) if isinstance(layer, LSHAttentionSpec))
+
+    def rotations_shape(self, layer: int) -> tuple[int, int, int, int]:
+        """[num_heads, head_size, num_hashes, sum(num_buckets) / 2] of an LSH layer."""
+        attention = self.layers[layer]
+        assert isinstance(attention, LSHAttentionSpec)
+        return self.num_heads, self.head_size, attention.num_hashes, sum(attention.num_buckets) // 2
 
     def padded_length(self, length: int) -> int:
         """The length at which `transformers` runs a sequence of `length` tokens."""

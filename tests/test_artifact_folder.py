@@ -1,12 +1,17 @@
 from __future__ import annotations
 
 import errno
+import os
+import shutil
+import signal
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from reformer_export import artifact_folder
-from reformer_export.artifact_folder import check_new_folder, new_folder
+from reformer_export.artifact_folder import ABANDONED_SECONDS, check_new_folder, new_folder
 from reformer_export.errors import ArtifactError, OutputError
 from tests.cli.program import snapshot
 from tests.runtimes.artifacts import write_artifact
@@ -135,6 +140,17 @@ def test_overwrite_touches_nothing_else(tmp_path: Path) -> None:
     assert snapshot(tmp_path) == before
 
 
+@pytest.fixture
+def no_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that cannot exchange two names."""
+    monkeypatch.setattr(artifact_folder, "_exchange", lambda first, second: False)
+
+
+def test_overwrite_without_exchange(tmp_path: Path, no_exchange: None) -> None:
+    test_overwrite_replaces_an_artifact_or_an_empty_folder(tmp_path)
+
+
+@pytest.mark.usefixtures("no_exchange")
 @pytest.mark.parametrize("failure", [OSError(errno.EIO, "Input/output error"), KeyboardInterrupt()])
 @pytest.mark.parametrize("renames", [0, 1])
 def test_a_move_that_fails_half_way_puts_the_old_one_back(
@@ -158,7 +174,7 @@ def test_a_move_that_fails_half_way_puts_the_old_one_back(
 
 
 def test_an_interrupt_after_the_move_leaves_the_new_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_exchange: None
 ) -> None:
     out = write_artifact(tmp_path / "out")
     rename = Path.rename
@@ -173,3 +189,84 @@ def test_an_interrupt_after_the_move_leaves_the_new_one(
     with pytest.raises(KeyboardInterrupt):
         write_new(out, overwrite=True)
     assert snapshot(tmp_path) == {"out": None, "out/new": b"new"}
+
+
+def test_an_interrupt_after_the_exchange_leaves_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = write_artifact(tmp_path / "out")
+    exchange = artifact_folder._exchange
+
+    def interrupt_after(first: Path, second: Path) -> bool:
+        exchange(first, second)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(artifact_folder, "_exchange", interrupt_after)
+    with pytest.raises(KeyboardInterrupt):
+        write_new(out, overwrite=True)
+    assert snapshot(tmp_path) == {"out": None, "out/new": b"new"}
+
+
+def make_partial(tmp_path: Path, name: str, age: float) -> Path:
+    partial = tmp_path / name
+    partial.mkdir()
+    (partial / "model.onnx").write_text("half")
+    os.utime(partial, (time.time() - age,) * 2)
+    return partial
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    old = make_partial(tmp_path, ".out.partial-00000000", 2 * ABANDONED_SECONDS)
+    young = make_partial(tmp_path, ".out.partial-00000001", 0)
+    other = make_partial(tmp_path, ".out2.partial-00000000", 2 * ABANDONED_SECONDS)
+    write_new(tmp_path / "out")
+    assert (old.exists(), young.exists(), other.exists()) == (False, True, True)
+
+
+def test_what_a_living_process_writes_is_kept(tmp_path: Path) -> None:
+    with new_folder(tmp_path / "out", overwrite=False) as partial:
+        os.utime(partial, (time.time() - 2 * ABANDONED_SECONDS,) * 2)
+        write_new(tmp_path / "out")
+        assert partial.exists()
+        shutil.rmtree(tmp_path / "out")
+    assert snapshot(tmp_path) == {"out": None}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs fork and the exchange of two names")
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_kill_before_any_step_leaves_the_old_or_the_new(tmp_path: Path, exists: bool) -> None:
+    """A child that kills itself before its n-th look at or change of the file system, for every n."""
+    outcomes = set()
+    for step in range(1000):
+        work = tmp_path / str(step)
+        work.mkdir()
+        out = write_artifact(work / "out") if exists else work / "out"
+        old = snapshot(out)
+        child = os.fork()
+        if child == 0:
+            try:
+                _kill_before(step)
+                write_new(out, overwrite=True)
+            finally:
+                os._exit(0)
+        _, status = os.waitpid(child, 0)
+        found = snapshot(out)
+        assert found in (old, {"new": b"new"}), f"killed before step {step}"
+        outcomes.add(found == old)
+        if os.WIFEXITED(status):
+            break
+    assert os.WIFEXITED(status)
+    assert outcomes == {True, False}
+
+
+def _kill_before(step: int) -> None:
+    """SIGKILL this process at the audit event of the file system number `step`."""
+    left = [step]
+
+    def count(event: str, arguments: tuple[object, ...]) -> None:
+        if event in ("open", "ctypes.call_function", "ctypes.dlsym") or event.startswith(("os.", "shutil.")):
+            left[0] -= 1
+            if left[0] < 0:
+                signal.raise_signal(signal.SIGKILL)
+
+    sys.addaudithook(count)

@@ -143,7 +143,7 @@ def replace_lsh(**changes: Any) -> AttentionSpec:
         ({"layer_norm_eps": 1}, "layer_norm_eps: got 1"),
         ({"layer_norm_eps": -1e-9}, "layer_norm_eps"),
         ({"is_causal": "no"}, "is_causal: got 'no'"),
-        ({"layers": ()}, "attn_layers: got no layer"),
+        ({"layers": ()}, "attn_layers: got 0 layers"),
         (
             {"feed_forward_slices": 3},
             "chunk-feed-forward: got 3, expected a divisor of the feed-forward size 8",

@@ -59,7 +59,7 @@ class Config:
         names = self.values.architectures
         if not names:
             return None
-        if not isinstance(names, list) or len(names) != 1 or names[0] not in TASK_OF_ARCHITECTURE:
+        if not isinstance(names, list) or len(names) != 1 or str(names[0]) not in TASK_OF_ARCHITECTURE:
             raise _error(self.path, "architectures", names, f"one of {', '.join(TASK_OF_ARCHITECTURE)}")
         return str(names[0])
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from reformer_export.errors import ArtifactError, MissingDependencyError
+from reformer_export.runtimes.onnx_structure import check_onnx_structure
 
 MAX_PROTOBUF_BYTES: Final = 2**31 - 1
 """Protobuf's own limit; larger models keep their weights in external data."""
@@ -36,6 +37,7 @@ def read_onnx(path: Path, *, external_data: bool) -> Any:
             f"{path}: got {size} bytes, expected at most {MAX_PROTOBUF_BYTES}, protobuf's limit; "
             "store the weights as external data"
         )
+    check_onnx_structure(path)
     try:
         model = onnx.load_model_from_string(path.read_bytes())
         if external_data:

@@ -36,7 +36,7 @@ def read_source_config(folder: Path, vocab_size: int) -> SourceConfig:
     return SourceConfig(
         pad_token_id=pad[0] if pad else 0,
         eos_token_ids=_valid_ids(eos, vocab_size),
-        id2label={int(k): str(v) for k, v in labels.items() if str(k).isdecimal()}
+        id2label={int(k): str(v) for k, v in labels.items() if str(k).isdecimal() and len(k) < 10}
         if isinstance(labels, dict)
         else {},
     )

@@ -95,20 +95,28 @@ def _bytes_from_ids(ids: Sequence[int]) -> bytes:
 
 
 class LibraryTokenizer:
-    """A tokenizer of a library, given as its two functions."""
+    """A tokenizer of a library, given as its two functions; ArtifactError when the library fails on a text,
+    which a broken `path` can still make it do after it was loaded."""
 
     def __init__(
-        self, name: str, encode: Callable[[str], list[int]], decode: Callable[[list[int]], str]
+        self, path: Path, name: str, encode: Callable[[str], list[int]], decode: Callable[[list[int]], str]
     ) -> None:
         self.name = name
+        self._path = path
         self._encode = encode
         self._decode = decode
 
     def encode(self, text: str) -> list[int]:
-        return self._encode(text)
+        try:
+            return self._encode(text)
+        except Exception as error:  # the libraries raise plain Exception
+            raise _broken(self._path, error) from error
 
     def decode(self, ids: Sequence[int]) -> str:
-        return self._decode(list(ids))
+        try:
+            return self._decode(list(ids))
+        except Exception as error:
+            raise _broken(self._path, error) from error
 
     def incremental_decoder(self, prompt_ids: Sequence[int] = ()) -> IncrementalDecoder:
         return _WholeDecoder(self, prompt_ids)
@@ -143,6 +151,7 @@ def _load_tokenizer_json(path: Path) -> Tokenizer:
     except Exception as error:  # the library raises plain Exception
         raise _broken(path, error) from error
     return LibraryTokenizer(
+        path,
         f"{TOKENIZER_JSON_NAME} (tokenizers {tokenizers.__version__})",
         lambda text: list(tokenizer.encode(text).ids),
         lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True)),
@@ -157,6 +166,7 @@ def _load_sentencepiece(path: Path) -> Tokenizer:
         raise _broken(path, error) from error
     size = processor.vocab_size()
     return LibraryTokenizer(
+        path,
         f"{SENTENCEPIECE_NAME} (sentencepiece {sentencepiece.__version__})",
         lambda text: list(processor.encode(text)),
         lambda ids: str(processor.decode([i for i in ids if i < size])),

@@ -195,7 +195,7 @@ BAD_CONFIGS = [
     ({"hidden_size": 15}, "axial_pos_embds_dim"),
     ({"hidden_act": "prelu"}, "hidden_act: got prelu"),
     ({"attn_layers": ["local", "full"]}, "attn_layers: got 'full'"),
-    ({"attn_layers": [], "num_hidden_layers": 0}, "attn_layers: got no layer"),
+    ({"attn_layers": [], "num_hidden_layers": 0}, "attn_layers: got 0 layers"),
     ({"attn_layers": None}, "attn_layers"),
     ({"num_hidden_layers": 1}, "num_hidden_layers: got 1, expected 2"),
     ({"lsh_attn_chunk_length": None}, "lsh_attn_chunk_length: got None"),

@@ -125,8 +125,9 @@ def test_external_data_is_named_and_not_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.onnx", b"no protobuf", "expected a readable ONNX model"),
-        ("a.onnx", b"", "got no graph"),
+        ("a.onnx", b"no protobuf", "expected protobuf's wire format"),
+        ("a.onnx", b"", "got an empty file"),
+        ("a.onnx", b"\x08\x0a", "got no graph"),
         ("a.engine", b"x", "a file of another kind"),
         ("a.onnx", None, "got no such file"),
         ("nowhere", None, "no such file or folder"),

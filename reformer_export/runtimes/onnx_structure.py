@@ -1,0 +1,253 @@
+"""Bounds on an .onnx file from a stranger, checked before a library that trusts it reads it.
+
+ONNX Runtime inlines functions before it looks at their number, some of its versions read external data
+outside the file's folder, and sizes in a file are only promises. Read without a protobuf library, which a
+deployment does not have: field numbers are those of onnx.proto, the encoding is protobuf's wire format.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from reformer_export.artifact import resolve_inside
+from reformer_export.errors import ArtifactError
+
+MAX_NODES: Final = 200_000
+"""Nodes after functions are inlined; the largest Reformers that were exported have fewer than 20,000."""
+
+MAX_DEPTH: Final = 16
+"""Graphs within graphs: bodies of loops and branches."""
+
+MAX_FUNCTIONS: Final = 1000
+MAX_TENSOR_BYTES: Final = 2**40
+
+_VARINT: Final = 0
+_FIXED64: Final = 1
+_BYTES: Final = 2
+_FIXED32: Final = 5
+_MAX_VARINT_BYTES: Final = 10
+_MAX_RANK: Final = 64
+
+# TensorProto.DataType -> bytes of an element in raw_data; types of less than a byte are not in an artifact.
+_ELEMENT_BYTES: Final = {
+    1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 13: 8, 14: 8, 15: 16, 16: 2,
+}  # fmt: skip
+
+
+class _RefusedError(Exception):
+    """What the file has and what was expected."""
+
+    def __init__(self, got: str, expected: str) -> None:
+        super().__init__(got, expected)
+        self.got, self.expected = got, expected
+
+
+@dataclass
+class _Scope:
+    """Nodes of one graph or function, its subgraphs included: how many, and which functions they may call."""
+
+    nodes: int = 0
+    calls: dict[tuple[bytes, bytes], int] = field(default_factory=dict)
+
+    def add(self, other: _Scope) -> None:
+        self.nodes += other.nodes
+        for name, count in other.calls.items():
+            self.calls[name] = self.calls.get(name, 0) + count
+
+
+def check_onnx_structure(model: Path) -> None:
+    """ArtifactError when `model` is no ONNX file of a size that a Reformer can have.
+
+    Checks that no external data lies outside of its folder, that tensors have the shapes and bytes that they
+    promise, that graphs nest `MAX_DEPTH` deep at most, that functions do not call themselves, and that
+    inlining them all makes `MAX_NODES` nodes at most.
+    """
+    if model.stat().st_size == 0:
+        raise ArtifactError(
+            f"{model}: got an empty file, expected an ONNX model; export the checkpoint again"
+        )
+    with model.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        try:
+            _Walk(data, model.parent).check_model()
+        except _RefusedError as refused:
+            raise ArtifactError(
+                f"{model}: got {refused.got}, expected {refused.expected}; export the checkpoint again"
+            ) from refused
+
+
+class _Walk:
+    def __init__(self, data: mmap.mmap, folder: Path) -> None:
+        self._data = data
+        self._folder = folder
+
+    def check_model(self) -> None:
+        main = _Scope()
+        functions: dict[tuple[bytes, bytes], _Scope] = {}
+        for number, start, end in self._messages(0, len(self._data)):
+            if number == 7:
+                main.add(self._graph(start, end, 0))
+            elif number == 25:
+                name, scope = self._function(start, end)
+                functions.setdefault(name, _Scope()).add(scope)
+                if len(functions) > MAX_FUNCTIONS:
+                    raise _RefusedError(f"more than {MAX_FUNCTIONS} functions", "those of a Reformer")
+            elif number == 20:
+                raise _RefusedError("a model with training information", "a model for inference")
+        _count_inlined(main, functions)
+
+    def _graph(self, start: int, end: int, depth: int) -> _Scope:
+        if depth > MAX_DEPTH:
+            raise _RefusedError(
+                f"graphs nested more than {MAX_DEPTH} deep", "loops and branches of a Reformer"
+            )
+        scope = _Scope()
+        for number, first, last in self._messages(start, end):
+            if number == 1:
+                self._node(first, last, depth, scope)
+            elif number == 5:
+                self._tensor(first, last)
+            elif number == 15:
+                self._sparse_tensor(first, last)
+        return scope
+
+    def _function(self, start: int, end: int) -> tuple[tuple[bytes, bytes], _Scope]:
+        scope, name, domain = _Scope(), b"", b""
+        for number, first, last in self._messages(start, end):
+            if number == 1:
+                name = self._data[first:last]
+            elif number == 10:
+                domain = self._data[first:last]
+            elif number == 7:
+                self._node(first, last, 0, scope)
+            elif number == 11:
+                self._attribute(first, last, 0, scope)
+        return (domain, name), scope
+
+    def _node(self, start: int, end: int, depth: int, scope: _Scope) -> None:
+        op_type, domain = b"", b""
+        for number, first, last in self._messages(start, end):
+            if number == 4:
+                op_type = self._data[first:last]
+            elif number == 7:
+                domain = self._data[first:last]
+            elif number == 5:
+                self._attribute(first, last, depth, scope)
+        scope.add(_Scope(1, {(domain, op_type): 1}))
+        if scope.nodes > MAX_NODES:
+            raise _RefusedError(f"more than {MAX_NODES} nodes", "those of a Reformer")
+
+    def _attribute(self, start: int, end: int, depth: int, scope: _Scope) -> None:
+        for number, first, last in self._messages(start, end):
+            if number in (5, 10):
+                self._tensor(first, last)
+            elif number in (6, 11):
+                scope.add(self._graph(first, last, depth + 1))
+            elif number in (22, 23):
+                self._sparse_tensor(first, last)
+
+    def _sparse_tensor(self, start: int, end: int) -> None:
+        for number, first, last in self._messages(start, end):
+            if number in (1, 2):
+                self._tensor(first, last)
+
+    def _tensor(self, start: int, end: int) -> None:
+        dims: list[int] = []
+        element_type, raw_bytes = 0, None
+        for number, wire, first, last in self._fields(start, end):
+            if number == 1:
+                dims += [first] if wire == _VARINT else self._packed(first, last)
+            elif number == 2 and wire == _VARINT:
+                element_type = first
+            elif number == 9 and wire == _BYTES:
+                raw_bytes = last - first
+            elif number == 13 and wire == _BYTES:
+                self._external_data(first, last)
+        if len(dims) > _MAX_RANK or any(dim >= 2**63 for dim in dims):
+            raise _RefusedError(f"a tensor of shape {_signed(dims)}", "dimensions from 0 up")
+        size = math.prod(dims) * _ELEMENT_BYTES.get(element_type, 1)
+        if size > MAX_TENSOR_BYTES:
+            raise _RefusedError(f"a tensor of shape {dims}", f"at most {MAX_TENSOR_BYTES} bytes")
+        if raw_bytes is not None and element_type in _ELEMENT_BYTES and raw_bytes != size:
+            raise _RefusedError(f"a tensor of shape {dims} with {raw_bytes} bytes", f"{size} bytes")
+
+    def _external_data(self, start: int, end: int) -> None:
+        """Every value of an entry, whatever its key: a file's name, or a number, which stays inside."""
+        for number, first, last in self._messages(start, end):
+            if number == 2:
+                resolve_inside(self._folder, self._data[first:last].decode("utf-8", errors="replace"))
+
+    def _packed(self, start: int, end: int) -> list[int]:
+        values = []
+        while start < end:
+            value, start = self._varint(start, end)
+            values.append(value)
+            if len(values) > _MAX_RANK:
+                break
+        return values
+
+    def _messages(self, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+        """(field number, first byte, end) of every field that holds bytes."""
+        for number, wire, first, last in self._fields(start, end):
+            if wire == _BYTES:
+                yield number, first, last
+
+    def _fields(self, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+        """(field number, wire type, first byte or value, end) of every field."""
+        while start < end:
+            key, start = self._varint(start, end)
+            number, wire = key >> 3, key & 7
+            if wire == _VARINT:
+                value, start = self._varint(start, end)
+                yield number, wire, value, start
+            elif wire == _BYTES:
+                length, start = self._varint(start, end)
+                if length > end - start:
+                    raise _RefusedError("a field that ends beyond its message", "a whole file")
+                yield number, wire, start, start + length
+                start += length
+            elif wire in (_FIXED32, _FIXED64):
+                start += 4 if wire == _FIXED32 else 8
+            else:
+                raise _RefusedError(f"a field of wire type {wire}", "protobuf's wire format")
+        if start > end:
+            raise _RefusedError("a field that ends beyond its message", "a whole file")
+
+    def _varint(self, start: int, end: int) -> tuple[int, int]:
+        value = 0
+        for index in range(_MAX_VARINT_BYTES):
+            if start + index >= end:
+                raise _RefusedError("a number that ends beyond its message", "a whole file")
+            byte = self._data[start + index]
+            value |= (byte & 0x7F) << (7 * index)
+            if byte < 0x80:
+                return value & (2**64 - 1), start + index + 1
+        raise _RefusedError(f"a number of more than {_MAX_VARINT_BYTES} bytes", "protobuf's wire format")
+
+
+def _signed(dims: list[int]) -> list[int]:
+    return [dim - 2**64 if dim >= 2**63 else dim for dim in dims[:_MAX_RANK]]
+
+
+def _count_inlined(main: _Scope, functions: dict[tuple[bytes, bytes], _Scope]) -> None:
+    """Refuse functions that call themselves, and more than MAX_NODES nodes once all calls are inlined."""
+    inlined: dict[tuple[bytes, bytes], int] = {}
+    waiting = set(functions)
+    while waiting:  # functions whose callees are all counted, layer by layer
+        ready = [name for name in waiting if not waiting & functions[name].calls.keys()]
+        if not ready:
+            raise _RefusedError("functions that call themselves", "bodies that end")
+        for name in ready:
+            inlined[name] = min(_inlined_nodes(functions[name], inlined), 2 * MAX_NODES)
+        waiting -= set(ready)
+    total = _inlined_nodes(main, inlined)
+    if total > MAX_NODES:
+        raise _RefusedError(f"functions that grow to more than {MAX_NODES} nodes", "those of a Reformer")
+
+
+def _inlined_nodes(scope: _Scope, inlined: dict[tuple[bytes, bytes], int]) -> int:
+    return scope.nodes + sum(count * inlined.get(name, 0) for name, count in scope.calls.items())

@@ -1,0 +1,75 @@
+"""One good file of every kind, small, for the fuzz targets to edit."""
+
+from __future__ import annotations
+
+import functools
+import json
+import struct
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import transformers
+
+from tests.hf_models import config_t, save_model
+from tests.runtimes.artifacts import make_model, make_spec, write_artifact
+
+
+class Seeds:
+    """Each is made once, on first use."""
+
+    @functools.cached_property
+    def manifest(self) -> Any:
+        with tempfile.TemporaryDirectory() as folder:
+            artifact = write_artifact(Path(folder) / "artifact")
+            return json.loads((artifact / "manifest.json").read_text())
+
+    @functools.cached_property
+    def config(self) -> Any:
+        return json.loads((self._checkpoint / "config.json").read_text())
+
+    @functools.cached_property
+    def weights(self) -> bytes:
+        return (self._checkpoint / "model.safetensors").read_bytes()
+
+    @functools.cached_property
+    def tokenizer(self) -> Any:
+        import tokenizers
+
+        words = {"[UNK]": 0, "a": 1, "b": 2}
+        tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="[UNK]"))
+        tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+        return json.loads(tokenizer.to_str())
+
+    @functools.cached_property
+    def model(self) -> bytes:
+        model = make_model(make_spec())
+        weight = model.graph.initializer.add(name="outside", data_type=1, dims=[1], data_location=1)
+        weight.external_data.add(key="location", value="model.onnx.data")
+        content: bytes = model.SerializeToString()
+        return content
+
+    @functools.cached_property
+    def _checkpoint(self) -> Path:
+        self._keep = tempfile.TemporaryDirectory()
+        return save_model(
+            Path(self._keep.name), config_t(is_decoder=True), transformers.ReformerModelWithLMHead
+        )
+
+    def edited_model(self, data: bytes) -> bytes:
+        """The model with bytes replaced: three bytes an edit, two for the place and one for the value."""
+        content = bytearray(self.model)
+        for at in range(0, len(data) - 2, 3):
+            content[int.from_bytes(data[at : at + 2], "little") % len(content)] = data[at + 2]
+        return bytes(content)
+
+    def edited_weights(self, data: bytes, edit: Callable[[Any, bytes], Any]) -> bytes:
+        """The safetensors file with an edited header of the right length."""
+        (length,) = struct.unpack("<Q", self.weights[:8])
+        header = edit(json.loads(self.weights[8 : 8 + length]), data)
+        text = json.dumps(header).encode("utf-8", errors="surrogatepass")
+        return struct.pack("<Q", len(text)) + text + self.weights[8 + length :]
+
+
+SEEDS = Seeds()

@@ -1,0 +1,164 @@
+"""What is fuzzed: every reader of a file that a stranger may have written.
+
+A target takes bytes and must return, or raise an error that this package raises on purpose. Anything else
+(another exception, a crash, a hang, memory without bound) is a finding. No target needs atheris, so that the
+tests replay the corpus without it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from reformer_export.artifact import MANIFEST_NAME, MODEL_NAME, check_files, read_manifest
+from reformer_export.checkpoints.checkpoint import LoadOptions
+from reformer_export.checkpoints.huggingface import load_huggingface
+from reformer_export.errors import ReformerExportError
+from reformer_export.runtimes.inspection import inspect_onnx
+from reformer_export.runtimes.onnx_structure import check_onnx_structure
+from reformer_export.runtimes.source_config import read_source_config
+from reformer_export.runtimes.tokenizer import load_tokenizer
+from tests.fuzz.seeds import SEEDS
+
+ODD_VALUES: Final[tuple[Any, ...]] = (
+    *(None, True, False, 0, -1, 1, 2, 3, 7, 2**31, 2**63, 2**64, -(2**70), 10**400),
+    *(0.5, -0.0, 1e308, float("inf"), float("nan")),
+    *("", "a", "..", "../../etc/passwd", "/etc/passwd", "model.onnx\0", "x" * 5000, "\ud800"),
+    *("lsh", "local", "axial", "float64", "text-generation"),
+    *([], {}, [[]], [0], [2, 4], {"kind": "lsh"}, {"": 0}),
+)
+
+
+class Choices:
+    """Decisions read from fuzzer bytes, all 0 once they are used up."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at = 0
+
+    def below(self, limit: int) -> int:
+        """An integer from 0 to limit - 1."""
+        value = int.from_bytes(self._data[self._at : self._at + 2], "little")
+        self._at += 2
+        return value % limit
+
+    @property
+    def exhausted(self) -> bool:
+        return self._at >= len(self._data)
+
+
+def edit_json(values: Any, data: bytes) -> Any:
+    """A copy of `values` with nodes replaced, removed, doubled or moved, as `data` says."""
+    values = copy.deepcopy(values)
+    choices = Choices(data)
+    while not choices.exhausted:
+        holder, key = _choose_node(values, choices)
+        if holder is None:
+            return ODD_VALUES[choices.below(len(ODD_VALUES))]
+        action = choices.below(4)
+        if action == 0:
+            del holder[key]
+        elif action == 1 and isinstance(holder, list):
+            holder.extend(copy.deepcopy(holder[:64]))
+        elif action == 1:
+            holder[f"{key}x"] = holder[key]
+        else:
+            holder[key] = copy.deepcopy(ODD_VALUES[choices.below(len(ODD_VALUES))])
+    return values
+
+
+def _choose_node(values: Any, choices: Choices) -> tuple[Any, Any]:
+    holder, key = None, None
+    for _ in range(1 + choices.below(6)):
+        if not isinstance(values, dict | list) or not values:
+            break
+        keys = list(values) if isinstance(values, dict) else range(len(values))
+        holder, key = values, keys[choices.below(len(keys))]
+        values = holder[key]
+    return holder, key
+
+
+def _edited_text(data: bytes, seed: Any) -> bytes:
+    """Half of the inputs are files as they are, the others edits of a good one."""
+    if data[:1] != b"\x01":
+        return data
+    return json.dumps(edit_json(seed, data[1:])).encode("utf-8", errors="surrogatepass")
+
+
+@contextlib.contextmanager
+def _folder(files: dict[str, bytes]) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="reformer-fuzz-", dir=_memory_folder()) as name:
+        folder = Path(name)
+        for file, content in files.items():
+            (folder / file).write_bytes(content)
+        yield folder
+
+
+def _memory_folder() -> str | None:
+    return "/dev/shm" if Path("/dev/shm").is_dir() else None
+
+
+def fuzz_manifest(data: bytes) -> None:
+    """manifest.json, then the files that it names."""
+    with _folder({MANIFEST_NAME: _edited_text(data, SEEDS.manifest), MODEL_NAME: b"model"}) as folder:
+        manifest = read_manifest(folder)
+        assert json.loads(json.dumps(manifest.to_dict(), allow_nan=True)) is not None
+        check_files(folder, manifest)
+
+
+def fuzz_source_config(data: bytes) -> None:
+    """config.json and generation_config.json of an artifact."""
+    text = _edited_text(data, SEEDS.config)
+    with _folder({"config.json": text, "generation_config.json": text}) as folder:
+        read_source_config(folder, vocab_size=100)
+
+
+def fuzz_model(data: bytes) -> None:
+    """model.onnx: its bounds, and what `inspect` says of it."""
+    content = SEEDS.edited_model(data[1:]) if data[:1] == b"\x01" else data
+    with _folder({MODEL_NAME: content}) as folder:
+        check_onnx_structure(folder / MODEL_NAME)
+        inspect_onnx(folder / MODEL_NAME)
+
+
+def fuzz_tokenizer(data: bytes) -> None:
+    """tokenizer.json of an artifact."""
+    with _folder({"tokenizer.json": _edited_text(data, SEEDS.tokenizer)}) as folder:
+        tokenizer = load_tokenizer(folder, vocab_size=100)
+        tokenizer.decode(tokenizer.encode("a b"))
+
+
+def fuzz_checkpoint_config(data: bytes) -> None:
+    """A checkpoint's config.json, with weights that fit the unedited one."""
+    files = {"config.json": _edited_text(data, SEEDS.config), "model.safetensors": SEEDS.weights}
+    with _folder(files) as folder:
+        load_huggingface(str(folder), LoadOptions())
+
+
+def fuzz_checkpoint_weights(data: bytes) -> None:
+    """A checkpoint's model.safetensors: the header edited, or bytes as they are."""
+    files = {"config.json": json.dumps(SEEDS.config).encode()}
+    files["model.safetensors"] = SEEDS.edited_weights(data[1:], edit_json) if data[:1] == b"\x01" else data
+    with _folder(files) as folder:
+        load_huggingface(str(folder), LoadOptions())
+
+
+TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
+    "manifest": fuzz_manifest,
+    "source_config": fuzz_source_config,
+    "model": fuzz_model,
+    "tokenizer": fuzz_tokenizer,
+    "checkpoint_config": fuzz_checkpoint_config,
+    "checkpoint_weights": fuzz_checkpoint_weights,
+}
+
+
+def run_target(name: str, data: bytes) -> None:
+    """Run one target; the package's own errors are the expected answer to a bad file."""
+    with contextlib.suppress(ReformerExportError):
+        TARGETS[name](data)
