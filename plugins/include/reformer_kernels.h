@@ -11,6 +11,11 @@
  *     caller passed an error buffer, one line saying what, got, expected;
  *   - results do not depend on the number of workers.
  *
+ * The reformer_cuda_* functions take device memory and only enqueue work on the stream: they never
+ * synchronise and never use the default stream behind the caller's back, so a call can be captured
+ * in a CUDA graph. They cannot look at data, so a negative bucket is not an error there: it sorts
+ * behind the others. Head sizes up to REFORMER_CUDA_MAX_HEAD_SIZE.
+ *
  * Letters in shapes: B batch, L length (tokens), H heads, D head size, R num_hashes.
  * T is float32, float16 or bfloat16, the same for all T tensors of one call; arithmetic is float32.
  */
@@ -34,12 +39,15 @@ extern "C" {
 #endif
 
 /** Changes whenever a struct or the meaning of a field changes. */
-#define REFORMER_ABI_VERSION 1u
+#define REFORMER_ABI_VERSION 2u
 
 /** num_buckets is a product of even factors that fits in int32: at most 30 of them. */
 #define REFORMER_MAX_BUCKET_FACTORS 30
 
 #define REFORMER_MAX_RANK 4
+
+/** The CUDA kernels take heads of up to this many elements. */
+#define REFORMER_CUDA_MAX_HEAD_SIZE 256
 
 /** More workers than this are refused. */
 #define REFORMER_MAX_WORKERS 1024
@@ -86,11 +94,13 @@ typedef void (*reformer_parallel_for)(void* context, int64_t total, reformer_tas
 
 /** Where a call runs, and on what memory. */
 typedef struct reformer_execution {
-  void* workspace;         /**< of any alignment; needs no initialisation (CPU: host memory) */
+  void* workspace; /**< of any alignment; needs no initialisation; host memory for the CPU, device
+                      memory for CUDA */
   uint64_t workspace_size; /**< bytes; at least what the operator's *_workspace function says */
-  reformer_parallel_for parallel_for; /**< the host's thread pool; null runs in this thread */
+  reformer_parallel_for parallel_for; /**< the host's thread pool; null runs in this thread; CUDA
+                                         ignores it */
   void* parallel_context;
-  int32_t num_workers; /**< 1..REFORMER_MAX_WORKERS; the workspace grows with it */
+  int32_t num_workers; /**< 1..REFORMER_MAX_WORKERS; the workspace grows with it; 1 for CUDA */
   void* stream;        /**< cudaStream_t for CUDA; ignored by the CPU */
   char* error;         /**< null, or room for a message that is always 0-terminated */
   uint64_t error_size; /**< bytes */
@@ -171,6 +181,7 @@ typedef struct reformer_library {
   uint32_t abi_version;   /**< out: REFORMER_ABI_VERSION it was built with */
   const char* version;    /**< out: release, such as "0.1.0" */
   const char* cpu_target; /**< out: instruction set the CPU kernels use here, such as "AVX3" */
+  const char* cuda_architectures; /**< out: such as "80,86,90"; null when built without CUDA */
 } reformer_library;
 
 REFORMER_API reformer_status reformer_library_info(reformer_library* library) REFORMER_NOEXCEPT;
@@ -196,6 +207,25 @@ REFORMER_API reformer_status reformer_cpu_lsh_attention(const reformer_lsh_atten
     REFORMER_NOEXCEPT;
 REFORMER_API reformer_status
 reformer_cpu_local_attention(const reformer_local_attention_params* params) REFORMER_NOEXCEPT;
+
+/**
+ * Bytes of device workspace; the same rules as for the CPU. Absent from a library built without
+ * CUDA: see reformer_library.cuda_architectures.
+ */
+REFORMER_API reformer_status reformer_cuda_lsh_buckets_workspace(
+    const reformer_lsh_buckets_params* params, uint64_t* size) REFORMER_NOEXCEPT;
+REFORMER_API reformer_status reformer_cuda_lsh_attention_workspace(
+    const reformer_lsh_attention_params* params, uint64_t* size) REFORMER_NOEXCEPT;
+REFORMER_API reformer_status reformer_cuda_local_attention_workspace(
+    const reformer_local_attention_params* params, uint64_t* size) REFORMER_NOEXCEPT;
+
+/** Enqueue an operator on device memory, on execution.stream. */
+REFORMER_API reformer_status reformer_cuda_lsh_buckets(const reformer_lsh_buckets_params* params)
+    REFORMER_NOEXCEPT;
+REFORMER_API reformer_status
+reformer_cuda_lsh_attention(const reformer_lsh_attention_params* params) REFORMER_NOEXCEPT;
+REFORMER_API reformer_status
+reformer_cuda_local_attention(const reformer_local_attention_params* params) REFORMER_NOEXCEPT;
 
 #ifdef __cplusplus
 } /* extern "C" */

@@ -8,7 +8,21 @@
 
 #include "reformer_kernels.h"
 
+// The backend under test: with REFORMER_FUZZ_CUDA the CUDA operators, on the emulated device.
+#if defined(REFORMER_FUZZ_CUDA)
+#define BACKEND(function) reformer_cuda_##function
+#else
+#define BACKEND(function) reformer_cpu_##function
+#endif
+
 namespace {
+
+// Windows of more chunks are for the workspace query only: the emulated device takes seconds each.
+#if defined(REFORMER_FUZZ_CUDA)
+constexpr int64_t kMostChunks = 1000;
+#else
+constexpr int64_t kMostChunks = INT64_MAX;
+#endif
 
 // Reads numbers off the fuzzer's bytes; zeros when they run out.
 class Bytes {
@@ -71,6 +85,10 @@ bool fits_arena(std::initializer_list<const reformer_tensor*> tensors) {
   return true;
 }
 
+bool fits_time(const reformer_chunking& chunking) {
+  return chunking.num_chunks_before <= kMostChunks && chunking.num_chunks_after <= kMostChunks;
+}
+
 template <typename Params>
 void fuzz_call(Bytes& bytes, Params& params, bool runnable,
                reformer_status (*measure)(const Params*, uint64_t*),
@@ -106,7 +124,7 @@ void fuzz_buckets(Bytes& bytes, Arena& arena) {
   params.buckets = fuzz_tensor(bytes, arena, REFORMER_INT32, {kBatch, kHeads, kRounds, kLength});
   const bool runnable =
       fits_arena({&params.query_key, &params.rotations, &params.attention_mask, &params.buckets});
-  fuzz_call(bytes, params, runnable, reformer_cpu_lsh_buckets_workspace, reformer_cpu_lsh_buckets);
+  fuzz_call(bytes, params, runnable, BACKEND(lsh_buckets_workspace), BACKEND(lsh_buckets));
 }
 
 reformer_chunking fuzz_chunking(Bytes& bytes) {
@@ -125,10 +143,10 @@ void fuzz_lsh(Bytes& bytes, Arena& arena) {
   params.buckets = fuzz_tensor(bytes, arena, REFORMER_INT32, {kBatch, kHeads, kRounds, kLength});
   params.attention_mask = fuzz_tensor(bytes, arena, REFORMER_INT32, {kBatch, kLength});
   params.output = fuzz_tensor(bytes, arena, dtype, hidden);
-  const bool runnable = fits_arena(
-      {&params.query_key, &params.value, &params.buckets, &params.attention_mask, &params.output});
-  fuzz_call(bytes, params, runnable, reformer_cpu_lsh_attention_workspace,
-            reformer_cpu_lsh_attention);
+  const bool runnable =
+      fits_time(params.chunking) && fits_arena({&params.query_key, &params.value, &params.buckets,
+                                                &params.attention_mask, &params.output});
+  fuzz_call(bytes, params, runnable, BACKEND(lsh_attention_workspace), BACKEND(lsh_attention));
 }
 
 void fuzz_local(Bytes& bytes, Arena& arena) {
@@ -141,10 +159,10 @@ void fuzz_local(Bytes& bytes, Arena& arena) {
   params.value = fuzz_tensor(bytes, arena, dtype, hidden);
   params.attention_mask = fuzz_tensor(bytes, arena, REFORMER_INT32, {kBatch, kLength});
   params.output = fuzz_tensor(bytes, arena, dtype, hidden);
-  const bool runnable = fits_arena(
-      {&params.query, &params.key, &params.value, &params.attention_mask, &params.output});
-  fuzz_call(bytes, params, runnable, reformer_cpu_local_attention_workspace,
-            reformer_cpu_local_attention);
+  const bool runnable =
+      fits_time(params.chunking) && fits_arena({&params.query, &params.key, &params.value,
+                                                &params.attention_mask, &params.output});
+  fuzz_call(bytes, params, runnable, BACKEND(local_attention_workspace), BACKEND(local_attention));
 }
 
 }  // namespace

@@ -27,9 +27,14 @@ inline double spacing(int32_t dtype, double value) {
   return std::ldexp(1.0, exponent - format.mantissa_bits);
 }
 
-// Round to nearest even, finite values in range.
+// Round to nearest even, finite values in range; infinities and NaN as they are.
 inline uint16_t half_from_float(int32_t dtype, float value) {
   const HalfFormat format = format_of(dtype);
+  if (!std::isfinite(value)) {
+    const int exponent = (format.max_exponent - format.min_exponent + 2) << format.mantissa_bits;
+    return static_cast<uint16_t>((std::signbit(value) ? 0x8000 : 0) | exponent |
+                                 (std::isnan(value) ? 1 : 0));
+  }
   const double step = spacing(dtype, value);
   const double rounded = std::nearbyint(static_cast<double>(value) / step) * step;
   const uint16_t sign = std::signbit(value) ? 0x8000 : 0;

@@ -1,5 +1,6 @@
 #include "operands.h"
 
+#include <algorithm>
 #include <cstring>
 #include <thread>
 
@@ -10,6 +11,7 @@ namespace reformer::test {
 namespace {
 
 constexpr size_t kErrorSize = 512;
+constexpr char kPoison = -1;  // as bytes: NaN in every T, -1 in int32
 
 void fill_execution(reformer_execution* execution, int32_t workers, char* error) {
   *execution = {};
@@ -28,23 +30,50 @@ void call_kernel(Params& params, reformer_status (*measure)(const Params*, uint6
   uint64_t size = 0;
   reformer_status status = measure(&params, &size);
   CHECK(status == REFORMER_OK, "%s: %s", reformer_status_text(status), params.execution.error);
-  std::vector<char> workspace(size);
+  std::vector<char> workspace(size, kPoison);
   params.execution.workspace = workspace.data();
   params.execution.workspace_size = size;
   status = run(&params);
   CHECK(status == REFORMER_OK, "%s: %s", reformer_status_text(status), params.execution.error);
 }
 
-reformer_tensor view_bytes(std::vector<char>& bytes, int32_t dtype, int64_t b, int64_t l,
-                           int64_t width) {
-  return {bytes.data(), dtype, 3, {b, l, width}};
-}
+// A T tensor's memory: `offset` elements that are not the tensor's, then the elements.
+class Memory {
+ public:
+  Memory(int32_t dtype, const std::vector<float>& values, int64_t offset)
+      : dtype_(dtype), offset_(static_cast<size_t>(offset) * (dtype == REFORMER_FLOAT32 ? 4 : 2)) {
+    const std::vector<char> elements = encode(dtype, values);
+    bytes_.assign(offset_, kPoison);
+    bytes_.insert(bytes_.end(), elements.begin(), elements.end());
+  }
+
+  void poison() { std::fill(bytes_.begin(), bytes_.end(), kPoison); }
+  reformer_tensor view(int64_t b, int64_t l, int64_t width) {
+    return {bytes_.data() + offset_, dtype_, 3, {b, l, width}};
+  }
+  std::vector<float> read() const {
+    return decode(dtype_, {bytes_.begin() + static_cast<std::ptrdiff_t>(offset_), bytes_.end()});
+  }
+
+ private:
+  int32_t dtype_;
+  size_t offset_;  // bytes
+  std::vector<char> bytes_;
+};
 
 reformer_tensor view_mask(const std::vector<int32_t>& mask, int64_t b, int64_t l) {
   return {const_cast<int32_t*>(mask.data()), REFORMER_INT32, 2, {b, l}};
 }
 
 }  // namespace
+
+const Backend kCpuBackend = {"CPU",
+                             reformer_cpu_lsh_buckets_workspace,
+                             reformer_cpu_lsh_buckets,
+                             reformer_cpu_lsh_attention_workspace,
+                             reformer_cpu_lsh_attention,
+                             reformer_cpu_local_attention_workspace,
+                             reformer_cpu_local_attention};
 
 void run_on_threads(void* /*context*/, int64_t total, reformer_task task, void* argument) {
   std::vector<std::thread> threads;
@@ -81,15 +110,15 @@ std::vector<float> decode(int32_t dtype, const std::vector<char>& bytes) {
   return values;
 }
 
-std::vector<float> run_attention(const Attention& call, int32_t workers) {
-  const int64_t width = call.heads * call.head_size;
-  std::vector<char> query = encode(call.dtype, call.query);
-  std::vector<char> key = encode(call.dtype, call.key);
-  std::vector<char> value = encode(call.dtype, call.value);
-  std::vector<char> output(value.size(), 0x7F);
+std::vector<float> run_attention(const Attention& call, int32_t workers, const Backend& backend) {
+  Memory query(call.dtype, call.query, call.offset);
+  Memory key(call.dtype, call.key, call.offset);
+  Memory value(call.dtype, call.value, call.offset);
+  Memory output(call.dtype, call.value, call.offset);
+  output.poison();
   char error[kErrorSize] = "";
-  const auto view = [&](std::vector<char>& bytes) {
-    return view_bytes(bytes, call.dtype, call.batch, call.length, width);
+  const auto view = [&](Memory& memory) {
+    return memory.view(call.batch, call.length, call.heads * call.head_size);
   };
   const auto fill = [&](auto* params) {
     params->num_heads = static_cast<int32_t>(call.heads);
@@ -108,21 +137,21 @@ std::vector<float> run_attention(const Attention& call, int32_t workers) {
                       REFORMER_INT32,
                       4,
                       {call.batch, call.heads, call.rounds, call.length}};
-    call_kernel(params, reformer_cpu_lsh_attention_workspace, reformer_cpu_lsh_attention);
+    call_kernel(params, backend.lsh_attention_workspace, backend.lsh_attention);
   } else {
     reformer_local_attention_params params{};
     fill(&params);
     params.query = view(query);
     params.key = view(key);
-    call_kernel(params, reformer_cpu_local_attention_workspace, reformer_cpu_local_attention);
+    call_kernel(params, backend.local_attention_workspace, backend.local_attention);
   }
-  return decode(call.dtype, output);
+  return output.read();
 }
 
-std::vector<int32_t> run_hash(const Hash& call, int32_t workers) {
+std::vector<int32_t> run_hash(const Hash& call, int32_t workers, const Backend& backend) {
   int64_t columns = 0;
   for (const int32_t factor : call.factors) columns += factor / 2;
-  std::vector<char> query_key = encode(call.dtype, call.query_key);
+  Memory query_key(call.dtype, call.query_key, call.offset);
   std::vector<int32_t> buckets(
       static_cast<size_t>(call.batch * call.heads * call.rounds * call.length), -1);
   char error[kErrorSize] = "";
@@ -130,8 +159,7 @@ std::vector<int32_t> run_hash(const Hash& call, int32_t workers) {
   params.num_heads = static_cast<int32_t>(call.heads);
   params.num_factors = static_cast<int32_t>(call.factors.size());
   for (size_t i = 0; i < call.factors.size(); ++i) params.num_buckets[i] = call.factors[i];
-  params.query_key =
-      view_bytes(query_key, call.dtype, call.batch, call.length, call.heads * call.head_size);
+  params.query_key = query_key.view(call.batch, call.length, call.heads * call.head_size);
   params.rotations = {const_cast<float*>(call.rotations.data()),
                       REFORMER_FLOAT32,
                       4,
@@ -140,7 +168,7 @@ std::vector<int32_t> run_hash(const Hash& call, int32_t workers) {
   params.buckets = {
       buckets.data(), REFORMER_INT32, 4, {call.batch, call.heads, call.rounds, call.length}};
   fill_execution(&params.execution, workers, error);
-  call_kernel(params, reformer_cpu_lsh_buckets_workspace, reformer_cpu_lsh_buckets);
+  call_kernel(params, backend.lsh_buckets_workspace, backend.lsh_buckets);
   return buckets;
 }
 

@@ -9,6 +9,18 @@
 
 namespace reformer::test {
 
+// The functions of one backend.
+struct Backend {
+  const char* name;
+  reformer_status (*lsh_buckets_workspace)(const reformer_lsh_buckets_params*, uint64_t*);
+  reformer_status (*lsh_buckets)(const reformer_lsh_buckets_params*);
+  reformer_status (*lsh_attention_workspace)(const reformer_lsh_attention_params*, uint64_t*);
+  reformer_status (*lsh_attention)(const reformer_lsh_attention_params*);
+  reformer_status (*local_attention_workspace)(const reformer_local_attention_params*, uint64_t*);
+  reformer_status (*local_attention)(const reformer_local_attention_params*);
+};
+extern const Backend kCpuBackend;
+
 // One attention call. Tensors T are kept as the float values their elements have.
 struct Attention {
   bool lsh = true;
@@ -19,6 +31,7 @@ struct Attention {
   std::vector<int32_t> buckets;          // [B, H, R, L]
   std::vector<int32_t> mask;             // [B, L]
   float epsilon = 1e-6f;
+  int64_t offset = 0;  // elements by which T tensors start behind a multiple of 16 bytes
 };
 
 struct Hash {
@@ -28,6 +41,7 @@ struct Hash {
   std::vector<float> query_key;  // [B, L, H*D]
   std::vector<float> rotations;  // [H, D, R, S]
   std::vector<int32_t> mask;     // [B, L]
+  int64_t offset = 0;            // elements by which query_key starts behind 16 bytes' multiple
 };
 
 // Bytes of T elements holding `values`, rounded.
@@ -35,8 +49,10 @@ std::vector<char> encode(int32_t dtype, const std::vector<float>& values);
 std::vector<float> decode(int32_t dtype, const std::vector<char>& bytes);
 
 // Calls the kernel with `workers` threads; CHECKs that it succeeds.
-std::vector<float> run_attention(const Attention& call, int32_t workers);
-std::vector<int32_t> run_hash(const Hash& call, int32_t workers);
+std::vector<float> run_attention(const Attention& call, int32_t workers,
+                                 const Backend& backend = kCpuBackend);
+std::vector<int32_t> run_hash(const Hash& call, int32_t workers,
+                              const Backend& backend = kCpuBackend);
 
 // A parallel_for that starts a thread for every item.
 void run_on_threads(void* context, int64_t total, reformer_task task, void* argument);

@@ -1,10 +1,10 @@
 // LSHAttention and LocalAttention against the written-down reference, on every instruction set this
 // machine has, and the same bits for every number of workers.
-#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 
 #include "check.h"
+#include "compare.h"
 #include "draw.h"
 #include "half.h"
 #include "kernels/cpu/cpu_target.h"
@@ -12,22 +12,6 @@
 
 namespace reformer::test {
 namespace {
-
-// Largest error relative to what the element type can tell apart.
-double measure_error(const Attention& call, const std::vector<float>& got,
-                     const std::vector<float>& expected) {
-  double worst = 0;
-  for (size_t i = 0; i < got.size(); ++i) {
-    const double wanted = static_cast<double>(expected[i]);
-    double error = std::fabs(static_cast<double>(got[i]) - wanted);
-    if (call.dtype != REFORMER_FLOAT32) {
-      // A correctly rounded result is off by half a step; what is left is arithmetic.
-      error = std::max(0.0, error - 0.5 * spacing(call.dtype, wanted) * 1.01);
-    }
-    worst = std::max(worst, std::isnan(error) ? 1e9 : error / std::max(1.0, std::fabs(wanted)));
-  }
-  return worst;
-}
 
 void check_attention(const Attention& call, int index) {
   const std::vector<float> expected = attention_reference(call);

@@ -1,10 +1,10 @@
 // LSHBuckets and the sort, against their references.
 #include <algorithm>
-#include <cmath>
 #include <cstdlib>
 #include <numeric>
 
 #include "check.h"
+#include "compare.h"
 #include "draw.h"
 #include "kernels/cpu/cpu_target.h"
 #include "kernels/cpu/sort.h"
@@ -12,35 +12,6 @@
 
 namespace reformer::test {
 namespace {
-
-template <typename Visit>
-void for_each_bucket(const Hash& call, const Visit& visit) {
-  size_t index = 0;
-  for (int64_t b = 0; b < call.batch; ++b) {
-    for (int64_t h = 0; h < call.heads; ++h) {
-      for (int64_t r = 0; r < call.rounds; ++r) {
-        for (int64_t l = 0; l < call.length; ++l) visit(b, h, r, l, index++);
-      }
-    }
-  }
-}
-
-// How far below the best candidate the chosen one is, in the worst factor.
-double measure_regret(const Hash& call, const std::vector<double>& rotated, int32_t bucket) {
-  double worst = 0;
-  size_t start = 0;
-  for (const int32_t factor : call.factors) {
-    const size_t half = static_cast<size_t>(factor / 2);
-    const size_t choice = static_cast<size_t>(bucket % factor);
-    bucket /= factor;
-    double best = 0;
-    for (size_t s = 0; s < half; ++s) best = std::max(best, std::fabs(rotated[start + s]));
-    const double chosen = choice < half ? rotated[start + choice] : -rotated[start + choice - half];
-    worst = std::max(worst, best - chosen);
-    start += half;
-  }
-  return bucket == 0 ? worst : 1e9;
-}
 
 void check_hash(const Hash& call) {
   int32_t all = 1;

@@ -1,0 +1,167 @@
+// LSHAttention on CUDA: checks the call, carves the workspace, enqueues the key scales, the sort,
+// the attention of every round and their combination.
+#include "kernels/common/validation.h"
+#include "kernels/cuda/attention.h"
+#include "kernels/cuda/combine.h"
+#include "kernels/cuda/describe_attention.h"
+#include "kernels/cuda/key_scale.h"
+#include "kernels/cuda/operator_call.h"
+#include "kernels/cuda/sort.h"
+#include "reformer_kernels.h"
+
+namespace reformer::cuda {
+namespace {
+
+constexpr char kOp[] = "LSHAttention";
+
+// All launches of a call.
+template <typename T>
+struct LshAttentionPlan {
+  KeyScaleArguments<T> key_scale;
+  SortArguments sort;  // no segments: positions stay in their own order
+  AttentionArguments<T> attention;
+  CombineArguments<T> combine;  // unless attention.direct
+};
+
+template <typename T>
+LshAttentionPlan<T> plan_lsh(const reformer_lsh_attention_params& params,
+                             const AttentionSizes& sizes) {
+  LshAttentionPlan<T> plan;
+  plan.attention = describe_attention<T>(sizes);
+  plan.attention.is_lsh = true;
+  plan.attention.identity_order = sizes.dense;
+  plan.attention.direct = sizes.rounds == 1;
+  plan.key_scale.batch = plan.combine.batch = sizes.batch;
+  plan.key_scale.length = plan.combine.length = sizes.length;
+  plan.key_scale.heads = plan.combine.heads = sizes.heads;
+  plan.key_scale.head_size = plan.combine.head_size = sizes.head_size;
+  plan.key_scale.epsilon = params.key_norm_epsilon;
+  plan.combine.rounds = sizes.rounds;
+  if (sizes.dense) return plan;
+  plan.sort.segments = multiply_sizes({sizes.batch, sizes.heads, sizes.rounds});
+  plan.sort.length = sizes.length;
+  plan.sort.tiles = divide_up(sizes.length, kSortTile);
+  return plan;
+}
+
+void carve_sort(SortArguments* sort, DeviceCarver* carver) {
+  const int64_t segments = sort->segments;
+  sort->order = carver->take<int32_t>({segments, sort->length});
+  sort->spare = carver->take<int32_t>({segments, sort->length});
+  sort->tile_counts = carver->take<int32_t>({segments, sort->tiles, kSortDigits});
+  sort->digit_starts = carver->take<int32_t>({segments, kSortDigits});
+  sort->tile_highest = carver->take<uint32_t>({segments, sort->tiles});
+  sort->segment_passes = carver->take<int32_t>({segments});
+}
+
+template <typename T>
+void carve_lsh(LshAttentionPlan<T>* plan, DeviceCarver* carver) {
+  AttentionArguments<T>& attention = plan->attention;
+  const int64_t batch = attention.batch, heads = attention.heads, length = attention.length;
+  plan->key_scale.key_scale = carver->take<float>({batch, heads, length});
+  attention.key_scale = plan->key_scale.key_scale;
+  if (!attention.identity_order) {
+    carve_sort(&plan->sort, carver);
+    attention.order = plan->sort.order;
+  }
+  if (!attention.direct) {
+    attention.partial =
+        carver->take<T>({batch, attention.rounds, length, heads, attention.head_size});
+    attention.lse = carver->take<float>({batch, heads, attention.rounds, length});
+    plan->combine.partial = attention.partial;
+    plan->combine.lse = attention.lse;
+  }
+}
+
+template <typename T>
+void bind_tensors(const reformer_lsh_attention_params& params, LshAttentionPlan<T>* plan) {
+  AttentionArguments<T>& attention = plan->attention;
+  const int64_t head_size = attention.head_size;
+  attention.query = attention.key = view_global<const T>(params.query_key);
+  attention.value = view_global<const T>(params.value);
+  attention.output = view_global<T>(params.output);
+  // The workspace's rows start at multiples of 16 bytes wherever the tensors' rows do.
+  attention.vector_rows = has_vector_rows(attention.query, head_size) &&
+                          has_vector_rows(attention.value, head_size) &&
+                          has_vector_rows(attention.output, head_size);
+  plan->key_scale.query_key = attention.query;
+  plan->key_scale.mask = view_global<const int32_t>(params.attention_mask);
+  plan->key_scale.vector_rows = attention.vector_rows;
+  plan->sort.buckets = view_global<const int32_t>(params.buckets);
+  plan->combine.output = attention.output;
+  plan->combine.vector_rows = attention.vector_rows;
+}
+
+template <typename T>
+reformer_status enqueue(const LshAttentionPlan<T>& plan, void* stream) {
+  if (const auto status = launch_key_scale(plan.key_scale, stream)) return status;
+  if (!plan.attention.identity_order) {
+    if (const auto status = launch_sort(plan.sort, stream)) return status;
+  }
+  if (const auto status = launch_attention(plan.attention, stream)) return status;
+  return plan.attention.direct ? REFORMER_OK : launch_combine(plan.combine, stream);
+}
+
+template <typename T>
+reformer_status measure_lsh(const reformer_lsh_attention_params& params,
+                            const AttentionSizes& sizes, uint64_t* bytes) {
+  DeviceCarver carver(nullptr);
+  LshAttentionPlan<T> plan = plan_lsh<T>(params, sizes);
+  carve_lsh(&plan, &carver);
+  return carver.measure(kOp, params.execution, bytes);
+}
+
+template <typename T>
+reformer_status run_lsh(const reformer_lsh_attention_params& params, const AttentionSizes& sizes) {
+  uint64_t needed = 0;
+  if (const auto status = measure_lsh<T>(params, sizes, &needed)) return status;
+  if (const auto status = check_workspace(kOp, params.execution, needed)) return status;
+  DeviceCarver carver(params.execution.workspace);
+  LshAttentionPlan<T> plan = plan_lsh<T>(params, sizes);
+  carve_lsh(&plan, &carver);
+  bind_tensors(params, &plan);
+  return report_launch(kOp, params.execution, enqueue(plan, params.execution.stream));
+}
+
+reformer_status check_lsh(const reformer_lsh_attention_params* params, Extent extent,
+                          AttentionSizes* sizes) {
+  if (const auto status = check_lsh_attention(params, extent, sizes)) return status;
+  return check_device_limits(kOp, params->execution, sizes->heads, sizes->head_size);
+}
+
+}  // namespace
+}  // namespace reformer::cuda
+
+reformer_status reformer_cuda_lsh_attention_workspace(const reformer_lsh_attention_params* params,
+                                                      uint64_t* size) noexcept {
+  using namespace reformer::cuda;
+  if (size == nullptr) return REFORMER_ERROR_NULL_POINTER;
+  reformer::AttentionSizes sizes;
+  const auto status = check_lsh(params, reformer::Extent::kShapes, &sizes);
+  if (status != REFORMER_OK) return status;
+  *size = 0;
+  if (sizes.empty) return REFORMER_OK;
+  switch (params->query_key.dtype) {
+    case REFORMER_FLOAT16:
+      return measure_lsh<float16>(*params, sizes, size);
+    case REFORMER_BFLOAT16:
+      return measure_lsh<bfloat16>(*params, sizes, size);
+    default:
+      return measure_lsh<float>(*params, sizes, size);
+  }
+}
+
+reformer_status reformer_cuda_lsh_attention(const reformer_lsh_attention_params* params) noexcept {
+  using namespace reformer::cuda;
+  reformer::AttentionSizes sizes;
+  const auto status = check_lsh(params, reformer::Extent::kCall, &sizes);
+  if (status != REFORMER_OK || sizes.empty) return status;
+  switch (params->query_key.dtype) {
+    case REFORMER_FLOAT16:
+      return run_lsh<float16>(*params, sizes);
+    case REFORMER_BFLOAT16:
+      return run_lsh<bfloat16>(*params, sizes);
+    default:
+      return run_lsh<float>(*params, sizes);
+  }
+}

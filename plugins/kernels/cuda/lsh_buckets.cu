@@ -1,0 +1,102 @@
+// LSHBuckets on CUDA: checks the call, carves the workspace, enqueues.
+#include "kernels/common/validation.h"
+#include "kernels/cuda/hash.h"
+#include "kernels/cuda/operator_call.h"
+#include "reformer_kernels.h"
+
+namespace reformer::cuda {
+namespace {
+
+constexpr char kOp[] = "LSHBuckets";
+
+template <typename T>
+HashArguments<T> describe_hash(const reformer_lsh_buckets_params& params, const HashSizes& sizes) {
+  HashArguments<T> arguments;
+  arguments.batch = sizes.batch;
+  arguments.length = sizes.length;
+  arguments.heads = sizes.heads;
+  arguments.head_size = sizes.head_size;
+  arguments.rounds = sizes.rounds;
+  arguments.rotation_size = sizes.rotation_size;
+  arguments.masked_bucket = sizes.masked_bucket;
+  arguments.factors.count = params.num_factors;
+  for (int32_t i = 0; i < params.num_factors; ++i) {
+    arguments.factors.half_sizes[i] = params.num_buckets[i] / 2;
+  }
+  plan_hash(&arguments);
+  return arguments;
+}
+
+template <typename T>
+void carve_hash(HashArguments<T>* arguments, DeviceCarver* carver) {
+  arguments->packed = carver->take<T>({arguments->heads, HashPacking<T>::kParts,
+                                       arguments->padded_columns, arguments->padded_size});
+}
+
+template <typename T>
+reformer_status measure_hash(const reformer_lsh_buckets_params& params, const HashSizes& sizes,
+                             uint64_t* bytes) {
+  DeviceCarver carver(nullptr);
+  HashArguments<T> arguments = describe_hash<T>(params, sizes);
+  carve_hash(&arguments, &carver);
+  return carver.measure(kOp, params.execution, bytes);
+}
+
+template <typename T>
+reformer_status run_hash(const reformer_lsh_buckets_params& params, const HashSizes& sizes) {
+  uint64_t needed = 0;
+  if (const auto status = measure_hash<T>(params, sizes, &needed)) return status;
+  if (const auto status = check_workspace(kOp, params.execution, needed)) return status;
+  HashArguments<T> arguments = describe_hash<T>(params, sizes);
+  DeviceCarver carver(params.execution.workspace);
+  carve_hash(&arguments, &carver);
+  arguments.query_key = view_global<const T>(params.query_key);
+  arguments.rotations = view_global<const float>(params.rotations);
+  arguments.mask = view_global<const int32_t>(params.attention_mask);
+  arguments.buckets = view_global<int32_t>(params.buckets);
+  arguments.vector_rows = has_vector_rows(arguments.query_key, sizes.head_size);
+  return report_launch(kOp, params.execution, launch_hash(arguments, params.execution.stream));
+}
+
+reformer_status check_hash(const reformer_lsh_buckets_params* params, Extent extent,
+                           HashSizes* sizes) {
+  if (const auto status = check_lsh_buckets(params, extent, sizes)) return status;
+  return check_device_limits(kOp, params->execution, sizes->heads, sizes->head_size);
+}
+
+}  // namespace
+}  // namespace reformer::cuda
+
+reformer_status reformer_cuda_lsh_buckets_workspace(const reformer_lsh_buckets_params* params,
+                                                    uint64_t* size) noexcept {
+  using namespace reformer::cuda;
+  if (size == nullptr) return REFORMER_ERROR_NULL_POINTER;
+  reformer::HashSizes sizes;
+  const auto status = check_hash(params, reformer::Extent::kShapes, &sizes);
+  if (status != REFORMER_OK) return status;
+  *size = 0;
+  if (sizes.empty) return REFORMER_OK;
+  switch (params->query_key.dtype) {
+    case REFORMER_FLOAT16:
+      return measure_hash<float16>(*params, sizes, size);
+    case REFORMER_BFLOAT16:
+      return measure_hash<bfloat16>(*params, sizes, size);
+    default:
+      return measure_hash<float>(*params, sizes, size);
+  }
+}
+
+reformer_status reformer_cuda_lsh_buckets(const reformer_lsh_buckets_params* params) noexcept {
+  using namespace reformer::cuda;
+  reformer::HashSizes sizes;
+  const auto status = check_hash(params, reformer::Extent::kCall, &sizes);
+  if (status != REFORMER_OK || sizes.empty) return status;
+  switch (params->query_key.dtype) {
+    case REFORMER_FLOAT16:
+      return run_hash<float16>(*params, sizes);
+    case REFORMER_BFLOAT16:
+      return run_hash<bfloat16>(*params, sizes);
+    default:
+      return run_hash<float>(*params, sizes);
+  }
+}

@@ -1,0 +1,104 @@
+// What every operator's host side does: carve the workspace, check what only CUDA limits, put
+// refusals into words.
+#pragma once
+
+#include <cstdint>
+#include <initializer_list>
+#include <limits>
+
+#include "kernels/common/carver.h"
+#include "kernels/common/validation.h"
+#include "kernels/cuda/device.h"
+#include "reformer_kernels.h"
+
+namespace reformer::cuda {
+
+constexpr size_t kWorkspaceAlignment = 256;  // bytes; what cudaMalloc gives
+
+// The product of non-negative sizes; the largest int64 when it does not fit.
+inline int64_t multiply_sizes(std::initializer_list<int64_t> sizes) {
+  constexpr int64_t kMax = std::numeric_limits<int64_t>::max();
+  int64_t product = 1;
+  for (const int64_t size : sizes) {
+    if (size != 0 && product > kMax / size) return kMax;
+    product *= size;
+  }
+  return product;
+}
+
+// Hands out arrays. On a null workspace it only counts; the arrays must then not be used.
+class DeviceCarver {
+ public:
+  explicit DeviceCarver(void* workspace)
+      : carver_(workspace == nullptr ? nullptr : align_workspace(workspace, kWorkspaceAlignment),
+                kWorkspaceAlignment) {}
+
+  template <typename T>
+  Global<T> take(std::initializer_list<int64_t> shape) {
+    const int64_t count = multiply_sizes(shape);
+    if (count > kMaxBytes / static_cast<int64_t>(sizeof(T))) too_large_ = true;
+    if (too_large_) return nullptr;
+    Global<T> array = make_global(carver_.take<T>(static_cast<size_t>(count)), count);
+    if (carver_.used() > static_cast<size_t>(kMaxBytes)) too_large_ = true;
+    return array;
+  }
+
+  // Bytes to ask for, room to align the start included; TOO_LARGE when no int64 counts them.
+  reformer_status measure(const char* op, const reformer_execution& execution,
+                          uint64_t* bytes) const {
+    if (too_large_) {
+      return report(execution, op, REFORMER_ERROR_TOO_LARGE,
+                    "the workspace has more bytes than an int64 can count");
+    }
+    *bytes = carver_.used() == 0 ? 0 : carver_.used() + kWorkspaceAlignment;
+    return REFORMER_OK;
+  }
+
+ private:
+  static constexpr int64_t kMaxBytes = int64_t{1} << 61;
+
+  Carver carver_;
+  bool too_large_ = false;
+};
+
+// What the kernels ask of sizes that the operators themselves leave open: a head's row fits
+// registers and shared memory, a token's row an int32.
+inline reformer_status check_device_limits(const char* op, const reformer_execution& execution,
+                                           int64_t heads, int64_t head_size) {
+  if (head_size > REFORMER_CUDA_MAX_HEAD_SIZE) {
+    return report(execution, op, REFORMER_ERROR_SHAPE,
+                  "head size is %lld, expected at most %d on CUDA: use the CPU kernels",
+                  static_cast<long long>(head_size), REFORMER_CUDA_MAX_HEAD_SIZE);
+  }
+  constexpr int64_t kMaxWidth = std::numeric_limits<int32_t>::max();
+  if (multiply_sizes({heads, head_size}) > kMaxWidth) {
+    return report(execution, op, REFORMER_ERROR_TOO_LARGE,
+                  "num_heads times head size is %lld, expected at most %lld",
+                  static_cast<long long>(heads * head_size), static_cast<long long>(kMaxWidth));
+  }
+  return REFORMER_OK;
+}
+
+// Whether a head's rows, which follow one another from `data` on, start at multiples of 16 bytes.
+template <typename T>
+bool has_vector_rows(const Global<T>& data, int64_t head_size) {
+  const int64_t row_bytes = head_size * static_cast<int64_t>(sizeof(T));
+  return is_vector_aligned(data) && row_bytes % static_cast<int64_t>(sizeof(Vector16)) == 0;
+}
+
+// A status of a launch, put into words.
+inline reformer_status report_launch(const char* op, const reformer_execution& execution,
+                                     reformer_status status) {
+  switch (status) {
+    case REFORMER_OK:
+      return status;
+    case REFORMER_ERROR_TOO_LARGE:
+      return report(execution, op, status,
+                    "the call needs more than 2147483647 blocks: split the batch");
+    default:
+      return report(execution, op, status,
+                    "the device refused a kernel: expected a supported GPU with free resources");
+  }
+}
+
+}  // namespace reformer::cuda

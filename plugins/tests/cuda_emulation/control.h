@@ -1,0 +1,25 @@
+// What a test may ask of the emulation.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace reformer::cuda::emulation {
+
+// Determines the order in which blocks and threads run, from the next launch on.
+void set_seed(uint32_t seed);
+
+// Leaves out one barrier or wait, "file.cu:line" as met_barriers() spells it; "" for none.
+void omit_barrier(const std::string& name);
+
+// All barriers and waits that were met so far, sorted.
+std::vector<std::string> met_barriers();
+
+// The stream of the last launch.
+void* last_stream();
+
+// Makes the launch after `launches` more be refused, as a device out of resources does.
+void refuse_launch_after(int launches);
+
+}  // namespace reformer::cuda::emulation

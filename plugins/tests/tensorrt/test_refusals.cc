@@ -1,0 +1,210 @@
+// What a plugin refuses: a status, and one line that says what is wrong. Never an exception, never
+// a crash.
+#include <functional>
+#include <string>
+
+#include "check.h"
+#include "control.h"
+#include "driver.h"
+#include "refusals.h"
+
+namespace reformer::test {
+namespace {
+
+using nvinfer1::DataType;
+using nvinfer1::TensorRTPhase;
+
+constexpr Profile kProfile = {{1, 1}, {1, 37}, {2, 80}};
+
+PluginPointer create(const Node& node) {
+  return create_plugin(node.op, attributes_of(node), TensorRTPhase::kBUILD);
+}
+
+void check_counts(const std::string& op) {
+  const Node node = make_node(op);
+  const PluginPointer plugin = create(node);
+  nvinfer1::IPluginV3OneBuild& phase = *build_of(*plugin);
+  nvinfer1::IPluginV3OneRuntime& runtime = *runtime_of(*plugin);
+  const auto descs = describe_profile(node, kProfile);
+  const auto in = describe(shapes_of(node, 1, 9).inputs);
+  const auto count = static_cast<int32_t>(in.size());
+  const std::string word = "got " + std::to_string(count - 1) + " inputs";
+  check_refusal("configure", op,
+                phase.configurePlugin(descs.data(), count - 1, &descs.back(), 1) != 0, word);
+  check_refusal("workspace", op,
+                phase.getWorkspaceSize(descs.data(), count - 1, &descs.back(), 1) == 0, word);
+  check_refusal("format", op, !phase.supportsFormatCombination(0, descs.data(), count - 1, 1),
+                word);
+  check_refusal("shapes", op, runtime.onShapeChange(in.data(), count - 1, in.data(), 1) != 0, word);
+  const std::vector<DataType> types(in.size(), DataType::kFLOAT);
+  DataType type{};
+  check_refusal("types", op, phase.getOutputDataTypes(&type, 1, types.data(), count - 1) != 0,
+                word);
+  check_refusal("two outputs", op, phase.getOutputDataTypes(&type, 2, types.data(), count) != 0,
+                "and 2 outputs");
+  CHECK(plugin->getCapabilityInterface(static_cast<nvinfer1::PluginCapabilityType>(9)) == nullptr,
+        "a capability that does not exist");
+}
+
+void check_formats(const std::string& op) {
+  const Node node = make_node(op);
+  const PluginPointer plugin = create(node);
+  nvinfer1::IPluginV3OneBuild& phase = *build_of(*plugin);
+  const auto good = describe_profile(node, kProfile);
+  const auto count = static_cast<int32_t>(good.size()) - 1;
+  const auto supports = [&](const auto& descs, size_t position) {
+    return phase.supportsFormatCombination(static_cast<int32_t>(position), descs.data(), count, 1);
+  };
+  for (size_t position = 0; position < good.size(); ++position) {
+    auto descs = good;
+    descs[position].desc.format = nvinfer1::TensorFormat::kCHW32;
+    CHECK(!supports(descs, position), "%s: kCHW32 at %zu", op.c_str(), position);
+    for (const DataType type : {DataType::kINT8, DataType::kBOOL, DataType::kINT64}) {
+      descs = good;
+      descs[position].desc.type = type;
+      CHECK(!supports(descs, position), "%s: type %d at %zu", op.c_str(), static_cast<int>(type),
+            position);
+    }
+    // Another T than the first input's.
+    descs = good;
+    descs[position].desc.type = DataType::kHALF;
+    CHECK(supports(descs, position) == (position == 0), "%s: half at %zu", op.c_str(), position);
+  }
+  CHECK(logger.take().empty(), "asking for a format is no error");
+}
+
+// One tensor of an otherwise right call is changed.
+void refuse_shape(const Node& node, const char* what, const std::function<void(Shapes*)>& change,
+                  const std::string& word) {
+  Shapes shapes = shapes_of(node, 1, 37);
+  change(&shapes);
+  const PluginPointer plugin = create(node);
+  const auto in = describe(shapes.inputs);
+  const auto out = describe({shapes.output});
+  const auto count = static_cast<int32_t>(in.size());
+  check_refusal(what, node.op,
+                runtime_of(*plugin)->onShapeChange(in.data(), count, out.data(), 1) != 0, word);
+  const std::vector<const void*> inputs(in.size(), &shapes);
+  void* const outputs[] = {&shapes};
+  check_refusal(what, node.op,
+                runtime_of(*plugin)->enqueue(in.data(), out.data(), inputs.data(), outputs, nullptr,
+                                             nullptr) != 0,
+                word);
+}
+
+void check_shapes(const std::string& op) {
+  Node node = make_node(op);
+  const std::string first = op == "LocalAttention" ? "query" : "query_key";
+  refuse_shape(
+      node, "rank 2", [](Shapes* s) { s->inputs[0].dims.pop_back(); },
+      first + " has rank 2, expected 3");
+  refuse_shape(
+      node, "rank 8", [](Shapes* s) { s->inputs[0].dims.assign(8, 1); },
+      first + " has rank 8, expected 3");
+  refuse_shape(node, "an int32 T", [](Shapes* s) { s->inputs[0].type = DataType::kINT32; }, first);
+  refuse_shape(node, "an int8 T", [](Shapes* s) { s->inputs[0].type = DataType::kINT8; }, first);
+  refuse_shape(
+      node, "a longer mask", [](Shapes* s) { s->inputs.back().dims[1] = 38; }, "attention_mask");
+  refuse_shape(
+      node, "a float mask", [](Shapes* s) { s->inputs.back().type = DataType::kFLOAT; },
+      "attention_mask");
+  refuse_shape(node, "another output", [](Shapes* s) { s->output.dims.back() += 1; }, "");
+  refuse_shape(node, "a negative length", [](Shapes* s) { s->inputs[0].dims[1] = -1; }, first);
+  node.head_size = 257;
+  refuse_shape(node, "head size 257", [](Shapes*) {}, "head size is 257");
+  node.head_size = 16;
+  if (op == "LSHBuckets") return;
+  node.chunking.padding_multiple = 20;
+  refuse_shape(node, "no whole chunks", [](Shapes*) {}, "is not a multiple of chunk_length");
+}
+
+void check_ranks_at_build(const std::string& op) {
+  const Node node = make_node(op);
+  const PluginPointer plugin = create(node);
+  ExprBuilder builder;
+  std::vector<nvinfer1::DimsExprs> exprs;
+  for (const TensorInfo& input : shapes_of(node, 1, 37).inputs) {
+    exprs.push_back(builder.shape(input.dims));
+  }
+  exprs.back() = builder.shape({1});
+  nvinfer1::DimsExprs shape{};
+  const auto count = static_cast<int32_t>(exprs.size());
+  check_refusal(
+      "a mask of rank 1", op,
+      build_of(*plugin)->getOutputShapes(exprs.data(), count, nullptr, 0, &shape, 1, builder) != 0,
+      "attention_mask has rank 1, expected 2");
+}
+
+void check_profile(const std::string& op) {
+  Node node = make_node(op);
+  node.head_size = 300;
+  const auto descs = describe_profile(node, kProfile);
+  const auto count = static_cast<int32_t>(descs.size()) - 1;
+  const PluginPointer plugin = create(node);
+  check_refusal("head size 300", op,
+                build_of(*plugin)->configurePlugin(descs.data(), count, &descs.back(), 1) != 0,
+                "head size is 300");
+}
+
+// Runs the operator on zeros; its workspace and fields may have been tampered with.
+bool run_zeros(const Node& node, const Built& built, int64_t length) {
+  const Shapes shapes = shapes_of(node, 1, length);
+  std::vector<std::vector<char>> data;
+  const auto zeros = [](const TensorInfo& tensor) {
+    size_t bytes = 4;
+    for (const int64_t dim : tensor.dims) bytes *= static_cast<size_t>(dim);
+    return std::vector<char>(bytes);
+  };
+  std::vector<const void*> inputs;
+  for (const TensorInfo& input : shapes.inputs) {
+    data.push_back(zeros(input));
+    inputs.push_back(data.back().data());
+  }
+  std::vector<char> output = zeros(shapes.output);
+  Context context(node, built);
+  return context.run(shapes, inputs, output.data());
+}
+
+void check_workspace(const std::string& op) {
+  const Node node = make_node(op);
+  const Built small = build(node, {{1, 1}, {1, 37}, {1, 37}});
+  CHECK(run_zeros(node, small, 37), "%s: the longest of the profile", op.c_str());
+  logger.take();
+  if (build(node, {{1, 80}, {1, 80}, {1, 80}}).workspace_size > small.workspace_size) {
+    // TensorRT itself refuses lengths outside the profile; should it not, the plugin does.
+    check_refusal("longer than the profile", op, !run_zeros(node, small, 80), "workspace has");
+  }
+  if (small.workspace_size == 0) return;
+  Built tampered = small;
+  tampered.fields.set("workspace_size", static_cast<int64_t>(small.workspace_size) - 1);
+  check_refusal("one byte too few", op, !run_zeros(node, tampered, 37), "workspace has");
+  tampered.fields.set("workspace_size", static_cast<int64_t>(small.workspace_size));
+  tampered.workspace_size = 0;
+  check_refusal("no workspace", op, !run_zeros(node, tampered, 37), "workspace is null");
+}
+
+void check_refused_launch(const std::string& op) {
+  const Node node = make_node(op);
+  const Built built = build(node, kProfile);
+  cuda::emulation::refuse_launch_after(0);
+  check_refusal("a busy device", op, !run_zeros(node, built, 37), "the device refused");
+  CHECK(run_zeros(node, built, 37), "%s: the next call", op.c_str());
+}
+
+}  // namespace
+}  // namespace reformer::test
+
+int main() {
+  using namespace reformer::test;
+  record_messages();
+  for (const char* op : kOps) {
+    check_counts(op);
+    check_formats(op);
+    check_shapes(op);
+    check_ranks_at_build(op);
+    check_profile(op);
+    check_workspace(op);
+    check_refused_launch(op);
+  }
+  return FINISH_TEST();
+}
