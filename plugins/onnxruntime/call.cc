@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <limits>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -78,39 +77,6 @@ reformer_chunking read_chunking(const char* op, const Ort::ConstKernelInfo& info
 void check_status(reformer_status status, const char* error) {
   if (status == REFORMER_OK) return;
   fail(error[0] != '\0' ? error : reformer_status_text(status));
-}
-
-Workspace::Workspace(const Ort::KernelContext& context, uint64_t size) {
-  if (size == 0) return;
-  const auto memory = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
-  allocator_ = context.GetAllocator(*memory);
-  data_ = allocator_->Alloc(allocator_, static_cast<size_t>(size));
-  if (data_ == nullptr) {
-    throw Ort::Exception("no memory for a workspace of " + std::to_string(size) + " bytes",
-                         ORT_FAIL);
-  }
-}
-
-Workspace::~Workspace() {
-  if (data_ != nullptr) allocator_->Free(allocator_, data_);
-}
-
-int32_t count_workers() {
-  constexpr unsigned kMost = 64;
-  return static_cast<int32_t>(std::clamp(std::thread::hardware_concurrency(), 1u, kMost));
-}
-
-void run_parallel(void* context, int64_t total, reformer_task task, void* argument) {
-  struct Call {
-    reformer_task task;
-    void* argument;
-  } call{task, argument};
-  const auto run_one = [](void* data, size_t index) {
-    const Call& self = *static_cast<const Call*>(data);
-    self.task(self.argument, static_cast<int64_t>(index));
-  };
-  static_cast<const Ort::KernelContext*>(context)->ParallelFor(run_one, static_cast<size_t>(total),
-                                                               0, &call);
 }
 
 }  // namespace reformer::onnxruntime

@@ -1,5 +1,5 @@
-// What every operator of the library does around its kernel: views of ONNX Runtime's tensors, the
-// session's threads, scratch memory from its allocator, and a status for whatever goes wrong.
+// What every operator of the library does around its kernel: views of ONNX Runtime's tensors,
+// attributes, scratch memory, and a status for whatever goes wrong.
 #pragma once
 
 #include <cstdint>
@@ -34,46 +34,55 @@ reformer_chunking read_chunking(const char* op, const Ort::ConstKernelInfo& info
 // Throws unless `status` is REFORMER_OK. `error` is the kernel's message, possibly empty.
 void check_status(reformer_status status, const char* error);
 
-// Memory of the session's arena, given back on destruction.
+// One operator of the C interface on one backend.
+template <typename Params>
+struct Functions {
+  reformer_status (*measure)(const Params*, uint64_t*);
+  reformer_status (*run)(const Params*);
+};
+
+// Memory of the backend's arena, given back on destruction.
+template <typename Backend>
 class Workspace {
  public:
-  Workspace(const Ort::KernelContext& context, uint64_t size);
-  ~Workspace();
+  Workspace(const Backend& backend, const Ort::KernelContext& context, uint64_t size)
+      : backend_(backend) {
+    if (size == 0) return;
+    data_ = backend.allocate(context, static_cast<size_t>(size));
+    if (data_ == nullptr) {
+      throw Ort::Exception("no memory for a workspace of " + std::to_string(size) + " bytes",
+                           ORT_FAIL);
+    }
+  }
+  ~Workspace() {
+    if (data_ != nullptr) backend_.release(data_);
+  }
   Workspace(const Workspace&) = delete;
   Workspace& operator=(const Workspace&) = delete;
   void* data() const { return data_; }
 
  private:
-  OrtAllocator* allocator_ = nullptr;
+  const Backend& backend_;
   void* data_ = nullptr;
 };
 
-// As many workers as the machine has threads; the session's pool decides how many run at once.
-int32_t count_workers();
-
-// parallel_for of the C interface on the session's own pool; `context` is an Ort::KernelContext.
-void run_parallel(void* context, int64_t total, reformer_task task, void* argument);
-
 // Checks shapes, allocates `output` and the workspace, and runs an operator. `params` has every
 // field filled but `execution` and output data.
-template <typename Params>
-void run_operator(const Ort::KernelContext& context, Params& params, reformer_tensor& output,
-                  reformer_status (*measure)(const Params*, uint64_t*),
-                  reformer_status (*run)(const Params*)) {
+template <typename Backend, typename Params>
+void run_operator(const Backend& backend, const Functions<Params>& functions,
+                  const Ort::KernelContext& context, Params& params, reformer_tensor& output) {
   char error[512] = "";
   params.execution.error = error;
   params.execution.error_size = sizeof(error);
-  params.execution.num_workers = count_workers();
-  params.execution.parallel_for = run_parallel;
-  params.execution.parallel_context = const_cast<Ort::KernelContext*>(&context);
+  backend.prepare(context, params.execution);
   uint64_t size = 0;
-  check_status(measure(&params, &size), error);
+  check_status(functions.measure(&params, &size), error);
   output.data =
       context.GetOutput(0, output.dims, static_cast<size_t>(output.rank)).GetTensorMutableRawData();
-  const Workspace workspace(context, size);
+  const Workspace<Backend> workspace(backend, context, size);
   params.execution.workspace = workspace.data();
   params.execution.workspace_size = size;
-  check_status(run(&params), error);
+  check_status(functions.run(&params), error);
 }
 
 }  // namespace reformer::onnxruntime

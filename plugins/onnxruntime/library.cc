@@ -1,6 +1,7 @@
 // Entry point: ONNX Runtime calls RegisterCustomOps when the library is registered with a session.
 #include <string>
 
+#include "onnxruntime/backend.h"
 #include "onnxruntime/call.h"
 #include "onnxruntime/onnxruntime_api.h"
 #include "onnxruntime/operators.h"
@@ -23,13 +24,22 @@ void add_operator(Ort::CustomOpDomain& domain) {
   domain.Add(&bfloat16);
 }
 
+// Operators of a provider that a session does not have are never chosen there.
+template <typename Backend>
+void add_operators(Ort::CustomOpDomain& domain) {
+  add_operator<LSHBuckets<Backend>>(domain);
+  add_operator<LSHAttention<Backend>>(domain);
+  add_operator<LocalAttention<Backend>>(domain);
+}
+
 // Session options refer to the domain without owning it.
 const Ort::CustomOpDomain& reformer_domain() {
   static const Ort::CustomOpDomain domain = [] {
     Ort::CustomOpDomain made(kDomain);
-    add_operator<LSHBuckets>(made);
-    add_operator<LSHAttention>(made);
-    add_operator<LocalAttention>(made);
+    add_operators<CPUBackend>(made);
+#ifdef REFORMER_WITH_CUDA
+    add_operators<CUDABackend>(made);
+#endif
     return made;
   }();
   return domain;
@@ -44,7 +54,8 @@ extern "C" REFORMER_API OrtStatus* ORT_API_CALL RegisterCustomOps(OrtSessionOpti
   const OrtApi* api = base->GetApi(ours::kApiVersion);
   if (api == nullptr) {
     const std::string message = std::string("reformer operators: ONNX Runtime is ") +
-                                base->GetVersionString() + ", expected 1.17 or newer";
+                                base->GetVersionString() + ", expected 1." +
+                                std::to_string(ours::kApiVersion) + " or newer";
     return base->GetApi(1)->CreateStatus(ORT_FAIL, message.c_str());
   }
   Ort::InitApi(api);

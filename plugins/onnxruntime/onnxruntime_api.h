@@ -7,8 +7,9 @@
 
 namespace reformer::onnxruntime {
 
-// The lowest version that has KernelContext_ParallelFor and shape inference for custom operators.
-// Asking for no more lets one binary load into every later release.
-constexpr uint32_t kApiVersion = 17;
+// The lowest version that has KernelContext_GetScratchBuffer, whose memory is safe to give back
+// while a stream still uses it, and KernelInfoGetAllocator. Asking for no more lets one binary load
+// into every later release.
+constexpr uint32_t kApiVersion = 18;
 
 }  // namespace reformer::onnxruntime
