@@ -12,7 +12,7 @@ from tests.ops.backends import require_native
 
 FOREIGN_LIBRARY = """
 #include <stdint.h>
-struct info { uint32_t size, abi_version; const char *version, *cpu_target; };
+struct info { uint32_t size, abi_version; const char *version, *cpu_target, *cuda_architectures; };
 int reformer_library_info(struct info* info) {
   info->abi_version = 99; info->version = "9.9"; info->cpu_target = "none"; return 0;
 }
@@ -50,7 +50,7 @@ def test_without_a_library(monkeypatch):
 @pytest.mark.parametrize("mode", ["auto", "on"])
 def test_another_abi_version_is_refused_with_both(monkeypatch, foreign_library, mode):
     monkeypatch.setenv(LIBRARY_VARIABLE, str(foreign_library))
-    with pytest.raises(RuntimeUnavailableError, match="got ABI version 99, expected 1;"):
+    with pytest.raises(RuntimeUnavailableError, match="got ABI version 99, expected 2;"):
         find_native_library(mode)
 
 

@@ -16,7 +16,7 @@ from onnxscript import opset18 as op
 from onnxscript.values import Opset
 
 from reformer_export.ops.domain import DOMAIN, MASKED_LOGIT, VERSION, neighbour_shifts
-from reformer_export.ops.native_cpu import kernels_for
+from reformer_export.ops.native_kernels import kernels_for
 from reformer_export.spec import padded_length
 
 _reformer = Opset(DOMAIN, VERSION)
@@ -80,11 +80,18 @@ def local_attention_reference(
     return output.reshape(batch, length, width).to(query.dtype).contiguous()
 
 
-def _compute(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *rest: Any) -> torch.Tensor:
-    """The reference's arguments: native on the CPU where there is a library, else the reference."""
-    kernels = kernels_for(query, key, value)
+def _compute(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor,
+    num_heads: int,
+    *rest: Any,
+) -> torch.Tensor:
+    """The reference's arguments: native where the library takes them, else the reference."""
+    kernels = kernels_for(num_heads, query, key, value)
     compute = local_attention_reference if kernels is None else kernels.local_attention
-    return compute(query, key, value, *rest)
+    return compute(query, key, value, mask, num_heads, *rest)
 
 
 local_attention = torch.library.custom_op(

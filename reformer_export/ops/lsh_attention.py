@@ -16,7 +16,7 @@ from onnxscript import opset18 as op
 from onnxscript.values import Opset
 
 from reformer_export.ops.domain import DOMAIN, MASKED_LOGIT, SELF_LOGIT, VERSION, neighbour_shifts
-from reformer_export.ops.native_cpu import kernels_for
+from reformer_export.ops.native_kernels import kernels_for
 from reformer_export.spec import padded_length
 
 _reformer = Opset(DOMAIN, VERSION)
@@ -91,11 +91,18 @@ def lsh_attention_reference(
     return output.to(query_key.dtype).contiguous()
 
 
-def _compute(query_key: torch.Tensor, value: torch.Tensor, *rest: Any) -> torch.Tensor:
-    """The reference's arguments: native on the CPU where there is a library, else the reference."""
-    kernels = kernels_for(query_key, value)
+def _compute(
+    query_key: torch.Tensor,
+    value: torch.Tensor,
+    buckets: torch.Tensor,
+    mask: torch.Tensor,
+    num_heads: int,
+    *rest: Any,
+) -> torch.Tensor:
+    """The reference's arguments: native where the library takes them, else the reference."""
+    kernels = kernels_for(num_heads, query_key, value)
     compute = lsh_attention_reference if kernels is None else kernels.lsh_attention
-    return compute(query_key, value, *rest)
+    return compute(query_key, value, buckets, mask, num_heads, *rest)
 
 
 lsh_attention = torch.library.custom_op(

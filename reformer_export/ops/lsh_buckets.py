@@ -16,7 +16,7 @@ from onnxscript import opset18 as op
 from onnxscript.values import Opset
 
 from reformer_export.ops.domain import DOMAIN, VERSION
-from reformer_export.ops.native_cpu import kernels_for
+from reformer_export.ops.native_kernels import kernels_for
 
 _reformer = Opset(DOMAIN, VERSION)
 
@@ -68,11 +68,13 @@ def lsh_buckets_reference(
     return torch.where(attention_mask[:, None, None, :] != 0, buckets, product).to(torch.int32)
 
 
-def _compute(query_key: torch.Tensor, rotations: torch.Tensor, *rest: Any) -> torch.Tensor:
-    """The reference's arguments: native on the CPU where there is a library, else the reference."""
-    kernels = kernels_for(query_key, rotations)
+def _compute(
+    query_key: torch.Tensor, rotations: torch.Tensor, mask: torch.Tensor, num_heads: int, num_buckets: Any
+) -> torch.Tensor:
+    """The reference's arguments: native where the library takes them, else the reference."""
+    kernels = kernels_for(num_heads, query_key, rotations)
     compute = lsh_buckets_reference if kernels is None else kernels.lsh_buckets
-    return compute(query_key, rotations, *rest)
+    return compute(query_key, rotations, mask, num_heads, num_buckets)
 
 
 lsh_buckets = torch.library.custom_op(

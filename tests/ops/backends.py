@@ -18,7 +18,7 @@ from onnx import TensorProto, helper
 from reformer_export import ops
 from reformer_export.native import NativeLibrary, find_native_library
 from reformer_export.ops.function_body import function_body
-from reformer_export.ops.native_cpu import CPUKernels
+from reformer_export.ops.native_kernels import NativeKernels
 
 Arrays = dict[str, NDArray[Any]]
 REFERENCES: dict[str, Callable[..., torch.Tensor]] = {
@@ -30,6 +30,11 @@ FUNCTIONS = {
     "LSHBuckets": ops.LSHBuckets,
     "LSHAttention": ops.LSHAttention,
     "LocalAttention": ops.LocalAttention,
+}
+INPUT_NAMES = {
+    "LSHBuckets": ("query_key", "rotations", "attention_mask"),
+    "LSHAttention": ("query_key", "value", "buckets", "attention_mask"),
+    "LocalAttention": ("query", "key", "value", "attention_mask"),
 }
 OUTPUT_TYPES = {"LSHBuckets": TensorProto.INT32, "LSHAttention": None, "LocalAttention": None}
 
@@ -74,12 +79,19 @@ def make_model(
 
 
 @functools.lru_cache(maxsize=64)
-def _open_session(serialized: bytes, library: str | None = None) -> ort.InferenceSession:
+def _open_session(
+    serialized: bytes,
+    library: str | None = None,
+    provider: str = "CPUExecutionProvider",
+    profile: str | None = None,
+) -> ort.InferenceSession:
     options = ort.SessionOptions()
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, profile
     if library is not None:
         options.register_custom_ops_library(library)
     options.log_severity_level = 3
-    return ort.InferenceSession(serialized, options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(serialized, options, providers=[provider])
 
 
 def run_onnxruntime_body(operator: str, inputs: Arrays, attributes: dict[str, Any]) -> NDArray[Any]:
@@ -94,16 +106,31 @@ def run_onnx_reference_body(operator: str, inputs: Arrays, attributes: dict[str,
     return evaluator.run(["output"], inputs)[0]
 
 
-def run_native_onnxruntime(operator: str, inputs: Arrays, attributes: dict[str, Any]) -> NDArray[Any]:
+def run_native_onnxruntime(
+    operator: str, inputs: Arrays, attributes: dict[str, Any], provider: str = "CPUExecutionProvider"
+) -> NDArray[Any]:
     """The native library's kernel, registered with ONNX Runtime."""
-    library = require_native()
+    session = open_native_session(operator, inputs, attributes, provider)
+    return session.run(["output"], inputs)[0]
+
+
+def open_native_session(
+    operator: str,
+    inputs: Arrays,
+    attributes: dict[str, Any],
+    provider: str,
+    library: NativeLibrary | None = None,
+    profile: str | None = None,
+) -> ort.InferenceSession:
+    """One node on a native library's kernel in a session of `provider`; `profile` begins a file's name."""
+    library = library or require_native()
     model = make_model(operator, inputs, attributes).SerializeToString()
-    return _open_session(model, str(library.path)).run(["output"], inputs)[0]
+    return _open_session(model, str(library.path), provider, profile)
 
 
 def run_native_torch(operator: str, inputs: Arrays, attributes: dict[str, Any]) -> NDArray[Any]:
     """The native library's kernel on torch tensors, through its C interface."""
-    kernels = CPUKernels(require_native())
+    kernels = NativeKernels(require_native())
     tensors = [torch.from_numpy(value) for value in inputs.values()]
     return getattr(kernels, NATIVE_NAMES[operator])(*tensors, *attributes.values()).numpy()
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from reformer_export.ops import local_attention, lsh_attention
 from reformer_export.ops.lsh_attention import _sorted_positions
-from reformer_export.ops.native_cpu import CPUKernels
+from reformer_export.ops.native_kernels import NativeKernels
 from reformer_export.spec import padded_length
 from tests.ops.backends import (
     BACKENDS,
@@ -260,7 +260,7 @@ def test_custom_op_passes_torch_checks(operator, function):
 @given(seed=st.integers(0, 2**32 - 1), dtype=st.sampled_from([torch.float16, torch.bfloat16]))
 def test_native_half_storage_is_the_reference(operator, seed, dtype):
     """Half-precision storage, float32 arithmetic: what is left is the rounding of the result."""
-    kernels = CPUKernels(require_native())
+    kernels = NativeKernels(require_native())
     inputs, attributes = make_case(np.random.default_rng(seed), operator)
     tensors = [torch.from_numpy(value) for value in inputs.values()]
     tensors = [tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in tensors]

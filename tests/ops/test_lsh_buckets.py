@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reformer_export.ops import draw_rotations, lsh_buckets, lsh_buckets_reference
-from reformer_export.ops.native_cpu import CPUKernels
+from reformer_export.ops.native_kernels import NativeKernels
 from tests.ops.backends import BACKENDS, random_mask, require_native
 
 
@@ -120,5 +120,5 @@ def test_native_half_storage_hashes_the_same(seed, dtype):
     tensors = {name: torch.from_numpy(value) for name, value in inputs.items()}
     tensors["query_key"] = tensors["query_key"].to(dtype)
     expected = lsh_buckets_reference(**tensors, num_heads=2, num_buckets=[8, 4])
-    got = CPUKernels(require_native()).lsh_buckets(*tensors.values(), 2, [8, 4])
+    got = NativeKernels(require_native()).lsh_buckets(*tensors.values(), 2, [8, 4])
     assert torch.equal(got, expected)

@@ -1,0 +1,188 @@
+"""The native library's C interface on torch tensors, on the CPU or a CUDA GPU."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, Literal
+
+import torch
+
+from reformer_export.native import ABI_VERSION, MAX_CUDA_HEAD_SIZE, NativeLibrary, find_native_library
+from reformer_export.ops import native_structs as structs
+
+Backend = Literal["cpu", "cuda"]
+Allocate = Callable[[int, torch.device], torch.Tensor]
+
+ERROR_BYTES: Final = 512
+DTYPES: Final = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.int32: 3}
+
+
+def allocate_workspace(size: int, device: torch.device) -> torch.Tensor:
+    """uint8 [size]. On CUDA the allocator hands the memory on in the order of the stream, so that a workspace
+    may be dropped as soon as the kernels that use it are enqueued."""
+    return torch.empty(size, dtype=torch.uint8, device=device)
+
+
+class NativeKernels:
+    """The three operators of one library on one backend.
+
+    On the CPU they run on as many threads as torch uses; on CUDA they are enqueued on torch's current stream
+    of the tensors' device, and nothing waits for them.
+    """
+
+    def __init__(
+        self, library: NativeLibrary, backend: Backend = "cpu", allocate: Allocate = allocate_workspace
+    ) -> None:
+        self._library = ctypes.CDLL(str(library.path))
+        self._library.reformer_status_text.restype = ctypes.c_char_p
+        self._prefix = f"reformer_{backend}_"
+        self._threaded = backend == "cpu"
+        self._allocate = allocate
+
+    def lsh_buckets(
+        self,
+        query_key: torch.Tensor,
+        rotations: torch.Tensor,
+        attention_mask: torch.Tensor,
+        num_heads: int,
+        num_buckets: Sequence[int],
+    ) -> torch.Tensor:
+        """As `lsh_buckets_reference`."""
+        shape = (query_key.shape[0], rotations.shape[0], rotations.shape[2], query_key.shape[1])
+        buckets = torch.empty(shape, dtype=torch.int32, device=query_key.device)
+        params = structs.LSHBuckets(num_heads=num_heads, num_factors=len(num_buckets))
+        params.num_buckets[: len(num_buckets)] = list(num_buckets)
+        tensors = {"query_key": query_key, "rotations": rotations, "attention_mask": attention_mask}
+        self._call("lsh_buckets", params, {**tensors, "buckets": buckets})
+        return buckets
+
+    def lsh_attention(
+        self,
+        query_key: torch.Tensor,
+        value: torch.Tensor,
+        buckets: torch.Tensor,
+        attention_mask: torch.Tensor,
+        num_heads: int,
+        *chunking: Any,
+    ) -> torch.Tensor:
+        """As `lsh_attention_reference`; `chunking` are its arguments after `num_heads`."""
+        *geometry, key_norm_epsilon = chunking
+        output = torch.empty_like(query_key, memory_format=torch.contiguous_format)
+        params = structs.LSHAttention(num_heads=num_heads, key_norm_epsilon=key_norm_epsilon)
+        params.chunking = _chunking(*geometry)
+        tensors = {"query_key": query_key, "value": value, "buckets": buckets}
+        tensors |= {"attention_mask": attention_mask, "output": output}
+        self._call("lsh_attention", params, tensors)
+        return output
+
+    def local_attention(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor,
+        num_heads: int,
+        *chunking: Any,
+    ) -> torch.Tensor:
+        """As `local_attention_reference`; `chunking` are its arguments after `num_heads`."""
+        output = torch.empty_like(query, memory_format=torch.contiguous_format)
+        params = structs.LocalAttention(num_heads=num_heads, chunking=_chunking(*chunking))
+        tensors = {"query": query, "key": key, "value": value}
+        tensors |= {"attention_mask": attention_mask, "output": output}
+        self._call("local_attention", params, tensors)
+        return output
+
+    def _call(self, name: str, params: Any, tensors: dict[str, torch.Tensor]) -> None:
+        kept = {field: tensor.contiguous() for field, tensor in tensors.items()}
+        device = next(iter(kept.values())).device
+        for field, tensor in kept.items():
+            if tensor.device != device:
+                raise ValueError(f"{name}: got {field} on {tensor.device}, expected {device} as the others")
+            setattr(params, field, _view(tensor))
+        params.struct_size, params.abi_version = ctypes.sizeof(params), ABI_VERSION
+        with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
+            self._execute(name, params, device)
+
+    def _execute(self, name: str, params: Any, device: torch.device) -> None:
+        error = ctypes.create_string_buffer(ERROR_BYTES)
+        execution = params.execution
+        execution.error, execution.error_size = ctypes.addressof(error), ERROR_BYTES
+        execution.num_workers = threads = torch.get_num_threads() if self._threaded else 1
+        execution.parallel_for = parallel = _parallel_for(threads)
+        if device.type == "cuda":
+            execution.stream = torch.cuda.current_stream(device).cuda_stream
+        size = ctypes.c_uint64()
+        status = self._library[f"{self._prefix}{name}_workspace"](ctypes.byref(params), ctypes.byref(size))
+        if status == 0:
+            workspace = self._allocate(size.value, device)
+            execution.workspace, execution.workspace_size = workspace.data_ptr(), size.value
+            status = self._library[f"{self._prefix}{name}"](ctypes.byref(params))
+        del parallel
+        if status != 0:
+            text = self._library.reformer_status_text(status).decode()
+            raise ValueError(f"{text}: {error.value.decode()}")
+
+
+def _view(tensor: torch.Tensor) -> structs.Tensor:
+    view = structs.Tensor(tensor.data_ptr(), DTYPES[tensor.dtype], tensor.dim())
+    view.dims[: tensor.dim()] = list(tensor.shape)
+    return view
+
+
+def _chunking(
+    chunk_length: int,
+    num_chunks_before: int,
+    num_chunks_after: int,
+    is_causal: bool,
+    padding_multiple: int,
+    padding_threshold: int,
+) -> structs.Chunking:
+    return structs.Chunking(
+        chunk_length, num_chunks_before, num_chunks_after, padding_multiple, padding_threshold, int(is_causal)
+    )
+
+
+@functools.lru_cache(maxsize=8)
+def _parallel_for(threads: int) -> Any:
+    """The kernels' parallel_for on a pool of Python threads, which the kernels run without Python's lock."""
+    if threads == 1:
+        return structs.ParallelFor()
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="reformer-kernels")
+
+    def run_tasks(_context: int, total: int, task: Any, argument: int) -> None:
+        list(pool.map(lambda index: task(argument, index), range(total)))
+
+    return structs.ParallelFor(run_tasks)
+
+
+@functools.lru_cache(maxsize=1)
+def cpu_kernels() -> NativeKernels | None:
+    """The installed library's CPU kernels, or None without one."""
+    library = find_native_library("auto")
+    return None if library is None else NativeKernels(library)
+
+
+@functools.lru_cache(maxsize=16)
+def cuda_kernels(device: int) -> NativeKernels | None:
+    """The installed library's CUDA kernels, or None when it has none for the GPU number `device`."""
+    library = find_native_library("auto")
+    if library is None or not library.has_code_for(*torch.cuda.get_device_capability(device)):
+        return None
+    return NativeKernels(library, "cuda")
+
+
+def kernels_for(num_heads: int, *tensors: torch.Tensor) -> NativeKernels | None:
+    """The kernels when they can take these tensors [B, L, H*D] or rotations: all on the CPU or all on one GPU
+    that the library has code for, of a dtype and a head size they know. Else None."""
+    (device, *others) = {tensor.device for tensor in tensors}
+    if others or not all(tensor.dtype in DTYPES for tensor in tensors):
+        return None
+    if device.type == "cpu":
+        return cpu_kernels()
+    if device.type != "cuda" or tensors[0].shape[-1] > num_heads * MAX_CUDA_HEAD_SIZE:
+        return None
+    return cuda_kernels(device.index)

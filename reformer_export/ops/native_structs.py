@@ -1,0 +1,81 @@
+"""The structs of plugins/include/reformer_kernels.h, for ctypes."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Final
+
+MAX_BUCKET_FACTORS: Final = 30
+MAX_RANK: Final = 4
+
+Task = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)
+ParallelFor = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, Task, ctypes.c_void_p)
+
+
+class Tensor(ctypes.Structure):
+    _fields_ = [
+        ("data", ctypes.c_void_p),
+        ("dtype", ctypes.c_int32),
+        ("rank", ctypes.c_int32),
+        ("dims", ctypes.c_int64 * MAX_RANK),
+    ]
+
+
+class Execution(ctypes.Structure):
+    _fields_ = [
+        ("workspace", ctypes.c_void_p),
+        ("workspace_size", ctypes.c_uint64),
+        ("parallel_for", ParallelFor),
+        ("parallel_context", ctypes.c_void_p),
+        ("num_workers", ctypes.c_int32),
+        ("stream", ctypes.c_void_p),
+        ("error", ctypes.c_char_p),
+        ("error_size", ctypes.c_uint64),
+    ]
+
+
+class Chunking(ctypes.Structure):
+    _fields_ = [
+        ("chunk_length", ctypes.c_int64),
+        ("num_chunks_before", ctypes.c_int64),
+        ("num_chunks_after", ctypes.c_int64),
+        ("padding_multiple", ctypes.c_int64),
+        ("padding_threshold", ctypes.c_int64),
+        ("is_causal", ctypes.c_int32),
+    ]
+
+
+_HEADER: Final = [
+    ("struct_size", ctypes.c_uint32),
+    ("abi_version", ctypes.c_uint32),
+    ("num_heads", ctypes.c_int32),
+]
+
+
+class LSHBuckets(ctypes.Structure):
+    _fields_ = [
+        *_HEADER,
+        ("num_factors", ctypes.c_int32),
+        ("num_buckets", ctypes.c_int32 * MAX_BUCKET_FACTORS),
+        *((name, Tensor) for name in ("query_key", "rotations", "attention_mask", "buckets")),
+        ("execution", Execution),
+    ]
+
+
+class LSHAttention(ctypes.Structure):
+    _fields_ = [
+        *_HEADER,
+        ("key_norm_epsilon", ctypes.c_float),
+        ("chunking", Chunking),
+        *((name, Tensor) for name in ("query_key", "value", "buckets", "attention_mask", "output")),
+        ("execution", Execution),
+    ]
+
+
+class LocalAttention(ctypes.Structure):
+    _fields_ = [
+        *_HEADER,
+        ("chunking", Chunking),
+        *((name, Tensor) for name in ("query", "key", "value", "attention_mask", "output")),
+        ("execution", Execution),
+    ]

@@ -1,0 +1,112 @@
+"""Operands for the kernels: tensors on the CPU, and the operators' attributes in their order."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from reformer_export.ops import draw_rotations
+
+Mask = Literal["none", "holes", "all"]
+Case = tuple[list[torch.Tensor], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """An attention layer; `other_chunk` is the chunk length of the model's other kind of layer."""
+
+    length: int
+    batch: int = 1
+    heads: int = 2
+    head_size: int = 64
+    rounds: int = 2
+    chunk: int = 64
+    before: int = 1
+    after: int = 0
+    causal: bool = True
+    other_chunk: int = 1
+    mask: Mask = "holes"
+
+    @property
+    def name(self) -> str:
+        return "-".join(str(value) for value in vars(self).values())
+
+
+SHAPES = [
+    Shape(1, head_size=1, rounds=1, chunk=1, mask="none"),
+    Shape(1, batch=3, chunk=8),
+    Shape(7, chunk=8),  # dense: one block
+    Shape(63, chunk=64, causal=False),
+    Shape(65, batch=2, chunk=64),  # one token past a chunk: virtual padding
+    Shape(130, chunk=8, other_chunk=12, after=1, causal=False),
+    Shape(200, chunk=16, before=3, after=2, rounds=1),  # more neighbours than chunks, in places
+    Shape(257, batch=2, heads=3, head_size=24, rounds=3, chunk=32),
+    Shape(300, head_size=8, rounds=8, chunk=20, causal=False),
+    Shape(384, head_size=128, chunk=64, mask="none"),
+    Shape(400, heads=1, head_size=256, chunk=100, after=1, causal=False),
+    Shape(333, heads=1, head_size=37, chunk=111),  # rows of no multiple of 16 bytes
+    Shape(700, heads=1, head_size=64, chunk=512, rounds=1),
+    Shape(640, batch=2, heads=1, chunk=64, mask="all"),
+    Shape(1030, heads=1, head_size=64, chunk=64, rounds=4, other_chunk=128),
+]
+
+
+def draw_mask(generator: torch.Generator, shape: Shape) -> torch.Tensor:
+    """int32 [B, L]: "holes" masks a fifth of the tokens, "all" also every token of the last row."""
+    mask = torch.ones(shape.batch, shape.length, dtype=torch.int32)
+    if shape.mask != "none":
+        mask = (torch.rand(mask.shape, generator=generator) < 0.8).to(torch.int32)
+    if shape.mask == "all":
+        mask[-1] = 0
+    return mask
+
+
+def _chunking(shape: Shape) -> dict[str, Any]:
+    return {
+        "num_heads": shape.heads,
+        "chunk_length": shape.chunk,
+        "num_chunks_before": shape.before,
+        "num_chunks_after": shape.after,
+        "is_causal": shape.causal,
+        "padding_multiple": math.lcm(shape.chunk, shape.other_chunk),
+        "padding_threshold": min(shape.chunk, shape.other_chunk),
+    }
+
+
+def _draw(generator: torch.Generator, shape: Shape, dtype: torch.dtype) -> torch.Tensor:
+    size = (shape.batch, shape.length, shape.heads * shape.head_size)
+    return torch.randn(size, generator=generator).to(dtype)
+
+
+def make_lsh(shape: Shape, dtype: torch.dtype, seed: int = 0, count: int = 6) -> Case:
+    """LSHAttention in random buckets below `count`; tokens share one, so that the sort has to be stable."""
+    generator = torch.Generator().manual_seed(seed)
+    mask = draw_mask(generator, shape)
+    size = (shape.batch, shape.heads, shape.rounds, shape.length)
+    buckets = torch.randint(0, count, size, generator=generator, dtype=torch.int32)
+    buckets = torch.where(mask[:, None, None] == 0, count, buckets)
+    tensors = [_draw(generator, shape, dtype) for _ in range(2)]
+    return [*tensors, buckets, mask], {**_chunking(shape), "key_norm_epsilon": 1e-6}
+
+
+def make_local(shape: Shape, dtype: torch.dtype, seed: int = 0) -> Case:
+    generator = torch.Generator().manual_seed(seed)
+    tensors = [_draw(generator, shape, dtype) for _ in range(3)]
+    return [*tensors, draw_mask(generator, shape)], _chunking(shape)
+
+
+def make_buckets(shape: Shape, dtype: torch.dtype, factors: tuple[int, ...], seed: int = 0) -> Case:
+    generator = torch.Generator().manual_seed(seed)
+    rotations = draw_rotations(seed, (shape.heads, shape.head_size, shape.rounds, sum(factors) // 2))
+    tensors = [_draw(generator, shape, dtype), rotations, draw_mask(generator, shape)]
+    return tensors, {"num_heads": shape.heads, "num_buckets": list(factors)}
+
+
+def make_case(operator: str, shape: Shape, dtype: torch.dtype, seed: int = 0) -> Case:
+    """A case of the operator by its ONNX name."""
+    if operator == "LSHBuckets":
+        return make_buckets(shape, dtype, (8, 4), seed)
+    return (make_lsh if operator == "LSHAttention" else make_local)(shape, dtype, seed)
