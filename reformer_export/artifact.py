@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from reformer_export.errors import ArtifactError, OutputError, SpecError
-from reformer_export.spec import DTYPES, DType, ModelSpec, spec_from_dict
+from reformer_export.spec import DTYPES, DType, LSHAttentionSpec, ModelSpec, spec_from_dict
 
 MANIFEST_VERSION: Final = 1
 MANIFEST_NAME: Final = "manifest.json"
@@ -30,13 +30,44 @@ NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """The system's numbers for a disk, a quota or a file that is full."""
 
 
+DIAL_INPUT: Final = "num_hashes"
+"""The graph input, int64 [1], that says how many rounds of hashing a run uses; all of them without it."""
+
+TABLE_COUNTS: Final = (1, 2, 4, 8)
+"""Rounds that the paper's Table 2 evaluates (Kitaev et al. 2020)."""
+
+
+@dataclass(frozen=True)
+class Dial:
+    """A model whose runs choose their rounds of hashing: the first `num_hashes` of `max_hashes`."""
+
+    max_hashes: int
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Rounds worth comparing: the paper's below `max_hashes`, and that."""
+        return (*(count for count in TABLE_COUNTS if count < self.max_hashes), self.max_hashes)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "input": DIAL_INPUT,
+            "max_hashes": self.max_hashes,
+            "note": (
+                f"Only {DIAL_INPUT} = {self.max_hashes} equals transformers' draw with the recorded seeds; "
+                "for another count transformers draws other rotations, where this model uses the first of "
+                f"its {self.max_hashes} rounds."
+            ),
+        }
+
+
 @dataclass(frozen=True)
 class Manifest:
     """What an artifact says of itself.
 
     `files` maps each file's name to its SHA-256 (hex); `rotations_sha256` maps an LSH layer's index to the
     SHA-256 of its rotations (float32, C order); `source` says where the checkpoint came from;
-    `versions` names the tools and libraries that made it; `parity` is the verify summary, if one ran.
+    `versions` names the tools and libraries that made it; `parity` is the verify summary, if one ran; `dial`
+    is None for a model with a fixed number of hashes.
     """
 
     spec: ModelSpec
@@ -48,6 +79,7 @@ class Manifest:
     versions: dict[str, str]
     files: dict[str, str] = field(default_factory=dict)
     parity: dict[str, Any] | None = None
+    dial: Dial | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -57,6 +89,7 @@ class Manifest:
             "dtype": self.dtype,
             "opset": self.opset,
             "operators": self.operators,
+            "dial": None if self.dial is None else self.dial.to_dict(),
             "source": self.source,
             "rotations_sha256": self.rotations_sha256,
             "versions": self.versions,
@@ -181,8 +214,9 @@ def _read_json(path: Path) -> Any:
 def _manifest_from_dict(path: Path, values: dict[str, Any]) -> Manifest:
     try:
         parity = values["parity"]
+        spec = spec_from_dict(values["spec"])
         manifest = Manifest(
-            spec=spec_from_dict(values["spec"]),
+            spec=spec,
             dtype=values["dtype"],
             opset=_typed("opset", values["opset"], int),
             operators=_typed_values("operators", values["operators"], int),
@@ -191,6 +225,7 @@ def _manifest_from_dict(path: Path, values: dict[str, Any]) -> Manifest:
             versions=_typed_values("versions", values["versions"], str),
             files=_typed_values("files", values["files"], str),
             parity=None if parity is None else _typed_values("parity", parity, object),
+            dial=_dial_from_dict(spec, values.get("dial")),
         )
     except (KeyError, TypeError) as error:
         raise ArtifactError(
@@ -204,6 +239,18 @@ def _manifest_from_dict(path: Path, values: dict[str, Any]) -> Manifest:
             f"{path}: got dtype {manifest.dtype!r}, expected one of {', '.join(DTYPES)}; export it again"
         )
     return manifest
+
+
+def _dial_from_dict(spec: ModelSpec, values: Any) -> Dial | None:
+    """The dial that a manifest names; manifests from before there was one do not mention it."""
+    if values is None:
+        return None
+    fields = _typed_values("dial", values, object)
+    rounds = {layer.num_hashes for layer in spec.layers if isinstance(layer, LSHAttentionSpec)}
+    dial = Dial(_typed("dial.max_hashes", fields["max_hashes"], int))
+    if fields["input"] != DIAL_INPUT or rounds != {dial.max_hashes}:
+        raise TypeError(f"dial does not fit: input {fields['input']!r:.40}, {dial.max_hashes} of {rounds}")
+    return dial
 
 
 def _typed(name: str, value: Any, expected: type) -> Any:

@@ -14,7 +14,7 @@ import secrets
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -32,24 +32,28 @@ ABANDONED_SECONDS: Final = 60
 
 
 @contextmanager
-def new_folder(out: Path, overwrite: bool) -> Iterator[Path]:
+def new_folder(
+    out: Path, overwrite: bool, reason_to_keep: Callable[[Path], str | None] | None = None
+) -> Iterator[Path]:
     """A folder beside `out` to write into; renamed to `out` when the block ends well, removed otherwise.
 
-    OutputError when `out` exists (and `overwrite` is false) or the disk refuses a write. Whatever ends the
-    block, an interrupt included, leaves `out` and its parents as they were.
+    OutputError when `out` exists (and `overwrite` is false) or the disk refuses a write. `reason_to_keep`
+    says why a folder must not be overwritten, None for no reason; by default, that it is no artifact.
+    Whatever ends the block, an interrupt included, leaves `out` and its parents as they were.
     """
     out = Path(os.path.abspath(out))
-    check_new_folder(out, overwrite)
+    check_new_folder(out, overwrite, reason_to_keep)
     partial = out.parent / f".{out.name}.partial-{secrets.token_hex(4)}"
     missing = [parent for parent in out.parents if not parent.exists()]
     lock = -1
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(out)
+        remove_abandoned(out)
         partial.mkdir()
-        lock = _lock(partial)
+        lock = lock_folder(partial)
         yield partial
-        _move_into_place(partial, out, overwrite)
+        check_new_folder(out, overwrite, reason_to_keep)
+        _move_into_place(partial, out)
         missing = []
     except Exception as error:
         refusal = _disk_refusal(error)
@@ -75,11 +79,13 @@ def _disk_refusal(error: BaseException) -> OSError | None:
     return cause
 
 
-def check_new_folder(out: Path, overwrite: bool) -> None:
+def check_new_folder(
+    out: Path, overwrite: bool, reason_to_keep: Callable[[Path], str | None] | None = None
+) -> None:
     """OutputError unless `out` is free, or an artifact (or empty folder) that `overwrite` may replace."""
     try:
         exists = out.exists() or out.is_symlink()
-        problem = _reason_to_keep(out) if exists and overwrite else None
+        problem = (reason_to_keep or _reason_to_keep)(out) if exists and overwrite else None
     except OSError as error:
         raise output_error(out, error) from error
     if exists and not overwrite:
@@ -107,8 +113,7 @@ def _reason_to_keep(out: Path) -> str | None:
     return f"also holds {', '.join(others[:3])}" if others else None
 
 
-def _move_into_place(partial: Path, out: Path, overwrite: bool) -> None:
-    check_new_folder(out, overwrite)
+def _move_into_place(partial: Path, out: Path) -> None:
     if not out.exists():
         partial.rename(out)
         return
@@ -138,7 +143,7 @@ def _exchange(first: Path, second: Path) -> bool:
     raise OSError(number, os.strerror(number), str(second))
 
 
-def _lock(folder: Path) -> int:
+def lock_folder(folder: Path) -> int:
     """A descriptor whose lock says that a process writes `folder`; -1 where there are no such locks."""
     if sys.platform == "win32":
         return -1
@@ -152,13 +157,13 @@ def _lock(folder: Path) -> int:
     return -1
 
 
-def _remove_abandoned(out: Path) -> None:
+def remove_abandoned(out: Path) -> None:
     """Remove partial folders of `out` whose process was killed: old enough, and nobody holds their lock."""
     for partial in out.parent.glob(f".{glob.escape(out.name)}.partial-*"):
         with suppress(OSError):
             if time.time() - partial.stat().st_mtime < ABANDONED_SECONDS:
                 continue
-            lock = _lock(partial)
+            lock = lock_folder(partial)
             if lock >= 0:
                 shutil.rmtree(partial, ignore_errors=True)
                 os.close(lock)

@@ -13,6 +13,7 @@ import pytest
 from reformer_export import artifact
 from reformer_export.artifact import (
     MAX_MANIFEST_BYTES,
+    Dial,
     Manifest,
     check_files,
     json_text,
@@ -72,6 +73,41 @@ def test_a_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
         write_manifest(tmp_path, manifest)
         assert read_manifest(tmp_path) == manifest
     assert names_in(tmp_path) == ["manifest.json"]
+
+
+def test_a_dial_is_read_as_it_was_written(folder: Path) -> None:
+    manifest = make_manifest(dial=Dial(2))
+    write_manifest(folder, manifest)
+    assert read_manifest(folder) == manifest
+    values = json.loads((folder / "manifest.json").read_text())
+    assert values["manifest_version"] == 1  # who does not know dials runs all rounds, which is right
+    assert "Only num_hashes = 2 equals transformers' draw" in values["dial"]["note"]
+
+
+def test_a_manifest_from_before_there_were_dials(folder: Path) -> None:
+    edit_manifest(folder, dial=...)
+    assert read_manifest(folder).dial is None
+
+
+@pytest.mark.parametrize(
+    "dial",
+    [
+        *([], 2, {}, {"input": "num_hashes"}, {"input": "num_hashes", "max_hashes": None}),
+        {"input": "num_hashes", "max_hashes": 3},  # the layers have 2
+        {"input": "num_hashes", "max_hashes": 2.0},
+        {"input": "other", "max_hashes": 2},
+    ],
+)
+def test_a_dial_that_does_not_fit(folder: Path, dial: Any) -> None:
+    edit_manifest(folder, dial=dial)
+    assert "a missing or wrong field" in refusal_of(folder)
+
+
+@pytest.mark.parametrize(
+    ("most", "counts"), [(1, (1,)), (2, (1, 2)), (5, (1, 2, 4, 5)), (8, (1, 2, 4, 8)), (16, (1, 2, 4, 8, 16))]
+)
+def test_the_counts_worth_comparing(most: int, counts: tuple[int, ...]) -> None:
+    assert Dial(most).counts == counts
 
 
 def test_the_sha256_of_a_file(tmp_path: Path) -> None:

@@ -280,7 +280,7 @@ def _check_overrides(config: Config, options: LoadOptions) -> None:
         if getattr(options, name) is not None:
             raise InputError(
                 f"{name}: got {getattr(options, name)}, expected none, as {config.path} has no LSH layer; "
-                f"leave --{name.replace('_', '-')} out"
+                f"leave --{name.replace('_', '-')}{' or --max-hashes' if name == 'num_hashes' else ''} out"
             )
 
 

@@ -7,7 +7,7 @@ from typing import Any, Final, Sequence  # noqa: UP035 - onnxscript on Python 3.
 
 import onnx_ir as ir
 import torch
-from onnxscript import FLOAT, INT32, script
+from onnxscript import FLOAT, INT32, INT64, script
 from onnxscript import opset18 as op
 from onnxscript.values import Opset
 
@@ -103,13 +103,22 @@ def _local_attention(
     )
 
 
+@script(_translation, default_opset=op)
+def _divide_positions(position: INT64, stride: INT64) -> INT64:
+    """Floor division of what is never negative, in integers: the exporter's own goes through float32, where a
+    runtime that divides with an approximate reciprocal may end one below."""
+    return op.Div(position, stride)
+
+
 def custom_translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
-    """What `torch.onnx.export` writes for each custom operator: one node of domain `reformer`."""
+    """What `torch.onnx.export` writes for each custom operator: one node of domain `reformer`; and for the
+    integer division of positions."""
     operators = torch.ops.reformer
     return {
         operators.lsh_buckets.default: _lsh_buckets,
         operators.lsh_attention.default: _lsh_attention,
         operators.local_attention.default: _local_attention,
+        torch.ops.aten.floor_divide.default: _divide_positions,
     }
 
 

@@ -22,6 +22,8 @@ INPUT_NAMES: Final = ("input_ids", "attention_mask")
 MIN_OPSET: Final = 18
 MAX_OPSET: Final = 23
 DEFAULT_OPSET: Final = 20
+SCOPES_KEY: Final = "pkg.torch.onnx.name_scopes"
+"""The exporter's metadata of a node: the modules that it came from, by which a difference is located."""
 PROTOBUF_LIMIT_BYTES: Final = 2**31 - 1
 
 
@@ -60,9 +62,26 @@ def trace_model(model: Reformer, opset: int = DEFAULT_OPSET) -> ir.Model:
         )
     assert program is not None
     graph_model = program.model
+    _keep_module_names_only(graph_model)
     attach_function_bodies(graph_model)
     _check_axes(graph_model)
     return graph_model
+
+
+def _keep_module_names_only(model: ir.Model) -> None:
+    """Drop the exporter's notes, in which are this machine's paths, but for the modules of each node."""
+    for value in (*model.graph.inputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
+    for node in model.graph:
+        kept = node.metadata_props.get(SCOPES_KEY)
+        node.metadata_props.clear()
+        if kept is not None:
+            node.metadata_props[SCOPES_KEY] = kept
+        node.doc_string = None
+        for value in node.outputs:
+            value.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    model.metadata_props.clear()
 
 
 @contextmanager

@@ -28,7 +28,7 @@ class AxialPositionEmbeddings(nn.Module):
         rows = []
         stride = 1
         for size, weight in zip(reversed(self.shape), reversed(list(self.weights)), strict=True):
-            coordinate = torch.remainder(torch.div(positions, stride, rounding_mode="floor"), size)
+            coordinate = torch.remainder(positions // stride, size)
             rows.append(nn.functional.embedding(coordinate, weight.view(size, -1)))
             stride *= size
         return torch.cat(rows[::-1], dim=-1)
@@ -48,7 +48,7 @@ class LearnedPositionEmbeddings(nn.Module):
 
 
 class Embeddings(nn.Module):
-    """Word embedding plus position embedding."""
+    """Word embedding plus position embedding, added in float32: the start of the residual streams."""
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
@@ -60,7 +60,8 @@ class Embeddings(nn.Module):
             self.position_embeddings = LearnedPositionEmbeddings(spec.positions, spec.hidden_size)
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """int64 [B, L] -> T [B, L, hidden_size]."""
+        """int64 [B, L] -> float32 [B, L, hidden_size]."""
         positions = torch.arange(input_ids.shape[1], device=input_ids.device)
-        embedded: torch.Tensor = self.word_embeddings(input_ids) + self.position_embeddings(positions)
-        return embedded
+        words: torch.Tensor = self.word_embeddings(input_ids)
+        where: torch.Tensor = self.position_embeddings(positions)
+        return words.float() + where.float()

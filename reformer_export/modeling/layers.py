@@ -1,6 +1,10 @@
 """The layers of a Reformer: LSH or local self-attention, feed-forward, and the reversible pair of streams.
 
 Module names follow transformers' modeling_reformer.py, so that its weights load by name.
+
+T is the model's dtype. The streams and the norms are float32 whatever T is: every layer adds to a stream, and
+in float16 or bfloat16 each addition would round all that is in it. Between a norm and the next addition
+everything is T.
 """
 
 from __future__ import annotations
@@ -30,6 +34,21 @@ ACTIVATIONS: Final[dict[Activation, Callable[[torch.Tensor], torch.Tensor]]] = {
     "tanh": torch.tanh,
     "sigmoid": torch.sigmoid,
 }
+
+
+class StreamNorm(nn.LayerNorm):
+    """Layer norm of a float32 stream, with float32 parameters; only the result is rounded to `dtype`.
+
+    Float32 in the graph's own types, since ONNX's `stash_type` is an offer that not every runtime takes.
+    """
+
+    def __init__(self, size: int, eps: float, dtype: torch.dtype) -> None:
+        super().__init__(size, eps=eps)
+        self.output_dtype = dtype
+
+    def forward(self, stream: torch.Tensor) -> torch.Tensor:
+        """float32 [..., size] -> T [..., size]."""
+        return super().forward(stream).to(self.output_dtype)
 
 
 class LSHSelfAttention(nn.Module):
@@ -112,9 +131,9 @@ class AttentionOutput(nn.Module):
 class Attention(nn.Module):
     """Layer norm, self-attention, projection."""
 
-    def __init__(self, spec: ModelSpec, attention: AttentionSpec) -> None:
+    def __init__(self, spec: ModelSpec, attention: AttentionSpec, dtype: torch.dtype) -> None:
         super().__init__()
-        self.layer_norm = nn.LayerNorm(spec.hidden_size, eps=spec.layer_norm_eps)
+        self.layer_norm = StreamNorm(spec.hidden_size, spec.layer_norm_eps, dtype)
         self.self_attention: nn.Module
         if isinstance(attention, LSHAttentionSpec):
             self.self_attention = LSHSelfAttention(spec, attention)
@@ -123,7 +142,7 @@ class Attention(nn.Module):
         self.output = AttentionOutput(spec)
 
     def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """T [B, L, hidden_size], int32 [B, L] -> T [B, L, hidden_size]."""
+        """float32 [B, L, hidden_size], int32 [B, L] -> T [B, L, hidden_size]."""
         attended = self.self_attention(self.layer_norm(hidden_states), attention_mask)
         projected: torch.Tensor = self.output.dense(attended)
         return projected
@@ -136,36 +155,36 @@ class FeedForward(nn.Module):
     the slices' outputs is the same up to the order of summation.
     """
 
-    def __init__(self, spec: ModelSpec) -> None:
+    def __init__(self, spec: ModelSpec, dtype: torch.dtype) -> None:
         super().__init__()
         inner = spec.feed_forward_size // spec.feed_forward_slices
         slices = range(spec.feed_forward_slices)
-        self.layer_norm = nn.LayerNorm(spec.hidden_size, eps=spec.layer_norm_eps)
+        self.layer_norm = StreamNorm(spec.hidden_size, spec.layer_norm_eps, dtype)
         self.activation = ACTIVATIONS[spec.hidden_act]
         self.inner = nn.ModuleList(nn.Linear(spec.hidden_size, inner) for _ in slices)
         self.outer = nn.ModuleList(nn.Linear(inner, spec.hidden_size, bias=i == 0) for i in slices)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """T [B, L, hidden_size] -> T [B, L, hidden_size]."""
+        """float32 [B, L, hidden_size] -> float32 [B, L, hidden_size]."""
         # Two dimensions: a Gemm with its bias and activation inside, where three kernels would pass memory.
         normalised = self.layer_norm(hidden_states).reshape(-1, hidden_states.shape[-1])
-        output: torch.Tensor = self.outer[0](self.activation(self.inner[0](normalised)))
+        output: torch.Tensor = self.outer[0](self.activation(self.inner[0](normalised))).float()
         for inner, outer in list(zip(self.inner, self.outer, strict=True))[1:]:
-            output = output + outer(self.activation(inner(normalised)))
+            output = output + outer(self.activation(inner(normalised))).float()
         return output.reshape(hidden_states.shape)
 
 
 class ReversibleLayer(nn.Module):
     """One layer of the reversible residual network (Gomez et al. 2017), forwards only."""
 
-    def __init__(self, spec: ModelSpec, attention: AttentionSpec) -> None:
+    def __init__(self, spec: ModelSpec, attention: AttentionSpec, dtype: torch.dtype) -> None:
         super().__init__()
-        self.attention = Attention(spec, attention)
-        self.feed_forward = FeedForward(spec)
+        self.attention = Attention(spec, attention, dtype)
+        self.feed_forward = FeedForward(spec, dtype)
 
     def forward(
         self, attention_stream: torch.Tensor, hidden_states: torch.Tensor, attention_mask: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Two streams T [B, L, hidden_size] and int32 [B, L] -> the next two streams."""
-        attention_stream = attention_stream + self.attention(hidden_states, attention_mask)
+        """Two streams float32 [B, L, hidden_size] and int32 [B, L] -> the next two streams."""
+        attention_stream = attention_stream + self.attention(hidden_states, attention_mask).float()
         return attention_stream, hidden_states + self.feed_forward(attention_stream)

@@ -9,7 +9,7 @@ from torch import nn
 
 from reformer_export.errors import CheckpointError
 from reformer_export.modeling.embeddings import Embeddings
-from reformer_export.modeling.layers import ReversibleLayer
+from reformer_export.modeling.layers import ReversibleLayer, StreamNorm
 from reformer_export.spec import DType, ModelSpec
 
 TORCH_DTYPES: dict[DType, torch.dtype] = {
@@ -22,13 +22,13 @@ TORCH_DTYPES: dict[DType, torch.dtype] = {
 class Encoder(nn.Module):
     """The reversible layers, and a layer norm over both streams."""
 
-    def __init__(self, spec: ModelSpec) -> None:
+    def __init__(self, spec: ModelSpec, dtype: torch.dtype) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(ReversibleLayer(spec, attention) for attention in spec.layers)
-        self.layer_norm = nn.LayerNorm(2 * spec.hidden_size, eps=spec.layer_norm_eps)
+        self.layers = nn.ModuleList(ReversibleLayer(spec, attention, dtype) for attention in spec.layers)
+        self.layer_norm = StreamNorm(2 * spec.hidden_size, spec.layer_norm_eps, dtype)
 
     def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """T [B, L, hidden_size], int32 [B, L] -> T [B, L, 2 * hidden_size]."""
+        """float32 [B, L, hidden_size], int32 [B, L] -> T [B, L, 2 * hidden_size]."""
         attention_stream = hidden_states
         for layer in self.layers:
             attention_stream, hidden_states = layer(attention_stream, hidden_states, attention_mask)
@@ -56,11 +56,12 @@ class ClassificationHead(nn.Module):
 class Reformer(nn.Module):
     """A Reformer with the head of its task; the outputs are those of `ModelSpec.output_names`, in order."""
 
-    def __init__(self, spec: ModelSpec) -> None:
+    def __init__(self, spec: ModelSpec, dtype: torch.dtype = torch.float32) -> None:
+        """`dtype` is T, the type of the norms' results and so of the weights that read them."""
         super().__init__()
         self.spec = spec
         self.embeddings = Embeddings(spec)
-        self.encoder = Encoder(spec)
+        self.encoder = Encoder(spec, dtype)
         if spec.task in ("text-generation", "fill-mask"):
             self.lm_head = LMHead(spec)
         elif spec.task == "text-classification":
@@ -99,11 +100,15 @@ def last_attended(hidden_states: torch.Tensor, attention_mask: torch.Tensor) -> 
 def build_model(spec: ModelSpec, weights: Mapping[str, torch.Tensor], dtype: DType = "float32") -> Reformer:
     """A Reformer in evaluation mode; `weights` under transformers' parameter names, without `reformer.`.
 
-    Rotations stay float32 whatever the dtype. CheckpointError when names or shapes do not fit.
+    Rotations and norms stay float32 whatever the dtype. CheckpointError when names or shapes do not fit.
     """
     with torch.device("meta"):
-        model = Reformer(spec)
-    state = {name: weight.to(TORCH_DTYPES[dtype]) for name, weight in _slice_feed_forward(spec, weights)}
+        model = Reformer(spec, TORCH_DTYPES[dtype])
+    norms = {name for name, module in model.named_modules() if isinstance(module, StreamNorm)}
+    state = {
+        name: weight.to(torch.float32 if name.rpartition(".")[0] in norms else TORCH_DTYPES[dtype])
+        for name, weight in _slice_feed_forward(spec, weights)
+    }
     try:
         model.load_state_dict(state, strict=True, assign=True)
     except RuntimeError as error:
