@@ -44,5 +44,9 @@ class ExportError(ReformerExportError):
     """The exporter produced a graph that does not keep the contract (for example a fixed axis)."""
 
 
+class EngineError(ReformerExportError):
+    """TensorRT refuses to build an engine, or the process that builds it ended early."""
+
+
 class RuntimeUnavailableError(ReformerExportError):
     """A runtime was asked for that this machine cannot run."""

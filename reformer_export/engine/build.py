@@ -1,0 +1,173 @@
+"""An artifact's model.onnx -> OUT/engines/NAME.engine and its record: both whole, or as they were."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from reformer_export import __version__
+from reformer_export.artifact import (
+    ENGINES_NAME,
+    MODEL_NAME,
+    Manifest,
+    check_files,
+    read_manifest,
+    sha256_of_file,
+)
+from reformer_export.engine.options import EngineOptions
+from reformer_export.engine.places import EnginePlaces, move_into_place, new_files
+from reformer_export.engine.process import OnLog, OnProgress, run_worker
+from reformer_export.engine.profiles import check_profiles, default_profile
+from reformer_export.engine.request import BuildRequest, BuildResult
+from reformer_export.engine_record import (
+    EngineProfile,
+    EngineRecord,
+    PluginRecord,
+    engine_path,
+    record_path,
+    record_text,
+)
+from reformer_export.errors import EngineError, InputError, OutputError
+from reformer_export.runtimes.onnx_structure import check_onnx_structure
+from reformer_export.tensorrt_library import TensorRTLibrary, find_tensorrt_library
+
+TIMING_CACHE_NAME: Final = "timing.cache"
+
+
+@dataclass(frozen=True)
+class EngineBuild:
+    """An engine that was built: its file, its record and what the user should know."""
+
+    path: Path
+    record: EngineRecord
+    notes: tuple[str, ...]
+
+
+def build_engine(
+    out: Path,
+    options: EngineOptions,
+    on_progress: OnProgress = lambda progress: None,
+    on_log: OnLog = lambda line: None,
+) -> EngineBuild:
+    """Build an engine from the artifact in the folder `out`, into its folder `engines`.
+
+    `on_progress` is told how far the build is, `on_log` every warning and error of TensorRT's log.
+
+    Raises:
+        ArtifactError: the artifact is not whole, or its files changed.
+        InputError: an option does not fit the model or the runtime.
+        OutputError: the engine exists and `options.overwrite` is false, or the disk refuses.
+        MissingDependencyError: the runtime's package is missing or too old.
+        RuntimeUnavailableError: the plugin library is missing or does not fit, or there is no GPU where one
+            is needed.
+        EngineError: TensorRT refuses the model or an option, or the building process died.
+    """
+    check_new_engine(out, options)
+    manifest = read_manifest(out)
+    _refuse_dial(out, manifest)
+    check_files(out, manifest)
+    operators = check_onnx_structure(out / MODEL_NAME)
+    profiles = options.profiles or (default_profile(manifest.spec),)
+    check_profiles(manifest.spec, profiles)
+    library = find_tensorrt_library()
+    with new_files(out, options.engine_name) as places:
+        request = _make_request(out, options, operators, profiles, library, places)
+        started = time.monotonic()
+        result = run_worker(request, on_progress, on_log)
+        seconds = time.monotonic() - started
+        record = _make_record(manifest, options, request, result, places, library, seconds)
+        places.partial_record.write_text(record_text(record), encoding="utf-8")
+        move_into_place(places, _timing_cache(out, options))
+    return EngineBuild(places.engine, record, result.notes)
+
+
+def _refuse_dial(out: Path, manifest: Manifest) -> None:
+    """InputError for a model whose runs choose their rounds: TensorRT would fix them all, silently."""
+    if manifest.dial is not None:
+        raise InputError(
+            f"{out}: got an artifact exported with --max-hashes {manifest.dial.max_hashes}, expected a fixed "
+            "number of hashes, which an engine has built in; export the checkpoint with --num-hashes N in "
+            "place of --max-hashes"
+        )
+
+
+def check_new_engine(out: Path, options: EngineOptions) -> None:
+    """OutputError when the engine exists and may not be replaced; InputError when its name is none."""
+    paths = (engine_path(out, options.engine_name), record_path(out, options.engine_name))
+    existing = [path for path in paths if path.exists() or path.is_symlink()]
+    if existing and not options.overwrite:
+        raise OutputError(
+            f"engine {options.engine_name!r}: got {existing[0]}, which exists, expected a new name; use "
+            "--overwrite or another --name"
+        )
+
+
+def _make_request(
+    out: Path,
+    options: EngineOptions,
+    operators: dict[str, int],
+    profiles: tuple[EngineProfile, ...],
+    library: TensorRTLibrary,
+    places: EnginePlaces,
+) -> BuildRequest:
+    cache = _timing_cache(out, options)
+    if cache is not None and cache.is_file():
+        places.partial_cache.write_bytes(cache.read_bytes())
+    return BuildRequest(
+        runtime=options.runtime,
+        model=str((out / MODEL_NAME).resolve()),
+        plugin=str(library.path),
+        engine=str(places.partial_engine.resolve()),
+        operators=operators,
+        profiles=profiles,
+        compute_capabilities=options.compute_capabilities,
+        flags=options.flags,
+        embed_plugin=options.embed_plugin,
+        builder_level=options.builder_level,
+        workspace=options.workspace,
+        timing_cache=None if cache is None else str(places.partial_cache.resolve()),
+        layers=str(places.partial_layers.resolve()) if options.report_layers else None,
+    )
+
+
+def _timing_cache(out: Path, options: EngineOptions) -> Path | None:
+    if options.runtime != "tensorrt":
+        return None
+    return options.timing_cache or out / ENGINES_NAME / TIMING_CACHE_NAME
+
+
+def _make_record(
+    manifest: Manifest,
+    options: EngineOptions,
+    request: BuildRequest,
+    result: BuildResult,
+    places: EnginePlaces,
+    library: TensorRTLibrary,
+    seconds: float,
+) -> EngineRecord:
+    if not places.partial_engine.is_file():
+        raise EngineError("engine: got a build without a file, expected one; please report it")
+    return EngineRecord(
+        name=options.engine_name,
+        runtime=options.runtime,
+        runtime_version=result.runtime_version,
+        compute_capabilities=result.compute_capabilities,
+        profiles=request.profiles,
+        dtype=manifest.dtype,
+        model_sha256=manifest.files[MODEL_NAME],
+        engine_sha256=sha256_of_file(places.partial_engine),
+        engine_bytes=places.partial_engine.stat().st_size,
+        plugin=PluginRecord(
+            file_name=library.path.name,
+            sha256=sha256_of_file(library.path),
+            abi_version=library.abi_version,
+            version=library.version,
+            embedded=options.embed_plugin,
+        ),
+        flags=options.flags,
+        plugin_layers=result.plugin_layers,
+        build_seconds=round(seconds, 3),
+        tool_version=__version__,
+    )

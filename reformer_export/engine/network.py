@@ -1,0 +1,99 @@
+"""model.onnx -> TensorRT's network, with the operators as plugin layers. Runs in the building process."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from reformer_export.engine.request import BuildRequest
+from reformer_export.errors import EngineError, RuntimeUnavailableError
+
+PLUGIN_NAMESPACE: Final = "reformer"
+PLUGIN_VERSION: Final = "1"
+SHOWN_PARSER_ERRORS: Final = 3
+
+
+@dataclass(frozen=True)
+class ParsedNetwork:
+    """A network, the builder that owns it and the parser that owns its weights: all three live together."""
+
+    builder: Any
+    parser: Any
+    network: Any
+    plugin_layers: dict[str, int]
+
+
+def load_plugins(trt: Any, request: BuildRequest) -> None:
+    """Load the plugin library into TensorRT's registry.
+
+    Raises:
+        RuntimeUnavailableError: it does not load, or lacks one of the operators.
+    """
+    registry = trt.get_plugin_registry()
+    registry.load_library(request.plugin)  # says nothing, whether it loads or not
+    present = {
+        creator.name
+        for creator in registry.all_creators
+        if creator.plugin_namespace == PLUGIN_NAMESPACE and creator.plugin_version == PLUGIN_VERSION
+    }
+    missing = sorted(set(request.operators) - present)
+    if missing:
+        got = ", ".join(sorted(present)) or "none"
+        raise RuntimeUnavailableError(
+            f"TensorRT plugin library {request.plugin}: got plugins {got} after loading it, expected also "
+            f"{', '.join(missing)}; take the library and the package from one release"
+        )
+
+
+def parse_network(trt: Any, log: Any, request: BuildRequest) -> ParsedNetwork:
+    """The strongly typed network of `request.model`.
+
+    Raises:
+        EngineError: TensorRT refuses a node, or runs an operator otherwise than with its plugin.
+    """
+    builder = trt.Builder(log)
+    strongly_typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    network = builder.create_network(strongly_typed)
+    parser = trt.OnnxParser(network, log)
+    if not parser.parse_from_file(request.model):
+        raise EngineError(
+            f"{request.model}: got '{_parser_errors(parser, log)}' from TensorRT's parser, expected a model "
+            "that it takes; export the checkpoint again with this version"
+        )
+    plugin_layers = count_plugin_layers(trt, network)
+    if plugin_layers != request.operators:
+        raise EngineError(
+            f"network of {Path(request.model).name}: got plugin layers {_describe_counts(plugin_layers)}, "
+            f"expected {_describe_counts(request.operators)} as the model has nodes; TensorRT would run "
+            "function bodies in their place, export the checkpoint again with this version"
+        )
+    return ParsedNetwork(builder, parser, network, plugin_layers)
+
+
+def count_plugin_layers(trt: Any, network: Any) -> dict[str, int]:
+    """The network's layers that this project's plugins run, by operator."""
+    counts: Counter[str] = Counter()
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        if layer.type == trt.LayerType.PLUGIN_V3:
+            layer.__class__ = trt.IPluginV3Layer  # TensorRT hands out the base class
+            core = layer.plugin.get_capability_interface(trt.PluginCapabilityType.CORE)
+            if core.plugin_namespace == PLUGIN_NAMESPACE:
+                counts[core.plugin_name] += 1
+    return dict(sorted(counts.items()))
+
+
+def _describe_counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items()) or "none"
+
+
+def _parser_errors(parser: Any, log: Any) -> str:
+    errors = [parser.get_error(index) for index in range(parser.num_errors)]
+    texts = [
+        f"node {error.node_name() or '?'} ({error.node_operator() or '?'}): {error.desc()}"
+        for error in errors[:SHOWN_PARSER_ERRORS]
+    ]
+    more = len(errors) - len(texts)
+    return "; ".join(texts) + (f"; and {more} more" if more else "") or log.cause()

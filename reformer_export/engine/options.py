@@ -1,0 +1,104 @@
+"""What a user asks of an engine, and what each runtime cannot give."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from reformer_export.engine_record import EngineFlags, EngineProfile, EngineRuntime
+from reformer_export.errors import InputError
+
+MAX_BUILDER_LEVEL: Final = 5
+
+_SIZE: Final = re.compile(r"([0-9]{1,15})\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
+_UNITS: Final = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+_COMPUTE_CAPABILITY: Final = re.compile(r"[1-9][0-9]?\.[0-9]")
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How to build an engine.
+
+    No `profiles`: the default one. `compute_capabilities` are texts such as "8.9"; none: the GPU of this
+    machine. `builder_level` 0 (quick) to 5 (thorough), `workspace` bytes of GPU memory for scratch space,
+    None: TensorRT's own. `timing_cache` None: OUT/engines/timing.cache. `tf32` of the flags lets float32
+    products round to TF32, which changes hashes. `report_layers` writes what the inspector says.
+    """
+
+    runtime: EngineRuntime
+    name: str = ""
+    profiles: tuple[EngineProfile, ...] = ()
+    compute_capabilities: tuple[str, ...] = ()
+    builder_level: int | None = None
+    workspace: int | None = None
+    timing_cache: Path | None = None
+    flags: EngineFlags = field(default_factory=EngineFlags)
+    embed_plugin: bool = False
+    report_layers: bool = False
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.builder_level is not None and not 0 <= self.builder_level <= MAX_BUILDER_LEVEL:
+            raise InputError(
+                f"--builder-level: got {self.builder_level}, expected 0 to {MAX_BUILDER_LEVEL}; choose one"
+            )
+        for text in self.compute_capabilities:
+            if not _COMPUTE_CAPABILITY.fullmatch(text):
+                raise InputError(
+                    f"--compute-capability: got {text!r:.40}, expected a version such as 8.9; "
+                    "`nvidia-smi --query-gpu=compute_cap --format=csv` names a GPU's"
+                )
+        if len(set(self.compute_capabilities)) < len(self.compute_capabilities):
+            raise InputError(
+                f"--compute-capability: got {' '.join(self.compute_capabilities)}, expected each once"
+            )
+        _check_runtime_has(self)
+
+    @property
+    def engine_name(self) -> str:
+        """`name`, or the runtime's."""
+        return self.name or self.runtime
+
+
+def _check_runtime_has(options: EngineOptions) -> None:
+    """InputError for an option that means nothing to the chosen runtime."""
+    if options.runtime == "tensorrt":
+        refusals: dict[str, tuple[object, str, str]] = {
+            "--compute-capability": (
+                options.compute_capabilities,
+                "TensorRT builds for the GPU of the building machine",
+                "build there, or use --hardware-compatible or --runtime tensorrt-rtx",
+            ),
+        }
+    else:
+        refusals = {
+            "--hardware-compatible": (
+                options.flags.hardware_compatible,
+                "TensorRT-RTX takes the list of GPUs instead",
+                "give --compute-capability once for each",
+            ),
+            "--version-compatible": (
+                options.flags.version_compatible,
+                "TensorRT-RTX has no lean runtime, which such an engine carries",
+                "build one engine a version, or use --runtime tensorrt",
+            ),
+            "--timing-cache": (
+                options.timing_cache,
+                "TensorRT-RTX times no kernels while it builds",
+                "leave it out",
+            ),
+        }
+    for option, (given, reason, fix) in refusals.items():
+        if given:
+            raise InputError(f"{option}: got it with --runtime {options.runtime}, but {reason}; {fix}")
+
+
+def size_from_text(text: str) -> int:
+    """Bytes from a number with an optional unit, powers of 1,024: 512M, 4G, 4GiB."""
+    found = _SIZE.fullmatch(text.strip())
+    size = int(found.group(1)) * _UNITS[found.group(2).upper()] if found else 0
+    if not 1 <= size < 2**62:
+        raise InputError(f"--workspace: got {text!r:.40}, expected a size; write e.g. 512M or 4G")
+    return size

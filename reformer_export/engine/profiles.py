@@ -1,0 +1,102 @@
+"""Which input shapes an engine takes: optimisation profiles within the model's limits.
+
+A Reformer attends in chunks and pads virtually to a multiple of its chunk lengths, so a length that is such
+a multiple costs no more than the lengths just below it: defaults are multiples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from reformer_export.engine_record import EngineProfile, Shape, format_shape
+from reformer_export.errors import InputError
+from reformer_export.spec import ModelSpec
+
+DEFAULT_MAX_LENGTH: Final = 65_536
+"""Tokens: the longest sequence a default profile takes. An engine's memory is planned for its longest
+sequence, and published models allow half a million tokens."""
+
+OPTIMUM_SHARE: Final = 4
+"""A default profile is tuned for its longest sequence divided by this."""
+
+MAX_TOKENS: Final = 2**31 - 1
+"""Tokens of a batch: positions are int32 in the kernels."""
+
+
+def default_profile(spec: ModelSpec) -> EngineProfile:
+    """From one token to the model's longest sequence (65,536 tokens at most), batch 1."""
+    longest = _default_length(spec, DEFAULT_MAX_LENGTH)
+    return EngineProfile((1, 1), (1, _optimum_length(spec, 1, longest)), (1, longest))
+
+
+def profiles_from_shapes(
+    spec: ModelSpec, minimums: Sequence[Shape], optimums: Sequence[Shape], maximums: Sequence[Shape]
+) -> tuple[EngineProfile, ...]:
+    """One profile for each place in the three lists, whose shapes are (batch, tokens).
+
+    A list may be empty: its shapes are then derived from the others, as in `default_profile`. InputError
+    when the lists' lengths differ or a profile does not fit the model.
+    """
+    given = [len(shapes) for shapes in (minimums, optimums, maximums) if shapes]
+    if not given:
+        return (default_profile(spec),)
+    if len(set(given)) > 1:
+        raise InputError(
+            f"profiles: got {len(minimums)} --min, {len(optimums)} --opt and {len(maximums)} --max, expected "
+            "equally many of those that are given; give each once a profile"
+        )
+    profiles = tuple(
+        _profile_from_shapes(
+            spec,
+            minimums[i] if minimums else None,
+            optimums[i] if optimums else None,
+            maximums[i] if maximums else None,
+        )
+        for i in range(given[0])
+    )
+    check_profiles(spec, profiles)
+    return profiles
+
+
+def check_profiles(spec: ModelSpec, profiles: Sequence[EngineProfile]) -> None:
+    """InputError unless the model takes every shape of every profile."""
+    for profile in profiles:
+        batch, length = profile.maximum
+        if length > spec.max_length:
+            raise InputError(
+                f"profile: got a longest sequence of {length} tokens ({format_shape(profile.maximum)}), "
+                f"expected at most {spec.max_length}, the model's limit; give a smaller --max"
+            )
+        if batch * length > MAX_TOKENS:
+            raise InputError(
+                f"profile: got {format_shape(profile.maximum)}, which is {batch * length} tokens at once, "
+                f"expected at most {MAX_TOKENS}; give a smaller --max"
+            )
+
+
+def _profile_from_shapes(
+    spec: ModelSpec, minimum: Shape | None, optimum: Shape | None, maximum: Shape | None
+) -> EngineProfile:
+    if maximum is None:
+        batch = max(shape[0] for shape in (minimum, optimum) if shape is not None)
+        needed = max(shape[1] for shape in (minimum, optimum) if shape is not None)
+        maximum = (batch, max(needed, _default_length(spec, DEFAULT_MAX_LENGTH)))
+    if minimum is None:
+        minimum = (1, 1)
+    if optimum is None:
+        optimum = (maximum[0], _optimum_length(spec, minimum[1], maximum[1]))
+    return EngineProfile(minimum, optimum, maximum)
+
+
+def _default_length(spec: ModelSpec, limit: int) -> int:
+    """The longest useful length up to `limit` tokens."""
+    length = min(spec.max_length, limit)
+    multiple = spec.padding_multiple
+    return length // multiple * multiple or length
+
+
+def _optimum_length(spec: ModelSpec, shortest: int, longest: int) -> int:
+    """About a quarter of `longest`, a multiple of the chunk lengths where there is one in reach."""
+    wanted = max(shortest, longest // OPTIMUM_SHARE, 1)
+    return min(-(-wanted // spec.padding_multiple) * spec.padding_multiple, longest)

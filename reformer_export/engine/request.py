@@ -1,0 +1,74 @@
+"""What goes between the program and the process that builds: a request there, events back, all JSON.
+
+Both sides are this package, so the JSON is trusted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from reformer_export.engine_record import EngineFlags, EngineProfile, EngineRuntime, Shape
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """Everything the building process needs; paths are absolute.
+
+    `operators` counts model.onnx's nodes of the domain `reformer` by operator; `engine` and `layers` are
+    files to write, `layers` only when asked; `timing_cache` is read if it exists and replaced at the end.
+    """
+
+    runtime: EngineRuntime
+    model: str
+    plugin: str
+    engine: str
+    operators: dict[str, int]
+    profiles: tuple[EngineProfile, ...]
+    compute_capabilities: tuple[str, ...]
+    flags: EngineFlags
+    embed_plugin: bool
+    builder_level: int | None = None
+    workspace: int | None = None
+    timing_cache: str | None = None
+    layers: str | None = None
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self))
+
+
+def request_from_json(text: str) -> BuildRequest:
+    """The request that `BuildRequest.to_json` wrote."""
+    values = json.loads(text)
+    values["profiles"] = tuple(_profile(profile) for profile in values["profiles"])
+    values["compute_capabilities"] = tuple(values["compute_capabilities"])
+    values["flags"] = EngineFlags(**values["flags"])
+    return BuildRequest(**values)
+
+
+def _profile(values: dict[str, list[int]]) -> EngineProfile:
+    shapes: dict[str, Shape] = {name: (shape[0], shape[1]) for name, shape in values.items()}
+    return EngineProfile(**shapes)
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """What the building process found: the runtime's version, the compute capabilities that the engine is
+    for, the network's plugin layers by operator, and what the user should know."""
+
+    runtime_version: str
+    compute_capabilities: tuple[str, ...]
+    plugin_layers: dict[str, int]
+    notes: tuple[str, ...]
+
+
+def result_from_event(values: dict[str, Any]) -> BuildResult:
+    """The result that came as the event `values`."""
+    return BuildResult(
+        values["runtime_version"],
+        tuple(values["compute_capabilities"]),
+        values["plugin_layers"],
+        tuple(values["notes"]),
+    )

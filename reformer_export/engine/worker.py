@@ -1,0 +1,196 @@
+"""The process that builds: TensorRT can end the process it runs in, and this one is there for that.
+
+`python -m reformer_export.engine.worker FD` reads a request on standard input and writes events, one JSON
+object a line, to the file descriptor FD: {"event": "progress" | "log" | "result" | "error", ...}.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, Final, TextIO
+
+from reformer_export.engine.config import build_plan
+from reformer_export.engine.gpus import (
+    LEAST_COMPUTE_CAPABILITY,
+    capability_numbers,
+    check_tensorrt_gpu,
+    choose_compute_capabilities,
+    find_gpu,
+)
+from reformer_export.engine.network import load_plugins, parse_network
+from reformer_export.engine.progress import PhaseTree, Progress
+from reformer_export.engine.request import BuildRequest, BuildResult, request_from_json
+from reformer_export.errors import EngineError, ReformerExportError, RuntimeUnavailableError
+from reformer_export.runtimes.tensorrt_packages import import_tensorrt
+from reformer_export.tensorrt_library import describe_tensorrt_library
+
+PROGRESS_SECONDS: Final = 0.1
+"""Between two progress events: TensorRT reports thousands of steps a second."""
+
+_PR_SET_PDEATHSIG: Final = 1
+
+
+class Events:
+    """The way back to the program. Any thread may send."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+        self._next_progress = 0.0
+
+    def send(self, event: str, **values: Any) -> None:
+        line = json.dumps({"event": event, **values})
+        with self._lock:
+            self._stream.write(line + "\n")
+            self._stream.flush()
+
+    def send_progress(self, progress: Progress) -> None:
+        """Send it, unless the last one is too young."""
+        now = time.monotonic()
+        if now >= self._next_progress:
+            self._next_progress = now + PROGRESS_SECONDS
+            self.send("progress", **vars(progress))
+
+
+def make_log(trt: Any, events: Events) -> Any:
+    """An ILogger that sends TensorRT's messages as events, and whose `cause()` is its last error."""
+    severities = trt.ILogger.Severity
+    names = {severities.INTERNAL_ERROR: "error", severities.ERROR: "error", severities.WARNING: "warning"}
+
+    class Log(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in names:
+                text = " ".join(message.split())
+                if severity == severities.ERROR:  # internal ones are about TensorRT's own log, too
+                    self.errors.append(text)
+                events.send("log", severity=names[severity], text=text)
+
+        def cause(self) -> str:
+            return self.errors[-1] if self.errors else "no engine and no word why"
+
+    return Log()
+
+
+def make_monitor(trt: Any, events: Events) -> Any:
+    """An IProgressMonitor that sends how far the build is."""
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self.tree = PhaseTree()
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            events.send_progress(self.tree.start(phase_name, parent_phase, num_steps))
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            events.send_progress(self.tree.complete_step(phase_name, step))
+            return True
+
+        def phase_finish(self, phase_name: str) -> None:
+            events.send_progress(self.tree.finish(phase_name))
+
+    return Monitor()
+
+
+def run_build(request: BuildRequest, events: Events) -> BuildResult:
+    """Build the engine into the file `request.engine`."""
+    trt = import_tensorrt(request.runtime)
+    compute_capabilities = _choose_gpus(trt, request)
+    log = make_log(trt, events)
+    load_plugins(trt, request)
+    events.send_progress(Progress(0.0, "Parsing model.onnx", 0, 1))
+    parsed = parse_network(trt, log, request)
+    plan = build_plan(trt, log, make_monitor(trt, events), request, parsed, compute_capabilities)
+    Path(request.engine).write_bytes(plan)
+    notes = _kernel_notes(request, compute_capabilities)
+    if request.layers is not None:
+        notes += _report_layers(trt, log, request, plan, compute_capabilities)
+    return BuildResult(trt.__version__, compute_capabilities, parsed.plugin_layers, notes)
+
+
+def _choose_gpus(trt: Any, request: BuildRequest) -> tuple[str, ...]:
+    if request.runtime == "tensorrt":
+        return (check_tensorrt_gpu(),)
+    chosen = choose_compute_capabilities(request.compute_capabilities, supported_capabilities(trt))
+    if (request.flags.refit or request.flags.stripped) and find_gpu() is None:
+        raise RuntimeUnavailableError(
+            "--refit, --strip-weights: got a machine without an NVIDIA GPU, which TensorRT-RTX needs to "
+            "build an engine whose weights can be exchanged; build it on a machine with one, or without them"
+        )
+    return chosen
+
+
+def supported_capabilities(trt: Any) -> tuple[str, ...]:
+    """The compute capabilities, such as "8.9", that this TensorRT-RTX and the plugins know."""
+    names = (name.removeprefix("SM") for name in trt.ComputeCapability.__members__ if name.startswith("SM"))
+    texts = sorted((f"{name[:-1]}.{name[-1]}" for name in names), key=capability_numbers)
+    return tuple(text for text in texts if capability_numbers(text) >= LEAST_COMPUTE_CAPABILITY)
+
+
+def _kernel_notes(request: BuildRequest, compute_capabilities: tuple[str, ...]) -> tuple[str, ...]:
+    library = describe_tensorrt_library(Path(request.plugin))
+    missing = [text for text in compute_capabilities if not library.has_kernels_for(text)]
+    if not missing:
+        return ()
+    return (
+        f"the plugin library {library} has no kernels for compute capability {', '.join(missing)}: the "
+        "engine will not run there with it",
+    )
+
+
+def _report_layers(
+    trt: Any, log: Any, request: BuildRequest, plan: memoryview, compute_capabilities: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Write the inspector's report to `request.layers`, or say why it cannot be."""
+    gpu = find_gpu()
+    if gpu not in compute_capabilities:
+        here = f"this one has {gpu}" if gpu else "this one has none"
+        reason = f"the engine must be loaded on a GPU it is for, and {here}"
+    else:
+        engine = trt.Runtime(log).deserialize_cuda_engine(plan)
+        if engine is not None:
+            inspector = engine.create_engine_inspector()
+            text = inspector.get_engine_information(trt.LayerInformationFormat.ONELINE)
+            Path(str(request.layers)).write_text(text, encoding="utf-8")
+            return ()
+        reason = log.cause()
+    return (f"no layer report: {reason}",)
+
+
+def _die_with_parent() -> None:
+    """Ask the kernel to end this process when the program ends, even by SIGKILL (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def main() -> None:
+    """Run the request on standard input; the exit status says nothing, the last event does."""
+    _die_with_parent()
+    request = request_from_json(sys.stdin.read())
+    with os.fdopen(int(sys.argv[1]), "w", encoding="utf-8") as stream:
+        events = Events(stream)
+        try:
+            events.send("result", **vars(run_build(request, events)))
+        except ReformerExportError as error:
+            events.send("error", type=type(error).__name__, text=str(error))
+        except MemoryError:
+            text = "engine: got no more memory, expected room for the model and the engine; free some"
+            events.send("error", type=EngineError.__name__, text=text)
+        except OSError as error:
+            events.send("error", type=OSError.__name__, text=str(error), errno=error.errno)
+    os._exit(0)  # TensorRT's objects are not freed in an order that a dying interpreter keeps
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,200 @@
+"""The building process's work, in this process, where a test can tell it which GPU there is."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import io
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reformer_export.engine import gpus, worker
+from reformer_export.engine.request import BuildRequest, BuildResult, request_from_json
+from reformer_export.engine_record import EngineFlags, EngineProfile
+from reformer_export.errors import EngineError, InputError, RuntimeUnavailableError
+from tests.engine.fake_tensorrt import install_fake_tensorrt
+from tests.required import skip_unless_required
+
+Build = Callable[..., BuildResult]
+
+
+@pytest.fixture
+def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
+    """Run a request, some fields of it given, with the GPU of compute capability `gpu`."""
+    library = install_fake_tensorrt(tmp_path, monkeypatch)
+    model = tmp_path / "model.onnx"
+    model.write_bytes(b"model")
+    request = BuildRequest(
+        runtime="tensorrt",
+        model=str(model),
+        plugin=str(library),
+        engine=str(tmp_path / "engine"),
+        operators={"TableRead": 1},
+        profiles=(EngineProfile((1, 1), (1, 8), (1, 16)),),
+        compute_capabilities=(),
+        flags=EngineFlags(),
+        embed_plugin=False,
+    )
+
+    def run(gpu: str | None = "8.9", **fields: Any) -> BuildResult:
+        for module in (worker, gpus):
+            monkeypatch.setattr(module, "find_gpu", lambda: gpu)
+        name = "tensorrt" if fields.get("runtime", "tensorrt") == "tensorrt" else "tensorrt_rtx"
+        monkeypatch.setattr(worker, "import_tensorrt", lambda runtime: importlib.import_module(name))
+        return worker.run_build(dataclasses.replace(request, **fields), worker.Events(io.StringIO()))
+
+    for name in ("tensorrt", "tensorrt_rtx"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    yield run
+    for name in ("tensorrt", "tensorrt_rtx"):
+        sys.modules.pop(name, None)
+
+
+def engine_of(tmp_path: Path) -> Any:
+    return json.loads((tmp_path / "engine").read_text())
+
+
+def test_tensorrt_builds_for_the_gpu_that_is_there(build: Build, tmp_path: Path) -> None:
+    result = build("9.0")
+    assert result == BuildResult("10.14.1", ("9.0",), {"TableRead": 1}, ())
+    assert engine_of(tmp_path)["capabilities"] == []
+
+
+def test_every_option_reaches_tensorrt(build: Build, tmp_path: Path) -> None:
+    flags = EngineFlags(
+        refit=True, stripped=True, version_compatible=True, hardware_compatible=True, tf32=True
+    )
+    build(flags=flags, builder_level=5, workspace=2**30, layers=str(tmp_path / "layers"))
+    engine = engine_of(tmp_path)
+    assert engine["flags"] == ["REFIT", "STRIP_PLAN", "TF32", "VERSION_COMPATIBLE"]
+    assert engine["hardware"] == "AMPERE_PLUS"
+    assert (engine["level"], engine["calls"], engine["verbosity"]) == (5, {"WORKSPACE": 2**30}, "DETAILED")
+    assert (tmp_path / "layers").read_text() == "layers, ONELINE"
+
+
+def test_the_timing_cache_is_read_and_kept(build: Build, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    build(timing_cache=str(cache))
+    assert cache.read_bytes() == b"+1"
+    build(timing_cache=str(cache))
+    assert cache.read_bytes() == b"+1+1"
+    cache.write_bytes(b"of another GPU")
+    with pytest.raises(EngineError, match=r"--timing-cache: got .*, which is another version's or GPU's"):
+        build(timing_cache=str(cache))
+
+
+def test_the_layer_report_needs_a_gpu_that_the_engine_is_for(build: Build, tmp_path: Path) -> None:
+    fields = {
+        "runtime": "tensorrt-rtx",
+        "compute_capabilities": ("12.0",),
+        "layers": str(tmp_path / "layers"),
+    }
+    (note,) = build("8.9", **fields).notes
+    assert note == "no layer report: the engine must be loaded on a GPU it is for, and this one has 8.9"
+    (note,) = build(None, **fields).notes
+    assert note.endswith("and this one has none")
+    assert not (tmp_path / "layers").exists()
+
+
+def test_tensorrt_rtx_takes_this_machine_s_gpu_when_none_is_named(build: Build, tmp_path: Path) -> None:
+    assert build("8.9", runtime="tensorrt-rtx").compute_capabilities == ("8.9",)
+    assert engine_of(tmp_path)["capabilities"] == ["SM89"]
+
+
+def test_a_gpu_that_tensorrt_rtx_does_not_know(build: Build) -> None:
+    with pytest.raises(InputError, match=r"got 9\.0, this machine's GPU, expected one of 8\.0, 8\.9, 12\.0"):
+        build("9.0", runtime="tensorrt-rtx")
+
+
+@pytest.mark.parametrize(
+    ("gpu", "fields", "message"),
+    [
+        (None, {}, "--runtime tensorrt: got a machine without an NVIDIA GPU"),
+        ("7.5", {}, "GPU: got compute capability 7.5, expected 8.0 or newer"),
+        (None, {"runtime": "tensorrt-rtx"}, "give it once for each, from 8.0, 8.9, 12.0"),
+        (
+            None,
+            {
+                "runtime": "tensorrt-rtx",
+                "compute_capabilities": ("8.0",),
+                "flags": EngineFlags(refit=True),
+            },
+            "--refit, --strip-weights: got a machine without an NVIDIA GPU",
+        ),
+    ],
+)
+def test_what_needs_a_gpu_says_so(
+    build: Build, gpu: str | None, fields: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(RuntimeUnavailableError, match=message):
+        build(gpu, **fields)
+
+
+def test_a_request_survives_its_json() -> None:
+    request = BuildRequest(
+        "tensorrt-rtx",
+        "model",
+        "plugin",
+        "engine",
+        {"LSHBuckets": 2},
+        (EngineProfile((1, 1), (1, 2), (3, 4)),),
+        ("8.9",),
+        EngineFlags(tf32=True),
+        True,
+        3,
+        4,
+        "cache",
+        "layers",
+    )
+    assert request_from_json(request.to_json()) == request
+
+
+def test_the_gpu_is_asked_of_the_driver() -> None:
+    """None or a version, never an exception: whatever machine this is."""
+    gpu = gpus.find_gpu()
+    assert gpu is None or gpus.capability_numbers(gpu) >= (3, 0)
+
+
+DRIVER = """
+int cuInit(unsigned flags) { return FAIL == 1 || flags != 0; }
+int cuDeviceGet(int* device, int ordinal) { *device = 7; return FAIL == 2 || ordinal != 0; }
+int cuDeviceGetAttribute(int* value, int attribute, int device) {
+  *value = attribute == 75 ? 12 : attribute == 76 ? 1 : 99;
+  return FAIL == 3 || device != 7;
+}
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names the driver as Linux does")
+@pytest.mark.parametrize(("failing", "gpu"), [(0, "12.1"), (1, None), (2, None), (3, None)])
+def test_what_the_driver_says_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int, gpu: str | None
+) -> None:
+    compiler = shutil.which("cc")
+    if compiler is None:
+        skip_unless_required("needs a C compiler")
+    library = tmp_path / f"libcuda{failing}.so"
+    (tmp_path / "driver.c").write_text(DRIVER)
+    command = [compiler, "-shared", "-fPIC", f"-DFAIL={failing}", "-o", library, tmp_path / "driver.c"]
+    subprocess.run(command, check=True)
+    monkeypatch.setattr(gpus, "DRIVER", str(library))
+    assert gpus.find_gpu() == gpu
+
+
+def test_progress_is_thinned_out() -> None:
+    stream = io.StringIO()
+    events = worker.Events(stream)
+    for step in range(1000):
+        events.send_progress(worker.Progress(step / 1000, "phase", step, 1000))
+    events.send("result", notes=[])
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert lines[0] == {"event": "progress", "fraction": 0.0, "phase": "phase", "done": 0, "total": 1000}
+    assert lines[-1] == {"event": "result", "notes": []}
+    assert len(lines) < 100
