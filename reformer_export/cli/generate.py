@@ -8,10 +8,15 @@ from pathlib import Path
 
 import click
 
-from reformer_export.cli.runtime_options import find_tokenizer, ids_from_text, open_artifact, runtime_options
+from reformer_export.cli.runtime_options import (
+    RuntimeChoice,
+    find_tokenizer,
+    ids_from_text,
+    open_artifact,
+    runtime_options,
+)
 from reformer_export.cli.tables import accept_any_text
 from reformer_export.errors import InputError
-from reformer_export.native import NativeMode
 from reformer_export.runtimes import Runtime
 from reformer_export.runtimes.generation import Generation
 
@@ -68,9 +73,7 @@ def command(
     eos_token_id: tuple[int, ...],
     no_stream: bool,
     as_json: bool,
-    provider: str,
-    threads: int | None,
-    native: NativeMode,
+    choice: RuntimeChoice,
 ) -> None:
     """Continue a prompt with the language model in the folder OUT.
 
@@ -85,7 +88,7 @@ def command(
     """
     accept_any_text()
     given = _read_prompt(prompt, prompt_file, prompt_ids)
-    runtime = open_artifact(out, provider, threads, native)
+    runtime = open_artifact(out, choice)
     generation = runtime.generate(
         given,
         max_new_tokens=max_new_tokens,

@@ -2,32 +2,112 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import click
 
 from reformer_export.errors import InputError, MissingDependencyError
 from reformer_export.native import NATIVE_MODES, NativeMode
-from reformer_export.runtimes import Runtime, load
+from reformer_export.runtimes import RUNTIMES, Runtime, load
 from reformer_export.runtimes.tokenizer import Tokenizer, load_tokenizer
 
-Command = TypeVar("Command", bound=Callable[..., object])
+Command = Callable[..., object]
+
+
+@dataclass(frozen=True)
+class RuntimeChoice:
+    """What the user chose to run an artifact with; the fields are those of `reformer_export.load`."""
+
+    runtime: str = "onnxruntime"
+    engine: str | None = None
+    cuda_graphs: bool = False
+    provider: str = "auto"
+    native: NativeMode = "auto"
+    threads: int | None = None
+    num_hashes: int | None = None
+
+    def load(self, out: str | Path) -> Runtime:
+        """Open the artifact in the folder `out`; raises what `reformer_export.load` raises."""
+        return load(
+            out,
+            runtime=self.runtime,
+            engine=self.engine,
+            cuda_graphs=self.cuda_graphs,
+            provider=self.provider,
+            native=self.native,
+            threads=self.threads,
+            num_hashes=self.num_hashes,
+        )
 
 
 def runtime_options(command: Command) -> Command:
-    """Add --provider, --native and --threads."""
-    command = click.option(
+    """Add --runtime and its runtimes' options; the command gets them as one argument, `choice`."""
+
+    @functools.wraps(command)
+    def with_choice(
+        *arguments: Any,
+        runtime: str,
+        engine: str | None,
+        cuda_graphs: bool,
+        provider: str,
+        native: NativeMode,
+        threads: int | None,
+        num_hashes: int | None,
+        **others: Any,
+    ) -> object:
+        choice = RuntimeChoice(runtime, engine, cuda_graphs, provider, native, threads, num_hashes)
+        return command(*arguments, choice=choice, **others)
+
+    threads_option = click.option(
         "--threads", type=click.IntRange(min=1), help="CPU threads of an operator; default: all cores."
+    )
+    num_hashes_option = click.option(
+        "--num-hashes",
+        type=click.IntRange(min=1),
+        help="Hash rounds, for an artifact exported with --max-hashes; default: all of them.",
+    )
+    with_own = native_option(threads_option(num_hashes_option(with_choice)))
+    return runtime_option(engine_options(provider_option(with_own)))
+
+
+def runtime_option(command: Command) -> Command:
+    """Add --runtime."""
+    return click.option(
+        "--runtime",
+        type=click.Choice(RUNTIMES),
+        default=RUNTIMES[0],
+        show_default=True,
+        help="What runs the artifact; the TensorRTs run an engine built before.",
     )(command)
+
+
+def engine_options(command: Command) -> Command:
+    """Add --engine and --cuda-graphs."""
+    command = click.option(
+        "--cuda-graphs",
+        is_flag=True,
+        help="TensorRT: launch the work of a shape that comes again as one CUDA graph.",
+    )(command)
+    return click.option(
+        "--engine",
+        metavar="NAME",
+        help="TensorRT: which of the artifact's engines; the only one that fits this machine, by default.",
+    )(command)
+
+
+def provider_option(command: Command) -> Command:
+    """Add --provider."""
     return click.option(
         "--provider",
         type=click.Choice(["auto", "cpu", "cuda"]),
         default="auto",
         show_default=True,
-        help="Where to run; auto takes CUDA when it is there.",
-    )(native_option(command))
+        help="ONNX Runtime: where to run; auto takes CUDA when it is there.",
+    )(command)
 
 
 def native_option(command: Command) -> Command:
@@ -37,24 +117,36 @@ def native_option(command: Command) -> Command:
         type=click.Choice(NATIVE_MODES),
         default="auto",
         show_default=True,
-        help="Use the native operator library on the CPU; auto takes it when it is installed.",
+        help="ONNX Runtime: use the native operator library; auto takes it when it is installed.",
     )(command)
 
 
-def open_artifact(out: str, provider: str, threads: int | None, native: NativeMode) -> Runtime:
-    """Open the artifact and show on standard error what the user should know of it."""
-    runtime = load(out, provider=provider, threads=threads, native=native)
+def open_artifact(out: str, choice: RuntimeChoice) -> Runtime:
+    """Open the artifact, until the command ends, and show on standard error what to know of it."""
+    context = click.get_current_context()
+    runtime = context.with_resource(choice.load(out))
     click.echo(f"Runs on {describe_execution(runtime)}.", err=True)
-    for note in runtime.notes:
-        click.echo(f"Note: {note}", err=True)
+    shown = _show_notes(runtime, 0)
+    context.call_on_close(lambda: _show_notes(runtime, shown))  # what running it has taught
     return runtime
+
+
+def _show_notes(runtime: Runtime, shown: int) -> int:
+    """Show the notes after the first `shown`; how many there are."""
+    for note in runtime.notes[shown:]:
+        click.echo(f"Note: {note}", err=True)
+    return len(runtime.notes)
 
 
 def describe_execution(runtime: Runtime) -> str:
     """What executes the graph, in a few words."""
-    provider = runtime.providers[0].removesuffix("ExecutionProvider")
+    provider = runtime.providers[0]
+    if not provider.endswith("ExecutionProvider"):
+        return provider  # TensorRT's are in words already
     kernels = "function bodies" if runtime.native is None else f"native kernels {runtime.native}"
-    return f"ONNX Runtime, {provider}, {kernels}"
+    dial = runtime.manifest.dial
+    rounds = "" if dial is None else f", {runtime.num_hashes} of {dial.max_hashes} hashes"
+    return f"ONNX Runtime, {provider.removesuffix('ExecutionProvider')}, {kernels}{rounds}"
 
 
 def find_tokenizer(folder: Path, vocab_size: int) -> Tokenizer | None:

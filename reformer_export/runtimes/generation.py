@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from reformer_export.errors import InputError
+from reformer_export.runtimes.dial import choose_num_hashes
 from reformer_export.runtimes.sampling import SamplingOptions, require_integer, sample_token
 
 if TYPE_CHECKING:
@@ -27,12 +28,14 @@ class GenerationOptions(SamplingOptions):
     """When to stop, besides how to draw.
 
     `max_new_tokens` counts tokens after the prompt; `seed` seeds the draws, so that equal calls give equal
-    texts; `eos_token_id` ends the text, one id or several (None: the checkpoint's own; empty: none).
+    texts; `eos_token_id` ends the text, one id or several (None: the checkpoint's own; empty: none);
+    `num_hashes` is `Runtime.run`'s.
     """
 
     max_new_tokens: int = 256
     seed: int = 0
     eos_token_id: int | Sequence[int] | None = None
+    num_hashes: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -68,10 +71,11 @@ class Generation(Iterator[int]):
             )
         if len(prompt_ids) == 0:
             raise InputError("prompt: got no token, expected at least one; give some text to continue")
-        if len(prompt_ids) > spec.max_length:
+        if len(prompt_ids) > runtime.max_length:
             raise InputError(
-                f"prompt: got {len(prompt_ids)} tokens, expected at most {spec.max_length}; shorten it"
+                f"prompt: got {len(prompt_ids)} tokens, expected at most {runtime.max_length}; shorten it"
             )
+        choose_num_hashes(runtime.manifest, options.num_hashes)
         self.prompt_ids = tuple(prompt_ids)
         self.ids: list[int] = []
         self.stop_reason: StopReason | None = None
@@ -89,7 +93,8 @@ class Generation(Iterator[int]):
             self.stop_reason = "max_new_tokens"
         if self.stop_reason is not None:
             raise StopIteration
-        logits = self._runtime.run([[*self.prompt_ids, *self.ids]])["logits"][0, -1]
+        ids = [[*self.prompt_ids, *self.ids]]
+        logits = self._runtime.run(ids, num_hashes=self._options.num_hashes)["logits"][0, -1]
         token = sample_token(logits, self._options, self._rng)
         if token in self._eos_token_ids:
             self.stop_reason = "eos_token"

@@ -145,7 +145,9 @@ def _count_parameters(graph: Any, nodes: list[Any]) -> int:
     """Elements of the floating-point initialisers, less the rotations (second input of LSHBuckets) and
     scalars, which are constants of the graph."""
     types = import_onnx().TensorProto
-    rotations = {node.input[1] for node in nodes if node.op_type == "LSHBuckets" and len(node.input) > 1}
+    hashed = {node.input[1] for node in nodes if node.op_type == "LSHBuckets" and len(node.input) > 1}
+    cut = {node.input[0] for node in nodes if node.op_type == "Slice" and node.output[0] in hashed}
+    rotations = hashed | cut
     floating = (types.FLOAT, types.FLOAT16, types.BFLOAT16)
     return sum(
         math.prod(tensor.dims)

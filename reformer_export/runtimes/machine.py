@@ -14,6 +14,7 @@ from typing import Final
 from reformer_export.errors import InputError, ReformerExportError
 from reformer_export.native import HOW_TO_GET_IT, find_native_library
 from reformer_export.runtimes.ort import CPU, OnnxRuntime, import_onnxruntime, open_session
+from reformer_export.runtimes.tensorrt_preflight import TensorRTInstallation, describe_installation
 
 NVIDIA_SMI_SECONDS: Final = 10
 """nvidia-smi can hang on a broken driver."""
@@ -48,8 +49,8 @@ class ArtifactState:
 
 @dataclass(frozen=True)
 class MachineReport:
-    """What `doctor` found. `gpus` are lines of nvidia-smi; `providers` are ONNX Runtime's;
-    `native` is the operator library in words."""
+    """What `doctor` found. `gpus` are lines of nvidia-smi; `providers` are ONNX Runtime's; `native` is the
+    operator library in words; `tensorrt` is what running engines takes."""
 
     python: str
     platform: str
@@ -57,6 +58,7 @@ class MachineReport:
     gpus: tuple[str, ...]
     providers: tuple[str, ...]
     native: str
+    tensorrt: TensorRTInstallation
     commands: tuple[CommandState, ...]
     artifact: ArtifactState | None
 
@@ -71,6 +73,12 @@ _LIBRARIES: Final = (
     ("onnxruntime", ("onnxruntime", "onnxruntime-gpu"), "run, generate, verify", "reformer-export[cpu]"),
     ("onnx", ("onnx",), "onnx, verify, inspect of an .onnx, bfloat16 on the CPU", "reformer-export[export]"),
     ("onnxscript", ("onnxscript",), "onnx", "reformer-export[export]"),
+    (
+        "onnx_graphsurgeon",
+        ("onnx-graphsurgeon",),
+        "verify --bisect and --report",
+        "reformer-export[export]",
+    ),
     ("torch", ("torch",), "onnx, verify", "reformer-export[export]"),
     ("transformers", ("transformers",), "onnx, verify", "reformer-export[export]"),
     ("safetensors", ("safetensors",), "onnx, verify", "reformer-export[export]"),
@@ -83,8 +91,11 @@ _EXPORTING: Final = ("torch", "transformers", "safetensors", "onnx", "onnxscript
 _NEEDS: Final[dict[str, tuple[str, ...]]] = {
     "onnx": _EXPORTING,
     "verify": _EXPORTING,
+    "replay": ("numpy", "onnxruntime"),
+    "engine": ("numpy",),
     "run": ("numpy", "onnxruntime"),
     "generate": ("numpy", "onnxruntime"),
+    "bench": ("numpy", "onnxruntime"),
     "inspect": (),
     "doctor": (),
 }
@@ -104,6 +115,7 @@ def examine_machine(path: Path | None = None) -> MachineReport:
         gpus=_list_gpus(),
         providers=_list_providers(),
         native=_describe_native(),
+        tensorrt=describe_installation(),
         commands=tuple(
             CommandState(name, tuple(need for need in needs if need not in installed))
             for name, needs in _NEEDS.items()

@@ -17,6 +17,8 @@ from typing import Final
 from reformer_export.artifact import resolve_inside
 from reformer_export.errors import ArtifactError
 
+CUSTOM_DOMAIN: Final = b"reformer"
+
 MAX_NODES: Final = 200_000
 """Nodes after functions are inlined; the largest Reformers that were exported have fewer than 20,000."""
 
@@ -60,8 +62,9 @@ class _Scope:
             self.calls[name] = self.calls.get(name, 0) + count
 
 
-def check_onnx_structure(model: Path) -> None:
-    """ArtifactError when `model` is no ONNX file of a size that a Reformer can have.
+def check_onnx_structure(model: Path) -> dict[str, int]:
+    """Count the custom nodes of `model`'s graph by operator (subgraphs included, function bodies not);
+    ArtifactError when it is no ONNX file of a size that a Reformer can have.
 
     Checks that no external data lies outside of its folder, that tensors have the shapes and bytes that they
     promise, that graphs nest `MAX_DEPTH` deep at most, that functions do not call themselves, and that
@@ -73,11 +76,15 @@ def check_onnx_structure(model: Path) -> None:
         )
     with model.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
         try:
-            _Walk(data, model.parent).check_model()
+            calls = _Walk(data, model.parent).check_model()
         except _RefusedError as refused:
             raise ArtifactError(
                 f"{model}: got {refused.got}, expected {refused.expected}; export the checkpoint again"
             ) from refused
+    counts = {
+        name.decode("utf-8", "replace"): n for (domain, name), n in calls.items() if domain == CUSTOM_DOMAIN
+    }
+    return dict(sorted(counts.items()))
 
 
 class _Walk:
@@ -85,7 +92,7 @@ class _Walk:
         self._data = data
         self._folder = folder
 
-    def check_model(self) -> None:
+    def check_model(self) -> dict[tuple[bytes, bytes], int]:
         main = _Scope()
         functions: dict[tuple[bytes, bytes], _Scope] = {}
         for number, start, end in self._messages(0, len(self._data)):
@@ -99,6 +106,7 @@ class _Walk:
             elif number == 20:
                 raise _RefusedError("a model with training information", "a model for inference")
         _count_inlined(main, functions)
+        return main.calls
 
     def _graph(self, start: int, end: int, depth: int) -> _Scope:
         if depth > MAX_DEPTH:

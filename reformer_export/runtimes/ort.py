@@ -7,14 +7,13 @@ import ctypes
 import io
 import os
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reformer_export.artifact import MODEL_NAME, Manifest, check_files, read_manifest
+from reformer_export.artifact import DIAL_INPUT, MODEL_NAME, Dial
 from reformer_export.errors import (
     ArtifactError,
     InputError,
@@ -22,12 +21,11 @@ from reformer_export.errors import (
     ReformerExportError,
     RuntimeUnavailableError,
 )
-from reformer_export.native import NativeLibrary, NativeMode, find_native_library
-from reformer_export.runtimes.external_data import check_external_data
-from reformer_export.runtimes.generation import Generation, GenerationOptions
+from reformer_export.native import MAX_CUDA_HEAD_SIZE, NativeLibrary, NativeMode, find_native_library
+from reformer_export.runtimes.dial import choose_num_hashes
 from reformer_export.runtimes.inputs import IdsLike, prepare_inputs
-from reformer_export.runtimes.source_config import SourceConfig, read_source_config
-from reformer_export.runtimes.tokenizer import load_tokenizer
+from reformer_export.runtimes.onnx_structure import check_onnx_structure
+from reformer_export.runtimes.opened_artifact import OpenedArtifact
 from reformer_export.spec import ModelSpec
 
 CPU: Final = "CPUExecutionProvider"
@@ -37,7 +35,7 @@ LOG_FATAL_ONLY: Final = 4
 """ONNX Runtime's severity: errors reach the user as exceptions, not as log lines too."""
 
 
-class OnnxRuntime:
+class OnnxRuntime(OpenedArtifact):
     """An artifact open in ONNX Runtime; implements `Runtime`."""
 
     def __init__(
@@ -47,51 +45,33 @@ class OnnxRuntime:
         provider: str = "auto",
         threads: int | None = None,
         native: NativeMode = "auto",
+        num_hashes: int | None = None,
     ) -> None:
         """Check the artifact in the folder `path` and open it; see `reformer_export.load`."""
-        self._folder = Path(path)
-        self._manifest = read_manifest(self._folder)
-        check_files(self._folder, self._manifest)
-        self._config = read_source_config(self._folder, self.spec.vocab_size)
-        self._notes: list[str] = []
+        super().__init__(path, num_hashes)
         self._native: NativeLibrary | None = None
-        self._session = self._open(provider, threads, native)
-        _check_signature(self._folder / MODEL_NAME, self._session, self.spec)
-
-    @property
-    def folder(self) -> Path:
-        return self._folder
-
-    @property
-    def manifest(self) -> Manifest:
-        return self._manifest
-
-    @property
-    def spec(self) -> ModelSpec:
-        return self._manifest.spec
-
-    @property
-    def config(self) -> SourceConfig:
-        return self._config
-
-    @property
-    def max_length(self) -> int:
-        return self.spec.max_length
+        session = self._open(provider, threads, native)
+        _check_signature(self._folder / MODEL_NAME, session, self.spec)
+        _check_dial(self._folder / MODEL_NAME, session, self._manifest.dial)
+        self._providers = tuple(session.get_providers())
+        self._session: Any = session
 
     @property
     def providers(self) -> tuple[str, ...]:
-        return tuple(self._session.get_providers())
+        return self._providers
 
     @property
     def native(self) -> NativeLibrary | None:
         return self._native
 
-    @property
-    def notes(self) -> list[str]:
-        return list(self._notes)
+    def close(self) -> None:
+        self._session = None
 
     def run(
-        self, input_ids: IdsLike, attention_mask: IdsLike | None = None
+        self,
+        input_ids: IdsLike,
+        attention_mask: IdsLike | None = None,
+        num_hashes: int | None = None,
     ) -> dict[str, NDArray[np.float32]]:
         """One forward pass.
 
@@ -100,46 +80,45 @@ class OnnxRuntime:
                 the right and masked. Padding a row changes a Reformer's answer slightly: its last chunks
                 attend around the end.
             attention_mask: 1 for a token, 0 for padding, of the shape of `input_ids`; None for all ones.
+            num_hashes: rounds of hashing, from 1 to the manifest's `dial.max_hashes`: fewer are faster and
+                attend worse. None for those the artifact was opened with. Only artifacts exported with
+                --max-hashes take it.
 
         Returns:
             The task's outputs by name (`spec.output_names`), float32 whatever the artifact's dtype, with
             the batch first.
         """
+        session = self._session
+        if session is None:
+            raise InputError(f"{self._folder}: got a closed model, expected an open one; load it again")
+        rounds = choose_num_hashes(self._manifest, num_hashes, self._num_hashes)
         ids, mask = prepare_inputs(self.spec, input_ids, attention_mask, self._config.pad_token_id)
         feeds = {"input_ids": ids, "attention_mask": mask}
+        if rounds is not None:
+            feeds[DIAL_INPUT] = np.array([rounds], np.int64)
         names = list(self.spec.output_names)
         try:
-            if any(output.type == "tensor(bfloat16)" for output in self._session.get_outputs()):
-                return _run_bfloat16(self._session, names, feeds)
-            values = self._session.run(names, feeds)
+            if any(output.type == "tensor(bfloat16)" for output in session.get_outputs()):
+                return _run_bfloat16(session, names, feeds)
+            values = session.run(names, feeds)
         except Exception as error:
             raise _error_from_run(error, ids.shape) from error
         return {name: value.astype(np.float32, copy=False) for name, value in zip(names, values, strict=True)}
-
-    def generate(self, prompt: str | Sequence[int], **options: Any) -> Generation:
-        """Continue `prompt` (text or token ids); `options` are the fields of `GenerationOptions`.
-
-        for piece in model.generate("In the beginning", max_new_tokens=100).pieces():
-            print(piece, end="", flush=True)
-        """
-        if not isinstance(prompt, str):
-            return Generation(self, prompt, GenerationOptions(**options))
-        tokenizer = load_tokenizer(self._folder, self.spec.vocab_size)
-        return Generation(self, tokenizer.encode(prompt), GenerationOptions(**options), tokenizer)
 
     def _open(self, provider: str, threads: int | None, native: NativeMode) -> Any:
         wanted = _choose_provider(provider)
         model = self._folder / MODEL_NAME
         if wanted == CUDA:
-            session = open_session(model, CUDA, threads)
-            if CUDA in session.get_providers():
+            session = self._open_on_cuda(model, provider, threads, native)
+            if session is not None and CUDA in session.get_providers():
                 return session
             if provider == "cuda":
                 raise RuntimeUnavailableError(
                     "provider: got cuda, but ONNX Runtime could not start CUDA here, expected a GPU, its "
                     "driver and CUDA's libraries; see `reformer-export doctor`, or use --provider cpu"
                 )
-            self._notes.append("CUDA could not be started, so the model runs on the CPU.")
+            if session is not None:
+                self._notes = ["CUDA could not be started, so the model runs on the CPU."]
         self._native = find_native_library(native)
         if self._manifest.dtype != "bfloat16":
             return open_session(model, CPU, threads, self._native)
@@ -150,6 +129,42 @@ class OnnxRuntime:
 
         with tempfile.TemporaryDirectory(prefix="reformer-export-", ignore_cleanup_errors=True) as folder:
             return open_session(widen_model(model, Path(folder)), CPU, threads, self._native)
+
+    def _open_on_cuda(self, model: Path, provider: str, threads: int | None, native: NativeMode) -> Any:
+        """A session on CUDA, with the library's kernels where it has them, else on the function bodies.
+
+        None when "on" asks for kernels, CUDA has none and `provider` leaves it to us: then on to the CPU.
+        """
+        library = find_native_library(native)
+        problem = None if library is None else find_cuda_problem(library, self.spec)
+        if library is not None and problem is None:
+            try:
+                session = open_session(model, CUDA, threads, library)
+            except ReformerExportError as error:
+                problem = str(error)  # such as a GPU that the library has no code for
+            else:
+                self._native = library
+                return session
+        if problem is not None and native == "on":
+            if provider == "cuda":
+                raise RuntimeUnavailableError(
+                    f"native: got no kernels for CUDA ({problem}), expected a library that has them; build "
+                    "it with CUDA for this GPU, or use --native auto or --provider cpu"
+                )
+            self._notes.append(f"The model runs on the CPU, for which there are native kernels: {problem}.")
+            return None
+        if problem is not None:
+            self._notes.append(f"Generic operators run on CUDA in place of the native kernels: {problem}.")
+        return open_session(model, CUDA, threads)
+
+
+def find_cuda_problem(library: NativeLibrary, spec: ModelSpec) -> str | None:
+    """Why the library's CUDA kernels cannot run the model, whatever the GPU; None when they can."""
+    if library.cuda_architectures is None:
+        return "the native library was built without CUDA"
+    if spec.head_size > MAX_CUDA_HEAD_SIZE:
+        return f"heads of {spec.head_size} elements, where they take {MAX_CUDA_HEAD_SIZE}"
+    return None
 
 
 def import_onnxruntime() -> Any:
@@ -165,7 +180,11 @@ def import_onnxruntime() -> Any:
 
 
 def open_session(
-    model: Path, provider: str, threads: int | None = None, native: NativeLibrary | None = None
+    model: Path,
+    provider: str,
+    threads: int | None = None,
+    native: NativeLibrary | None = None,
+    profile: Path | None = None,
 ) -> Any:
     """An `onnxruntime.InferenceSession` of the file `model`; ArtifactError when it is refused.
 
@@ -174,18 +193,22 @@ def open_session(
         provider: ONNX Runtime's name of an execution provider; the CPU is always added as the last one.
         threads: as in `reformer_export.load`.
         native: an operator library to register; its kernels then replace the function bodies.
+        profile: what the name of the profile begins with that the session writes; None for no profile.
     """
     if threads is not None and threads < 1:
         raise InputError(
             f"threads: got {threads}, expected an integer from 1 up; leave it out to use all cores"
         )
     onnxruntime = import_onnxruntime()
-    check_external_data(model)
+    check_onnx_structure(model)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = LOG_FATAL_ONLY
     options.intra_op_num_threads = threads or 0
     # A pattern's block stands beside what the arena holds already: it doubled the memory of long sequences.
     options.enable_mem_pattern = False
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
     if provider == CUDA and hasattr(onnxruntime, "preload_dlls"):
         with contextlib.redirect_stdout(io.StringIO()):
             onnxruntime.preload_dlls()
@@ -251,6 +274,15 @@ def _check_signature(model: Path, session: Any, spec: ModelSpec) -> None:
         raise ArtifactError(
             f"{model}: got inputs {sorted(inputs)} and outputs {sorted(outputs)}, expected input_ids and "
             f"attention_mask, and {', '.join(spec.output_names)} for {spec.task}; export the checkpoint again"
+        )
+
+
+def _check_dial(model: Path, session: Any, dial: Dial | None) -> None:
+    found = [(value.name, value.type, value.shape) for value in session.get_overridable_initializers()]
+    if dial is not None and (DIAL_INPUT, "tensor(int64)", [1]) not in found:
+        raise ArtifactError(
+            f"{model}: got {[name for name, _, _ in found]} as inputs with a default, expected {DIAL_INPUT} "
+            "int64 [1] as the manifest says; export the checkpoint again"
         )
 
 

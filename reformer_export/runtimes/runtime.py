@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,9 @@ from reformer_export.runtimes.generation import Generation
 from reformer_export.runtimes.inputs import IdsLike
 from reformer_export.runtimes.source_config import SourceConfig
 from reformer_export.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class Runtime(Protocol):
@@ -38,7 +42,7 @@ class Runtime(Protocol):
 
     @property
     def max_length(self) -> int:
-        """The greatest sequence length, in tokens."""
+        """The greatest sequence length, in tokens: the model's, or that of an engine's profiles."""
 
     @property
     def providers(self) -> tuple[str, ...]:
@@ -49,13 +53,31 @@ class Runtime(Protocol):
         """The operator library whose kernels run the custom nodes; None where the function bodies do."""
 
     @property
+    def num_hashes(self) -> int | None:
+        """Rounds of hashing of a run that names no other; None where the artifact leaves no choice."""
+
+    @property
     def notes(self) -> list[str]:
         """What a user should know of how this artifact was opened, a sentence each."""
 
     def run(
-        self, input_ids: IdsLike, attention_mask: IdsLike | None = None
+        self,
+        input_ids: IdsLike,
+        attention_mask: IdsLike | None = None,
+        num_hashes: int | None = None,
     ) -> dict[str, NDArray[np.float32]]:
         """One forward pass; see `OnnxRuntime.run`."""
 
     def generate(self, prompt: str | Sequence[int], **options: Any) -> Generation:
         """Continue a prompt; see `OnnxRuntime.generate`."""
+
+    def close(self) -> None:
+        """Release what the runtime holds. Running afterwards is an error; closing again is not."""
+
+    def __enter__(self) -> Self:
+        """The runtime itself, which is closed at the end of the `with`."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """`close`."""

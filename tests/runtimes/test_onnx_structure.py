@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from reformer_export.errors import ArtifactError
@@ -31,10 +33,10 @@ def function(name: str, nodes: list[Any]) -> Any:
     return helper.make_function("x", name, ["x"], ["y"], nodes, IMPORTS)
 
 
-def check(tmp_path: Path, content: Any) -> None:
+def check(tmp_path: Path, content: Any) -> dict[str, int]:
     path = tmp_path / "model.onnx"
     path.write_bytes(content if isinstance(content, bytes) else content.SerializeToString())
-    check_onnx_structure(path)
+    return check_onnx_structure(path)
 
 
 def refuse(tmp_path: Path, content: Any, message: str) -> None:
@@ -43,7 +45,18 @@ def refuse(tmp_path: Path, content: Any, message: str) -> None:
 
 
 def test_a_good_model_is_accepted(tmp_path: Path) -> None:
-    check(tmp_path, make_model(make_spec()))
+    """Its function's body is not counted."""
+    assert check(tmp_path, make_model(make_spec())) == {"TableRead": 1}
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["", "reformer", "reformer2"]), st.sampled_from("AB")), max_size=12)
+)
+def test_custom_nodes_are_counted(tmp_path_factory: pytest.TempPathFactory, nodes: list[Any]) -> None:
+    made = [helper.make_node(op, ["x"], ["y"], domain=domain, name=op * 300) for domain, op in nodes]
+    expected = [op for domain, op in nodes if domain == "reformer"]
+    counts = {op: expected.count(op) for op in sorted(set(expected))}
+    assert check(tmp_path_factory.mktemp("nodes"), make(made)) == counts
 
 
 @pytest.mark.parametrize("where", ["initializer", "attribute", "function", "subgraph", "sparse"])
