@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,10 +12,15 @@ from reformer_export.artifact import MODEL_NAME, Manifest, json_text, read_manif
 from reformer_export.cli.checkpoint_path import find_checkpoint
 from reformer_export.cli.failures import leave_on_termination, refuse_in_one_line
 from reformer_export.cli.option_values import STANDARD_OUTPUT, integers_from_option, output_path_from_option
-from reformer_export.cli.runtime_options import native_option
+from reformer_export.cli.runtime_options import RuntimeChoice, engine_options, native_option
 from reformer_export.cli.tables import print_table, show_progress
+from reformer_export.cli.verify_bisect import BisectOutcome, bisect_option, check_bisect, run_bisect
+from reformer_export.cli.verify_data import check_data_options, data_options, measure_data, print_data
+from reformer_export.engine_record import ENGINE_RUNTIMES
 from reformer_export.errors import EXIT_CHECK_FAILED, InputError
+from reformer_export.native import find_native_library
 from reformer_export.runtimes import RUNTIMES
+from reformer_export.runtimes.dial import choose_num_hashes
 
 if TYPE_CHECKING:
     from reformer_export.parity import CaseResult, VerifyResult
@@ -30,8 +36,9 @@ if TYPE_CHECKING:
     default=RUNTIMES[:1],
     show_default=True,
     metavar="NAME",
-    help="What runs the artifact.",
+    help="What runs the artifact; several may be named.",
 )
+@engine_options
 @click.option(
     "--provider",
     type=click.Choice(["auto", "cpu", "cuda"]),
@@ -48,6 +55,15 @@ if TYPE_CHECKING:
 @click.option(
     "--batch-sizes", metavar="N,N,...", callback=integers_from_option, help="Batch sizes; 1 to 3, by default."
 )
+@click.option(
+    "--num-hashes",
+    metavar="N,N,...",
+    callback=integers_from_option,
+    help="Numbers of hash rounds to try, for an artifact exported with --max-hashes; default: all, and a few "
+    "inputs with fewer.",
+)
+@data_options
+@bisect_option
 @click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the random inputs."
 )
@@ -67,7 +83,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     metavar="FILE.html",
     callback=output_path_from_option,
-    help="Write a report with a plot, for people.",
+    help="Write a page with pictures, for people; it opens without a network.",
 )
 @click.pass_context
 def command(
@@ -78,6 +94,7 @@ def command(
     runtimes: tuple[str, ...],
     json_file: Path | None,
     report_file: Path | None,
+    bisect: Path | None,
     **options: Any,
 ) -> None:
     """Compare the artifact OUT with eager over lengths, batches and masks.
@@ -87,50 +104,162 @@ def command(
     rounding), and the largest output difference when the graph hashes by itself (free). It passes when every
     pinned difference is within the tolerance and every flip is explained; exit status 1 otherwise.
 
+    An engine's buckets cannot be read: there pinned differences and flips are those of ONNX Runtime on the
+    same file, and the engine's own outputs have to agree at the median token.
+
+    An artifact exported with --max-hashes is compared at fewer hashes too: there eager runs with the first
+    rounds of the artifact's, since its own draw would be another. With --data, a language model's next-token
+    loss and speed on a text follow, for 1, 2, 4, 8 and all hashes.
+
+    With --bisect, every part of the graph also runs by itself on eager's values: the first whose result is
+    then wrong is named, and written into DIR with its inputs; exit status 1 when there is one.
+
     \b
     Examples:
       reformer-export verify OUT
       reformer-export verify OUT --lengths 1,64,1000 --batch-sizes 1,3
       reformer-export verify OUT --checkpoint ./my-reformer --json parity.json --report parity.html
+      reformer-export verify OUT --data held-out.txt --json accuracy.json
+      reformer-export verify OUT --bisect wrong-node
     """
-    for runtime in runtimes:
-        if runtime not in RUNTIMES:
-            raise InputError(f"--runtime: got {runtime!r}, expected {' or '.join(RUNTIMES)}; name one")
+    _check_runtimes(runtimes, options, report_file)
+    check_bisect(bisect, runtimes)
     manifest = read_manifest(out)
+    data, data_length = options.pop("data"), options.pop("data_length")
+    check_data_options(manifest, data, data_length)
+    counts = options["num_hashes"] = tuple(dict.fromkeys(options["num_hashes"] or ()))
+    for count in counts:
+        choose_num_hashes(manifest, count)
     with leave_on_termination(), refuse_in_one_line("verifying"):
-        result = _verify(out, manifest, find_checkpoint(out, manifest, checkpoint), options)
-    _report(out, manifest, result, json_file)
+        found = find_checkpoint(out, manifest, checkpoint)
+        results = [_verify(out, manifest, found, runtime, dict(options)) for runtime in runtimes]
+        dials = [
+            None if data is None else measure_data(out, _choice(runtime, options), data, data_length, counts)
+            for runtime in runtimes
+        ]
+        details = None if report_file is None else _details(out, found, manifest, results[0], options)
+        bisected = None if bisect is None else run_bisect(bisect, out, manifest, found, results, options)
+    report = _describe(out, manifest, results, dials, details)
+    if bisected is not None:
+        report["bisect"] = bisected.values
+    _report(out, report, results, dials, bisected, json_file)
     if report_file is not None:
-        from reformer_export.parity import render_report
+        from reformer_export.report import render_page
+        from reformer_export.report.verify_page import page_from_verify
 
-        write_atomically(report_file, render_report(out.resolve().name, result))
-    if not result.passed:
+        write_atomically(report_file, render_page(page_from_verify(report)))
+    failed = [result for result in results if not result.passed]
+    for result in failed:
         click.echo(f"Error: parity with eager: {result.verdict()}", err=True)
+    names_node = bisected is not None and bisected.names_node
+    if names_node and not failed:
+        click.echo("Error: parity with eager: a node differs, although every output agrees", err=True)
+    if failed or names_node:
         ctx.exit(EXIT_CHECK_FAILED)
 
 
-def _verify(out: Path, manifest: Manifest, checkpoint: Path, options: dict[str, Any]) -> VerifyResult:
-    from reformer_export.parity import choose_cases, silence_transformers, verify_artifact
+def _check_runtimes(runtimes: tuple[str, ...], options: dict[str, Any], report_file: Path | None) -> None:
+    for runtime in runtimes:
+        if runtime not in RUNTIMES:
+            raise InputError(f"--runtime: got {runtime!r}, expected {' or '.join(RUNTIMES)}; name one")
+    if len(runtimes) > 1 and report_file is not None:
+        raise InputError(
+            f"--report: got {len(runtimes)} runtimes, expected one a report; run once for each of them"
+        )
+    for_engines = options["engine"] is not None or options["cuda_graphs"]
+    if for_engines and not set(runtimes) & set(ENGINE_RUNTIMES):
+        raise InputError(
+            "--engine, --cuda-graphs: got one with --runtime onnxruntime, expected a TensorRT; "
+            f"add --runtime {' or '.join(ENGINE_RUNTIMES)}"
+        )
+
+
+def _verify(
+    out: Path, manifest: Manifest, checkpoint: Path, runtime: str, options: dict[str, Any]
+) -> VerifyResult:
+    from reformer_export.parity import add_dial_cases, choose_cases, silence_transformers, verify_artifact
 
     silence_transformers()
-    cases = choose_cases(manifest.spec, options.pop("lengths"), options.pop("batch_sizes"))
-    with show_progress("Compared cases", len(cases)) as advance:
-        return verify_artifact(out, checkpoint, cases, on_result=lambda _result: advance(1), **options)
+    lengths, batch_sizes, counts = (options.pop(name) for name in ("lengths", "batch_sizes", "num_hashes"))
+    if runtime not in ENGINE_RUNTIMES:
+        options |= {"engine": None, "cuda_graphs": False}
+    chosen = choose_cases(manifest.spec, lengths, batch_sizes)
+    if counts:
+        chosen = [dataclasses.replace(case, num_hashes=count) for count in counts for case in chosen]
+    else:
+        chosen = add_dial_cases(manifest, chosen)
+    # The default cases, less those that an engine was not built for: only the open runtime knows.
+    cases = None if lengths is None and batch_sizes is None and not counts else chosen
+    with show_progress("Compared cases", len(chosen)) as advance:
+        return verify_artifact(
+            out, checkpoint, cases, runtime=runtime, on_result=lambda _result: advance(1), **options
+        )
 
 
-def _report(out: Path, manifest: Manifest, result: VerifyResult, json_file: Path | None) -> None:
-    """Print the table, or write the JSON where the user wants it."""
+def _choice(runtime: str, options: dict[str, Any]) -> RuntimeChoice:
+    """What opens `runtime` with those of the options that are its own."""
+    names = ("engine", "cuda_graphs") if runtime in ENGINE_RUNTIMES else ("provider", "native", "threads")
+    return RuntimeChoice(runtime, **{name: options[name] for name in names})
+
+
+def _details(
+    out: Path, checkpoint: Path, manifest: Manifest, result: VerifyResult, options: dict[str, Any]
+) -> dict[str, Any]:
+    """What the report's pictures show, from ONNX Runtime on the CPU."""
+    from reformer_export.parity import Execution, collect_details
+
+    click.echo("Looking inside the model for the report ...", err=True)
+    execution = Execution(threads=options["threads"], native=find_native_library(options["native"]))
+    cases = [case.case for case in result.cases]
+    return collect_details(out, checkpoint, manifest, cases, execution, options["seed"])
+
+
+def _describe(
+    out: Path,
+    manifest: Manifest,
+    results: list[VerifyResult],
+    dials: list[dict[str, Any] | None],
+    details: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """The JSON report of one runtime, or of several under "runtimes"."""
     # verify_artifact has compared the file with this SHA-256.
-    report = {"artifact": str(out), "model_sha256": manifest.files[MODEL_NAME], **result.to_dict()}
+    report: dict[str, Any] = {"artifact": str(out), "model_sha256": manifest.files[MODEL_NAME]}
+    runs = [
+        result.to_dict() | ({} if dial is None else {"dial": dial})
+        for result, dial in zip(results, dials, strict=True)
+    ]
+    if len(runs) == 1:
+        report |= runs[0]
+    else:
+        report["runtimes"] = runs
+    if details is not None:
+        report |= {"details": details, "manifest": manifest.to_dict()}
+    return report
+
+
+def _report(
+    out: Path,
+    report: dict[str, Any],
+    results: list[VerifyResult],
+    dials: list[dict[str, Any] | None],
+    bisected: BisectOutcome | None,
+    json_file: Path | None,
+) -> None:
+    """Print tables for each runtime, or write the JSON where the user wants it."""
     if json_file == STANDARD_OUTPUT:
         click.echo(json_text(report))
         return
     if json_file is not None:
         write_atomically(json_file, json_text(report) + "\n")
-    title = f"{out} against eager ({result.runtime}, {result.dtype})"
-    print_table(title, COLUMNS, [_row(case) for case in result.cases])
-    if result.passed:
-        click.echo(f"\n{result.verdict()}")
+    for result, dial in zip(results, dials, strict=True):
+        title = f"{out} against eager ({result.runtime}, {result.dtype})"
+        print_table(title, COLUMNS, [_row(case) for case in result.cases])
+        if result.passed:
+            click.echo(f"\n{result.verdict()}")
+        if dial is not None:
+            print_data(dial)
+    if bisected is not None:
+        click.echo("\n" + "\n".join(bisected.lines))
 
 
 COLUMNS: Final = (

@@ -21,6 +21,8 @@ FLIP_ROUNDINGS: Final = 16
 """A flip is explained when the two scores' gap, relative to the vectors' norms, is below so many roundings
 of the dtype: what the layers before may have added up to."""
 
+MAX_KEPT_MARGINS: Final = 1000
+
 
 @dataclass(frozen=True)
 class LayerAgreement:
@@ -28,7 +30,7 @@ class LayerAgreement:
 
     `hashed` counts token hashes (batch x heads x rounds x unmasked tokens); `flips` those that differ;
     `unexplained` the flips with a margin above the dtype's rounding; `worst_margin` the largest relative
-    margin among the flips.
+    margin among the flips; `flip_margins` the largest `MAX_KEPT_MARGINS` of them, largest first.
     """
 
     layer: int
@@ -36,33 +38,44 @@ class LayerAgreement:
     flips: int
     unexplained: int
     worst_margin: float
+    flip_margins: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class OutputError:
+    """Absolute differences of two runs' outputs: the `worst` element's, the `median` over tokens of each
+    token's worst (over rows, for outputs without tokens), and the `greatest` magnitude expected."""
+
+    worst: float
+    median: float
+    greatest: float
 
 
 def output_error(
     got: dict[str, NDArray[np.float32]],
     expected: dict[str, NDArray[np.float32]],
     attention_mask: NDArray[np.int64],
-) -> tuple[float, float]:
-    """Largest absolute difference over every unmasked element of every output, and the largest magnitude.
+) -> OutputError:
+    """The differences over every unmasked element of every output.
 
-    Outputs with the mask's length on axis 1 are compared where the mask is 1; others everywhere. NaN and
-    infinity count as infinite error.
+    Outputs with the mask's length on axis 1 are compared where the mask is 1; others everywhere. NaN,
+    infinity and another shape count as infinite error.
     """
-    worst, greatest = 0.0, 0.0
+    by_token = [np.zeros(0)]
+    greatest = 0.0
     for name, reference in expected.items():
         value = got[name]
         if value.shape != reference.shape:
-            return float("inf"), greatest
-        if (
-            reference.ndim >= 2
-            and reference.shape[:2] == attention_mask.shape
-            and _per_token(name, reference)
-        ):
+            return OutputError(float("inf"), float("inf"), greatest)
+        if reference.shape[:2] == attention_mask.shape and _per_token(name, reference):
             value, reference = value[attention_mask == 1], reference[attention_mask == 1]
         difference = np.abs(value.astype(np.float64) - reference)
-        worst = max(worst, float(np.nan_to_num(difference, nan=np.inf, posinf=np.inf).max(initial=0.0)))
+        difference = np.nan_to_num(difference, nan=np.inf, posinf=np.inf)
+        by_token.append(difference.max(axis=tuple(range(1, difference.ndim)), initial=0.0))
         greatest = max(greatest, float(np.abs(reference).max(initial=0.0)))
-    return worst, greatest
+    differences = np.concatenate(by_token)
+    median = float(np.median(differences)) if differences.size else 0.0
+    return OutputError(float(differences.max(initial=0.0)), median, greatest)
 
 
 def _per_token(name: str, reference: NDArray[np.float32]) -> bool:
@@ -104,8 +117,14 @@ def compare_buckets(
         for b, h, r, position in np.argwhere(differs)
     ]
     limit = FLIP_ROUNDINGS * EPSILON[dtype]
+    margins.sort(reverse=True)
     return LayerAgreement(
-        layer, hashed, len(margins), sum(margin > limit for margin in margins), max(margins, default=0.0)
+        layer,
+        hashed,
+        len(margins),
+        sum(margin > limit for margin in margins),
+        max(margins, default=0.0),
+        tuple(margins[:MAX_KEPT_MARGINS]),
     )
 
 

@@ -1,10 +1,12 @@
 """The truth: unpatched transformers eager, with the artifact's seeds, hashes and buckets.
 
-Forward hooks read each LSH layer's buckets; no module is replaced and no method is changed.
+Forward hooks read each LSH layer's buckets; no module is replaced and no method is changed. For fewer rounds
+of hashing than a layer has, eager's draw of random numbers is answered with the first rounds of all.
 """
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -13,7 +15,9 @@ import numpy as np
 import torch
 import transformers
 from numpy.typing import NDArray
+from torch.overrides import TorchFunctionMode
 
+from reformer_export.ops import draw_rotations
 from reformer_export.spec import LSHAttentionSpec, ModelSpec, Task
 
 MODEL_CLASSES: Final[dict[Task, str]] = {
@@ -41,6 +45,29 @@ class EagerRun:
 
     outputs: dict[str, NDArray[np.float32]]
     buckets: dict[int, NDArray[np.int32]]
+
+
+class FirstRounds(TorchFunctionMode):
+    """Answers eager's draw of rotations for a few rounds with the first rounds of its draw for `max_hashes`.
+
+    A seed's draw for another number of rounds is another draw, so that eager alone knows no model with the
+    first of more rounds. Its code runs as it is: it sets the layer's seed, asks for [H, D, R, S] numbers, and
+    goes on with those that it gets.
+    """
+
+    def __init__(self, max_hashes: int) -> None:
+        super().__init__()
+        self._max_hashes = max_hashes
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is not torch.randn:
+            return func(*args, **(kwargs or {}))
+        heads, size, rounds, half = args[0]
+        # The seed that the layer has just set.
+        rotations = draw_rotations(torch.initial_seed(), (heads, size, self._max_hashes, half))
+        return rotations[:, :, :rounds].to(**(kwargs or {}))
 
 
 class EagerReformer:
@@ -72,20 +99,30 @@ class EagerReformer:
         base = self.model if self.spec.task == "feature-extraction" else self.model.reformer
         return base.encoder.layers
 
-    def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> EagerRun:
-        """One forward pass; int64 [B, L] each. The caller's global random state is left as it was."""
+    def run(
+        self,
+        input_ids: NDArray[np.int64],
+        attention_mask: NDArray[np.int64],
+        num_hashes: int | None = None,
+    ) -> EagerRun:
+        """One forward pass; int64 [B, L] each. The caller's global random state is left as it was.
+
+        `num_hashes` uses only the first of each LSH layer's rounds; None uses all.
+        """
         captured: dict[int, NDArray[np.int32]] = {}
         handles = [
-            attention.register_forward_hook(self._capture(index, captured, input_ids.shape))
+            attention.register_forward_hook(self._capture(index, captured, input_ids.shape, num_hashes))
             for index, attention in self._attention.items()
         ]
+        draws = contextlib.nullcontext() if num_hashes is None else FirstRounds(self._num_hashes())
         try:
-            with torch.random.fork_rng(devices=[]), torch.no_grad():
+            with torch.random.fork_rng(devices=[]), torch.no_grad(), draws:
                 result = self.model(
                     torch.from_numpy(input_ids),
                     attention_mask=torch.from_numpy(attention_mask),
                     return_dict=True,
-                    **({} if self.spec.task in _WITHOUT_CACHE else {"use_cache": False}),
+                    num_hashes=num_hashes,
+                    **({} if self.spec.task in WITHOUT_CACHE else {"use_cache": False}),
                 )
         finally:
             for handle in handles:
@@ -95,13 +132,24 @@ class EagerReformer:
             outputs["logits"] = _last_attended(outputs["logits"], attention_mask)
         return EagerRun(outputs, captured)
 
-    def _capture(self, index: int, captured: dict[int, NDArray[np.int32]], shape: tuple[int, ...]) -> Any:
+    def _num_hashes(self) -> int:
+        """All rounds, of any LSH layer: transformers' configuration has one number for all."""
+        return next(x.num_hashes for x in self.spec.layers if isinstance(x, LSHAttentionSpec))
+
+    def _capture(
+        self,
+        index: int,
+        captured: dict[int, NDArray[np.int32]],
+        shape: tuple[int, ...],
+        num_hashes: int | None,
+    ) -> Any:
         layer = self.spec.layers[index]
         assert isinstance(layer, LSHAttentionSpec)
         batch, length = shape
+        rounds = layer.num_hashes if num_hashes is None else num_hashes
 
         def hook(_module: Any, _inputs: Any, output: Any) -> None:
-            size = (batch, self.spec.num_heads, layer.num_hashes)
+            size = (batch, self.spec.num_heads, rounds)
             if output.buckets is None:
                 captured[index] = np.zeros((*size, length), np.int32)
                 return
@@ -109,13 +157,13 @@ class EagerReformer:
             # A round's buckets are offset by round * count; the count grows by one when anything is masked.
             num_buckets = int(np.prod(layer.num_buckets))
             masked = _round_offset_grows(buckets, num_buckets)
-            offsets = torch.arange(layer.num_hashes)[:, None] * (num_buckets + masked)
+            offsets = torch.arange(rounds)[:, None] * (num_buckets + masked)
             captured[index] = (buckets - offsets)[..., :length].numpy().astype(np.int32)
 
         return hook
 
 
-_WITHOUT_CACHE: Final[frozenset[Task]] = frozenset({"fill-mask", "text-classification", "question-answering"})
+WITHOUT_CACHE: Final[frozenset[Task]] = frozenset({"fill-mask", "text-classification", "question-answering"})
 
 
 def _round_offset_grows(buckets: torch.Tensor, num_buckets: int) -> int:

@@ -13,12 +13,12 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from reformer_export.artifact import MODEL_NAME, Manifest
+from reformer_export.artifact import DIAL_INPUT, MODEL_NAME, Manifest
 from reformer_export.errors import ArtifactError
 from reformer_export.native import NativeLibrary
 from reformer_export.ops import DOMAIN
+from reformer_export.parity.rounding import emulate_bfloat16
 from reformer_export.runtimes.ort import CPU, open_session
-from reformer_export.runtimes.widen import widen_model
 from reformer_export.spec import LSHAttentionSpec, ModelSpec
 
 
@@ -47,9 +47,15 @@ class InstrumentedModel:
         input_ids: NDArray[np.int64],
         attention_mask: NDArray[np.int64],
         buckets: dict[int, NDArray[np.int32]],
+        num_hashes: int | None = None,
     ) -> PinnedRun:
-        """One forward pass with `buckets`, int32 [B, H, R, L] per LSH layer's index, for the hash's."""
+        """One forward pass with `buckets`, int32 [B, H, R, L] per LSH layer's index, for the hash's.
+
+        R is `num_hashes` for a graph whose runs choose their rounds; None for all of them.
+        """
         feeds: dict[str, NDArray[Any]] = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if num_hashes is not None:
+            feeds[DIAL_INPUT] = np.array([num_hashes], np.int64)
         feeds |= {_pinned(index): buckets[index] for index in self.spec.lsh_layers}
         names = list(self.spec.output_names)
         for index in self.spec.lsh_layers:
@@ -70,15 +76,18 @@ def open_instrumented(
     threads: int | None = None,
     native: NativeLibrary | None = None,
 ) -> Iterator[InstrumentedModel]:
-    """Instrument `folder`'s model.onnx in a temporary folder and open it."""
+    """Instrument `folder`'s model.onnx in a temporary folder and open it.
+
+    On the CPU, where ONNX Runtime has no bfloat16, such a graph runs in float32 with bfloat16's roundings.
+    """
     model = onnx.load(str(folder / MODEL_NAME))
     _lay_open(model, manifest.spec)
+    if manifest.dtype == "bfloat16" and provider == CPU:
+        emulate_bfloat16(model)
     with TemporaryDirectory(prefix="reformer-export-") as scratch:
         path = Path(scratch) / MODEL_NAME
         onnx.save(model, str(path), save_as_external_data=True, location="weights", size_threshold=1024)
         del model
-        if manifest.dtype == "bfloat16" and provider == CPU:
-            path = widen_model(path, Path(scratch))
         session = open_session(path, provider, threads, native)
         yield InstrumentedModel(session, manifest.spec)
 
@@ -105,12 +114,13 @@ def _lay_open(model: onnx.ModelProto, spec: ModelSpec) -> None:
             f"{MODEL_NAME}: got {len(hashes)} LSHBuckets and {len(attends)} LSHAttention nodes, expected "
             f"{len(spec.lsh_layers)} of each as the manifest says; export the checkpoint again"
         )
+    has_dial = any(value.name == DIAL_INPUT for value in graph.input)
     types = {value.name: value.type.tensor_type.elem_type for value in graph.value_info}
     for layer, hash_node, attend in zip(spec.lsh_layers, hashes, attends, strict=True):
         query_key, chosen = hash_node.input[0], hash_node.output[0]
         attention = spec.layers[layer]
         assert isinstance(attention, LSHAttentionSpec)
-        shape = ["batch", spec.num_heads, attention.num_hashes, "sequence"]
+        shape = ["batch", spec.num_heads, DIAL_INPUT if has_dial else attention.num_hashes, "sequence"]
         graph.input.append(onnx.helper.make_tensor_value_info(_pinned(layer), onnx.TensorProto.INT32, shape))
         attend.input[2] = _pinned(layer)
         for source, name, dtype in (

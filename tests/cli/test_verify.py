@@ -76,6 +76,15 @@ def change_model(
 # A sound artifact
 
 
+def test_several_runtimes_are_compared_one_after_the_other(exported: Path) -> None:
+    names = ("--runtime", "onnxruntime") * 2
+    outcome = verify(exported, "--lengths", "9", "--batch-sizes", "1", *names, "--json", "-")
+    assert outcome.status == 0, outcome.stderr
+    report = json.loads(outcome.stdout)
+    assert [run["passed"] for run in report["runtimes"]] == [True, True]
+    assert set(report) == {"artifact", "model_sha256", "runtimes"}
+
+
 def test_a_sound_artifact_passes(exported: Path) -> None:
     before = snapshot(exported)
     outcome = verify(exported)
@@ -269,7 +278,12 @@ def test_another_checkpoint(folder: Path, tmp_path: Path) -> None:
         (("--lengths", ""), "--lengths: got ''"),
         (("--batch-sizes", "0"), "a batch from 1"),
         (("--batch-sizes", "1x2"), "--batch-sizes: got '1x2'"),
-        (("--runtime", "tensorrt"), "--runtime: got 'tensorrt', expected onnxruntime"),
+        (("--runtime", "tflite"), "--runtime: got 'tflite', expected onnxruntime or tensorrt"),
+        (("--engine", "fast"), "--engine, --cuda-graphs: got one with --runtime onnxruntime"),
+        (
+            ("--runtime", "onnxruntime", "--runtime", "tensorrt", "--report", "report.html"),
+            "--report: got 2 runtimes, expected one a report",
+        ),
         (("--json", "nowhere/parity.json"), "whose folder does not exist"),
         (("--json", "."), "a folder"),
         (("--json", "x" * 300), "File name too long"),

@@ -9,8 +9,8 @@ import transformers
 
 from reformer_export.errors import InputError
 from reformer_export.parity import Case, choose_cases, default_cases, verify_artifact
+from reformer_export.parity.cases import longest_comparable, make_inputs
 from reformer_export.parity.eager import EagerReformer
-from reformer_export.parity.verify import longest_comparable, make_inputs
 from reformer_export.spec import AxialPositionsSpec, LocalAttentionSpec, LSHAttentionSpec, ModelSpec
 from tests.hf_models import build_model, config_t, save_model
 
@@ -91,15 +91,3 @@ def test_eager_is_what_transformers_computes(tmp_path):
     assert np.array_equal(got.outputs["last_hidden_state"], plain.numpy())
     assert got.buckets[1].shape == (1, 2, 2, 20)
     assert got.buckets[1].max() < 4
-
-
-def test_report_shows_verdict_plot_and_cases():
-    from reformer_export.parity import CaseResult, VerifyResult, render_report
-
-    good = CaseResult(Case(8, 1, False), 1e-6, 1e-4, (), 2e-6)
-    bad = CaseResult(Case(64, 2, True), 1e-2, 1e-4, (), 2e-2)
-    html = render_report("<out>", VerifyResult("onnxruntime CPU", "float32", (good, bad)))
-    assert "&lt;out&gt; against eager" in html
-    assert "FAILED: 2 cases; worst: batch 2, length 64, masked" in html
-    assert html.count("<tr>") == 3
-    assert "<svg" in html

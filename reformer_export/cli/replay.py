@@ -1,0 +1,82 @@
+"""`reformer-export replay`: run the node again that `verify --bisect` named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from reformer_export.artifact import json_text
+from reformer_export.cli.failures import refuse_in_one_line
+from reformer_export.errors import EXIT_CHECK_FAILED
+from reformer_export.native import NATIVE_MODES, NativeMode
+from reformer_export.runtimes.ort import CPU, CUDA
+from reformer_export.runtimes.replay import Replay, replay_node
+
+PROVIDERS = {"cpu": CPU, "cuda": CUDA}
+
+
+@click.command("replay")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option(
+    "--native", type=click.Choice(NATIVE_MODES), help="Native operator library; default: as it was found."
+)
+@click.option(
+    "--provider", type=click.Choice(list(PROVIDERS)), help="Where to run it; default: as it was found."
+)
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of an operator; default: all cores.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def command(
+    ctx: click.Context,
+    folder: Path,
+    native: NativeMode | None,
+    provider: str | None,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Run one node again on the inputs on which `verify --bisect DIR` found it wrong.
+
+    DIR has the node as a model of its own (node.onnx) and its inputs, eager's result and the file's
+    (node.npz). Neither the artifact nor the checkpoint is needed, and neither torch nor transformers. Exit
+    status 1 while the node differs from eager, 0 when it agrees.
+
+    \b
+    Examples:
+      reformer-export replay DIR
+      reformer-export replay DIR --native off
+    """
+    with refuse_in_one_line("replaying"):
+        replay = replay_node(folder, native, None if provider is None else PROVIDERS[provider], threads)
+    if as_json:
+        click.echo(json_text(_values(replay)))
+    else:
+        click.echo(_describe(replay))
+    if not replay.agrees:
+        ctx.exit(EXIT_CHECK_FAILED)
+
+
+def _describe(replay: Replay) -> str:
+    record = replay.record
+    layer = "" if record.layer is None else f"layer {record.layer}, "
+    unit = "unexplained flips" if record.buckets else "error"
+    return (
+        f"{record.node} ({record.operator}), {layer}{record.module}: {unit} {replay.now:.3g} now, "
+        f"{record.error:.3g} when it was found, tolerance {record.tolerance:.3g}; "
+        f"{'agrees' if replay.agrees else 'DIFFERS'}"
+    )
+
+
+def _values(replay: Replay) -> dict[str, object]:
+    record = replay.record
+    return {
+        "node": record.node,
+        "operator": record.operator,
+        "module": record.module,
+        "layer": record.layer,
+        "error": replay.now,
+        "recorded_error": record.error,
+        "tolerance": record.tolerance,
+        "repeats": replay.repeats,
+        "agrees": replay.agrees,
+    }

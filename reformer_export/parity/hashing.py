@@ -1,0 +1,177 @@
+"""What a report shows of a layer's hashing: how close its choices were, and what one head then sees."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reformer_export.ops.domain import neighbour_shifts
+from reformer_export.parity.compare import EPSILON
+from reformer_export.spec import DType, LSHAttentionSpec, ModelSpec
+
+KEY_NORM_EPSILON: Final = 1e-6
+"""transformers' modeling_reformer.py, LSHSelfAttention._len_norm."""
+
+MARGIN_EDGES: Final = tuple(float(edge) for edge in np.logspace(-9, 0, 46))
+"""Borders of the histogram's bars; margins are at most 1."""
+
+MAX_PATTERN_TOKENS: Final = 192
+"""A picture of more tokens than this has fewer pixels than pairs."""
+
+
+def rounding_margin(dtype: DType, head_size: int) -> float:
+    """How far rounding a vector of `head_size` elements to `dtype` moves a margin: two standard deviations.
+
+    An element's rounding error is uniform with the standard deviation EPSILON / sqrt(12) of its size at most;
+    the errors of a gap's `head_size` terms are independent and add up as squares.
+    """
+    return EPSILON[dtype] / math.sqrt(3 * head_size)
+
+
+@dataclass(frozen=True)
+class MarginHistogram:
+    """How far one LSH layer's hashes were from another bucket, over one input.
+
+    `counts` hashes have a margin (relative gap of the two best scores, the smallest over the factors) between
+    `MARGIN_EDGES`; smaller ones are counted in the first bar. `roundings` is `rounding_margin` of each
+    dtype, and `below` the share of tokens, 0 to 1, that have a hash with a smaller margin, which rounding may
+    move.
+    """
+
+    layer: int
+    counts: tuple[int, ...]
+    roundings: dict[DType, float]
+    below: dict[DType, float]
+
+
+@dataclass(frozen=True)
+class AttentionPattern:
+    """One head's view of one sequence of `length` tokens.
+
+    `buckets` [length] of the first round; `listed` [length][length]: how often a query (row) lists a key over
+    all rounds, masks left out; `attention` [length][length]: full attention's weights of the same queries and
+    normalised keys. `covered` is the share of full attention's weight that falls on listed keys.
+    """
+
+    layer: int
+    head: int
+    length: int
+    buckets: tuple[int, ...]
+    listed: tuple[tuple[int, ...], ...]
+    attention: tuple[tuple[float, ...], ...]
+    covered: float
+
+
+def measure_margins(
+    spec: ModelSpec,
+    layer: int,
+    query_key: NDArray[np.float32],
+    rotations: NDArray[np.float32],
+    attention_mask: NDArray[np.int64],
+) -> MarginHistogram:
+    """Margins of every hash of the unmasked tokens.
+
+    Args:
+        spec: the model.
+        layer: index of an LSH layer.
+        query_key: float32 [B, L, H*D].
+        rotations: float32 [H, D, R, S].
+        attention_mask: int64 [B, L].
+    """
+    attention = spec.layers[layer]
+    assert isinstance(attention, LSHAttentionSpec)
+    vectors = query_key[attention_mask == 1].reshape(-1, spec.num_heads, spec.head_size).astype(np.float64)
+    scores = np.einsum("nhd,hdrs->nhrs", vectors, rotations.astype(np.float64))
+    norms = np.linalg.norm(rotations.astype(np.float64), axis=1)  # [H, R, S]
+    lengths = np.linalg.norm(vectors, axis=-1)[:, :, None]
+    margins = np.full(scores.shape[:3], np.inf)
+    first = 0
+    for factor in attention.num_buckets:
+        half = factor // 2
+        part = scores[..., first : first + half]
+        part = np.concatenate([part, -part], -1)
+        best, second = np.moveaxis(np.argsort(part, axis=-1)[..., -2:][..., ::-1], -1, 0)
+        size = np.concatenate([norms[..., first : first + half]] * 2, -1)[None].repeat(len(part), 0)
+        gap = _at(part, best) - _at(part, second)
+        margins = np.minimum(
+            margins, gap / np.maximum(lengths * (_at(size, best) + _at(size, second)), 1e-30)
+        )
+        first += half
+    counts, _ = np.histogram(np.clip(margins, MARGIN_EDGES[0], 1.0), MARGIN_EDGES)
+    nearest = margins.min(axis=(1, 2), initial=np.inf)
+    roundings = {dtype: rounding_margin(dtype, spec.head_size) for dtype in EPSILON}
+    below = {
+        dtype: float((nearest < rounding).mean()) if len(nearest) else 0.0
+        for dtype, rounding in roundings.items()
+    }
+    return MarginHistogram(layer, tuple(int(count) for count in counts), roundings, below)
+
+
+def _at(values: NDArray[np.float64], index: NDArray[np.int64]) -> NDArray[np.float64]:
+    picked: NDArray[np.float64] = np.take_along_axis(values, index[..., None], -1)[..., 0]
+    return picked
+
+
+def draw_pattern(
+    spec: ModelSpec,
+    layer: int,
+    query_key: NDArray[np.float32],
+    buckets: NDArray[np.int32],
+    head: int = 0,
+) -> AttentionPattern:
+    """The pattern of one head over a sequence whose length is a multiple of the layer's chunk length.
+
+    Args:
+        spec: the model.
+        layer: index of an LSH layer.
+        query_key: float32 [L, H*D], one sequence.
+        buckets: int32 [H, R, L].
+        head: index of the head.
+    """
+    attention = spec.layers[layer]
+    assert isinstance(attention, LSHAttentionSpec)
+    length = len(query_key)
+    vectors = query_key.reshape(length, spec.num_heads, spec.head_size)[:, head].astype(np.float64)
+    listed = _count_listed(attention, buckets[head], length)
+    weights = _full_attention(vectors, spec.is_causal)
+    return AttentionPattern(
+        layer,
+        head,
+        length,
+        tuple(int(bucket) for bucket in buckets[head, 0]),
+        tuple(tuple(int(count) for count in row) for row in listed),
+        tuple(tuple(round(float(weight), 6) for weight in row) for row in weights),
+        float((weights * (listed > 0)).sum() / length),
+    )
+
+
+def _count_listed(attention: LSHAttentionSpec, buckets: NDArray[np.int32], length: int) -> NDArray[np.int64]:
+    """How often each query lists each key, int64 [L, L]; buckets int32 [R, L]."""
+    chunk = attention.chunk_length
+    if length <= chunk:
+        return np.ones((length, length), np.int64)  # one dense block, without rounds
+    order = np.concatenate([np.argsort(row, kind="stable") for row in buckets]).reshape(-1, chunk)
+    shifts = neighbour_shifts(attention.num_chunks_before, attention.num_chunks_after, len(order))
+    listed = np.zeros((length, length), np.int64)
+    for index, queries in enumerate(order):
+        for shift in shifts:
+            keys = order[(index + shift) % len(order)]
+            listed[np.ix_(queries, keys)] += 1
+    return listed
+
+
+def _full_attention(vectors: NDArray[np.float64], causal: bool) -> NDArray[np.float64]:
+    """Weights [L, L] of shared query-key attention over all keys; a query sees itself only if it must."""
+    size = vectors.shape[1]
+    keys = vectors / np.sqrt((vectors**2).mean(1, keepdims=True) + KEY_NORM_EPSILON) / np.sqrt(size)
+    logits = vectors @ keys.T
+    if causal:
+        logits[np.triu_indices(len(vectors), 1)] = -1e9
+    np.fill_diagonal(logits, -1e5)
+    weights = np.exp(logits - logits.max(1, keepdims=True))
+    normalised: NDArray[np.float64] = weights / weights.sum(1, keepdims=True)
+    return normalised

@@ -1,0 +1,67 @@
+"""The error of each layer's parts with pinned buckets: what a picture of the layers shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final
+
+from reformer_export.artifact import MODEL_NAME, Manifest
+from reformer_export.parity.cases import Case, make_inputs
+from reformer_export.parity.eager import EagerReformer
+from reformer_export.parity.eager_values import run_eager
+from reformer_export.parity.graph_parts import Execution, graph_inputs, lay_open, open_parts, read_model
+from reformer_export.parity.intermediates import Role, find_points
+from reformer_export.parity.point_errors import Judge, PointError
+from reformer_export.spec import LSHAttentionSpec
+
+SHOWN: Final[tuple[Role, ...]] = ("attention operator", "attention output", "feed forward")
+
+
+def layer_errors(
+    folder: Path,
+    manifest: Manifest,
+    eager: EagerReformer,
+    cases: Iterable[Case],
+    execution: Execution | None = None,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """Rows, in the layers' order and in each layer in that of `SHOWN`.
+
+    A row: `layer`; `kind` "lsh" or "local"; `point`, one of `SHOWN`; of the case where the error is the
+    largest share of its tolerance, `error` (absolute, over unmasked tokens), `greatest` (the largest
+    magnitude of eager's) and `tolerance`. Errors of a layer are in all that follow it.
+    """
+    execution = execution or Execution()
+    spec = manifest.spec
+    model, runnable = read_model(folder / MODEL_NAME, execution.provider)
+    points = find_points(model, spec)
+    shown = [point for point in points if point.role in SHOWN]
+    pinned = {point.name for point in points if point.role == "buckets"}
+    names = {point.name for point in shown}
+    worst: dict[str, PointError] = {}
+    with open_parts(lay_open(runnable, points, pinned, shown), points, execution) as runner:
+        for case in cases:
+            ids, mask = make_inputs(spec, case, seed)
+            _, values = run_eager(eager, ids, mask, case.num_hashes, names)
+            got = runner.run(runner.feeds(graph_inputs(manifest, case, ids, mask), values))
+            for found in Judge(spec, manifest.dtype, values, mask).judge(shown, got, {}):
+                known = worst.get(found.point.name)
+                if known is None or found.share > known.share:
+                    worst[found.point.name] = found
+    rows = [
+        _row(found, isinstance(spec.layers[found.point.layer or 0], LSHAttentionSpec))
+        for found in worst.values()
+    ]
+    return sorted(rows, key=lambda row: (row["layer"], SHOWN.index(row["point"])))
+
+
+def _row(found: PointError, is_lsh: bool) -> dict[str, Any]:
+    return {
+        "layer": found.point.layer,
+        "kind": "lsh" if is_lsh else "local",
+        "point": found.point.role,
+        "error": found.error,
+        "greatest": found.greatest,
+        "tolerance": found.tolerance,
+    }

@@ -1,0 +1,105 @@
+"""How far the values of a graph's points are from eager's, point by point."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reformer_export.parity.compare import TOLERANCE, LayerAgreement, compare_buckets
+from reformer_export.parity.eager_values import Values
+from reformer_export.parity.intermediates import Point
+from reformer_export.parity.verify import recorded_rotations
+from reformer_export.runtimes.replay import greatest_difference
+from reformer_export.spec import DType, ModelSpec
+
+SMALLEST_MAGNITUDE: Final = 1e-3
+"""Errors of a value that is nowhere greater are judged as if it were so great: float16 is coarse there."""
+
+
+@dataclass(frozen=True)
+class PointError:
+    """A point's difference from eager.
+
+    `error`: the largest absolute difference over unmasked tokens, or for buckets the number of unexplained
+    flips; `greatest`: the largest magnitude of eager's; `tolerance`: the limit of `error`; `agreement`: the
+    flips, for buckets.
+    """
+
+    point: Point
+    error: float
+    greatest: float
+    tolerance: float
+    agreement: LayerAgreement | None = None
+
+    @property
+    def agrees(self) -> bool:
+        return self.error <= self.tolerance
+
+    @property
+    def share(self) -> float:
+        """The error as a share of its tolerance."""
+        if self.tolerance == 0:
+            return 0.0 if self.error == 0 else float("inf")
+        return self.error / self.tolerance
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Compares one run's values with eager's: `eager` by point, `attention_mask` int64 [B, L]."""
+
+    spec: ModelSpec
+    dtype: DType
+    eager: Values
+    attention_mask: NDArray[np.int64]
+
+    def judge(
+        self, points: Sequence[Point], got: dict[str, NDArray[Any]], query_keys: Values
+    ) -> list[PointError]:
+        """The error of each point that `got` has; `query_keys` has what each hash hashed, by point."""
+        return [
+            self._judge_buckets(point, got[point.name], query_keys)
+            if point.role == "buckets"
+            else self._judge_values(point, got[point.name])
+            for point in points
+            if point.name in got
+        ]
+
+    def judged(self, point: Point) -> NDArray[np.bool_]:
+        """Which elements of eager's value count: those of unmasked tokens; broadcast to its shape."""
+        expected, mask = self.eager[point.name], self.attention_mask == 1
+        if point.role == "buckets":
+            mask = mask[:, None, None, :]
+        elif expected.shape[:2] == mask.shape and (expected.ndim == 3 or point.name.endswith("_logits")):
+            mask = mask.reshape(*mask.shape, *[1] * (expected.ndim - 2))
+        else:  # positions have no batch, and a classifier's rows no tokens
+            mask = np.ones([1] * expected.ndim, np.bool_)
+        return np.broadcast_to(mask, expected.shape)
+
+    def _judge_values(self, point: Point, got: NDArray[Any]) -> PointError:
+        expected, judged = self.eager[point.name], self.judged(point)
+        greatest = float(np.abs(expected[judged]).max(initial=0.0))
+        limit = TOLERANCE[self.dtype] * max(greatest, SMALLEST_MAGNITUDE)
+        return PointError(point, greatest_difference(got, expected, judged), greatest, limit)
+
+    def _judge_buckets(self, point: Point, got: NDArray[Any], query_keys: Values) -> PointError:
+        assert point.layer is not None
+        query_key = query_keys[point.module + ".query_key"]
+        expected = self.eager[point.name]
+        if got.shape != expected.shape:
+            return PointError(point, float("inf"), float(expected.max(initial=0)), 0.0)
+        agreement = compare_buckets(
+            point.layer,
+            self.spec,
+            self.dtype,
+            got,
+            expected,
+            query_key.reshape(*self.attention_mask.shape, -1),
+            recorded_rotations(self.spec, point.layer),
+            self.attention_mask,
+        )
+        greatest = float(expected.max(initial=0))
+        return PointError(point, float(agreement.unexplained), greatest, 0.0, agreement)

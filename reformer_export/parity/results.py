@@ -1,0 +1,128 @@
+"""What a sweep found, and its verdict."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Final
+
+from reformer_export.parity.cases import Case
+from reformer_export.parity.compare import LayerAgreement
+
+UNREAD_BUCKETS: Final = (
+    "; the engine hashes for itself where nobody can look: pinned errors and flips are ONNX Runtime's on the "
+    "same model.onnx, and the engine's own outputs agree at the median token at least"
+)
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """The three numbers of a case, and their verdict.
+
+    `pinned_error`: largest output difference with eager's buckets; `tolerance`: its limit; `layers`: bucket
+    agreement; `free_error`: largest output difference when the graph uses its own buckets; `free_median`: the
+    same at the median token. `reads_buckets` is False where the runtime's own buckets cannot be read, as in
+    an engine: pinned errors and flips are then those of ONNX Runtime on the same file.
+    """
+
+    case: Case
+    pinned_error: float
+    tolerance: float
+    layers: tuple[LayerAgreement, ...]
+    free_error: float
+    free_median: float = 0.0
+    reads_buckets: bool = True
+
+    @property
+    def flips(self) -> int:
+        return sum(layer.flips for layer in self.layers)
+
+    @property
+    def hashed(self) -> int:
+        return sum(layer.hashed for layer in self.layers)
+
+    @property
+    def unexplained(self) -> int:
+        return sum(layer.unexplained for layer in self.layers)
+
+    @property
+    def passed(self) -> bool:
+        """The arithmetic agrees, every flip is explained, and the free run agrees as far as it can."""
+        return self.pinned_error <= self.tolerance and self.unexplained == 0 and self.free_agrees
+
+    @property
+    def free_agrees(self) -> bool:
+        """Whether the free run is within the tolerance, or a flip excuses it.
+
+        A flip moves some tokens' chunk borders and a wrong model is wrong nearly everywhere: where the
+        runtime's flips cannot be counted, the median token has to agree wherever anything was hashed.
+        """
+        if self.free_error <= self.tolerance:
+            return True
+        if self.reads_buckets:
+            return self.flips > 0
+        return self.hashed > 0 and self.free_median <= self.tolerance
+
+
+@dataclass(frozen=True)
+class VerifyResult:
+    """A whole sweep on one runtime."""
+
+    runtime: str
+    dtype: str
+    cases: tuple[CaseResult, ...]
+
+    @property
+    def passed(self) -> bool:
+        return all(case.passed for case in self.cases)
+
+    @property
+    def worst(self) -> CaseResult:
+        """The case nearest to, or farthest beyond, failing."""
+        return max(self.cases, key=lambda c: (c.unexplained > 0, c.pinned_error / c.tolerance))
+
+    @property
+    def flip_rate(self) -> float:
+        """The share of hashes that differ from eager's, 0 to 1; 0 when nothing was hashed."""
+        return sum(case.flips for case in self.cases) / max(sum(case.hashed for case in self.cases), 1)
+
+    def summary(self) -> dict[str, Any]:
+        """The sweep in a few JSON values."""
+        return {
+            "runtime": self.runtime,
+            "dtype": self.dtype,
+            "passed": self.passed,
+            "num_cases": len(self.cases),
+            "worst": str(self.worst.case),
+            "max_pinned_error": max(case.pinned_error for case in self.cases),
+            "max_free_error": max(case.free_error for case in self.cases),
+            "hashed": sum(case.hashed for case in self.cases),
+            "flips": sum(case.flips for case in self.cases),
+            "flip_rate": self.flip_rate,
+            "unexplained_flips": sum(case.unexplained for case in self.cases),
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """The summary and every case, in JSON values."""
+        cases = [
+            {
+                **dataclasses.asdict(result),
+                "case": result.case.to_dict(),
+                "flips": result.flips,
+                "passed": result.passed,
+            }
+            for result in self.cases
+        ]
+        return {**self.summary(), "cases": cases}
+
+    def verdict(self) -> str:
+        """One line: passed or failed, the worst case, and how often hashes flipped."""
+        worst = self.worst
+        summary = self.summary()
+        return (
+            f"{'Passed' if self.passed else 'FAILED'}: {len(self.cases)} cases; worst: {worst.case} "
+            f"(pinned error {worst.pinned_error:.1e}, tolerance {worst.tolerance:.1e}, "
+            f"{worst.unexplained} unexplained flips); {summary['flips']} of {summary['hashed']} hashes "
+            f"flipped ({self.flip_rate:.3%})"
+            + ("" if all(case.reads_buckets for case in self.cases) else UNREAD_BUCKETS)
+        )

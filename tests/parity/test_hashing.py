@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from reformer_export.ops import lsh_attention_reference, lsh_buckets_reference
+from reformer_export.parity.compare import EPSILON
+from reformer_export.parity.hashing import MARGIN_EDGES, draw_pattern, measure_margins
+from reformer_export.spec import LSHAttentionSpec, ModelSpec
+from tests.test_spec import replace
+
+FACTORS = (4, 6)
+
+
+def make_spec(num_hashes: int = 2, causal: bool = True) -> ModelSpec:
+    """Two heads of eight elements, chunks of eight; layer 0 hashes."""
+    layer = LSHAttentionSpec(8, 1, 0, num_hashes, FACTORS, 3)
+    return replace(layers=(layer,), num_heads=2, head_size=8, is_causal=causal, task="text-generation")
+
+
+def draw(spec: ModelSpec, length: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """query_key float32 [1, L, 16], rotations float32 [2, 8, R, 5], mask int32 [1, L]."""
+    random = torch.Generator().manual_seed(seed)
+    query_key = torch.randn(1, length, 16, generator=random)
+    rotations = torch.randn(2, 8, 2, 5, generator=random)
+    return query_key, rotations, torch.ones(1, length, dtype=torch.int32)
+
+
+def test_margins_say_how_far_a_vector_may_move() -> None:
+    """Noise below a token's margin flips none of its hashes; noise above it flips some."""
+    spec = make_spec()
+    query_key, rotations, mask = draw(spec, 400)
+    histogram = measure_margins(spec, 0, query_key.numpy(), rotations.numpy(), mask.numpy())
+    assert sum(histogram.counts) == 400 * 2 * 2
+    assert len(histogram.counts) == len(MARGIN_EDGES) - 1
+    rounded = query_key.to(torch.bfloat16).float()
+    buckets = lsh_buckets_reference(query_key, rotations, mask, 2, list(FACTORS))
+    moved = lsh_buckets_reference(rounded, rotations, mask, 2, list(FACTORS))
+    flipped = (buckets != moved).any(dim=2).any(dim=1).float().mean().item()
+    assert 0 < flipped < histogram.below["bfloat16"] < 8 * flipped
+    assert histogram.below["float32"] < histogram.below["float16"] < histogram.below["bfloat16"] < 0.5
+
+
+def test_a_tie_has_no_margin() -> None:
+    spec = make_spec()
+    query_key, rotations, mask = draw(spec, 4)
+    query_key[0, 1] = 0
+    histogram = measure_margins(spec, 0, query_key.numpy(), rotations.numpy(), mask.numpy())
+    assert histogram.counts[0] >= 2 * 2
+    assert histogram.below["float32"] == 0.25
+    assert set(histogram.below) == set(EPSILON)
+
+
+def test_masked_tokens_are_left_out() -> None:
+    spec = make_spec()
+    query_key, rotations, mask = draw(spec, 8)
+    mask[0, 5:] = 0
+    histogram = measure_margins(spec, 0, query_key.numpy(), rotations.numpy(), mask.numpy())
+    assert sum(histogram.counts) == 5 * 2 * 2
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("length", [8, 16, 64])
+def test_the_pattern_is_what_the_operator_sees(causal: bool, length: int) -> None:
+    """A value that only key j has reaches exactly the queries that list j (and may see it)."""
+    spec = make_spec(causal=causal)
+    query_key, rotations, mask = draw(spec, length)
+    buckets = lsh_buckets_reference(query_key, rotations, mask, 2, list(FACTORS))
+    pattern = draw_pattern(spec, 0, query_key[0].numpy(), buckets[0].numpy(), head=1)
+    listed = np.array(pattern.listed)
+    assert listed.sum() == (8 * 8 if length == 8 else 2 * length * 16)
+    for key in range(0, length, 5):
+        value = torch.zeros(1, length, 16)
+        value[0, key, 8:] = 1.0
+        output = lsh_attention_reference(query_key, value, buckets, mask, 2, 8, 1, 0, causal, 8, 8, 1e-6)[
+            0, :, 8:
+        ].sum(-1)
+        reached = output.numpy() > 1e-30
+        visible = (listed[:, key] > 0) & (np.arange(length) != key)
+        if causal:
+            visible &= np.arange(length) > key
+        others = np.arange(length) != key
+        assert (reached[others] == visible[others]).all()
+    assert np.allclose(np.array(pattern.attention).sum(1), 1, atol=1e-3)
+    assert 0 < pattern.covered <= 1
+    if length == 8:
+        assert pattern.covered == pytest.approx(1)
