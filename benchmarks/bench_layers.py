@@ -30,7 +30,8 @@ from benchmarks.layers import (
     estimate_bytes,
     has_lucidrains,
 )
-from benchmarks.timing import PAUSE_SECONDS, Comparison, measure_ceiling, time_once
+from benchmarks.timing import Comparison, measure_ceiling
+from reformer_export.benchmark.timing import PAUSE_SECONDS, time_once
 from reformer_export.errors import ReformerExportError
 from reformer_export.parity.eager import silence_transformers
 

@@ -20,7 +20,7 @@ from benchmarks.contenders import CONTENDERS, Run, open_eager
 from benchmarks.models import SHAPES, BenchmarkModel, count_flops, prepare_model, random_inputs
 from benchmarks.one_pass import Pass, measure_pass
 from benchmarks.report import Row, describe_machine, plot_cost_per_token, print_table, write_results
-from benchmarks.timing import Comparison, measure_ceiling, time_in_turns
+from benchmarks.timing import Comparison, measure_ceiling, time_pairs
 
 MEDIAN_TOLERANCE: Final = 1e-4
 """On the median over tokens of the largest difference: a bucket that flips on a near-tie changes some tokens,
@@ -117,7 +117,7 @@ def time_model(model: BenchmarkModel, length: int, runs: tuple[Run, Run], option
     click.echo(f"{model.name}, {length:,} tokens: timing ...", err=True)
     differences = compare_outputs(ours, eager, model, length)
     ids = random_inputs(model.spec.vocab_size, length)
-    times = time_in_turns(lambda: ours(ids), lambda: eager(ids), options.max_pairs, options.max_seconds)
+    times = time_pairs(lambda: ours(ids), lambda: eager(ids), options.max_pairs, options.max_seconds)
     return Result(
         options.contender, model.name, length, count_flops(model.spec, length), times, differences, {}
     )

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 import reformer_export
 from benchmarks.models import BenchmarkModel
+from reformer_export.benchmark.contenders import Setup, open_contender
 from reformer_export.native import NativeMode
 
 Run = Callable[[NDArray[np.int64]], NDArray[np.float32]]
@@ -27,22 +28,10 @@ def open_native(model: BenchmarkModel, threads: int) -> Run:
 
 
 def open_eager(model: BenchmarkModel, threads: int) -> Run:
-    """Unpatched transformers eager at its fastest: inference mode, no cache, and no attention mask (it would
-    be all ones; without one, eager skips its gathers)."""
-    import torch
-
-    from reformer_export.parity.eager import EagerReformer, silence_transformers
-
-    torch.set_num_threads(threads)
-    silence_transformers()
-    eager: Any = EagerReformer(model.checkpoint, model.spec).model
-
-    def run(input_ids: NDArray[np.int64]) -> NDArray[np.float32]:
-        with torch.inference_mode():
-            logits: NDArray[np.float32] = eager(torch.from_numpy(input_ids), use_cache=False).logits.numpy()
-        return logits
-
-    return run
+    """Unpatched transformers eager at its fastest, as `reformer-export bench` measures it."""
+    setup = Setup("eager", str(model.artifact), {}, threads=threads, checkpoint=str(model.checkpoint))
+    run: Any = open_contender(setup)
+    return lambda input_ids: run(input_ids)[0]
 
 
 def _open_artifact(model: BenchmarkModel, threads: int, native: NativeMode) -> Run:

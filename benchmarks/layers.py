@@ -21,7 +21,7 @@ from reformer_export.checkpoints.hashing import resolve_num_buckets
 from reformer_export.errors import RuntimeUnavailableError
 from reformer_export.native import HOW_TO_GET_IT
 from reformer_export.ops.lsh_buckets import draw_rotations
-from reformer_export.ops.native_cpu import CPUKernels, cpu_kernels
+from reformer_export.ops.native_kernels import NativeKernels, cpu_kernels
 
 HEADS: Final = 8
 HEAD_SIZE: Final = 64
@@ -117,7 +117,7 @@ class Ours:
         )
 
 
-def require_kernels() -> CPUKernels:
+def require_kernels() -> NativeKernels:
     """The installed library's kernels."""
     kernels = cpu_kernels()
     if kernels is None:
@@ -138,6 +138,13 @@ class _Ready(torch.nn.Module):
 
 def open_huggingface(layer: Layer) -> Callable[[], Any]:
     """transformers' whole layer, unpatched, in inference mode, without a mask; returns its output tuple."""
+    operands = draw_operands(layer)
+    attention = make_huggingface_layer(layer, operands)
+    return torch.inference_mode()(lambda: attention(operands[0]))
+
+
+def make_huggingface_layer(layer: Layer, operands: list[torch.Tensor]) -> torch.nn.Module:
+    """transformers' attention of this layer, with `operands` in place of its projections."""
     factors = layer.num_buckets
     config = ReformerConfig(
         attention_head_size=HEAD_SIZE,
@@ -154,11 +161,10 @@ def open_huggingface(layer: Layer) -> Callable[[], Any]:
         local_attention_probs_dropout_prob=0.0,
     )
     attention = (LSHSelfAttention if layer.kind == "lsh" else LocalSelfAttention)(config, layer_idx=0).eval()
-    operands = draw_operands(layer)
     names = ("query_key", "value") if layer.kind == "lsh" else ("query", "key", "value")
     for name, operand in zip(names, operands, strict=True):
         setattr(attention, name, _Ready(operand))
-    return torch.inference_mode()(lambda: attention(operands[0]))
+    return attention
 
 
 def open_lucidrains(layer: Layer) -> Callable[[], Any]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 import reformer_export
 from reformer_export.artifact import read_manifest
 from reformer_export.artifact_folder import new_folder
-from reformer_export.spec import LogitsPositions, LSHAttentionSpec, ModelSpec
+from reformer_export.spec import DType, LogitsPositions, LSHAttentionSpec, ModelSpec
 
 CACHE: Final = Path(__file__).parent / ".cache"
 
@@ -82,14 +82,19 @@ class BenchmarkModel:
         return read_manifest(self.artifact).spec
 
 
-def prepare_model(name: str, logits: LogitsPositions = "all", feed_forward_slices: int = 1) -> BenchmarkModel:
+def prepare_model(
+    name: str, logits: LogitsPositions = "all", feed_forward_slices: int = 1, dtype: DType = "float32"
+) -> BenchmarkModel:
     """The model of shape `name`, from the cache if it was made by the same package source."""
     checkpoint = CACHE / name / "checkpoint"
     if not (checkpoint / "config.json").is_file():
         _save_checkpoint(name, checkpoint)
-    artifact = CACHE / name / f"logits-{logits}-slices-{feed_forward_slices}-{_source_digest()}"
+    from reformer_export.checkpoints import LoadOptions
+
+    options = LoadOptions(logits=logits, feed_forward_slices=feed_forward_slices)
+    artifact = CACHE / name / f"{dtype}-logits-{logits}-slices-{feed_forward_slices}-{_source_digest()}"
     if not artifact.is_dir():
-        _export(checkpoint, artifact, logits, feed_forward_slices)
+        _export(checkpoint, artifact, options, dtype)
     return BenchmarkModel(name, checkpoint, artifact)
 
 
@@ -129,13 +134,12 @@ def _save_checkpoint(name: str, folder: Path) -> None:
         ReformerModelWithLMHead(config).save_pretrained(partial)
 
 
-def _export(checkpoint: Path, artifact: Path, logits: LogitsPositions, feed_forward_slices: int) -> None:
-    from reformer_export.checkpoints import LoadOptions, load_huggingface
+def _export(checkpoint: Path, artifact: Path, options: Any, dtype: DType) -> None:
+    from reformer_export.checkpoints import load_huggingface
     from reformer_export.export import ExportOptions, write_artifact
 
-    options = LoadOptions(logits=logits, feed_forward_slices=feed_forward_slices)
     with new_folder(artifact, overwrite=False) as partial:
-        write_artifact(load_huggingface(str(checkpoint), options), partial, ExportOptions())
+        write_artifact(load_huggingface(str(checkpoint), options), partial, ExportOptions(dtype=dtype))
 
 
 def _source_digest() -> str:

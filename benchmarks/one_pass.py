@@ -15,11 +15,10 @@ from typing import Final
 
 from benchmarks.contenders import CONTENDERS
 from benchmarks.models import BenchmarkModel, random_inputs
-from benchmarks.timing import time_once
+from reformer_export.benchmark.memory import RESET_PEAK, resident_bytes
+from reformer_export.benchmark.timing import time_once
 
 ROOT: Final = Path(__file__).parents[1]
-RESET_PEAK: Final = "5"
-"""Written to /proc/self/clear_refs, it sets VmHWM back to the resident size (Linux, proc(5))."""
 
 
 @dataclass(frozen=True)
@@ -46,15 +45,6 @@ def measure_pass(contender: str, model: BenchmarkModel, length: int, threads: in
             "0 (-9 is the kernel's out-of-memory killer); try fewer tokens"
         )
     return Pass(**json.loads(process.stdout.splitlines()[-1]))
-
-
-def resident_bytes(field: str) -> int:
-    """VmRSS (now) or VmHWM (peak) of this process."""
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        name, _, value = line.partition(":")
-        if name == field:
-            return int(value.split()[0]) * 1024
-    raise ValueError(f"/proc/self/status: got no {field}, expected a Linux kernel that reports it")
 
 
 def main(contender: str, name: str, checkpoint: str, artifact: str, length: str, threads: str) -> None:

@@ -1,17 +1,15 @@
-"""Interleaved timing, and the machine's matrix-product ceiling in the same run."""
+"""Pairs timed in turns, and the machine's matrix-product ceiling in the same run."""
 
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 
-PAUSE_SECONDS: Final = 0.05
-"""Between turns, so that idle threads of one library do not spin in the other's time."""
+from reformer_export.benchmark.timing import time_in_turns, time_once
 
 CEILING_SIZE: Final = 1024
 """Rows and columns of the square matrices whose product is timed: 4 MiB each."""
@@ -19,7 +17,7 @@ CEILING_SIZE: Final = 1024
 
 @dataclass(frozen=True)
 class Comparison:
-    """Seconds of each turn; `ours` and `theirs` alternate, so equal indices are neighbours in time."""
+    """Seconds of each turn; equal indices are neighbours in time, and each begins every other pair."""
 
     ours: tuple[float, ...]
     theirs: tuple[float, ...]
@@ -35,26 +33,12 @@ class Comparison:
         return statistics.median(b / a for a, b in zip(self.ours, self.theirs, strict=True))
 
 
-def time_in_turns(
+def time_pairs(
     ours: Callable[[], object], theirs: Callable[[], object], max_pairs: int, max_seconds: float
 ) -> Comparison:
-    """Run both in turns, ours first: `max_pairs` pairs, or as many as `max_seconds` allow, but at least 3."""
-    seconds: tuple[list[float], list[float]] = ([], [])
-    begin = time.perf_counter()
-    for pair in range(max_pairs):
-        if pair >= 3 and time.perf_counter() - begin > max_seconds:
-            break
-        for run, times in zip((ours, theirs), seconds, strict=True):
-            time.sleep(PAUSE_SECONDS)
-            times.append(time_once(run))
-    return Comparison(tuple(seconds[0]), tuple(seconds[1]))
-
-
-def time_once(run: Callable[[], object]) -> float:
-    """Seconds of one call."""
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
+    """Run both in turns: `max_pairs` pairs, or as many as `max_seconds` allow, but at least 3."""
+    seconds = time_in_turns({"ours": ours, "theirs": theirs}, max_pairs, max_seconds)
+    return Comparison(seconds["ours"], seconds["theirs"])
 
 
 def measure_ceiling(threads: int, repeats: int = 60) -> dict[str, float]:

@@ -1,0 +1,62 @@
+"""Interleaved timing: every turn runs each contender once, so that a load on the machine meets all alike."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+PAUSE_SECONDS: Final = 0.05
+"""Between runs, so that idle threads of one library do not spin in the other's time."""
+
+MIN_TURNS: Final = 3
+"""Whatever the time limit."""
+
+
+@dataclass(frozen=True)
+class Percentiles:
+    """Latencies in milliseconds, interpolated linearly between the two nearest runs."""
+
+    p50: float
+    p90: float
+    p99: float
+
+    @classmethod
+    def of(cls, seconds: Sequence[float]) -> Percentiles:
+        """The percentiles of at least one run."""
+        return cls(*(float(value) * 1e3 for value in np.percentile(seconds, (50, 90, 99))))
+
+
+def time_in_turns(
+    runs: Mapping[str, Callable[[], object]], max_turns: int, max_seconds: float | None = None
+) -> dict[str, tuple[float, ...]]:
+    """Seconds of each run by name; equal indices are neighbours in time.
+
+    Each turn starts with another contender, so that none always follows the same one. `max_turns` turns, or
+    as many as `max_seconds` allow, but at least `MIN_TURNS`.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    begin = time.perf_counter()
+    for turn in range(max_turns):
+        late = max_seconds is not None and time.perf_counter() - begin > max_seconds
+        if turn >= MIN_TURNS and late:
+            break
+        for name in _rotate(list(runs), turn):
+            time.sleep(PAUSE_SECONDS)
+            seconds[name].append(time_once(runs[name]))
+    return {name: tuple(times) for name, times in seconds.items()}
+
+
+def _rotate(names: list[str], turn: int) -> Iterator[str]:
+    return itertools.islice(itertools.cycle(names), turn % len(names), turn % len(names) + len(names))
+
+
+def time_once(run: Callable[[], object]) -> float:
+    """Seconds of one call."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start

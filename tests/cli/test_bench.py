@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+import transformers
+
+from reformer_export.benchmark import contenders, run
+from reformer_export.benchmark.memory import KILLED, OF_THE_PASS, PassFailedError
+from tests.cli.program import Outcome, run_program
+from tests.hf_models import config_t, save_model
+
+QUICK = ("--lengths", "9,20", "--batch-sizes", "2", "--repeat", "4", "--warm-up", "1", "--threads", "1")
+NAMES = ["artifact", "eager", "full-attention"]
+ON_LINUX = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a checkpoint of configuration T, `ReformerModelWithLMHead`, and its artifact `out`."""
+    folder = tmp_path_factory.mktemp("exported")
+    checkpoint = save_model(folder, config_t(is_decoder=True), transformers.ReformerModelWithLMHead)
+    outcome = run_program("onnx", checkpoint, folder / "out", "--no-verify")
+    assert outcome.status == 0, outcome.stderr
+    return folder
+
+
+def bench(out: Path, *options: object) -> Outcome:
+    return run_program("bench", out, *QUICK, *options)
+
+
+@pytest.fixture(scope="module")
+def report(exported: Path) -> dict[str, Any]:
+    """The JSON of a whole run, memory included."""
+    path = exported / "bench.json"
+    outcome = bench(exported / "out", "--json", path)
+    assert outcome.status == 0, outcome.stderr
+    values: dict[str, Any] = json.loads(path.read_text())
+    return values
+
+
+def test_the_report_says_what_was_measured(report: dict[str, Any], exported: Path) -> None:
+    assert set(report) == {
+        "artifact", "model_sha256", "dtype", "runtime", "contenders", "repeat", "warm_up", "memory_measured",
+        "notes", "results",
+    }  # fmt: skip
+    manifest = json.loads((exported / "out/manifest.json").read_text())
+    assert report["model_sha256"] == manifest["files"]["model.onnx"]
+    assert report["runtime"].startswith("ONNX Runtime, ")
+    assert report["contenders"] == {name: {"device": "cpu", "dtype": "float32"} for name in NAMES}
+    assert (report["repeat"], report["warm_up"], report["notes"]) == (4, 1, [])
+
+
+def test_every_shape_has_every_contender(report: dict[str, Any]) -> None:
+    found = [(r["batch"], r["length"], r["contender"]) for r in report["results"]]
+    assert found == [(2, n, name) for n in (9, 20) for name in NAMES]
+
+
+def test_the_numbers_follow_from_the_timed_passes(report: dict[str, Any]) -> None:
+    medians = {}
+    for result in report["results"]:
+        assert len(result["seconds"]) == 4
+        assert min(result["seconds"]) > 0
+        p50, p90, p99 = (1e3 * np.percentile(result["seconds"], q) for q in (50, 90, 99))
+        assert result["latency_ms"] == pytest.approx({"p50": p50, "p90": p90, "p99": p99})
+        assert result["tokens_per_second"] == pytest.approx(result["batch"] * result["length"] / p50 * 1e3)
+        medians[result["batch"], result["length"], result["contender"]] = p50
+    for result in report["results"]:
+        key = result["batch"], result["length"]
+        ratio = medians[(*key, result["contender"])] / medians[(*key, "artifact")]
+        assert result["times_artifact"] == pytest.approx(ratio)
+
+
+@ON_LINUX
+def test_memory_is_that_of_processes_of_their_own(report: dict[str, Any]) -> None:
+    assert report["memory_measured"] == OF_THE_PASS
+    peak = {name: set[int]() for name in NAMES}
+    for result in report["results"]:
+        assert result["peak_memory_bytes"] >= result["loaded_memory_bytes"] > 10**7
+        peak[result["contender"]].add(result["peak_memory_bytes"])
+    # An artifact's process holds no torch: measured in one process, both would hold the same.
+    assert max(peak["artifact"]) < min(peak["eager"]) - 5 * 10**7
+
+
+def test_the_table_has_a_line_for_each_and_says_what_is_in_it(exported: Path) -> None:
+    outcome = bench(exported / "out", "--no-memory")
+    assert outcome.status == 0, outcome.stderr
+    lines = [line.split() for line in outcome.stdout.splitlines()]
+    assert [line[2] for line in lines if line and line[0] == "2"] == NAMES * 2
+    for words in ("p99 ms", "tokens/s", "artifact faster", "over 4 passes of each, in turns", " x\n"):
+        assert words in outcome.stdout
+    assert "Memory:" not in outcome.stdout
+
+
+def test_nothing_to_compare_with(exported: Path) -> None:
+    outcome = bench(exported / "out", "--no-memory", "--against", "none", "--json", "-")
+    report = json.loads(outcome.stdout)
+    assert {r["contender"] for r in report["results"]} == {"artifact"}
+    assert {r["times_artifact"] for r in report["results"]} == {1.0}
+    assert report["memory_measured"] is None
+
+
+def without_packages(*names: str) -> Any:
+    """importlib.util.find_spec as where `names` are not installed."""
+    find = importlib.util.find_spec
+    return mock.patch.object(
+        contenders.importlib.util, "find_spec", lambda name: None if name in names else find(name)
+    )
+
+
+def test_missing_packages_are_a_note(exported: Path) -> None:
+    with without_packages("transformers"):
+        outcome = bench(exported / "out", "--no-memory", "--json", "-")
+    assert outcome.status == 0
+    report = json.loads(outcome.stdout)
+    assert {r["contender"] for r in report["results"]} == {"artifact", "full-attention"}
+    (note,) = report["notes"]
+    assert note == "eager: left out, it needs transformers; pip install 'reformer-export[export]'"
+    assert outcome.messages == [f"Note: {note}"]
+
+
+def test_a_checkpoint_that_is_gone_is_a_note_but_a_wrong_one_an_error(exported: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    for path in (exported / "out").iterdir():
+        (out / path.name).write_bytes(path.read_bytes())
+    outcome = bench(out, "--no-memory", "--against", "eager", "--json", "-")
+    assert outcome.status == 0
+    (note,) = json.loads(outcome.stdout)["notes"]
+    assert note.startswith("eager: left out, checkpoint of ")
+    assert "--checkpoint" in note
+    found = bench(
+        out, "--no-memory", "--against", "eager", "--json", "-", "--checkpoint", _checkpoint(exported)
+    )
+    assert json.loads(found.stdout)["notes"] == []
+    wrong = bench(out, "--no-memory", "--checkpoint", tmp_path / "nowhere")
+    assert wrong.status == 2
+    assert "nowhere" in wrong.error
+
+
+def _checkpoint(exported: Path) -> Path:
+    return exported / "ReformerModelWithLMHead"
+
+
+def test_a_contender_that_memory_does_not_suffice_for_is_left_out_of_that_shape(exported: Path) -> None:
+    def measure(setup: contenders.Setup, batch: int, length: int) -> None:
+        if setup.name == "eager" and length == 20:
+            raise PassFailedError(KILLED)
+
+    with mock.patch.object(run, "measure_pass", measure):
+        outcome = bench(exported / "out", "--json", "-")
+    report = json.loads(outcome.stdout)
+    assert [r["length"] for r in report["results"] if r["contender"] == "eager"] == [9]
+    assert f"eager at batch 2, length 20: left out, {KILLED}." in report["notes"]
+
+
+def test_an_artifact_that_cannot_do_its_pass_is_an_error(exported: Path) -> None:
+    def measure(_setup: contenders.Setup, _batch: int, _length: int) -> None:
+        raise PassFailedError(KILLED)
+
+    with mock.patch.object(run, "measure_pass", measure):
+        outcome = bench(exported / "out", "--json", "-")
+    assert (outcome.status, outcome.stdout) == (2, "")
+    assert "artifact at batch 2, length 9: got no result" in outcome.error
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--lengths", "9,65"), "--lengths: got 65, expected lengths from 1 to 64"),
+        (("--lengths", "0"), "--lengths: got 0, expected lengths from 1 to 64"),
+        (("--lengths", "many"), "--lengths: got 'many'"),
+        (("--batch-sizes", "0"), "--batch-sizes: got [0], expected whole numbers from 1 up"),
+        (("--against", "eager,sparse"), "--against: got 'eager,sparse', expected eager, full-attention"),
+        (("--against", "artifact"), "--against: got 'artifact'"),
+        (("--repeat", "0"), "--repeat"),
+        (("--runtime", "tensorrt", "--threads", "2"), "threads: got one that tensorrt does not take"),
+    ],
+)
+def test_bad_options_are_one_line(exported: Path, options: tuple[str, ...], words: str) -> None:
+    outcome = bench(exported / "out", *options)
+    assert (outcome.status, outcome.stdout) == (2, "")
+    assert words in outcome.error
+    assert "expected" in outcome.error or "--repeat" in options
+
+
+def test_no_artifact(tmp_path: Path) -> None:
+    outcome = bench(tmp_path / "none")
+    assert outcome.status == 2
+    assert "manifest" in outcome.error
+
+
+def test_default_lengths_are_those_that_fit(exported: Path) -> None:
+    outcome = run_program(
+        "bench", exported / "out", "--repeat", 1, "--no-memory", "--against", "none", "--json", "-"
+    )
+    assert [r["length"] for r in json.loads(outcome.stdout)["results"]] == [64]
