@@ -1,4 +1,4 @@
-"""`reformer-export inspect`: an artifact or an .onnx file, in words."""
+"""`reformer-export inspect`: an artifact, an .onnx file or an engine, in words."""
 
 from __future__ import annotations
 
@@ -9,9 +9,20 @@ from typing import Any
 
 import click
 
-from reformer_export.artifact import MODEL_NAME, Manifest
+from reformer_export.artifact import MODEL_NAME, Manifest, write_atomically
+from reformer_export.cli.engine_table import (
+    ENGINE_COLUMNS,
+    describe_engine,
+    engine_row,
+    engine_values,
+    inspect_engine,
+    is_engine_path,
+    list_engine_states,
+    report_engine,
+)
+from reformer_export.cli.option_values import output_path_from_option
 from reformer_export.cli.tables import print_table
-from reformer_export.errors import MissingDependencyError
+from reformer_export.errors import InputError, MissingDependencyError
 from reformer_export.runtimes.inspection import ArtifactSummary, OnnxSummary, inspect_onnx, inspect_path
 from reformer_export.spec import AttentionSpec, AxialPositionsSpec, LSHAttentionSpec, ModelSpec
 
@@ -21,16 +32,36 @@ NO_COLUMNS = ("", "")
 @click.command("inspect")
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(path: Path, as_json: bool) -> None:
-    """Say what PATH is: an artifact's folder or an .onnx file. Nothing is run.
+@click.option(
+    "--report",
+    "report_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE.html",
+    callback=output_path_from_option,
+    help="Write a page with pictures, for people; it opens without a network.",
+)
+def command(path: Path, as_json: bool, report_file: Path | None) -> None:
+    """Say what PATH is: an artifact's folder, an .onnx file or an engine. Nothing is run.
 
     \b
     Examples:
       reformer-export inspect OUT
       reformer-export inspect OUT/model.onnx --json
+      reformer-export inspect OUT/engines/tensorrt-rtx.engine
+      reformer-export inspect OUT --report artifact.html
     """
+    if is_engine_path(path):
+        if report_file is not None:
+            raise InputError(f"--report: got the engine {path}, expected an artifact's folder; give that")
+        _show_engine(path, as_json)
+        return
     summary = inspect_path(path)
     graph = summary if isinstance(summary, OnnxSummary) else _inspect_model(path)
+    if report_file is not None:
+        from reformer_export.report import render_page
+        from reformer_export.report.inspect_page import page_from_inspect
+
+        write_atomically(report_file, render_page(page_from_inspect(_report(summary, graph))))
     if as_json:
         click.echo(json.dumps(_report(summary, graph), indent=2))
         return
@@ -39,6 +70,14 @@ def command(path: Path, as_json: bool) -> None:
     elif graph is not None:
         _print_graph(graph)
     print_table("Runtimes", NO_COLUMNS, _runtime_rows(summary, graph))
+
+
+def _show_engine(path: Path, as_json: bool) -> None:
+    engine = inspect_engine(path)
+    if as_json:
+        click.echo(json.dumps(report_engine(engine), indent=2))
+        return
+    print_table(f"Engine {path}", NO_COLUMNS, [*describe_engine(engine.record), ("state", engine.state)])
 
 
 def _inspect_model(folder: Path) -> OnnxSummary | None:
@@ -59,6 +98,7 @@ def _report(summary: ArtifactSummary | OnnxSummary, graph: OnnxSummary | None) -
         "folder": summary.folder,
         "manifest": summary.manifest.to_dict(),
         "files": [dataclasses.asdict(file) for file in summary.files],
+        "engines": [engine_values(engine) for engine in list_engine_states(Path(summary.folder))],
         "graph": values,
         "runtimes": runtimes,
     }
@@ -80,6 +120,7 @@ def _print_artifact(summary: ArtifactSummary, graph: OnnxSummary | None) -> None
         ("feed-forward", f"{spec.feed_forward_size}, {spec.hidden_act}"),
         ("positions", _describe_positions(spec)),
         ("parameters", parameters),
+        *_dial_rows(manifest),
         ("made with", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())),
         ("parity", _describe_parity(manifest)),
     ]
@@ -90,6 +131,9 @@ def _print_artifact(summary: ArtifactSummary, graph: OnnxSummary | None) -> None
         (file.name, "" if file.size is None else f"{file.size:,} B", file.state) for file in summary.files
     ]
     print_table("Files", ("file", "size", "SHA-256"), files)
+    engines = [engine_row(engine) for engine in list_engine_states(Path(summary.folder))]
+    if engines:
+        print_table("Engines", ENGINE_COLUMNS, engines)
 
 
 def _describe_task(spec: ModelSpec) -> str:
@@ -123,6 +167,14 @@ def _weight_rows(source: dict[str, Any]) -> list[tuple[str, str]]:
     lists = (source.get("dropped_weights"), source.get("ignored_weights"))
     names = [str(name) for value in lists if isinstance(value, list) for name in value]
     return [("weights left out", ", ".join(names))] if names else []
+
+
+def _dial_rows(manifest: Manifest) -> list[tuple[str, str]]:
+    """The numbers of hashes among which a run chooses, where it does."""
+    if manifest.dial is None:
+        return []
+    most = manifest.dial.max_hashes
+    return [("hashes of a run", f"1 to {most} by --num-hashes; only {most} is transformers' own draw")]
 
 
 def _layer_row(index: int, layer: AttentionSpec) -> tuple[object, ...]:

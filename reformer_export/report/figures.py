@@ -1,0 +1,232 @@
+"""Numbers -> drawings: SVG text in the page's own text colour, so that it fits light and dark."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+from reformer_export.errors import MissingDependencyError
+
+SMALLEST_SHOWN: Final = 1e-9
+"""Values of 0 stand here on a logarithmic axis."""
+
+SERIES_COLOURS: Final = ("#3d85c8", "#d9762c", "#45a05c", "#b45fa5", "#8c8c8c", "#c9a227")
+"""Told apart on white and on black, and by people who do not see red and green apart."""
+
+_TEXT: Final = "#0a0b0c"
+"""Stands for the page's text colour until the drawing is text."""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """`svg` is an <svg> element; `alternative` says in words what it shows."""
+
+    name: str
+    title: str
+    alternative: str
+    svg: str
+
+
+def import_matplotlib() -> Any:
+    """The matplotlib module; MissingDependencyError names the extra that brings it."""
+    try:
+        import matplotlib.figure
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"--report: got '{error}', expected matplotlib and jinja2; pip install 'reformer-export[report]'"
+        ) from error
+    return matplotlib
+
+
+@contextmanager
+def _style(matplotlib: Any) -> Iterator[None]:
+    coloured = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+    settings: dict[str, Any] = dict.fromkeys(coloured, _TEXT)
+    settings |= {"svg.fonttype": "none", "svg.hashsalt": "reformer-export", "font.size": 10.0}
+    settings |= {"axes.facecolor": "none", "figure.facecolor": "none", "savefig.facecolor": "none"}
+    settings |= {"legend.frameon": False, "axes.spines.top": False, "axes.spines.right": False}
+    settings["axes.prop_cycle"] = matplotlib.cycler(color=SERIES_COLOURS)
+    with matplotlib.rc_context(settings):
+        yield
+
+
+def draw(
+    name: str,
+    title: str,
+    alternative: str,
+    paint: Callable[[Any], None],
+    size: tuple[float, float] = (8.5, 3.6),
+) -> Drawing:
+    """A drawing that `paint` puts on a matplotlib Figure of `size` inches."""
+    matplotlib = import_matplotlib()
+    with _style(matplotlib):
+        figure = matplotlib.figure.Figure(figsize=size, layout="constrained")
+        paint(figure)
+        stream = io.StringIO()
+        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
+    text = stream.getvalue()
+    # Several drawings share one page: names of clip paths and markers must not meet.
+    svg = text[text.index("<svg") :].replace(_TEXT, "currentColor").replace('id="', f'id="{name}-')
+    svg = svg.replace("url(#", f"url(#{name}-").replace('href="#', f'href="#{name}-')
+    return Drawing(name, title, alternative, svg)
+
+
+def draw_lines(
+    name: str,
+    title: str,
+    alternative: str,
+    x: str,
+    y: str,
+    series: Mapping[str, Sequence[tuple[float, float]]],
+) -> Drawing:
+    """Curves over a logarithmic x and y; `series` maps a label to its points."""
+
+    def paint(figure: Any) -> None:
+        axes = figure.subplots()
+        for (label, points), marker in zip(series.items(), "osD^vP" * len(series), strict=False):
+            axes.plot([p[0] for p in points], [p[1] for p in points], marker=marker, label=label)
+        _logarithmic(axes, x, y, sorted({point[0] for points in series.values() for point in points}))
+        axes.legend()
+
+    return draw(name, title, alternative, paint)
+
+
+def draw_points(
+    name: str,
+    title: str,
+    alternative: str,
+    x: str,
+    y: str,
+    series: Mapping[str, Sequence[tuple[float, float]]],
+) -> Drawing:
+    """Points over a logarithmic x and y; zeros stand at the bottom."""
+
+    def paint(figure: Any) -> None:
+        axes = figure.subplots()
+        for (label, points), marker in zip(series.items(), "ox_^vP" * len(series), strict=False):
+            values = [max(point[1], SMALLEST_SHOWN) for point in points]
+            axes.scatter([point[0] for point in points], values, marker=marker, label=label)
+        _logarithmic(axes, x, y, sorted({point[0] for points in series.values() for point in points}))
+        axes.legend()
+
+    return draw(name, title, alternative, paint)
+
+
+def _logarithmic(axes: Any, x: str, y: str, ticks: Sequence[float]) -> None:
+    axes.set(xscale="log", yscale="log", xlabel=x, ylabel=y)
+    if len(ticks) <= 8:
+        axes.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks])
+        axes.minorticks_off()
+    axes.grid(alpha=0.25)
+
+
+def draw_heat_map(
+    name: str,
+    title: str,
+    alternative: str,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    values: Sequence[Sequence[float]],
+    scale: str,
+) -> Drawing:
+    """A table of colours on a logarithmic scale; `values` [rows][columns], zeros at its bottom."""
+
+    def paint(figure: Any) -> None:
+        axes = figure.subplots()
+        shown = [[max(value, SMALLEST_SHOWN) for value in row] for row in values]
+        norm = import_matplotlib().colors.LogNorm(min(map(min, shown)), max(max(map(max, shown)), 1e-8))
+        image = axes.imshow(shown, norm=norm, aspect="auto", cmap="viridis", interpolation="nearest")
+        axes.set_yticks(range(len(rows)), rows)
+        step = max(1, -(-len(columns) // 24))
+        axes.set_xticks(range(0, len(columns), step), columns[::step], rotation=60, ha="right", fontsize=8)
+        axes.spines[:].set_visible(False)
+        figure.colorbar(image, label=scale)
+
+    return draw(name, title, alternative, paint, (8.5, 1.8 + 0.32 * len(rows)))
+
+
+def draw_bars(name: str, title: str, alternative: str, x: str, bars: Sequence[tuple[str, float]]) -> Drawing:
+    """Horizontal bars, the first on top."""
+
+    def paint(figure: Any) -> None:
+        axes = figure.subplots()
+        labels = [label for label, _ in reversed(bars)]
+        axes.barh(labels, [value for _, value in reversed(bars)])
+        axes.set_xlabel(x)
+        axes.grid(axis="x", alpha=0.25)
+
+    return draw(name, title, alternative, paint, (8.5, 1.0 + 0.3 * len(bars)))
+
+
+def draw_margins(
+    name: str,
+    title: str,
+    alternative: str,
+    edges: Sequence[float],
+    counts: Sequence[int],
+    flips: Sequence[tuple[float, bool]],
+    roundings: Mapping[str, float],
+) -> Drawing:
+    """A histogram over a logarithmic margin: `counts` between `edges`; each flip (margin, explained) a tick;
+    the spacing of each dtype's numbers a line."""
+
+    def paint(figure: Any) -> None:
+        axes = figure.subplots()
+        axes.stairs(counts, edges, fill=True, alpha=0.6, label="hashes")
+        top = max([*counts, 1])
+        for explained, label, colour in ((True, "flip, explained", 1), (False, "flip, UNEXPLAINED", 3)):
+            margins = [max(margin, edges[0]) for margin, told in flips if told == explained]
+            if margins:
+                axes.scatter(
+                    margins,
+                    [top * 0.6] * len(margins),
+                    marker="|",
+                    s=160,
+                    label=label,
+                    c=SERIES_COLOURS[colour],
+                )
+        for (dtype, rounding), style in zip(roundings.items(), ("--", ":", "-."), strict=False):
+            axes.axvline(rounding, linestyle=style, color=_TEXT, linewidth=1, label=f"{dtype}'s rounding")
+        axes.set(
+            xscale="log",
+            yscale="symlog",
+            xlabel="margin (relative gap of the two best scores)",
+            ylabel="hashes",
+        )
+        axes.legend(fontsize=8)
+
+    return draw(name, title, alternative, paint)
+
+
+def draw_pattern(
+    name: str,
+    title: str,
+    alternative: str,
+    buckets: Sequence[int],
+    attention: Sequence[Sequence[float]],
+    listed: Sequence[Sequence[int]],
+) -> Drawing:
+    """Three squares: one round's buckets by position, which keys a query sees, and full attention's weights.
+
+    `buckets` [L]; `attention` [L][L], rows summing to 1; `listed` [L][L], how often a key is listed.
+    """
+
+    def paint(figure: Any) -> None:
+        matplotlib = import_matplotlib()
+        left, middle, right = figure.subplots(1, 3)
+        left.scatter(range(len(buckets)), buckets, s=6)
+        left.set(xlabel="position", ylabel="bucket", title="buckets, round 1")
+        seen = [[float(count > 0) for count in row] for row in listed]
+        middle.imshow(
+            seen, cmap=matplotlib.colors.ListedColormap(["#00000000", SERIES_COLOURS[0]]), aspect="equal"
+        )
+        middle.set(xlabel="key", ylabel="query", title="seen by LSH attention")
+        weights = [[max(weight, 1e-4) for weight in row] for row in attention]
+        image = right.imshow(weights, norm=matplotlib.colors.LogNorm(1e-4, 1), cmap="viridis", aspect="equal")
+        right.set(xlabel="key", title="weight in full attention")
+        figure.colorbar(image, ax=right, fraction=0.046)
+
+    return draw(name, title, alternative, paint, (9.5, 3.4))
