@@ -46,6 +46,11 @@ def _print_report(report: MachineReport) -> None:
     rows.append(("ONNX Runtime", ", ".join(report.providers) or "missing: no artifact can be run"))
     rows.append(("native kernels", report.native))
     print_table("Machine", NO_COLUMNS, rows)
+    engines: list[tuple[str, str]] = list(report.tensorrt.runtimes)
+    engines.append(("plugin library", report.tensorrt.plugin_library))
+    engines.append(("GPU", report.tensorrt.gpu))
+    engines.append(("engines run here with", ", ".join(report.tensorrt.can_run) or "none"))
+    print_table("TensorRT", NO_COLUMNS, engines)
     libraries = [
         (library.name, library.version or f"missing: {library.install}", library.purpose)
         for library in report.libraries

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 import threading
 from collections.abc import Iterator
@@ -54,15 +55,15 @@ def _one_line(error: BaseException) -> str:
 
 
 @contextmanager
-def leave_on_termination() -> Iterator[None]:
+def leave_on_termination(left: str = "nothing half-written was left behind") -> Iterator[None]:
     """Let SIGTERM and SIGHUP unwind the block, so that it removes what it has half-written; the exit status
-    is 128 + the signal's number."""
+    is 128 + the signal's number. `left` tells the user what remains."""
     if threading.current_thread() is not threading.main_thread():  # Python lets only this one set handlers
         yield
         return
     signals = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
     heard = [number for number in signals if signal.getsignal(number) != signal.SIG_IGN]  # nohup's wish
-    before = {number: signal.signal(number, _leave) for number in heard}
+    before = {number: signal.signal(number, functools.partial(_leave, left)) for number in heard}
     try:
         yield
     finally:
@@ -70,6 +71,6 @@ def leave_on_termination() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _leave(number: int, _frame: FrameType | None) -> None:
-    click.echo("Terminated: nothing half-written was left behind.", err=True)
+def _leave(left: str, number: int, _frame: FrameType | None) -> None:
+    click.echo(f"Terminated: {left}.", err=True)
     raise SystemExit(EXIT_OF_SIGNAL_BASE + number)

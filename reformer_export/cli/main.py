@@ -15,7 +15,7 @@ from reformer_export import __version__
 from reformer_export.errors import ReformerExportError
 
 EXIT_INTERRUPTED: Final = 130
-COMMANDS: Final = ("onnx", "verify", "run", "generate", "inspect", "doctor")
+COMMANDS: Final = ("onnx", "verify", "replay", "engine", "run", "generate", "bench", "inspect", "doctor")
 
 
 class LazyGroup(click.Group):
@@ -42,8 +42,11 @@ def cli(debug: bool) -> None:
     \b
     reformer-export onnx CHECKPOINT OUT        checkpoint -> verified model.onnx
     reformer-export verify OUT                 compare with eager again, in depth
+    reformer-export replay DIR                 run the node again that verify --bisect named
+    reformer-export engine OUT --runtime ...   model.onnx -> TensorRT engine
     reformer-export run OUT "some text"        one forward pass
     reformer-export generate OUT --prompt ...  continue a text
+    reformer-export bench OUT                  time and memory, against eager and full attention
     """
 
 

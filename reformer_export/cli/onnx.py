@@ -14,7 +14,7 @@ from reformer_export.artifact_folder import check_new_folder, new_folder
 from reformer_export.cli.checkpoint_path import source_with_path
 from reformer_export.cli.failures import leave_on_termination, refuse_in_one_line
 from reformer_export.cli.option_values import num_buckets_from_option
-from reformer_export.errors import EXIT_CHECK_FAILED
+from reformer_export.errors import EXIT_CHECK_FAILED, InputError
 from reformer_export.spec import DTYPES, TASKS
 
 if TYPE_CHECKING:
@@ -42,6 +42,12 @@ Say = Callable[[str], None]
     help="Type of the weights and of the arithmetic between the attentions' float32 sums.",
 )
 @click.option("--num-hashes", type=click.IntRange(1), help="Hash rounds; more are slower and attend better.")
+@click.option(
+    "--max-hashes",
+    type=click.IntRange(1),
+    metavar="R",
+    help="Export R hash rounds, of which every run chooses how many it uses (--num-hashes there).",
+)
 @click.option(
     "--num-buckets",
     metavar="N|AxB",
@@ -97,6 +103,7 @@ def command(
       reformer-export onnx ./my-reformer OUT
       reformer-export onnx google/reformer-enwik8 OUT --num-hashes 8 --dtype float16
       reformer-export onnx ./my-reformer OUT --logits last --overwrite
+      reformer-export onnx ./my-reformer OUT --max-hashes 8
     """
     check_new_folder(out, overwrite)
     say = _say_nothing if as_json else _say_on_stderr
@@ -128,8 +135,13 @@ def _prepare_export(
     from reformer_export.checkpoints import LoadOptions, load_huggingface
     from reformer_export.export import DEFAULT_OPSET, ExportOptions, check_opset, write_artifact
 
-    opset = options.pop("opset")
-    export_options = ExportOptions(options.pop("dtype"), DEFAULT_OPSET if opset is None else opset)
+    opset, max_hashes = options.pop("opset"), options.pop("max_hashes")
+    if max_hashes is not None:
+        _check_max_hashes(max_hashes, options["num_hashes"])
+        options["num_hashes"] = max_hashes
+    export_options = ExportOptions(
+        options.pop("dtype"), DEFAULT_OPSET if opset is None else opset, dial=max_hashes is not None
+    )
     check_opset(export_options.opset)
     slices = options.pop("chunk_feed_forward")
     load_options = LoadOptions(feed_forward_slices=slices, **options)
@@ -138,11 +150,20 @@ def _prepare_export(
     return loaded, lambda folder, what: write_artifact(what, folder, export_options)
 
 
+def _check_max_hashes(max_hashes: int, num_hashes: int | None) -> None:
+    if num_hashes is not None:
+        raise InputError(
+            f"--max-hashes: got {max_hashes} and --num-hashes {num_hashes}, expected one of them; give "
+            "--max-hashes alone to choose at run time, or --num-hashes alone for a fixed number"
+        )
+
+
 def _verify_shortly(folder: Path, manifest: Manifest, checkpoint: Checkpoint) -> VerifyResult:
-    from reformer_export.parity import default_cases, silence_transformers, verify_artifact
+    from reformer_export.parity import add_dial_cases, default_cases, silence_transformers, verify_artifact
 
     silence_transformers()
-    return verify_artifact(folder, checkpoint.folder, default_cases(manifest.spec, short=True))
+    cases = add_dial_cases(manifest, default_cases(manifest.spec, short=True))
+    return verify_artifact(folder, checkpoint.folder, cases)
 
 
 def _record_parity(ctx: click.Context, folder: Path, manifest: Manifest, result: VerifyResult) -> Manifest:
@@ -166,6 +187,8 @@ def _describe(out: Path, manifest: Manifest) -> str:
         f"{spec.task}, {len(spec.layers)} layers, {manifest.dtype}, up to {spec.max_length} tokens, "
         f"{size:.1f} MB"
     )
+    if manifest.dial is not None:
+        text += f", 1 to {manifest.dial.max_hashes} hashes"
     if manifest.parity is None:
         return f"{text}; not compared with eager"
     return f"{text}; largest difference to eager {manifest.parity['max_pinned_error']:.1e}"

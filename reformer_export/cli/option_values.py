@@ -27,6 +27,20 @@ def num_buckets_from_option(
     return _integers(text, "x", param.opts[0], "a number or its factors; write e.g. 64 or 8x16")
 
 
+def shapes_from_option(
+    _ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]
+) -> tuple[tuple[int, int], ...]:
+    """Shapes (batch, tokens) of inputs: (2, 1024) for 2x1024."""
+    expected = "batch x length; write e.g. 1x1024"
+    shapes = []
+    for text in texts:
+        numbers = _integers(text, "x", param.opts[0], expected)
+        if numbers is None or len(numbers) != 2 or min(numbers) < 1:
+            raise InputError(f"{param.opts[0]}: got {text!r}, expected {expected}")
+        shapes.append((numbers[0], numbers[1]))
+    return tuple(shapes)
+
+
 def _integers(text: str | None, separator: str, what: str, expected: str) -> tuple[int, ...] | None:
     if text is None:
         return None

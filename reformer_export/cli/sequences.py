@@ -1,28 +1,30 @@
-"""Read the sequences that `run` shall process: text, token ids or files."""
+"""One sequence that `run` shall process: what it is, how text becomes it, and what may be wrong with it."""
 
 from __future__ import annotations
 
 import json
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reformer_export.cli.runtime_options import ids_from_text
 from reformer_export.errors import InputError
+from reformer_export.runtimes import LeftPaddingWarning
+from reformer_export.runtimes.inputs import prepare_inputs
 from reformer_export.runtimes.tokenizer import Tokenizer
+from reformer_export.spec import ModelSpec
 
 GetTokenizer = Callable[[], Tokenizer]
+
+EXAMPLE = 'write e.g. {"input_ids": [5, 6, 7]} or {"text": "some text"}'
 
 
 @dataclass(frozen=True)
 class InputSequence:
-    """One row to run: `ids` int64 [length], `mask` 0 or 1 [length], or None for all ones."""
+    """One row to run: `ids` integers [length], `mask` 0 or 1 [length], or None for all ones."""
 
     ids: NDArray[np.integer]
     mask: NDArray[np.integer] | None = None
@@ -32,118 +34,177 @@ class InputSequence:
         return np.ones(len(self.ids), np.int64) if self.mask is None else self.mask
 
 
-def read_sequences(
-    texts: Sequence[str], ids: Sequence[str], file: Path | None, get_tokenizer: GetTokenizer
-) -> list[InputSequence]:
-    """The sequences from exactly one of the three sources; text needs the tokenizer."""
-    given = [name for name, value in (("TEXT", texts), ("--ids", ids), ("--file", file)) if value]
-    if len(given) != 1:
-        raise InputError(
-            f"input: got {' and '.join(given) or 'none'}, expected one of TEXT, --ids, --file; give one"
-        )
-    if file is not None:
-        return _read_file(file, get_tokenizer)
-    if ids:
-        return [InputSequence(np.array(ids_from_text("--ids", text))) for text in ids]
-    tokenizer = get_tokenizer()
-    return [_sequence_from_text(f"TEXT {index}", text, tokenizer) for index, text in enumerate(texts)]
+@dataclass(frozen=True)
+class InputLine:
+    """One place of the input, good or bad: exactly one of `sequence` and `error` is there.
+
+    `index` counts all lines from 0, the bad ones too; `where` names the place for people; `error` and
+    `warning` say the rest of the sentence.
+    """
+
+    index: int
+    where: str
+    sequence: InputSequence | None = None
+    error: str | None = None
+    warning: str | None = None
 
 
-def _sequence_from_text(what: str, text: str, tokenizer: Tokenizer) -> InputSequence:
-    if not text:
-        raise InputError(f"{what}: got an empty text, expected at least one character; leave it out")
-    return InputSequence(np.array(tokenizer.encode(text), np.int64))
+@dataclass(frozen=True)
+class Consumed:
+    """How much of an input has been read: its first `lines` lines, which are `size` bytes, and their SHA-256
+    (hex)."""
+
+    lines: int
+    size: int
+    sha256: str
 
 
-def _read_file(path: Path, get_tokenizer: GetTokenizer) -> list[InputSequence]:
-    try:
-        if path.suffix in (".npz", ".npy"):
-            sequences = _read_arrays(path)
-        elif path.suffix == ".jsonl":
-            sequences = [_sequence_from_json(what, line, get_tokenizer) for what, line in _read_lines(path)]
-        else:
-            tokenizer = get_tokenizer()
-            sequences = [_sequence_from_text(what, line, tokenizer) for what, line in _read_lines(path)]
-    except OSError as error:
-        raise InputError(
-            f"--file: got {path}, which cannot be read ({error.strerror or error}), expected a file; "
-            "check the path"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"--file: got {path}, which is no UTF-8 text ({error.reason} at byte {error.start}), expected "
-            "text, .jsonl, .npz or .npy; convert it, or name it after its format"
-        ) from error
-    if not sequences:
-        raise InputError(f"--file: got {path} without a line, expected at least one sequence; fill it")
-    return sequences
+class Source(Protocol):
+    """Lines in order, of which few are in memory at a time."""
+
+    @property
+    def progress(self) -> tuple[int, int | None]:
+        """How much has been read and how much there is, in one unit; None when nobody can know."""
+
+    @property
+    def counts_lines(self) -> bool:
+        """Whether `progress` is in lines."""
+
+    @property
+    def resumable(self) -> bool:
+        """Whether another process can read the same input again."""
+
+    @property
+    def consumed(self) -> Consumed:
+        """What has been read so far."""
+
+    def skip(self, consumed: Consumed) -> None:
+        """Go on after what another process consumed; InputError when the input does not begin with it."""
+
+    def __iter__(self) -> Iterator[InputLine]:
+        """The lines that are left."""
 
 
-def _read_lines(path: Path) -> Iterator[tuple[str, str]]:
-    with path.open(encoding="utf-8") as stream:
-        for number, line in enumerate(stream, 1):
-            yield f"{path}, line {number}", line.rstrip("\n")
+class SequenceReader:
+    """Makes sequences from text, JSON and arrays, and says what a model would not take of them."""
+
+    def __init__(self, spec: ModelSpec, max_length: int, get_tokenizer: GetTokenizer) -> None:
+        self._spec = spec
+        self.max_length = max_length
+        self._get_tokenizer = get_tokenizer
+        self._tokenizer: Tokenizer | None = None
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Loaded when the first text comes: ids need none."""
+        if self._tokenizer is None:
+            self._tokenizer = self._get_tokenizer()
+        return self._tokenizer
+
+    def read_text(self, index: int, where: str, text: str) -> InputLine:
+        """The line of a text; an error in it for an empty one."""
+        if not text:
+            return InputLine(
+                index, where, error="got an empty text, expected at least one character; leave it out"
+            )
+        try:
+            text.encode("utf-8", errors="surrogateescape")
+        except UnicodeEncodeError as error:
+            return InputLine(
+                index,
+                where,
+                error=f"got half of a surrogate pair at character {error.start}, expected text; mend it",
+            )
+        return self.check(index, where, np.array(self.tokenizer.encode(text), np.int64), None)
+
+    def read_json(self, index: int, where: str, line: str) -> InputLine:
+        """The line of an object with `text`, or with `input_ids` and, if it likes, `attention_mask`."""
+        try:
+            values = json.loads(line)
+        except (ValueError, RecursionError) as error:  # ValueError: a number of thousands of digits, too
+            return InputLine(index, where, error=f"got no JSON ({error}), expected an object; {EXAMPLE}")
+        if isinstance(values, dict) and isinstance(values.get("text"), str):
+            return self.read_text(index, where, values["text"])
+        if not isinstance(values, dict) or not isinstance(values.get("input_ids"), list):
+            return InputLine(
+                index,
+                where,
+                error=f"got {line[:60]!r}, expected an object with input_ids or text; {EXAMPLE}",
+            )
+        mask = values.get("attention_mask")
+        try:
+            ids = np.asarray(values["input_ids"])
+            mask = None if mask is None else np.asarray(mask)
+        except ValueError:
+            return InputLine(
+                index, where, error="got lists of unequal depth, expected a list of integers; mend it"
+            )
+        return self.check(index, where, ids, mask)
+
+    def check(self, index: int, where: str, ids: NDArray[Any], mask: NDArray[Any] | None) -> InputLine:
+        """The line of ids and a mask of any shape and type; an error in it where the model takes others."""
+        error = _find_wrong_type(ids, mask)
+        if error is not None:
+            return InputLine(index, where, error=error)
+        sequence = InputSequence(ids, mask)
+        if len(ids) > self.max_length:
+            error = (
+                f"got {len(ids)} tokens, expected at most {self.max_length}; shorten the text, or split it"
+            )
+            return InputLine(index, where, error=error)
+        if mask is None and ids.min() >= 0 and ids.max() < self._spec.vocab_size:
+            return InputLine(index, where, sequence)  # most lines: without the cost of the sentences below
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", LeftPaddingWarning)
+            try:
+                prepare_inputs(self._spec, [ids], None if mask is None else [mask], 0)
+            except InputError as refusal:
+                return InputLine(index, where, error=_of_one_row(refusal))
+        warning = _of_one_row(caught[0].message) if caught else None
+        return InputLine(index, where, sequence, warning=warning)
 
 
-def _sequence_from_json(what: str, line: str, get_tokenizer: GetTokenizer) -> InputSequence:
-    fix = 'write e.g. {"input_ids": [5, 6, 7]} or {"text": "some text"}'
-    try:
-        values = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise InputError(f"{what}: got no JSON ({error}), expected an object; {fix}") from error
-    if isinstance(values, dict) and isinstance(values.get("text"), str):
-        return _sequence_from_text(what, values["text"], get_tokenizer())
-    if not isinstance(values, dict) or not isinstance(values.get("input_ids"), list):
-        raise InputError(f"{what}: got {line[:60]!r}, expected an object with input_ids or text; {fix}")
-    mask = values.get("attention_mask")
-    return _checked(what, _array(what, values["input_ids"]), None if mask is None else _array(what, mask))
-
-
-def _array(what: str, values: Any) -> NDArray[Any]:
-    try:
-        return np.asarray(values)
-    except ValueError as error:
-        raise InputError(
-            f"{what}: got lists of unequal depth, expected a list of integers; mend it"
-        ) from error
-
-
-def _checked(what: str, ids: NDArray[Any], mask: NDArray[Any] | None) -> InputSequence:
+def _find_wrong_type(ids: NDArray[Any], mask: NDArray[Any] | None) -> str | None:
     for name, row in (("input_ids", ids), ("attention_mask", mask)):
         if row is None:
             continue
-        if row.ndim != 1 or row.size == 0 or not np.issubdtype(row.dtype, np.integer):
-            raise InputError(
-                f"{what}: got {name} of shape {list(row.shape)} and type {row.dtype}, expected a list of "
+        if row.ndim != 1 or row.size == 0 or row.dtype.kind not in "iu":
+            return (
+                f"got {name} of shape {list(row.shape)} and type {row.dtype}, expected a list of "
                 "at least one integer; mend it"
             )
     if mask is not None and mask.shape != ids.shape:
-        raise InputError(
-            f"{what}: got {len(ids)} input_ids and {len(mask)} attention_mask values, expected equally many"
-        )
-    return InputSequence(ids, mask)
+        return f"got {len(ids)} input_ids and {len(mask)} attention_mask values, expected equally many"
+    return None
 
 
-def _read_arrays(path: Path) -> list[InputSequence]:
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            arrays = {"input_ids": loaded}
-        else:
-            with loaded:
-                arrays = dict(loaded)
-    except (ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(
-            f"--file: got {path}, which numpy cannot read ({error}); write it with numpy.savez"
-        ) from error
-    if "input_ids" not in arrays:
-        raise InputError(f"--file: got arrays {sorted(arrays)} in {path}, expected input_ids; rename it")
-    ids = np.atleast_2d(arrays["input_ids"])
-    mask = np.atleast_2d(arrays["attention_mask"]) if "attention_mask" in arrays else None
-    if ids.ndim != 2 or (mask is not None and mask.shape != ids.shape):
-        got = f"input_ids {list(ids.shape)}" + (
-            f" and attention_mask {list(mask.shape)}" if mask is not None else ""
-        )
-        raise InputError(f"--file: got {got}, expected [batch, sequence] for both; reshape them in {path}")
-    masks = [None] * len(ids) if mask is None else list(mask)
-    return [_checked(f"{path}, row {i}", row, masks[i]) for i, row in enumerate(ids)]
+def _of_one_row(message: object) -> str:
+    """What `prepare_inputs` says of the only row it was given, without naming that row."""
+    return str(message).replace(", row 0:", ":").replace("rows [0] are", "the row is")
+
+
+class GivenSequences:
+    """The sequences of a command line; implements `Source`."""
+
+    counts_lines = True
+    resumable = False
+
+    def __init__(self, lines: list[InputLine]) -> None:
+        self._lines = lines
+        self._done = 0
+
+    @property
+    def progress(self) -> tuple[int, int | None]:
+        return self._done, len(self._lines)
+
+    @property
+    def consumed(self) -> Consumed:
+        return Consumed(self._done, 0, "")
+
+    def skip(self, consumed: Consumed) -> None:
+        raise InputError("--resume: got sequences on the command line, expected --file; leave --resume out")
+
+    def __iter__(self) -> Iterator[InputLine]:
+        while self._done < len(self._lines):
+            self._done += 1
+            yield self._lines[self._done - 1]

@@ -17,7 +17,11 @@ PROGRESS = (
     "Tracing and writing the graph ...",
     "Comparing with eager ...",
     "Compared cases: ",
+    "Comparing node by node ...",
+    "Passes over the data: ",
     "Runs on ",
+    "Measured: ",
+    "Done: ",
 )
 
 

@@ -32,8 +32,10 @@ def test_this_machine() -> None:
     versions = {library["name"]: library["version"] for library in report["libraries"]}
     assert versions["onnx"] == onnx.__version__
     assert {command["name"] for command in report["commands"]} == set(COMMANDS)
+    assert {runtime for runtime, _ in report["tensorrt"]["runtimes"]} == {"tensorrt", "tensorrt-rtx"}
     words = invoke().stdout
     assert "onnxruntime" in words
+    assert "engines run here with" in words
     assert "generate  ready" in words
 
 

@@ -94,7 +94,9 @@ def test_half_precision_passes_its_own_comparison(encoder: Path, tmp_path: Path,
     values = json.loads(outcome.stdout)
     assert (values["dtype"], values["parity"]["passed"]) == (dtype, True)
     weights = {tensor.name: tensor.data_type for tensor in _load(tmp_path / "out").graph.initializer}
-    assert weights["encoder.layer_norm.weight"] == onnx.TensorProto.DataType.Value(dtype.upper())
+    words = weights["embeddings.word_embeddings.weight"]
+    assert words == onnx.TensorProto.DataType.Value(dtype.upper())
+    assert weights["encoder.layer_norm.weight"] == onnx.TensorProto.FLOAT
 
 
 def test_options_reach_the_artifact_and_json_is_its_manifest(encoder: Path, tmp_path: Path) -> None:

@@ -1,0 +1,103 @@
+"""How far a stream of sequences has come: a bar on a terminal, plain lines elsewhere, both with the rate."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import click
+
+from reformer_export.cli import tables
+from reformer_export.cli.sequences import Source
+
+Show = Callable[[int, float], None]
+"""Shows how many lines are done, and up to where in the source's unit."""
+
+
+class StreamProgress:
+    """Counts lines that are done, window after window; in a window, the lines are taken as equally long."""
+
+    def __init__(self, source: Source, show: Show) -> None:
+        self._source = source
+        self._show = show
+        self._done = 0
+        self._position: float = source.progress[0]
+        self._units_a_line = 0.0
+
+    def begin_window(self, lines: int) -> None:
+        """The source has been read up to the end of a window of `lines` lines, none of which is done."""
+        self._units_a_line = (self._source.progress[0] - self._position) / lines
+
+    def advance(self, lines: int) -> None:
+        """`lines` more lines of the window are done."""
+        if lines == 0:
+            return
+        self._done += lines
+        self._position += lines * self._units_a_line
+        self._show(self._done, self._position)
+
+
+@contextmanager
+def show_stream_progress(what: str, source: Source, *, has_bar: bool) -> Iterator[StreamProgress]:
+    """Show on standard error how many lines are done, for a source that has been read up to its beginning.
+
+    A single line shows nothing. `has_bar` is false where results appear on the same terminal.
+    """
+    if source.counts_lines and source.progress[1] == 1:
+        yield StreamProgress(source, lambda done, position: None)
+    elif not sys.stderr.isatty():
+        yield StreamProgress(source, _make_lines(what, source))
+    elif not has_bar:
+        yield StreamProgress(source, lambda done, position: None)
+    else:
+        with _make_bar(what, source) as show:
+            yield StreamProgress(source, show)
+
+
+def _make_lines(what: str, source: Source) -> Show:
+    begun = last = time.monotonic()
+    before, end = source.progress
+
+    def show(done: int, position: float) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last < tables.PLAIN_PROGRESS_SECONDS:
+            return
+        last = now
+        seconds = max(now - begun, 1e-9)
+        text = f"{done}, {done / seconds:.4g}/s"
+        if end is not None and position > before:
+            left = _format_seconds(max(end - position, 0) * seconds / (position - before))
+            part = f"{position:.0f} of {end}" if source.counts_lines else f"{done} ({position / end:.1%})"
+            text = f"{part}, {done / seconds:.4g}/s, {left} left"
+        click.echo(f"{what}: {text}", err=True)
+
+    return show
+
+
+def _format_seconds(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+@contextmanager
+def _make_bar(what: str, source: Source) -> Iterator[Show]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    begun = time.monotonic()
+    before, end = source.progress
+    counts = TextColumn("{task.fields[done]} done, {task.fields[rate]}/s")
+    columns = (TextColumn("{task.description}"), BarColumn(), counts, TimeRemainingColumn())
+    # Standard output, where results may go, is left alone.
+    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as progress:
+        task = progress.add_task(what, total=end, completed=before, done="0", rate="0")
+
+        def show(done: int, position: float) -> None:
+            rate = f"{done / max(time.monotonic() - begun, 1e-9):.4g}"
+            progress.update(task, completed=position, done=str(done), rate=rate)
+
+        yield show
