@@ -18,19 +18,27 @@ ROOT = Path(reformer_export.__file__).parent
 
 LAYERS = (
     {"cli"},
-    {"export", "engine", "parity", "runtimes"},
+    {"benchmark", "export", "engine", "parity", "report", "runtimes"},
     {"checkpoints", "modeling"},
     {"ops"},
-    {"artifact", "artifact_folder", "native"},
+    {"artifact", "artifact_folder", "engine_record", "native", "tensorrt_library"},
     {"spec"},
     {"errors"},
 )
-SIDEWAYS = {("parity", "runtimes"), ("artifact_folder", "artifact")}
+SIDEWAYS = {
+    ("parity", "runtimes"),
+    ("benchmark", "parity"),  # eager, whom it measures
+    ("benchmark", "runtimes"),
+    ("engine", "runtimes"),
+    ("artifact_folder", "artifact"),
+    ("engine_record", "artifact"),
+    ("tensorrt_library", "native"),
+}
 """Which parts of one layer may import another."""
 
 LEVELS = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 EXPORT_ONLY = ("torch", "transformers", "onnxscript", "onnx_ir", "safetensors", "huggingface_hub")
-CORE = ("artifact", "artifact_folder", "native", "spec", "errors")
+CORE = ("artifact", "artifact_folder", "engine_record", "native", "tensorrt_library", "spec", "errors")
 
 
 def parse_imports(path: Path, module: str) -> Iterator[str]:
@@ -72,7 +80,7 @@ def is_allowed(module: str, name: str) -> bool:
         return target == part or LEVELS[target] > LEVELS[part] or (part, target) in SIDEWAYS
     if imported[0] == "transformers":
         return part in ("checkpoints", "parity")
-    if imported[0] == "tensorrt":
+    if imported[0] in ("tensorrt", "tensorrt_rtx"):
         return part == "engine" or module.startswith(f"{PACKAGE}.runtimes.tensorrt")
     if part == "runtimes":
         return imported[0] not in EXPORT_ONLY

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import struct
@@ -12,8 +13,10 @@ from typing import Any
 
 import transformers
 
+from reformer_export.engine_record import record_text
 from tests.hf_models import config_t, save_model
 from tests.runtimes.artifacts import make_model, make_spec, write_artifact
+from tests.test_engine_record import RECORD
 
 
 class Seeds:
@@ -24,6 +27,10 @@ class Seeds:
         with tempfile.TemporaryDirectory() as folder:
             artifact = write_artifact(Path(folder) / "artifact")
             return json.loads((artifact / "manifest.json").read_text())
+
+    @functools.cached_property
+    def engine_record(self) -> Any:
+        return json.loads(record_text(dataclasses.replace(RECORD, name="a")))
 
     @functools.cached_property
     def config(self) -> Any:

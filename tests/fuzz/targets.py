@@ -18,6 +18,7 @@ from typing import Any, Final
 from reformer_export.artifact import MANIFEST_NAME, MODEL_NAME, check_files, read_manifest
 from reformer_export.checkpoints.checkpoint import LoadOptions
 from reformer_export.checkpoints.huggingface import load_huggingface
+from reformer_export.engine_record import read_engine_record
 from reformer_export.errors import ReformerExportError
 from reformer_export.runtimes.inspection import inspect_onnx
 from reformer_export.runtimes.onnx_structure import check_onnx_structure
@@ -148,11 +149,21 @@ def fuzz_checkpoint_weights(data: bytes) -> None:
         load_huggingface(str(folder), LoadOptions())
 
 
+def fuzz_engine_record(data: bytes) -> None:
+    """engines/NAME.json of an artifact."""
+    with _folder({}) as folder:
+        (folder / "engines").mkdir()
+        (folder / "engines" / "a.json").write_bytes(_edited_text(data, SEEDS.engine_record))
+        record = read_engine_record(folder, "a")
+        assert record.find_profile(1, 1) in (None, *range(len(record.profiles)))
+
+
 TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     "manifest": fuzz_manifest,
     "source_config": fuzz_source_config,
     "model": fuzz_model,
     "tokenizer": fuzz_tokenizer,
+    "engine_record": fuzz_engine_record,
     "checkpoint_config": fuzz_checkpoint_config,
     "checkpoint_weights": fuzz_checkpoint_weights,
 }
@@ -162,3 +173,7 @@ def run_target(name: str, data: bytes) -> None:
     """Run one target; the package's own errors are the expected answer to a bad file."""
     with contextlib.suppress(ReformerExportError):
         TARGETS[name](data)
+
+
+if __name__ == "__main__":
+    print(*TARGETS)
