@@ -8,10 +8,20 @@ DEMO_OUT ?= demo-out
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 LIBRARY := reformer_export/_native/libreformer_onnxruntime.so
-CXX_SOURCES := $(shell find plugins -name '*.cc' -o -name '*.h')
-PLUGIN_SOURCES := $(CXX_SOURCES) $(shell find plugins -name 'CMake*' -o -name '*.cmake')
+TENSORRT_LIBRARY := reformer_export/_native/libreformer_tensorrt.so
+TOOLCHAIN := build/cuda-toolchain
+# Compute capabilities the GPU libraries are compiled for; CUDA_ARCHITECTURES=90 is quicker.
+CUDA_ARCHITECTURES ?= 80;86;89;90;100;120
+CXX_SOURCES := $(shell find plugins -name '*.cc' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+PLUGIN_SOURCES := $(CXX_SOURCES) $(shell find plugins -name 'CMake*' -o -name '*.cmake' -o -name '*.map')
+# Native libraries are optional, and so are their tests where they cannot be built; REQUIRE_NATIVE=1
+# insists. (The Python tests read it from their environment.)
+without = [ -z "$(REQUIRE_NATIVE)" ] && echo "No $(1): its tests are skipped, everything else is tested."
 
-.PHONY: demo test test-python test-native sanitize native lint format bench wheel-check gpu-check clean
+FUZZ_RUNS ?= 40000
+
+.PHONY: fuzz demo test test-python test-native sanitize native cuda-toolchain tensorrt-plugin lint format bench \
+	wheel-check gpu-libraries gpu-check clean
 
 demo: $(READY)  ## Export the shipped model, verify it against eager, and let it write.
 	$(BIN)/reformer-export onnx models/kjv-bytes $(DEMO_OUT) --overwrite
@@ -21,24 +31,49 @@ demo: $(READY)  ## Export the shipped model, verify it against eager, and let it
 test: test-native test-python  ## Everything that needs no GPU.
 
 test-python: $(READY)
-	$(PYTEST) -m "not gpu and not tensorrt"
+	$(PYTEST) -m "not gpu"
 
-# The library is optional, and so are its tests where it cannot be built; REQUIRE_NATIVE=1 insists.
+# The GPU libraries first: with their toolchain's headers, `host` has the tests of the TensorRT plugins. The
+# operator library with CUDA is only looked at here; `make gpu-libraries` installs it.
 test-native: $(READY)
-	@if $(MAKE) --no-print-directory native; then (cd plugins && ctest --preset host); \
-	elif [ -n "$(REQUIRE_NATIVE)" ]; then exit 1; \
-	else echo "No native library: its tests are skipped, everything else is tested."; fi
+	@{ $(MAKE) --no-print-directory tensorrt-plugin && (cd plugins && cmake --build --preset cuda); } \
+	  || { $(call without,library for GPUs); }
+	@if $(MAKE) --no-print-directory native; \
+	then cd plugins && cmake --preset host && cmake --build --preset host && ctest --preset host; \
+	else $(call without,native library); fi
 
 native: $(LIBRARY)  ## The C++ operator library, for this clone.
 
 $(LIBRARY): $(PLUGIN_SOURCES)
-	cd plugins && cmake --preset host && cmake --build --preset host
+	cd plugins && cmake --preset host && cmake --build --preset host --target reformer_onnxruntime
 	mkdir -p $(dir $@)
 	install build/host/onnxruntime/$(notdir $@) $@
+
+cuda-toolchain: $(TOOLCHAIN)/.ready  ## What the GPU libraries are compiled with, as far as it is missing here.
+
+$(TOOLCHAIN)/.ready: plugins/requirements-cuda.txt plugins/scripts/get_cuda_toolchain.sh
+	PYTHON=$(PYTHON) plugins/scripts/get_cuda_toolchain.sh $(TOOLCHAIN)
+	touch $@
+
+tensorrt-plugin: $(TENSORRT_LIBRARY)  ## The TensorRT plugin library, for this clone.
+
+$(TENSORRT_LIBRARY): $(PLUGIN_SOURCES) $(TOOLCHAIN)/.ready
+	cd plugins && cmake --preset cuda -DREFORMER_CUDA_ARCHITECTURES="$(CUDA_ARCHITECTURES)" && \
+	  cmake --build --preset cuda --target reformer_tensorrt
+	mkdir -p $(dir $@)
+	install build/cuda/tensorrt/$(notdir $@) $@
 
 sanitize:  ## The C++ tests under the address, undefined-behaviour and thread sanitizers.
 	cd plugins && for preset in host-asan host-tsan; do \
 	  cmake --preset $$preset && cmake --build --preset $$preset && ctest --preset $$preset || exit 1; done
+
+# Every reader of a stranger's file, $(FUZZ_RUNS) inputs each; what is new and interesting goes to build/fuzz.
+fuzz: $(READY)
+	$(BIN)/python -m pip install --quiet 'atheris>=2.3,<4'
+	for target in $$($(BIN)/python -m tests.fuzz.targets); do \
+	  mkdir -p build/fuzz/$$target && OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.fuzz $$target build/fuzz/$$target \
+	    tests/fuzz/corpus/$$target -runs=$(FUZZ_RUNS) -len_control=0 -max_len=256 -timeout=20 -rss_limit_mb=4096 \
+	    -artifact_prefix=build/fuzz/$$target- || exit 1; done
 
 lint: $(READY)  ## What pre-commit and CI check.
 	$(BIN)/ruff check .
@@ -63,12 +98,16 @@ wheel-check: $(READY)
 	! build/deployment/bin/python -c "import torch" 2> /dev/null
 	build/deployment/bin/reformer-export generate $(DEMO_OUT) --prompt "And God said" --max-new-tokens 50 --native on
 
-gpu-check:  ## The checks that need an NVIDIA GPU, in an environment of their own.
-	$(PYTHON) -m venv .venv-gpu
-	.venv-gpu/bin/python -m pip install --quiet -r tests/requirements.txt -e '.[dev]' -C wheel.cmake=false
-	.venv-gpu/bin/python -m pip uninstall --quiet --yes onnxruntime
-	.venv-gpu/bin/python -m pip install --quiet '.[gpu]' -C wheel.cmake=false
-	.venv-gpu/bin/python -m pytest -m gpu
+gpu-libraries: $(TOOLCHAIN)/.ready  ## Both libraries with the CUDA kernels, for this clone.
+	cd plugins && cmake --preset cuda -DREFORMER_CUDA_ARCHITECTURES="$(CUDA_ARCHITECTURES)" && \
+	  cmake --build --preset cuda
+	mkdir -p $(dir $(LIBRARY))
+	install build/cuda/onnxruntime/$(notdir $(LIBRARY)) build/cuda/tensorrt/$(notdir $(TENSORRT_LIBRARY)) \
+	  $(dir $(LIBRARY))
+
+# In an environment of its own, .venv-gpu; what came out is written to docs/gpu-results.md.
+gpu-check:  ## Everything that needs an NVIDIA GPU: builds, tests, sanitizer, timings.
+	$(PYTHON) tests/gpu/check.py $(GPU_CHECK_FLAGS)
 
 clean:
 	rm -rf $(VENV) $(DEMO_OUT) build dist reformer_export/_native
