@@ -29,6 +29,7 @@ class RuntimeChoice:
     native: NativeMode = "auto"
     threads: int | None = None
     num_hashes: int | None = None
+    check: bool = True
 
     def load(self, out: str | Path) -> Runtime:
         """Open the artifact in the folder `out`; raises what `reformer_export.load` raises."""
@@ -41,6 +42,7 @@ class RuntimeChoice:
             native=self.native,
             threads=self.threads,
             num_hashes=self.num_hashes,
+            check=self.check,
         )
 
 
@@ -57,9 +59,12 @@ def runtime_options(command: Command) -> Command:
         native: NativeMode,
         threads: int | None,
         num_hashes: int | None,
+        no_check: bool,
         **others: Any,
     ) -> object:
-        choice = RuntimeChoice(runtime, engine, cuda_graphs, provider, native, threads, num_hashes)
+        choice = RuntimeChoice(
+            runtime, engine, cuda_graphs, provider, native, threads, num_hashes, check=not no_check
+        )
         return command(*arguments, choice=choice, **others)
 
     threads_option = click.option(
@@ -70,7 +75,10 @@ def runtime_options(command: Command) -> Command:
         type=click.IntRange(min=1),
         help="Hash rounds, for an artifact exported with --max-hashes; default: all of them.",
     )
-    with_own = native_option(threads_option(num_hashes_option(with_choice)))
+    no_check_option = click.option(
+        "--no-check", is_flag=True, help="Do not compare the artifact's files with the manifest's SHA-256."
+    )
+    with_own = native_option(threads_option(num_hashes_option(no_check_option(with_choice))))
     return runtime_option(engine_options(provider_option(with_own)))
 
 

@@ -30,6 +30,7 @@ def load(
     engine: str | None = None,
     cuda_graphs: bool = False,
     num_hashes: int | None = None,
+    check: bool = True,
 ) -> Runtime:
     """Open the artifact in the folder `path` with a runtime.
 
@@ -47,6 +48,8 @@ def load(
         cuda_graphs: for TensorRT, launch the work of shapes that come again as one CUDA graph.
         num_hashes: rounds of hashing of runs that name no other, for an artifact exported with --max-hashes;
             None for all of them.
+        check: compare every file of the artifact with its SHA-256 in the manifest; an engine and its plugin
+            library are always compared with the engine's record.
 
     `provider`, `threads`, `native` and `num_hashes` are ONNX Runtime's: TensorRT always takes the GPU, its
     plugins, and the hashes that were built in.
@@ -61,14 +64,16 @@ def load(
         from reformer_export.runtimes.ort import OnnxRuntime
 
         _refuse_options(runtime, {"engine": engine is not None, "cuda_graphs": cuda_graphs})
-        return OnnxRuntime(path, provider=provider, threads=threads, native=native, num_hashes=num_hashes)
+        return OnnxRuntime(
+            path, provider=provider, threads=threads, native=native, num_hashes=num_hashes, check=check
+        )
     if runtime in ENGINE_RUNTIMES:
         from reformer_export.runtimes.tensorrt import TensorRTRuntime
 
         given = {"provider": provider == "cpu", "threads": threads is not None, "native": native == "off"}
         given["num_hashes"] = num_hashes is not None
         _refuse_options(runtime, given)
-        return TensorRTRuntime(path, runtime=runtime, engine=engine, cuda_graphs=cuda_graphs)
+        return TensorRTRuntime(path, runtime=runtime, engine=engine, cuda_graphs=cuda_graphs, check=check)
     raise InputError(f"runtime: got {runtime!r}, expected one of {', '.join(RUNTIMES)}; choose one of them")
 
 

@@ -29,15 +29,19 @@ if TYPE_CHECKING:
 class OpenedArtifact(ABC):
     """An artifact whose files were checked; a subclass runs it. Implements most of `Runtime`."""
 
-    def __init__(self, path: str | os.PathLike[str], num_hashes: int | None = None) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], num_hashes: int | None = None, check: bool = True
+    ) -> None:
         """Read the manifest in the folder `path` and compare every file with its SHA-256.
 
-        `num_hashes`: the rounds of hashing of runs that name no other; None for all.
+        `num_hashes`: the rounds of hashing of runs that name no other; None for all. `check`: False leaves
+        the comparison out.
         """
         self._folder = Path(path)
         self._manifest = read_manifest(self._folder)
         self._num_hashes = choose_num_hashes(self._manifest, num_hashes)
-        check_files(self._folder, self._manifest)
+        if check:
+            check_files(self._folder, self._manifest)
         self._config = read_source_config(self._folder, self.spec.vocab_size)
         self._notes: list[str] = []
 

@@ -46,9 +46,10 @@ class OnnxRuntime(OpenedArtifact):
         threads: int | None = None,
         native: NativeMode = "auto",
         num_hashes: int | None = None,
+        check: bool = True,
     ) -> None:
         """Check the artifact in the folder `path` and open it; see `reformer_export.load`."""
-        super().__init__(path, num_hashes)
+        super().__init__(path, num_hashes, check)
         self._native: NativeLibrary | None = None
         session = self._open(provider, threads, native)
         _check_signature(self._folder / MODEL_NAME, session, self.spec)

@@ -44,6 +44,7 @@ class TensorRTRuntime(OpenedArtifact):
         runtime: EngineRuntime,
         engine: str | None = None,
         cuda_graphs: bool = False,
+        check: bool = True,
         machine: Machine | None = None,
         trt: Any = None,
         cuda: CudaDevice | None = None,
@@ -55,6 +56,7 @@ class TensorRTRuntime(OpenedArtifact):
             runtime: "tensorrt" or "tensorrt-rtx".
             engine: the engine's name; None for the only one of this runtime that fits this machine.
             cuda_graphs: launch the kernels of shapes that come again as one CUDA graph.
+            check: compare the artifact's files with their SHA-256; the engine's are compared in any case.
             machine: the facts to check against; None to look at this machine.
             trt: the module to use; None to import `runtime`'s.
             cuda: the GPU to use; None for the first visible one.
@@ -64,7 +66,7 @@ class TensorRTRuntime(OpenedArtifact):
             MissingDependencyError: TensorRT or cuda-bindings is not installed, or too old.
             RuntimeUnavailableError: this machine cannot run the engine.
         """
-        super().__init__(path)
+        super().__init__(path, check=check)
         facts = examine_machine(runtime) if machine is None else machine
         self._record = choose_engine(self._folder, runtime, engine, facts)
         self._notes += check_machine(self._record, facts)

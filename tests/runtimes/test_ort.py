@@ -162,6 +162,19 @@ def test_a_changed_model_is_refused(tmp_path: Path) -> None:
         load(out)
 
 
+def test_the_comparison_can_be_left_out(tmp_path: Path) -> None:
+    """A changed file that nothing reads stays unseen; a model's bounds are looked at all the same."""
+    out = write_artifact(tmp_path / "out", files={"notes.txt": b"one"})
+    (out / "notes.txt").write_bytes(b"two")
+    with pytest.raises(ArtifactError, match=r"notes\.txt: got SHA-256"):
+        load(out)
+    assert load(out, check=False).run([[5]])["logits"].shape == (1, 1, 258)
+    with (out / MODEL_NAME).open("ab") as stream:
+        stream.write(b"\0")
+    with pytest.raises(ArtifactError, match="ends beyond its message"):
+        load(out, check=False)
+
+
 @pytest.mark.parametrize("name", ["../secret", "/etc/hostname", "link"])
 def test_files_outside_the_folder_are_refused(tmp_path: Path, name: str) -> None:
     out = write_artifact(tmp_path / "out")
