@@ -53,8 +53,9 @@ class AttentionPattern:
     """One head's view of one sequence of `length` tokens.
 
     `buckets` [length] of the first round; `listed` [length][length]: how often a query (row) lists a key over
-    all rounds, masks left out; `attention` [length][length]: full attention's weights of the same queries and
-    normalised keys. `covered` is the share of full attention's weight that falls on listed keys.
+    all rounds, later keys of a causal model left out; `attention` [length][length]: full attention's weights
+    of the same queries and normalised keys. `covered` is the share of full attention's weight that falls on
+    listed keys.
     """
 
     layer: int
@@ -137,6 +138,8 @@ def draw_pattern(
     length = len(query_key)
     vectors = query_key.reshape(length, spec.num_heads, spec.head_size)[:, head].astype(np.float64)
     listed = _count_listed(attention, buckets[head], length)
+    if spec.is_causal:
+        listed = np.tril(listed)
     weights = _full_attention(vectors, spec.is_causal)
     return AttentionPattern(
         layer,

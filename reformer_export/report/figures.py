@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -117,9 +118,10 @@ def draw_points(
 
 def _logarithmic(axes: Any, x: str, y: str, ticks: Sequence[float]) -> None:
     axes.set(xscale="log", yscale="log", xlabel=x, ylabel=y)
-    if len(ticks) <= 8:
+    apart = all(right >= 1.4 * left for left, right in itertools.pairwise(ticks))
+    if len(ticks) <= 8 and apart:
         axes.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks])
-        axes.minorticks_off()
+        axes.set_xticks([], minor=True)
     axes.grid(alpha=0.25)
 
 

@@ -122,7 +122,7 @@ def _layers_section(layers: Sequence[dict[str, Any]]) -> Section:
             draw_heat_map(
                 "layers",
                 "Difference in each layer",
-                f"{len(numbers)} layers; the largest share is {worst['error'] / worst['tolerance']:.2g}, at "
+                f"Layers: {len(numbers)}; the largest share is {worst['error'] / worst['tolerance']:.2g}, at "
                 f"the {worst['point']} of layer {worst['layer']}.",
                 points,
                 [f"{number} ({kinds[number]})" for number in numbers],

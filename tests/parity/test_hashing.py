@@ -69,7 +69,10 @@ def test_the_pattern_is_what_the_operator_sees(causal: bool, length: int) -> Non
     buckets = lsh_buckets_reference(query_key, rotations, mask, 2, list(FACTORS))
     pattern = draw_pattern(spec, 0, query_key[0].numpy(), buckets[0].numpy(), head=1)
     listed = np.array(pattern.listed)
-    assert listed.sum() == (8 * 8 if length == 8 else 2 * length * 16)
+    if causal:
+        assert (listed == np.tril(listed)).all()
+    else:
+        assert listed.sum() == (8 * 8 if length == 8 else 2 * length * 16)
     for key in range(0, length, 5):
         value = torch.zeros(1, length, 16)
         value[0, key, 8:] = 1.0
