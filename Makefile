@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO_OUT ?= demo-out
+DEMO_REPORTS ?= demo-reports
 # One thread a process: the tests run in as many processes as there are cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
@@ -23,10 +24,16 @@ FUZZ_RUNS ?= 40000
 .PHONY: fuzz demo test test-python test-native sanitize native cuda-toolchain tensorrt-plugin lint format bench \
 	wheel-check gpu-libraries gpu-check clean
 
-demo: $(READY)  ## Export the shipped model, verify it against eager, and let it write.
+demo: $(READY)  ## Export the shipped models, verify them against eager, write their reports, and let one write.
+	mkdir -p $(DEMO_REPORTS)
 	$(BIN)/reformer-export onnx models/kjv-bytes $(DEMO_OUT) --overwrite
-	$(BIN)/reformer-export verify $(DEMO_OUT)
+	$(BIN)/reformer-export verify $(DEMO_OUT) --report $(DEMO_REPORTS)/kjv-bytes-verify.html
+	$(BIN)/reformer-export bench $(DEMO_OUT) --repeat 5 --report $(DEMO_REPORTS)/kjv-bytes-bench.html
+	$(BIN)/reformer-export inspect $(DEMO_OUT) --report $(DEMO_REPORTS)/kjv-bytes-inspect.html
+	$(BIN)/reformer-export onnx models/duplication/lsh-4 $(DEMO_OUT)-duplication --overwrite
+	$(BIN)/reformer-export verify $(DEMO_OUT)-duplication --report $(DEMO_REPORTS)/duplication-verify.html
 	$(BIN)/reformer-export generate $(DEMO_OUT) --prompt "In the beginning" --temperature 0.7 --max-new-tokens 300
+	@echo "Reports to look at in a browser: $(DEMO_REPORTS)/"
 
 test: test-native test-python  ## Everything that needs no GPU.
 
@@ -110,7 +117,7 @@ gpu-check:  ## Everything that needs an NVIDIA GPU: builds, tests, sanitizer, ti
 	$(PYTHON) tests/gpu/check.py $(GPU_CHECK_FLAGS)
 
 clean:
-	rm -rf $(VENV) $(DEMO_OUT) build dist reformer_export/_native
+	rm -rf $(VENV) $(DEMO_OUT) $(DEMO_OUT)-duplication $(DEMO_REPORTS) build dist reformer_export/_native
 
 $(READY): pyproject.toml tests/requirements.txt
 	$(PYTHON) -m venv $(VENV)
