@@ -88,16 +88,16 @@ def inspect_onnx(path: Path) -> OnnxSummary:
     """Read an .onnx file without its external data; needs `onnx`."""
     model = read_onnx(path, external_data=False)
     nodes = list(_nodes_of_graph(model.graph))
-    counts = Counter((node.domain, node.op_type) for node in nodes)
-    bodies = {(function.domain, function.name) for function in model.functions}
+    counts = Counter((_text(node.domain), _text(node.op_type)) for node in nodes)
+    bodies = {(_text(function.domain), _text(function.name)) for function in model.functions}
     operators: dict[str, dict[str, int]] = {}
     for (domain, op_type), count in sorted(counts.items()):
         operators.setdefault("ai.onnx" if domain in STANDARD_DOMAINS else domain, {})[op_type] = count
     return OnnxSummary(
         path=str(path),
         size=path.stat().st_size,
-        producer=f"{model.producer_name} {model.producer_version}".strip(),
-        opsets={opset.domain or "ai.onnx": opset.version for opset in model.opset_import},
+        producer=f"{_text(model.producer_name)} {_text(model.producer_version)}".strip(),
+        opsets={_text(opset.domain) or "ai.onnx": opset.version for opset in model.opset_import},
         inputs=tuple(_describe_value(value) for value in model.graph.input),
         outputs=tuple(_describe_value(value) for value in model.graph.output),
         operators=operators,
@@ -129,16 +129,22 @@ def _nodes_of_graph(graph: Any) -> Iterator[Any]:
                 yield from _nodes_of_graph(subgraph)
 
 
+def _text(value: str | bytes) -> str:
+    """A string of the file; protobuf gives those that are no UTF-8 as bytes."""
+    return value if isinstance(value, str) else value.decode("utf-8", "replace")
+
+
 def _describe_value(value: Any) -> str:
     tensor = value.type.tensor_type
-    elem_type = import_onnx().TensorProto.DataType.Name(tensor.elem_type).lower() if tensor.elem_type else "?"
+    names = {number: name.lower() for name, number in import_onnx().TensorProto.DataType.items()}
+    elem_type = names[tensor.elem_type] if tensor.elem_type in names and tensor.elem_type else "?"
     if not tensor.HasField("shape"):
-        return f"{value.name} {elem_type} [...]"
+        return f"{_text(value.name)} {elem_type} [...]"
     dims = [
-        dim.dim_param or (str(dim.dim_value) if dim.HasField("dim_value") else "?")
+        _text(dim.dim_param) or (str(dim.dim_value) if dim.HasField("dim_value") else "?")
         for dim in tensor.shape.dim
     ]
-    return f"{value.name} {elem_type} [{', '.join(dims)}]"
+    return f"{_text(value.name)} {elem_type} [{', '.join(dims)}]"
 
 
 def _count_parameters(graph: Any, nodes: list[Any]) -> int:
@@ -146,7 +152,8 @@ def _count_parameters(graph: Any, nodes: list[Any]) -> int:
     scalars, which are constants of the graph."""
     types = import_onnx().TensorProto
     hashed = {node.input[1] for node in nodes if node.op_type == "LSHBuckets" and len(node.input) > 1}
-    cut = {node.input[0] for node in nodes if node.op_type == "Slice" and node.output[0] in hashed}
+    slices = (node for node in nodes if node.op_type == "Slice" and node.input)
+    cut = {node.input[0] for node in slices if hashed.intersection(node.output)}
     rotations = hashed | cut
     floating = (types.FLOAT, types.FLOAT16, types.BFLOAT16)
     return sum(
@@ -158,7 +165,7 @@ def _count_parameters(graph: Any, nodes: list[Any]) -> int:
 
 def _external_files(graph: Any) -> tuple[str, ...]:
     names = {
-        entry.value
+        _text(entry.value)
         for tensor in graph.initializer
         for entry in tensor.external_data
         if entry.key == "location"
