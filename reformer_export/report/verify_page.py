@@ -27,6 +27,7 @@ def page_from_verify(report: dict[str, Any]) -> Page:
     """A page from the JSON of `verify --report` on one runtime."""
     details = report.get("details") or {}
     sections = [
+        *([_bisect_section(report["bisect"])] if report.get("bisect") else []),
         _errors_section(report),
         *([_layers_section(details["layers"])] if details.get("layers") else []),
         *([_hashing_section(report, details["margins"])] if details.get("margins") else []),
@@ -70,6 +71,14 @@ def _case_name(case: dict[str, Any]) -> str:
     hashes = case["case"].get("num_hashes")
     rounds = f", {hashes} hashes" if hashes else ""
     return f"{case['case']['batch']} x {case['case']['length']}{masked}{rounds}"
+
+
+def _bisect_section(bisect: dict[str, Any]) -> Section:
+    replay = bisect.get("replay")
+    paragraphs = [f"{bisect['verdict']}."]
+    if replay is not None:
+        paragraphs.append(f"Run just that node again, on eager's values, with: {replay}")
+    return Section("bisect", "Which node differs", paragraphs)
 
 
 def _errors_section(report: dict[str, Any]) -> Section:

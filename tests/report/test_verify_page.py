@@ -82,6 +82,19 @@ def test_wrong_arithmetic_is_said(verified: tuple[Path, Any]) -> None:
     assert "the arithmetic differs by more than rounding" in page.verdict.reason
 
 
+def test_the_node_that_differs(verified: tuple[Path, Any]) -> None:
+    """What --bisect found stands first."""
+    found = {
+        "verdict": "First node that differs: MatMul node_linear_3",
+        "replay": "reformer-export replay DIR",
+    }
+    page = page_from_verify(verified[1] | {"bisect": found})
+    assert page.sections[0].name == "bisect"
+    html = render_page(page)
+    assert "First node that differs: MatMul node_linear_3." in html
+    assert "reformer-export replay DIR" in html
+
+
 def test_a_model_without_hashing(tmp_path: Path) -> None:
     config = config_t(is_decoder=True, attn_layers=["local", "local"])
     checkpoint = save_model(tmp_path, config, transformers.ReformerModelWithLMHead)
