@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
-from reformer_export.artifact import ENGINES_NAME, json_text
+from reformer_export.artifact import ENGINES_NAME, json_text, sha256_of_file
 from reformer_export.errors import ArtifactError, InputError
 from reformer_export.spec import DTYPES, DType
 
@@ -150,6 +150,11 @@ def record_path(out: Path, name: str) -> Path:
     return out / ENGINES_NAME / (check_engine_name(name) + RECORD_SUFFIX)
 
 
+def coming_record_path(out: Path, name: str) -> Path:
+    """OUT/engines/.NAME.coming: the record of an engine that is being moved into place."""
+    return out / ENGINES_NAME / f".{check_engine_name(name)}.coming"
+
+
 def list_engines(out: Path) -> tuple[str, ...]:
     """The names of the engines of the artifact `out`, sorted."""
     names = (path.stem for path in (out / ENGINES_NAME).glob(f"*{ENGINE_SUFFIX}"))
@@ -164,12 +169,24 @@ def record_text(record: EngineRecord) -> str:
 def read_engine_record(out: Path, name: str) -> EngineRecord:
     """Read and check OUT/engines/NAME.json.
 
+    A build that was killed may have left the new engine with its record still under its coming name: the
+    engine file then tells which of the two records is its own.
+
     Raises:
         InputError: `name` cannot be an engine's.
         ArtifactError: the record is missing, broken, of another version, or contradicts itself. The engine
-            file is not looked at.
+            file is not compared with it.
     """
-    path = record_path(out, name)
+    coming = coming_record_path(out, name)
+    if coming.is_file():
+        record = _read_record(coming, name)
+        engine = engine_path(out, name)
+        if engine.is_file() and sha256_of_file(engine) == record.engine_sha256:
+            return record
+    return _read_record(record_path(out, name), name)
+
+
+def _read_record(path: Path, name: str) -> EngineRecord:
     values = _read_json(path)
     version = values.get("engine_record_version") if isinstance(values, dict) else None
     if version is None:

@@ -23,7 +23,7 @@ from tests.engine.builds import RTX, engine_files
 @pytest.mark.parametrize("links", [True, False])
 @pytest.mark.parametrize("old", [True, False])
 @pytest.mark.parametrize("after", [True, False])
-@pytest.mark.parametrize("step", [1, 2, 3])
+@pytest.mark.parametrize("step", [1, 2, 3])  # the new record, the engine, the record in its place
 def test_an_interrupt_while_moving_leaves_the_old_engine_or_the_new_one(
     out: Path, monkeypatch: pytest.MonkeyPatch, links: bool, old: bool, after: bool, step: int
 ) -> None:
@@ -48,20 +48,61 @@ def test_an_interrupt_while_moving_leaves_the_old_engine_or_the_new_one(
     monkeypatch.setattr(os, "replace", replace)
     if not links:
         monkeypatch.setattr(os, "link", refuse)
-    last = 3 if old and not links else 2
-    if step > last:
-        build_engine(out, dataclasses.replace(RTX, overwrite=True))
-        return
     with pytest.raises(KeyboardInterrupt):
         build_engine(out, dataclasses.replace(RTX, overwrite=True))
     monkeypatch.undo()
-    if step == last and after:
+    if step == 3 and after:
         record = read_engine_record(out, "tensorrt-rtx")
         assert sha256_of_file(out / "engines" / "tensorrt-rtx.engine") == record.engine_sha256
         assert snapshot(out) != before
         assert engine_files(out) == {"tensorrt-rtx.engine", "tensorrt-rtx.json"}
     else:
         assert snapshot(out) == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs fork")
+@pytest.mark.parametrize("old", [True, False])
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_a_kill_while_moving_leaves_an_engine_with_its_record(
+    out: Path, monkeypatch: pytest.MonkeyPatch, old: bool, step: int
+) -> None:
+    """Killed before the rename numbered `step`: whichever engine is there, its record is found."""
+    first = build_engine(out, RTX).record if old else None
+    monkeypatch.setenv("FAKE_TENSORRT_SALT", "another engine")
+    child = os.fork()
+    if child == 0:
+        try:
+            _kill_before_rename(step)
+            build_engine(out, dataclasses.replace(RTX, overwrite=True))
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status)
+    engine = out / "engines" / "tensorrt-rtx.engine"
+    assert engine.exists() == (old or step == 3)
+    if engine.exists():
+        record = read_engine_record(out, "tensorrt-rtx")
+        assert sha256_of_file(engine) == record.engine_sha256
+        assert (record == first) == (step < 3)
+    monkeypatch.setenv("FAKE_TENSORRT_SALT", "a third engine")
+    third = build_engine(out, dataclasses.replace(RTX, overwrite=True)).record
+    assert read_engine_record(out, "tensorrt-rtx") == third
+    assert sha256_of_file(engine) == third.engine_sha256
+    assert not (out / "engines" / ".tensorrt-rtx.coming").exists()
+
+
+def _kill_before_rename(step: int) -> None:
+    """SIGKILL this process when it would call os.replace for the time numbered `step`."""
+    real, done = os.replace, 0
+
+    def replace(source: Any, target: Any) -> None:
+        nonlocal done
+        done += 1
+        if done == step:
+            signal.raise_signal(signal.SIGKILL)
+        real(source, target)
+
+    os.replace = replace
 
 
 def test_what_a_killed_build_left_is_removed(out: Path) -> None:
