@@ -22,7 +22,12 @@ from reformer_export.benchmark.node_times import profile_model, rank_kernels
 from reformer_export.benchmark.one_pass import random_ids
 from reformer_export.cli.checkpoint_path import find_checkpoint
 from reformer_export.cli.failures import leave_on_termination, refuse_in_one_line
-from reformer_export.cli.option_values import STANDARD_OUTPUT, integers_from_option, output_path_from_option
+from reformer_export.cli.option_values import (
+    STANDARD_OUTPUT,
+    integers_from_option,
+    json_file_option,
+    report_option,
+)
 from reformer_export.cli.runtime_options import RuntimeChoice, describe_execution, runtime_options
 from reformer_export.cli.tables import print_table, show_progress
 from reformer_export.errors import InputError
@@ -79,22 +84,8 @@ def names_from_option(_ctx: click.Context, param: click.Parameter, text: str) ->
     "--memory/--no-memory", default=True, show_default=True, help="Measure memory, in processes of their own."
 )
 @runtime_options
-@click.option(
-    "--json",
-    "json_file",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    callback=output_path_from_option,
-    help="Write the results to FILE; - prints them in place of the table.",
-)
-@click.option(
-    "--report",
-    "report_file",
-    type=click.Path(path_type=Path),
-    metavar="FILE.html",
-    callback=output_path_from_option,
-    help="Write a page with pictures, for people; it opens without a network.",
-)
+@json_file_option
+@report_option
 def command(
     out: Path,
     checkpoint: str | None,

@@ -20,7 +20,7 @@ from reformer_export.cli.engine_table import (
     list_engine_states,
     report_engine,
 )
-from reformer_export.cli.option_values import output_path_from_option
+from reformer_export.cli.option_values import report_option
 from reformer_export.cli.tables import print_table
 from reformer_export.errors import InputError, MissingDependencyError
 from reformer_export.runtimes.inspection import ArtifactSummary, OnnxSummary, inspect_onnx, inspect_path
@@ -32,14 +32,7 @@ NO_COLUMNS = ("", "")
 @click.command("inspect")
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option(
-    "--report",
-    "report_file",
-    type=click.Path(path_type=Path),
-    metavar="FILE.html",
-    callback=output_path_from_option,
-    help="Write a page with pictures, for people; it opens without a network.",
-)
+@report_option
 def command(path: Path, as_json: bool, report_file: Path | None) -> None:
     """Say what PATH is: an artifact's folder, an .onnx file or an engine. Nothing is run.
 

@@ -1,7 +1,8 @@
-"""Options that click's own types do not read: lists of numbers, bucket counts, a file for JSON."""
+"""Options that several commands share or click's own types do not read: numbers, buckets, output files."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -61,3 +62,27 @@ def output_path_from_option(_ctx: click.Context, param: click.Parameter, path: P
     if got is not None:
         raise OutputError(f"{param.opts[0]}: got {path}, {got}, expected a file to write; choose another")
     return path
+
+
+def json_file_option(command: Callable[..., object]) -> Callable[..., object]:
+    """Add --json FILE, the argument `json_file`."""
+    return click.option(
+        "--json",
+        "json_file",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        callback=output_path_from_option,
+        help="Write the results to FILE; - prints them in place of the table.",
+    )(command)
+
+
+def report_option(command: Callable[..., object]) -> Callable[..., object]:
+    """Add --report FILE.html, the argument `report_file`."""
+    return click.option(
+        "--report",
+        "report_file",
+        type=click.Path(path_type=Path),
+        metavar="FILE.html",
+        callback=output_path_from_option,
+        help="Write a page with pictures, for people; it opens without a network.",
+    )(command)

@@ -11,7 +11,12 @@ import click
 from reformer_export.artifact import MODEL_NAME, Manifest, json_text, read_manifest, write_atomically
 from reformer_export.cli.checkpoint_path import find_checkpoint
 from reformer_export.cli.failures import leave_on_termination, refuse_in_one_line
-from reformer_export.cli.option_values import STANDARD_OUTPUT, integers_from_option, output_path_from_option
+from reformer_export.cli.option_values import (
+    STANDARD_OUTPUT,
+    integers_from_option,
+    json_file_option,
+    report_option,
+)
 from reformer_export.cli.runtime_options import RuntimeChoice, engine_options, native_option
 from reformer_export.cli.tables import print_table, show_progress
 from reformer_export.cli.verify_bisect import BisectOutcome, bisect_option, check_bisect, run_bisect
@@ -69,22 +74,8 @@ if TYPE_CHECKING:
 )
 @native_option
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of an operator; default: all cores.")
-@click.option(
-    "--json",
-    "json_file",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    callback=output_path_from_option,
-    help="Write the results to FILE; - prints them in place of the table.",
-)
-@click.option(
-    "--report",
-    "report_file",
-    type=click.Path(path_type=Path),
-    metavar="FILE.html",
-    callback=output_path_from_option,
-    help="Write a page with pictures, for people; it opens without a network.",
-)
+@json_file_option
+@report_option
 @click.pass_context
 def command(
     ctx: click.Context,

@@ -9,12 +9,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from reformer_export.modeling.layers import KEY_NORM_EPSILON
 from reformer_export.ops.domain import neighbour_shifts
 from reformer_export.parity.compare import EPSILON
 from reformer_export.spec import DType, LSHAttentionSpec, ModelSpec
-
-KEY_NORM_EPSILON: Final = 1e-6
-"""transformers' modeling_reformer.py, LSHSelfAttention._len_norm."""
 
 MARGIN_EDGES: Final = tuple(float(edge) for edge in np.logspace(-9, 0, 46))
 """Borders of the histogram's bars; margins are at most 1."""

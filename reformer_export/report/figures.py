@@ -75,41 +75,28 @@ def draw(
     return Drawing(name, title, alternative, svg)
 
 
-def draw_lines(
-    name: str,
-    title: str,
-    alternative: str,
-    x: str,
-    y: str,
-    series: Mapping[str, Sequence[tuple[float, float]]],
-) -> Drawing:
-    """Curves over a logarithmic x and y; `series` maps a label to its points."""
-
-    def paint(figure: Any) -> None:
-        axes = figure.subplots()
-        for (label, points), marker in zip(series.items(), "osD^vP" * len(series), strict=False):
-            axes.plot([p[0] for p in points], [p[1] for p in points], marker=marker, label=label)
-        _logarithmic(axes, x, y, sorted({point[0] for points in series.values() for point in points}))
-        axes.legend()
-
-    return draw(name, title, alternative, paint)
+Series = Mapping[str, Sequence[tuple[float, float]]]
+"""A label -> its points."""
 
 
-def draw_points(
-    name: str,
-    title: str,
-    alternative: str,
-    x: str,
-    y: str,
-    series: Mapping[str, Sequence[tuple[float, float]]],
-) -> Drawing:
+def draw_lines(name: str, title: str, alternative: str, x: str, y: str, series: Series) -> Drawing:
+    """Curves over a logarithmic x and y."""
+    return _draw_series(name, title, alternative, x, y, series, "osD^vP", "-")
+
+
+def draw_points(name: str, title: str, alternative: str, x: str, y: str, series: Series) -> Drawing:
     """Points over a logarithmic x and y; zeros stand at the bottom."""
+    return _draw_series(name, title, alternative, x, y, series, "ox_^vP", "none")
 
+
+def _draw_series(
+    name: str, title: str, alternative: str, x: str, y: str, series: Series, markers: str, line: str
+) -> Drawing:
     def paint(figure: Any) -> None:
         axes = figure.subplots()
-        for (label, points), marker in zip(series.items(), "ox_^vP" * len(series), strict=False):
-            values = [max(point[1], SMALLEST_SHOWN) for point in points]
-            axes.scatter([point[0] for point in points], values, marker=marker, label=label)
+        for (label, points), marker in zip(series.items(), markers * len(series), strict=False):
+            values = [max(value, SMALLEST_SHOWN) for _, value in points]
+            axes.plot([at for at, _ in points], values, marker=marker, linestyle=line, label=label)
         _logarithmic(axes, x, y, sorted({point[0] for points in series.values() for point in points}))
         axes.legend()
 
