@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 import reformer_export
 from benchmarks.models import BenchmarkModel
-from reformer_export.benchmark.contenders import Setup, open_contender
-from reformer_export.native import NativeMode
+from reformer_export.libraries.operators import NativeMode
+from reformer_export.measure.contenders import Setup, open_contender
 
 Run = Callable[[NDArray[np.int64]], NDArray[np.float32]]
 """int64 [B, L] token ids -> float32 logits [B, L or 1, vocabulary]."""

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 import reformer_export
 from benchmarks.report import Row, describe_machine, print_table
-from reformer_export.artifact_folder import new_folder
+from reformer_export.artifact.folder import new_folder
 
 MODELS: Final = Path(__file__).parents[1] / "models" / "duplication"
 TRAINED: Final = ("full", "lsh-4", "lsh-2", "lsh-1")

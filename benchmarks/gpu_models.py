@@ -16,7 +16,7 @@ from benchmarks.gpu_layers import DTYPES
 from benchmarks.models import BenchmarkModel, random_inputs
 from reformer_export.engine import EngineOptions, build_engine, profiles_from_shapes
 from reformer_export.errors import ReformerExportError
-from reformer_export.parity.eager import EagerReformer, silence_transformers
+from reformer_export.reference.eager import EagerReformer, silence_transformers
 
 Run = Callable[[NDArray[np.int64]], NDArray[np.float32]]
 """int64 [1, L] token ids on the host -> float32 logits [1, L, vocabulary] on the host."""

@@ -16,7 +16,7 @@ from typing import Final
 import torch
 
 from benchmarks.layers import CHUNK, CONTENDERS, Layer
-from reformer_export.benchmark.memory import RESET_PEAK, resident_bytes
+from reformer_export.measure.memory import RESET_PEAK, resident_bytes
 
 WARM_TOKENS: Final = 2 * CHUNK
 """The fewest that are hashed: little is left behind for the measured run to use again."""

@@ -12,7 +12,7 @@ from typing import Any, Final
 from benchmarks.layers import PEERS, Agreement, Layer, count_flops
 from benchmarks.report import RESULTS, Row, describe_machine, print_table, write_results
 from benchmarks.timing import Comparison
-from reformer_export.native import find_native_library
+from reformer_export.libraries.operators import find_native_library
 
 NOTES: Final = (
     "ours: the native kernels through their C interface. hf: transformers' layer, eager, inference mode. "

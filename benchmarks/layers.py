@@ -19,7 +19,7 @@ from transformers.models.reformer.modeling_reformer import LocalSelfAttention, L
 
 from reformer_export.checkpoints.hashing import resolve_num_buckets
 from reformer_export.errors import RuntimeUnavailableError
-from reformer_export.native import HOW_TO_GET_IT
+from reformer_export.libraries.operators import HOW_TO_GET_IT
 from reformer_export.ops.lsh_buckets import draw_rotations
 from reformer_export.ops.native_kernels import NativeKernels, cpu_kernels
 

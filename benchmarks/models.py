@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import reformer_export
-from reformer_export.artifact import read_manifest
-from reformer_export.artifact_folder import new_folder
+from reformer_export.artifact.folder import new_folder
+from reformer_export.artifact.manifest import read_manifest
 from reformer_export.spec import DType, LogitsPositions, LSHAttentionSpec, ModelSpec
 
 CACHE: Final = Path(__file__).parent / ".cache"
@@ -125,7 +125,7 @@ def _save_checkpoint(name: str, folder: Path) -> None:
     import torch
     from transformers import ReformerConfig, ReformerModelWithLMHead
 
-    from reformer_export.parity.eager import silence_transformers
+    from reformer_export.reference.eager import silence_transformers
 
     silence_transformers()
     torch.manual_seed(0)

@@ -15,8 +15,8 @@ from typing import Final
 
 from benchmarks.contenders import CONTENDERS
 from benchmarks.models import BenchmarkModel, random_inputs
-from reformer_export.benchmark.memory import RESET_PEAK, resident_bytes
-from reformer_export.benchmark.timing import time_once
+from reformer_export.measure.memory import RESET_PEAK, resident_bytes
+from reformer_export.measure.timing import time_once
 
 ROOT: Final = Path(__file__).parents[1]
 

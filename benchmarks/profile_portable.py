@@ -11,8 +11,8 @@ import click
 
 from benchmarks.models import SHAPES, prepare_model, random_inputs
 from benchmarks.report import Row, print_table
-from reformer_export.artifact import MODEL_NAME
-from reformer_export.benchmark.node_times import profile_model, rank_kernels
+from reformer_export.artifact.manifest import MODEL_NAME
+from reformer_export.measure.node_times import profile_model, rank_kernels
 
 
 def rows_from_ranking(column: str, ranking: list[tuple[str, int, float]], total: float) -> list[Row]:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from reformer_export.benchmark.timing import time_in_turns, time_once
+from reformer_export.measure.timing import time_in_turns, time_once
 
 CEILING_SIZE: Final = 1024
 """Rows and columns of the square matrices whose product is timed: 4 MiB each."""

@@ -1,19 +1,40 @@
 """Every error this package raises on purpose: one base class, named leaves.
 
-A message is one line that says what is wrong, what was got, what was expected and how to mend it.
-The command line prints it and leaves with `exit_status`.
+A message is one line that says what is wrong, what was got, what was expected and how to mend it. `what` may
+be the name of an option's field, and the words may name others in backquotes (`threads`, `overwrite=True`):
+the command line shows them as its own options. It prints the line and leaves with `exit_status`.
 """
 
 from __future__ import annotations
 
-EXIT_CHECK_FAILED = 1
-EXIT_INPUT_AT_FAULT = 2
+from typing import Final
+
+EXIT_CHECK_FAILED: Final = 1
+EXIT_INPUT_AT_FAULT: Final = 2
 
 
 class ReformerExportError(Exception):
-    """Base of all errors raised on purpose."""
+    """Base of all errors raised on purpose.
+
+    Attributes:
+        what: what is at fault: a field, a file, a part of the model.
+        got: what it is.
+        expected: what it should be.
+        fix: how to mend it.
+    """
 
     exit_status = EXIT_INPUT_AT_FAULT
+
+    def __init__(self, what: str, got: object = "", expected: str = "", fix: str = "") -> None:
+        """The four parts of the sentence; a lone `what` is the whole of it."""
+        super().__init__(what, got, expected, fix)
+        self.what, self.got, self.expected, self.fix = what, got, expected, fix
+
+    def __str__(self) -> str:
+        text = self.what
+        if self.got or self.expected:
+            text += f": got {self.got}, expected {self.expected}"
+        return f"{text}; {self.fix}" if self.fix else text
 
 
 class SpecError(ReformerExportError):

@@ -16,29 +16,32 @@ from tests.runtimes.artifacts import write_artifact
 PACKAGE = "reformer_export"
 ROOT = Path(reformer_export.__file__).parent
 
-LAYERS = (
-    {"cli"},
-    {"benchmark", "export", "engine", "parity", "report", "runtimes"},
+FLOORS = (
+    {"cli", "serving"},
+    {"workflows"},
+    {"export", "engine", "parity", "measure", "report", "batch"},
+    {"reference", "runtimes"},
     {"checkpoints", "modeling"},
     {"ops"},
-    {"artifact", "artifact_folder", "engine_record", "native", "tensorrt_library"},
-    {"spec"},
+    {"libraries", "artifact"},
+    {"contract", "spec"},
     {"errors"},
 )
-SIDEWAYS = {
-    ("parity", "runtimes"),
-    ("benchmark", "parity"),  # eager, whom it measures
-    ("benchmark", "runtimes"),
-    ("engine", "runtimes"),
-    ("artifact_folder", "artifact"),
-    ("engine_record", "artifact"),
-    ("tensorrt_library", "native"),
-}
-"""Which parts of one layer may import another."""
+"""The house (docs/architecture.md): a room imports from floors below its own only."""
 
-LEVELS = {part: level for level, parts in enumerate(LAYERS) for part in parts}
+SIDEWAYS = {
+    ("report", "parity"),  # the results that a page shows
+    ("report", "measure"),
+    ("spec", "contract"),
+}
+"""Which rooms of one floor may import another."""
+
+LEVELS = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
+DEPLOYED = {"runtimes", "batch", "serving", "artifact", "libraries"}
+"""What a server runs: neither torch nor transformers is there."""
+
 EXPORT_ONLY = ("torch", "transformers", "onnxscript", "onnx_ir", "safetensors", "huggingface_hub")
-CORE = ("artifact", "artifact_folder", "engine_record", "native", "tensorrt_library", "spec", "errors")
+STANDARD_LIBRARY_ONLY = {"errors", "spec", "contract"}
 
 
 def parse_imports(path: Path, module: str) -> Iterator[str]:
@@ -62,7 +65,7 @@ def find_violations(root: Path) -> list[str]:
             continue  # the package's face, which imports what it shows when it is asked for
         module = ".".join([PACKAGE, *(part for part in parts if part != "__init__")])
         if parts[0] not in LEVELS:
-            found.append(f"{module} is in no layer")
+            found.append(f"{module} is in no room")
             continue
         names = parse_imports(path, module)
         found += [f"{module} imports {name}" for name in names if not is_allowed(module, name)]
@@ -75,16 +78,16 @@ def is_allowed(module: str, name: str) -> bool:
         target = imported[1] if len(imported) > 1 else PACKAGE
         if target not in LEVELS:
             return target == "__version__"
-        if part == "runtimes" and target not in (*CORE, part):
-            return False  # what lies between imports torch
+        if part in DEPLOYED and target in ("reference", "checkpoints", "modeling", "ops"):
+            return False  # they import torch
         return target == part or LEVELS[target] > LEVELS[part] or (part, target) in SIDEWAYS
     if imported[0] == "transformers":
-        return part in ("checkpoints", "parity")
+        return part in ("checkpoints", "reference")
     if imported[0] in ("tensorrt", "tensorrt_rtx"):
         return part == "engine" or module.startswith(f"{PACKAGE}.runtimes.tensorrt")
-    if part == "runtimes":
+    if part in DEPLOYED:
         return imported[0] not in EXPORT_ONLY
-    return part not in CORE or imported[0] in sys.stdlib_module_names
+    return part not in STANDARD_LIBRARY_ONLY or imported[0] in sys.stdlib_module_names
 
 
 def test_the_rule_holds() -> None:
@@ -95,23 +98,34 @@ def test_the_rule_holds() -> None:
     ("file", "code", "violation"),
     [
         ("spec.py", "import reformer_export.artifact", "spec imports reformer_export.artifact"),
-        ("spec.py", "import numpy", "spec imports numpy"),
+        ("contract.py", "import numpy", "contract imports numpy"),
+        ("artifact/a.py", "import torch", "artifact.a imports torch"),
         ("ops/a.py", "from reformer_export.modeling import b", "ops.a imports reformer_export.modeling.b"),
         ("ops/a.py", "from reformer_export import modeling", "ops.a imports reformer_export.modeling"),
         ("ops/a.py", "from ..modeling.c import b", "ops.a imports reformer_export.modeling.c.b"),
         ("ops/__init__.py", "from .. import modeling", "ops imports reformer_export.modeling"),
         ("export/a.py", "from reformer_export.parity import b", "export.a imports reformer_export.parity.b"),
+        (
+            "parity/a.py",
+            "from reformer_export.workflows import b",
+            "parity.a imports reformer_export.workflows",
+        ),
+        (
+            "batch/a.py",
+            "from reformer_export.modeling import b",
+            "batch.a imports reformer_export.modeling.b",
+        ),
         ("runtimes/a.py", "def f():\n    import torch.nn", "runtimes.a imports torch.nn"),
-        ("runtimes/a.py", "from reformer_export.ops import DOMAIN", "runtimes.a imports reformer_export.ops"),
-        ("export/a.py", "from transformers import b", "export.a imports transformers.b"),
+        ("runtimes/a.py", "from reformer_export.ops import b", "runtimes.a imports reformer_export.ops"),
+        ("parity/a.py", "from transformers import b", "parity.a imports transformers.b"),
         ("runtimes/ort.py", "import tensorrt as trt", "runtimes.ort imports tensorrt"),
         ("cli/a.py", "import reformer_export", "cli.a imports reformer_export"),
-        ("helpers.py", "", "helpers is in no layer"),
+        ("helpers.py", "", "helpers is in no room"),
     ],
 )
 def test_the_checker_finds_a_violation(tmp_path: Path, file: str, code: str, violation: str) -> None:
     path = tmp_path / file
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(code)
     (found,) = find_violations(tmp_path)
     assert found.startswith(f"{PACKAGE}.{violation}")
@@ -125,17 +139,15 @@ def test_the_checker_finds_a_violation(tmp_path: Path, file: str, code: str, vio
             "cli/a.py",
             "from reformer_export.parity import b\nfrom reformer_export import __version__\nimport click",
         ),
-        (
-            "parity/a.py",
-            "import torch, transformers\nfrom reformer_export.runtimes import load\nfrom . import b",
-        ),
-        ("runtimes/tensorrt.py", "import tensorrt\nfrom .inputs import c"),
-        ("artifact_folder.py", "from reformer_export.artifact import b\nimport os.path"),
+        ("reference/a.py", "import torch, transformers\nfrom . import b"),
+        ("report/a.py", "from reformer_export.parity.results import b"),
+        ("runtimes/tensorrt/a.py", "import tensorrt\nfrom .inputs import c"),
+        ("artifact/a.py", "from reformer_export.artifact.manifest import b\nimport numpy"),
     ],
 )
 def test_the_checker_allows_the_rest(tmp_path: Path, file: str, code: str) -> None:
     path = tmp_path / file
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(code)
     assert find_violations(tmp_path) == []
 

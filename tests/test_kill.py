@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 import transformers
 
-from reformer_export.artifact import check_files, read_manifest, sha256_of_file
-from reformer_export.engine_record import engine_path, read_engine_record
+from reformer_export.artifact.engine_record import engine_path, read_engine_record
+from reformer_export.artifact.files import sha256_of_file
+from reformer_export.artifact.manifest import check_files, read_manifest
 from tests.cli.program import run_program
 from tests.engine.real import require_tensorrt_rtx
 from tests.hf_models import config_t, save_model

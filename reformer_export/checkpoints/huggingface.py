@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from reformer_export.artifact import sha256_of_file
+from reformer_export.artifact.files import sha256_of_file
 from reformer_export.checkpoints.checkpoint import Checkpoint, LoadOptions
 from reformer_export.checkpoints.config import Config, choose_task, read_config, spec_from_config
 from reformer_export.checkpoints.names import (

@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 import click
 
-from reformer_export.cli.sequences import InputLine
+from reformer_export.batch.sequences import InputLine
 from reformer_export.errors import InputError
 
 OnError = Literal["stop", "skip"]

@@ -8,19 +8,8 @@ from typing import Any, Final
 
 import click
 
-from reformer_export.artifact import MODEL_NAME, Manifest, json_text, read_manifest, write_atomically
-from reformer_export.benchmark import (
-    BenchmarkOptions,
-    BenchmarkResult,
-    Measurement,
-    Setup,
-    missing_packages,
-    run_benchmark,
-)
-from reformer_export.benchmark.contenders import AGAINST, Device, Name
-from reformer_export.benchmark.node_times import profile_model, rank_kernels
-from reformer_export.benchmark.one_pass import random_ids
-from reformer_export.cli.checkpoint_path import find_checkpoint
+from reformer_export.artifact.files import json_text, write_atomically
+from reformer_export.artifact.manifest import MODEL_NAME, Manifest, read_manifest
 from reformer_export.cli.failures import leave_on_termination, refuse_in_one_line
 from reformer_export.cli.option_values import (
     STANDARD_OUTPUT,
@@ -28,11 +17,23 @@ from reformer_export.cli.option_values import (
     json_file_option,
     report_option,
 )
-from reformer_export.cli.runtime_options import RuntimeChoice, describe_execution, runtime_options
+from reformer_export.cli.runtime_options import describe_execution, runtime_options
 from reformer_export.cli.tables import print_table, show_progress
 from reformer_export.errors import InputError
-from reformer_export.native import find_native_library
-from reformer_export.runtimes import RUNTIMES, Runtime
+from reformer_export.libraries.operators import find_native_library
+from reformer_export.measure import (
+    BenchmarkOptions,
+    BenchmarkResult,
+    Measurement,
+    Setup,
+    missing_packages,
+    run_benchmark,
+)
+from reformer_export.measure.contenders import AGAINST, Device, Name
+from reformer_export.measure.node_times import profile_model, rank_kernels
+from reformer_export.measure.one_pass import random_ids
+from reformer_export.runtimes import RUNTIMES, Runtime, RuntimeOptions, load
+from reformer_export.workflows.checkpoint_source import find_checkpoint
 
 DEFAULT_LENGTHS: Final = (256, 1024, 4096)
 """Those of them that the model takes; the model's greatest where it takes none."""
@@ -90,7 +91,7 @@ def command(
     out: Path,
     checkpoint: str | None,
     against: tuple[Name, ...],
-    choice: RuntimeChoice,
+    choice: RuntimeOptions,
     json_file: Path | None,
     report_file: Path | None,
     **options: Any,
@@ -111,7 +112,7 @@ def command(
     """
     manifest = read_manifest(out)
     with leave_on_termination(), refuse_in_one_line("benchmarking"):
-        with choice.load(out) as runtime:
+        with load(out, choice) as runtime:
             click.echo(f"Runs on {describe_execution(runtime)}.", err=True)
             execution, notes = describe_execution(runtime), list(runtime.notes)
             device: Device = "cpu" if runtime.providers[0] == "CPUExecutionProvider" else "cuda"
@@ -139,7 +140,7 @@ def command(
         write_atomically(report_file, render_page(page_from_bench(report)))
 
 
-def _node_times(out: Path, choice: RuntimeChoice, length: int) -> dict[str, Any] | None:
+def _node_times(out: Path, choice: RuntimeOptions, length: int) -> dict[str, Any] | None:
     """Seconds of each operator in one pass of ONNX Runtime on the CPU; None for other runtimes and types."""
     manifest = read_manifest(out)
     if choice.runtime != RUNTIMES[0] or choice.provider == "cuda" or manifest.dtype == "bfloat16":
@@ -169,7 +170,7 @@ def _choose_lengths(runtime: Runtime, given: tuple[int, ...] | None) -> tuple[in
 def _choose_setups(
     out: Path,
     manifest: Manifest,
-    choice: RuntimeChoice,
+    choice: RuntimeOptions,
     device: Device,
     checkpoint: str | None,
     against: tuple[Name, ...],
@@ -210,7 +211,7 @@ def _needs_of(
         if checkpoint is not None:
             raise
         raise _MissingError(str(error)) from error
-    from reformer_export.parity.verify import DECODER_BIAS
+    from reformer_export.parity.sweep import DECODER_BIAS
 
     old_bias = DECODER_BIAS in manifest.source.get("renamed_weights", {})
     return {"checkpoint": str(folder), "has_only_old_bias": old_bias}

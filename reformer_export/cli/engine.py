@@ -12,7 +12,9 @@ from typing import Any
 
 import click
 
-from reformer_export.artifact import json_text, read_manifest
+from reformer_export.artifact.engine_record import ENGINE_RUNTIMES, EngineFlags
+from reformer_export.artifact.files import json_text
+from reformer_export.artifact.manifest import read_manifest
 from reformer_export.cli.engine_table import describe_engine
 from reformer_export.cli.failures import leave_on_termination, refuse_in_one_line
 from reformer_export.cli.option_values import output_path_from_option, shapes_from_option
@@ -25,7 +27,6 @@ from reformer_export.engine import (
     profiles_from_shapes,
     size_from_text,
 )
-from reformer_export.engine_record import ENGINE_RUNTIMES, EngineFlags
 
 NO_COLUMNS = ("", "")
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reformer_export.artifact import ENGINES_NAME, MODEL_NAME, sha256_of_file
-from reformer_export.engine_record import (
+from reformer_export.artifact.engine_record import (
     ENGINE_SUFFIX,
     RECORD_SUFFIX,
     EngineRecord,
@@ -16,6 +15,8 @@ from reformer_export.engine_record import (
     list_engines,
     read_engine_record,
 )
+from reformer_export.artifact.files import sha256_of_file
+from reformer_export.artifact.manifest import ENGINES_NAME, MODEL_NAME
 from reformer_export.errors import ArtifactError, ReformerExportError
 
 ENGINE_COLUMNS = ("engine", "runtime", "compute capabilities", "longest", "size", "state")

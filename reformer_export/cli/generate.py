@@ -8,16 +8,15 @@ from pathlib import Path
 
 import click
 
+from reformer_export.batch.sequences import ids_from_text
 from reformer_export.cli.runtime_options import (
-    RuntimeChoice,
     find_tokenizer,
-    ids_from_text,
     open_artifact,
     runtime_options,
 )
 from reformer_export.cli.tables import accept_any_text
 from reformer_export.errors import InputError
-from reformer_export.runtimes import Runtime
+from reformer_export.runtimes import Runtime, RuntimeOptions
 from reformer_export.runtimes.generation import Generation
 
 
@@ -73,7 +72,7 @@ def command(
     eos_token_id: tuple[int, ...],
     no_stream: bool,
     as_json: bool,
-    choice: RuntimeChoice,
+    choice: RuntimeOptions,
 ) -> None:
     """Continue a prompt with the language model in the folder OUT.
 

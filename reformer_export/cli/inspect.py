@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from reformer_export.artifact import MODEL_NAME, Manifest, write_atomically
+from reformer_export.artifact.files import write_atomically
+from reformer_export.artifact.manifest import MODEL_NAME, Manifest
 from reformer_export.cli.engine_table import (
     ENGINE_COLUMNS,
     describe_engine,
@@ -113,7 +114,7 @@ def _print_artifact(summary: ArtifactSummary, graph: OnnxSummary | None) -> None
         ("feed-forward", f"{spec.feed_forward_size}, {spec.hidden_act}"),
         ("positions", _describe_positions(spec)),
         ("parameters", parameters),
-        *_dial_rows(manifest),
+        *_num_hashes_rows(manifest),
         ("made with", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())),
         ("parity", _describe_parity(manifest)),
     ]
@@ -162,11 +163,11 @@ def _weight_rows(source: dict[str, Any]) -> list[tuple[str, str]]:
     return [("weights left out", ", ".join(names))] if names else []
 
 
-def _dial_rows(manifest: Manifest) -> list[tuple[str, str]]:
+def _num_hashes_rows(manifest: Manifest) -> list[tuple[str, str]]:
     """The numbers of hashes among which a run chooses, where it does."""
-    if manifest.dial is None:
+    if manifest.runtime_num_hashes is None:
         return []
-    most = manifest.dial.max_hashes
+    most = manifest.runtime_num_hashes.max_hashes
     return [("hashes of a run", f"1 to {most} by --num-hashes; only {most} is transformers' own draw")]
 
 
@@ -224,6 +225,6 @@ def _runtime_rows(summary: ArtifactSummary | OnnxSummary, graph: OnnxSummary | N
     dtype = summary.manifest.dtype if isinstance(summary, ArtifactSummary) else None
     on_cpu = {
         "float16": "; in float32 wherever the CPU has no float16 kernel",
-        "bfloat16": "; the weights are widened to float32 at load, which needs the package onnx",
+        "bfloat16": "; the weights are upcast to float32 at load, which needs the package onnx",
     }.get(dtype or "", "")
     return [("ONNX Runtime, CPU", runs + on_cpu), ("ONNX Runtime, CUDA", runs)]

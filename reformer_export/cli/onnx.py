@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from reformer_export.artifact import Manifest, json_text, write_manifest
-from reformer_export.artifact_folder import check_new_folder, new_folder
-from reformer_export.cli.checkpoint_path import source_with_path
+from reformer_export.artifact.files import json_text
+from reformer_export.artifact.folder import check_new_folder, new_folder
+from reformer_export.artifact.manifest import Manifest, write_manifest
 from reformer_export.cli.failures import leave_on_termination, refuse_in_one_line
 from reformer_export.cli.option_values import num_buckets_from_option
 from reformer_export.errors import EXIT_CHECK_FAILED, InputError
 from reformer_export.spec import DTYPES, TASKS
+from reformer_export.workflows.checkpoint_source import source_with_path
 
 if TYPE_CHECKING:
     from reformer_export.checkpoints import Checkpoint
@@ -140,7 +141,9 @@ def _prepare_export(
         _check_max_hashes(max_hashes, options["num_hashes"])
         options["num_hashes"] = max_hashes
     export_options = ExportOptions(
-        options.pop("dtype"), DEFAULT_OPSET if opset is None else opset, dial=max_hashes is not None
+        options.pop("dtype"),
+        DEFAULT_OPSET if opset is None else opset,
+        runtime_num_hashes=max_hashes is not None,
     )
     check_opset(export_options.opset)
     slices = options.pop("chunk_feed_forward")
@@ -159,10 +162,15 @@ def _check_max_hashes(max_hashes: int, num_hashes: int | None) -> None:
 
 
 def _verify_shortly(folder: Path, manifest: Manifest, checkpoint: Checkpoint) -> VerifyResult:
-    from reformer_export.parity import add_dial_cases, default_cases, silence_transformers, verify_artifact
+    from reformer_export.parity import (
+        add_num_hashes_cases,
+        default_cases,
+        silence_transformers,
+        verify_artifact,
+    )
 
     silence_transformers()
-    cases = add_dial_cases(manifest, default_cases(manifest.spec, short=True))
+    cases = add_num_hashes_cases(manifest, default_cases(manifest.spec, short=True))
     return verify_artifact(folder, checkpoint.folder, cases)
 
 
@@ -187,8 +195,8 @@ def _describe(out: Path, manifest: Manifest) -> str:
         f"{spec.task}, {len(spec.layers)} layers, {manifest.dtype}, up to {spec.max_length} tokens, "
         f"{size:.1f} MB"
     )
-    if manifest.dial is not None:
-        text += f", 1 to {manifest.dial.max_hashes} hashes"
+    if manifest.runtime_num_hashes is not None:
+        text += f", 1 to {manifest.runtime_num_hashes.max_hashes} hashes"
     if manifest.parity is None:
         return f"{text}; not compared with eager"
     return f"{text}; largest difference to eager {manifest.parity['max_pinned_error']:.1e}"

@@ -8,7 +8,7 @@ from typing import Final
 
 import click
 
-from reformer_export.artifact import output_error
+from reformer_export.artifact.files import output_error
 from reformer_export.errors import InputError, OutputError
 
 STANDARD_OUTPUT: Final = Path("-")

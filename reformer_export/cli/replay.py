@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
-from reformer_export.artifact import json_text
+from reformer_export.artifact.files import json_text
 from reformer_export.cli.failures import refuse_in_one_line
 from reformer_export.errors import EXIT_CHECK_FAILED
-from reformer_export.native import NATIVE_MODES, NativeMode
+from reformer_export.libraries.operators import NATIVE_MODES, NativeMode
 from reformer_export.runtimes.ort import CPU, CUDA
 from reformer_export.runtimes.replay import Replay, replay_node
 

@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reformer_export.cli.batches import Totals
-from reformer_export.cli.result_files import (
+from reformer_export.batch.batching import Totals
+from reformer_export.batch.outputs import (
     STANDARD_OUTPUT,
     ResultWriter,
     check_output_path,
     open_result_file,
 )
-from reformer_export.cli.results import SequenceResult, summarize_result
-from reformer_export.cli.resumable_file import Identity, check_partial, open_resumable_file
+from reformer_export.batch.results import SequenceResult, summarize_result
+from reformer_export.batch.resume import Identity, check_partial, open_resumable_file
+from reformer_export.batch.sequences import Source
 from reformer_export.cli.runtime_options import find_tokenizer
-from reformer_export.cli.sequences import Source
 from reformer_export.cli.summary_output import JsonSummaries, SummaryTables
 from reformer_export.errors import InputError
 from reformer_export.runtimes import Runtime

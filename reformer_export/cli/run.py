@@ -18,27 +18,26 @@ from typing import Final
 
 import click
 
+from reformer_export.batch.batching import Batching, Totals, run_window, windows_from_lines
+from reformer_export.batch.outputs import STANDARD_OUTPUT, ResultWriter
+from reformer_export.batch.results import SequenceResult
+from reformer_export.batch.resume import Identity
+from reformer_export.batch.sequences import InputLine, SequenceReader, Source
+from reformer_export.batch.sources import LINE_FORMATS, find_format, open_source
 from reformer_export.cli.bad_lines import LineMessages, OnError
-from reformer_export.cli.batches import Batching, Totals, run_window, windows_from_lines
 from reformer_export.cli.failures import EXIT_OF_SIGNAL_BASE, leave_on_termination, refuse_in_one_line
-from reformer_export.cli.result_files import STANDARD_OUTPUT, ResultWriter
 from reformer_export.cli.result_target import Target
-from reformer_export.cli.results import SequenceResult
-from reformer_export.cli.resumable_file import Identity
 from reformer_export.cli.runtime_options import (
-    RuntimeChoice,
     describe_execution,
     open_artifact,
     runtime_options,
 )
-from reformer_export.cli.sequences import InputLine, SequenceReader, Source
-from reformer_export.cli.sources import LINE_FORMATS, find_format, open_source
 from reformer_export.cli.stream_progress import show_stream_progress
 from reformer_export.cli.summary_output import JsonSummaries
 from reformer_export.cli.tables import accept_any_text
 from reformer_export.errors import EXIT_CHECK_FAILED, InputError
-from reformer_export.runtimes import LeftPaddingWarning, Runtime
-from reformer_export.runtimes.tensorrt import TensorRTRuntime
+from reformer_export.runtimes import LeftPaddingWarning, Runtime, RuntimeOptions
+from reformer_export.runtimes.tensorrt.runtime import TensorRTRuntime
 from reformer_export.runtimes.tokenizer import load_tokenizer
 
 DEFAULT_WINDOW: Final = 1024
@@ -109,7 +108,7 @@ def command(
     resume: bool,
     restart: bool,
     as_json: bool,
-    choice: RuntimeChoice,
+    choice: RuntimeOptions,
 ) -> None:
     """Run the artifact in the folder OUT once over each TEXT.
 

@@ -2,70 +2,33 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
 from reformer_export.errors import InputError, MissingDependencyError
-from reformer_export.native import NATIVE_MODES, NativeMode
-from reformer_export.runtimes import RUNTIMES, Runtime, load
+from reformer_export.libraries.operators import NATIVE_MODES
+from reformer_export.runtimes import RUNTIMES, Runtime, RuntimeOptions, load
 from reformer_export.runtimes.tokenizer import Tokenizer, load_tokenizer
 
 Command = Callable[..., object]
-
-
-@dataclass(frozen=True)
-class RuntimeChoice:
-    """What the user chose to run an artifact with; the fields are those of `reformer_export.load`."""
-
-    runtime: str = "onnxruntime"
-    engine: str | None = None
-    cuda_graphs: bool = False
-    provider: str = "auto"
-    native: NativeMode = "auto"
-    threads: int | None = None
-    num_hashes: int | None = None
-    check: bool = True
-
-    def load(self, out: str | Path) -> Runtime:
-        """Open the artifact in the folder `out`; raises what `reformer_export.load` raises."""
-        return load(
-            out,
-            runtime=self.runtime,
-            engine=self.engine,
-            cuda_graphs=self.cuda_graphs,
-            provider=self.provider,
-            native=self.native,
-            threads=self.threads,
-            num_hashes=self.num_hashes,
-            check=self.check,
-        )
 
 
 def runtime_options(command: Command) -> Command:
     """Add --runtime and its runtimes' options; the command gets them as one argument, `choice`."""
 
     @functools.wraps(command)
-    def with_choice(
-        *arguments: Any,
-        runtime: str,
-        engine: str | None,
-        cuda_graphs: bool,
-        provider: str,
-        native: NativeMode,
-        threads: int | None,
-        num_hashes: int | None,
-        no_check: bool,
-        **others: Any,
-    ) -> object:
-        choice = RuntimeChoice(
-            runtime, engine, cuda_graphs, provider, native, threads, num_hashes, check=not no_check
-        )
-        return command(*arguments, choice=choice, **others)
+    def with_choice(*arguments: Any, no_check: bool, **options: Any) -> object:
+        fields = {
+            field.name: options.pop(field.name)
+            for field in dataclasses.fields(RuntimeOptions)
+            if field.name in options
+        }
+        return command(*arguments, choice=RuntimeOptions(**fields, check=not no_check), **options)
 
     threads_option = click.option(
         "--threads", type=click.IntRange(min=1), help="CPU threads of an operator; default: all cores."
@@ -129,10 +92,10 @@ def native_option(command: Command) -> Command:
     )(command)
 
 
-def open_artifact(out: str, choice: RuntimeChoice) -> Runtime:
+def open_artifact(out: str, choice: RuntimeOptions) -> Runtime:
     """Open the artifact, until the command ends, and show on standard error what to know of it."""
     context = click.get_current_context()
-    runtime = context.with_resource(choice.load(out))
+    runtime = context.with_resource(load(out, choice))
     click.echo(f"Runs on {describe_execution(runtime)}.", err=True)
     shown = _show_notes(runtime, 0)
     context.call_on_close(lambda: _show_notes(runtime, shown))  # what running it has taught
@@ -152,8 +115,12 @@ def describe_execution(runtime: Runtime) -> str:
     if not provider.endswith("ExecutionProvider"):
         return provider  # TensorRT's are in words already
     kernels = "function bodies" if runtime.native is None else f"native kernels {runtime.native}"
-    dial = runtime.manifest.dial
-    rounds = "" if dial is None else f", {runtime.num_hashes} of {dial.max_hashes} hashes"
+    runtime_num_hashes = runtime.manifest.runtime_num_hashes
+    rounds = (
+        ""
+        if runtime_num_hashes is None
+        else f", {runtime.num_hashes} of {runtime_num_hashes.max_hashes} hashes"
+    )
     return f"ONNX Runtime, {provider.removesuffix('ExecutionProvider')}, {kernels}{rounds}"
 
 
@@ -163,13 +130,3 @@ def find_tokenizer(folder: Path, vocab_size: int) -> Tokenizer | None:
         return load_tokenizer(folder, vocab_size)
     except (InputError, MissingDependencyError):
         return None
-
-
-def ids_from_text(option: str, text: str) -> list[int]:
-    """Token ids from a comma-separated list such as "5,6,7"."""
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError as error:
-        raise InputError(
-            f'{option}: got {text!r}, expected integers with commas; write e.g. "5,6,7"'
-        ) from error

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 
 import click
 
+from reformer_export.batch.sequences import Source
 from reformer_export.cli import tables
-from reformer_export.cli.sequences import Source
 
 Show = Callable[[int, float], None]
 """Shows how many lines are done, and up to where in the source's unit."""

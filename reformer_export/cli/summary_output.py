@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
-from reformer_export.cli.batches import Totals
-from reformer_export.cli.results import SequenceResult
-from reformer_export.cli.sequences import Consumed, InputLine
+from reformer_export.batch.batching import Totals
+from reformer_export.batch.results import SequenceResult
+from reformer_export.batch.sequences import Consumed, InputLine
 from reformer_export.cli.tables import print_table
 
 Summarize = Callable[[SequenceResult], dict[str, Any]]

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from reformer_export.artifact import MODEL_NAME, Manifest, json_text, read_manifest, write_atomically
-from reformer_export.cli.checkpoint_path import find_checkpoint
+from reformer_export.artifact.engine_record import ENGINE_RUNTIMES
+from reformer_export.artifact.files import json_text, write_atomically
+from reformer_export.artifact.manifest import MODEL_NAME, Manifest, read_manifest
 from reformer_export.cli.failures import leave_on_termination, refuse_in_one_line
 from reformer_export.cli.option_values import (
     STANDARD_OUTPUT,
@@ -17,15 +18,16 @@ from reformer_export.cli.option_values import (
     json_file_option,
     report_option,
 )
-from reformer_export.cli.runtime_options import RuntimeChoice, engine_options, native_option
+from reformer_export.cli.runtime_options import engine_options, native_option
 from reformer_export.cli.tables import print_table, show_progress
 from reformer_export.cli.verify_bisect import BisectOutcome, bisect_option, check_bisect, run_bisect
 from reformer_export.cli.verify_data import check_data_options, data_options, measure_data, print_data
-from reformer_export.engine_record import ENGINE_RUNTIMES
 from reformer_export.errors import EXIT_CHECK_FAILED, InputError
-from reformer_export.native import find_native_library
-from reformer_export.runtimes import RUNTIMES
-from reformer_export.runtimes.dial import choose_num_hashes
+from reformer_export.libraries.operators import find_native_library
+from reformer_export.runtimes import RUNTIMES, RuntimeOptions
+from reformer_export.runtimes.num_hashes import choose_num_hashes
+from reformer_export.runtimes.options import RuntimeName
+from reformer_export.workflows.checkpoint_source import find_checkpoint
 
 if TYPE_CHECKING:
     from reformer_export.parity import CaseResult, VerifyResult
@@ -82,7 +84,7 @@ def command(
     /,
     out: Path,
     checkpoint: str | None,
-    runtimes: tuple[str, ...],
+    runtimes: tuple[RuntimeName, ...],
     json_file: Path | None,
     report_file: Path | None,
     bisect: Path | None,
@@ -149,7 +151,9 @@ def command(
         ctx.exit(EXIT_CHECK_FAILED)
 
 
-def _check_runtimes(runtimes: tuple[str, ...], options: dict[str, Any], report_file: Path | None) -> None:
+def _check_runtimes(
+    runtimes: tuple[RuntimeName, ...], options: dict[str, Any], report_file: Path | None
+) -> None:
     for runtime in runtimes:
         if runtime not in RUNTIMES:
             raise InputError(f"--runtime: got {runtime!r}, expected {' or '.join(RUNTIMES)}; name one")
@@ -168,7 +172,12 @@ def _check_runtimes(runtimes: tuple[str, ...], options: dict[str, Any], report_f
 def _verify(
     out: Path, manifest: Manifest, checkpoint: Path, runtime: str, options: dict[str, Any]
 ) -> VerifyResult:
-    from reformer_export.parity import add_dial_cases, choose_cases, silence_transformers, verify_artifact
+    from reformer_export.parity import (
+        add_num_hashes_cases,
+        choose_cases,
+        silence_transformers,
+        verify_artifact,
+    )
 
     silence_transformers()
     lengths, batch_sizes, counts = (options.pop(name) for name in ("lengths", "batch_sizes", "num_hashes"))
@@ -178,7 +187,7 @@ def _verify(
     if counts:
         chosen = [dataclasses.replace(case, num_hashes=count) for count in counts for case in chosen]
     else:
-        chosen = add_dial_cases(manifest, chosen)
+        chosen = add_num_hashes_cases(manifest, chosen)
     # The default cases, less those that an engine was not built for: only the open runtime knows.
     cases = None if lengths is None and batch_sizes is None and not counts else chosen
     with show_progress("Compared cases", len(chosen)) as advance:
@@ -187,22 +196,23 @@ def _verify(
         )
 
 
-def _choice(runtime: str, options: dict[str, Any]) -> RuntimeChoice:
+def _choice(runtime: RuntimeName, options: dict[str, Any]) -> RuntimeOptions:
     """What opens `runtime` with those of the options that are its own."""
     names = ("engine", "cuda_graphs") if runtime in ENGINE_RUNTIMES else ("provider", "native", "threads")
-    return RuntimeChoice(runtime, **{name: options[name] for name in names})
+    return RuntimeOptions(runtime, **{name: options[name] for name in names})
 
 
 def _details(
     out: Path, checkpoint: Path, manifest: Manifest, result: VerifyResult, options: dict[str, Any]
 ) -> dict[str, Any]:
     """What the report's pictures show, from ONNX Runtime on the CPU."""
-    from reformer_export.parity import Execution, collect_details
+    from reformer_export.parity import collect_details
+    from reformer_export.runtimes.ort import Placement
 
     click.echo("Looking inside the model for the report ...", err=True)
-    execution = Execution(threads=options["threads"], native=find_native_library(options["native"]))
+    placement = Placement(threads=options["threads"], library=find_native_library(options["native"]))
     cases = [case.case for case in result.cases]
-    return collect_details(out, checkpoint, manifest, cases, execution, options["seed"])
+    return collect_details(out, checkpoint, manifest, cases, placement, options["seed"])
 
 
 def _describe(
@@ -216,8 +226,8 @@ def _describe(
     # verify_artifact has compared the file with this SHA-256.
     report: dict[str, Any] = {"artifact": str(out), "model_sha256": manifest.files[MODEL_NAME]}
     runs = [
-        result.to_dict() | ({} if dial is None else {"dial": dial})
-        for result, dial in zip(results, dials, strict=True)
+        result.to_dict() | ({} if runtime_num_hashes is None else {"dial": runtime_num_hashes})
+        for result, runtime_num_hashes in zip(results, dials, strict=True)
     ]
     if len(runs) == 1:
         report |= runs[0]
@@ -242,13 +252,13 @@ def _report(
         return
     if json_file is not None:
         write_atomically(json_file, json_text(report) + "\n")
-    for result, dial in zip(results, dials, strict=True):
+    for result, runtime_num_hashes in zip(results, dials, strict=True):
         title = f"{out} against eager ({result.runtime}, {result.dtype})"
         print_table(title, COLUMNS, [_row(case) for case in result.cases])
         if result.passed:
             click.echo(f"\n{result.verdict()}")
-        if dial is not None:
-            print_data(dial)
+        if runtime_num_hashes is not None:
+            print_data(runtime_num_hashes)
     if bisected is not None:
         click.echo("\n" + "\n".join(bisected.lines))
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from reformer_export.artifact import Manifest
+from reformer_export.artifact.manifest import Manifest
 from reformer_export.cli.runtime_options import Command
 from reformer_export.errors import InputError
-from reformer_export.runtimes.replay import check_part_folder
+from reformer_export.runtimes.replay import check_subgraph_folder
 
 if TYPE_CHECKING:
     from reformer_export.parity import Case, VerifyResult
@@ -59,7 +59,7 @@ def check_bisect(out: Path | None, runtimes: Sequence[str]) -> None:
             f"--bisect: got --runtime {runtimes[0]}, whose nodes cannot be run one by one, expected "
             "onnxruntime; add --runtime onnxruntime"
         )
-    check_part_folder(out)
+    check_subgraph_folder(out)
 
 
 def run_bisect(
@@ -75,28 +75,30 @@ def run_bisect(
     `options` are those of the command.
     """
     from reformer_export.parity.bisect import bisect_artifact
-    from reformer_export.parity.eager import EagerReformer
-    from reformer_export.parity.graph_parts import choose_execution
-    from reformer_export.parity.part_folder import write_part
-    from reformer_export.parity.verify import DECODER_BIAS
+    from reformer_export.parity.subgraph_folder import write_subgraph
+    from reformer_export.parity.subgraphs import choose_placement
+    from reformer_export.parity.sweep import DECODER_BIAS
+    from reformer_export.reference.eager import EagerReformer
 
     click.echo("Comparing node by node ...", err=True)
     (result, *_) = (result for result in results if result.runtime.startswith("onnxruntime"))
-    execution = choose_execution(
+    placement = choose_placement(
         artifact, manifest, options["provider"], options["threads"], options["native"]
     )
     has_old_bias = DECODER_BIAS in manifest.source.get("renamed_weights", {})
     eager = EagerReformer(checkpoint, manifest.spec, has_old_bias)
-    found = bisect_artifact(artifact, manifest, eager, choose_cases(result), execution, options["seed"])
+    found = bisect_artifact(
+        artifact, manifest, eager, choose_failing_cases(result), placement, options["seed"]
+    )
     lines, values = [f"{found.verdict()}."], found.to_dict()
-    if write_part(out, found, execution):
+    if write_subgraph(out, found, placement):
         values["replay"] = shlex.join(["reformer-export", "replay", str(out)])
         lines.append(f"Its inputs, eager's result and the file's are in {out}; run it again with:")
         lines.append(f"  {values['replay']}")
     return BisectOutcome(found.named is not None, tuple(lines), values)
 
 
-def choose_cases(result: VerifyResult) -> list[Case]:
+def choose_failing_cases(result: VerifyResult) -> list[Case]:
     """Failing cases, the smallest first; where none failed, the largest that is small enough."""
     by_size = sorted(result.cases, key=lambda found: found.case.batch * found.case.length)
     failed = [found.case for found in by_size if not found.passed]

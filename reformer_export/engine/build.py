@@ -8,20 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from reformer_export import __version__
-from reformer_export.artifact import (
-    ENGINES_NAME,
-    MODEL_NAME,
-    Manifest,
-    check_files,
-    read_manifest,
-    sha256_of_file,
-)
-from reformer_export.engine.options import EngineOptions
-from reformer_export.engine.places import EnginePlaces, move_into_place, new_files
-from reformer_export.engine.process import OnLog, OnProgress, run_worker
-from reformer_export.engine.profiles import check_profiles, default_profile
-from reformer_export.engine.request import BuildRequest, BuildResult
-from reformer_export.engine_record import (
+from reformer_export.artifact.engine_record import (
     EngineProfile,
     EngineRecord,
     PluginRecord,
@@ -29,9 +16,16 @@ from reformer_export.engine_record import (
     record_path,
     record_text,
 )
+from reformer_export.artifact.files import sha256_of_file
+from reformer_export.artifact.manifest import ENGINES_NAME, MODEL_NAME, Manifest, check_files, read_manifest
+from reformer_export.engine.options import EngineOptions
+from reformer_export.engine.process import OnLog, OnProgress, run_worker
+from reformer_export.engine.profiles import check_profiles, default_profile
+from reformer_export.engine.request import BuildRequest, BuildResult
+from reformer_export.engine.staging import StagingPaths, move_into_place, staging_paths
 from reformer_export.errors import EngineError, InputError, OutputError
+from reformer_export.libraries.tensorrt import TensorRTLibrary, find_tensorrt_library
 from reformer_export.runtimes.onnx_structure import check_onnx_structure
-from reformer_export.tensorrt_library import TensorRTLibrary, find_tensorrt_library
 
 TIMING_CACHE_NAME: Final = "timing.cache"
 
@@ -66,28 +60,29 @@ def build_engine(
     """
     check_new_engine(out, options)
     manifest = read_manifest(out)
-    _refuse_dial(out, manifest)
+    _refuse_runtime_num_hashes(out, manifest)
     check_files(out, manifest)
     operators = check_onnx_structure(out / MODEL_NAME)
     profiles = options.profiles or (default_profile(manifest.spec),)
     check_profiles(manifest.spec, profiles)
     library = find_tensorrt_library()
-    with new_files(out, options.engine_name) as places:
-        request = _make_request(out, options, operators, profiles, library, places)
+    with staging_paths(out, options.engine_name) as staging:
+        request = _make_request(out, options, operators, profiles, library, staging)
         started = time.monotonic()
         result = run_worker(request, on_progress, on_log)
         seconds = time.monotonic() - started
-        record = _make_record(manifest, options, request, result, places, library, seconds)
-        places.partial_record.write_text(record_text(record), encoding="utf-8")
-        move_into_place(places, _timing_cache(out, options))
-    return EngineBuild(places.engine, record, result.notes)
+        record = _make_record(manifest, options, request, result, staging, library, seconds)
+        staging.partial_record.write_text(record_text(record), encoding="utf-8")
+        move_into_place(staging, _timing_cache(out, options))
+    return EngineBuild(staging.engine, record, result.notes)
 
 
-def _refuse_dial(out: Path, manifest: Manifest) -> None:
+def _refuse_runtime_num_hashes(out: Path, manifest: Manifest) -> None:
     """InputError for a model whose runs choose their rounds: TensorRT would fix them all, silently."""
-    if manifest.dial is not None:
+    if manifest.runtime_num_hashes is not None:
         raise InputError(
-            f"{out}: got an artifact exported with --max-hashes {manifest.dial.max_hashes}, expected a fixed "
+            f"{out}: got an artifact exported with --max-hashes {manifest.runtime_num_hashes.max_hashes}, "
+            "expected a fixed "
             "number of hashes, which an engine has built in; export the checkpoint with --num-hashes N in "
             "place of --max-hashes"
         )
@@ -110,16 +105,16 @@ def _make_request(
     operators: dict[str, int],
     profiles: tuple[EngineProfile, ...],
     library: TensorRTLibrary,
-    places: EnginePlaces,
+    staging: StagingPaths,
 ) -> BuildRequest:
     cache = _timing_cache(out, options)
     if cache is not None and cache.is_file():
-        places.partial_cache.write_bytes(cache.read_bytes())
+        staging.partial_cache.write_bytes(cache.read_bytes())
     return BuildRequest(
         runtime=options.runtime,
         model=str((out / MODEL_NAME).resolve()),
         plugin=str(library.path),
-        engine=str(places.partial_engine.resolve()),
+        engine=str(staging.partial_engine.resolve()),
         operators=operators,
         profiles=profiles,
         compute_capabilities=options.compute_capabilities,
@@ -127,8 +122,8 @@ def _make_request(
         embed_plugin=options.embed_plugin,
         builder_level=options.builder_level,
         workspace=options.workspace,
-        timing_cache=None if cache is None else str(places.partial_cache.resolve()),
-        layers=str(places.partial_layers.resolve()) if options.report_layers else None,
+        timing_cache=None if cache is None else str(staging.partial_cache.resolve()),
+        layers=str(staging.partial_layers.resolve()) if options.report_layers else None,
     )
 
 
@@ -143,11 +138,11 @@ def _make_record(
     options: EngineOptions,
     request: BuildRequest,
     result: BuildResult,
-    places: EnginePlaces,
+    staging: StagingPaths,
     library: TensorRTLibrary,
     seconds: float,
 ) -> EngineRecord:
-    if not places.partial_engine.is_file():
+    if not staging.partial_engine.is_file():
         raise EngineError("engine: got a build without a file, expected one; please report it")
     return EngineRecord(
         name=options.engine_name,
@@ -157,8 +152,8 @@ def _make_record(
         profiles=request.profiles,
         dtype=manifest.dtype,
         model_sha256=manifest.files[MODEL_NAME],
-        engine_sha256=sha256_of_file(places.partial_engine),
-        engine_bytes=places.partial_engine.stat().st_size,
+        engine_sha256=sha256_of_file(staging.partial_engine),
+        engine_bytes=staging.partial_engine.stat().st_size,
         plugin=PluginRecord(
             file_name=library.path.name,
             sha256=sha256_of_file(library.path),

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from reformer_export.artifact.engine_record import EngineProfile
 from reformer_export.engine.network import ParsedNetwork
 from reformer_export.engine.request import BuildRequest
-from reformer_export.engine_record import EngineProfile
 from reformer_export.errors import EngineError
 
 

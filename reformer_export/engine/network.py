@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from reformer_export.contract import PLUGIN_NAMESPACE, PLUGIN_VERSION
 from reformer_export.engine.request import BuildRequest
 from reformer_export.errors import EngineError, RuntimeUnavailableError
 
-PLUGIN_NAMESPACE: Final = "reformer"
-PLUGIN_VERSION: Final = "1"
 SHOWN_PARSER_ERRORS: Final = 3
 
 

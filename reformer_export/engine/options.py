@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from reformer_export.engine_record import EngineFlags, EngineProfile, EngineRuntime
+from reformer_export.artifact.engine_record import EngineFlags, EngineProfile, EngineRuntime
 from reformer_export.errors import InputError
 
 MAX_BUILDER_LEVEL: Final = 5

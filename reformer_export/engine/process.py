@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from reformer_export import errors
+from reformer_export.artifact.engine_record import EngineRuntime
 from reformer_export.engine.progress import Progress
 from reformer_export.engine.request import BuildRequest, BuildResult, result_from_event
-from reformer_export.engine_record import EngineRuntime
 from reformer_export.errors import EngineError, ReformerExportError
 
 OnProgress = Callable[[Progress], None]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from reformer_export.engine_record import EngineProfile, Shape, format_shape
+from reformer_export.artifact.engine_record import EngineProfile, Shape, format_shape
 from reformer_export.errors import InputError
 from reformer_export.spec import ModelSpec
 

@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from reformer_export.engine_record import EngineFlags, EngineProfile, EngineRuntime, Shape
+from reformer_export.artifact.engine_record import EngineFlags, EngineProfile, EngineRuntime, Shape
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,8 @@ from reformer_export.engine.network import load_plugins, parse_network
 from reformer_export.engine.progress import PhaseTree, Progress
 from reformer_export.engine.request import BuildRequest, BuildResult, request_from_json
 from reformer_export.errors import EngineError, ReformerExportError, RuntimeUnavailableError
-from reformer_export.runtimes.tensorrt_packages import import_tensorrt
-from reformer_export.tensorrt_library import describe_tensorrt_library
+from reformer_export.libraries.tensorrt import describe_tensorrt_library
+from reformer_export.runtimes.tensorrt.packages import import_tensorrt
 
 PROGRESS_SECONDS: Final = 0.1
 """Between two progress events: TensorRT reports thousands of steps a second."""

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Final
 
 from reformer_export import __version__
-from reformer_export.artifact import EXTERNAL_DATA_NAME, MODEL_NAME, Manifest, sha256_of_file, write_manifest
+from reformer_export.artifact.files import sha256_of_file
+from reformer_export.artifact.manifest import EXTERNAL_DATA_NAME, MODEL_NAME, Manifest, write_manifest
 from reformer_export.checkpoints import Checkpoint, tokenizer_files
-from reformer_export.export.dial import add_dial, dial_for
+from reformer_export.contract import OPERATORS, VERSION
 from reformer_export.export.graph import DEFAULT_OPSET, save_model, trace_model, weights_nbytes
+from reformer_export.export.num_hashes import add_num_hashes_input, runtime_num_hashes_of
+from reformer_export.libraries.operators import find_native_library
 from reformer_export.modeling import Reformer, build_model
-from reformer_export.native import find_native_library
-from reformer_export.ops import OPERATORS, VERSION
 from reformer_export.spec import DType
 
 EXTERNAL_DATA_THRESHOLD: Final = 1_500_000_000
@@ -28,13 +29,13 @@ _RECORDED_LIBRARIES: Final = ("torch", "transformers", "onnx", "onnxscript", "on
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """How to write the graph. `external_data_threshold` is in bytes of weights; `dial` lets every run choose
-    how many of the model's hashing rounds it uses."""
+    """How to write the graph. `external_data_threshold` is in bytes of weights; `runtime_num_hashes` lets
+    every run choose how many of the model's hashing rounds it uses."""
 
     dtype: DType = "float32"
     opset: int = DEFAULT_OPSET
     external_data_threshold: int = EXTERNAL_DATA_THRESHOLD
-    dial: bool = False
+    runtime_num_hashes: bool = False
 
 
 def write_artifact(checkpoint: Checkpoint, folder: Path, options: ExportOptions) -> Manifest:
@@ -42,14 +43,14 @@ def write_artifact(checkpoint: Checkpoint, folder: Path, options: ExportOptions)
 
     Raises:
         ExportError: the graph does not keep the contract.
-        InputError: `options.dial` for a model that does not hash.
+        InputError: `options.runtime_num_hashes` for a model that does not hash.
         OSError: the disk refuses a write.
     """
-    dial = dial_for(checkpoint.spec) if options.dial else None
+    runtime_num_hashes = runtime_num_hashes_of(checkpoint.spec) if options.runtime_num_hashes else None
     model = build_model(checkpoint.spec, checkpoint.weights, options.dtype)
     graph = trace_model(model, options.opset)
-    if dial is not None:
-        add_dial(graph, dial)
+    if runtime_num_hashes is not None:
+        add_num_hashes_input(graph, runtime_num_hashes)
     external = EXTERNAL_DATA_NAME if weights_nbytes(graph) > options.external_data_threshold else None
     save_model(graph, folder / MODEL_NAME, external)
     for path in tokenizer_files(checkpoint.folder):
@@ -58,12 +59,12 @@ def write_artifact(checkpoint: Checkpoint, folder: Path, options: ExportOptions)
         spec=checkpoint.spec,
         dtype=options.dtype,
         opset=options.opset,
-        operators=dict.fromkeys(OPERATORS, VERSION),
+        operators={operator.name: VERSION for operator in OPERATORS},
         source=checkpoint.source,
         rotations_sha256=_rotations_sha256(model),
         versions=_versions(),
         files={path.name: sha256_of_file(path) for path in sorted(folder.iterdir())},
-        dial=dial,
+        runtime_num_hashes=runtime_num_hashes,
     )
     write_manifest(folder, manifest)
     return manifest

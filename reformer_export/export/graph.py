@@ -13,17 +13,14 @@ import onnx
 import onnx_ir as ir
 import torch
 
+from reformer_export.contract import DOMAIN, INPUT_NAMES, SCOPES_KEY
 from reformer_export.errors import ExportError, InputError
 from reformer_export.export.functions import attach_function_bodies, custom_translation_table
 from reformer_export.modeling import Reformer
-from reformer_export.ops import DOMAIN
 
-INPUT_NAMES: Final = ("input_ids", "attention_mask")
 MIN_OPSET: Final = 18
 MAX_OPSET: Final = 23
 DEFAULT_OPSET: Final = 20
-SCOPES_KEY: Final = "pkg.torch.onnx.name_scopes"
-"""The exporter's metadata of a node: the modules that it came from, by which a difference is located."""
 PROTOBUF_LIMIT_BYTES: Final = 2**31 - 1
 
 

@@ -15,11 +15,9 @@ from typing import Final
 import torch
 from torch import nn
 
+from reformer_export.contract import KEY_NORM_EPSILON
 from reformer_export.ops import draw_rotations, local_attention, lsh_attention, lsh_buckets
 from reformer_export.spec import Activation, AttentionSpec, LocalAttentionSpec, LSHAttentionSpec, ModelSpec
-
-KEY_NORM_EPSILON: Final = 1e-6
-"""transformers' modeling_reformer.py, LSHSelfAttention._len_norm."""
 
 
 def _gelu_new(x: torch.Tensor) -> torch.Tensor:

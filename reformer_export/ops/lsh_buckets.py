@@ -8,17 +8,12 @@ index on ties; a masked token gets bucket prod(f_i).
 
 from __future__ import annotations
 
-from typing import Any, Sequence  # noqa: UP035 - onnxscript on Python 3.10 needs this Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import torch
-from onnxscript import FLOAT, INT32, script
-from onnxscript import opset18 as op
-from onnxscript.values import Opset
 
-from reformer_export.ops.domain import DOMAIN, VERSION
 from reformer_export.ops.native_kernels import kernels_for
-
-_reformer = Opset(DOMAIN, VERSION)
 
 
 def draw_rotations(seed: int, shape: tuple[int, int, int, int]) -> torch.Tensor:
@@ -90,66 +85,3 @@ lsh_buckets = torch.library.custom_op(
 def _(query_key: torch.Tensor, rotations: torch.Tensor, *_: object) -> torch.Tensor:
     shape = (query_key.shape[0], rotations.shape[0], rotations.shape[2], query_key.shape[1])
     return query_key.new_empty(shape, dtype=torch.int32)
-
-
-@script(_reformer, default_opset=op)
-def LSHBuckets(  # noqa: N802
-    query_key: FLOAT, rotations: FLOAT, attention_mask: INT32, num_heads: int, num_buckets: Sequence[int]
-) -> INT32:
-    """The contract in standard ONNX operators: a block of tokens, a round, a factor at a time.
-
-    argmax of (y, -y) is argmax y when max y >= -min y, else half + argmin y: no copy of y is made, and the
-    lowest index wins ties as it must.
-    """
-    zero = op.Constant(value_ints=[0])
-    one = op.Constant(value_ints=[1])
-    two = op.Constant(value_ints=[2])
-    minus_one = op.Constant(value_ints=[-1])
-    heads = op.Reshape(op.Constant(value_int=num_heads), one)
-    factors = op.Constant(value_ints=num_buckets)
-    halves = op.Div(factors, two)
-    ends = op.CumSum(halves, op.Constant(value_int=0))
-    batch = op.Shape(query_key, start=0, end=1)
-    length = op.Shape(query_key, start=1, end=2)
-    size = op.Shape(rotations, start=1, end=2)
-    split = op.Concat(batch, minus_one, heads, size, axis=0)
-    masked_bucket = op.ReduceProd(factors, keepdims=0)
-    mask = op.Unsqueeze(op.Cast(attention_mask, to=9), op.Constant(value_ints=[1, 2]))
-    num_rounds = op.Squeeze(op.Shape(rotations, start=2, end=3))
-    num_factors = op.Squeeze(op.Shape(factors))
-
-    # Blocks of tokens whose scores fit the processor's cache.
-    token_scores = op.Mul(op.Mul(batch, heads), op.ReduceMax(halves, zero))
-    block = op.Max(op.Div(op.Constant(value_ints=[524288]), token_scores), one)
-    num_blocks = op.Squeeze(op.Div(op.Sub(op.Add(length, block), one), block))
-    blocks = op.SequenceEmpty(dtype=7)
-    for b in range(num_blocks):
-        begin = op.Mul(b, block)
-        rows = op.Slice(query_key, begin, op.Add(begin, block), one)
-        vectors = op.Transpose(op.Reshape(op.Cast(rows, to=1), split), perm=[0, 2, 1, 3])
-        no_bucket = op.Expand(
-            op.Constant(value_int=0), op.Concat(batch, heads, one, op.Shape(rows, start=1, end=2), axis=0)
-        )
-        buckets = op.Slice(no_bucket, zero, zero, two)
-        for r in range(num_rounds):
-            planes = op.Gather(rotations, r, axis=2)
-            bucket = op.Identity(no_bucket)
-            product = op.Constant(value_int=1)
-            for i in range(num_factors):
-                half = op.Gather(halves, i)
-                end = op.Reshape(op.Gather(ends, i), one)
-                scores = op.MatMul(vectors, op.Slice(planes, op.Sub(end, half), end, minus_one))
-                negated = op.Greater(
-                    op.Neg(op.ReduceMin(scores, minus_one, keepdims=0)),
-                    op.ReduceMax(scores, minus_one, keepdims=0),
-                )
-                index = op.Where(
-                    negated,
-                    op.Add(op.ArgMin(scores, axis=-1, keepdims=0), half),
-                    op.ArgMax(scores, axis=-1, keepdims=0),
-                )
-                bucket = op.Add(bucket, op.Mul(op.Unsqueeze(index, two), product))
-                product = op.Mul(product, op.Gather(factors, i))
-            buckets = op.Concat(buckets, bucket, axis=2)
-        blocks = op.SequenceInsert(blocks, buckets)
-    return op.Cast(op.Where(mask, op.ConcatFromSequence(blocks, axis=3), masked_bucket), to=6)

@@ -11,7 +11,12 @@ from typing import Any, Final, Literal
 
 import torch
 
-from reformer_export.native import ABI_VERSION, MAX_CUDA_HEAD_SIZE, NativeLibrary, find_native_library
+from reformer_export.libraries.operators import (
+    ABI_VERSION,
+    MAX_CUDA_HEAD_SIZE,
+    NativeLibrary,
+    find_native_library,
+)
 from reformer_export.ops import native_structs as structs
 
 Backend = Literal["cpu", "cuda"]

@@ -18,22 +18,22 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from reformer_export.artifact import MODEL_NAME, Manifest
+from reformer_export.artifact.manifest import MODEL_NAME, Manifest
 from reformer_export.parity.cases import Case, make_inputs
-from reformer_export.parity.eager import EagerReformer
-from reformer_export.parity.eager_values import Values, run_eager
-from reformer_export.parity.graph_parts import (
-    Execution,
-    PartRunner,
+from reformer_export.parity.point_errors import Judge, PointError
+from reformer_export.parity.points import Point, find_points
+from reformer_export.parity.subgraphs import (
+    SubgraphRunner,
+    expose,
     graph_inputs,
-    lay_open,
     name_node,
-    nodes_of_part,
-    open_parts,
+    nodes_of_subgraph,
+    open_subgraph,
     read_model,
 )
-from reformer_export.parity.intermediates import Point, find_points
-from reformer_export.parity.point_errors import Judge, PointError
+from reformer_export.reference.eager import EagerReformer
+from reformer_export.reference.eager_values import Values, run_eager
+from reformer_export.runtimes.ort import Placement
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def bisect_artifact(
     manifest: Manifest,
     eager: EagerReformer,
     cases: Sequence[Case],
-    execution: Execution | None = None,
+    placement: Placement | None = None,
     seed: int = 0,
 ) -> BisectResult:
     """Name the first node of `folder`'s model.onnx that differs from `eager` on one of `cases`.
@@ -151,10 +151,10 @@ def bisect_artifact(
         ArtifactError: the graph does not say which modules its nodes are of.
         MissingDependencyError: onnx-graphsurgeon is not installed.
     """
-    execution = execution or Execution()
-    model, runnable = read_model(folder / MODEL_NAME, execution.provider)
+    placement = placement or Placement()
+    model, runnable = read_model(folder / MODEL_NAME, placement.provider)
     points = find_points(model, manifest.spec)
-    search = _Search(manifest, eager, model, runnable, points, execution, seed)
+    search = _Search(manifest, eager, model, runnable, points, placement, seed)
     results = []
     for case in cases:
         results.append(search.run_case(case))
@@ -172,7 +172,7 @@ class _Search:
     model: onnx.ModelProto
     runnable: onnx.ModelProto
     points: list[Point]
-    execution: Execution
+    placement: Placement
     seed: int
 
     def run_case(self, case: Case) -> BisectResult:
@@ -201,12 +201,12 @@ class _Search:
         self, cut: set[str], inputs: dict[str, NDArray[np.int64]], values: Values
     ) -> dict[str, NDArray[Any]]:
         """Every point's value, with the points in `cut` given."""
-        opened = lay_open(self.runnable, self.points, cut, self.points)
-        with open_parts(opened, self.points, self.execution) as runner:
+        opened = expose(self.runnable, self.points, cut, self.points)
+        with open_subgraph(opened, self.points, self.placement) as runner:
             return runner.run(runner.feeds(inputs, values))
 
     def _name(self, wrong: PointError, pinned_error: float) -> NamedNode:
-        part = nodes_of_part(self.model, self.points, wrong.point)
+        part = nodes_of_subgraph(self.model, self.points, wrong.point)
         node = name_node(part)
         others = tuple(other.name for other in part if other is not node)
         return NamedNode(node.name, node.op_type, others, wrong, pinned_error)
@@ -214,12 +214,12 @@ class _Search:
     def _extract(self, point: Point, inputs: dict[str, NDArray[np.int64]], judge: Judge) -> Part:
         """The part that computes `point`, and what it gives alone."""
         everything = {other.name for other in self.points}
-        graph = lay_open(self.runnable, self.points, everything, [point])
+        graph = expose(self.runnable, self.points, everything, [point])
         opened = onnx.ModelProto()
         opened.CopyFrom(graph)
         expected = judge.eager[point.name]
-        runner: PartRunner
-        with open_parts(opened, self.points, self.execution) as runner:
+        runner: SubgraphRunner
+        with open_subgraph(opened, self.points, self.placement) as runner:
             feeds = runner.feeds(inputs, judge.eager)
             got = runner.run(feeds)[point.name]
         shape = got.shape if got.size == expected.size else expected.shape

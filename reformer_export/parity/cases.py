@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from reformer_export.artifact import Manifest
+from reformer_export.artifact.manifest import Manifest
 from reformer_export.errors import InputError
 from reformer_export.spec import LocalAttentionSpec, LSHAttentionSpec, ModelSpec
 
@@ -84,11 +84,11 @@ def choose_cases(
     ]
 
 
-def add_dial_cases(manifest: Manifest, cases: Sequence[Case]) -> list[Case]:
+def add_num_hashes_cases(manifest: Manifest, cases: Sequence[Case]) -> list[Case]:
     """`cases`, which use all rounds, and where runs choose their rounds one bare and one masked input of a
     middle length that is hashed at each smaller number of them."""
     added: list[Case] = []
-    for count in manifest.dial.counts[:-1] if manifest.dial else ():
+    for count in manifest.runtime_num_hashes.counts[:-1] if manifest.runtime_num_hashes else ():
         for masked in (False, True):
             hashed = [c for c in cases if c.masked == masked and _is_hashed(manifest.spec, c.length)]
             if hashed:

@@ -9,15 +9,15 @@ from typing import Any, Final
 
 import numpy as np
 
-from reformer_export.artifact import Manifest
+from reformer_export.artifact.manifest import Manifest
 from reformer_export.parity.cases import Case, make_inputs
 from reformer_export.parity.compare import EPSILON, FLIP_ROUNDINGS
-from reformer_export.parity.eager import EagerReformer
-from reformer_export.parity.graph_parts import Execution
-from reformer_export.parity.hashing import MARGIN_EDGES, MAX_PATTERN_TOKENS, draw_pattern, measure_margins
+from reformer_export.parity.hashing import MARGIN_EDGES, MAX_PATTERN_TOKENS, measure_margins, trace_pattern
 from reformer_export.parity.instrumented import open_instrumented
 from reformer_export.parity.layer_errors import layer_errors
-from reformer_export.parity.verify import DECODER_BIAS, recorded_rotations
+from reformer_export.parity.sweep import DECODER_BIAS, recorded_rotations
+from reformer_export.reference.eager import EagerReformer
+from reformer_export.runtimes.ort import Placement
 from reformer_export.spec import LSHAttentionSpec, ModelSpec
 
 MARGIN_TOKENS: Final = 4096
@@ -29,7 +29,7 @@ def collect_details(
     checkpoint_folder: Path,
     manifest: Manifest,
     cases: Sequence[Case],
-    execution: Execution,
+    placement: Placement,
     seed: int = 0,
 ) -> dict[str, Any]:
     """The JSON of the report's pictures.
@@ -42,7 +42,7 @@ def collect_details(
     has_old_bias = DECODER_BIAS in manifest.source.get("renamed_weights", {})
     eager = EagerReformer(checkpoint_folder, spec, has_old_bias)
     details: dict[str, Any] = {
-        "layers": layer_errors(folder, manifest, eager, cases, execution, seed),
+        "layers": layer_errors(folder, manifest, eager, cases, placement, seed),
         "margins": [],
         "pattern": None,
     }
@@ -52,7 +52,7 @@ def collect_details(
     ids, mask = make_inputs(spec, Case(max(length, 1), 1, masked=False), seed)
     short = _pattern_length(spec)
     with open_instrumented(
-        folder, manifest, execution.provider, execution.threads, execution.native
+        folder, manifest, placement.provider, placement.threads, placement.library
     ) as graph:
         run = graph.run(ids, mask, eager.run(ids, mask).buckets)
         details["margins"] = [
@@ -70,7 +70,7 @@ def collect_details(
             buckets = eager.run(ids, mask).buckets
             run = graph.run(ids, mask, buckets)
             layer = spec.lsh_layers[0]
-            pattern = draw_pattern(spec, layer, run.query_key[layer][0], buckets[layer][0])
+            pattern = trace_pattern(spec, layer, run.query_key[layer][0], buckets[layer][0])
             details["pattern"] = dataclasses.asdict(pattern)
     return details
 

@@ -9,8 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from reformer_export.modeling.layers import KEY_NORM_EPSILON
-from reformer_export.ops.domain import neighbour_shifts
+from reformer_export.contract import KEY_NORM_EPSILON, MASKED_LOGIT, SELF_LOGIT, neighbour_shifts
 from reformer_export.parity.compare import EPSILON
 from reformer_export.spec import DType, LSHAttentionSpec, ModelSpec
 
@@ -115,7 +114,7 @@ def _at(values: NDArray[np.float64], index: NDArray[np.int64]) -> NDArray[np.flo
     return picked
 
 
-def draw_pattern(
+def trace_pattern(
     spec: ModelSpec,
     layer: int,
     query_key: NDArray[np.float32],
@@ -171,8 +170,8 @@ def _full_attention(vectors: NDArray[np.float64], causal: bool) -> NDArray[np.fl
     keys = vectors / np.sqrt((vectors**2).mean(1, keepdims=True) + KEY_NORM_EPSILON) / np.sqrt(size)
     logits = vectors @ keys.T
     if causal:
-        logits[np.triu_indices(len(vectors), 1)] = -1e9
-    np.fill_diagonal(logits, -1e5)
+        logits[np.triu_indices(len(vectors), 1)] = MASKED_LOGIT
+    np.fill_diagonal(logits, SELF_LOGIT)
     weights = np.exp(logits - logits.max(1, keepdims=True))
     normalised: NDArray[np.float64] = weights / weights.sum(1, keepdims=True)
     return normalised

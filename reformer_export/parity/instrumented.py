@@ -1,4 +1,4 @@
-"""An artifact's graph with its hashing laid open: buckets pinned from outside, and its own beside them."""
+"""An artifact's graph with its hashing exposed: buckets pinned from outside, and its own beside them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from reformer_export.artifact import DIAL_INPUT, MODEL_NAME, Manifest
+from reformer_export.artifact.manifest import MODEL_NAME, Manifest
+from reformer_export.contract import DOMAIN, LSH_ATTENTION, LSH_BUCKETS, NUM_HASHES_INPUT
 from reformer_export.errors import ArtifactError
-from reformer_export.native import NativeLibrary
-from reformer_export.ops import DOMAIN
+from reformer_export.libraries.operators import NativeLibrary
 from reformer_export.parity.rounding import emulate_bfloat16
-from reformer_export.runtimes.ort import CPU, open_session
+from reformer_export.runtimes.ort import CPU, Placement, open_session
 from reformer_export.spec import LSHAttentionSpec, ModelSpec
 
 
@@ -55,7 +55,7 @@ class InstrumentedModel:
         """
         feeds: dict[str, NDArray[Any]] = {"input_ids": input_ids, "attention_mask": attention_mask}
         if num_hashes is not None:
-            feeds[DIAL_INPUT] = np.array([num_hashes], np.int64)
+            feeds[NUM_HASHES_INPUT] = np.array([num_hashes], np.int64)
         feeds |= {_pinned(index): buckets[index] for index in self.spec.lsh_layers}
         names = list(self.spec.output_names)
         for index in self.spec.lsh_layers:
@@ -81,14 +81,14 @@ def open_instrumented(
     On the CPU, where ONNX Runtime has no bfloat16, such a graph runs in float32 with bfloat16's roundings.
     """
     model = onnx.load(str(folder / MODEL_NAME))
-    _lay_open(model, manifest.spec)
+    _expose(model, manifest.spec)
     if manifest.dtype == "bfloat16" and provider == CPU:
         emulate_bfloat16(model)
     with TemporaryDirectory(prefix="reformer-export-") as scratch:
         path = Path(scratch) / MODEL_NAME
         onnx.save(model, str(path), save_as_external_data=True, location="weights", size_threshold=1024)
         del model
-        session = open_session(path, provider, threads, native)
+        session = open_session(path, Placement(provider, threads, native))
         yield InstrumentedModel(session, manifest.spec)
 
 
@@ -104,23 +104,28 @@ def _query_key(layer: int) -> str:
     return f"query_key.{layer}"
 
 
-def _lay_open(model: onnx.ModelProto, spec: ModelSpec) -> None:
+def _expose(model: onnx.ModelProto, spec: ModelSpec) -> None:
     """Add the inputs and outputs in place."""
     graph = model.graph
-    hashes = [node for node in graph.node if node.domain == DOMAIN and node.op_type == "LSHBuckets"]
-    attends = [node for node in graph.node if node.domain == DOMAIN and node.op_type == "LSHAttention"]
+    hashes = [node for node in graph.node if node.domain == DOMAIN and node.op_type == LSH_BUCKETS.name]
+    attends = [node for node in graph.node if node.domain == DOMAIN and node.op_type == LSH_ATTENTION.name]
     if not len(hashes) == len(attends) == len(spec.lsh_layers):
         raise ArtifactError(
             f"{MODEL_NAME}: got {len(hashes)} LSHBuckets and {len(attends)} LSHAttention nodes, expected "
             f"{len(spec.lsh_layers)} of each as the manifest says; export the checkpoint again"
         )
-    has_dial = any(value.name == DIAL_INPUT for value in graph.input)
+    has_num_hashes = any(value.name == NUM_HASHES_INPUT for value in graph.input)
     types = {value.name: value.type.tensor_type.elem_type for value in graph.value_info}
     for layer, hash_node, attend in zip(spec.lsh_layers, hashes, attends, strict=True):
         query_key, chosen = hash_node.input[0], hash_node.output[0]
         attention = spec.layers[layer]
         assert isinstance(attention, LSHAttentionSpec)
-        shape = ["batch", spec.num_heads, DIAL_INPUT if has_dial else attention.num_hashes, "sequence"]
+        shape = [
+            "batch",
+            spec.num_heads,
+            NUM_HASHES_INPUT if has_num_hashes else attention.num_hashes,
+            "sequence",
+        ]
         graph.input.append(onnx.helper.make_tensor_value_info(_pinned(layer), onnx.TensorProto.INT32, shape))
         attend.input[2] = _pinned(layer)
         for source, name, dtype in (

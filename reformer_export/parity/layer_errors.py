@@ -6,13 +6,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from reformer_export.artifact import MODEL_NAME, Manifest
+from reformer_export.artifact.manifest import MODEL_NAME, Manifest
 from reformer_export.parity.cases import Case, make_inputs
-from reformer_export.parity.eager import EagerReformer
-from reformer_export.parity.eager_values import run_eager
-from reformer_export.parity.graph_parts import Execution, graph_inputs, lay_open, open_parts, read_model
-from reformer_export.parity.intermediates import Role, find_points
 from reformer_export.parity.point_errors import Judge, PointError
+from reformer_export.parity.points import Role, find_points
+from reformer_export.parity.subgraphs import expose, graph_inputs, open_subgraph, read_model
+from reformer_export.reference.eager import EagerReformer
+from reformer_export.reference.eager_values import run_eager
+from reformer_export.runtimes.ort import Placement
 from reformer_export.spec import LSHAttentionSpec
 
 SHOWN: Final[tuple[Role, ...]] = ("attention operator", "attention output", "feed forward")
@@ -23,7 +24,7 @@ def layer_errors(
     manifest: Manifest,
     eager: EagerReformer,
     cases: Iterable[Case],
-    execution: Execution | None = None,
+    placement: Placement | None = None,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
     """Rows, in the layers' order and in each layer in that of `SHOWN`.
@@ -32,15 +33,15 @@ def layer_errors(
     largest share of its tolerance, `error` (absolute, over unmasked tokens), `greatest` (the largest
     magnitude of eager's) and `tolerance`. Errors of a layer are in all that follow it.
     """
-    execution = execution or Execution()
+    placement = placement or Placement()
     spec = manifest.spec
-    model, runnable = read_model(folder / MODEL_NAME, execution.provider)
+    model, runnable = read_model(folder / MODEL_NAME, placement.provider)
     points = find_points(model, spec)
     shown = [point for point in points if point.role in SHOWN]
     pinned = {point.name for point in points if point.role == "buckets"}
     names = {point.name for point in shown}
     worst: dict[str, PointError] = {}
-    with open_parts(lay_open(runnable, points, pinned, shown), points, execution) as runner:
+    with open_subgraph(expose(runnable, points, pinned, shown), points, placement) as runner:
         for case in cases:
             ids, mask = make_inputs(spec, case, seed)
             _, values = run_eager(eager, ids, mask, case.num_hashes, names)

@@ -1,6 +1,6 @@
 """A bfloat16 graph for a runtime without bfloat16 kernels, with the roundings that such kernels would make.
 
-Widening alone makes the arithmetic exact and would hide what bfloat16 costs on a GPU.
+Upcasting alone makes the arithmetic exact and would hide what bfloat16 costs on a GPU.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Final
 
 import onnx
 
-from reformer_export.runtimes.widen import widen_in_place
+from reformer_export.runtimes.upcast import upcast_in_place
 
 _MOVES: Final = frozenset(
     {"Concat", "Expand", "Gather", "GatherElements", "Identity", "Reshape", "Slice", "Squeeze", "Transpose"}
@@ -19,7 +19,8 @@ _MOVES: Final = frozenset(
 
 
 def emulate_bfloat16(model: onnx.ModelProto) -> None:
-    """Widen `model` to float32 in place; what each node of its graph gave in bfloat16 is rounded to it still.
+    """Upcast `model` to float32 in place; what each node of its graph gave in bfloat16 is rounded to it
+    still.
 
     Inside of a node, the function bodies of the operators included, the arithmetic is float32, as it is in
     kernels that accumulate in float32.
@@ -30,7 +31,7 @@ def emulate_bfloat16(model: onnx.ModelProto) -> None:
         for value in (*graph.value_info, *graph.output)
         if value.type.tensor_type.elem_type == onnx.TensorProto.BFLOAT16
     }
-    widen_in_place(model)
+    upcast_in_place(model)
     nodes = [part for node in graph.node for part in _with_rounding(node, rounded)]
     del graph.node[:]
     graph.node.extend(nodes)

@@ -32,7 +32,7 @@ def page_from_verify(report: dict[str, Any]) -> Page:
         *([_layers_section(details["layers"])] if details.get("layers") else []),
         *([_hashing_section(report, details["margins"])] if details.get("margins") else []),
         *([_pattern_section(details["pattern"])] if details.get("pattern") else []),
-        *([_dial_section(report["dial"])] if report.get("dial") else []),
+        *([_hashes_section(report["dial"])] if report.get("dial") else []),
         _cases_section(report),
         Section(
             "manifest",
@@ -220,8 +220,8 @@ def _pattern_section(pattern: dict[str, Any]) -> Section:
     )
 
 
-def _dial_section(dial: dict[str, Any]) -> Section:
-    rows = dial["rows"]
+def _hashes_section(runtime_num_hashes: dict[str, Any]) -> Section:
+    rows = runtime_num_hashes["rows"]
     most = rows[-1]
     least = rows[0]
     told = (
@@ -258,8 +258,9 @@ def _dial_section(dial: dict[str, Any]) -> Section:
         "dial",
         "Accuracy against speed",
         [
-            f"On {dial['data']}, {dial['characters']:,} characters, in sequences of "
-            f"{dial['sequence_length']:,} tokens."
+            f"On {runtime_num_hashes['data']}, {runtime_num_hashes['characters']:,} characters, in "
+            "sequences of "
+            f"{runtime_num_hashes['sequence_length']:,} tokens."
         ],
         drawings if len(rows) > 1 else [],
         [Table("What each number of hashes gives and costs", columns, table)],

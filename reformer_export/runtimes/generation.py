@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from reformer_export.errors import InputError
-from reformer_export.runtimes.dial import choose_num_hashes
+from reformer_export.runtimes.num_hashes import choose_num_hashes
 from reformer_export.runtimes.sampling import SamplingOptions, require_integer, sample_token
 
 if TYPE_CHECKING:
-    from reformer_export.runtimes.runtime import Runtime
+    from reformer_export.runtimes.base import Runtime
     from reformer_export.runtimes.tokenizer import Tokenizer
 
 StopReason = Literal["eos_token", "max_new_tokens", "max_length"]

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from reformer_export.artifact import Manifest, read_manifest, resolve_inside, sha256_of_file
+from reformer_export.artifact.files import resolve_inside, sha256_of_file
+from reformer_export.artifact.manifest import Manifest, read_manifest
+from reformer_export.contract import DOMAIN, LSH_BUCKETS
 from reformer_export.errors import ArtifactError
 from reformer_export.runtimes.onnx_file import import_onnx, read_onnx
 
-CUSTOM_DOMAIN: Final = "reformer"
 STANDARD_DOMAINS: Final = ("", "ai.onnx")
 
 
@@ -104,7 +105,7 @@ def inspect_onnx(path: Path) -> OnnxSummary:
         custom_nodes=tuple(
             CustomNodes(op_type, count, (domain, op_type) in bodies)
             for (domain, op_type), count in sorted(counts.items())
-            if domain == CUSTOM_DOMAIN
+            if domain == DOMAIN
         ),
         parameters=_count_parameters(model.graph, nodes),
         external_files=_external_files(model.graph),
@@ -151,7 +152,7 @@ def _count_parameters(graph: Any, nodes: list[Any]) -> int:
     """Elements of the floating-point initialisers, less the rotations (second input of LSHBuckets) and
     scalars, which are constants of the graph."""
     types = import_onnx().TensorProto
-    hashed = {node.input[1] for node in nodes if node.op_type == "LSHBuckets" and len(node.input) > 1}
+    hashed = {node.input[1] for node in nodes if node.op_type == LSH_BUCKETS.name and len(node.input) > 1}
     slices = (node for node in nodes if node.op_type == "Slice" and node.input)
     cut = {node.input[0] for node in slices if hashed.intersection(node.output)}
     rotations = hashed | cut

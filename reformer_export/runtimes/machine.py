@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Final
 
 from reformer_export.errors import InputError, ReformerExportError
-from reformer_export.native import HOW_TO_GET_IT, find_native_library
-from reformer_export.runtimes.ort import CPU, OnnxRuntime, import_onnxruntime, open_session
-from reformer_export.runtimes.tensorrt_preflight import TensorRTInstallation, describe_installation
+from reformer_export.libraries.operators import HOW_TO_GET_IT, find_native_library
+from reformer_export.runtimes.ort import OnnxRuntime, import_onnxruntime, open_session
+from reformer_export.runtimes.tensorrt.preflight import TensorRTInstallation, describe_installation
 
 NVIDIA_SMI_SECONDS: Final = 10
 """nvidia-smi can hang on a broken driver."""
@@ -169,7 +169,7 @@ def _try_artifact(path: Path) -> ArtifactState:
         )
     try:
         if path.is_file():
-            open_session(path, CPU)
+            open_session(path)
             return ArtifactState(str(path), None)
         runtime = OnnxRuntime(path)
         runtime.run([[runtime.config.pad_token_id]])

@@ -14,10 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from reformer_export.artifact import resolve_inside
+from reformer_export.artifact.files import resolve_inside
+from reformer_export.contract import DOMAIN
 from reformer_export.errors import ArtifactError
-
-CUSTOM_DOMAIN: Final = b"reformer"
 
 MAX_NODES: Final = 200_000
 """Nodes after functions are inlined; the largest Reformers that were exported have fewer than 20,000."""
@@ -82,7 +81,7 @@ def check_onnx_structure(model: Path) -> dict[str, int]:
                 f"{model}: got {refused.got}, expected {refused.expected}; export the checkpoint again"
             ) from refused
     counts = {
-        name.decode("utf-8", "replace"): n for (domain, name), n in calls.items() if domain == CUSTOM_DOMAIN
+        name.decode("utf-8", "replace"): n for (domain, name), n in calls.items() if domain == DOMAIN.encode()
     }
     return dict(sorted(counts.items()))
 

@@ -7,13 +7,15 @@ import ctypes
 import io
 import os
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reformer_export.artifact import DIAL_INPUT, MODEL_NAME, Dial
+from reformer_export.artifact.manifest import MODEL_NAME, RuntimeNumHashes
+from reformer_export.contract import INPUT_NAMES, NUM_HASHES_INPUT
 from reformer_export.errors import (
     ArtifactError,
     InputError,
@@ -21,39 +23,45 @@ from reformer_export.errors import (
     ReformerExportError,
     RuntimeUnavailableError,
 )
-from reformer_export.native import MAX_CUDA_HEAD_SIZE, NativeLibrary, NativeMode, find_native_library
-from reformer_export.runtimes.dial import choose_num_hashes
+from reformer_export.libraries.operators import (
+    MAX_CUDA_HEAD_SIZE,
+    NativeLibrary,
+    find_native_library,
+)
+from reformer_export.runtimes.base import Runtime
 from reformer_export.runtimes.inputs import IdsLike, prepare_inputs
+from reformer_export.runtimes.num_hashes import choose_num_hashes
 from reformer_export.runtimes.onnx_structure import check_onnx_structure
-from reformer_export.runtimes.opened_artifact import OpenedArtifact
+from reformer_export.runtimes.options import RuntimeOptions
 from reformer_export.spec import ModelSpec
 
 CPU: Final = "CPUExecutionProvider"
 CUDA: Final = "CUDAExecutionProvider"
-PROVIDERS: Final = ("auto", "cpu", "cuda")
 LOG_FATAL_ONLY: Final = 4
 """ONNX Runtime's severity: errors reach the user as exceptions, not as log lines too."""
 
 
-class OnnxRuntime(OpenedArtifact):
-    """An artifact open in ONNX Runtime; implements `Runtime`."""
+@dataclass(frozen=True)
+class Placement:
+    """Where ONNX Runtime runs a graph: its name of an execution provider, the CPU threads an operator may use
+    (None: all cores), and the operator library whose kernels replace the function bodies."""
 
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        provider: str = "auto",
-        threads: int | None = None,
-        native: NativeMode = "auto",
-        num_hashes: int | None = None,
-        check: bool = True,
-    ) -> None:
+    provider: str = CPU
+    threads: int | None = None
+    library: NativeLibrary | None = None
+
+
+class OnnxRuntime(Runtime):
+    """An artifact open in ONNX Runtime"""
+
+    def __init__(self, path: str | os.PathLike[str], options: RuntimeOptions | None = None) -> None:
         """Check the artifact in the folder `path` and open it; see `reformer_export.load`."""
-        super().__init__(path, num_hashes, check)
-        self._native: NativeLibrary | None = None
-        session = self._open(provider, threads, native)
+        options = options or RuntimeOptions()
+        super().__init__(path, options)
+        self._placement = Placement()
+        session = self._open(options)
         _check_signature(self._folder / MODEL_NAME, session, self.spec)
-        _check_dial(self._folder / MODEL_NAME, session, self._manifest.dial)
+        _check_num_hashes_input(self._folder / MODEL_NAME, session, self._manifest.runtime_num_hashes)
         self._providers = tuple(session.get_providers())
         self._session: Any = session
 
@@ -63,7 +71,12 @@ class OnnxRuntime(OpenedArtifact):
 
     @property
     def native(self) -> NativeLibrary | None:
-        return self._native
+        return self._placement.library
+
+    @property
+    def placement(self) -> Placement:
+        """Where the graph runs, for other graphs that shall run there too."""
+        return self._placement
 
     def close(self) -> None:
         self._session = None
@@ -81,7 +94,8 @@ class OnnxRuntime(OpenedArtifact):
                 the right and masked. Padding a row changes a Reformer's answer slightly: its last chunks
                 attend around the end.
             attention_mask: 1 for a token, 0 for padding, of the shape of `input_ids`; None for all ones.
-            num_hashes: rounds of hashing, from 1 to the manifest's `dial.max_hashes`: fewer are faster and
+            num_hashes: rounds of hashing, from 1 to the manifest's `runtime_num_hashes.max_hashes`: fewer
+            are faster and
                 attend worse. None for those the artifact was opened with. Only artifacts exported with
                 --max-hashes take it.
 
@@ -96,7 +110,7 @@ class OnnxRuntime(OpenedArtifact):
         ids, mask = prepare_inputs(self.spec, input_ids, attention_mask, self._config.pad_token_id)
         feeds = {"input_ids": ids, "attention_mask": mask}
         if rounds is not None:
-            feeds[DIAL_INPUT] = np.array([rounds], np.int64)
+            feeds[NUM_HASHES_INPUT] = np.array([rounds], np.int64)
         names = list(self.spec.output_names)
         try:
             if any(output.type == "tensor(bfloat16)" for output in session.get_outputs()):
@@ -106,48 +120,48 @@ class OnnxRuntime(OpenedArtifact):
             raise _error_from_run(error, ids.shape) from error
         return {name: value.astype(np.float32, copy=False) for name, value in zip(names, values, strict=True)}
 
-    def _open(self, provider: str, threads: int | None, native: NativeMode) -> Any:
-        wanted = _choose_provider(provider)
+    def _open(self, options: RuntimeOptions) -> Any:
         model = self._folder / MODEL_NAME
-        if wanted == CUDA:
-            session = self._open_on_cuda(model, provider, threads, native)
+        if _choose_provider(options.provider) == CUDA:
+            session = self._open_on_cuda(model, options)
             if session is not None and CUDA in session.get_providers():
                 return session
-            if provider == "cuda":
+            if options.provider == "cuda":
                 raise RuntimeUnavailableError(
                     "provider: got cuda, but ONNX Runtime could not start CUDA here, expected a GPU, its "
                     "driver and CUDA's libraries; see `reformer-export doctor`, or use --provider cpu"
                 )
             if session is not None:
                 self._notes = ["CUDA could not be started, so the model runs on the CPU."]
-        self._native = find_native_library(native)
+        self._placement = Placement(CPU, options.threads, find_native_library(options.native))
         if self._manifest.dtype != "bfloat16":
-            return open_session(model, CPU, threads, self._native)
+            return open_session(model, self._placement)
         self._notes.append(
-            "ONNX Runtime has no bfloat16 kernels for the CPU: the bfloat16 weights were widened to float32."
+            "ONNX Runtime has no bfloat16 kernels for the CPU: the bfloat16 weights were upcast to float32."
         )
-        from reformer_export.runtimes.widen import widen_model
+        from reformer_export.runtimes.upcast import upcast_model
 
         with tempfile.TemporaryDirectory(prefix="reformer-export-", ignore_cleanup_errors=True) as folder:
-            return open_session(widen_model(model, Path(folder)), CPU, threads, self._native)
+            return open_session(upcast_model(model, Path(folder)), self._placement)
 
-    def _open_on_cuda(self, model: Path, provider: str, threads: int | None, native: NativeMode) -> Any:
+    def _open_on_cuda(self, model: Path, options: RuntimeOptions) -> Any:
         """A session on CUDA, with the library's kernels where it has them, else on the function bodies.
 
         None when "on" asks for kernels, CUDA has none and `provider` leaves it to us: then on to the CPU.
         """
-        library = find_native_library(native)
+        library = find_native_library(options.native)
         problem = None if library is None else find_cuda_problem(library, self.spec)
         if library is not None and problem is None:
+            placement = Placement(CUDA, options.threads, library)
             try:
-                session = open_session(model, CUDA, threads, library)
+                session = open_session(model, placement)
             except ReformerExportError as error:
                 problem = str(error)  # such as a GPU that the library has no code for
             else:
-                self._native = library
+                self._placement = placement
                 return session
-        if problem is not None and native == "on":
-            if provider == "cuda":
+        if problem is not None and options.native == "on":
+            if options.provider == "cuda":
                 raise RuntimeUnavailableError(
                     f"native: got no kernels for CUDA ({problem}), expected a library that has them; build "
                     "it with CUDA for this GPU, or use --native auto or --provider cpu"
@@ -156,7 +170,8 @@ class OnnxRuntime(OpenedArtifact):
             return None
         if problem is not None:
             self._notes.append(f"Generic operators run on CUDA in place of the native kernels: {problem}.")
-        return open_session(model, CUDA, threads)
+        self._placement = Placement(CUDA, options.threads)
+        return open_session(model, self._placement)
 
 
 def find_cuda_problem(library: NativeLibrary, spec: ModelSpec) -> str | None:
@@ -180,54 +195,39 @@ def import_onnxruntime() -> Any:
     return onnxruntime
 
 
-def open_session(
-    model: Path,
-    provider: str,
-    threads: int | None = None,
-    native: NativeLibrary | None = None,
-    profile: Path | None = None,
-) -> Any:
+def open_session(model: Path, placement: Placement | None = None, profile: Path | None = None) -> Any:
     """An `onnxruntime.InferenceSession` of the file `model`; ArtifactError when it is refused.
 
     Args:
         model: an .onnx file; its external data, if any, must lie in its folder (ONNX Runtime checks it).
-        provider: ONNX Runtime's name of an execution provider; the CPU is always added as the last one.
-        threads: as in `reformer_export.load`.
-        native: an operator library to register; its kernels then replace the function bodies.
+        placement: where to run it; the CPU is always added as the last provider.
         profile: what the name of the profile begins with that the session writes; None for no profile.
     """
-    if threads is not None and threads < 1:
-        raise InputError(
-            f"threads: got {threads}, expected an integer from 1 up; leave it out to use all cores"
-        )
+    placement = placement or Placement()
     onnxruntime = import_onnxruntime()
     check_onnx_structure(model)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = LOG_FATAL_ONLY
-    options.intra_op_num_threads = threads or 0
+    options.intra_op_num_threads = placement.threads or 0
     # A pattern's block stands beside what the arena holds already: it doubled the memory of long sequences.
     options.enable_mem_pattern = False
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
-    if provider == CUDA and hasattr(onnxruntime, "preload_dlls"):
+    if placement.provider == CUDA and hasattr(onnxruntime, "preload_dlls"):
         with contextlib.redirect_stdout(io.StringIO()):
             onnxruntime.preload_dlls()
     try:
-        if native is not None:
-            options.register_custom_ops_library(str(native.path))
+        if placement.library is not None:
+            options.register_custom_ops_library(str(placement.library.path))
         return onnxruntime.InferenceSession(
-            str(model), options, providers=list(dict.fromkeys((provider, CPU)))
+            str(model), options, providers=list(dict.fromkeys((placement.provider, CPU)))
         )
     except Exception as error:
         raise _error_from_open(model, error) from error
 
 
 def _choose_provider(provider: str) -> str:
-    if provider not in PROVIDERS:
-        raise InputError(
-            f"provider: got {provider!r}, expected one of {', '.join(PROVIDERS)}; choose one of them"
-        )
     available = import_onnxruntime().get_available_providers()
     if provider == "cuda" and CUDA not in available:
         raise RuntimeUnavailableError(
@@ -271,18 +271,19 @@ def _error_from_run(error: Exception, shape: tuple[int, ...]) -> ReformerExportE
 def _check_signature(model: Path, session: Any, spec: ModelSpec) -> None:
     inputs = {value.name for value in session.get_inputs()}
     outputs = {value.name for value in session.get_outputs()}
-    if inputs != {"input_ids", "attention_mask"} or not outputs.issuperset(spec.output_names):
+    if inputs != set(INPUT_NAMES) or not outputs.issuperset(spec.output_names):
         raise ArtifactError(
             f"{model}: got inputs {sorted(inputs)} and outputs {sorted(outputs)}, expected input_ids and "
             f"attention_mask, and {', '.join(spec.output_names)} for {spec.task}; export the checkpoint again"
         )
 
 
-def _check_dial(model: Path, session: Any, dial: Dial | None) -> None:
+def _check_num_hashes_input(model: Path, session: Any, runtime_num_hashes: RuntimeNumHashes | None) -> None:
     found = [(value.name, value.type, value.shape) for value in session.get_overridable_initializers()]
-    if dial is not None and (DIAL_INPUT, "tensor(int64)", [1]) not in found:
+    if runtime_num_hashes is not None and (NUM_HASHES_INPUT, "tensor(int64)", [1]) not in found:
         raise ArtifactError(
-            f"{model}: got {[name for name, _, _ in found]} as inputs with a default, expected {DIAL_INPUT} "
+            f"{model}: got {[name for name, _, _ in found]} as inputs with a default, expected "
+            f"{NUM_HASHES_INPUT} "
             "int64 [1] as the manifest says; export the checkpoint again"
         )
 

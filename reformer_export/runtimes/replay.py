@@ -16,16 +16,16 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from reformer_export.artifact import resolve_inside, sha256_of_file
+from reformer_export.artifact.files import resolve_inside, sha256_of_file
 from reformer_export.errors import ArtifactError, OutputError, RuntimeUnavailableError
-from reformer_export.native import NativeMode, find_native_library
-from reformer_export.runtimes.ort import import_onnxruntime, open_session
+from reformer_export.libraries.operators import NativeMode, find_native_library
+from reformer_export.runtimes.ort import Placement, import_onnxruntime, open_session
 
 RECORD_NAME: Final = "node.json"
 GRAPH_NAME: Final = "node.onnx"
 WEIGHTS_NAME: Final = "node.onnx.data"
 ARRAYS_NAME: Final = "node.npz"
-PART_FILES: Final = frozenset({RECORD_NAME, GRAPH_NAME, WEIGHTS_NAME, ARRAYS_NAME})
+SUBGRAPH_FILES: Final = frozenset({RECORD_NAME, GRAPH_NAME, WEIGHTS_NAME, ARRAYS_NAME})
 RESULTS: Final = ("expected", "got", "judged")
 
 MAX_RECORD_BYTES: Final = 2**20
@@ -72,13 +72,13 @@ def reason_to_keep(folder: Path) -> str | None:
     if folder.is_symlink() or not folder.is_dir():
         return "is no folder"
     present = {path.name for path in folder.iterdir()}
-    others = sorted(present - PART_FILES)
+    others = sorted(present - SUBGRAPH_FILES)
     if others:
         return f"also holds {', '.join(others[:3])}"
     return f"has no {RECORD_NAME}" if present and RECORD_NAME not in present else None
 
 
-def check_part_folder(out: Path) -> None:
+def check_subgraph_folder(out: Path) -> None:
     """OutputError unless `out` is free, or an earlier one of these, or empty."""
     problem = reason_to_keep(out) if out.exists() or out.is_symlink() else None
     if problem is not None:
@@ -129,7 +129,7 @@ def replay_node(
             "has; use --provider cpu"
         )
     library = find_native_library(native or ("on" if record.native else "off"))
-    session = open_session(folder / GRAPH_NAME, provider, threads, library)
+    session = open_session(folder / GRAPH_NAME, Placement(provider, threads, library))
     arrays = _read_arrays(folder / ARRAYS_NAME)
     got = _run(folder, session, arrays)
     return _compare(record, got, arrays)

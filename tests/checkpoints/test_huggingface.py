@@ -8,7 +8,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from reformer_export.artifact import sha256_of_file
+from reformer_export.artifact.files import sha256_of_file
 from reformer_export.checkpoints import LoadOptions, expected_shapes, load_huggingface
 from reformer_export.checkpoints.config import TASK_OF_ARCHITECTURE
 from tests.hf_models import build_model, config_t, needs_separate_bias, save_model

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import transformers
 
-from reformer_export.benchmark import contenders, run
-from reformer_export.benchmark.memory import KILLED, OF_THE_PASS, PassFailedError
+from reformer_export.measure import contenders, run
+from reformer_export.measure.memory import KILLED, OF_THE_PASS, PassFailedError
 from tests.cli.program import Outcome, run_program
 from tests.hf_models import config_t, save_model
 

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from reformer_export.artifact import MODEL_NAME
+from reformer_export.artifact.engine_record import engine_path, read_engine_record, record_path
+from reformer_export.artifact.manifest import MODEL_NAME
 from reformer_export.cli import engine as engine_command
 from reformer_export.engine import Progress
-from reformer_export.engine_record import engine_path, read_engine_record, record_path
 from tests.cli.program import Outcome, run_program
 from tests.engine.fake_tensorrt import install_fake_tensorrt
 from tests.runtimes.artifacts import write_artifact
-from tests.runtimes.engines import write_library
+from tests.runtimes.tensorrt.engines import write_library
 
 RTX = ("--runtime", "tensorrt-rtx", "--compute-capability", "8.9")
 

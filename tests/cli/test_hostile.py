@@ -28,7 +28,7 @@ import transformers
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import load_file, save_file
 
-from reformer_export.artifact import sha256_of_file
+from reformer_export.artifact.files import sha256_of_file
 from tests.cli.program import Outcome, run_program
 from tests.hf_models import config_t, save_model
 from tests.runtimes.artifacts import make_model, make_spec, write_artifact

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 from onnx import numpy_helper
 
-from reformer_export.artifact import MODEL_NAME
+from reformer_export.artifact.manifest import MODEL_NAME
 from reformer_export.cli.main import cli
 from reformer_export.errors import ArtifactError
 from tests.runtimes.artifacts import make_bare_node_model, write_artifact
@@ -52,7 +52,7 @@ def test_an_artifact_in_json(tmp_path: Path) -> None:
     assert report["graph"]["custom_nodes"] == [
         {"op_type": "TableRead", "count": 1, "has_function_body": True}
     ]
-    assert "widened to float32" in report["runtimes"]["ONNX Runtime, CPU"]
+    assert "upcast to float32" in report["runtimes"]["ONNX Runtime, CPU"]
 
 
 def test_source_and_parity_are_told_in_short(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import pytest
 import transformers
 
 from reformer_export import export, parity
-from reformer_export.artifact import check_files, read_manifest
+from reformer_export.artifact.manifest import check_files, read_manifest
 from reformer_export.cli.failures import leave_on_termination
 from reformer_export.parity import compare
 from reformer_export.spec import LSHAttentionSpec

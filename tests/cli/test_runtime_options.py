@@ -13,12 +13,12 @@ import pytest
 from reformer_export.cli import runtime_options
 from reformer_export.cli.generate import command as generate_command
 from reformer_export.cli.run import command as run_command
-from reformer_export.cli.runtime_options import RuntimeChoice, describe_execution
-from reformer_export.runtimes import load
+from reformer_export.cli.runtime_options import describe_execution
+from reformer_export.runtimes import RuntimeOptions, load
 from tests.cli.program import run_program
 from tests.runtimes.artifacts import write_artifact
-from tests.runtimes.engines import open_fake, write_engine, write_library
-from tests.runtimes.fake_cuda import FakeCuda
+from tests.runtimes.tensorrt.engines import open_fake, write_engine, write_library
+from tests.runtimes.tensorrt.fake_cuda import FakeCuda
 
 
 @pytest.fixture
@@ -33,13 +33,10 @@ def gpu(tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
     write_engine(out, library)
     cuda = FakeCuda()
 
-    def load_on_fake(path: Any, **options: Any) -> Any:
-        given = {name: options[name] for name in ("engine", "cuda_graphs")}
-        return (
-            load(path)
-            if options["runtime"] == "onnxruntime"
-            else open_fake(path, library, cuda=cuda, **given)
-        )
+    def load_on_fake(path: Any, options: RuntimeOptions) -> Any:
+        if not options.is_engine:
+            return load(path)
+        return open_fake(path, library, cuda=cuda, engine=options.engine, cuda_graphs=options.cuda_graphs)
 
     monkeypatch.setattr(runtime_options, "load", load_on_fake)
     return cuda
@@ -52,7 +49,7 @@ def test_the_options_become_one_choice(command: click.Command) -> None:
 
 
 def test_a_choice_has_the_defaults_of_load(out: Path) -> None:
-    with RuntimeChoice().load(out) as model:
+    with load(out) as model:
         assert describe_execution(model).startswith("ONNX Runtime, CPU, ")
         assert model.run([[5]])["logits"].argmax() == 6
 

@@ -9,7 +9,7 @@ from typing import cast
 
 import pytest
 
-from reformer_export.cli.sequences import Source
+from reformer_export.batch.sequences import Source
 from reformer_export.cli.stream_progress import show_stream_progress
 
 

@@ -13,7 +13,7 @@ import transformers
 from numpy.typing import NDArray
 
 from reformer_export import parity
-from reformer_export.artifact import sha256_of_file
+from reformer_export.artifact.files import sha256_of_file
 from tests.cli.program import Outcome, run_program, snapshot
 from tests.hf_models import config_t, save_model
 

@@ -120,7 +120,7 @@ def test_a_mended_node_agrees(damaged: Path, part: Path) -> None:
     del record["files"]["node.onnx"]
     (part / "node.json").write_text(json.dumps(record))
     assert "got another file" in run_program("replay", part).error  # a file without a SHA-256 is none of ours
-    from reformer_export.artifact import sha256_of_file
+    from reformer_export.artifact.manifest import sha256_of_file
 
     record["files"]["node.onnx"] = sha256_of_file(part / "node.onnx")
     (part / "node.json").write_text(json.dumps(record))
@@ -204,7 +204,7 @@ def test_broken_folders_are_refused(part: Path, name: str, content: bytes | None
 
 @pytest.mark.parametrize("save", [np.savez_compressed, np.savez])
 def test_arrays_that_do_not_fit_are_refused(part: Path, save: object) -> None:
-    from reformer_export.artifact import sha256_of_file
+    from reformer_export.artifact.manifest import sha256_of_file
 
     save(part / "node.npz", got=np.zeros(3))  # type: ignore[operator]
     record = json.loads((part / "node.json").read_text())

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from reformer_export.tensorrt_library import LIBRARY_VARIABLE
-from tests.runtimes.engines import write_library
+from reformer_export.libraries.tensorrt import LIBRARY_VARIABLE
+from tests.runtimes.tensorrt.engines import write_library
 
 FAILURE_VARIABLE = "FAKE_TENSORRT"
 

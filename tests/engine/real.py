@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 
 from reformer_export.errors import RuntimeUnavailableError
-from reformer_export.tensorrt_library import TensorRTLibrary, find_tensorrt_library
+from reformer_export.libraries.tensorrt import TensorRTLibrary, find_tensorrt_library
 from tests.required import skip_unless_required
 
 

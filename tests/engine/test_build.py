@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from reformer_export.artifact import MODEL_NAME, sha256_of_file
+from reformer_export.artifact.engine_record import EngineFlags, EngineProfile, read_engine_record
+from reformer_export.artifact.files import sha256_of_file
+from reformer_export.artifact.manifest import MODEL_NAME
 from reformer_export.engine import EngineOptions, Progress, build_engine
-from reformer_export.engine_record import EngineFlags, EngineProfile, read_engine_record
 from reformer_export.errors import (
     ArtifactError,
     EngineError,
@@ -24,11 +25,11 @@ from reformer_export.errors import (
     ReformerExportError,
     RuntimeUnavailableError,
 )
-from reformer_export.native import ABI_VERSION
-from reformer_export.tensorrt_library import LIBRARY_VARIABLE
+from reformer_export.libraries.operators import ABI_VERSION
+from reformer_export.libraries.tensorrt import LIBRARY_VARIABLE
 from tests.cli.program import snapshot
 from tests.engine.builds import RTX, engine_files
-from tests.runtimes.engines import write_library
+from tests.runtimes.tensorrt.engines import write_library
 
 
 def test_an_engine_and_its_record(out: Path, tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from reformer_export.artifact.engine_record import EngineFlags
 from reformer_export.engine import EngineOptions, size_from_text
-from reformer_export.engine_record import EngineFlags
 from reformer_export.errors import InputError
 
 

@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
+from reformer_export.artifact.engine_record import EngineProfile, Shape
 from reformer_export.engine import default_profile, profiles_from_shapes
-from reformer_export.engine_record import EngineProfile, Shape
 from reformer_export.errors import InputError
 from reformer_export.spec import LearnedPositionsSpec, ModelSpec
 from tests.runtimes.artifacts import MAX_LENGTH, make_spec

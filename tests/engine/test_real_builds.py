@@ -9,16 +9,17 @@ import onnx
 import pytest
 from transformers import ReformerModelWithLMHead
 
-from reformer_export.artifact import EXTERNAL_DATA_NAME, MODEL_NAME, sha256_of_file, write_manifest
+from reformer_export.artifact.engine_record import EngineFlags, EngineProfile, read_engine_record
+from reformer_export.artifact.files import sha256_of_file
+from reformer_export.artifact.manifest import EXTERNAL_DATA_NAME, MODEL_NAME, write_manifest
 from reformer_export.checkpoints import LoadOptions, load_huggingface
 from reformer_export.engine import EngineOptions, build_engine
 from reformer_export.engine.gpus import find_gpu
-from reformer_export.engine_record import EngineFlags, EngineProfile, read_engine_record
 from reformer_export.errors import EngineError, InputError, RuntimeUnavailableError
 from reformer_export.export import ExportOptions
 from reformer_export.export import write_artifact as export_artifact
+from reformer_export.libraries.tensorrt import TensorRTLibrary
 from reformer_export.spec import DTYPES, DType
-from reformer_export.tensorrt_library import TensorRTLibrary
 from tests.engine.real import require_tensorrt_rtx
 from tests.hf_models import config_t, save_model
 from tests.runtimes.artifacts import make_manifest, make_model, make_spec

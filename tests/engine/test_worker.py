@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
+from reformer_export.artifact.engine_record import EngineFlags, EngineProfile
 from reformer_export.engine import gpus, worker
 from reformer_export.engine.request import BuildRequest, BuildResult, request_from_json
-from reformer_export.engine_record import EngineFlags, EngineProfile
 from reformer_export.errors import EngineError, InputError, RuntimeUnavailableError
 from tests.engine.fake_tensorrt import install_fake_tensorrt
 from tests.required import skip_unless_required

@@ -12,13 +12,13 @@ import transformers
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from reformer_export.artifact import check_files, read_manifest
+from reformer_export.artifact.manifest import check_files, read_manifest
 from reformer_export.checkpoints import LoadOptions, load_huggingface
+from reformer_export.contract import DOMAIN
 from reformer_export.export import ExportOptions, write_artifact
-from reformer_export.native import find_native_library
-from reformer_export.ops import DOMAIN
+from reformer_export.libraries.operators import find_native_library
 from reformer_export.parity import Case, verify_artifact
-from reformer_export.parity.eager import EagerReformer
+from reformer_export.reference.eager import EagerReformer
 from tests.configurations import random_inputs, reformer_configs
 from tests.hf_models import build_model as build_hf_model
 from tests.hf_models import config_t, save_model

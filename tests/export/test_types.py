@@ -9,8 +9,8 @@ import onnx
 import pytest
 from onnx import AttributeProto, NodeProto, TensorProto
 
+from reformer_export.contract import DOMAIN
 from reformer_export.export import ExportOptions
-from reformer_export.ops import DOMAIN
 from reformer_export.spec import DTYPES, DType
 from tests.export.test_export import export
 from tests.hf_models import config_t, save_model

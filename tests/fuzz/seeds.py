@@ -13,10 +13,10 @@ from typing import Any
 
 import transformers
 
-from reformer_export.engine_record import record_text
+from reformer_export.artifact.engine_record import record_text
+from tests.artifact.test_engine_record import RECORD
 from tests.hf_models import config_t, save_model
 from tests.runtimes.artifacts import make_model, make_spec, write_artifact
-from tests.test_engine_record import RECORD
 
 
 class Seeds:

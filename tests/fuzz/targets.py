@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from reformer_export.artifact import MANIFEST_NAME, MODEL_NAME, check_files, read_manifest
+from reformer_export.artifact.engine_record import read_engine_record
+from reformer_export.artifact.manifest import MANIFEST_NAME, MODEL_NAME, check_files, read_manifest
 from reformer_export.checkpoints.checkpoint import LoadOptions
 from reformer_export.checkpoints.huggingface import load_huggingface
-from reformer_export.engine_record import read_engine_record
 from reformer_export.errors import ReformerExportError
 from reformer_export.runtimes.inspection import inspect_onnx
 from reformer_export.runtimes.onnx_structure import check_onnx_structure

@@ -16,7 +16,7 @@ from typing import Any, Final
 import pytest
 import torch
 
-from reformer_export.native import NativeLibrary, describe_library, find_native_library
+from reformer_export.libraries.operators import NativeLibrary, describe_library, find_native_library
 from reformer_export.ops.native_kernels import Allocate, Backend, NativeKernels, allocate_workspace
 from tests.ops.backends import NATIVE_NAMES, REFERENCES, require_native
 from tests.required import skip_unless_required

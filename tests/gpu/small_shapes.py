@@ -15,7 +15,7 @@ os.environ.setdefault("PYTORCH_NO_CUDA_MEMORY_CACHING", "1")  # read when torch 
 
 import torch
 
-from reformer_export.native import find_native_library
+from reformer_export.libraries.operators import find_native_library
 from reformer_export.ops.native_kernels import Backend, NativeKernels
 from tests.gpu.cases import Shape, make_case
 

@@ -13,7 +13,7 @@ import onnxruntime as ort
 import pytest
 import torch
 
-from reformer_export.native import describe_library, find_native_library
+from reformer_export.libraries.operators import describe_library, find_native_library
 from tests.gpu.backends import DEVICES, assert_close, open_kernels, run_reference
 from tests.gpu.cases import SHAPES, Shape, make_case
 from tests.ops.backends import INPUT_NAMES, open_native_session, run_native_onnxruntime

@@ -10,22 +10,22 @@ import numpy as np
 import pytest
 import transformers
 
-from reformer_export.engine import EngineOptions, build_engine
-from reformer_export.engine_record import (
+from reformer_export.artifact.engine_record import (
     ENGINE_RUNTIMES,
     EngineFlags,
     EngineProfile,
     engine_path,
     read_engine_record,
 )
+from reformer_export.engine import EngineOptions, build_engine
 from reformer_export.errors import ArtifactError, InputError, MissingDependencyError, RuntimeUnavailableError
 from reformer_export.export import ExportOptions
-from reformer_export.runtimes import load
-from reformer_export.runtimes.tensorrt import TensorRTRuntime
-from reformer_export.runtimes.tensorrt_cuda import CudaBindingsDevice
-from reformer_export.runtimes.tensorrt_engine import OpenedEngine
-from reformer_export.runtimes.tensorrt_packages import import_cuda, import_tensorrt
-from reformer_export.runtimes.tensorrt_preflight import examine_machine
+from reformer_export.runtimes import RuntimeOptions, load
+from reformer_export.runtimes.tensorrt.cuda import CudaBindingsDevice
+from reformer_export.runtimes.tensorrt.engine import OpenedEngine
+from reformer_export.runtimes.tensorrt.packages import import_cuda, import_tensorrt
+from reformer_export.runtimes.tensorrt.preflight import examine_machine
+from reformer_export.runtimes.tensorrt.runtime import TensorRTRuntime
 from tests.export.test_export import export
 from tests.hf_models import config_t, save_model
 
@@ -165,8 +165,9 @@ def test_what_does_not_fit_is_refused_before_loading(out: Path, runtime: Any) ->
     name = f"{runtime}-plain"
     machine = examine_machine(runtime)
     for values in ({"runtime_version": "1.0.0"}, {"gpu": None, "gpu_problem": "GPU: got none"}):
+        other = dataclasses.replace(machine, **values)
         with pytest.raises(RuntimeUnavailableError):
-            TensorRTRuntime(out, runtime=runtime, engine=name, machine=dataclasses.replace(machine, **values))
+            TensorRTRuntime(out, RuntimeOptions(runtime, engine=name), machine=other)
     path = engine_path(out, name)
     data = path.read_bytes()
     path.write_bytes(data[:-1])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from reformer_export.checkpoints import LoadOptions, load_huggingface
 from reformer_export.modeling import build_model
-from reformer_export.parity.eager import EagerReformer
+from reformer_export.reference.eager import EagerReformer
 from tests.configurations import random_inputs, reformer_configs
 from tests.hf_models import build_model as build_hf_model
 from tests.hf_models import config_t, save_model

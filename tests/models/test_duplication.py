@@ -17,7 +17,7 @@ from benchmarks.duplication_table import (
     export_variant,
     measure_accuracy,
 )
-from reformer_export.artifact import read_manifest
+from reformer_export.artifact.manifest import read_manifest
 from reformer_export.parity import Case, verify_artifact
 
 LENGTH = 2 * HALF_LENGTH

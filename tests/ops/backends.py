@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from reformer_export import ops
-from reformer_export.native import NativeLibrary, find_native_library
-from reformer_export.ops.function_body import function_body
+from reformer_export.contract import DOMAIN, VERSION
+from reformer_export.export import bodies
+from reformer_export.export.bodies.function_body import function_body
+from reformer_export.libraries.operators import NativeLibrary, find_native_library
 from reformer_export.ops.native_kernels import NativeKernels
 
 Arrays = dict[str, NDArray[Any]]
@@ -27,9 +29,9 @@ REFERENCES: dict[str, Callable[..., torch.Tensor]] = {
     "LocalAttention": ops.local_attention_reference,
 }
 FUNCTIONS = {
-    "LSHBuckets": ops.LSHBuckets,
-    "LSHAttention": ops.LSHAttention,
-    "LocalAttention": ops.LocalAttention,
+    "LSHBuckets": bodies.LSHBuckets,
+    "LSHAttention": bodies.LSHAttention,
+    "LocalAttention": bodies.LocalAttention,
 }
 INPUT_NAMES = {
     "LSHBuckets": ("query_key", "rotations", "attention_mask"),
@@ -56,7 +58,7 @@ def make_model(
         operator,
         names,
         ["output", *extra],
-        domain=ops.DOMAIN,
+        domain=DOMAIN,
         plugin_namespace="reformer",
         plugin_version="1",
         **{k: list(v) if isinstance(v, tuple) else v for k, v in attributes.items()},
@@ -72,7 +74,7 @@ def make_model(
     outputs = [helper.make_tensor_value_info("output", dtype, [f"output_{axis}" for axis in range(rank)])]
     outputs += [helper.make_tensor_value_info(name, TensorProto.INT64, list("bhrl")) for name in extra]
     graph = helper.make_graph([node], "one_node", declared, outputs)
-    opsets = [helper.make_opsetid("", opset), helper.make_opsetid(ops.DOMAIN, ops.VERSION)]
+    opsets = [helper.make_opsetid("", opset), helper.make_opsetid(DOMAIN, VERSION)]
     model = helper.make_model(graph, functions=[function], opset_imports=opsets, ir_version=10)
     onnx.checker.check_model(model)
     return model

@@ -204,7 +204,7 @@ def _order_value_name():
     """The TopK's indices in LSHAttention's body; its keys are int64 because a Cast made them so."""
     from onnx import TensorProto
 
-    from reformer_export.ops import LSHAttention
+    from reformer_export.export.bodies import LSHAttention
 
     function = LSHAttention.to_function_proto()
     (top_k,) = [node for node in function.node if node.op_type == "TopK"]

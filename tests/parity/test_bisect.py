@@ -12,17 +12,16 @@ import onnx
 import pytest
 import transformers
 
-from reformer_export.artifact import Manifest, read_manifest
+from reformer_export.artifact.manifest import Manifest, read_manifest
 from reformer_export.errors import ArtifactError, MissingDependencyError
 from reformer_export.export import ExportOptions
-from reformer_export.native import find_native_library
+from reformer_export.libraries.operators import find_native_library
 from reformer_export.parity import Case
 from reformer_export.parity.bisect import BisectResult, bisect_artifact
-from reformer_export.parity.eager import EagerReformer
-from reformer_export.parity.graph_parts import Execution
-from reformer_export.parity.intermediates import SCOPES_KEY, find_points
 from reformer_export.parity.layer_errors import SHOWN, layer_errors
-from reformer_export.runtimes.ort import CPU
+from reformer_export.parity.points import SCOPES_KEY, find_points
+from reformer_export.reference.eager import EagerReformer
+from reformer_export.runtimes.ort import CPU, Placement
 from tests.export.test_export import NATIVE_MODES, export
 from tests.hf_models import config_t, save_model
 
@@ -46,7 +45,7 @@ class Artifact:
         if plant is not None:
             plant(model)
         onnx.save(model, str(scratch / "model.onnx"))
-        execution = Execution(CPU, 1, find_native_library(native))
+        execution = Placement(CPU, 1, find_native_library(native))
         return bisect_artifact(scratch, self.manifest, self.eager, [case], execution)
 
 
@@ -75,7 +74,7 @@ CONFIGURATIONS = {
         {"task": "question-answering"},
         ExportOptions(),
     ),
-    "dial": (transformers.ReformerForMaskedLM, {"num_hashes": 4}, {}, ExportOptions(dial=True)),
+    "dial": (transformers.ReformerForMaskedLM, {"num_hashes": 4}, {}, ExportOptions(runtime_num_hashes=True)),
 }
 
 

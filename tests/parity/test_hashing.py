@@ -6,7 +6,7 @@ import torch
 
 from reformer_export.ops import lsh_attention_reference, lsh_buckets_reference
 from reformer_export.parity.compare import EPSILON
-from reformer_export.parity.hashing import MARGIN_EDGES, draw_pattern, measure_margins
+from reformer_export.parity.hashing import MARGIN_EDGES, measure_margins, trace_pattern
 from reformer_export.spec import LSHAttentionSpec, ModelSpec
 from tests.test_spec import replace
 
@@ -67,7 +67,7 @@ def test_the_pattern_is_what_the_operator_sees(causal: bool, length: int) -> Non
     spec = make_spec(causal=causal)
     query_key, rotations, mask = draw(spec, length)
     buckets = lsh_buckets_reference(query_key, rotations, mask, 2, list(FACTORS))
-    pattern = draw_pattern(spec, 0, query_key[0].numpy(), buckets[0].numpy(), head=1)
+    pattern = trace_pattern(spec, 0, query_key[0].numpy(), buckets[0].numpy(), head=1)
     listed = np.array(pattern.listed)
     if causal:
         assert (listed == np.tril(listed)).all()

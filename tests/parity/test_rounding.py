@@ -8,7 +8,7 @@ import transformers
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from reformer_export.artifact import read_manifest
+from reformer_export.artifact.manifest import read_manifest
 from reformer_export.checkpoints import LoadOptions, load_huggingface
 from reformer_export.export import ExportOptions
 from reformer_export.modeling import build_model

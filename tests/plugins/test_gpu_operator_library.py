@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from reformer_export.native import LIBRARY_VARIABLE, find_native_library
+from reformer_export.libraries.operators import LIBRARY_VARIABLE, find_native_library
 from tests.plugins.elf import find_foreign_libraries, list_exports
 from tests.required import skip_unless_required
 

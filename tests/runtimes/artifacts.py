@@ -14,7 +14,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from reformer_export.artifact import MODEL_NAME, Manifest, sha256_of_file, write_manifest
+from reformer_export.artifact.files import sha256_of_file
+from reformer_export.artifact.manifest import MODEL_NAME, Manifest, write_manifest
 from reformer_export.spec import (
     DType,
     LearnedPositionsSpec,

@@ -10,7 +10,7 @@ import pytest
 import transformers
 
 import reformer_export
-from reformer_export.native import find_native_library
+from reformer_export.libraries.operators import find_native_library
 from tests.export.test_export import export
 from tests.hf_models import config_t, save_model
 

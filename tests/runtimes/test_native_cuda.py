@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 
 from reformer_export.errors import ArtifactError, InputError, RuntimeUnavailableError
-from reformer_export.native import ABI_VERSION, NativeLibrary
+from reformer_export.libraries.operators import ABI_VERSION, NativeLibrary
 from reformer_export.runtimes import load, ort
 from tests.runtimes.artifacts import make_spec, write_artifact
 
@@ -27,10 +27,9 @@ class Machine:
     refusal: str | None = None
     starts_cuda: bool = True
 
-    def open_session(
-        self, _model: Path, provider: str, _threads: Any = None, native: NativeLibrary | None = None
-    ) -> Any:
-        if provider == ort.CUDA and native is not None and self.refusal is not None:
+    def open_session(self, _model: Path, placement: ort.Placement) -> Any:
+        provider = placement.provider
+        if provider == ort.CUDA and placement.library is not None and self.refusal is not None:
             raise ArtifactError(self.refusal)
         providers = [ort.CUDA, ort.CPU] if provider == ort.CUDA and self.starts_cuda else [ort.CPU]
         named = {name: SimpleNamespace(name=name) for name in ("input_ids", "attention_mask", "logits")}

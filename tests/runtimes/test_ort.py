@@ -13,7 +13,8 @@ import pytest
 from onnx import TensorProto, helper
 
 import reformer_export
-from reformer_export.artifact import MODEL_NAME, sha256_of_file
+from reformer_export.artifact.files import sha256_of_file
+from reformer_export.artifact.manifest import MODEL_NAME
 from reformer_export.errors import ArtifactError, InputError, MissingDependencyError, RuntimeUnavailableError
 from reformer_export.runtimes import LeftPaddingWarning, load
 from reformer_export.runtimes.ort import _float32_from_ortvalue, open_session
@@ -94,7 +95,7 @@ def test_bfloat16_is_widened_on_the_cpu_and_said_so(tmp_path: Path) -> None:
     table = np.full((258, 258), 1 + 2**-7, np.float32)  # exact in bfloat16, not in less
     model = load(write_artifact(tmp_path / "out", dtype="bfloat16", table=table), provider="cpu")
     assert (model.run([[5]])["logits"] == 1 + 2**-7).all()
-    assert "widened to float32" in model.notes[0]
+    assert "upcast to float32" in model.notes[0]
 
 
 def test_bfloat16_needs_onnx_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +115,7 @@ def test_bfloat16_outputs_become_float32(tmp_path: Path) -> None:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     onnx.save(model, str(tmp_path / "cast.onnx"))
-    session = open_session(tmp_path / "cast.onnx", "CPUExecutionProvider")
+    session = open_session(tmp_path / "cast.onnx")
     values = np.array([[1.0, -2.5, 3e38], [0.0, 1 + 2**-7, np.inf]], np.float32)
     binding = session.io_binding()
     binding.bind_cpu_input("x", values)

@@ -1,0 +1,245 @@
+"""Rows of ids from a .npy or .npz file, read one at a time: a header's promise is checked before memory is
+taken for it, and a compressed member is unpacked only as far as it is read."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import os
+import struct
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, BinaryIO, Final, cast
+
+import numpy as np
+from numpy.lib import format as npy_format
+from numpy.typing import NDArray
+
+from reformer_export.batch.lines import BLOCK_BYTES, changed, unreadable
+from reformer_export.batch.sequences import Consumed, InputLine, SequenceReader
+from reformer_export.errors import InputError
+
+ARRAYS: Final = frozenset({"input_ids", "attention_mask"})
+
+MAX_HEADER_BYTES: Final = 10_000
+"""As numpy's own reader; an array of two axes needs about a hundred."""
+
+MAX_READ_BYTES: Final = 2**20
+"""What is read of a .npz at once, its directory included: thousands of members, where two are expected."""
+
+READABLE_COMPRESSION: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""Those of numpy.savez and savez_compressed; the others' readers unpack without a bound."""
+
+BROKEN: Final = (
+    *(ValueError, TypeError, KeyError, IndexError, OverflowError, EOFError, MemoryError, RecursionError),
+    *(SyntaxError, tokenize.TokenError, NotImplementedError, RuntimeError),
+    *(struct.error, zipfile.BadZipFile, zlib.error),
+)
+"""What the readers of numpy and zipfile raise on files that were damaged, or made to do damage."""
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The rows of an array [rows, length] that are still to be read from `stream`."""
+
+    name: str
+    stream: IO[bytes]
+    shape: tuple[int, int]
+    dtype: np.dtype[Any]
+
+    def read(self) -> tuple[bytes, NDArray[Any]]:
+        """The next row, as bytes and as integers [length]."""
+        wanted = self.shape[1] * self.dtype.itemsize
+        parts = []
+        while wanted:
+            part = self.stream.read(min(wanted, BLOCK_BYTES))
+            if not part:
+                raise EOFError(f"{self.name} ends before its {self.shape[0]} rows")
+            parts.append(part)
+            wanted -= len(part)
+        content = b"".join(parts)
+        return content, np.frombuffer(content, self.dtype)
+
+
+class ArraySource:
+    """The rows of `input_ids` [sequences, length], and of `attention_mask` if there is one; implements
+    `Source`. One axis is one row."""
+
+    counts_lines = True
+    resumable = True
+
+    def __init__(self, path: Path, reader: SequenceReader, resources: ExitStack) -> None:
+        """Open the file and check its headers; InputError says what is not as it should be.
+
+        Args:
+            path: a .npy or .npz file.
+            reader: for the model's greatest length and to check rows.
+            resources: closes the file.
+        """
+        self._path = path
+        self._reader = reader
+        self._lines = 0
+        self._size = 0
+        self._digest = hashlib.sha256()
+        try:
+            file = resources.enter_context(path.open("rb"))
+            arrays = self._open_npz(file, resources) if path.suffix == ".npz" else self._open_npy(file)
+        except OSError as error:
+            raise unreadable(path, error) from error
+        except BROKEN as error:
+            raise self._broken(error) from error
+        self._ids = arrays["input_ids"]
+        self._mask = arrays.get("attention_mask")
+        if self._mask is not None and self._mask.shape != self._ids.shape:
+            raise InputError(
+                f"--file: got input_ids {list(self._ids.shape)} and attention_mask "
+                f"{list(self._mask.shape)}, expected [batch, sequence] for both; reshape them in {path}"
+            )
+
+    @property
+    def progress(self) -> tuple[int, int | None]:
+        return self._lines, self._ids.shape[0]
+
+    @property
+    def consumed(self) -> Consumed:
+        return Consumed(self._lines, self._size, self._digest.hexdigest())
+
+    def skip(self, consumed: Consumed) -> None:
+        while self._lines < min(consumed.lines, self._ids.shape[0]):
+            self._read_row()
+        if self.consumed != consumed:
+            raise changed(str(self._path), consumed.lines)
+
+    def __iter__(self) -> Iterator[InputLine]:
+        while self._lines < self._ids.shape[0]:
+            index = self._lines
+            yield self._reader.check(index, f"{self._path}, row {index}", *self._read_row())
+
+    def _read_row(self) -> tuple[NDArray[Any], NDArray[Any] | None]:
+        values: list[NDArray[Any]] = []
+        try:
+            for rows in (self._ids, self._mask):
+                if rows is not None:
+                    content, row = rows.read()
+                    self._digest.update(content)
+                    self._size += len(content)
+                    values.append(row)
+        except OSError as error:
+            raise unreadable(self._path, error) from error
+        except BROKEN as error:
+            raise self._broken(error) from error
+        self._lines += 1
+        return values[0], values[1] if self._mask is not None else None
+
+    def _open_npy(self, file: BinaryIO) -> dict[str, _Rows]:
+        rows = self._open_array("input_ids", file)
+        self._check_size(rows, os.fstat(file.fileno()).st_size - file.tell())
+        return {"input_ids": rows}
+
+    def _open_npz(self, file: BinaryIO, resources: ExitStack) -> dict[str, _Rows]:
+        archive = resources.enter_context(zipfile.ZipFile(cast(IO[bytes], _BoundedReads(file))))
+        names = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        if "input_ids" not in names:
+            raise InputError(
+                f"--file: got arrays {sorted(names)[:8]} in {self._path}, expected input_ids; rename it"
+            )
+        arrays = {}
+        for name in ARRAYS & names.keys():
+            info = names[name]
+            if info.compress_type not in READABLE_COMPRESSION or info.flag_bits & 1:
+                raise InputError(
+                    f"--file: got {name} in {self._path} encrypted, or compressed with method "
+                    f"{info.compress_type}, expected a member that is stored or deflated; write it with "
+                    "numpy.savez"
+                )
+            stream = resources.enter_context(archive.open(info))
+            arrays[name] = self._open_array(name, stream)
+            self._check_size(arrays[name], info.file_size - stream.tell())
+        return arrays
+
+    def _open_array(self, name: str, stream: IO[bytes]) -> _Rows:
+        shape, fortran_order, dtype = _read_header(stream)
+        if len(shape) == 1:
+            shape = (1, *shape)
+        if len(shape) != 2 or not all(type(size) is int and size >= 0 for size in shape):
+            raise InputError(
+                f"--file: got {name} {list(shape)}, expected [batch, sequence]; reshape it in {self._path}"
+            )
+        if dtype.kind not in "iu" or shape[1] == 0:
+            raise InputError(
+                f"--file: got {name} of shape {list(shape)} and type {dtype} in {self._path}, expected rows "
+                "of at least one integer; mend it"
+            )
+        if shape[1] > self._reader.max_length:
+            raise InputError(
+                f"--file: got {name} {list(shape)} in {self._path}, expected rows of at most "
+                f"{self._reader.max_length} tokens; shorten the texts, or split them"
+            )
+        if fortran_order and min(shape) > 1:
+            raise InputError(
+                f"--file: got {name} in {self._path} in Fortran order, expected one row after the other; "
+                "write it with numpy.ascontiguousarray"
+            )
+        return _Rows(name, stream, (shape[0], shape[1]), dtype)
+
+    def _check_size(self, rows: _Rows, got: int) -> None:
+        expected = math.prod(rows.shape) * rows.dtype.itemsize
+        if got != expected:
+            raise InputError(
+                f"--file: got {got} bytes for {rows.name} {list(rows.shape)} in {self._path}, expected "
+                f"{expected}; write it again"
+            )
+
+    def _broken(self, error: BaseException) -> InputError:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        return InputError(
+            f"--file: got {self._path}, which numpy cannot read ({reason:.200}); write it with numpy.savez"
+        )
+
+
+def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, Fortran order and dtype; numpy's own parser gets the header once its length is known to be
+    small."""
+    version = npy_format.read_magic(stream)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"format version {version[0]}.{version[1]}, where integers have 1.0")
+    layout = "<H" if version == (1, 0) else "<I"
+    prefix = stream.read(struct.calcsize(layout))
+    (length,) = struct.unpack(layout, prefix)
+    if length > MAX_HEADER_BYTES:
+        raise ValueError(f"a header of {length} bytes, where at most {MAX_HEADER_BYTES} make sense")
+    content = io.BytesIO(prefix + stream.read(length))
+    read = npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
+    shape, fortran_order, dtype = read(content)
+    return shape, fortran_order, dtype
+
+
+class _BoundedReads(io.RawIOBase):
+    """A file that gives at most `MAX_READ_BYTES` at once: zipfile reads a directory of any size whole."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def read(self, size: int = -1) -> bytes:
+        content = self._file.read(MAX_READ_BYTES + 1 if size < 0 else min(size, MAX_READ_BYTES + 1))
+        if len(content) > MAX_READ_BYTES:
+            raise zipfile.BadZipFile(f"a directory of more than {MAX_READ_BYTES} bytes")
+        return content
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True

@@ -1,0 +1,217 @@
+"""Where results go line by line: a .jsonl or .npz file, or standard output. None holds them all."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, BinaryIO, Final, Protocol
+
+import numpy as np
+from numpy.lib import format as npy_format
+from numpy.typing import NDArray
+
+from reformer_export.batch.batching import Totals
+from reformer_export.batch.results import SequenceResult
+from reformer_export.batch.sequences import Consumed, InputLine
+from reformer_export.errors import InputError, OutputError
+
+STANDARD_OUTPUT: Final = Path("-")
+OUTPUT_SUFFIXES: Final = (".npz", ".jsonl")
+COPY_BYTES: Final = 2**20
+
+
+class ResultWriter(Protocol):
+    """Takes the results in the lines' order."""
+
+    def write(self, result: SequenceResult) -> None:
+        """Take the next result."""
+
+    def write_error(self, line: InputLine) -> None:
+        """Take the next line, which is bad."""
+
+    def end_window(self, consumed: Consumed, totals: Totals) -> None:
+        """All that was read so far was given to this writer."""
+
+
+def check_output_path(path: Path) -> None:
+    """Refuse, before any work, an output that cannot be written."""
+    if path == STANDARD_OUTPUT:
+        return
+    if path.suffix not in OUTPUT_SUFFIXES:
+        raise InputError(
+            f"--output: got {path.name}, expected a name ending in .npz or .jsonl, or - for JSON lines on "
+            "standard output; rename it"
+        )
+    if not path.parent.is_dir():
+        raise OutputError(f"--output: got {path}, whose folder does not exist, expected one; make it first")
+    if path.is_dir():
+        raise OutputError(f"--output: got {path}, a folder, expected a file to write; choose another")
+
+
+@contextmanager
+def open_result_file(path: Path) -> Iterator[ResultWriter]:
+    """A writer for a .npz or .jsonl file, which appears when the block ends well and else stays as it was;
+    or for JSON lines on standard output."""
+    if path == STANDARD_OUTPUT:
+        yield JsonLinesWriter(sys.stdout.buffer)
+        return
+    with _new_file(path) as stream:
+        if path.suffix == ".jsonl":
+            yield JsonLinesWriter(stream)
+            return
+        with ExitStack() as resources:
+            writer = NpzWriter(path.parent, resources)
+            yield writer
+            writer.finish(stream)
+
+
+@contextmanager
+def refuse_unwritable(path: Path) -> Iterator[None]:
+    """OutputError for the system's refusal to write."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"--output: got '{error.strerror or error}' for {path}, expected a writable file with room; "
+            "free some space, or choose another place (nothing was changed)"
+        ) from error
+
+
+@contextmanager
+def _new_file(path: Path) -> Iterator[BinaryIO]:
+    partial = path.parent / f".{path.name}.partial-{secrets.token_hex(4)}"
+    with refuse_unwritable(path):
+        try:
+            with partial.open("xb") as stream:
+                yield stream
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+class JsonLinesWriter:
+    """A line a sequence: `index`, `input_ids`, `attention_mask` if one was given, and every output; a line
+    for a bad one: `index` and `error`. Implements `ResultWriter`."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.size = 0
+
+    def write(self, result: SequenceResult) -> None:
+        values: dict[str, Any] = {"index": result.index, "input_ids": result.sequence.ids.tolist()}
+        if result.sequence.mask is not None:
+            values["attention_mask"] = result.sequence.mask.tolist()
+        values.update({name: _json_from_array(value) for name, value in result.outputs.items()})
+        self._write_line(values)
+
+    def write_error(self, line: InputLine) -> None:
+        self._write_line({"index": line.index, "error": line.error})
+
+    def end_window(self, consumed: Consumed, totals: Totals) -> None:
+        """Let go of the lines: somebody may wait for them at the other end of a pipe."""
+        self._stream.flush()
+
+    def _write_line(self, values: dict[str, Any]) -> None:
+        self.size += self._stream.write(json.dumps(values).encode("ascii") + b"\n")
+
+
+def _json_from_array(values: NDArray[np.float32]) -> Any:
+    """Nested lists; NaN and infinity, which JSON does not know, become null."""
+    if np.isfinite(values).all():
+        return values.tolist()
+    nullable = values.astype(object)
+    nullable[~np.isfinite(values)] = None
+    return nullable.tolist()
+
+
+@dataclass
+class _Column:
+    """One array of the .npz: its rows so far, each behind its length, in a file without a name."""
+
+    spool: IO[bytes]
+    dtype: np.dtype[Any]
+    row_shape: tuple[int, ...]
+    longest: int = 0
+
+    def append(self, row: NDArray[Any]) -> None:
+        self.longest = max(self.longest, len(row))
+        self.spool.write(len(row).to_bytes(8, "little") + np.ascontiguousarray(row).tobytes())
+
+
+class NpzWriter:
+    """`index` [sequences], `input_ids` and `attention_mask` [sequences, length] and every output
+    [sequences, ...], rows padded with zeros; bad lines are left out. Implements `ResultWriter`.
+
+    How wide the arrays are is known at the end only: until then the rows wait in files without a name in
+    `folder`, which needs room for them besides the .npz.
+    """
+
+    def __init__(self, folder: Path, resources: ExitStack) -> None:
+        self._folder = folder
+        self._resources = resources
+        self._columns: dict[str, _Column] = {}
+        self._rows = 0
+        for name in ("index", "input_ids", "attention_mask"):
+            self._columns[name] = self._new_column(np.dtype(np.int64), ())
+
+    def write(self, result: SequenceResult) -> None:
+        arrays: dict[str, NDArray[Any]] = {
+            "index": np.array([result.index], np.int64),
+            "input_ids": result.sequence.ids.astype(np.int64, copy=False),
+            "attention_mask": result.sequence.mask_or_ones.astype(np.int64, copy=False),
+            **result.outputs,
+        }
+        for name, row in arrays.items():
+            if name not in self._columns:
+                self._columns[name] = self._new_column(row.dtype, row.shape[1:])
+            self._columns[name].append(row)
+        self._rows += 1
+
+    def write_error(self, line: InputLine) -> None:
+        """Leave the line out: `index` tells."""
+
+    def end_window(self, consumed: Consumed, totals: Totals) -> None:
+        """Nothing to do: a .npz is written at the end."""
+
+    def finish(self, stream: BinaryIO) -> None:
+        """Write the .npz, a row at a time."""
+        with zipfile.ZipFile(stream, "w") as archive:
+            for name, column in self._columns.items():
+                shape: tuple[int, ...] = (self._rows, column.longest, *column.row_shape)
+                if name == "index":
+                    shape = (self._rows,)
+                header = {"descr": column.dtype.str, "fortran_order": False, "shape": shape}
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    npy_format.write_array_header_1_0(member, header)
+                    _copy_rows(column, member)
+
+    def _new_column(self, dtype: np.dtype[Any], row_shape: tuple[int, ...]) -> _Column:
+        spool = self._resources.enter_context(tempfile.TemporaryFile(dir=self._folder))  # noqa: SIM115
+        return _Column(spool, dtype, row_shape)
+
+
+def _copy_rows(column: _Column, target: IO[bytes]) -> None:
+    item_bytes = column.dtype.itemsize * int(np.prod(column.row_shape, dtype=np.int64))
+    column.spool.seek(0)
+    while prefix := column.spool.read(8):
+        length = int.from_bytes(prefix, "little")
+        _copy(column.spool, target, length * item_bytes)
+        _write_zeros(target, (column.longest - length) * item_bytes)
+
+
+def _copy(source: IO[bytes], target: IO[bytes], size: int) -> None:
+    while size:
+        size -= target.write(source.read(min(size, COPY_BYTES)))
+
+
+def _write_zeros(target: IO[bytes], size: int) -> None:
+    while size:
+        size -= target.write(bytes(min(size, COPY_BYTES)))

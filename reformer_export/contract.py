@@ -1,0 +1,82 @@
+"""The contract between Python, ONNX, ONNX Runtime and TensorRT: the operators' names, inputs, attributes and
+constants, and the names of an exported graph. docs/operators.md says what the operators compute; the C++ side
+of this module is plugins/adapters/operators.h.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+DOMAIN: Final = "reformer"
+VERSION: Final = 1
+
+PLUGIN_NAMESPACE: Final = DOMAIN
+PLUGIN_VERSION: Final = str(VERSION)
+"""The attributes plugin_namespace and plugin_version of every node: with them TensorRT prefers our plugin to
+the function body."""
+
+
+@dataclass(frozen=True)
+class Operator:
+    """An operator's signature, in the order of its node's inputs; it has one output."""
+
+    name: str
+    inputs: tuple[str, ...]
+    output: str
+    attributes: tuple[str, ...]
+
+
+_CHUNKING: Final = (
+    *("num_heads", "chunk_length", "num_chunks_before", "num_chunks_after", "is_causal"),
+    *("padding_multiple", "padding_threshold"),
+)
+
+LSH_BUCKETS: Final = Operator(
+    "LSHBuckets", ("query_key", "rotations", "attention_mask"), "buckets", ("num_heads", "num_buckets")
+)
+LSH_ATTENTION: Final = Operator(
+    "LSHAttention",
+    ("query_key", "value", "buckets", "attention_mask"),
+    "output",
+    (*_CHUNKING, "key_norm_epsilon"),
+)
+LOCAL_ATTENTION: Final = Operator(
+    "LocalAttention", ("query", "key", "value", "attention_mask"), "output", _CHUNKING
+)
+OPERATORS: Final = (LSH_BUCKETS, LSH_ATTENTION, LOCAL_ATTENTION)
+
+ROUND_AXIS: Final = 2
+"""Of the rotations [H, D, R, S] and of the buckets [B, H, R, L]."""
+
+MASKED_LOGIT: Final = -1e9
+"""Logit of a masked or future key (transformers' modeling_reformer.py, mask_value_float32)."""
+
+SELF_LOGIT: Final = -1e5
+"""Logit of a token's own key in LSH attention (the same file, self_mask_value_float32)."""
+
+KEY_NORM_EPSILON: Final = 1e-6
+"""Added to the mean square of a key (the same file, LSHSelfAttention._len_norm)."""
+
+INPUT_NAMES: Final = ("input_ids", "attention_mask")
+"""A graph's inputs, int64 [batch, sequence]; ModelSpec names the outputs."""
+
+NUM_HASHES_INPUT: Final = "num_hashes"
+"""The graph input, int64 [1], that says how many rounds of hashing a run uses; all of them without it."""
+
+SCOPES_KEY: Final = "pkg.torch.onnx.name_scopes"
+"""torch.onnx's metadata of a node: the modules that it came from, and its own name, as a Python list. By
+them a difference is located."""
+
+PRODUCT: Final = ".product"
+"""After the name of a linear module: its matrix product, before the bias, where they are two nodes."""
+
+
+def neighbour_shifts(num_chunks_before: int, num_chunks_after: int, num_chunks: int) -> list[int]:
+    """For each chunk of a window, how many chunks after the query's own it lies, modulo `num_chunks`.
+
+    Where a neighbour is farther away than there are chunks, eager's slices take the chunk itself
+    (transformers' modeling_reformer.py, _look_adjacent).
+    """
+    shifts = range(-num_chunks_before, num_chunks_after + 1)
+    return [0 if abs(shift) > num_chunks else shift for shift in shifts]

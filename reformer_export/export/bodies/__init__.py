@@ -1,0 +1,16 @@
+"""The operators in ONNX: a function body each in standard operators, beside the node that stands for it."""
+
+from reformer_export.export.bodies.function_body import function_body
+from reformer_export.export.bodies.local_attention import LocalAttention, local_attention_node
+from reformer_export.export.bodies.lsh_attention import LSHAttention, lsh_attention_node
+from reformer_export.export.bodies.lsh_buckets import LSHBuckets, lsh_buckets_node
+
+__all__ = [
+    "LSHAttention",
+    "LSHBuckets",
+    "LocalAttention",
+    "function_body",
+    "local_attention_node",
+    "lsh_attention_node",
+    "lsh_buckets_node",
+]

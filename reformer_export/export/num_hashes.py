@@ -1,0 +1,67 @@
+"""The dial: a graph input that says how many rounds of hashing a run uses.
+
+Each LSH layer's rotations are cut to their first rounds before the hash, so that hashing, sorting and
+attention all do less: the operators take the number of rounds from their inputs' shapes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from reformer_export.artifact.manifest import RuntimeNumHashes
+from reformer_export.contract import DOMAIN, LSH_BUCKETS, NUM_HASHES_INPUT, ROUND_AXIS
+from reformer_export.errors import InputError
+from reformer_export.spec import LSHAttentionSpec, ModelSpec
+
+
+def runtime_num_hashes_of(spec: ModelSpec) -> RuntimeNumHashes:
+    """A dial up to the model's own number of hashes; InputError when there is nothing to turn."""
+    rounds = {layer.num_hashes for layer in spec.layers if isinstance(layer, LSHAttentionSpec)}
+    if len(rounds) != 1:
+        got = "a model without LSH layers" if not rounds else f"layers with {sorted(rounds)} hashes"
+        raise InputError(
+            f"max hashes: got {got}, expected LSH layers with one number of hashes; leave --max-hashes out"
+        )
+    return RuntimeNumHashes(rounds.pop())
+
+
+def add_num_hashes_input(model: ir.Model, runtime_num_hashes: RuntimeNumHashes) -> None:
+    """Add the input `num_hashes` int64 [1] to `model`, in place, and a Slice before every LSHBuckets.
+
+    The input has an initialiser of its name, `max_hashes`, which a run may override and need not.
+    """
+    graph = model.graph
+    count = _add_constant(graph, NUM_HASHES_INPUT, runtime_num_hashes.max_hashes)
+    graph.inputs.append(count)
+    first, axis = (
+        _add_constant(graph, f"{NUM_HASHES_INPUT}.{name}", value)
+        for name, value in (("first", 0), ("axis", ROUND_AXIS))
+    )
+    hashes = [node for node in graph if node.domain == DOMAIN and node.op_type == LSH_BUCKETS.name]
+    for index, node in enumerate(hashes):
+        rotations = node.inputs[1]
+        assert rotations is not None
+        cut = ir.Node("", "Slice", [rotations, first, count, axis], name=f"first_rounds.{index}")
+        cut.outputs[0].name = f"first_rounds.{index}"
+        cut.outputs[0].type = rotations.type
+        cut.outputs[0].shape = _with_symbolic_rounds(rotations)
+        graph.insert_before(node, cut)
+        node.replace_input_with(1, cut.outputs[0])
+        node.outputs[0].shape = _with_symbolic_rounds(node.outputs[0])
+
+
+def _add_constant(graph: ir.Graph, name: str, value: int) -> ir.Value:
+    tensor = ir.tensor(np.array([value], np.int64), name=name)
+    constant = ir.Value(
+        name=name, shape=ir.Shape([1]), type=ir.TensorType(ir.DataType.INT64), const_value=tensor
+    )
+    graph.register_initializer(constant)
+    return constant
+
+
+def _with_symbolic_rounds(value: ir.Value) -> ir.Shape:
+    assert value.shape is not None
+    dims = list(value.shape)
+    dims[ROUND_AXIS] = ir.SymbolicDim(NUM_HASHES_INPUT)
+    return ir.Shape(dims)

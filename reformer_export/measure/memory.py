@@ -1,0 +1,102 @@
+"""Peak memory of one forward pass, each contender in a fresh process: allocators keep what they once took."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from reformer_export.measure.contenders import Setup
+
+_CLEAR_REFS: Final = Path("/proc/self/clear_refs")
+_STATUS: Final = Path("/proc/self/status")
+RESET_PEAK: Final = "5"
+"""Written to /proc/self/clear_refs, it sets VmHWM back to the resident size (Linux, proc(5))."""
+
+OF_THE_PASS: Final = "peak resident memory of the process during one pass, the loaded model included"
+OF_THE_PROCESS: Final = "peak resident memory of the process since it began, loading included"
+OF_THE_GPU: Final = (
+    "GPU memory in use after one pass less before the process began, CUDA's context and what allocators keep "
+    "included; right only while nothing else uses the GPU"
+)
+NVIDIA_SMI_SECONDS: Final = 30
+"""nvidia-smi can hang on a broken driver."""
+
+KILLED: Final = "the system ended it, most likely for want of memory"
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes once the model was loaded, at the peak of one pass, and the words for what was measured."""
+
+    loaded_bytes: int
+    peak_bytes: int
+    measured: str
+
+
+class PassFailedError(Exception):
+    """A contender could not do its pass; the text says why, in one line."""
+
+
+def measure_pass(setup: Setup, batch: int, length: int) -> Memory | None:
+    """Run `setup`'s contender once over [batch, length] random ids in a fresh process.
+
+    Returns None where this system does not tell a process's memory.
+
+    Raises:
+        PassFailedError: the process ended without a result.
+    """
+    job = json.dumps({"setup": dataclasses.asdict(setup), "batch": batch, "length": length})
+    command = [sys.executable, "-m", "reformer_export.measure.one_pass", job]
+    process = subprocess.run(command, capture_output=True, text=True)
+    if process.returncode < 0:
+        raise PassFailedError(KILLED)
+    if process.returncode != 0:
+        lines = process.stderr.strip().splitlines()
+        raise PassFailedError(lines[-1] if lines else f"exit status {process.returncode}")
+    values: dict[str, Any] | None = json.loads(process.stdout.splitlines()[-1])
+    return None if values is None else Memory(**values)
+
+
+def resident_bytes(field: str) -> int:
+    """VmRSS (now) or VmHWM (peak) of this process (Linux)."""
+    for line in _STATUS.read_text(encoding="ascii").splitlines():
+        name, _, value = line.partition(":")
+        if name == field:
+            return int(value.split()[0]) * 1024
+    raise ValueError(f"{_STATUS}: got no {field}, expected a Linux kernel that reports it")
+
+
+def reset_peak() -> bool:
+    """Start the peak resident size anew; False where the system does not allow it."""
+    try:
+        _CLEAR_REFS.write_text(RESET_PEAK, encoding="ascii")
+    except OSError:
+        return False
+    return True
+
+
+def process_peak_bytes() -> int | None:
+    """Peak resident size of this process since it began; None where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2): bytes on macOS, KiB on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def gpu_bytes() -> int | None:
+    """Memory in use on all GPUs, as nvidia-smi says; None where it does not."""
+    command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+    try:
+        output = subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=NVIDIA_SMI_SECONDS
+        )
+        return sum(int(line) for line in output.stdout.split()) * 2**20
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None

@@ -1,0 +1,76 @@
+"""Where one forward pass spends its time, kernel by kernel, as ONNX Runtime's profiler has it."""
+
+from __future__ import annotations
+
+import bisect
+import json
+import tempfile
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reformer_export.libraries.operators import NativeLibrary
+from reformer_export.runtimes.ort import CPU, Placement, open_session
+
+
+@dataclass(frozen=True)
+class KernelRun:
+    """One kernel of a pass: its node's name, its operator, the shapes of its inputs, and its time."""
+
+    name: str
+    op_type: str
+    shapes: str
+    seconds: float
+
+
+def profile_model(
+    model: Path,
+    input_ids: NDArray[np.int64],
+    threads: int | None = None,
+    passes: int = 3,
+    native: NativeLibrary | None = None,
+) -> list[KernelRun]:
+    """The kernels of one pass of `model` over `input_ids` [B, L] on the CPU, each the best of `passes`.
+
+    Nodes inside of loops are listed once for every turn; the loops themselves are not.
+    """
+    feeds = {"input_ids": input_ids, "attention_mask": np.ones_like(input_ids)}
+    with tempfile.TemporaryDirectory(prefix="reformer-export-") as folder:
+        session = open_session(model, Placement(CPU, threads, native), Path(folder) / "profile")
+        for _ in range(1 + passes):
+            session.run(None, feeds)
+        trace = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    runs = _kernels_by_run(trace)[1:]  # the first one warms up
+    return [min(repeats, key=lambda kernel: kernel.seconds) for repeats in zip(*runs, strict=True)]
+
+
+def rank_kernels(kernels: list[KernelRun], key: str) -> list[tuple[str, int, float]]:
+    """(key, runs, seconds) of the kernels, grouped by the attribute `key`, slowest first."""
+    groups: dict[str, list[float]] = defaultdict(list)
+    for kernel in kernels:
+        groups[getattr(kernel, key)].append(kernel.seconds)
+    ranked = [(name, len(seconds), sum(seconds)) for name, seconds in groups.items()]
+    return sorted(ranked, key=lambda entry: -entry[2])
+
+
+def _kernels_by_run(trace: list[dict[str, Any]]) -> list[list[KernelRun]]:
+    """The kernels of each run in order; Loop and If, which contain others, are left out."""
+    begins = sorted(entry["ts"] for entry in trace if entry["name"] == "model_run")
+    runs: list[list[KernelRun]] = [[] for _ in begins]
+    for entry in sorted(trace, key=lambda entry: entry["ts"]):
+        arguments = entry.get("args", {})
+        is_kernel = entry["name"].endswith("_kernel_time")
+        if is_kernel and arguments["op_name"] not in ("Loop", "If", "Scan"):
+            name = entry["name"].removesuffix("_kernel_time")
+            kernel = KernelRun(name, arguments["op_name"], _describe_shapes(arguments), entry["dur"] / 1e6)
+            runs[bisect.bisect(begins, entry["ts"]) - 1].append(kernel)
+    return runs
+
+
+def _describe_shapes(arguments: dict[str, Any]) -> str:
+    shapes = [shape for described in arguments.get("input_type_shape", ()) for shape in described.values()]
+    return ", ".join("x".join(map(str, shape)) or "scalar" for shape in shapes)

@@ -1,0 +1,164 @@
+"""Measure contenders over batches and lengths: memory first, each on its own, then time, all in turns."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import gc
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from reformer_export.artifact.manifest import read_manifest
+from reformer_export.errors import InputError, RuntimeUnavailableError
+from reformer_export.measure.contenders import Name, Run, Setup, open_contender
+from reformer_export.measure.memory import Memory, PassFailedError, measure_pass
+from reformer_export.measure.one_pass import random_ids
+from reformer_export.measure.timing import Percentiles, time_in_turns
+
+
+@dataclass(frozen=True)
+class BenchmarkOptions:
+    """Shapes in tokens; `repeat` timed passes of each contender after `warm_up` untimed ones."""
+
+    lengths: tuple[int, ...]
+    batch_sizes: tuple[int, ...] = (1,)
+    repeat: int = 20
+    warm_up: int = 2
+    memory: bool = True
+
+    def __post_init__(self) -> None:
+        for name, values in (("lengths", self.lengths), ("batch-sizes", self.batch_sizes)):
+            if not values or min(values) < 1:
+                raise InputError(
+                    f"--{name}: got {list(values)}, expected whole numbers from 1 up; write e.g. 64,1024"
+                )
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One contender at one shape: seconds of every timed pass, in order, and its memory where it is known."""
+
+    batch: int
+    length: int
+    name: str
+    seconds: tuple[float, ...]
+    memory: Memory | None
+
+    @property
+    def latency(self) -> Percentiles:
+        return Percentiles.of(self.seconds)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """At the median latency; batch times length tokens a pass."""
+        return self.batch * self.length / self.latency.p50 * 1e3
+
+
+@dataclass(frozen=True)
+class BenchmarkResult:
+    """All measurements, the contenders by name, and a note for what was left out."""
+
+    setups: tuple[Setup, ...]
+    options: BenchmarkOptions
+    measurements: tuple[Measurement, ...]
+    notes: tuple[str, ...] = field(default=())
+
+    def ratio(self, measurement: Measurement) -> float:
+        """How many times the artifact's median latency at that shape this one's is."""
+        (artifact,) = (
+            m
+            for m in self.measurements
+            if (m.batch, m.length, m.name) == (measurement.batch, measurement.length, "artifact")
+        )
+        return measurement.latency.p50 / artifact.latency.p50
+
+    @property
+    def memory_measured(self) -> str | None:
+        """What the memory's numbers are, in words; None when there are none."""
+        return next((m.memory.measured for m in self.measurements if m.memory is not None), None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything in JSON values; latencies in milliseconds, memory in bytes."""
+        return {
+            "contenders": {s.name: {"device": s.device, "dtype": s.dtype} for s in self.setups},
+            "repeat": self.options.repeat,
+            "warm_up": self.options.warm_up,
+            "memory_measured": self.memory_measured,
+            "notes": list(self.notes),
+            "results": [
+                {
+                    "batch": m.batch,
+                    "length": m.length,
+                    "contender": m.name,
+                    "latency_ms": dataclasses.asdict(m.latency),
+                    "tokens_per_second": m.tokens_per_second,
+                    "times_artifact": self.ratio(m),
+                    "peak_memory_bytes": None if m.memory is None else m.memory.peak_bytes,
+                    "loaded_memory_bytes": None if m.memory is None else m.memory.loaded_bytes,
+                    "seconds": list(m.seconds),
+                }
+                for m in self.measurements
+            ],
+        }
+
+
+def run_benchmark(
+    setups: Sequence[Setup],
+    options: BenchmarkOptions,
+    notes: Sequence[str] = (),
+    on_pass: Callable[[int], object] = lambda _count: None,
+) -> BenchmarkResult:
+    """Measure each of `setups`, the artifact first, at every batch and length.
+
+    `on_pass` is called with 1 for each contender's memory and with 1 for the timing of a shape. A contender
+    that cannot do a shape's pass on its own is left out of that shape, with a note.
+
+    Raises:
+        RuntimeUnavailableError: the artifact itself could not do a pass.
+    """
+    shapes = list(itertools.product(options.batch_sizes, options.lengths))
+    memories: dict[tuple[str, int, int], Memory | None] = {}
+    left_out: list[str] = []
+    for setup, (batch, length) in itertools.product(setups, shapes):
+        try:
+            memories[setup.name, batch, length] = (
+                measure_pass(setup, batch, length) if options.memory else None
+            )
+        except PassFailedError as error:
+            what = f"{setup.name} at batch {batch}, length {length}"
+            if setup.name == "artifact":
+                raise RuntimeUnavailableError(
+                    f"{what}: got no result ({error}), expected one; use shorter --lengths or smaller "
+                    "--batch-sizes, or see `reformer-export doctor`"
+                ) from error
+            left_out.append(f"{what}: left out, {error}.")
+        on_pass(1)
+    runs = {setup.name: open_contender(setup) for setup in setups}
+    vocab_size = read_manifest(Path(setups[0].out)).spec.vocab_size
+    measurements: list[Measurement] = []
+    for batch, length in shapes:
+        able = {name: run for name, run in runs.items() if (name, batch, length) in memories}
+        times = _time_shape(able, random_ids(vocab_size, batch, length), options)
+        measurements += [
+            Measurement(batch, length, name, seconds, memories[name, batch, length])
+            for name, seconds in times.items()
+        ]
+        on_pass(1)
+    return BenchmarkResult(tuple(setups), options, tuple(measurements), (*notes, *left_out))
+
+
+def _time_shape(
+    runs: Mapping[Name, Run], ids: Any, options: BenchmarkOptions
+) -> dict[str, tuple[float, ...]]:
+    """Warm every contender up at this shape, then time them in turns."""
+    passes: dict[str, Callable[[], object]] = {
+        name: functools.partial(run, ids) for name, run in runs.items()
+    }
+    for _ in range(options.warm_up):
+        for run in passes.values():
+            run()
+    gc.collect()
+    return time_in_turns(passes, options.repeat)

@@ -1,0 +1,66 @@
+"""A part of a graph that was found wrong, as files; `runtimes/replay.py` says which and reads them."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import onnx
+
+from reformer_export.artifact.files import json_text, sha256_of_file
+from reformer_export.artifact.folder import new_folder
+from reformer_export.parity.bisect import BisectResult, NamedNode, Part
+from reformer_export.runtimes.ort import Placement
+from reformer_export.runtimes.replay import (
+    ARRAYS_NAME,
+    GRAPH_NAME,
+    RECORD_NAME,
+    RESULTS,
+    WEIGHTS_NAME,
+    NodeRecord,
+    check_subgraph_folder,
+    reason_to_keep,
+)
+
+MAX_INLINE_BYTES: Final = 2**30
+"""Larger parts have their weights beside them, as a protobuf may not exceed 2 GiB."""
+
+
+def write_subgraph(out: Path, result: BisectResult, placement: Placement) -> bool:
+    """Write what it takes to replay the named node into the new folder `out`, whole or not at all.
+
+    An earlier one of these is replaced. False, and nothing is written, when no node was named.
+
+    Raises:
+        OutputError: `out` is something else, or the disk refuses.
+    """
+    if result.named is None or result.part is None:
+        return False
+    check_subgraph_folder(out)
+    with new_folder(out, overwrite=True, reason_to_keep=reason_to_keep) as folder:
+        _write(folder, result.named, result.part, placement)
+    return True
+
+
+def _write(folder: Path, named: NamedNode, part: Part, placement: Placement) -> None:
+    large = part.graph.ByteSize() > MAX_INLINE_BYTES
+    onnx.save(part.graph, str(folder / GRAPH_NAME), save_as_external_data=large, location=WEIGHTS_NAME)
+    results = dict(zip(RESULTS, (part.expected, part.got, part.judged), strict=True))
+    np.savez(folder / ARRAYS_NAME, allow_pickle=False, **part.inputs, **results)
+    wrong, agreement = named.wrong, named.wrong.agreement
+    record = NodeRecord(
+        node=named.node,
+        operator=named.operator,
+        module=wrong.point.module,
+        layer=wrong.point.layer,
+        buckets=wrong.point.role == "buckets",
+        error=wrong.error,
+        tolerance=wrong.tolerance,
+        explained=0 if agreement is None else agreement.flips - agreement.unexplained,
+        native=placement.library is not None,
+        provider=placement.provider,
+        files={path.name: sha256_of_file(path) for path in sorted(folder.iterdir())},
+    )
+    (folder / RECORD_NAME).write_text(json_text(dataclasses.asdict(record)) + "\n", encoding="utf-8")

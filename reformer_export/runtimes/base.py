@@ -1,0 +1,122 @@
+"""What every runtime offers: an artifact that is open and ready to run."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reformer_export.artifact.manifest import Manifest, check_files, read_manifest
+from reformer_export.errors import ReformerExportError
+from reformer_export.libraries.operators import NativeLibrary
+from reformer_export.runtimes.generation import Generation, GenerationOptions
+from reformer_export.runtimes.inputs import IdsLike
+from reformer_export.runtimes.num_hashes import choose_num_hashes
+from reformer_export.runtimes.options import RuntimeOptions
+from reformer_export.runtimes.source_config import SourceConfig, read_source_config
+from reformer_export.runtimes.tokenizer import load_tokenizer
+from reformer_export.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class Runtime(ABC):
+    """An artifact whose files were checked; one small subclass a runtime runs it."""
+
+    def __init__(self, path: str | os.PathLike[str], options: RuntimeOptions) -> None:
+        """Read the manifest in the folder `path` and compare every file with its SHA-256."""
+        self._folder = Path(path)
+        self._manifest = read_manifest(self._folder)
+        self._num_hashes = choose_num_hashes(self._manifest, options.num_hashes)
+        if options.check:
+            check_files(self._folder, self._manifest)
+        self._config = read_source_config(self._folder, self.spec.vocab_size)
+        self._notes: list[str] = []
+
+    @property
+    def folder(self) -> Path:
+        """The artifact's folder."""
+        return self._folder
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the artifact says of itself."""
+        return self._manifest
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The model's description."""
+        return self._manifest.spec
+
+    @property
+    def config(self) -> SourceConfig:
+        """Padding and end tokens and labels, from the checkpoint's config files."""
+        return self._config
+
+    @property
+    def max_length(self) -> int:
+        """The greatest sequence length, in tokens: the model's, or that of an engine's profiles."""
+        return self.spec.max_length
+
+    @property
+    def num_hashes(self) -> int | None:
+        """Rounds of hashing of a run that names no other; None where the artifact leaves no choice."""
+        return self._num_hashes
+
+    @property
+    def notes(self) -> list[str]:
+        """What a user should know of how this artifact was opened, a sentence each."""
+        return list(self._notes)
+
+    @property
+    @abstractmethod
+    def providers(self) -> tuple[str, ...]:
+        """What executes the graph, preferred first, in the runtime's own words."""
+
+    @property
+    @abstractmethod
+    def native(self) -> NativeLibrary | None:
+        """The operator library whose kernels run the custom nodes; None where none does."""
+
+    @abstractmethod
+    def run(
+        self,
+        input_ids: IdsLike,
+        attention_mask: IdsLike | None = None,
+        num_hashes: int | None = None,
+    ) -> dict[str, NDArray[np.float32]]:
+        """One forward pass; see `OnnxRuntime.run`."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release what the runtime holds. Running afterwards is an error; closing again is not."""
+
+    def generate(self, prompt: str | Sequence[int], **options: Any) -> Generation:
+        """Continue `prompt` (text or token ids); `options` are the fields of `GenerationOptions`.
+
+        for piece in model.generate("In the beginning", max_new_tokens=100).pieces():
+            print(piece, end="", flush=True)
+        """
+        if not isinstance(prompt, str):
+            return Generation(self, prompt, GenerationOptions(**options))
+        tokenizer = load_tokenizer(self._folder, self.spec.vocab_size)
+        return Generation(self, tokenizer.encode(prompt), GenerationOptions(**options), tokenizer)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.close()
+        except ReformerExportError:
+            if error is None:  # else the error that is under way says what went wrong first
+                raise

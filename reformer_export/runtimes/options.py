@@ -1,0 +1,89 @@
+"""Where and how an artifact runs, in one description: for `load`, the command line and every workflow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal, get_args
+
+from reformer_export.artifact.engine_record import ENGINE_RUNTIMES, EngineRuntime
+from reformer_export.errors import InputError
+from reformer_export.libraries.operators import NATIVE_MODES, NativeMode
+
+ONNXRUNTIME: Final = "onnxruntime"
+RuntimeName = Literal["onnxruntime"] | EngineRuntime
+RUNTIMES: Final[tuple[RuntimeName, ...]] = (ONNXRUNTIME, *ENGINE_RUNTIMES)
+Provider = Literal["auto", "cpu", "cuda"]
+PROVIDERS: Final[tuple[Provider, ...]] = get_args(Provider)
+
+
+@dataclass(frozen=True)
+class RuntimeOptions:
+    """How to run an artifact.
+
+    Attributes:
+        runtime: one of `RUNTIMES`.
+        provider: "cpu", "cuda", or "auto" (CUDA when this machine has it).
+        threads: CPU threads an operator may use; None lets the runtime choose.
+        native: whether the CPU runs the native operator library's kernels: "auto" when it is installed,
+            "on" (an error without it) or "off" (the function bodies in the file).
+        engine: for TensorRT, which of the artifact's engines; None for the only one that fits this machine.
+        cuda_graphs: for TensorRT, launch the work of shapes that come again as one CUDA graph.
+        num_hashes: rounds of hashing of runs that name no other, for an artifact exported with --max-hashes;
+            None for all of them.
+        check: compare every file of the artifact with its SHA-256 in the manifest; an engine and its plugin
+            library are always compared with the engine's record.
+
+    `provider`, `threads`, `native` and `num_hashes` are ONNX Runtime's: TensorRT always takes the GPU, its
+    plugins, and the hashes that were built in. InputError for a value that is out of range, or not the chosen
+    runtime's.
+    """
+
+    runtime: RuntimeName = ONNXRUNTIME
+    provider: Provider = "auto"
+    threads: int | None = None
+    native: NativeMode = "auto"
+    engine: str | None = None
+    cuda_graphs: bool = False
+    num_hashes: int | None = None
+    check: bool = True
+
+    def __post_init__(self) -> None:
+        for name, choices in (("runtime", RUNTIMES), ("provider", PROVIDERS), ("native", NATIVE_MODES)):
+            if getattr(self, name) not in choices:
+                raise InputError(
+                    name,
+                    got=repr(getattr(self, name)),
+                    expected=f"one of {', '.join(choices)}",
+                    fix="choose one of them",
+                )
+        if self.threads is not None and (type(self.threads) is not int or self.threads < 1):
+            raise InputError(
+                "threads",
+                got=repr(self.threads),
+                expected="an integer from 1 up",
+                fix="leave it out to use all cores",
+            )
+        self._refuse_what_the_runtime_does_not_take()
+
+    @property
+    def is_engine(self) -> bool:
+        """Whether an engine runs, not model.onnx."""
+        return self.runtime != ONNXRUNTIME
+
+    def _refuse_what_the_runtime_does_not_take(self) -> None:
+        given = {"engine": self.engine is not None, "cuda_graphs": self.cuda_graphs}
+        if self.is_engine:
+            given = {
+                "provider": self.provider == "cpu",
+                "threads": self.threads is not None,
+                "native": self.native == "off",
+                "num_hashes": self.num_hashes is not None,
+            }
+        for name, is_given in given.items():
+            if is_given:
+                raise InputError(
+                    name,
+                    got=f"one that {self.runtime} does not take",
+                    expected="none for this runtime",
+                    fix="leave it out, or choose another runtime",
+                )

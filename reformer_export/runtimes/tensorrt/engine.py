@@ -1,0 +1,163 @@
+"""Deserialise an engine that passed the checks: its plugins first, then its weights and its signature."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from reformer_export.artifact.engine_record import EngineProfile, EngineRecord
+from reformer_export.contract import INPUT_NAMES, PLUGIN_NAMESPACE, PLUGIN_VERSION
+from reformer_export.errors import ArtifactError, RuntimeUnavailableError
+from reformer_export.runtimes.onnx_structure import check_onnx_structure
+from reformer_export.runtimes.tensorrt.log import MessageStore, open_log
+from reformer_export.runtimes.tensorrt.packages import PACKAGES
+from reformer_export.runtimes.tensorrt.preflight import BUILD_AGAIN
+from reformer_export.spec import ModelSpec
+
+
+class OpenedEngine:
+    """An engine in the GPU's memory, and what running it takes from its runtime.
+
+    Attributes:
+        trt: the module `tensorrt` or `tensorrt_rtx`.
+        engine: the ICudaEngine.
+        outputs: the engine's outputs.
+        store: TensorRT's messages.
+        title: the runtime's name and version.
+    """
+
+    def __init__(self, trt: Any, record: EngineRecord, data: bytes, plugin_library: Path | None) -> None:
+        """Load `data`, the bytes of the engine that `record` describes.
+
+        Args:
+            trt: the runtime's module.
+            record: the engine's record, which agreed with the machine.
+            data: the serialised engine.
+            plugin_library: the library with the plugins; None when the engine carries it.
+        """
+        self.trt = trt
+        self.record = record
+        log = open_log(trt)
+        self.store: MessageStore = log.store
+        self.title = f"{PACKAGES[record.runtime].title} {trt.__version__}"
+        self._runtime = self._make(trt.Runtime, log)
+        if plugin_library is not None:
+            _load_plugins(trt, record, plugin_library, self.store)
+        # Code that runs on the host is in the engine: the plugin library, or the lean runtime that makes it
+        # compatible with other versions. Its SHA-256 was that of the record.
+        self._runtime.engine_host_code_allowed = record.plugin.embedded or record.flags.version_compatible
+        mark = self.store.mark()
+        self.engine = self._runtime.deserialize_cuda_engine(data)
+        if self.engine is None:
+            raise RuntimeUnavailableError(
+                f"engine {record.name}: {self.title} refuses it: got '{self.store.errors_since(mark)}', "
+                f"expected an engine it can load; {BUILD_AGAIN} on this machine"
+            )
+        names = [self.engine.get_tensor_name(index) for index in range(self.engine.num_io_tensors)]
+        modes = {name: self.engine.get_tensor_mode(name) for name in names}
+        self.outputs = tuple(name for name in names if modes[name] == trt.TensorIOMode.OUTPUT)
+        self.warnings = self.store.warnings_since(mark)
+
+    def refit(self, model: Path) -> None:
+        """Put the weights of the ONNX file `model` into an engine that was built without them."""
+        check_onnx_structure(model)
+        log = open_log(self.trt)
+        mark = self.store.mark()
+        refitter = self._make(self.trt.Refitter, self.engine, log)
+        parser = self._make(self.trt.OnnxParserRefitter, refitter, log)
+        if parser.refit_from_file(str(model)) and refitter.refit_cuda_engine():
+            return
+        reasons = [str(parser.get_error(index).desc()) for index in range(parser.num_errors)]
+        missing = [str(name) for name in refitter.get_missing_weights()]
+        if missing:
+            reasons.append(f"no weights for {', '.join(missing[:4])}")
+        raise ArtifactError(
+            f"engine {self.record.name}: {self.title} cannot take the weights of {model}: "
+            f"got '{'; '.join(reasons) or self.store.errors_since(mark)}', expected the model the engine was "
+            f"built from; {BUILD_AGAIN}"
+        )
+
+    def _make(self, maker: Callable[..., Any], *arguments: Any) -> Any:
+        """An object of TensorRT's, which its bindings refuse with a TypeError when TensorRT makes none."""
+        mark = self.store.mark()
+        try:
+            return maker(*arguments)
+        except TypeError as error:
+            raise RuntimeUnavailableError(
+                f"engine {self.record.name}: {self.title} made no {maker.__name__}: "
+                f"got '{self.store.errors_since(mark)}', expected one; see `reformer-export doctor`, or "
+                f"{BUILD_AGAIN}"
+            ) from error
+
+    def check_signature(self, spec: ModelSpec) -> None:
+        """ArtifactError unless inputs, outputs and profiles are those of the record and of `spec`."""
+        trt, engine = self.trt, self.engine
+        count = engine.num_io_tensors
+        inputs = {engine.get_tensor_name(i) for i in range(count)} - set(self.outputs)
+        if inputs != set(INPUT_NAMES) or not set(self.outputs).issuperset(spec.output_names):
+            raise self._wrong(
+                f"inputs {sorted(inputs)} and outputs {sorted(self.outputs)}",
+                f"{' and '.join(INPUT_NAMES)}, and {', '.join(spec.output_names)} for {spec.task}",
+            )
+        for name in (*INPUT_NAMES, *self.outputs):
+            dtypes = (trt.DataType.INT64,) if name in INPUT_NAMES else self._float_types()
+            if engine.get_tensor_dtype(name) not in dtypes:
+                raise self._wrong(
+                    f"{name} of type {engine.get_tensor_dtype(name)}", " or ".join(map(str, dtypes))
+                )
+            if engine.get_tensor_location(name) != trt.TensorLocation.DEVICE:
+                raise self._wrong(f"{name} in host memory", "it in device memory")
+        profiles = tuple(map(self._profile, range(engine.num_optimization_profiles)))
+        if profiles != self.record.profiles:
+            raise self._wrong(
+                f"the profiles {', '.join(map(str, profiles))}",
+                f"{', '.join(map(str, self.record.profiles))} as its record says",
+            )
+
+    def _float_types(self) -> tuple[Any, ...]:
+        types = self.trt.DataType
+        return (types.FLOAT, types.HALF, types.BF16)
+
+    def _profile(self, index: int) -> EngineProfile:
+        both = {
+            tuple(tuple(shape) for shape in self.engine.get_tensor_profile_shape(name, index))
+            for name in INPUT_NAMES
+        }
+        if len(both) != 1:
+            raise self._wrong(
+                f"different shapes of {' and '.join(INPUT_NAMES)} in profile {index}", "the same for both"
+            )
+        return EngineProfile(*both.pop())
+
+    def _wrong(self, got: str, expected: str) -> ArtifactError:
+        return ArtifactError(f"engine {self.record.name}: got {got}, expected {expected}; {BUILD_AGAIN}")
+
+    def close(self) -> None:
+        """Drop the engine and its runtime; contexts must be gone before."""
+        self.engine = None
+        self._runtime = None
+
+
+def _load_plugins(trt: Any, record: EngineRecord, library: Path, store: MessageStore) -> None:
+    """Register the plugins with the process's registry, unless that is done already."""
+    registry = trt.get_plugin_registry()
+
+    def missing() -> list[str]:
+        return [
+            name
+            for name in sorted(record.plugin_layers)
+            if registry.get_creator(name, PLUGIN_VERSION, PLUGIN_NAMESPACE) is None
+        ]
+
+    if not missing():
+        return
+    mark = store.mark()  # after the question, which TensorRT answers with an error in its log
+    registry.load_library(str(library))
+    reasons = store.errors_since(mark)
+    if absent := missing():
+        raise RuntimeUnavailableError(
+            f"plugin library {library}: got no plugin {', '.join(absent)} after loading it "
+            f"({reasons}), expected the reformer operators' plugins; "
+            "see `reformer-export doctor`"
+        )

@@ -1,0 +1,143 @@
+"""Run an artifact's engine with TensorRT or TensorRT-RTX on an NVIDIA GPU."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import weakref
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reformer_export.artifact.engine_record import EngineProfile, EngineRecord, EngineRuntime
+from reformer_export.artifact.manifest import MODEL_NAME
+from reformer_export.errors import InputError
+from reformer_export.runtimes.base import Runtime
+from reformer_export.runtimes.inputs import IdsLike, prepare_inputs
+from reformer_export.runtimes.num_hashes import choose_num_hashes
+from reformer_export.runtimes.options import RuntimeOptions
+from reformer_export.runtimes.tensorrt.cuda import CudaBindingsDevice, CudaDevice
+from reformer_export.runtimes.tensorrt.engine import OpenedEngine
+from reformer_export.runtimes.tensorrt.executor import EngineExecutor
+from reformer_export.runtimes.tensorrt.machine import Machine
+from reformer_export.runtimes.tensorrt.packages import import_cuda, import_tensorrt
+from reformer_export.runtimes.tensorrt.preflight import (
+    check_machine,
+    choose_engine,
+    examine_machine,
+    read_engine,
+)
+
+
+class TensorRTRuntime(Runtime):
+    """An artifact's engine open on a GPU
+
+    Use it as a context manager, or call `close`, to give the GPU's memory back at a known time. Threads may
+    share it: their requests run one after the other.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        options: RuntimeOptions,
+        *,
+        machine: Machine | None = None,
+        trt: Any = None,
+        cuda: CudaDevice | None = None,
+    ) -> None:
+        """Check the artifact in the folder `path` and its engine against this machine, then load the engine.
+
+        Args:
+            path: the artifact's folder.
+            options: of which `runtime` is "tensorrt" or "tensorrt-rtx".
+            machine: the facts to check against; None to look at this machine.
+            trt: the module to use; None to import `runtime`'s.
+            cuda: the GPU to use; None for the first visible one.
+
+        Raises:
+            ArtifactError: the artifact or the engine is broken, or they do not belong together.
+            MissingDependencyError: TensorRT or cuda-bindings is not installed, or too old.
+            RuntimeUnavailableError: this machine cannot run the engine.
+        """
+        super().__init__(path, options)
+        runtime = cast(EngineRuntime, options.runtime)
+        facts = examine_machine(runtime) if machine is None else machine
+        self._record = choose_engine(self._folder, runtime, options.engine, facts)
+        self._notes += check_machine(self._record, facts)
+        data = read_engine(self._folder, self._manifest, self._record)
+        self._gpu = facts.gpu
+        self._lock = threading.Lock()
+        library = None if self._record.plugin.embedded or facts.library is None else facts.library.path
+        with contextlib.ExitStack() as stack:
+            device = CudaBindingsDevice(import_cuda()) if cuda is None else cuda
+            device.activate()
+            opened = OpenedEngine(trt or import_tensorrt(runtime), self._record, data, library)
+            stack.callback(opened.close)
+            opened.check_signature(self.spec)
+            if self._record.flags.stripped:
+                opened.refit(self._folder / MODEL_NAME)
+            self._title = opened.title
+            self._notes += [f"{opened.title}: {warning}" for warning in opened.warnings]
+            executor = EngineExecutor(opened, device, cuda_graphs=options.cuda_graphs)
+            self._executor: EngineExecutor | None = executor
+            stack.callback(executor.close)
+            # At the latest when this object is collected, or the program ends.
+            self._release = weakref.finalize(self, stack.pop_all().close)
+
+    @property
+    def record(self) -> EngineRecord:
+        """What the engine is."""
+        return self._record
+
+    @property
+    def profiles(self) -> tuple[EngineProfile, ...]:
+        """The shapes that the engine takes."""
+        return self._record.profiles
+
+    @property
+    def max_length(self) -> int:
+        """The longest sequence that a profile takes, in tokens: of a batch of one, where one takes that."""
+        alone = [profile for profile in self.profiles if profile.minimum[0] == 1]
+        return min(self.spec.max_length, max(profile.maximum[1] for profile in alone or self.profiles))
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        return (f"{self._title}, {self._gpu}, engine {self._record.name}",)
+
+    @property
+    def native(self) -> None:
+        """None: the operators are the engine's plugins."""
+
+    @property
+    def notes(self) -> list[str]:
+        executor = self._executor
+        return [*self._notes, *(executor.notes if executor else ())]
+
+    def run(
+        self,
+        input_ids: IdsLike,
+        attention_mask: IdsLike | None = None,
+        num_hashes: int | None = None,
+    ) -> dict[str, NDArray[np.float32]]:
+        """One forward pass; as `OnnxRuntime.run`, for shapes within one of the engine's profiles.
+
+        An engine has its number of hashes built in.
+        """
+        choose_num_hashes(self._manifest, num_hashes)
+        ids, mask = prepare_inputs(self.spec, input_ids, attention_mask, self._config.pad_token_id)
+        with self._lock:
+            if self._executor is None:
+                raise InputError(
+                    f"engine {self._record.name}: got a request after close(), expected an open engine; "
+                    "load the artifact again"
+                )
+            outputs = self._executor.run(ids, mask)
+        return {name: outputs[name] for name in self.spec.output_names}
+
+    def close(self) -> None:
+        """Release the engine and all its memory, after a request that is running; see `Runtime.close`."""
+        with self._lock:
+            self._executor = None
+            self._release()

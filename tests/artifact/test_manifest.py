@@ -1,0 +1,316 @@
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reformer_export.artifact import files, manifest
+from reformer_export.artifact.files import json_text, resolve_inside, sha256_of_file, write_atomically
+from reformer_export.artifact.manifest import (
+    MAX_MANIFEST_BYTES,
+    Manifest,
+    RuntimeNumHashes,
+    check_files,
+    read_manifest,
+    write_manifest,
+)
+from reformer_export.errors import ArtifactError, OutputError
+from tests.runtimes.artifacts import make_spec
+
+
+def make_manifest(**changes: Any) -> Manifest:
+    manifest = Manifest(
+        spec=make_spec(),
+        dtype="float16",
+        opset=20,
+        operators={"LSHBuckets": 1},
+        source={"kind": "test", "files": {"config.json": "0" * 64}},
+        rotations_sha256={"1": "0" * 64},
+        versions={"python": "3.11"},
+    )
+    return dataclasses.replace(manifest, **changes)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """An artifact of two files."""
+    (tmp_path / "model.onnx").write_bytes(b"graph")
+    (tmp_path / "config.json").write_bytes(b"{}")
+    files = {name: sha256_of_file(tmp_path / name) for name in ("model.onnx", "config.json")}
+    write_manifest(tmp_path, make_manifest(files=files))
+    return tmp_path
+
+
+def edit_manifest(folder: Path, **changes: Any) -> None:
+    """Change fields of manifest.json; ... removes one."""
+    path = folder / "manifest.json"
+    values = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({name: value for name, value in values.items() if value is not ...}))
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def refusal_of(folder: Path) -> str:
+    with pytest.raises(ArtifactError) as caught:
+        read_manifest(folder)
+    return str(caught.value)
+
+
+def test_a_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
+    for parity in (None, {"passed": True, "max_pinned_error": 1e-7}):
+        manifest = make_manifest(files={"model.onnx": "1" * 64}, parity=parity)
+        write_manifest(tmp_path, manifest)
+        assert read_manifest(tmp_path) == manifest
+    assert names_in(tmp_path) == ["manifest.json"]
+
+
+def test_a_dial_is_read_as_it_was_written(folder: Path) -> None:
+    manifest = make_manifest(runtime_num_hashes=RuntimeNumHashes(2))
+    write_manifest(folder, manifest)
+    assert read_manifest(folder) == manifest
+    values = json.loads((folder / "manifest.json").read_text())
+    assert values["manifest_version"] == 1  # who does not know dials runs all rounds, which is right
+    assert "Only num_hashes = 2 equals transformers' draw" in values["dial"]["note"]
+
+
+def test_a_manifest_from_before_there_were_dials(folder: Path) -> None:
+    edit_manifest(folder, dial=...)
+    assert read_manifest(folder).runtime_num_hashes is None
+
+
+@pytest.mark.parametrize(
+    "dial",
+    [
+        *([], 2, {}, {"input": "num_hashes"}, {"input": "num_hashes", "max_hashes": None}),
+        {"input": "num_hashes", "max_hashes": 3},  # the layers have 2
+        {"input": "num_hashes", "max_hashes": 2.0},
+        {"input": "other", "max_hashes": 2},
+    ],
+)
+def test_a_dial_that_does_not_fit(folder: Path, dial: Any) -> None:
+    edit_manifest(folder, dial=dial)
+    assert "a missing or wrong field" in refusal_of(folder)
+
+
+@pytest.mark.parametrize(
+    ("most", "counts"), [(1, (1,)), (2, (1, 2)), (5, (1, 2, 4, 5)), (8, (1, 2, 4, 8)), (16, (1, 2, 4, 8, 16))]
+)
+def test_the_counts_worth_comparing(most: int, counts: tuple[int, ...]) -> None:
+    assert RuntimeNumHashes(most).counts == counts
+
+
+def test_the_sha256_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "abc").write_bytes(b"abc")
+    # FIPS 180-2, appendix B.1
+    assert sha256_of_file(tmp_path / "abc").startswith("ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410")
+
+
+@pytest.mark.parametrize("name", ["a", "a/b", "./a", "a/../b", "..a"])
+def test_names_inside_the_folder(tmp_path: Path, name: str) -> None:
+    assert resolve_inside(tmp_path, name) == (tmp_path / name).resolve()
+
+
+@pytest.mark.parametrize(
+    "name", ["", "..", "../a", "a/../../b", "/etc/passwd", "link/a", "to_file", "a\0b", "loop/a/../../.."]
+)
+def test_names_that_leave_the_folder_are_refused(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "artifact"
+    folder.mkdir()
+    (tmp_path / "outside").write_text("secret")
+    (folder / "link").symlink_to(tmp_path)
+    (folder / "to_file").symlink_to(tmp_path / "outside")
+    (folder / "loop").symlink_to("loop")
+    with pytest.raises(ArtifactError, match="tampered"):
+        resolve_inside(folder, name)
+
+
+def test_a_folder_reached_through_a_link_is_read(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    link = tmp_path_factory.mktemp("links") / "link"
+    link.symlink_to(folder)
+    check_files(link, read_manifest(link))
+
+
+def test_json_text_knows_no_infinity() -> None:
+    text = json_text({"a": float("inf"), "b": [1.5, float("nan"), (-float("inf"), "x")], "c": True})
+    assert json.loads(text, parse_constant=pytest.fail) == {
+        "a": None,
+        "b": [1.5, None, [None, "x"]],
+        "c": True,
+    }
+
+
+def test_a_file_is_whole_or_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.json"
+    write_atomically(path, "old")
+
+    def refuse(*_paths: object) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(files.os, "replace", refuse)
+    with pytest.raises(OutputError, match=r"No space left.*free some space"):
+        write_atomically(path, "new")
+    assert names_in(tmp_path) == ["a.json"]
+    assert path.read_text() == "old"
+
+
+def test_an_interrupt_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_paths: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(files.os, "replace", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(tmp_path / "a.json", "new")
+    assert names_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["missing/a", "file/a", "folder", "x" * 300])
+def test_files_that_cannot_be_written_are_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OutputError, match="expected a writable place"):
+        write_atomically(tmp_path / name, "text")
+    assert names_in(tmp_path) == ["file", "folder"]
+
+
+def test_links_are_followed_and_pipes_are_written_to(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("target")
+    write_atomically(tmp_path / "link", "text")
+    assert (tmp_path / "target").read_text() == "text"
+    assert (tmp_path / "link").is_symlink()
+
+    os.mkfifo(tmp_path / "pipe")
+    got: list[str] = []
+    reader = threading.Thread(target=lambda: got.append((tmp_path / "pipe").read_text()), daemon=True)
+    reader.start()
+    write_atomically(tmp_path / "pipe", "text")
+    reader.join(timeout=10)
+    assert got == ["text"]
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_a_folder_without_manifest_is_refused(tmp_path: Path) -> None:
+    assert "without manifest.json" in refusal_of(tmp_path)
+    assert "without manifest.json" in refusal_of(tmp_path / "nowhere")
+    (tmp_path / "manifest.json").mkdir()
+    assert "without manifest.json" in refusal_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"", "not JSON (Expecting value"),
+        (b'{"manifest_version": 1,', "not JSON"),
+        (b"\xff\xfe", "not JSON (UnicodeDecodeError)"),
+        (b"[" * 100_000, "not JSON (RecursionError)"),
+        (b"9" * 5000, "not JSON (ValueError)"),
+        (b"[]", "no manifest"),
+        (b"{}", "no manifest"),
+        (b"null", "no manifest"),
+        (b'{"manifest_version": 2}', "manifest version 2, expected 1"),
+        (b'{"manifest_version": "1"}', "manifest version '1', expected 1"),
+        (b'{"manifest_version": 1}', "wrong field ('parity')"),
+    ],
+)
+def test_broken_manifests_are_refused(tmp_path: Path, text: bytes, message: str) -> None:
+    (tmp_path / "manifest.json").write_bytes(text)
+    refusal = refusal_of(tmp_path)
+    assert message in refusal
+    assert "\n" not in refusal
+
+
+def test_a_manifest_that_is_too_large_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "manifest.json").open("wb") as stream:
+        stream.truncate(MAX_MANIFEST_BYTES + 1)  # sparse
+    assert f"got {MAX_MANIFEST_BYTES + 1} bytes" in refusal_of(tmp_path)
+
+
+def test_a_manifest_that_the_system_refuses(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_arguments: object, **_options: object) -> str:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    assert "Permission denied" in refusal_of(folder)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("spec", ..., "'spec'"),
+        ("spec", [], "do not fit"),
+        ("spec", {"layers": "abc"}, "spec that is refused"),
+        ("dtype", "int8", "dtype 'int8', expected one of float32"),
+        ("dtype", [], "dtype []"),
+        ("opset", "20", "opset is str, not int"),
+        ("opset", float("inf"), "opset is float, not int"),
+        ("operators", {"LSHBuckets": "1"}, "operators.LSHBuckets is str"),
+        ("source", [["a", 1]], "source is list, not dict"),
+        ("rotations_sha256", {"1": None}, "rotations_sha256.1 is NoneType"),
+        ("versions", None, "versions is NoneType"),
+        ("files", ["model.onnx"], "files is list"),
+        ("files", {"model.onnx": 1}, "files.model.onnx is int"),
+        ("parity", True, "parity is bool"),
+    ],
+)
+def test_wrong_fields_are_refused(folder: Path, field: str, value: Any, message: str) -> None:
+    edit_manifest(folder, **{field: value})
+    refusal = refusal_of(folder)
+    assert message in refusal
+    assert refusal.startswith(f"{folder / 'manifest.json'}: got ")
+
+
+def test_a_wrong_spec_is_refused(folder: Path) -> None:
+    spec = make_spec().to_dict() | {"num_heads": 0}
+    edit_manifest(folder, spec=spec)
+    assert "num_heads: got 0" in refusal_of(folder)
+
+
+def test_unchanged_files_pass(folder: Path) -> None:
+    check_files(folder, read_manifest(folder))
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "config.json"])
+def test_changed_and_missing_files_are_named(folder: Path, name: str) -> None:
+    manifest = read_manifest(folder)
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    with pytest.raises(ArtifactError, match=rf"{name}: got SHA-256 .* changed after the export"):
+        check_files(folder, manifest)
+    (folder / name).unlink()
+    with pytest.raises(ArtifactError, match=f"{name}: got no such file"):
+        check_files(folder, manifest)
+    (folder / name).symlink_to("/etc/passwd")
+    with pytest.raises(ArtifactError, match="tampered"):
+        check_files(folder, manifest)
+
+
+def test_files_that_the_system_refuses(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_path: Path) -> str:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(manifest, "sha256_of_file", refuse)
+    with pytest.raises(ArtifactError, match="Input/output error"):
+        check_files(folder, read_manifest(folder))
+
+
+@pytest.mark.parametrize("name", ["../escape", "/etc/passwd", "x" * 300, "a\0"])
+def test_files_elsewhere_are_not_looked_at(folder: Path, name: str) -> None:
+    manifest = read_manifest(folder)
+    manifest = dataclasses.replace(manifest, files={**manifest.files, name: "0" * 64})
+    with pytest.raises(ArtifactError):
+        check_files(folder, manifest)
+
+
+def test_a_manifest_must_name_the_model(folder: Path) -> None:
+    manifest = dataclasses.replace(read_manifest(folder), files={})
+    with pytest.raises(ArtifactError, match=r"got no model\.onnx"):
+        check_files(folder, manifest)
