@@ -8,11 +8,17 @@ import json
 import math
 import os
 import secrets
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final, TypeVar
 
-from reformer_export.errors import ArtifactError, OutputError
+import msgspec
+
+from reformer_export.errors import ArtifactError, OutputError, ReformerExportError
+
+T = TypeVar("T")
 
 NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """The system's numbers for a disk, a quota or a file that is full."""
@@ -55,24 +61,75 @@ def _finite(values: Any) -> Any:
     return [_finite(value) for value in values] if isinstance(values, list | tuple) else values
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write `path` through a file beside it, so that it is whole or unchanged; OutputError when refused.
+@dataclass(frozen=True)
+class JsonFile:
+    """How to read one kind of JSON file from a stranger.
 
-    A link is followed; a device or a pipe, which cannot be replaced, is written to.
+    `kind` says what is expected in it, such as "an engine's record"; `fix` how to mend a file that is
+    something else; `max_bytes` is more than any that is real; `error` is raised.
+    """
+
+    kind: str
+    fix: str
+    max_bytes: int = 2**20
+    error: type[ReformerExportError] = ArtifactError
+
+    def read(self, path: Path) -> Any:
+        """The JSON values in the file `path`; `error` when it is missing, too large, or no JSON."""
+        try:
+            if not path.is_file():
+                raise self.refuse(path, "no such file")
+            size = path.stat().st_size
+            if size > self.max_bytes:
+                raise self.error(str(path), f"{size} bytes", f"at most {self.max_bytes}", self.fix)
+            return json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            reason = f"'{error.strerror or error}'"
+            raise self.error(str(path), reason, "a readable file", "check its permissions") from error
+        except (ValueError, RecursionError) as error:
+            reason = str(error) if isinstance(error, json.JSONDecodeError) else type(error).__name__
+            raise self.refuse(path, f"text that is not JSON ({reason})") from error
+
+    def convert(self, path: Path, values: Any, kind: type[T]) -> T:
+        """`values` of the file `path` as a `kind`, every field checked against its type; else `error`."""
+        try:
+            return msgspec.convert(values, kind)
+        except (msgspec.ValidationError, ReformerExportError) as error:
+            raise self.refuse(path, f"a missing or wrong field ({error})") from error
+
+    def refuse(self, path: Path, got: str) -> ReformerExportError:
+        """The error for a file that is `got`."""
+        return self.error(str(path), got, self.kind, self.fix)
+
+
+@contextmanager
+def replace_file(path: Path) -> Iterator[BinaryIO]:
+    """A stream to write `path` with: it is whole when the block ends well, else as it was.
+
+    It is written beside its place and renamed. A link is followed; a device or a pipe, which cannot be
+    replaced, is written to. OutputError when the system refuses.
     """
     target = Path(os.path.realpath(path))
-    partial = target.parent / f".{secrets.token_hex(4)}.partial"
+    partial = target.parent / f".{target.name[:100]}.partial-{secrets.token_hex(4)}"
     try:
         if target.exists() and not target.is_file():
-            target.write_text(text, encoding="utf-8")
+            with target.open("wb") as stream:
+                yield stream
             return
-        partial.write_text(text, encoding="utf-8")
+        with partial.open("xb") as stream:
+            yield stream
         os.replace(partial, target)
     except OSError as error:
         raise output_error(path, error) from error
     finally:
         with suppress(OSError):
             partial.unlink()
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write `path`, whole or not at all, as `replace_file` does."""
+    with replace_file(path) as stream:
+        stream.write(text.encode("utf-8"))
 
 
 def output_error(path: Path, error: OSError) -> OutputError:
