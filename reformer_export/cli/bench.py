@@ -17,7 +17,7 @@ from reformer_export.cli.option_values import (
     json_file_option,
     report_option,
 )
-from reformer_export.cli.runtime_options import describe_execution, runtime_options
+from reformer_export.cli.runtime_options import runtime_options
 from reformer_export.cli.tables import print_table, show_progress
 from reformer_export.errors import InputError
 from reformer_export.libraries.operators import find_native_library
@@ -113,8 +113,8 @@ def command(
     manifest = read_manifest(out)
     with leave_on_termination(), refuse_in_one_line("benchmarking"):
         with load(out, choice) as runtime:
-            click.echo(f"Runs on {describe_execution(runtime)}.", err=True)
-            execution, notes = describe_execution(runtime), list(runtime.notes)
+            click.echo(f"Runs on {runtime.description}.", err=True)
+            execution, notes = runtime.description, list(runtime.notes)
             device: Device = "cpu" if runtime.providers[0] == "CPUExecutionProvider" else "cuda"
             benchmark = BenchmarkOptions(
                 lengths=_choose_lengths(runtime, options.pop("lengths")),
