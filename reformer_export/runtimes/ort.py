@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import io
+import math
 import os
 import tempfile
 from dataclasses import dataclass
@@ -128,11 +129,11 @@ class OnnxRuntime(Runtime):
             if session is not None and CUDA in session.get_providers():
                 return session
             if options.provider == "cuda":
-                raise _no_cuda(
-                    "cuda, but ONNX Runtime could not start CUDA here",
-                    expected="a GPU, its driver and CUDA's libraries",
-                    fix="see `reformer-export doctor`",
+                got, expected = (
+                    "ONNX Runtime could not start CUDA here",
+                    "a GPU, its driver and CUDA's libraries",
                 )
+                raise _no_cuda(got, expected, "see `reformer-export doctor`")
             if session is not None:
                 self._notes = ["CUDA could not be started, so the model runs on the CPU."]
         self._placement = Placement(CPU, options.threads, find_native_library(options.native))
@@ -164,12 +165,9 @@ class OnnxRuntime(Runtime):
                 return session
         if problem is not None and options.native == "on":
             if options.provider == "cuda":
-                raise RuntimeUnavailableError(
-                    "native",
-                    got=f"no kernels for CUDA ({problem})",
-                    expected="a library that has them",
-                    fix='build it with CUDA for this GPU, or use `native="auto"` or `provider="cpu"`',
-                )
+                got = f"no kernels for CUDA ({problem})"
+                fix = 'build it with CUDA for this GPU, or use `native="auto"` or `provider="cpu"`'
+                raise RuntimeUnavailableError("native", got, "a library that has them", fix)
             self._notes.append(f"The model runs on the CPU, for which there are native kernels: {problem}.")
             return None
         if problem is not None:
@@ -192,10 +190,8 @@ def import_onnxruntime() -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise MissingDependencyError(
-            f"onnxruntime: got '{error}', expected the package; "
-            "pip install 'reformer-export[cpu]', or 'reformer-export[gpu]' for CUDA"
-        ) from error
+        fix = "pip install 'reformer-export[cpu]', or 'reformer-export[gpu]' for CUDA"
+        raise MissingDependencyError("onnxruntime", f"'{error}'", "the package", fix) from error
     return onnxruntime
 
 
@@ -224,9 +220,8 @@ def open_session(model: Path, placement: Placement | None = None, profile: Path 
     try:
         if placement.library is not None:
             options.register_custom_ops_library(str(placement.library.path))
-        return onnxruntime.InferenceSession(
-            str(model), options, providers=list(dict.fromkeys((placement.provider, CPU)))
-        )
+        providers = list(dict.fromkeys((placement.provider, CPU)))
+        return onnxruntime.InferenceSession(str(model), options, providers=providers)
     except Exception as error:
         raise _error_from_open(model, error) from error
 
@@ -234,32 +229,26 @@ def open_session(model: Path, placement: Placement | None = None, profile: Path 
 def _choose_provider(provider: str) -> str:
     available = import_onnxruntime().get_available_providers()
     if provider == "cuda" and CUDA not in available:
-        raise _no_cuda(
-            "cuda, but the installed ONNX Runtime has no CUDA",
-            expected="the GPU package",
-            fix="pip uninstall onnxruntime, then pip install 'reformer-export[gpu]'",
-        )
+        fix = "pip uninstall onnxruntime, then pip install 'reformer-export[gpu]'"
+        raise _no_cuda("the installed ONNX Runtime has no CUDA", "the GPU package", fix)
     return CUDA if provider != "cpu" and CUDA in available else CPU
 
 
 def _no_cuda(got: str, expected: str, fix: str) -> RuntimeUnavailableError:
-    return RuntimeUnavailableError("provider", got, expected, f'{fix}, or use `provider="cpu"`')
+    return RuntimeUnavailableError(
+        "provider", f"cuda, but {got}", expected, f'{fix}, or use `provider="cpu"`'
+    )
 
 
 def _is_want_of_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError) or any(
-        words in str(error) for words in ("bad_alloc", "allocate memory")
-    )
+    words = ("bad_alloc", "allocate memory")
+    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
 
 
 def _error_from_open(model: Path, error: Exception) -> ReformerExportError:
     if _is_want_of_memory(error):
-        return RuntimeUnavailableError(
-            model,
-            got=f"no memory for its {model.stat().st_size} bytes",
-            expected="enough to open it",
-            fix="use a machine with more memory",
-        )
+        got = f"no memory for its {model.stat().st_size} bytes"
+        return RuntimeUnavailableError(model, got, "enough to open it", "use a machine with more memory")
     expected, fix = "a model it can open", "export the checkpoint again, or install a newer ONNX Runtime"
     if "is not a registered function/op" in str(error):
         expected = "each custom node to have a function body in the file or a registered library"
@@ -269,18 +258,11 @@ def _error_from_open(model: Path, error: Exception) -> ReformerExportError:
 
 def _error_from_run(error: Exception, shape: tuple[int, ...]) -> ReformerExportError:
     if _is_want_of_memory(error):
-        return InputError(
-            "input_ids",
-            got=f"{list(shape)} tokens, for which memory does not suffice",
-            expected="fewer",
-            fix="use a smaller batch or shorter rows",
-        )
-    return ArtifactError(
-        f"model.onnx: ONNX Runtime failed on input_ids of shape {list(shape)}",
-        got=f"'{error}'",
-        expected="a result",
-        fix="check the artifact with `reformer-export verify`",
-    )
+        got = f"{list(shape)} tokens, for which memory does not suffice"
+        return InputError("input_ids", got, "fewer", "use a smaller batch or shorter rows")
+    what = f"model.onnx: ONNX Runtime failed on input_ids of shape {list(shape)}"
+    fix = "check the artifact with `reformer-export verify`"
+    return ArtifactError(what, f"'{error}'", "a result", fix)
 
 
 def _check_signature(model: Path, session: Any, manifest: Manifest) -> None:
@@ -288,18 +270,14 @@ def _check_signature(model: Path, session: Any, manifest: Manifest) -> None:
     inputs = {value.name for value in session.get_inputs()}
     outputs = {value.name for value in session.get_outputs()}
     if inputs != set(INPUT_NAMES) or not outputs.issuperset(spec.output_names):
-        raise ArtifactError(
-            f"{model}: got inputs {sorted(inputs)} and outputs {sorted(outputs)}, expected input_ids and "
-            f"attention_mask, and {', '.join(spec.output_names)} for {spec.task}; export the checkpoint again"
-        )
+        got = f"inputs {sorted(inputs)} and outputs {sorted(outputs)}"
+        expected = f"input_ids and attention_mask, and {', '.join(spec.output_names)} for {spec.task}"
+        raise ArtifactError(model, got, expected, "export the checkpoint again")
     found = [(value.name, value.type, value.shape) for value in session.get_overridable_initializers()]
     if manifest.runtime_num_hashes is not None and (NUM_HASHES_INPUT, "tensor(int64)", [1]) not in found:
-        raise ArtifactError(
-            model,
-            got=f"{[name for name, _, _ in found]} as inputs with a default",
-            expected=f"{NUM_HASHES_INPUT} int64 [1] as the manifest says",
-            fix="export the checkpoint again",
-        )
+        got = f"{[name for name, _, _ in found]} as inputs with a default"
+        expected = f"{NUM_HASHES_INPUT} int64 [1] as the manifest says"
+        raise ArtifactError(model, got, expected, "export the checkpoint again")
 
 
 def _run_bfloat16(
@@ -322,7 +300,5 @@ def _float32_from_ortvalue(value: Any) -> NDArray[np.float32]:
     if value.data_type() != "tensor(bfloat16)":
         copy: NDArray[np.float32] = value.numpy().astype(np.float32)
         return copy
-    shape = tuple(value.shape())
-    size = int(np.prod(shape))
-    halves = np.ctypeslib.as_array((ctypes.c_uint16 * size).from_address(value.data_ptr()))
-    return (halves.astype(np.uint32) << 16).view(np.float32).reshape(shape)
+    halves = (ctypes.c_uint16 * math.prod(value.shape())).from_address(value.data_ptr())
+    return (np.ctypeslib.as_array(halves).astype(np.uint32) << 16).view(np.float32).reshape(value.shape())
