@@ -30,9 +30,9 @@ from reformer_export.measure import (
     run_benchmark,
 )
 from reformer_export.measure.contenders import AGAINST, Device, Name
-from reformer_export.measure.node_times import profile_model, rank_kernels
-from reformer_export.measure.one_pass import random_ids
+from reformer_export.measure.node_times import measure_node_times
 from reformer_export.runtimes import RUNTIMES, Runtime, RuntimeOptions, load
+from reformer_export.runtimes.ort import Placement
 from reformer_export.workflows.checkpoint_source import find_checkpoint
 
 DEFAULT_LENGTHS: Final = (256, 1024, 4096)
@@ -145,14 +145,9 @@ def _node_times(out: Path, choice: RuntimeOptions, length: int) -> dict[str, Any
     manifest = read_manifest(out)
     if choice.runtime != RUNTIMES[0] or choice.provider == "cuda" or manifest.dtype == "bfloat16":
         return None
-    ids = random_ids(manifest.spec.vocab_size, 1, length)
-    library = find_native_library(choice.native)
-    kernels = profile_model(out / MODEL_NAME, ids, choice.threads, native=library)
-    ranked = [
-        {"operator": name, "runs": runs, "seconds": seconds}
-        for name, runs, seconds in rank_kernels(kernels, "op_type")
-    ]
-    return {"length": length, "operators": ranked}
+    placement = Placement(threads=choice.threads, library=find_native_library(choice.native))
+    times = measure_node_times(out / MODEL_NAME, manifest.spec.vocab_size, length, placement)
+    return dataclasses.asdict(times)
 
 
 def _choose_lengths(runtime: Runtime, given: tuple[int, ...] | None) -> tuple[int, ...]:
@@ -176,12 +171,11 @@ def _choose_setups(
     against: tuple[Name, ...],
 ) -> tuple[list[Setup], list[str]]:
     """The artifact and whoever of `against` can run here; a note for each of the others."""
-    shared: dict[str, Any] = {"out": str(out), "load_options": dataclasses.asdict(choice), "device": device}
-    shared["threads"] = choice.threads
-    setups, notes = [Setup("artifact", **shared)], []
+    setups, notes = [Setup("artifact", str(out), choice, device)], []
     for name in against:
         try:
-            setups.append(Setup(name, **shared, **_needs_of(name, out, manifest, device, checkpoint)))
+            folder = _needs_of(name, out, manifest, device, checkpoint)
+            setups.append(Setup(name, str(out), choice, device, folder))
         except _MissingError as missing:
             notes.append(f"{name}: left out, {missing}")
     return setups, notes
@@ -193,8 +187,8 @@ class _MissingError(Exception):
 
 def _needs_of(
     name: Name, out: Path, manifest: Manifest, device: Device, checkpoint: str | None
-) -> dict[str, Any]:
-    """What `name`'s Setup holds besides what all have; _MissingError when it cannot run here."""
+) -> str | None:
+    """The folder of eager's checkpoint, None for others; _MissingError when `name` cannot run here."""
     missing = missing_packages(name)
     if missing:
         raise _MissingError(f"it needs {' and '.join(missing)}; pip install 'reformer-export[export]'")
@@ -204,17 +198,13 @@ def _needs_of(
         if not torch.cuda.is_available():
             raise _MissingError("the runtime uses a GPU and this torch cannot; install torch with CUDA")
     if name != "eager":
-        return {}
+        return None
     try:
-        folder = find_checkpoint(out, manifest, checkpoint)
+        return str(find_checkpoint(out, manifest, checkpoint))
     except InputError as error:
         if checkpoint is not None:
             raise
         raise _MissingError(str(error)) from error
-    from reformer_export.parity.sweep import DECODER_BIAS
-
-    old_bias = DECODER_BIAS in manifest.source.get("renamed_weights", {})
-    return {"checkpoint": str(folder), "has_only_old_bias": old_bias}
 
 
 def _describe(out: Path, manifest: Manifest, execution: str, result: BenchmarkResult) -> dict[str, Any]:
