@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "kernels/common/carver.h"
+#include "kernels/common/arena.h"
 
 namespace reformer {
 

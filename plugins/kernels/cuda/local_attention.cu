@@ -1,7 +1,7 @@
 // LocalAttention on CUDA: checks the call and enqueues; it needs no workspace.
 #include "kernels/common/validation.h"
-#include "kernels/cuda/attention.h"
-#include "kernels/cuda/describe_attention.h"
+#include "kernels/cuda/attention/attention.h"
+#include "kernels/cuda/attention/describe.h"
 #include "kernels/cuda/operator_call.h"
 #include "reformer_kernels.h"
 

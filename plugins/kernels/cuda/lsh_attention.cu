@@ -1,12 +1,12 @@
 // LSHAttention on CUDA: checks the call, carves the workspace, enqueues the key scales, the sort,
 // the attention of every round and their combination.
 #include "kernels/common/validation.h"
-#include "kernels/cuda/attention.h"
-#include "kernels/cuda/combine.h"
-#include "kernels/cuda/describe_attention.h"
-#include "kernels/cuda/key_scale.h"
+#include "kernels/cuda/attention/attention.h"
+#include "kernels/cuda/attention/combine.h"
+#include "kernels/cuda/attention/describe.h"
+#include "kernels/cuda/attention/key_scale.h"
 #include "kernels/cuda/operator_call.h"
-#include "kernels/cuda/sort.h"
+#include "kernels/cuda/sort/sort.h"
 #include "reformer_kernels.h"
 
 namespace reformer::cuda {

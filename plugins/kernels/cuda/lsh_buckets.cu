@@ -1,6 +1,6 @@
 // LSHBuckets on CUDA: checks the call, carves the workspace, enqueues.
 #include "kernels/common/validation.h"
-#include "kernels/cuda/hash.h"
+#include "kernels/cuda/hash/hash.h"
 #include "kernels/cuda/operator_call.h"
 #include "reformer_kernels.h"
 

@@ -6,9 +6,9 @@
 #include <initializer_list>
 #include <limits>
 
-#include "kernels/common/carver.h"
+#include "kernels/common/arena.h"
 #include "kernels/common/validation.h"
-#include "kernels/cuda/device.h"
+#include "kernels/cuda/device/device.h"
 #include "reformer_kernels.h"
 
 namespace reformer::cuda {

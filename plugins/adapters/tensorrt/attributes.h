@@ -1,0 +1,63 @@
+// A node's attributes, as TensorRT's fields bring them: checked, kept, and written into an engine.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "adapters/tensorrt/tensorrt_api.h"
+
+namespace reformer::tensorrt {
+
+// An attribute that a node must have.
+struct AttributeRule {
+  enum class Kind { kInteger, kIntegers, kFloat };
+  const char* name;
+  Kind kind;
+};
+
+// Immutable, so that a plugin and its clones share one: the serialised fields point into it.
+class Attributes {
+ public:
+  // Throws std::invalid_argument when a field is missing, unknown, given twice, or of another type
+  // or length. At run time the fields come from an engine: what `serialize` gave.
+  Attributes(const char* op, const std::vector<AttributeRule>& rules,
+             const nvinfer1::PluginFieldCollection* fields, nvinfer1::TensorRTPhase phase);
+  Attributes(const Attributes&) = delete;
+  Attributes& operator=(const Attributes&) = delete;
+
+  int32_t integer(const char* name) const { return integers(name).front(); }
+  const std::vector<int32_t>& integers(const char* name) const { return find(name).integers; }
+  float number(const char* name) const { return find(name).number; }
+
+  // Bytes of workspace the engine gives each call; known when it came with the fields.
+  std::optional<int64_t> engine_workspace() const { return engine_workspace_; }
+
+  // What goes into an engine: which library wrote it, the attributes, and the workspace unless it
+  // is null. The fields point into this object, into `workspace` and into constants.
+  std::vector<nvinfer1::PluginField> serialize(const int64_t* workspace) const;
+
+  // Equal for two plugins exactly when they do the same work.
+  const char* timing_cache_id() const { return timing_cache_id_.c_str(); }
+
+ private:
+  struct Attribute {
+    const char* name;
+    AttributeRule::Kind kind;
+    std::vector<int32_t> integers;
+    float number = 0;
+  };
+
+  const Attribute& find(const char* name) const;
+  void write_timing_cache_id();
+
+  std::vector<Attribute> attributes_;
+  std::optional<int64_t> engine_workspace_;
+  std::string timing_cache_id_;
+};
+
+// What getFieldNames of a creator says: the attributes that the ONNX parser shall pass on.
+std::vector<nvinfer1::PluginField> field_names(const std::vector<AttributeRule>& rules);
+
+}  // namespace reformer::tensorrt
