@@ -1,50 +1,39 @@
-// Cuts a caller's workspace into aligned pieces; one function both measures and carves.
+// Lays arrays out in a caller's workspace; the same function measures and lays out.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/common/rounding.h"
+
 namespace reformer {
 
-template <typename Int>
-constexpr Int divide_up(Int value, Int by) {
-  return (value + by - 1) / by;
-}
-
-template <typename Int>
-constexpr Int round_up(Int value, Int multiple) {
-  return divide_up(value, multiple) * multiple;
-}
-
-// Hands out consecutive pieces of a block of memory, each at a multiple of `alignment` from the
-// block's start. With a null block it only counts.
-class Carver {
+// Places arrays one behind the other, each at a multiple of `alignment`. Addresses are worked out
+// however short the workspace is: nothing may touch them before size() was compared with what the
+// caller gave. Without a workspace they are null.
+class WorkspaceArena {
  public:
   static constexpr size_t kCacheLine = 64;  // bytes
 
-  explicit Carver(void* block, size_t alignment = kCacheLine)
-      : block_(static_cast<char*>(block)), alignment_(alignment) {}
+  explicit WorkspaceArena(void* workspace, size_t alignment = kCacheLine)
+      : start_(round_up(reinterpret_cast<uintptr_t>(workspace), uintptr_t{alignment})),
+        alignment_(alignment) {}
 
   template <typename T>
-  T* take(size_t count) {
-    char* piece = block_ == nullptr ? nullptr : block_ + used_;
+  T* allocate(size_t count) {
+    const uintptr_t address = start_ == 0 ? 0 : start_ + used_;
     used_ += round_up(count * sizeof(T), alignment_);
-    return reinterpret_cast<T*>(piece);
+    return reinterpret_cast<T*>(address);
   }
 
   size_t used() const { return used_; }  // bytes
+  // Bytes of workspace to ask for: with room to align the start.
+  size_t size() const { return used_ == 0 ? 0 : used_ + alignment_; }
 
  private:
-  char* block_;
+  uintptr_t start_;
   size_t alignment_;
   size_t used_ = 0;
 };
-
-// The first multiple of `alignment` inside a workspace; that many extra bytes are asked for to make
-// room.
-inline void* align_workspace(void* workspace, size_t alignment = Carver::kCacheLine) {
-  const uintptr_t address = reinterpret_cast<uintptr_t>(workspace);
-  return reinterpret_cast<void*>(round_up(address, static_cast<uintptr_t>(alignment)));
-}
 
 }  // namespace reformer

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "kernels/common/validation.h"
 #include "kernels/cuda/device/device.h"
 
 namespace reformer::cuda {
@@ -35,5 +36,22 @@ struct AttentionArguments {
   bool vector_rows = false;     // rows of all T tensors may be moved 16 bytes at a time
   float local_scale = 0;        // local attention: log2(e) / sqrt(D)
 };
+
+// What both attention operators fill alike.
+template <typename T>
+AttentionArguments<T> describe_attention(const AttentionSizes& sizes) {
+  AttentionArguments<T> arguments;
+  arguments.batch = sizes.batch;
+  arguments.length = sizes.length;
+  arguments.heads = sizes.heads;
+  arguments.head_size = sizes.head_size;
+  arguments.rounds = sizes.rounds;
+  arguments.padded_length = sizes.padded_length;
+  arguments.chunk_length = sizes.chunk_length;
+  arguments.before = sizes.before;
+  arguments.after = sizes.after;
+  arguments.causal = sizes.causal;
+  return arguments;
+}
 
 }  // namespace reformer::cuda

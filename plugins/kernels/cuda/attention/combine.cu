@@ -1,4 +1,4 @@
-#include "kernels/common/arena.h"
+#include "kernels/common/rounding.h"
 #include "kernels/cuda/attention/combine.h"
 #include "kernels/cuda/device/vectors.cuh"
 

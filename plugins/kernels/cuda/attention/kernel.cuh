@@ -81,7 +81,7 @@ __global__ void __launch_bounds__(kBlockThreads, (AttentionTile<T, kSize>::kMinB
   using Matrix = MatrixSteps<Tile>;
   const AttentionBlock block = locate_block<T>(plan);
   if (block.rows <= 0) return;
-  const AttentionShared<Tile> shared = carve_shared<Tile>(plan);
+  const AttentionShared<Tile> shared = layout_shared<Tile>(plan);
   const RowRing<Tile> ring(arguments, plan, block, shared);
   start_block<Tile>(arguments, plan, block, shared, ring);
 

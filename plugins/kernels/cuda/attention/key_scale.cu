@@ -1,4 +1,5 @@
-#include "kernels/common/arena.h"
+#include "kernels/common/rounding.h"
+#include "kernels/cuda/attention/base2.h"
 #include "kernels/cuda/attention/key_scale.h"
 #include "kernels/cuda/device/vectors.cuh"
 
@@ -6,7 +7,6 @@ namespace reformer::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr float kLog2E = 1.44269504f;  // log2(e)
 
 // Sum of squares over the group of `lanes` lanes that shares a row.
 __device__ __forceinline__ float add_over_lanes(float sum, int lanes) {

@@ -6,15 +6,13 @@
 #include <cstdint>
 #include <limits>
 
+#include "kernels/cuda/attention/base2.h"
 #include "kernels/cuda/attention/keys.cuh"
 #include "kernels/cuda/attention/tile.cuh"
 
 namespace reformer::cuda {
 
-constexpr float kLog2E = 1.44269504f;        // log2(e)
-constexpr float kLn2 = 0.693147182f;         // ln(2)
-constexpr float kLn2Rest = -1.90465421e-9f;  // ln(2) - kLn2
-constexpr float kMaskedLogit = -1e9f;        // design contract, as in HF eager
+constexpr float kMaskedLogit = -1e9f;  // design contract, as in HF eager
 constexpr float kSelfLogit = -1e5f;
 constexpr float kMaskedScore = kMaskedLogit * kLog2E;
 constexpr float kSelfScore = kSelfLogit * kLog2E;

@@ -61,7 +61,7 @@ constexpr size_t measure_shared(const AttentionPlan& plan) {
 }
 
 template <typename Tile>
-__device__ __forceinline__ AttentionShared<Tile> carve_shared(const AttentionPlan& plan) {
+__device__ __forceinline__ AttentionShared<Tile> layout_shared(const AttentionPlan& plan) {
   constexpr int kEntries = kMetadataTiles * Tile::kKeys;
   AttentionShared<Tile> shared;
   shared.query = reinterpret_cast<typename Tile::T*>(dynamic_shared());

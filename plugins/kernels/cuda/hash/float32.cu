@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "kernels/common/arena.h"
+#include "kernels/common/rounding.h"
 #include "kernels/cuda/device/warp.cuh"
 #include "kernels/cuda/hash/columns.cuh"
 #include "kernels/cuda/hash/pack.cuh"
@@ -42,7 +42,7 @@ struct HashShared {
 constexpr size_t kSharedBytes =
     (kTokenFloats + kRotationFloats) * sizeof(float) + kGroups * kRows * sizeof(GroupChoice);
 
-__device__ __forceinline__ HashShared carve_shared() {
+__device__ __forceinline__ HashShared layout_shared() {
   HashShared shared;
   shared.tokens = reinterpret_cast<float*>(dynamic_shared());
   shared.rotations = shared.tokens + kTokenFloats;
@@ -153,7 +153,7 @@ struct TokenBucket {
 
 __global__ void __launch_bounds__(kThreads, 3)
     hash_tokens(const HashArguments<float> arguments, int blocks_per_head) {
-  const HashShared shared = carve_shared();
+  const HashShared shared = layout_shared();
   const HashBlock block = locate_hash_block(arguments, blocks_per_head, kRows);
   const int thread = static_cast<int>(threadIdx.x);
   const int own_group = thread % kGroups;

@@ -1,5 +1,5 @@
 // How rotations are packed.
-#include "kernels/common/arena.h"
+#include "kernels/common/rounding.h"
 #include "kernels/cuda/hash/hash.h"
 #include "kernels/cuda/operator_call.h"
 

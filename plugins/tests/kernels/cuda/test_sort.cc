@@ -6,7 +6,7 @@
 #include "check.h"
 #include "control.h"
 #include "draw.h"
-#include "kernels/common/arena.h"
+#include "kernels/common/rounding.h"
 #include "kernels/cuda/sort/sort.h"
 
 namespace reformer::test {
