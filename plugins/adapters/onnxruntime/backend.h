@@ -29,12 +29,8 @@ class SessionAllocator {
 class CPUBackend {
  public:
   static constexpr const char* kProvider = "CPUExecutionProvider";
-  static constexpr Functions<reformer_lsh_buckets_params> kLSHBuckets = {
-      reformer_cpu_lsh_buckets_workspace, reformer_cpu_lsh_buckets};
-  static constexpr Functions<reformer_lsh_attention_params> kLSHAttention = {
-      reformer_cpu_lsh_attention_workspace, reformer_cpu_lsh_attention};
-  static constexpr Functions<reformer_local_attention_params> kLocalAttention = {
-      reformer_cpu_local_attention_workspace, reformer_cpu_local_attention};
+  template <typename Operator>
+  static constexpr auto kFunctions = Operator::kCPU;
 
   explicit CPUBackend(const Ort::ConstKernelInfo& info) : allocator_(info) {}
   void prepare(const Ort::KernelContext& context, reformer_execution& execution) const;
@@ -50,12 +46,8 @@ class CPUBackend {
 class CUDABackend {
  public:
   static constexpr const char* kProvider = "CUDAExecutionProvider";
-  static constexpr Functions<reformer_lsh_buckets_params> kLSHBuckets = {
-      reformer_cuda_lsh_buckets_workspace, reformer_cuda_lsh_buckets};
-  static constexpr Functions<reformer_lsh_attention_params> kLSHAttention = {
-      reformer_cuda_lsh_attention_workspace, reformer_cuda_lsh_attention};
-  static constexpr Functions<reformer_local_attention_params> kLocalAttention = {
-      reformer_cuda_local_attention_workspace, reformer_cuda_local_attention};
+  template <typename Operator>
+  static constexpr auto kFunctions = Operator::kCUDA;
 
   // Throws when the library has no code for the provider's GPU.
   explicit CUDABackend(const Ort::ConstKernelInfo& info);

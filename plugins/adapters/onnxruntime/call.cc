@@ -45,33 +45,33 @@ reformer_tensor view_tensor(const char* op, const char* name, Ort::ConstValue va
   return tensor;
 }
 
-int64_t read_int(const char* op, const Ort::ConstKernelInfo& info, const char* name) {
+void AttributeReader::integer(const char* name, int64_t& value) const {
   try {
-    return info.GetAttribute<int64_t>(name);
+    value = info_.GetAttribute<int64_t>(name);
   } catch (const Ort::Exception& error) {
-    fail(std::string(op) + ": attribute " + name + " is missing or no integer (" + error.what() +
+    fail(std::string(op_) + ": attribute " + name + " is missing or no integer (" + error.what() +
          ")");
   }
 }
 
-int32_t read_int32(const char* op, const Ort::ConstKernelInfo& info, const char* name) {
-  const int64_t value = read_int(op, info, name);
-  if (value < std::numeric_limits<int32_t>::min() || value > std::numeric_limits<int32_t>::max()) {
-    fail(std::string(op) + ": " + name + " is " + std::to_string(value) +
+void AttributeReader::integer(const char* name, int32_t& value) const {
+  int64_t wide = 0;
+  integer(name, wide);
+  if (wide < std::numeric_limits<int32_t>::min() || wide > std::numeric_limits<int32_t>::max()) {
+    fail(std::string(op_) + ": " + name + " is " + std::to_string(wide) +
          ", expected a 32-bit integer");
   }
-  return static_cast<int32_t>(value);
+  value = static_cast<int32_t>(wide);
 }
 
-reformer_chunking read_chunking(const char* op, const Ort::ConstKernelInfo& info) {
-  reformer_chunking chunking{};
-  chunking.chunk_length = read_int(op, info, "chunk_length");
-  chunking.num_chunks_before = read_int(op, info, "num_chunks_before");
-  chunking.num_chunks_after = read_int(op, info, "num_chunks_after");
-  chunking.padding_multiple = read_int(op, info, "padding_multiple");
-  chunking.padding_threshold = read_int(op, info, "padding_threshold");
-  chunking.is_causal = read_int32(op, info, "is_causal");
-  return chunking;
+std::vector<int32_t> AttributeReader::read_factors(const char* name) const {
+  std::vector<int32_t> factors;
+  for (const int64_t factor : info_.GetAttributes<int64_t>(name)) {
+    // A factor beyond int32 becomes 0, which the kernel refuses.
+    const bool fits = factor >= 0 && factor <= std::numeric_limits<int32_t>::max();
+    factors.push_back(fits ? static_cast<int32_t>(factor) : 0);
+  }
+  return factors;
 }
 
 void check_status(reformer_status status, const char* error) {

@@ -4,9 +4,12 @@
 
 #include <cstdint>
 #include <exception>
+#include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "adapters/onnxruntime/onnxruntime_api.h"
+#include "adapters/operators.h"
 #include "reformer_kernels.h"
 
 namespace reformer::onnxruntime {
@@ -19,6 +22,8 @@ OrtStatusPtr catch_errors(const Body& body) {
     return nullptr;
   } catch (const Ort::Exception& error) {
     return Ort::Status(error.what(), error.GetOrtErrorCode()).release();
+  } catch (const std::invalid_argument& error) {
+    return Ort::Status(error.what(), ORT_INVALID_ARGUMENT).release();
   } catch (const std::exception& error) {
     return Ort::Status(error.what(), ORT_FAIL).release();
   }
@@ -26,20 +31,28 @@ OrtStatusPtr catch_errors(const Body& body) {
 
 reformer_tensor view_tensor(const char* op, const char* name, Ort::ConstValue value);
 
-// An integer attribute of the node.
-int64_t read_int(const char* op, const Ort::ConstKernelInfo& info, const char* name);
-int32_t read_int32(const char* op, const Ort::ConstKernelInfo& info, const char* name);
-reformer_chunking read_chunking(const char* op, const Ort::ConstKernelInfo& info);
+// A node's attributes, for read_parameters.
+class AttributeReader {
+ public:
+  AttributeReader(const char* op, const Ort::ConstKernelInfo& info) : op_(op), info_(info) {}
+
+  void integer(const char* name, int64_t& value) const;
+  void integer(const char* name, int32_t& value) const;
+  template <size_t N>
+  void integers(const char* name, int32_t (&values)[N], int32_t& count) const {
+    copy_factors(op_, name, read_factors(name), values, count);
+  }
+  void number(const char* name, float& value) const { value = info_.GetAttribute<float>(name); }
+
+ private:
+  std::vector<int32_t> read_factors(const char* name) const;
+
+  const char* op_;
+  const Ort::ConstKernelInfo& info_;
+};
 
 // Throws unless `status` is REFORMER_OK. `error` is the kernel's message, possibly empty.
 void check_status(reformer_status status, const char* error);
-
-// One operator of the C interface on one backend.
-template <typename Params>
-struct Functions {
-  reformer_status (*measure)(const Params*, uint64_t*);
-  reformer_status (*run)(const Params*);
-};
 
 // Memory of the backend's arena, given back on destruction.
 template <typename Backend>

@@ -5,40 +5,38 @@
 #include "adapters/onnxruntime/call.h"
 #include "adapters/onnxruntime/onnxruntime_api.h"
 #include "adapters/onnxruntime/operators.h"
+#include "adapters/operators.h"
 #include "reformer_kernels.h"
 
 namespace reformer::onnxruntime {
 namespace {
 
-constexpr const char* kDomain = "reformer";
-
 // The session keeps pointers to the operators for as long as it lives, so they are never destroyed
 // before the library is.
-template <typename Kernel>
+template <typename Backend, typename Operator>
 void add_operator(Ort::CustomOpDomain& domain) {
-  static const Operator<Kernel> float32(ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT);
-  static const Operator<Kernel> float16(ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16);
-  static const Operator<Kernel> bfloat16(ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16);
+  using Op = CustomOp<Backend, Operator>;
+  static const Op float32(ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT);
+  static const Op float16(ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16);
+  static const Op bfloat16(ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16);
   domain.Add(&float32);
   domain.Add(&float16);
   domain.Add(&bfloat16);
 }
 
 // Operators of a provider that a session does not have are never chosen there.
-template <typename Backend>
-void add_operators(Ort::CustomOpDomain& domain) {
-  add_operator<LSHBuckets<Backend>>(domain);
-  add_operator<LSHAttention<Backend>>(domain);
-  add_operator<LocalAttention<Backend>>(domain);
+template <typename Backend, typename... Operators>
+void add_operators(Ort::CustomOpDomain& domain, OperatorList<Operators...> /*operators*/) {
+  (add_operator<Backend, Operators>(domain), ...);
 }
 
 // Session options refer to the domain without owning it.
 const Ort::CustomOpDomain& reformer_domain() {
   static const Ort::CustomOpDomain domain = [] {
     Ort::CustomOpDomain made(kDomain);
-    add_operators<CPUBackend>(made);
+    add_operators<CPUBackend>(made, AllOperators());
 #ifdef REFORMER_WITH_CUDA
-    add_operators<CUDABackend>(made);
+    add_operators<CUDABackend>(made, AllOperators());
 #endif
     return made;
   }();

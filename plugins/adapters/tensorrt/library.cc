@@ -2,6 +2,7 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <tuple>
 #include <vector>
 
 #include "adapters/tensorrt/attributes.h"
@@ -22,7 +23,7 @@ static_assert(REFORMER_ABI_VERSION == 2, "write the new number into the marker")
 template <typename Operator>
 class Creator final : public nvinfer1::IPluginCreatorV3One {
  public:
-  Creator() : fields_(field_names(Operator::rules().attributes)) {
+  Creator() : fields_(field_names(rules_of<Operator>().attributes)) {
     collection_ = {static_cast<int32_t>(fields_.size()), fields_.data()};
   }
 
@@ -30,31 +31,34 @@ class Creator final : public nvinfer1::IPluginCreatorV3One {
                                     const nvinfer1::PluginFieldCollection* fields,
                                     nvinfer1::TensorRTPhase phase) noexcept override {
     return catch_errors<nvinfer1::IPluginV3*>(nullptr, [&] {
-      const OperatorRules& rules = Operator::rules();
+      const OperatorRules& rules = rules_of<Operator>();
       return new OperatorPlugin<Operator>(
           std::make_shared<const Attributes>(rules.name, rules.attributes, fields, phase));
     });
   }
   const nvinfer1::PluginFieldCollection* getFieldNames() noexcept override { return &collection_; }
-  const char* getPluginName() const noexcept override { return Operator::rules().name; }
-  const char* getPluginVersion() const noexcept override { return kPluginVersion; }
-  const char* getPluginNamespace() const noexcept override { return kNamespace; }
+  const char* getPluginName() const noexcept override { return rules_of<Operator>().name; }
+  const char* getPluginVersion() const noexcept override { return kOperatorVersion; }
+  const char* getPluginNamespace() const noexcept override { return kDomain; }
 
  private:
   std::vector<nvinfer1::PluginField> fields_;
   nvinfer1::PluginFieldCollection collection_{};
 };
 
+template <typename... Operators>
+const auto& creators_of(OperatorList<Operators...> /*operators*/) {
+  static std::tuple<Creator<Operators>...> creators;
+  static const std::array<nvinfer1::IPluginCreatorInterface*, sizeof...(Operators)> pointers = {
+      &std::get<Creator<Operators>>(creators)...};
+  return pointers;
+}
+
 }  // namespace
 }  // namespace reformer::tensorrt
 
 extern "C" REFORMER_API nvinfer1::IPluginCreatorInterface* const* getCreators(int32_t& count) {
-  using namespace reformer::tensorrt;
-  static Creator<LSHBuckets> lsh_buckets;
-  static Creator<LSHAttention> lsh_attention;
-  static Creator<LocalAttention> local_attention;
-  static const std::array<nvinfer1::IPluginCreatorInterface*, 3> creators = {
-      &lsh_buckets, &lsh_attention, &local_attention};
+  const auto& creators = reformer::tensorrt::creators_of(reformer::AllOperators());
   count = static_cast<int32_t>(creators.size());
   return creators.data();
 }

@@ -1,48 +1,99 @@
-// The three operators: their names, inputs and attributes, and how the parameters of their kernels
-// are filled. Everything TensorRT asks is answered in plugin.h from that.
+// The operators as plugins: each hands its parameters to the C interface for CUDA.
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <utility>
+#include <vector>
 
+#include "adapters/operators.h"
 #include "adapters/tensorrt/plugin.h"
 #include "reformer_kernels.h"
 
 namespace reformer::tensorrt {
 
-struct LSHBuckets {
-  using Params = reformer_lsh_buckets_params;
-  static constexpr auto kMeasure = reformer_cuda_lsh_buckets_workspace;
-  static constexpr auto kRun = reformer_cuda_lsh_buckets;
-  static const OperatorRules& rules();
-  static Params read_attributes(const Attributes& attributes);
-  static void set_tensors(const Tensors& tensors, Params* params);
-  // An empty batch that fits the attributes: a call of it checks nothing but them.
-  static Tensors empty_tensors(const Params& params);
-  static nvinfer1::DimsExprs output_shape(const nvinfer1::DimsExprs* inputs);
+// A reader of attributes that only lists what it is asked for.
+struct AttributeLister {
+  using Kind = AttributeRule::Kind;
+  std::vector<AttributeRule>& rules;
+
+  template <typename Int>
+  void integer(const char* name, Int& /*value*/) const {
+    rules.push_back({name, Kind::kInteger});
+  }
+  template <size_t N>
+  void integers(const char* name, int32_t (& /*values*/)[N], int32_t& /*count*/) const {
+    rules.push_back({name, Kind::kIntegers});
+  }
+  void number(const char* name, float& /*value*/) const { rules.push_back({name, Kind::kFloat}); }
 };
 
-struct LSHAttention {
-  using Params = reformer_lsh_attention_params;
-  static constexpr auto kMeasure = reformer_cuda_lsh_attention_workspace;
-  static constexpr auto kRun = reformer_cuda_lsh_attention;
-  static const OperatorRules& rules();
-  static Params read_attributes(const Attributes& attributes);
-  static void set_tensors(const Tensors& tensors, Params* params);
-  static Tensors empty_tensors(const Params& params);
-  static nvinfer1::DimsExprs output_shape(const nvinfer1::DimsExprs* inputs);
+// A node's attributes, for read_parameters.
+struct AttributeReader {
+  const char* op;
+  const Attributes& attributes;
+
+  template <typename Int>
+  void integer(const char* name, Int& value) const {
+    value = attributes.integer(name);
+  }
+  template <size_t N>
+  void integers(const char* name, int32_t (&values)[N], int32_t& count) const {
+    copy_factors(op, name, attributes.integers(name), values, count);
+  }
+  void number(const char* name, float& value) const { value = attributes.number(name); }
 };
 
-struct LocalAttention {
-  using Params = reformer_local_attention_params;
-  static constexpr auto kMeasure = reformer_cuda_local_attention_workspace;
-  static constexpr auto kRun = reformer_cuda_local_attention;
-  static const OperatorRules& rules();
-  static Params read_attributes(const Attributes& attributes);
-  static void set_tensors(const Tensors& tensors, Params* params);
-  static Tensors empty_tensors(const Params& params);
-  static nvinfer1::DimsExprs output_shape(const nvinfer1::DimsExprs* inputs);
-};
+template <typename Operator>
+const OperatorRules& rules_of() {
+  static const OperatorRules rules = [] {
+    OperatorRules made{Operator::kName, {}, Operator::kOutput.rule, {}};
+    for (const auto& input : Operator::kInputs) made.inputs.push_back(input.rule);
+    read_parameters<Operator>(AttributeLister{made.attributes});
+    return made;
+  }();
+  return rules;
+}
+
+inline int64_t rotation_size(const reformer_lsh_buckets_params& params) {
+  int64_t size = 0;
+  for (int32_t i = 0; i < params.num_factors; ++i) size += params.num_buckets[i] / 2;
+  return size;
+}
+template <typename Params>
+int64_t rotation_size(const Params& /*params*/) {
+  return 0;
+}
+
+// An empty batch that fits the attributes: a call of it checks nothing but them.
+template <typename Operator>
+Tensors empty_tensors(const typename Operator::Params& params) {
+  const auto size_of = [&](char letter) -> int64_t {
+    switch (letter) {
+      case 'B':
+      case 'L':
+        return 0;
+      case 'D':
+      case 'R':
+        return 1;
+      case 'S':
+        return rotation_size(params);
+      default:  // H, and W of heads that have one element
+        return params.num_heads;
+    }
+  };
+  Tensors tensors;
+  for (const auto& input : Operator::kInputs) {
+    const TensorRule& rule = input.rule;
+    reformer_tensor tensor{nullptr, dtype_of(rule, REFORMER_FLOAT32), rule.rank(), {}};
+    std::transform(rule.shape.begin(), rule.shape.end(), tensor.dims, size_of);
+    tensors.inputs.push_back(tensor);
+  }
+  tensors.output = describe_output<Operator>(tensors.inputs.data());
+  return tensors;
+}
 
 template <typename Operator>
 class OperatorPlugin final : public Plugin {
@@ -51,31 +102,34 @@ class OperatorPlugin final : public Plugin {
 
   // Throws when an attribute is out of range.
   explicit OperatorPlugin(std::shared_ptr<const Attributes> attributes)
-      : Plugin(Operator::rules(), std::move(attributes)),
-        params_(Operator::read_attributes(this->attributes())) {
-    params_.struct_size = sizeof(Params);
-    params_.abi_version = REFORMER_ABI_VERSION;
-    measure_workspace(Operator::empty_tensors(params_));
+      : Plugin(rules_of<Operator>(), std::move(attributes)),
+        params_(read_parameters<Operator>(AttributeReader{Operator::kName, this->attributes()})) {
+    measure_workspace(empty_tensors<Operator>(params_));
   }
 
  private:
   Plugin* copy() const override { return new OperatorPlugin(*this); }
   nvinfer1::DimsExprs output_shape(const nvinfer1::DimsExprs* inputs) const override {
-    return Operator::output_shape(inputs);
+    nvinfer1::DimsExprs shape{Operator::kOutput.rule.rank(), {}};
+    for (size_t axis = 0; axis < Operator::kOutput.rule.shape.size(); ++axis) {
+      const Source source = find_source<Operator>(axis);
+      shape.d[axis] = inputs[source.input].d[source.axis];
+    }
+    return shape;
   }
   reformer_status measure(const Tensors& tensors, const reformer_execution& execution,
                           uint64_t* size) const override {
     const Params params = fill(tensors, execution);
-    return Operator::kMeasure(&params, size);
+    return Operator::kCUDA.measure(&params, size);
   }
   reformer_status run(const Tensors& tensors, const reformer_execution& execution) const override {
     const Params params = fill(tensors, execution);
-    return Operator::kRun(&params);
+    return Operator::kCUDA.run(&params);
   }
   Params fill(const Tensors& tensors, const reformer_execution& execution) const {
     Params params = params_;
     params.execution = execution;
-    Operator::set_tensors(tensors, &params);
+    set_tensors<Operator>(tensors.inputs.data(), tensors.output, params);
     return params;
   }
 

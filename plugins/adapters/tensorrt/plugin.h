@@ -1,5 +1,5 @@
 // What the three plugins share: TensorRT's plugin interface, mapped onto one call of the kernels'
-// C interface. An operator adds its names and how its parameters are filled (operators.h).
+// C interface.
 #pragma once
 
 #include <cstdint>
@@ -8,23 +8,14 @@
 #include <utility>
 #include <vector>
 
+#include "adapters/operators.h"
 #include "adapters/tensorrt/attributes.h"
 #include "adapters/tensorrt/tensorrt_api.h"
 #include "reformer_kernels.h"
 
 namespace reformer::tensorrt {
 
-constexpr const char* kNamespace = "reformer";
-constexpr const char* kPluginVersion = "1";
-
-// One input or output. T is the type of the first input: float32, float16 or bfloat16.
-struct TensorRule {
-  enum class Element { kT, kFloat32, kInt32 };
-  const char* name;
-  Element element;
-  int32_t rank;
-};
-
+// An operator's description without the type of its parameters.
 struct OperatorRules {
   const char* name;
   std::vector<TensorRule> inputs;
@@ -56,8 +47,8 @@ class Plugin : public nvinfer1::IPluginV3,
 
   // IPluginV3OneCore
   const char* getPluginName() const noexcept final { return rules_.name; }
-  const char* getPluginVersion() const noexcept final { return kPluginVersion; }
-  const char* getPluginNamespace() const noexcept final { return kNamespace; }
+  const char* getPluginVersion() const noexcept final { return kOperatorVersion; }
+  const char* getPluginNamespace() const noexcept final { return kDomain; }
 
   // IPluginV3OneBuild
   int32_t getNbOutputs() const noexcept final { return 1; }

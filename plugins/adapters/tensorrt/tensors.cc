@@ -55,20 +55,20 @@ bool is_supported(DataType type) {
 
 DataType resolve_type(const TensorRule& rule, DataType element_type) {
   switch (rule.element) {
-    case TensorRule::Element::kFloat32:
+    case Element::kFloat32:
       return DataType::kFLOAT;
-    case TensorRule::Element::kInt32:
+    case Element::kInt32:
       return DataType::kINT32;
-    case TensorRule::Element::kT:
+    case Element::kT:
       break;
   }
   return element_type;
 }
 
 void check_rank(const char* op, const TensorRule& rule, int32_t rank) {
-  if (rank == rule.rank) return;
+  if (rank == rule.rank()) return;
   throw std::invalid_argument(std::string(op) + ": " + rule.name + " has rank " +
-                              std::to_string(rank) + ", expected " + std::to_string(rule.rank));
+                              std::to_string(rank) + ", expected " + std::to_string(rule.rank()));
 }
 
 Tensors view_tensors(const OperatorRules& rules, const nvinfer1::PluginTensorDesc* inputs,

@@ -1,6 +1,6 @@
 // The order in which each round of hashing lists its positions. Not CUB: its segmented radix sort
-// gives a segment one block however long, its segmented sort waits for the device, and neither could
-// run on the emulated device that tests this one.
+// gives a segment one block however long, its segmented sort waits for the device, and neither
+// could run on the emulated device that tests this one.
 #pragma once
 
 #include <cstdint>
