@@ -45,8 +45,8 @@ struct Functions {
   reformer_status (*run)(const Params*);
 };
 
-// `reader` has integer(name, Int&), integers(name, int32_t (&)[N], count&) and number(name,
-// float&).
+// A reader has integer(name, Int&), integers(name, int32_t (&)[N], int32_t& count) and
+// number(name, float&).
 template <typename Reader>
 void read_chunking(Reader& reader, reformer_chunking& chunking) {
   reader.integer("chunk_length", chunking.chunk_length);

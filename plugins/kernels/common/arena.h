@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "kernels/common/rounding.h"
+#include "kernels/common/sizes.h"
 
 namespace reformer {
 

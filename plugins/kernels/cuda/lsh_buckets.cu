@@ -9,6 +9,21 @@ namespace {
 
 constexpr char kOp[] = "LSHBuckets";
 
+// Fills the packed rotations' sizes from the others; padded_columns is the largest int64 when it
+// does not fit.
+template <typename T>
+void plan_packing(HashArguments<T>* arguments) {
+  constexpr int64_t kTile = HashPacking<T>::kColumnTile;
+  constexpr int64_t kMax = std::numeric_limits<int64_t>::max();
+  for (int32_t i = 0; i < arguments->factors.count; ++i) {
+    arguments->round_columns += round_up<int64_t>(arguments->factors.half_sizes[i], kHashGroup);
+  }
+  const int64_t columns = multiply_sizes({arguments->rounds, arguments->round_columns});
+  arguments->padded_columns = columns > kMax - kTile ? kMax : round_up(columns, kTile);
+  arguments->padded_size = 32;
+  while (arguments->padded_size < arguments->head_size) arguments->padded_size *= 2;
+}
+
 // The call without its tensors.
 template <typename T>
 HashArguments<T> plan_launch(const reformer_lsh_buckets_params& params, const HashSizes& sizes,
@@ -25,7 +40,7 @@ HashArguments<T> plan_launch(const reformer_lsh_buckets_params& params, const Ha
   for (int32_t i = 0; i < params.num_factors; ++i) {
     arguments.factors.half_sizes[i] = params.num_buckets[i] / 2;
   }
-  plan_hash(&arguments);
+  plan_packing(&arguments);
   arguments.packed = arena->allocate<T>(
       {arguments.heads, HashPacking<T>::kParts, arguments.padded_columns, arguments.padded_size});
   return arguments;

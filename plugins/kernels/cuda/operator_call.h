@@ -8,6 +8,7 @@
 
 #include "kernels/common/arena.h"
 #include "kernels/common/dispatch.h"
+#include "kernels/common/sizes.h"
 #include "kernels/common/validation.h"
 #include "kernels/cuda/device/device.h"
 #include "reformer_kernels.h"
@@ -15,17 +16,6 @@
 namespace reformer::cuda {
 
 constexpr size_t kWorkspaceAlignment = 256;  // bytes; what cudaMalloc gives
-
-// The product of non-negative sizes; the largest int64 when it does not fit.
-inline int64_t multiply_sizes(std::initializer_list<int64_t> sizes) {
-  constexpr int64_t kMax = std::numeric_limits<int64_t>::max();
-  int64_t product = 1;
-  for (const int64_t size : sizes) {
-    if (size != 0 && product > kMax / size) return kMax;
-    product *= size;
-  }
-  return product;
-}
 
 // The workspace's arrays on the device. check() must hold before anything touches them.
 class DeviceArena {

@@ -9,7 +9,6 @@ set(REFORMER_CUDA_SOURCES
   kernels/cuda/hash/bfloat16.cu
   kernels/cuda/hash/float16.cu
   kernels/cuda/hash/float32.cu
-  kernels/cuda/hash/plan.cu
   kernels/cuda/local_attention.cu
   kernels/cuda/lsh_attention.cu
   kernels/cuda/lsh_buckets.cu

@@ -1,4 +1,4 @@
-#include "kernels/common/rounding.h"
+#include "kernels/common/sizes.h"
 #include "kernels/cuda/attention/combine.h"
 #include "kernels/cuda/device/vectors.cuh"
 

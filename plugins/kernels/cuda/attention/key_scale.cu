@@ -1,4 +1,4 @@
-#include "kernels/common/rounding.h"
+#include "kernels/common/sizes.h"
 #include "kernels/cuda/attention/base2.h"
 #include "kernels/cuda/attention/key_scale.h"
 #include "kernels/cuda/device/vectors.cuh"

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <limits>
 
-#include "kernels/common/rounding.h"
+#include "kernels/common/sizes.h"
 #include "kernels/cuda/attention/arguments.h"
 #include "kernels/cuda/device/device.h"
 #include "kernels/cuda/device/divisor.h"

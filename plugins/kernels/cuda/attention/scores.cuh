@@ -4,7 +4,6 @@
 #pragma once
 
 #include <cstdint>
-#include <limits>
 
 #include "kernels/cuda/attention/base2.h"
 #include "kernels/cuda/attention/keys.cuh"
@@ -16,7 +15,6 @@ constexpr float kMaskedLogit = -1e9f;  // design contract, as in HF eager
 constexpr float kSelfLogit = -1e5f;
 constexpr float kMaskedScore = kMaskedLogit * kLog2E;
 constexpr float kSelfScore = kSelfLogit * kLog2E;
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 template <typename Value>
 struct alignas(8) ColumnPair {

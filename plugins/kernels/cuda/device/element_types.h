@@ -2,11 +2,13 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 
 namespace reformer::cuda {
 
 constexpr unsigned kFullWarp = 0xFFFFFFFFu;
 constexpr int kWarpSize = 32;
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 // Storage of the 16-bit element types.
 struct float16 {

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <limits>
 
 #include "kernels/cuda/device/device.h"
 #include "kernels/cuda/hash/hash.h"
@@ -50,8 +49,6 @@ class ColumnWalk {
   int32_t first_ = 0;
   int32_t stride_ = 1;
 };
-
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 // The running argmax of (y, -y). A NaN is never taken, and with nothing taken the choice is 0.
 struct RunningChoice {

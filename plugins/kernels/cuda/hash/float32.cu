@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "kernels/common/rounding.h"
+#include "kernels/common/sizes.h"
 #include "kernels/cuda/device/warp.cuh"
 #include "kernels/cuda/hash/columns.cuh"
 #include "kernels/cuda/hash/pack.cuh"

@@ -41,7 +41,7 @@ struct HashArguments {
   Global<const float> rotations;  // [H, D, R, S]
   Global<const int32_t> mask;     // [B, L]
   Global<int32_t> buckets;        // [B, H, R, L]
-  Global<T> packed;               // [H, kParts, padded_columns, padded_size]: see hash_pack.cuh
+  Global<T> packed;               // [H, kParts, padded_columns, padded_size]: see pack.cuh
   int64_t batch = 0;
   int64_t length = 0;
   int64_t heads = 0;
@@ -55,11 +55,6 @@ struct HashArguments {
   HashFactors factors;
   bool vector_rows = false;  // rows of query_key may be moved 16 bytes at a time
 };
-
-// Fills the packed rotations' sizes from the others; padded_columns is the largest int64 when it
-// does not fit.
-template <typename T>
-void plan_hash(HashArguments<T>* arguments);
 
 // Enqueues the packing and the hashing.
 template <typename T>

@@ -6,19 +6,15 @@
 #include "check.h"
 #include "control.h"
 #include "draw.h"
-#include "kernels/common/rounding.h"
+#include "kernel_runs.h"
+#include "kernels/common/sizes.h"
 #include "kernels/cuda/sort/sort.h"
 
 namespace reformer::test {
 namespace {
 
-using cuda::Global;
 using cuda::make_global;
-
-template <typename T>
-Global<T> view(std::vector<T>& values) {
-  return make_global(values.data(), static_cast<int64_t>(values.size()));
-}
+using cuda::view;
 
 std::vector<int32_t> sort_on_device(const std::vector<int32_t>& buckets, int64_t segments,
                                     int64_t length) {
