@@ -153,8 +153,8 @@ void refuse_unknown(const char* op, const std::vector<AttributeRule>& rules,
 }  // namespace
 
 Attributes::Attributes(const char* op, const std::vector<AttributeRule>& rules,
-                       const nvinfer1::PluginFieldCollection* fields,
-                       nvinfer1::TensorRTPhase phase) {
+                       const nvinfer1::PluginFieldCollection* fields, nvinfer1::TensorRTPhase phase)
+    : op_(op) {
   if (fields == nullptr || fields->nbFields < 0 ||
       (fields->nbFields > 0 && fields->fields == nullptr)) {
     fail(op, "got no attributes");

@@ -1,11 +1,13 @@
 // A node's attributes, as TensorRT's fields bring them: checked, kept, and written into an engine.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "adapters/operators.h"
 #include "adapters/tensorrt/tensorrt_api.h"
 
 namespace reformer::tensorrt {
@@ -15,6 +17,22 @@ struct AttributeRule {
   enum class Kind { kInteger, kIntegers, kFloat };
   const char* name;
   Kind kind;
+};
+
+// A reader of attributes that only lists what it is asked for.
+struct AttributeLister {
+  using Kind = AttributeRule::Kind;
+  std::vector<AttributeRule>& rules;
+
+  template <typename Int>
+  void integer(const char* name, Int& /*value*/) const {
+    rules.push_back({name, Kind::kInteger});
+  }
+  template <size_t N>
+  void integers(const char* name, int32_t (& /*values*/)[N], int32_t& /*count*/) const {
+    rules.push_back({name, Kind::kIntegers});
+  }
+  void number(const char* name, float& /*value*/) const { rules.push_back({name, Kind::kFloat}); }
 };
 
 // Immutable, so that a plugin and its clones share one: the serialised fields point into it.
@@ -27,9 +45,16 @@ class Attributes {
   Attributes(const Attributes&) = delete;
   Attributes& operator=(const Attributes&) = delete;
 
-  int32_t integer(const char* name) const { return integers(name).front(); }
-  const std::vector<int32_t>& integers(const char* name) const { return find(name).integers; }
-  float number(const char* name) const { return find(name).number; }
+  // As read_parameters asks.
+  template <typename Int>
+  void integer(const char* name, Int& value) const {
+    value = find(name).integers.front();
+  }
+  template <size_t N>
+  void integers(const char* name, int32_t (&values)[N], int32_t& count) const {
+    copy_factors(op_, name, find(name).integers, values, count);
+  }
+  void number(const char* name, float& value) const { value = find(name).number; }
 
   // Bytes of workspace the engine gives each call; known when it came with the fields.
   std::optional<int64_t> engine_workspace() const { return engine_workspace_; }
@@ -52,6 +77,7 @@ class Attributes {
   const Attribute& find(const char* name) const;
   void write_timing_cache_id();
 
+  const char* op_;
   std::vector<Attribute> attributes_;
   std::optional<int64_t> engine_workspace_;
   std::string timing_cache_id_;

@@ -14,38 +14,6 @@
 
 namespace reformer::tensorrt {
 
-// A reader of attributes that only lists what it is asked for.
-struct AttributeLister {
-  using Kind = AttributeRule::Kind;
-  std::vector<AttributeRule>& rules;
-
-  template <typename Int>
-  void integer(const char* name, Int& /*value*/) const {
-    rules.push_back({name, Kind::kInteger});
-  }
-  template <size_t N>
-  void integers(const char* name, int32_t (& /*values*/)[N], int32_t& /*count*/) const {
-    rules.push_back({name, Kind::kIntegers});
-  }
-  void number(const char* name, float& /*value*/) const { rules.push_back({name, Kind::kFloat}); }
-};
-
-// A node's attributes, for read_parameters.
-struct AttributeReader {
-  const char* op;
-  const Attributes& attributes;
-
-  template <typename Int>
-  void integer(const char* name, Int& value) const {
-    value = attributes.integer(name);
-  }
-  template <size_t N>
-  void integers(const char* name, int32_t (&values)[N], int32_t& count) const {
-    copy_factors(op, name, attributes.integers(name), values, count);
-  }
-  void number(const char* name, float& value) const { value = attributes.number(name); }
-};
-
 template <typename Operator>
 const OperatorRules& rules_of() {
   static const OperatorRules rules = [] {
@@ -103,7 +71,7 @@ class OperatorPlugin final : public Plugin {
   // Throws when an attribute is out of range.
   explicit OperatorPlugin(std::shared_ptr<const Attributes> attributes)
       : Plugin(rules_of<Operator>(), std::move(attributes)),
-        params_(read_parameters<Operator>(AttributeReader{Operator::kName, this->attributes()})) {
+        params_(read_parameters<Operator>(this->attributes())) {
     measure_workspace(empty_tensors<Operator>(params_));
   }
 
