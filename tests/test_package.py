@@ -17,7 +17,7 @@ def test_every_public_name_is_there() -> None:
 
 
 def test_an_unknown_name() -> None:
-    with pytest.raises(AttributeError, match="has no attribute 'export'"):
+    with pytest.raises(AttributeError, match="has no attribute 'exports'"):
         _ = reformer_export.exports  # type: ignore[attr-defined]
 
 
