@@ -211,10 +211,7 @@ def _needs_of(
         if checkpoint is not None:
             raise
         raise _MissingError(str(error)) from error
-    from reformer_export.parity.sweep import DECODER_BIAS
-
-    old_bias = DECODER_BIAS in manifest.source.get("renamed_weights", {})
-    return {"checkpoint": str(folder), "has_only_old_bias": old_bias}
+    return {"checkpoint": str(folder)}
 
 
 def _describe(out: Path, manifest: Manifest, execution: str, result: BenchmarkResult) -> dict[str, Any]:

@@ -162,14 +162,8 @@ def _check_max_hashes(max_hashes: int, num_hashes: int | None) -> None:
 
 
 def _verify_shortly(folder: Path, manifest: Manifest, checkpoint: Checkpoint) -> VerifyResult:
-    from reformer_export.parity import (
-        add_num_hashes_cases,
-        default_cases,
-        silence_transformers,
-        verify_artifact,
-    )
+    from reformer_export.parity import add_num_hashes_cases, default_cases, verify_artifact
 
-    silence_transformers()
     cases = add_num_hashes_cases(manifest, default_cases(manifest.spec, short=True))
     return verify_artifact(folder, checkpoint.folder, cases)
 

@@ -172,14 +172,8 @@ def _check_runtimes(
 def _verify(
     out: Path, manifest: Manifest, checkpoint: Path, runtime: str, options: dict[str, Any]
 ) -> VerifyResult:
-    from reformer_export.parity import (
-        add_num_hashes_cases,
-        choose_cases,
-        silence_transformers,
-        verify_artifact,
-    )
+    from reformer_export.parity import add_num_hashes_cases, choose_cases, verify_artifact
 
-    silence_transformers()
     lengths, batch_sizes, counts = (options.pop(name) for name in ("lengths", "batch_sizes", "num_hashes"))
     if runtime not in ENGINE_RUNTIMES:
         options |= {"engine": None, "cuda_graphs": False}

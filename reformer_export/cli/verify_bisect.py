@@ -77,16 +77,14 @@ def run_bisect(
     from reformer_export.parity.bisect import bisect_artifact
     from reformer_export.parity.subgraph_folder import write_subgraph
     from reformer_export.parity.subgraphs import choose_placement
-    from reformer_export.parity.sweep import DECODER_BIAS
-    from reformer_export.reference.eager import EagerReformer
+    from reformer_export.reference.eager import open_eager
 
     click.echo("Comparing node by node ...", err=True)
     (result, *_) = (result for result in results if result.runtime.startswith("onnxruntime"))
     placement = choose_placement(
         artifact, manifest, options["provider"], options["threads"], options["native"]
     )
-    has_old_bias = DECODER_BIAS in manifest.source.get("renamed_weights", {})
-    eager = EagerReformer(checkpoint, manifest.spec, has_old_bias)
+    eager = open_eager(checkpoint, manifest)
     found = bisect_artifact(
         artifact, manifest, eager, choose_failing_cases(result), placement, options["seed"]
     )

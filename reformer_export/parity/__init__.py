@@ -4,7 +4,6 @@ from reformer_export.parity.cases import Case, add_num_hashes_cases, choose_case
 from reformer_export.parity.details import collect_details
 from reformer_export.parity.results import CaseResult, VerifyResult
 from reformer_export.parity.sweep import verify_artifact
-from reformer_export.reference.eager import silence_transformers
 
 __all__ = [
     "Case",
@@ -14,6 +13,5 @@ __all__ = [
     "choose_cases",
     "collect_details",
     "default_cases",
-    "silence_transformers",
     "verify_artifact",
 ]

@@ -15,8 +15,8 @@ from reformer_export.parity.compare import EPSILON, FLIP_ROUNDINGS
 from reformer_export.parity.hashing import MARGIN_EDGES, MAX_PATTERN_TOKENS, measure_margins, trace_pattern
 from reformer_export.parity.instrumented import open_instrumented
 from reformer_export.parity.layer_errors import layer_errors
-from reformer_export.parity.sweep import DECODER_BIAS, recorded_rotations
-from reformer_export.reference.eager import EagerReformer
+from reformer_export.reference.eager import open_eager
+from reformer_export.reference.rotations import recorded_rotations
 from reformer_export.runtimes.ort import Placement
 from reformer_export.spec import LSHAttentionSpec, ModelSpec
 
@@ -39,8 +39,7 @@ def collect_details(
     sequence, None where no multiple of the chunk lengths is short enough for a picture.
     """
     spec = manifest.spec
-    has_old_bias = DECODER_BIAS in manifest.source.get("renamed_weights", {})
-    eager = EagerReformer(checkpoint_folder, spec, has_old_bias)
+    eager = open_eager(checkpoint_folder, manifest)
     details: dict[str, Any] = {
         "layers": layer_errors(folder, manifest, eager, cases, placement, seed),
         "margins": [],

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from reformer_export.parity.compare import TOLERANCE, LayerAgreement, compare_buckets
 from reformer_export.parity.points import Point
-from reformer_export.parity.sweep import recorded_rotations
 from reformer_export.reference.eager_values import Values
+from reformer_export.reference.rotations import recorded_rotations
 from reformer_export.runtimes.replay import greatest_difference
 from reformer_export.spec import DType, ModelSpec
 

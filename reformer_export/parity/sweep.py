@@ -7,22 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
-
 from reformer_export.artifact.manifest import Manifest, read_manifest
 from reformer_export.libraries.operators import NativeMode, find_native_library
-from reformer_export.ops import draw_rotations
 from reformer_export.parity.cases import Case, add_num_hashes_cases, check_cases, default_cases, make_inputs
 from reformer_export.parity.compare import compare_buckets, output_error, tolerance
 from reformer_export.parity.instrumented import InstrumentedModel, open_instrumented
 from reformer_export.parity.results import CaseResult, VerifyResult
-from reformer_export.reference.eager import EagerReformer
+from reformer_export.reference.eager import EagerReformer, open_eager
+from reformer_export.reference.rotations import recorded_rotations
 from reformer_export.runtimes import Runtime, load
 from reformer_export.runtimes.ort import CPU
-from reformer_export.spec import LSHAttentionSpec, ModelSpec
 
-DECODER_BIAS: Final = "lm_head.decoder.bias"
 ONNXRUNTIME: Final = "onnxruntime"
 
 
@@ -55,7 +50,6 @@ def verify_artifact(
     chosen = None if cases is None else list(cases)
     if chosen is not None:
         check_cases(manifest.spec, chosen)
-    has_old_bias = DECODER_BIAS in manifest.source.get("renamed_weights", {})
     with _open_runtime(folder, runtime, engine, cuda_graphs, provider, threads, native) as opened:
         if chosen is None:
             swept = add_num_hashes_cases(manifest, default_cases(manifest.spec))
@@ -65,7 +59,7 @@ def verify_artifact(
         where = CPU if is_engine else opened.providers[0]
         library = find_native_library(native) if is_engine else opened.native
         with open_instrumented(folder, manifest, where, threads, library) as instrumented:
-            eager = EagerReformer(checkpoint_folder, manifest.spec, has_old_bias)
+            eager = open_eager(checkpoint_folder, manifest)
             sweep = _Sweep(manifest, eager, instrumented, opened, not is_engine, seed)
             results = []
             for case in chosen:
@@ -151,11 +145,3 @@ class _Sweep:
             free_error.median,
             self.reads_buckets,
         )
-
-
-def recorded_rotations(spec: ModelSpec, layer: int) -> NDArray[np.float32]:
-    """Rotations [H, D, R, S] drawn again from the manifest's seed: the file's own are under test."""
-    attention = spec.layers[layer]
-    assert isinstance(attention, LSHAttentionSpec)
-    rotations: NDArray[np.float32] = draw_rotations(attention.hash_seed, spec.rotations_shape(layer)).numpy()
-    return rotations
