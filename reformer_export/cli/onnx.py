@@ -20,7 +20,7 @@ from reformer_export.workflows.checkpoint_source import source_with_path
 
 if TYPE_CHECKING:
     from reformer_export.checkpoints import Checkpoint
-    from reformer_export.parity import VerifyResult
+    from reformer_export.parity.results import VerifyResult
 
 Say = Callable[[str], None]
 
@@ -162,7 +162,8 @@ def _check_max_hashes(max_hashes: int, num_hashes: int | None) -> None:
 
 
 def _verify_shortly(folder: Path, manifest: Manifest, checkpoint: Checkpoint) -> VerifyResult:
-    from reformer_export.parity import add_num_hashes_cases, default_cases, verify_artifact
+    from reformer_export.parity.cases import add_num_hashes_cases, default_cases
+    from reformer_export.parity.sweep import verify_artifact
 
     cases = add_num_hashes_cases(manifest, default_cases(manifest.spec, short=True))
     return verify_artifact(folder, checkpoint.folder, cases)

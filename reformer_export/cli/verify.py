@@ -23,14 +23,18 @@ from reformer_export.cli.tables import print_table, show_progress
 from reformer_export.cli.verify_bisect import BisectOutcome, bisect_option, check_bisect, run_bisect
 from reformer_export.cli.verify_data import check_data_options, data_options, measure_data, print_data
 from reformer_export.errors import EXIT_CHECK_FAILED, InputError
-from reformer_export.libraries.operators import find_native_library
 from reformer_export.runtimes import RUNTIMES, RuntimeOptions
 from reformer_export.runtimes.num_hashes import choose_num_hashes
 from reformer_export.runtimes.options import RuntimeName
 from reformer_export.workflows.checkpoint_source import find_checkpoint
 
 if TYPE_CHECKING:
-    from reformer_export.parity import CaseResult, VerifyResult
+    from contextlib import AbstractContextManager
+
+    from reformer_export.parity.cases import Case
+    from reformer_export.parity.results import CaseResult, VerifyResult
+    from reformer_export.parity.session import ParitySession
+    from reformer_export.reference.eager import EagerReformer
 
 
 @click.command("verify")
@@ -125,13 +129,21 @@ def command(
         choose_num_hashes(manifest, count)
     with leave_on_termination(), refuse_in_one_line("verifying"):
         found = find_checkpoint(out, manifest, checkpoint)
-        results = [_verify(out, manifest, found, runtime, dict(options)) for runtime in runtimes]
-        dials = [
-            None if data is None else measure_data(out, _choice(runtime, options), data, data_length, counts)
-            for runtime in runtimes
-        ]
-        details = None if report_file is None else _details(out, found, manifest, results[0], options)
-        bisected = None if bisect is None else run_bisect(bisect, out, manifest, found, results, options)
+        cases = _choose_cases(manifest, options)
+        results: list[VerifyResult] = []
+        dials: list[dict[str, Any] | None] = []
+        details, bisected, eager = None, None, None
+        for runtime in runtimes:
+            with _open(out, found, runtime, options, eager) as session:
+                eager = session.eager
+                results.append(_sweep(session, cases))
+                dials.append(
+                    None if data is None else measure_data(session.runtime, data, data_length, counts)
+                )
+                if report_file is not None:
+                    details = _details(session, results[0])
+                if bisect is not None and bisected is None and runtime not in ENGINE_RUNTIMES:
+                    bisected = run_bisect(bisect, session, results[-1])
     report = _describe(out, manifest, results, dials, details)
     if bisected is not None:
         report["bisect"] = bisected.values
@@ -169,44 +181,46 @@ def _check_runtimes(
         )
 
 
-def _verify(
-    out: Path, manifest: Manifest, checkpoint: Path, runtime: str, options: dict[str, Any]
-) -> VerifyResult:
-    from reformer_export.parity import add_num_hashes_cases, choose_cases, verify_artifact
+def _choose_cases(manifest: Manifest, options: dict[str, Any]) -> tuple[list[Case], bool]:
+    """The cases, and whether they are the default ones: an engine takes those that it was built for."""
+    from reformer_export.parity.cases import add_num_hashes_cases, check_cases, choose_cases
 
-    lengths, batch_sizes, counts = (options.pop(name) for name in ("lengths", "batch_sizes", "num_hashes"))
-    if runtime not in ENGINE_RUNTIMES:
-        options |= {"engine": None, "cuda_graphs": False}
+    lengths, batch_sizes, counts = (options[name] for name in ("lengths", "batch_sizes", "num_hashes"))
     chosen = choose_cases(manifest.spec, lengths, batch_sizes)
     if counts:
         chosen = [dataclasses.replace(case, num_hashes=count) for count in counts for case in chosen]
     else:
         chosen = add_num_hashes_cases(manifest, chosen)
-    # The default cases, less those that an engine was not built for: only the open runtime knows.
-    cases = None if lengths is None and batch_sizes is None and not counts else chosen
-    with show_progress("Compared cases", len(chosen)) as advance:
-        return verify_artifact(
-            out, checkpoint, cases, runtime=runtime, on_result=lambda _result: advance(1), **options
-        )
+    check_cases(manifest.spec, chosen)
+    return chosen, lengths is None and batch_sizes is None and not counts
 
 
-def _choice(runtime: RuntimeName, options: dict[str, Any]) -> RuntimeOptions:
-    """What opens `runtime` with those of the options that are its own."""
+def _open(
+    out: Path, checkpoint: Path, runtime: RuntimeName, options: dict[str, Any], eager: EagerReformer | None
+) -> AbstractContextManager[ParitySession]:
+    """`eager` is that of an earlier session, which has compared the artifact's files with their SHA-256."""
+    from reformer_export.parity.session import open_session
+
     names = ("engine", "cuda_graphs") if runtime in ENGINE_RUNTIMES else ("provider", "native", "threads")
-    return RuntimeOptions(runtime, **{name: options[name] for name in names})
+    choice = RuntimeOptions(runtime, **{name: options[name] for name in names}, check=eager is None)
+    beside = RuntimeOptions(provider="cpu", threads=options["threads"], native=options["native"])
+    return open_session(out, checkpoint, choice, options["seed"], eager, beside)
 
 
-def _details(
-    out: Path, checkpoint: Path, manifest: Manifest, result: VerifyResult, options: dict[str, Any]
-) -> dict[str, Any]:
-    """What the report's pictures show, from ONNX Runtime on the CPU."""
-    from reformer_export.parity import collect_details
-    from reformer_export.runtimes.ort import Placement
+def _sweep(session: ParitySession, cases: tuple[list[Case], bool]) -> VerifyResult:
+    from reformer_export.parity.sweep import sweep
+
+    chosen, are_default = cases
+    with show_progress("Compared cases", len(chosen)) as advance:
+        return sweep(session, None if are_default else chosen, lambda _result: advance(1))
+
+
+def _details(session: ParitySession, result: VerifyResult) -> dict[str, Any]:
+    """What the report's pictures show."""
+    from reformer_export.parity.details import collect_details
 
     click.echo("Looking inside the model for the report ...", err=True)
-    placement = Placement(threads=options["threads"], library=find_native_library(options["native"]))
-    cases = [case.case for case in result.cases]
-    return collect_details(out, checkpoint, manifest, cases, placement, options["seed"])
+    return collect_details(session, [case.case for case in result.cases]).to_dict()
 
 
 def _describe(
