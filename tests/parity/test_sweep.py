@@ -7,8 +7,8 @@ import pytest
 import transformers
 
 from reformer_export.errors import InputError
-from reformer_export.parity import Case, choose_cases, default_cases, verify_artifact
-from reformer_export.parity.cases import longest_comparable, make_inputs
+from reformer_export.parity.cases import Case, choose_cases, default_cases, longest_comparable, make_inputs
+from reformer_export.parity.sweep import verify_artifact
 from reformer_export.spec import AxialPositionsSpec, LocalAttentionSpec, LSHAttentionSpec, ModelSpec
 from tests.hf_models import config_t, save_model
 
