@@ -6,23 +6,17 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from reformer_export.artifact.manifest import Manifest
 from reformer_export.cli.runtime_options import Command
 from reformer_export.errors import InputError
 from reformer_export.runtimes.replay import check_subgraph_folder
 
 if TYPE_CHECKING:
-    from reformer_export.parity import Case, VerifyResult
-
-MAX_CASES: Final = 3
-"""Failing cases that are searched, the smallest first: a defect seldom hides in all of them."""
-
-MAX_TOKENS: Final = 4096
-"""Of the case that is searched when none failed: every value of every layer is held in memory."""
+    from reformer_export.parity.results import VerifyResult
+    from reformer_export.parity.session import ParitySession
 
 
 @dataclass(frozen=True)
@@ -62,47 +56,16 @@ def check_bisect(out: Path | None, runtimes: Sequence[str]) -> None:
     check_subgraph_folder(out)
 
 
-def run_bisect(
-    out: Path,
-    artifact: Path,
-    manifest: Manifest,
-    checkpoint: Path,
-    results: Sequence[VerifyResult],
-    options: dict[str, Any],
-) -> BisectOutcome:
-    """Search the failing cases of ONNX Runtime's result, and write the node that is found into `out`.
-
-    `options` are those of the command.
-    """
-    from reformer_export.parity.bisect import bisect_artifact
+def run_bisect(out: Path, session: ParitySession, result: VerifyResult) -> BisectOutcome:
+    """Search the failing cases of ONNX Runtime's result, and write the node that is found into `out`."""
+    from reformer_export.parity.bisect import bisect, choose_failing_cases
     from reformer_export.parity.subgraph_folder import write_subgraph
-    from reformer_export.parity.subgraphs import choose_placement
-    from reformer_export.parity.sweep import DECODER_BIAS
-    from reformer_export.reference.eager import EagerReformer
 
     click.echo("Comparing node by node ...", err=True)
-    (result, *_) = (result for result in results if result.runtime.startswith("onnxruntime"))
-    placement = choose_placement(
-        artifact, manifest, options["provider"], options["threads"], options["native"]
-    )
-    has_old_bias = DECODER_BIAS in manifest.source.get("renamed_weights", {})
-    eager = EagerReformer(checkpoint, manifest.spec, has_old_bias)
-    found = bisect_artifact(
-        artifact, manifest, eager, choose_failing_cases(result), placement, options["seed"]
-    )
+    found = bisect(session, choose_failing_cases(result))
     lines, values = [f"{found.verdict()}."], found.to_dict()
-    if write_subgraph(out, found, placement):
+    if write_subgraph(out, found, session.placement):
         values["replay"] = shlex.join(["reformer-export", "replay", str(out)])
         lines.append(f"Its inputs, eager's result and the file's are in {out}; run it again with:")
         lines.append(f"  {values['replay']}")
     return BisectOutcome(found.named is not None, tuple(lines), values)
-
-
-def choose_failing_cases(result: VerifyResult) -> list[Case]:
-    """Failing cases, the smallest first; where none failed, the largest that is small enough."""
-    by_size = sorted(result.cases, key=lambda found: found.case.batch * found.case.length)
-    failed = [found.case for found in by_size if not found.passed]
-    if failed:
-        return failed[:MAX_CASES]
-    small = [found.case for found in by_size if found.case.batch * found.case.length <= MAX_TOKENS]
-    return [small[-1] if small else by_size[0].case]

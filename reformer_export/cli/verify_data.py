@@ -19,7 +19,7 @@ from reformer_export.measure.accuracy import (
     count_passes,
     measure_accuracy,
 )
-from reformer_export.runtimes import RuntimeOptions, load
+from reformer_export.runtimes import Runtime
 from reformer_export.runtimes.num_hashes import choose_num_hashes
 from reformer_export.runtimes.tokenizer import load_tokenizer
 from reformer_export.spec import LSHAttentionSpec
@@ -52,29 +52,28 @@ def check_data_options(manifest: Manifest, data: Path | None, data_length: int |
 
 
 def measure_data(
-    out: Path, choice: RuntimeOptions, data: Path, data_length: int | None, counts: Sequence[int]
+    runtime: Runtime, data: Path, data_length: int | None, counts: Sequence[int]
 ) -> dict[str, Any]:
     """What the JSON says under "dial": rows by number of hashes, over the text in the file `data`.
 
     `counts`: numbers of hashes; none for the usual ones, or the model's own where runs have no choice.
     """
     text = _read_text(data)
-    with load(out, choice) as runtime:
-        spec, runtime_num_hashes = runtime.spec, runtime.manifest.runtime_num_hashes
-        length = runtime.max_length if data_length is None else data_length
-        ids = np.asarray(load_tokenizer(out, spec.vocab_size).encode(text), np.int64)
-        rounds: tuple[int | None, ...] = tuple(counts) or (
-            (None,) if runtime_num_hashes is None else runtime_num_hashes.counts
-        )
-        for count in rounds:
-            choose_num_hashes(runtime.manifest, count)
-        with show_progress("Passes over the data", count_passes(len(ids), length, len(rounds))) as advance:
-            result = measure_accuracy(runtime, TokenText(ids, len(text)), length, rounds, advance)
-        values: dict[str, Any] = {
-            "data": data.name,
-            "max_hashes": None if runtime_num_hashes is None else runtime_num_hashes.max_hashes,
-        }
-        values |= result.to_dict()
+    spec, runtime_num_hashes = runtime.spec, runtime.manifest.runtime_num_hashes
+    length = runtime.max_length if data_length is None else data_length
+    ids = np.asarray(load_tokenizer(runtime.folder, spec.vocab_size).encode(text), np.int64)
+    rounds: tuple[int | None, ...] = tuple(counts) or (
+        (None,) if runtime_num_hashes is None else runtime_num_hashes.counts
+    )
+    for count in rounds:
+        choose_num_hashes(runtime.manifest, count)
+    with show_progress("Passes over the data", count_passes(len(ids), length, len(rounds))) as advance:
+        result = measure_accuracy(runtime, TokenText(ids, len(text)), length, rounds, advance)
+    values: dict[str, Any] = {
+        "data": data.name,
+        "max_hashes": None if runtime_num_hashes is None else runtime_num_hashes.max_hashes,
+    }
+    values |= result.to_dict()
     for row in values["rows"]:
         if row["num_hashes"] is None:
             row["num_hashes"] = _own_num_hashes(runtime.manifest)
