@@ -23,8 +23,6 @@ from reformer_export.errors import InputError
 from reformer_export.libraries.operators import find_native_library
 from reformer_export.measure import (
     BenchmarkOptions,
-    BenchmarkResult,
-    Measurement,
     Setup,
     missing_packages,
     run_benchmark,
@@ -32,6 +30,8 @@ from reformer_export.measure import (
 from reformer_export.measure.contenders import AGAINST, Device, Name
 from reformer_export.measure.node_times import profile_model, rank_kernels
 from reformer_export.measure.one_pass import random_ids
+from reformer_export.report import write_report
+from reformer_export.report.bench_page import BenchReport, NodeTimes, OperatorTime, page_from_bench
 from reformer_export.runtimes import RUNTIMES, Runtime, RuntimeOptions, load
 from reformer_export.workflows.checkpoint_source import find_checkpoint
 
@@ -128,19 +128,14 @@ def command(
         shapes = len(benchmark.lengths) * len(benchmark.batch_sizes)
         with show_progress("Measured", shapes * (len(setups) + 1)) as advance:
             result = run_benchmark(setups, benchmark, notes, advance)
-        report = _describe(out, manifest, execution, result)
-        if report_file is not None:
-            length = max(benchmark.lengths)
-            report |= {"nodes": _node_times(out, choice, length), "manifest": manifest.to_dict()}
-    _report(report, result, json_file)
+        nodes = None if report_file is None else _node_times(out, choice, max(benchmark.lengths))
+    report = BenchReport(str(out), execution, manifest, result, nodes)
+    _report(report, report_file is not None, json_file)
     if report_file is not None:
-        from reformer_export.report import render_page
-        from reformer_export.report.bench_page import page_from_bench
-
-        write_atomically(report_file, render_page(page_from_bench(report)))
+        write_report(report_file, page_from_bench(report))
 
 
-def _node_times(out: Path, choice: RuntimeOptions, length: int) -> dict[str, Any] | None:
+def _node_times(out: Path, choice: RuntimeOptions, length: int) -> NodeTimes | None:
     """Seconds of each operator in one pass of ONNX Runtime on the CPU; None for other runtimes and types."""
     manifest = read_manifest(out)
     if choice.runtime != RUNTIMES[0] or choice.provider == "cuda" or manifest.dtype == "bfloat16":
@@ -148,11 +143,8 @@ def _node_times(out: Path, choice: RuntimeOptions, length: int) -> dict[str, Any
     ids = random_ids(manifest.spec.vocab_size, 1, length)
     library = find_native_library(choice.native)
     kernels = profile_model(out / MODEL_NAME, ids, choice.threads, native=library)
-    ranked = [
-        {"operator": name, "runs": runs, "seconds": seconds}
-        for name, runs, seconds in rank_kernels(kernels, "op_type")
-    ]
-    return {"length": length, "operators": ranked}
+    ranked = (OperatorTime(*ranked) for ranked in rank_kernels(kernels, "op_type"))
+    return NodeTimes(length, tuple(ranked))
 
 
 def _choose_lengths(runtime: Runtime, given: tuple[int, ...] | None) -> tuple[int, ...]:
@@ -217,24 +209,25 @@ def _needs_of(
     return {"checkpoint": str(folder), "has_only_old_bias": old_bias}
 
 
-def _describe(out: Path, manifest: Manifest, execution: str, result: BenchmarkResult) -> dict[str, Any]:
-    return {
-        "artifact": str(out),
-        "model_sha256": manifest.files[MODEL_NAME],
-        "dtype": manifest.dtype,
-        "runtime": execution,
-        **result.to_dict(),
-    }
-
-
-def _report(report: dict[str, Any], result: BenchmarkResult, json_file: Path | None) -> None:
+def _report(report: BenchReport, is_for_a_page: bool, json_file: Path | None) -> None:
     """Print the table, or write the JSON where the user wants it."""
-    if json_file == STANDARD_OUTPUT:
-        click.echo(json_text(report))
-        return
+    result = report.result
     if json_file is not None:
-        write_atomically(json_file, json_text(report) + "\n")
-    print_table("{artifact} ({runtime}, {dtype})".format_map(report), COLUMNS, _rows(result))
+        values = {
+            "artifact": report.artifact,
+            "model_sha256": report.manifest.files[MODEL_NAME],
+            "dtype": report.manifest.dtype,
+            "runtime": report.runtime,
+            **result.to_dict(),
+        }
+        if is_for_a_page:
+            nodes = None if report.nodes is None else dataclasses.asdict(report.nodes)
+            values |= {"nodes": nodes, "manifest": report.manifest.to_dict()}
+        if json_file == STANDARD_OUTPUT:
+            click.echo(json_text(values))
+            return
+        write_atomically(json_file, json_text(values) + "\n")
+    print_table(report.table())
     click.echo(f"\nLatency: over {result.options.repeat} passes of each, in turns.")
     for setup in result.setups[1:]:
         click.echo(f"{setup.name}: torch, {setup.device}, {setup.dtype}.")
@@ -242,33 +235,3 @@ def _report(report: dict[str, Any], result: BenchmarkResult, json_file: Path | N
         click.echo(f"Memory: {result.memory_measured}.")
     for note in result.notes:
         click.echo(f"Note: {note}")
-
-
-COLUMNS: Final = (
-    "batch",
-    "length",
-    "",
-    "p50 ms",
-    "p90 ms",
-    "p99 ms",
-    "tokens/s",
-    "peak MB",
-    "artifact faster",
-)
-
-
-def _rows(result: BenchmarkResult) -> list[list[str]]:
-    return [_row(measurement, result.ratio(measurement)) for measurement in result.measurements]
-
-
-def _row(measurement: Measurement, ratio: float) -> list[str]:
-    latency, memory = measurement.latency, measurement.memory
-    return [
-        str(measurement.batch),
-        f"{measurement.length:,}",
-        measurement.name,
-        *(f"{value:,.2f}" for value in (latency.p50, latency.p90, latency.p99)),
-        f"{measurement.tokens_per_second:,.0f}",
-        "-" if memory is None else f"{memory.peak_bytes / 1e6:,.0f}",
-        "" if measurement.name == "artifact" else f"{ratio:.2f} x",
-    ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,16 +21,25 @@ from reformer_export.cli.option_values import (
 from reformer_export.cli.runtime_options import engine_options, native_option
 from reformer_export.cli.tables import print_table, show_progress
 from reformer_export.cli.verify_bisect import BisectOutcome, bisect_option, check_bisect, run_bisect
-from reformer_export.cli.verify_data import check_data_options, data_options, measure_data, print_data
+from reformer_export.cli.verify_data import (
+    accuracy_from_values,
+    check_data_options,
+    data_options,
+    measure_data,
+    print_data,
+)
 from reformer_export.errors import EXIT_CHECK_FAILED, InputError
 from reformer_export.libraries.operators import find_native_library
+from reformer_export.report import write_report
+from reformer_export.report.tables import cases_table
+from reformer_export.report.verify_page import VerifyReport, page_from_verify
 from reformer_export.runtimes import RUNTIMES, RuntimeOptions
 from reformer_export.runtimes.num_hashes import choose_num_hashes
 from reformer_export.runtimes.options import RuntimeName
 from reformer_export.workflows.checkpoint_source import find_checkpoint
 
 if TYPE_CHECKING:
-    from reformer_export.parity import CaseResult, VerifyResult
+    from reformer_export.parity import VerifyResult
 
 
 @click.command("verify")
@@ -137,10 +146,7 @@ def command(
         report["bisect"] = bisected.values
     _report(out, report, results, dials, bisected, json_file)
     if report_file is not None:
-        from reformer_export.report import render_page
-        from reformer_export.report.verify_page import page_from_verify
-
-        write_atomically(report_file, render_page(page_from_verify(report)))
+        _write_page(report_file, VerifyReport(str(out), manifest, results[0]), dials[0], details, bisected)
     failed = [result for result in results if not result.passed]
     for result in failed:
         click.echo(f"Error: parity with eager: {result.verdict()}", err=True)
@@ -149,6 +155,26 @@ def command(
         click.echo("Error: parity with eager: a node differs, although every output agrees", err=True)
     if failed or names_node:
         ctx.exit(EXIT_CHECK_FAILED)
+
+
+def _write_page(
+    path: Path,
+    report: VerifyReport,
+    dial: dict[str, Any] | None,
+    details: dict[str, Any] | None,
+    bisected: BisectOutcome | None,
+) -> None:
+    """Adapter of today's dictionaries; it goes when they are dataclasses."""
+    from reformer_export.report.details import details_from_values
+
+    if dial is not None:
+        report = dataclasses.replace(report, accuracy=accuracy_from_values(dial), data=dial["data"])
+    if details is not None:
+        report = dataclasses.replace(report, details=details_from_values(details))
+    if bisected is not None:
+        replay = bisected.values.get("replay", "")
+        report = dataclasses.replace(report, bisect=bisected.found, replay=replay)
+    write_report(path, page_from_verify(report))
 
 
 def _check_runtimes(
@@ -253,39 +279,10 @@ def _report(
     if json_file is not None:
         write_atomically(json_file, json_text(report) + "\n")
     for result, runtime_num_hashes in zip(results, dials, strict=True):
-        title = f"{out} against eager ({result.runtime}, {result.dtype})"
-        print_table(title, COLUMNS, [_row(case) for case in result.cases])
+        print_table(cases_table(str(out), result))
         if result.passed:
             click.echo(f"\n{result.verdict()}")
         if runtime_num_hashes is not None:
             print_data(runtime_num_hashes)
     if bisected is not None:
         click.echo("\n" + "\n".join(bisected.lines))
-
-
-COLUMNS: Final = (
-    "case",
-    "pinned error",
-    "tolerance",
-    "hashes",
-    "flips",
-    "unexplained",
-    "worst margin",
-    "free error",
-    "",
-)
-
-
-def _row(result: CaseResult) -> list[str]:
-    margin = max((layer.worst_margin for layer in result.layers), default=0.0)
-    return [
-        str(result.case),
-        f"{result.pinned_error:.1e}",
-        f"{result.tolerance:.1e}",
-        str(result.hashed),
-        str(result.flips),
-        str(result.unexplained),
-        f"{margin:.1e}" if result.flips else "-",
-        f"{result.free_error:.1e}",
-        "ok" if result.passed else "FAILED",
-    ]

@@ -17,6 +17,7 @@ from reformer_export.runtimes.replay import check_subgraph_folder
 
 if TYPE_CHECKING:
     from reformer_export.parity import Case, VerifyResult
+    from reformer_export.parity.bisect import BisectResult
 
 MAX_CASES: Final = 3
 """Failing cases that are searched, the smallest first: a defect seldom hides in all of them."""
@@ -32,6 +33,7 @@ class BisectOutcome:
     names_node: bool
     lines: tuple[str, ...]
     values: dict[str, Any]
+    found: BisectResult
 
 
 def bisect_option(command: Command) -> Command:
@@ -95,7 +97,7 @@ def run_bisect(
         values["replay"] = shlex.join(["reformer-export", "replay", str(out)])
         lines.append(f"Its inputs, eager's result and the file's are in {out}; run it again with:")
         lines.append(f"  {values['replay']}")
-    return BisectOutcome(found.named is not None, tuple(lines), values)
+    return BisectOutcome(found.named is not None, tuple(lines), values, found)
 
 
 def choose_failing_cases(result: VerifyResult) -> list[Case]:

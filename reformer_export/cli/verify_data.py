@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import click
 import numpy as np
@@ -14,17 +14,18 @@ from reformer_export.cli.runtime_options import Command
 from reformer_export.cli.tables import print_table, show_progress
 from reformer_export.errors import InputError
 from reformer_export.measure.accuracy import (
+    AccuracyResult,
+    AccuracyRow,
     TokenText,
     check_predicts_tokens,
     count_passes,
     measure_accuracy,
 )
+from reformer_export.report.tables import accuracy_table
 from reformer_export.runtimes import RuntimeOptions, load
 from reformer_export.runtimes.num_hashes import choose_num_hashes
 from reformer_export.runtimes.tokenizer import load_tokenizer
 from reformer_export.spec import LSHAttentionSpec
-
-COLUMNS: Final = ("hashes", "loss (nats/token)", "bits/character", "tokens/s", "tokens predicted")
 
 
 def data_options(command: Command) -> Command:
@@ -81,20 +82,15 @@ def measure_data(
     return values
 
 
+def accuracy_from_values(values: dict[str, Any]) -> AccuracyResult:
+    """What `measure_data` found, typed."""
+    rows = tuple(AccuracyRow(**row) for row in values["rows"])
+    return AccuracyResult(rows, *(values[name] for name in ("sequence_length", "sequences", "characters")))
+
+
 def print_data(values: dict[str, Any]) -> None:
     """Print what `measure_data` found as a table."""
-    title = f"{values['data']}: {values['sequences']} sequences of {values['sequence_length']} tokens"
-    print_table(title, COLUMNS, [_cells(row) for row in values["rows"]])
-
-
-def _cells(row: dict[str, Any]) -> list[str]:
-    return [
-        "-" if row["num_hashes"] is None else str(row["num_hashes"]),
-        f"{row['loss']:.4f}",
-        f"{row['bits_per_character']:.4f}",
-        f"{row['tokens_per_second']:,.0f}",
-        f"{row['tokens']:,}",
-    ]
+    print_table(accuracy_table(values["data"], accuracy_from_values(values)))
 
 
 def _own_num_hashes(manifest: Manifest) -> int | None:
