@@ -7,7 +7,7 @@
     with reformer_export.load("OUT") as model:
         outputs = model.run([[5, 6, 7]])             # {"logits": float32 [batch, sequence, vocab_size]}
 
-What the command line can do, these functions can. Importing this package imports neither torch nor transformers.
+What the command line can do, these functions can. Importing the package imports no torch, no transformers.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from reformer_export.workflows.requests import request_from_fields
 if TYPE_CHECKING:
     from reformer_export.checkpoints import LoadOptions
     from reformer_export.export import ExportOptions
-    from reformer_export.parity import VerifyResult
+    from reformer_export.parity.results import VerifyResult
 
 
 @dataclass(frozen=True)

@@ -22,16 +22,17 @@ from reformer_export.measure.accuracy import (
     count_passes,
     measure_accuracy,
 )
+from reformer_export.report.verify_report import BisectReport, DataAccuracy, RuntimeReport, VerifyReport
 from reformer_export.runtimes import RUNTIMES, Runtime, RuntimeOptions
 from reformer_export.runtimes.num_hashes import choose_num_hashes
 from reformer_export.runtimes.options import ONNXRUNTIME, Provider, RuntimeName
+from reformer_export.runtimes.ort import OnnxRuntime
 from reformer_export.runtimes.replay import check_subgraph_folder
 from reformer_export.runtimes.tokenizer import load_tokenizer
 from reformer_export.spec import LSHAttentionSpec
 from reformer_export.workflows.checkpoint_source import find_checkpoint
 from reformer_export.workflows.progress import Progress, Say, say_nothing, show_no_progress
 from reformer_export.workflows.requests import request_from_fields
-from reformer_export.workflows.verify_report import BisectReport, DataAccuracy, RuntimeReport, VerifyReport
 
 if TYPE_CHECKING:
     from reformer_export.parity.cases import Case
@@ -158,8 +159,8 @@ class _Verification:
         eager = open_eager(checkpoint, self.manifest)
         report = VerifyReport(self.out, self.manifest, ())
         for runtime in self.request.runtimes:
-            options = self.request.options_of(runtime)
-            with open_session(self.out, checkpoint, options, self.request.seed, eager) as session:
+            options, on_cpu = self.request.options_of(runtime), self.request.options_of(ONNXRUNTIME)
+            with open_session(self.out, checkpoint, options, self.request.seed, eager, on_cpu) as session:
                 report = self._add_runtime(report, session)
         return report
 
@@ -174,7 +175,7 @@ class _Verification:
             self.say("Looking inside the model for the report ...")
             details = collect_details(session, [case.case for case in sweep.cases])
             report = dataclasses.replace(report, details=details)
-        if self.request.bisect is not None and not session.is_engine:
+        if self.request.bisect is not None and isinstance(session.runtime, OnnxRuntime):
             report = dataclasses.replace(report, bisect=self._bisect(session, sweep, self.request.bisect))
         return report
 

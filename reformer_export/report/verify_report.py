@@ -1,4 +1,4 @@
-"""What `verify_artifact` found."""
+"""What a comparison with eager found."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reformer_export.artifact.manifest import MODEL_NAME, Manifest
-from reformer_export.measure.accuracy import AccuracyResult
 
 if TYPE_CHECKING:
+    from reformer_export.measure.accuracy import AccuracyResult
     from reformer_export.parity.bisect import BisectResult
     from reformer_export.parity.details import Details
     from reformer_export.parity.results import VerifyResult
