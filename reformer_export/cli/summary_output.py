@@ -6,7 +6,7 @@ import json
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -14,7 +14,25 @@ from reformer_export.batch import InputLine, ResultWriter, SequenceResult, Total
 from reformer_export.batch.outputs import STANDARD_OUTPUT
 from reformer_export.cli.runtime_options import find_tokenizer
 from reformer_export.cli.tables import print_table
+from reformer_export.report.tables import Columns, make_facts, make_table
 from reformer_export.runtimes import Runtime
+
+NEXT_TOKENS: Final[Columns[dict[str, Any]]] = {
+    "next token": lambda token: token["id"],
+    "probability": lambda token: f"{token['probability']:.4f}",
+    "text": lambda token: "" if token["text"] is None else repr(token["text"]),
+}
+
+LABELS: Final[Columns[dict[str, Any]]] = {
+    "label": lambda label: label["label"],
+    "probability": lambda label: f"{label['probability']:.4f}",
+}
+
+SPANS: Final[Columns[dict[str, Any]]] = {
+    "answer": lambda span: f"tokens {span['start']} to {span['end']}",
+    "score": lambda span: f"{span['score']:.4f}",
+    "text": lambda span: repr(span["text"] or ""),
+}
 
 Summarize = Callable[[SequenceResult], dict[str, Any]]
 
@@ -96,21 +114,12 @@ def print_summary(summary: dict[str, Any]) -> None:
     shapes = ", ".join(f"{name} {shape}" for name, shape in summary["outputs"].items())
     title = f"Sequence {summary['index']}: {summary['tokens']} tokens -> {shapes}"
     if "next_tokens" in summary:
-        rows = [
-            (token["id"], f"{token['probability']:.4f}", "" if token["text"] is None else repr(token["text"]))
-            for token in summary["next_tokens"]
-        ]
-        print_table(title, ("next token", "probability", "text"), rows)
+        print_table(make_table(title, NEXT_TOKENS, summary["next_tokens"]))
     elif "labels" in summary:
-        rows = [(row["label"], f"{row['probability']:.4f}", "") for row in summary["labels"]]
-        print_table(title, ("label", "probability", ""), rows)
+        print_table(make_table(title, LABELS, summary["labels"]))
     elif "span" in summary:
-        span = summary["span"]
-        rows = [
-            (f"tokens {span['start']} to {span['end']}", f"{span['score']:.4f}", repr(span["text"] or ""))
-        ]
-        print_table(title, ("answer", "score", "text"), rows)
+        print_table(make_table(title, SPANS, [summary["span"]]))
     elif "likeliest_ids" in summary:
-        print_table(title, ("", ""), [("likeliest ids", ",".join(map(str, summary["likeliest_ids"])))])
+        print_table(make_facts(title, [("likeliest ids", ",".join(map(str, summary["likeliest_ids"])))]))
     else:
-        print_table(title, ("", ""), [(name, f"{value:.6g}") for name, value in summary["values"].items()])
+        print_table(make_facts(title, [(name, f"{value:.6g}") for name, value in summary["values"].items()]))

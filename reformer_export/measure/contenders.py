@@ -83,15 +83,12 @@ def open_contender(setup: Setup) -> Run:
 def _open_eager(setup: Setup) -> Callable[[Any], Any]:
     """Unpatched transformers eager at its fastest: no cache, and no attention mask (it would be all ones;
     without one, eager skips its gathers)."""
-    from reformer_export.checkpoints.names import DECODER_BIAS
     from reformer_export.modeling import TORCH_DTYPES
-    from reformer_export.reference.eager import WITHOUT_CACHE, EagerReformer, silence_transformers
+    from reformer_export.reference.eager import WITHOUT_CACHE, open_eager
 
-    silence_transformers()
     assert setup.checkpoint is not None
     manifest = read_manifest(Path(setup.out))
-    has_only_old_bias = DECODER_BIAS in manifest.source.get("renamed_weights", {})
-    eager = EagerReformer(Path(setup.checkpoint), manifest.spec, has_only_old_bias)
+    eager = open_eager(Path(setup.checkpoint), manifest)
     model = eager.model.to(setup.device, TORCH_DTYPES[setup.dtype])
     options: dict[str, Any] = {} if manifest.spec.task in WITHOUT_CACHE else {"use_cache": False}
     options["num_hashes"] = setup.options.num_hashes  # None: those of the spec

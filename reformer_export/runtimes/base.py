@@ -32,8 +32,10 @@ if TYPE_CHECKING:
 class Runtime(ABC):
     """An artifact whose files were checked; one small subclass a runtime runs it."""
 
-    def __init__(self, path: str | os.PathLike[str], options: RuntimeOptions) -> None:
-        """Read the manifest in the folder `path` and compare every file with its SHA-256."""
+    def __init__(
+        self, path: str | os.PathLike[str], options: RuntimeOptions, manifest: Manifest | None = None
+    ) -> None:
+        """Compare each file in the folder `path` with its SHA-256 in `manifest`, else in the folder's own."""
         try:
             self._folder = Path(path)
         except TypeError as error:
@@ -43,7 +45,7 @@ class Runtime(ABC):
                 expected="an artifact's folder",
                 fix="give its path, as text or a Path",
             ) from error
-        self._manifest = read_manifest(self._folder)
+        self._manifest = manifest or read_manifest(self._folder)
         self._num_hashes = choose_num_hashes(self._manifest, options.num_hashes)
         if options.check:
             check_files(self._folder, self._manifest)

@@ -51,10 +51,18 @@ class Placement:
 class OnnxRuntime(Runtime):
     """An artifact open in ONNX Runtime."""
 
-    def __init__(self, path: str | os.PathLike[str], options: RuntimeOptions | None = None) -> None:
-        """Check the artifact in the folder `path` and open it; see `reformer_export.load`."""
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        options: RuntimeOptions | None = None,
+        manifest: Manifest | None = None,
+    ) -> None:
+        """Check the artifact in the folder `path` and open it; see `reformer_export.load`.
+
+        `manifest`: that of an artifact whose manifest.json is still to be written; None to read it.
+        """
         options = options or RuntimeOptions()
-        super().__init__(path, options)
+        super().__init__(path, options, manifest)
         self._placement = Placement()
         session = self._open(options)
         _check_signature(self._folder / MODEL_NAME, session, self._manifest)
