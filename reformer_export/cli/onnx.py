@@ -9,13 +9,14 @@ import click
 
 from reformer_export.artifact.files import json_text
 from reformer_export.cli.failures import leave_on_termination, refuse_in_one_line
+from reformer_export.cli.option_names import Command
 from reformer_export.cli.option_values import num_buckets_from_option
 from reformer_export.spec import DTYPES, TASKS
 from reformer_export.workflows.export import ExportedArtifact, ExportRequest, export_checkpoint
 from reformer_export.workflows.progress import say_nothing
 
 
-@click.command("onnx")
+@click.command("onnx", cls=Command)
 @click.argument("checkpoint")
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(

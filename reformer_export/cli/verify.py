@@ -9,6 +9,7 @@ import click
 
 from reformer_export.artifact.files import json_text, write_atomically
 from reformer_export.cli.failures import leave_on_termination, refuse_in_one_line
+from reformer_export.cli.option_names import Command
 from reformer_export.cli.option_values import (
     STANDARD_OUTPUT,
     integers_from_option,
@@ -23,7 +24,7 @@ from reformer_export.runtimes import RUNTIMES
 from reformer_export.workflows.verify import VerifyRequest, verify_artifact
 
 
-@click.command("verify")
+@click.command("verify", cls=Command)
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--checkpoint", help="Folder or hub id; the one that was exported, by default.")
 @click.option(
