@@ -28,11 +28,11 @@ from reformer_export.measure import (
     run_benchmark,
 )
 from reformer_export.measure.contenders import AGAINST, Device, Name
-from reformer_export.measure.node_times import profile_model, rank_kernels
-from reformer_export.measure.one_pass import random_ids
+from reformer_export.measure.node_times import NodeTimes, measure_node_times
 from reformer_export.report import write_report
-from reformer_export.report.bench_page import BenchReport, NodeTimes, OperatorTime, page_from_bench
+from reformer_export.report.bench_page import BenchReport, page_from_bench
 from reformer_export.runtimes import RUNTIMES, Runtime, RuntimeOptions, load
+from reformer_export.runtimes.ort import Placement
 from reformer_export.workflows.checkpoint_source import find_checkpoint
 
 DEFAULT_LENGTHS: Final = (256, 1024, 4096)
@@ -129,8 +129,8 @@ def command(
         with show_progress("Measured", shapes * (len(setups) + 1)) as advance:
             result = run_benchmark(setups, benchmark, notes, advance)
         nodes = None if report_file is None else _node_times(out, choice, max(benchmark.lengths))
-    report = BenchReport(str(out), execution, manifest, result, nodes)
-    _report(report, report_file is not None, json_file)
+    report = BenchReport(out, manifest, execution, result, nodes, with_nodes=report_file is not None)
+    _report(report, json_file)
     if report_file is not None:
         write_report(report_file, page_from_bench(report))
 
@@ -140,11 +140,8 @@ def _node_times(out: Path, choice: RuntimeOptions, length: int) -> NodeTimes | N
     manifest = read_manifest(out)
     if choice.runtime != RUNTIMES[0] or choice.provider == "cuda" or manifest.dtype == "bfloat16":
         return None
-    ids = random_ids(manifest.spec.vocab_size, 1, length)
-    library = find_native_library(choice.native)
-    kernels = profile_model(out / MODEL_NAME, ids, choice.threads, native=library)
-    ranked = (OperatorTime(*ranked) for ranked in rank_kernels(kernels, "op_type"))
-    return NodeTimes(length, tuple(ranked))
+    placement = Placement(threads=choice.threads, library=find_native_library(choice.native))
+    return measure_node_times(out / MODEL_NAME, manifest.spec.vocab_size, length, placement)
 
 
 def _choose_lengths(runtime: Runtime, given: tuple[int, ...] | None) -> tuple[int, ...]:
@@ -209,24 +206,14 @@ def _needs_of(
     return {"checkpoint": str(folder), "has_only_old_bias": old_bias}
 
 
-def _report(report: BenchReport, is_for_a_page: bool, json_file: Path | None) -> None:
+def _report(report: BenchReport, json_file: Path | None) -> None:
     """Print the table, or write the JSON where the user wants it."""
-    result = report.result
+    if json_file == STANDARD_OUTPUT:
+        click.echo(json_text(report.to_dict()))
+        return
     if json_file is not None:
-        values = {
-            "artifact": report.artifact,
-            "model_sha256": report.manifest.files[MODEL_NAME],
-            "dtype": report.manifest.dtype,
-            "runtime": report.runtime,
-            **result.to_dict(),
-        }
-        if is_for_a_page:
-            nodes = None if report.nodes is None else dataclasses.asdict(report.nodes)
-            values |= {"nodes": nodes, "manifest": report.manifest.to_dict()}
-        if json_file == STANDARD_OUTPUT:
-            click.echo(json_text(values))
-            return
-        write_atomically(json_file, json_text(values) + "\n")
+        write_atomically(json_file, json_text(report.to_dict()) + "\n")
+    result = report.result
     print_table(report.table())
     click.echo(f"\nLatency: over {result.options.repeat} passes of each, in turns.")
     for setup in result.setups[1:]:

@@ -26,13 +26,12 @@ from reformer_export.cli.verify_data import (
     check_data_options,
     data_options,
     measure_data,
-    print_data,
 )
 from reformer_export.errors import EXIT_CHECK_FAILED, InputError
 from reformer_export.libraries.operators import find_native_library
 from reformer_export.report import write_report
-from reformer_export.report.tables import cases_table
-from reformer_export.report.verify_page import VerifyReport, page_from_verify
+from reformer_export.report.tables import accuracy_table, sweep_table
+from reformer_export.report.verify_report import BisectReport, RuntimeReport, VerifyReport
 from reformer_export.runtimes import RUNTIMES, RuntimeOptions
 from reformer_export.runtimes.num_hashes import choose_num_hashes
 from reformer_export.runtimes.options import RuntimeName
@@ -146,7 +145,9 @@ def command(
         report["bisect"] = bisected.values
     _report(out, report, results, dials, bisected, json_file)
     if report_file is not None:
-        _write_page(report_file, VerifyReport(str(out), manifest, results[0]), dials[0], details, bisected)
+        accuracy = None if dials[0] is None else accuracy_from_values(dials[0])
+        page = VerifyReport(out, manifest, (RuntimeReport(results[0], accuracy),))
+        _write_page(report_file, page, details, bisected)
     failed = [result for result in results if not result.passed]
     for result in failed:
         click.echo(f"Error: parity with eager: {result.verdict()}", err=True)
@@ -158,22 +159,17 @@ def command(
 
 
 def _write_page(
-    path: Path,
-    report: VerifyReport,
-    dial: dict[str, Any] | None,
-    details: dict[str, Any] | None,
-    bisected: BisectOutcome | None,
+    path: Path, report: VerifyReport, details: dict[str, Any] | None, bisected: BisectOutcome | None
 ) -> None:
     """Adapter of today's dictionaries; it goes when they are dataclasses."""
     from reformer_export.report.details import details_from_values
+    from reformer_export.report.verify_page import page_from_verify
 
-    if dial is not None:
-        report = dataclasses.replace(report, accuracy=accuracy_from_values(dial), data=dial["data"])
     if details is not None:
         report = dataclasses.replace(report, details=details_from_values(details))
     if bisected is not None:
-        replay = bisected.values.get("replay", "")
-        report = dataclasses.replace(report, bisect=bisected.found, replay=replay)
+        found = BisectReport(bisected.found, Path(), bisected.values.get("replay"))
+        report = dataclasses.replace(report, bisect=found)
     write_report(path, page_from_verify(report))
 
 
@@ -279,10 +275,10 @@ def _report(
     if json_file is not None:
         write_atomically(json_file, json_text(report) + "\n")
     for result, runtime_num_hashes in zip(results, dials, strict=True):
-        print_table(cases_table(str(out), result))
+        print_table(sweep_table(out, result))
         if result.passed:
             click.echo(f"\n{result.verdict()}")
         if runtime_num_hashes is not None:
-            print_data(runtime_num_hashes)
+            print_table(accuracy_table(accuracy_from_values(runtime_num_hashes)))
     if bisected is not None:
         click.echo("\n" + "\n".join(bisected.lines))

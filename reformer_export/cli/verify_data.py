@@ -11,7 +11,7 @@ import numpy as np
 
 from reformer_export.artifact.manifest import Manifest
 from reformer_export.cli.runtime_options import Command
-from reformer_export.cli.tables import print_table, show_progress
+from reformer_export.cli.tables import show_progress
 from reformer_export.errors import InputError
 from reformer_export.measure.accuracy import (
     AccuracyResult,
@@ -21,7 +21,7 @@ from reformer_export.measure.accuracy import (
     count_passes,
     measure_accuracy,
 )
-from reformer_export.report.tables import accuracy_table
+from reformer_export.report.verify_report import DataAccuracy
 from reformer_export.runtimes import RuntimeOptions, load
 from reformer_export.runtimes.num_hashes import choose_num_hashes
 from reformer_export.runtimes.tokenizer import load_tokenizer
@@ -82,15 +82,11 @@ def measure_data(
     return values
 
 
-def accuracy_from_values(values: dict[str, Any]) -> AccuracyResult:
+def accuracy_from_values(values: dict[str, Any]) -> DataAccuracy:
     """What `measure_data` found, typed."""
     rows = tuple(AccuracyRow(**row) for row in values["rows"])
-    return AccuracyResult(rows, *(values[name] for name in ("sequence_length", "sequences", "characters")))
-
-
-def print_data(values: dict[str, Any]) -> None:
-    """Print what `measure_data` found as a table."""
-    print_table(accuracy_table(values["data"], accuracy_from_values(values)))
+    numbers = (values[name] for name in ("sequence_length", "sequences", "characters"))
+    return DataAccuracy(values["data"], values["max_hashes"], AccuracyResult(rows, *numbers))
 
 
 def _own_num_hashes(manifest: Manifest) -> int | None:
