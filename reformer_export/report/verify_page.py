@@ -230,5 +230,6 @@ def _accuracy_section(data: DataAccuracy) -> Section:
         for index, (title, values) in enumerate(curves.items())
         if len(rows) > 1
     ]
-    text = f"On {data.name}, {accuracy.characters:,} characters, in sequences of {accuracy.sequence_length:,} tokens."
+    length = f"{accuracy.sequence_length:,} tokens"
+    text = f"On {data.name}, {accuracy.characters:,} characters, in sequences of {length}."
     return Section("accuracy", "Accuracy against speed", [text], drawings, [accuracy_table(data)])
