@@ -35,7 +35,7 @@ def command(path: Path, as_json: bool, report_file: Path | None) -> None:
     found = inspect_path(path)
     if report_file is not None:
         if isinstance(found, EngineState):
-            raise InputError("--report", f"the engine {path}", "an artifact's folder", "give that")
+            raise InputError("report_file", f"the engine {path}", "an artifact's folder", "give that")
         write_report(report_file, page_from_inspect(found))
     if as_json:
         click.echo(json.dumps(found.to_dict(), indent=2))

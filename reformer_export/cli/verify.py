@@ -19,6 +19,7 @@ from reformer_export.cli.option_values import (
 from reformer_export.cli.runtime_options import engine_options, native_option
 from reformer_export.cli.tables import echo_on_stderr, print_table, show_progress
 from reformer_export.errors import EXIT_CHECK_FAILED, InputError
+from reformer_export.report.tables import accuracy_table, sweep_table
 from reformer_export.report.verify_report import VerifyReport
 from reformer_export.runtimes import RUNTIMES
 from reformer_export.workflows.verify import VerifyRequest, verify_artifact

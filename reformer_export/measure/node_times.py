@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reformer_export.libraries.operators import NativeLibrary
+from reformer_export.measure.one_pass import random_ids
 from reformer_export.runtimes.ort import CPU, Placement, open_session
 
 
@@ -25,6 +26,31 @@ class KernelRun:
     op_type: str
     shapes: str
     seconds: float
+
+
+@dataclass(frozen=True)
+class OperatorTime:
+    """All nodes of one operator in one pass: how many ran, and their time."""
+
+    operator: str
+    runs: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class NodeTimes:
+    """Where the time of one pass over `length` tokens went, the slowest operator first."""
+
+    length: int
+    operators: tuple[OperatorTime, ...]
+
+
+def measure_node_times(model: Path, vocab_size: int, length: int, placement: Placement) -> NodeTimes:
+    """The operators' times in one pass of `model` over `length` random tokens on the CPU."""
+    ids = random_ids(vocab_size, 1, length)
+    kernels = profile_model(model, ids, placement.threads, native=placement.library)
+    ranked = rank_kernels(kernels, "op_type")
+    return NodeTimes(length, tuple(OperatorTime(*operator) for operator in ranked))
 
 
 def profile_model(
