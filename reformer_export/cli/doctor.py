@@ -10,7 +10,7 @@ import click
 
 from reformer_export.cli.tables import print_table
 from reformer_export.errors import EXIT_CHECK_FAILED
-from reformer_export.runtimes.machine import MachineReport, examine_machine
+from reformer_export.runtimes.machine import MachineReport, inspect_machine
 
 NO_COLUMNS = ("", "")
 
@@ -31,7 +31,7 @@ def command(ctx: click.Context, path: Path | None, as_json: bool) -> None:
       reformer-export doctor OUT
       reformer-export doctor some.onnx --json
     """
-    report = examine_machine(path)
+    report = inspect_machine(path)
     if as_json:
         click.echo(json.dumps({**dataclasses.asdict(report), "can_run": report.can_run}, indent=2))
     else:
@@ -42,7 +42,7 @@ def command(ctx: click.Context, path: Path | None, as_json: bool) -> None:
 
 def _print_report(report: MachineReport) -> None:
     rows = [("Python", report.python), ("platform", report.platform)]
-    rows += [("GPU", gpu) for gpu in report.gpus] or [("GPU", "no NVIDIA GPU found (nvidia-smi lists none)")]
+    rows += [("GPU", gpu) for gpu in report.gpus] or [("GPU", "no NVIDIA GPU found")]
     rows.append(("ONNX Runtime", ", ".join(report.providers) or "missing: no artifact can be run"))
     rows.append(("native kernels", report.native))
     print_table("Machine", NO_COLUMNS, rows)
