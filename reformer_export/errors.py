@@ -65,6 +65,12 @@ class ExportError(ReformerExportError):
     """The exporter produced a graph that does not keep the contract (for example a fixed axis)."""
 
 
+class ParityError(ReformerExportError):
+    """An artifact computes something else than eager does."""
+
+    exit_status = EXIT_CHECK_FAILED
+
+
 class EngineError(ReformerExportError):
     """TensorRT refuses to build an engine, or the process that builds it ended early."""
 
