@@ -47,7 +47,7 @@ def test_an_engine_in_json(out: Path, tmp_path: Path) -> None:
     notes = report.pop("notes")
     assert report == json.loads(record_path(out, "both").read_text())
     assert report["compute_capabilities"] == ["8.9", "12.0"]
-    assert "no kernels for compute capability 12.0" in notes[0]
+    assert "no machine code for compute capability 12.0" in notes[0]
     assert outcome.messages == [f"Note: {notes[0]}"]
 
 
@@ -122,4 +122,4 @@ def test_inspect_an_engine(out: Path) -> None:
     assert (report["kind"], report["state"], report["record"]["name"]) == ("engine", "ok", "tensorrt-rtx")
     outcome = run_program("inspect", path, "--report", out / "page.html")
     assert outcome.status == 2
-    assert f"--report: got the engine {path}, expected an artifact's folder" in outcome.error
+    assert f"report_file: got the engine {path}, expected an artifact's folder" in outcome.error
