@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import click
 
 from reformer_export.artifact.files import json_text, write_atomically
-from reformer_export.artifact.manifest import MODEL_NAME, Manifest, read_manifest
 from reformer_export.cli.failures import leave_on_termination, refuse_in_one_line
 from reformer_export.cli.option_values import (
     STANDARD_OUTPUT,
@@ -17,26 +15,14 @@ from reformer_export.cli.option_values import (
     json_file_option,
     report_option,
 )
-from reformer_export.cli.runtime_options import describe_execution, runtime_options
-from reformer_export.cli.tables import print_table, show_progress
+from reformer_export.cli.runtime_options import runtime_options
+from reformer_export.cli.tables import echo_on_stderr, print_table, show_progress
 from reformer_export.errors import InputError
-from reformer_export.libraries.operators import find_native_library
-from reformer_export.measure import (
-    BenchmarkOptions,
-    Setup,
-    missing_packages,
-    run_benchmark,
-)
-from reformer_export.measure.contenders import AGAINST, Device, Name
-from reformer_export.measure.node_times import NodeTimes, measure_node_times
+from reformer_export.measure.contenders import AGAINST, Name
 from reformer_export.report import write_report
 from reformer_export.report.bench_page import BenchReport, page_from_bench
-from reformer_export.runtimes import RUNTIMES, Runtime, RuntimeOptions, load
-from reformer_export.runtimes.ort import Placement
-from reformer_export.workflows.checkpoint_source import find_checkpoint
-
-DEFAULT_LENGTHS: Final = (256, 1024, 4096)
-"""Those of them that the model takes; the model's greatest where it takes none."""
+from reformer_export.runtimes import RuntimeOptions
+from reformer_export.workflows.bench import BenchRequest, bench_artifact
 
 
 def names_from_option(_ctx: click.Context, param: click.Parameter, text: str) -> tuple[Name, ...]:
@@ -89,8 +75,7 @@ def names_from_option(_ctx: click.Context, param: click.Parameter, text: str) ->
 @report_option
 def command(
     out: Path,
-    checkpoint: str | None,
-    against: tuple[Name, ...],
+    batch_sizes: tuple[int, ...] | None,
     choice: RuntimeOptions,
     json_file: Path | None,
     report_file: Path | None,
@@ -110,103 +95,16 @@ def command(
       reformer-export bench OUT --runtime tensorrt --against full-attention
       reformer-export bench OUT --report bench.html
     """
-    manifest = read_manifest(out)
+    node_times = report_file is not None
+    request = BenchRequest(choice, batch_sizes=batch_sizes or (1,), node_times=node_times, **options)
     with leave_on_termination(), refuse_in_one_line("benchmarking"):
-        with load(out, choice) as runtime:
-            click.echo(f"Runs on {describe_execution(runtime)}.", err=True)
-            execution, notes = describe_execution(runtime), list(runtime.notes)
-            device: Device = "cpu" if runtime.providers[0] == "CPUExecutionProvider" else "cuda"
-            benchmark = BenchmarkOptions(
-                lengths=_choose_lengths(runtime, options.pop("lengths")),
-                batch_sizes=options.pop("batch_sizes") or (1,),
-                **options,
-            )
-        setups, left_out = _choose_setups(out, manifest, choice, device, checkpoint, against)
-        notes += left_out
-        for note in notes:
-            click.echo(f"Note: {note}", err=True)
-        shapes = len(benchmark.lengths) * len(benchmark.batch_sizes)
-        with show_progress("Measured", shapes * (len(setups) + 1)) as advance:
-            result = run_benchmark(setups, benchmark, notes, advance)
-        nodes = None if report_file is None else _node_times(out, choice, max(benchmark.lengths))
-    report = BenchReport(out, manifest, execution, result, nodes, with_nodes=report_file is not None)
-    _report(report, json_file)
+        report = bench_artifact(out, request, say=echo_on_stderr, progress=show_progress)
+    _print(report, json_file)
     if report_file is not None:
         write_report(report_file, page_from_bench(report))
 
 
-def _node_times(out: Path, choice: RuntimeOptions, length: int) -> NodeTimes | None:
-    """Seconds of each operator in one pass of ONNX Runtime on the CPU; None for other runtimes and types."""
-    manifest = read_manifest(out)
-    if choice.runtime != RUNTIMES[0] or choice.provider == "cuda" or manifest.dtype == "bfloat16":
-        return None
-    placement = Placement(threads=choice.threads, library=find_native_library(choice.native))
-    return measure_node_times(out / MODEL_NAME, manifest.spec.vocab_size, length, placement)
-
-
-def _choose_lengths(runtime: Runtime, given: tuple[int, ...] | None) -> tuple[int, ...]:
-    if given is None:
-        return tuple(n for n in DEFAULT_LENGTHS if n <= runtime.max_length) or (runtime.max_length,)
-    for length in given:
-        if not 1 <= length <= runtime.max_length:
-            raise InputError(
-                f"--lengths: got {length}, expected lengths from 1 to {runtime.max_length}, which is what "
-                "this artifact takes here; mend --lengths"
-            )
-    return given
-
-
-def _choose_setups(
-    out: Path,
-    manifest: Manifest,
-    choice: RuntimeOptions,
-    device: Device,
-    checkpoint: str | None,
-    against: tuple[Name, ...],
-) -> tuple[list[Setup], list[str]]:
-    """The artifact and whoever of `against` can run here; a note for each of the others."""
-    shared: dict[str, Any] = {"out": str(out), "load_options": dataclasses.asdict(choice), "device": device}
-    shared["threads"] = choice.threads
-    setups, notes = [Setup("artifact", **shared)], []
-    for name in against:
-        try:
-            setups.append(Setup(name, **shared, **_needs_of(name, out, manifest, device, checkpoint)))
-        except _MissingError as missing:
-            notes.append(f"{name}: left out, {missing}")
-    return setups, notes
-
-
-class _MissingError(Exception):
-    """What a contender lacks here, and how to get it."""
-
-
-def _needs_of(
-    name: Name, out: Path, manifest: Manifest, device: Device, checkpoint: str | None
-) -> dict[str, Any]:
-    """What `name`'s Setup holds besides what all have; _MissingError when it cannot run here."""
-    missing = missing_packages(name)
-    if missing:
-        raise _MissingError(f"it needs {' and '.join(missing)}; pip install 'reformer-export[export]'")
-    if device == "cuda":
-        import torch
-
-        if not torch.cuda.is_available():
-            raise _MissingError("the runtime uses a GPU and this torch cannot; install torch with CUDA")
-    if name != "eager":
-        return {}
-    try:
-        folder = find_checkpoint(out, manifest, checkpoint)
-    except InputError as error:
-        if checkpoint is not None:
-            raise
-        raise _MissingError(str(error)) from error
-    from reformer_export.parity.sweep import DECODER_BIAS
-
-    old_bias = DECODER_BIAS in manifest.source.get("renamed_weights", {})
-    return {"checkpoint": str(folder), "has_only_old_bias": old_bias}
-
-
-def _report(report: BenchReport, json_file: Path | None) -> None:
+def _print(report: BenchReport, json_file: Path | None) -> None:
     """Print the table, or write the JSON where the user wants it."""
     if json_file == STANDARD_OUTPUT:
         click.echo(json_text(report.to_dict()))

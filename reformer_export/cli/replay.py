@@ -10,8 +10,9 @@ from reformer_export.artifact.files import json_text
 from reformer_export.cli.failures import refuse_in_one_line
 from reformer_export.errors import EXIT_CHECK_FAILED
 from reformer_export.libraries.operators import NATIVE_MODES, NativeMode
+from reformer_export.parity.replay import Replay, judge_run
 from reformer_export.runtimes.ort import CPU, CUDA
-from reformer_export.runtimes.replay import Replay, replay_node
+from reformer_export.runtimes.replay import run_node
 
 PROVIDERS = {"cpu": CPU, "cuda": CUDA}
 
@@ -47,9 +48,10 @@ def command(
       reformer-export replay DIR --native off
     """
     with refuse_in_one_line("replaying"):
-        replay = replay_node(folder, native, None if provider is None else PROVIDERS[provider], threads)
+        run = run_node(folder, native, None if provider is None else PROVIDERS[provider], threads)
+        replay = judge_run(run)
     if as_json:
-        click.echo(json_text(_values(replay)))
+        click.echo(json_text(replay.to_dict()))
     else:
         click.echo(_describe(replay))
     if not replay.agrees:
@@ -65,18 +67,3 @@ def _describe(replay: Replay) -> str:
         f"{record.error:.3g} when it was found, tolerance {record.tolerance:.3g}; "
         f"{'agrees' if replay.agrees else 'DIFFERS'}"
     )
-
-
-def _values(replay: Replay) -> dict[str, object]:
-    record = replay.record
-    return {
-        "node": record.node,
-        "operator": record.operator,
-        "module": record.module,
-        "layer": record.layer,
-        "error": replay.now,
-        "recorded_error": record.error,
-        "tolerance": record.tolerance,
-        "repeats": replay.repeats,
-        "agrees": replay.agrees,
-    }

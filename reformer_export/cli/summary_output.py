@@ -1,19 +1,21 @@
-"""Summaries on standard output, one after the other: tables for people, or one JSON object."""
+"""What `run` says on standard output: a table or JSON object a sequence, and what was done."""
 
 from __future__ import annotations
 
 import json
 import textwrap
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 import click
 
-from reformer_export.batch.batching import Totals
-from reformer_export.batch.results import SequenceResult
-from reformer_export.batch.sequences import Consumed, InputLine
+from reformer_export.batch import InputLine, ResultWriter, SequenceResult, Totals, summarize_result
+from reformer_export.batch.outputs import STANDARD_OUTPUT
+from reformer_export.cli.runtime_options import find_tokenizer
 from reformer_export.cli.tables import print_table
 from reformer_export.report.tables import Columns, make_facts, make_table
+from reformer_export.runtimes import Runtime
 
 NEXT_TOKENS: Final[Columns[dict[str, Any]]] = {
     "next token": lambda token: token["id"],
@@ -35,8 +37,8 @@ SPANS: Final[Columns[dict[str, Any]]] = {
 Summarize = Callable[[SequenceResult], dict[str, Any]]
 
 
-class SummaryTables:
-    """A small table a sequence; implements `ResultWriter`."""
+class SummaryTables(ResultWriter):
+    """A small table a sequence; of a bad line, standard error has said it."""
 
     def __init__(self, summarize: Summarize) -> None:
         self._summarize = summarize
@@ -44,15 +46,9 @@ class SummaryTables:
     def write(self, result: SequenceResult) -> None:
         print_summary(self._summarize(result))
 
-    def write_error(self, line: InputLine) -> None:
-        """Nothing: standard error has said it."""
 
-    def end_window(self, consumed: Consumed, totals: Totals) -> None:
-        """Nothing to do: all is on standard output."""
-
-
-class JsonSummaries:
-    """One JSON object: `head`, then `sequences` as they come, then a tail; implements `ResultWriter`."""
+class JsonSummaries(ResultWriter):
+    """One JSON object: `head`, then `sequences` as they come, then a tail."""
 
     def __init__(self, head: dict[str, Any], summarize: Summarize) -> None:
         self._before = json.dumps(head, indent=2).removesuffix("\n}") + ',\n  "sequences": [\n'
@@ -64,9 +60,6 @@ class JsonSummaries:
     def write_error(self, line: InputLine) -> None:
         self._write_element({"index": line.index, "error": line.error})
 
-    def end_window(self, consumed: Consumed, totals: Totals) -> None:
-        """Nothing to do: all is on standard output."""
-
     def finish(self, tail: dict[str, Any]) -> None:
         """Close the array and the object; there was an element at least. Before the first one nothing was
         written, so that an input without a good line leaves nothing."""
@@ -77,6 +70,43 @@ class JsonSummaries:
         text = textwrap.indent(json.dumps(summary, indent=2), "    ")
         click.echo(self._before + text, nl=False)
         self._before = ",\n"
+
+
+def make_summaries(runtime: Runtime, as_json: bool) -> SummaryTables | JsonSummaries:
+    """A writer of summaries on standard output."""
+    tokenizer = find_tokenizer(runtime)
+
+    def summarize(result: SequenceResult) -> dict[str, Any]:
+        return summarize_result(result, runtime.spec, runtime.config, tokenizer)
+
+    if not as_json:
+        return SummaryTables(summarize)
+    head = {"artifact": str(runtime.folder), "task": runtime.spec.task, "providers": list(runtime.providers)}
+    return JsonSummaries(head, summarize)
+
+
+def report_totals(
+    totals: Totals, seconds: float, output: Path | None, writer: ResultWriter, as_json: bool
+) -> None:
+    """Say what was done: a line on standard error, and the result or its place on standard output."""
+    if totals.sequences + totals.skipped > 1:
+        rate = totals.sequences / max(seconds, 1e-9)
+        click.echo(
+            f"Done: {totals.sequences} sequences, {totals.skipped} skipped, {totals.tokens} tokens in "
+            f"{seconds:.1f} s ({rate:.4g} sequences/s), padding {totals.padding_share:.1%}",
+            err=True,
+        )
+    report = {
+        "skipped": totals.skipped,
+        "tokens": totals.tokens,
+        "padding_share": totals.padding_share,
+        "seconds": seconds,
+    }
+    if isinstance(writer, JsonSummaries):
+        writer.finish(report)
+    elif output not in (None, STANDARD_OUTPUT):
+        values = {"output": str(output), "sequences": totals.sequences, **report}
+        click.echo(json.dumps(values) if as_json else f"Wrote {totals.sequences} to {output}")
 
 
 def print_summary(summary: dict[str, Any]) -> None:

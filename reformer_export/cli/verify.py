@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from reformer_export.artifact.engine_record import ENGINE_RUNTIMES
 from reformer_export.artifact.files import json_text, write_atomically
-from reformer_export.artifact.manifest import MODEL_NAME, Manifest, read_manifest
 from reformer_export.cli.failures import leave_on_termination, refuse_in_one_line
 from reformer_export.cli.option_values import (
     STANDARD_OUTPUT,
@@ -19,26 +16,14 @@ from reformer_export.cli.option_values import (
     report_option,
 )
 from reformer_export.cli.runtime_options import engine_options, native_option
-from reformer_export.cli.tables import print_table, show_progress
-from reformer_export.cli.verify_bisect import BisectOutcome, bisect_option, check_bisect, run_bisect
-from reformer_export.cli.verify_data import (
-    accuracy_from_values,
-    check_data_options,
-    data_options,
-    measure_data,
-)
+from reformer_export.cli.tables import echo_on_stderr, print_table, show_progress
 from reformer_export.errors import EXIT_CHECK_FAILED, InputError
-from reformer_export.libraries.operators import find_native_library
 from reformer_export.report import write_report
 from reformer_export.report.tables import accuracy_table, sweep_table
-from reformer_export.report.verify_report import BisectReport, RuntimeReport, VerifyReport
-from reformer_export.runtimes import RUNTIMES, RuntimeOptions
-from reformer_export.runtimes.num_hashes import choose_num_hashes
-from reformer_export.runtimes.options import RuntimeName
-from reformer_export.workflows.checkpoint_source import find_checkpoint
-
-if TYPE_CHECKING:
-    from reformer_export.parity import VerifyResult
+from reformer_export.report.verify_page import page_from_verify
+from reformer_export.report.verify_report import VerifyReport
+from reformer_export.runtimes import RUNTIMES
+from reformer_export.workflows.verify import VerifyRequest, verify_artifact
 
 
 @click.command("verify")
@@ -77,8 +62,24 @@ if TYPE_CHECKING:
     help="Numbers of hash rounds to try, for an artifact exported with --max-hashes; default: all, and a few "
     "inputs with fewer.",
 )
-@data_options
-@bisect_option
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A UTF-8 text: also measure next-token loss and speed on it, for several numbers of hashes.",
+)
+@click.option(
+    "--data-length",
+    type=click.IntRange(min=2),
+    help="Tokens of a sequence that --data is cut into; default: the longest that runs.",
+)
+@click.option(
+    "--bisect",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Also name the first node that differs from eager, and write it with its inputs into DIR, a new "
+    "folder, for `reformer-export replay DIR`.",
+)
 @click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the random inputs."
 )
@@ -91,11 +92,9 @@ def command(
     ctx: click.Context,
     /,
     out: Path,
-    checkpoint: str | None,
-    runtimes: tuple[RuntimeName, ...],
+    num_hashes: tuple[int, ...] | None,
     json_file: Path | None,
     report_file: Path | None,
-    bisect: Path | None,
     **options: Any,
 ) -> None:
     """Compare the artifact OUT with eager over lengths, batches and masks.
@@ -123,162 +122,36 @@ def command(
       reformer-export verify OUT --data held-out.txt --json accuracy.json
       reformer-export verify OUT --bisect wrong-node
     """
-    _check_runtimes(runtimes, options, report_file)
-    check_bisect(bisect, runtimes)
-    manifest = read_manifest(out)
-    data, data_length = options.pop("data"), options.pop("data_length")
-    check_data_options(manifest, data, data_length)
-    counts = options["num_hashes"] = tuple(dict.fromkeys(options["num_hashes"] or ()))
-    for count in counts:
-        choose_num_hashes(manifest, count)
+    request = VerifyRequest(num_hashes=num_hashes or (), details=report_file is not None, **options)
+    if report_file is not None and len(request.runtimes) > 1:
+        raise InputError(
+            "report_file", f"{len(request.runtimes)} runtimes", "one a report", "run once for each of them"
+        )
     with leave_on_termination(), refuse_in_one_line("verifying"):
-        found = find_checkpoint(out, manifest, checkpoint)
-        results = [_verify(out, manifest, found, runtime, dict(options)) for runtime in runtimes]
-        dials = [
-            None if data is None else measure_data(out, _choice(runtime, options), data, data_length, counts)
-            for runtime in runtimes
-        ]
-        details = None if report_file is None else _details(out, found, manifest, results[0], options)
-        bisected = None if bisect is None else run_bisect(bisect, out, manifest, found, results, options)
-    report = _describe(out, manifest, results, dials, details)
-    if bisected is not None:
-        report["bisect"] = bisected.values
-    _report(out, report, results, dials, bisected, json_file)
+        report = verify_artifact(out, request, say=echo_on_stderr, progress=show_progress)
+    _print(report, json_file)
     if report_file is not None:
-        accuracy = None if dials[0] is None else accuracy_from_values(dials[0])
-        page = VerifyReport(out, manifest, (RuntimeReport(results[0], accuracy),))
-        _write_page(report_file, page, details, bisected)
-    failed = [result for result in results if not result.passed]
-    for result in failed:
+        write_report(report_file, page_from_verify(report))
+    for result in report.failed:
         click.echo(f"Error: parity with eager: {result.verdict()}", err=True)
-    names_node = bisected is not None and bisected.names_node
-    if names_node and not failed:
+    if report.names_node and not report.failed:
         click.echo("Error: parity with eager: a node differs, although every output agrees", err=True)
-    if failed or names_node:
+    if not report.passed:
         ctx.exit(EXIT_CHECK_FAILED)
 
 
-def _write_page(
-    path: Path, report: VerifyReport, details: dict[str, Any] | None, bisected: BisectOutcome | None
-) -> None:
-    """Adapter of today's dictionaries; it goes when they are dataclasses."""
-    from reformer_export.report.details import details_from_values
-    from reformer_export.report.verify_page import page_from_verify
-
-    if details is not None:
-        report = dataclasses.replace(report, details=details_from_values(details))
-    if bisected is not None:
-        found = BisectReport(bisected.found, Path(), bisected.values.get("replay"))
-        report = dataclasses.replace(report, bisect=found)
-    write_report(path, page_from_verify(report))
-
-
-def _check_runtimes(
-    runtimes: tuple[RuntimeName, ...], options: dict[str, Any], report_file: Path | None
-) -> None:
-    for runtime in runtimes:
-        if runtime not in RUNTIMES:
-            raise InputError(f"--runtime: got {runtime!r}, expected {' or '.join(RUNTIMES)}; name one")
-    if len(runtimes) > 1 and report_file is not None:
-        raise InputError(
-            f"--report: got {len(runtimes)} runtimes, expected one a report; run once for each of them"
-        )
-    for_engines = options["engine"] is not None or options["cuda_graphs"]
-    if for_engines and not set(runtimes) & set(ENGINE_RUNTIMES):
-        raise InputError(
-            "--engine, --cuda-graphs: got one with --runtime onnxruntime, expected a TensorRT; "
-            f"add --runtime {' or '.join(ENGINE_RUNTIMES)}"
-        )
-
-
-def _verify(
-    out: Path, manifest: Manifest, checkpoint: Path, runtime: str, options: dict[str, Any]
-) -> VerifyResult:
-    from reformer_export.parity import (
-        add_num_hashes_cases,
-        choose_cases,
-        silence_transformers,
-        verify_artifact,
-    )
-
-    silence_transformers()
-    lengths, batch_sizes, counts = (options.pop(name) for name in ("lengths", "batch_sizes", "num_hashes"))
-    if runtime not in ENGINE_RUNTIMES:
-        options |= {"engine": None, "cuda_graphs": False}
-    chosen = choose_cases(manifest.spec, lengths, batch_sizes)
-    if counts:
-        chosen = [dataclasses.replace(case, num_hashes=count) for count in counts for case in chosen]
-    else:
-        chosen = add_num_hashes_cases(manifest, chosen)
-    # The default cases, less those that an engine was not built for: only the open runtime knows.
-    cases = None if lengths is None and batch_sizes is None and not counts else chosen
-    with show_progress("Compared cases", len(chosen)) as advance:
-        return verify_artifact(
-            out, checkpoint, cases, runtime=runtime, on_result=lambda _result: advance(1), **options
-        )
-
-
-def _choice(runtime: RuntimeName, options: dict[str, Any]) -> RuntimeOptions:
-    """What opens `runtime` with those of the options that are its own."""
-    names = ("engine", "cuda_graphs") if runtime in ENGINE_RUNTIMES else ("provider", "native", "threads")
-    return RuntimeOptions(runtime, **{name: options[name] for name in names})
-
-
-def _details(
-    out: Path, checkpoint: Path, manifest: Manifest, result: VerifyResult, options: dict[str, Any]
-) -> dict[str, Any]:
-    """What the report's pictures show, from ONNX Runtime on the CPU."""
-    from reformer_export.parity import collect_details
-    from reformer_export.runtimes.ort import Placement
-
-    click.echo("Looking inside the model for the report ...", err=True)
-    placement = Placement(threads=options["threads"], library=find_native_library(options["native"]))
-    cases = [case.case for case in result.cases]
-    return collect_details(out, checkpoint, manifest, cases, placement, options["seed"])
-
-
-def _describe(
-    out: Path,
-    manifest: Manifest,
-    results: list[VerifyResult],
-    dials: list[dict[str, Any] | None],
-    details: dict[str, Any] | None,
-) -> dict[str, Any]:
-    """The JSON report of one runtime, or of several under "runtimes"."""
-    # verify_artifact has compared the file with this SHA-256.
-    report: dict[str, Any] = {"artifact": str(out), "model_sha256": manifest.files[MODEL_NAME]}
-    runs = [
-        result.to_dict() | ({} if runtime_num_hashes is None else {"dial": runtime_num_hashes})
-        for result, runtime_num_hashes in zip(results, dials, strict=True)
-    ]
-    if len(runs) == 1:
-        report |= runs[0]
-    else:
-        report["runtimes"] = runs
-    if details is not None:
-        report |= {"details": details, "manifest": manifest.to_dict()}
-    return report
-
-
-def _report(
-    out: Path,
-    report: dict[str, Any],
-    results: list[VerifyResult],
-    dials: list[dict[str, Any] | None],
-    bisected: BisectOutcome | None,
-    json_file: Path | None,
-) -> None:
+def _print(report: VerifyReport, json_file: Path | None) -> None:
     """Print tables for each runtime, or write the JSON where the user wants it."""
     if json_file == STANDARD_OUTPUT:
-        click.echo(json_text(report))
+        click.echo(json_text(report.to_dict()))
         return
     if json_file is not None:
-        write_atomically(json_file, json_text(report) + "\n")
-    for result, runtime_num_hashes in zip(results, dials, strict=True):
-        print_table(sweep_table(out, result))
-        if result.passed:
-            click.echo(f"\n{result.verdict()}")
-        if runtime_num_hashes is not None:
-            print_table(accuracy_table(accuracy_from_values(runtime_num_hashes)))
-    if bisected is not None:
-        click.echo("\n" + "\n".join(bisected.lines))
+        write_atomically(json_file, json_text(report.to_dict()) + "\n")
+    for runtime in report.runtimes:
+        print_table(sweep_table(report.folder, runtime.sweep))
+        if runtime.sweep.passed:
+            click.echo(f"\n{runtime.sweep.verdict()}")
+        if runtime.accuracy is not None:
+            print_table(accuracy_table(runtime.accuracy))
+    if report.bisect is not None:
+        click.echo("\n" + "\n".join(report.bisect.lines()))

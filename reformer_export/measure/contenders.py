@@ -33,7 +33,7 @@ class Setup:
     """All that opens a contender, in JSON values: a process of its own opens it from them too.
 
     `out` is the artifact's folder; `load_options` are `reformer_export.load`'s; `device` and `threads` are
-    for those in torch; `checkpoint` is eager's folder, and `has_only_old_bias` as in `EagerReformer`.
+    for those in torch; `checkpoint` is eager's folder.
     """
 
     name: Name
@@ -42,7 +42,6 @@ class Setup:
     device: Device = "cpu"
     threads: int | None = None
     checkpoint: str | None = None
-    has_only_old_bias: bool = False
 
     @property
     def dtype(self) -> DType:
@@ -70,12 +69,11 @@ def _open_eager(setup: Setup) -> Callable[[Any], Any]:
     """Unpatched transformers eager at its fastest: no cache, and no attention mask (it would be all ones;
     without one, eager skips its gathers)."""
     from reformer_export.modeling import TORCH_DTYPES
-    from reformer_export.reference.eager import WITHOUT_CACHE, EagerReformer, silence_transformers
+    from reformer_export.reference.eager import WITHOUT_CACHE, open_eager
 
-    silence_transformers()
     assert setup.checkpoint is not None
-    spec = read_manifest(Path(setup.out)).spec
-    eager = EagerReformer(Path(setup.checkpoint), spec, setup.has_only_old_bias)
+    manifest = read_manifest(Path(setup.out))
+    spec, eager = manifest.spec, open_eager(Path(setup.checkpoint), manifest)
     model = eager.model.to(setup.device, TORCH_DTYPES[setup.dtype])
     options: dict[str, Any] = {} if spec.task in WITHOUT_CACHE else {"use_cache": False}
     options["num_hashes"] = setup.load_options.get("num_hashes")  # None: those of `spec`

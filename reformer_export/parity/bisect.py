@@ -1,47 +1,42 @@
 """Which node of an exported graph computes something else than eager does.
 
 Two runs answer it. In the first the whole graph runs with eager's buckets: an error there is in all that
-follows it. In the second each part between two points runs on eager's values: a part whose result is wrong
+follows it. In the second each subgraph between two points runs on eager's values: one whose result is wrong
 there is wrong itself, and the first of them is named. Where only the first run leaves the tolerance, no
-single part is wrong: errors add up.
+subgraph alone is wrong: errors add up.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from reformer_export.artifact.manifest import MODEL_NAME, Manifest
-from reformer_export.parity.cases import Case, make_inputs
+from reformer_export.parity.cases import Case
 from reformer_export.parity.point_errors import Judge, PointError
 from reformer_export.parity.points import Point, find_points
-from reformer_export.parity.subgraphs import (
-    SubgraphRunner,
-    expose,
-    graph_inputs,
-    name_node,
-    nodes_of_subgraph,
-    open_subgraph,
-    read_model,
-)
-from reformer_export.reference.eager import EagerReformer
+from reformer_export.parity.results import VerifyResult
+from reformer_export.parity.session import ParitySession
+from reformer_export.parity.subgraphs import ExposedPoints, name_node, nodes_of_subgraph
 from reformer_export.reference.eager_values import Values, run_eager
-from reformer_export.runtimes.ort import Placement
+
+MAX_FAILING_CASES: Final = 3
+"""Failing cases that are searched, the smallest first: a defect seldom hides in all of them."""
+
+MAX_SOUND_TOKENS: Final = 4096
+"""Of the case that is searched when none failed: every value of every layer is held in memory."""
 
 
 @dataclass(frozen=True)
 class NamedNode:
-    """A part that is wrong on eager's own inputs, named after its node that computes.
+    """A subgraph that is wrong on eager's own inputs, named after its node that computes.
 
-    `others`: the part's other nodes. `wrong`: its error on eager's inputs. `pinned_error`: that of the same
-    point in the whole graph, with the errors of what lies before.
+    `others`: the subgraph's other nodes. `wrong`: its error on eager's inputs. `pinned_error`: that of the
+    same point in the whole graph, with the errors of what lies before.
     """
 
     node: str
@@ -66,8 +61,8 @@ class NamedNode:
 
 
 @dataclass(frozen=True)
-class Part:
-    """What it takes to replay a named part: its graph, inputs, eager's value and the file's, and which
+class Subgraph:
+    """What it takes to replay a named node: its graph, inputs, eager's value and the file's, and which
     elements count (all three of the same shape)."""
 
     graph: onnx.ModelProto
@@ -81,14 +76,14 @@ class Part:
 class BisectResult:
     """What a search found on `case`.
 
-    `named`: the first wrong node, or None; `part`: its part. `first_beyond`: the first point that leaves its
-    tolerance in the whole graph with pinned buckets, or None; `largest`: the part that is nearest to, or
+    `named`: the first wrong node, or None; `subgraph`: its own. `first_beyond`: the first point that leaves
+    its tolerance in the whole graph with pinned buckets, or None; `largest`: the point that is nearest to, or
     farthest beyond, its tolerance on eager's inputs.
     """
 
     case: Case
     named: NamedNode | None
-    part: Part | None
+    subgraph: Subgraph | None
     first_beyond: PointError | None
     largest: PointError
 
@@ -107,42 +102,34 @@ class BisectResult:
 
     def to_dict(self) -> dict[str, Any]:
         """The finding in JSON values."""
-        values: dict[str, Any] = {"case": self.case.to_dict(), "verdict": self.verdict()}
-        values["first_beyond"] = None if self.first_beyond is None else _error_values(self.first_beyond)
-        values["node"] = None
-        if self.named is not None:
-            values["node"] = {
-                "name": self.named.node,
-                "operator": self.named.operator,
-                "other_nodes": list(self.named.others),
-                "pinned_error": self.named.pinned_error,
-                **_error_values(self.named.wrong),
-            }
-        return values
+        beyond, named = self.first_beyond, self.named
+        node = named and {
+            "name": named.node,
+            "operator": named.operator,
+            "other_nodes": list(named.others),
+            "pinned_error": named.pinned_error,
+            **named.wrong.to_dict(),
+        }
+        return {
+            "case": self.case.to_dict(),
+            "verdict": self.verdict(),
+            "first_beyond": beyond and beyond.to_dict(),
+            "node": node,
+        }
 
 
-def _error_values(error: PointError) -> dict[str, Any]:
-    agreement = None if error.agreement is None else dataclasses.asdict(error.agreement)
-    return {
-        "point": error.point.name,
-        "module": error.point.module,
-        "layer": error.point.layer,
-        "error": error.error,
-        "tolerance": error.tolerance,
-        "greatest": error.greatest,
-        "flips": agreement,
-    }
+def choose_failing_cases(result: VerifyResult) -> list[Case]:
+    """Failing cases, the smallest first; where none failed, the largest that is small enough."""
+    by_size = sorted(result.cases, key=lambda found: found.case.batch * found.case.length)
+    failed = [found.case for found in by_size if not found.passed]
+    if failed:
+        return failed[:MAX_FAILING_CASES]
+    small = [found.case for found in by_size if found.case.batch * found.case.length <= MAX_SOUND_TOKENS]
+    return [small[-1] if small else by_size[0].case]
 
 
-def bisect_artifact(
-    folder: Path,
-    manifest: Manifest,
-    eager: EagerReformer,
-    cases: Sequence[Case],
-    placement: Placement | None = None,
-    seed: int = 0,
-) -> BisectResult:
-    """Name the first node of `folder`'s model.onnx that differs from `eager` on one of `cases`.
+def bisect(session: ParitySession, cases: Sequence[Case]) -> BisectResult:
+    """Name the first node of the session's model.onnx that differs from eager on one of `cases`.
 
     The cases (at least one) are tried in turn until one names a node; else the result is that of the first
     case in which errors add up, or of the first.
@@ -151,10 +138,7 @@ def bisect_artifact(
         ArtifactError: the graph does not say which modules its nodes are of.
         MissingDependencyError: onnx-graphsurgeon is not installed.
     """
-    placement = placement or Placement()
-    model, runnable = read_model(folder / MODEL_NAME, placement.provider)
-    points = find_points(model, manifest.spec)
-    search = _Search(manifest, eager, model, runnable, points, placement, seed)
+    search = _Search(session, find_points(session.graph.model, session.spec))
     results = []
     for case in cases:
         results.append(search.run_case(case))
@@ -165,32 +149,23 @@ def bisect_artifact(
 
 @dataclass(frozen=True)
 class _Search:
-    """The graph under test; `runnable` is what runs of `model`, whose names and nodes are shown."""
-
-    manifest: Manifest
-    eager: EagerReformer
-    model: onnx.ModelProto
-    runnable: onnx.ModelProto
+    session: ParitySession
     points: list[Point]
-    placement: Placement
-    seed: int
 
     def run_case(self, case: Case) -> BisectResult:
-        spec = self.manifest.spec
-        ids, mask = make_inputs(spec, case, self.seed)
-        _, values = run_eager(self.eager, ids, mask, case.num_hashes)
-        inputs = graph_inputs(self.manifest, case, ids, mask)
-        judge = Judge(spec, self.manifest.dtype, values, mask)
+        session, points = self.session, self.points
+        ids, mask = session.draw(case)
+        _, values = run_eager(session.eager, ids, mask, case.num_hashes)
+        inputs = session.graph_inputs(ids, mask, case.num_hashes)
+        judge = Judge(session.spec, session.manifest.dtype, values, mask)
 
-        buckets = {point.name for point in self.points if point.role == "buckets"}
-        got = self._run(buckets, inputs, values)
-        pinned = judge.judge(self.points, got, got)
-        got = self._run({point.name for point in self.points}, inputs, values)
-        isolated = judge.judge(self.points, got, values)
+        got = self._run([point for point in points if point.role == "buckets"], inputs, values)
+        pinned = judge.judge(points, got, got)
+        alone = judge.judge(points, self._run(points, inputs, values), values)
 
         first_beyond = next((error for error in pinned if not error.agrees), None)
-        wrong = next((error for error in isolated if not error.agrees), None)
-        largest = max(isolated, key=lambda error: error.share)
+        wrong = next((error for error in alone if not error.agrees), None)
+        largest = max(alone, key=lambda error: error.share)
         if wrong is None:
             return BisectResult(case, None, None, first_beyond, largest)
         in_whole = next(error for error in pinned if error.point is wrong.point)
@@ -198,29 +173,23 @@ class _Search:
         return BisectResult(case, named, self._extract(wrong.point, inputs, judge), first_beyond, largest)
 
     def _run(
-        self, cut: set[str], inputs: dict[str, NDArray[np.int64]], values: Values
+        self, given: list[Point], inputs: dict[str, NDArray[np.int64]], values: Values
     ) -> dict[str, NDArray[Any]]:
-        """Every point's value, with the points in `cut` given."""
-        opened = expose(self.runnable, self.points, cut, self.points)
-        with open_subgraph(opened, self.points, self.placement) as runner:
-            return runner.run(runner.feeds(inputs, values))
+        """Every point's value, with eager's `given`."""
+        exposed = ExposedPoints(self.session.graph, given, self.points)
+        return exposed.run(exposed.feeds(inputs, values))
 
     def _name(self, wrong: PointError, pinned_error: float) -> NamedNode:
-        part = nodes_of_subgraph(self.model, self.points, wrong.point)
-        node = name_node(part)
-        others = tuple(other.name for other in part if other is not node)
+        nodes = nodes_of_subgraph(self.session.graph.model, self.points, wrong.point)
+        node = name_node(nodes)
+        others = tuple(other.name for other in nodes if other is not node)
         return NamedNode(node.name, node.op_type, others, wrong, pinned_error)
 
-    def _extract(self, point: Point, inputs: dict[str, NDArray[np.int64]], judge: Judge) -> Part:
-        """The part that computes `point`, and what it gives alone."""
-        everything = {other.name for other in self.points}
-        graph = expose(self.runnable, self.points, everything, [point])
-        opened = onnx.ModelProto()
-        opened.CopyFrom(graph)
-        expected = judge.eager[point.name]
-        runner: SubgraphRunner
-        with open_subgraph(opened, self.points, self.placement) as runner:
-            feeds = runner.feeds(inputs, judge.eager)
-            got = runner.run(feeds)[point.name]
+    def _extract(self, point: Point, inputs: dict[str, NDArray[np.int64]], judge: Judge) -> Subgraph:
+        """The subgraph that computes `point`, and what it gives alone."""
+        exposed = ExposedPoints(self.session.graph, self.points, [point])
+        feeds = exposed.feeds(inputs, judge.eager)
+        got, expected = exposed.run(feeds)[point.name], judge.eager[point.name]
         shape = got.shape if got.size == expected.size else expected.shape
-        return Part(graph, feeds, expected.reshape(shape), got, judge.judged(point).reshape(shape))
+        judged = judge.judged(point).reshape(shape)
+        return Subgraph(exposed.extract(), feeds, expected.reshape(shape), got, judged)

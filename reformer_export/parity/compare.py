@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +42,7 @@ class LayerAgreement:
 
 
 @dataclass(frozen=True)
-class OutputError:
+class OutputDifference:
     """Absolute differences of two runs' outputs: the `worst` element's, the `median` over tokens of each
     token's worst (over rows, for outputs without tokens), and the `greatest` magnitude expected."""
 
@@ -51,11 +51,11 @@ class OutputError:
     greatest: float
 
 
-def output_error(
+def compare_outputs(
     got: dict[str, NDArray[np.float32]],
     expected: dict[str, NDArray[np.float32]],
     attention_mask: NDArray[np.int64],
-) -> OutputError:
+) -> OutputDifference:
     """The differences over every unmasked element of every output.
 
     Outputs with the mask's length on axis 1 are compared where the mask is 1; others everywhere. NaN,
@@ -66,7 +66,7 @@ def output_error(
     for name, reference in expected.items():
         value = got[name]
         if value.shape != reference.shape:
-            return OutputError(float("inf"), float("inf"), greatest)
+            return OutputDifference(float("inf"), float("inf"), greatest)
         if reference.shape[:2] == attention_mask.shape and _per_token(name, reference):
             value, reference = value[attention_mask == 1], reference[attention_mask == 1]
         difference = np.abs(value.astype(np.float64) - reference)
@@ -75,12 +75,23 @@ def output_error(
         greatest = max(greatest, float(np.abs(reference).max(initial=0.0)))
     differences = np.concatenate(by_token)
     median = float(np.median(differences)) if differences.size else 0.0
-    return OutputError(float(differences.max(initial=0.0)), median, greatest)
+    return OutputDifference(float(differences.max(initial=0.0)), median, greatest)
 
 
 def _per_token(name: str, reference: NDArray[np.float32]) -> bool:
     """Whether axis 1 is the sequence: [B, L, ...], unlike a classifier's logits [B, num_labels]."""
     return reference.ndim == 3 or name in ("start_logits", "end_logits")
+
+
+def greatest_difference(got: NDArray[Any], expected: NDArray[Any], judged: NDArray[np.bool_]) -> float:
+    """The largest absolute difference where `judged`; infinite for NaN, infinity and another size.
+
+    `expected` and `judged` have one shape, `got` as many elements.
+    """
+    if got.size != expected.size:
+        return float("inf")
+    difference = np.abs(got.reshape(expected.shape)[judged].astype(np.float64) - expected[judged])
+    return float(np.nan_to_num(difference, nan=np.inf, posinf=np.inf).max(initial=0.0))
 
 
 def tolerance(dtype: DType, greatest: float) -> float:

@@ -4,75 +4,87 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, Final
 
-import numpy as np
-
-from reformer_export.artifact.manifest import Manifest
-from reformer_export.parity.cases import Case, make_inputs
+from reformer_export.parity.cases import Case
 from reformer_export.parity.compare import EPSILON, FLIP_ROUNDINGS
-from reformer_export.parity.hashing import MARGIN_EDGES, MAX_PATTERN_TOKENS, measure_margins, trace_pattern
-from reformer_export.parity.instrumented import open_instrumented
-from reformer_export.parity.layer_errors import layer_errors
-from reformer_export.parity.sweep import DECODER_BIAS, recorded_rotations
-from reformer_export.reference.eager import EagerReformer
-from reformer_export.runtimes.ort import Placement
+from reformer_export.parity.hashing import (
+    MARGIN_EDGES,
+    MAX_PATTERN_TOKENS,
+    AttentionPattern,
+    MarginHistogram,
+    measure_margins,
+    trace_pattern,
+)
+from reformer_export.parity.layer_errors import LayerError, measure_layers
+from reformer_export.parity.pinned import PinnedGraph
+from reformer_export.parity.session import ParitySession
+from reformer_export.reference.rotations import recorded_rotations
 from reformer_export.spec import LSHAttentionSpec, ModelSpec
 
 MARGIN_TOKENS: Final = 4096
 """Tokens whose margins are measured, where the model takes so many."""
 
 
-def collect_details(
-    folder: Path,
-    checkpoint_folder: Path,
-    manifest: Manifest,
-    cases: Sequence[Case],
-    placement: Placement,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """The JSON of the report's pictures.
+@dataclass(frozen=True)
+class Details:
+    """What the report's pictures show.
 
-    "layers": the rows of `layer_errors` over `cases`; "margins": a histogram for each LSH layer, over one
-    sequence of up to `MARGIN_TOKENS` random tokens; "pattern": the first LSH layer's first head on a short
-    sequence, None where no multiple of the chunk lengths is short enough for a picture.
+    `layers`: errors over the sweep's cases; `margins`: of each LSH layer, over one sequence of up to
+    `MARGIN_TOKENS` random tokens; `pattern`: the first LSH layer's first head on a short sequence, None where
+    no multiple of the chunk lengths is short enough for a picture; `limit`: the margin below which a flip is
+    explained.
     """
-    spec = manifest.spec
-    has_old_bias = DECODER_BIAS in manifest.source.get("renamed_weights", {})
-    eager = EagerReformer(checkpoint_folder, spec, has_old_bias)
-    details: dict[str, Any] = {
-        "layers": layer_errors(folder, manifest, eager, cases, placement, seed),
-        "margins": [],
-        "pattern": None,
-    }
-    if not spec.lsh_layers:
-        return details
+
+    layers: tuple[LayerError, ...]
+    margins: tuple[MarginHistogram, ...]
+    pattern: AttentionPattern | None
+    limit: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values; each histogram has its `edges` and the `limit`."""
+        shared = {"edges": list(MARGIN_EDGES), "limit": self.limit}
+        return {
+            "layers": [dataclasses.asdict(row) for row in self.layers],
+            "margins": [dataclasses.asdict(histogram) | shared for histogram in self.margins],
+            "pattern": None if self.pattern is None else dataclasses.asdict(self.pattern),
+        }
+
+
+def collect_details(session: ParitySession, cases: Sequence[Case]) -> Details:
+    """Look into the model on `cases`, those of a sweep, and on two inputs of its own."""
+    layers, limit = measure_layers(session, cases), FLIP_ROUNDINGS * EPSILON[session.manifest.dtype]
+    if not session.spec.lsh_layers:
+        return Details(layers, (), None, limit)
+    graph = PinnedGraph(session.graph, session.spec)
+    return Details(layers, _measure_margins(session, graph), _trace_pattern(session, graph), limit)
+
+
+def _measure_margins(session: ParitySession, graph: PinnedGraph) -> tuple[MarginHistogram, ...]:
+    spec = session.spec
+    ids, mask = session.draw(_margin_case(spec))
+    run = graph.run(session.graph_inputs(ids, mask), session.eager.run(ids, mask).buckets)
+    return tuple(
+        measure_margins(spec, layer, run.query_key[layer], recorded_rotations(spec, layer), mask)
+        for layer in spec.lsh_layers
+    )
+
+
+def _trace_pattern(session: ParitySession, graph: PinnedGraph) -> AttentionPattern | None:
+    spec, layer = session.spec, session.spec.lsh_layers[0]
+    length = _pattern_length(spec)
+    if not length:
+        return None
+    ids, mask = (values[:, :length] for values in session.draw(_margin_case(spec)))
+    buckets = session.eager.run(ids, mask).buckets
+    run = graph.run(session.graph_inputs(ids, mask), buckets)
+    return trace_pattern(spec, layer, run.query_key[layer][0], buckets[layer][0])
+
+
+def _margin_case(spec: ModelSpec) -> Case:
     length = min(MARGIN_TOKENS // spec.padding_multiple * spec.padding_multiple, spec.max_length)
-    ids, mask = make_inputs(spec, Case(max(length, 1), 1, masked=False), seed)
-    short = _pattern_length(spec)
-    with open_instrumented(
-        folder, manifest, placement.provider, placement.threads, placement.library
-    ) as graph:
-        run = graph.run(ids, mask, eager.run(ids, mask).buckets)
-        details["margins"] = [
-            {
-                **dataclasses.asdict(
-                    measure_margins(spec, layer, run.query_key[layer], recorded_rotations(spec, layer), mask)
-                ),
-                "edges": list(MARGIN_EDGES),
-                "limit": FLIP_ROUNDINGS * EPSILON[manifest.dtype],
-            }
-            for layer in spec.lsh_layers
-        ]
-        if short:
-            ids, mask = ids[:, :short], np.ones_like(mask[:, :short])
-            buckets = eager.run(ids, mask).buckets
-            run = graph.run(ids, mask, buckets)
-            layer = spec.lsh_layers[0]
-            pattern = trace_pattern(spec, layer, run.query_key[layer][0], buckets[layer][0])
-            details["pattern"] = dataclasses.asdict(pattern)
-    return details
+    return Case(max(length, 1), 1, masked=False)
 
 
 def _pattern_length(spec: ModelSpec) -> int:

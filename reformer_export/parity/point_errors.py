@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -9,11 +10,15 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from reformer_export.parity.compare import TOLERANCE, LayerAgreement, compare_buckets
+from reformer_export.parity.compare import (
+    TOLERANCE,
+    LayerAgreement,
+    compare_buckets,
+    greatest_difference,
+)
 from reformer_export.parity.points import Point
-from reformer_export.parity.sweep import recorded_rotations
 from reformer_export.reference.eager_values import Values
-from reformer_export.runtimes.replay import greatest_difference
+from reformer_export.reference.rotations import recorded_rotations
 from reformer_export.spec import DType, ModelSpec
 
 SMALLEST_MAGNITUDE: Final = 1e-3
@@ -45,6 +50,18 @@ class PointError:
         if self.tolerance == 0:
             return 0.0 if self.error == 0 else float("inf")
         return self.error / self.tolerance
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values; the agreement as "flips"."""
+        return {
+            "point": self.point.name,
+            "module": self.point.module,
+            "layer": self.point.layer,
+            "error": self.error,
+            "tolerance": self.tolerance,
+            "greatest": self.greatest,
+            "flips": self.agreement and dataclasses.asdict(self.agreement),
+        }
 
 
 @dataclass(frozen=True)

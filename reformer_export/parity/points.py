@@ -2,7 +2,7 @@
 
 The exporter notes in each node's metadata the modules that the node came from, outermost first, and the last
 node of a module computes its result. Module names are those of the canonical model (modeling/), which follow
-transformers'; `eager_values.py` gives eager's values under the same names.
+transformers'; reference/eager_values.py gives eager's values under the same names.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A part of a graph that was found wrong, as files; `runtimes/replay.py` says which and reads them."""
+"""A subgraph that was found wrong, as files; runtimes/replay.py says which, and runs them again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import onnx
 
 from reformer_export.artifact.files import json_text, sha256_of_file
 from reformer_export.artifact.folder import new_folder
-from reformer_export.parity.bisect import BisectResult, NamedNode, Part
+from reformer_export.parity.bisect import BisectResult, NamedNode, Subgraph
 from reformer_export.runtimes.ort import Placement
 from reformer_export.runtimes.replay import (
     ARRAYS_NAME,
@@ -25,7 +25,7 @@ from reformer_export.runtimes.replay import (
 )
 
 MAX_INLINE_BYTES: Final = 2**30
-"""Larger parts have their weights beside them, as a protobuf may not exceed 2 GiB."""
+"""Larger subgraphs have their weights beside them, as a protobuf may not exceed 2 GiB."""
 
 
 def write_subgraph(out: Path, result: BisectResult, placement: Placement) -> bool:
@@ -36,19 +36,19 @@ def write_subgraph(out: Path, result: BisectResult, placement: Placement) -> boo
     Raises:
         OutputError: `out` is something else, or the disk refuses.
     """
-    if result.named is None or result.part is None:
+    if result.named is None or result.subgraph is None:
         return False
     check_subgraph_folder(out)
     with new_folder(out, overwrite=True, reason_to_keep=reason_to_keep) as folder:
-        _write(folder, result.named, result.part, placement)
+        _write(folder, result.named, result.subgraph, placement)
     return True
 
 
-def _write(folder: Path, named: NamedNode, part: Part, placement: Placement) -> None:
-    large = part.graph.ByteSize() > MAX_INLINE_BYTES
-    onnx.save(part.graph, str(folder / GRAPH_NAME), save_as_external_data=large, location=WEIGHTS_NAME)
-    results = dict(zip(RESULTS, (part.expected, part.got, part.judged), strict=True))
-    np.savez(folder / ARRAYS_NAME, allow_pickle=False, **part.inputs, **results)
+def _write(folder: Path, named: NamedNode, subgraph: Subgraph, placement: Placement) -> None:
+    large = subgraph.graph.ByteSize() > MAX_INLINE_BYTES
+    onnx.save(subgraph.graph, str(folder / GRAPH_NAME), save_as_external_data=large, location=WEIGHTS_NAME)
+    results = dict(zip(RESULTS, (subgraph.expected, subgraph.got, subgraph.judged), strict=True))
+    np.savez(folder / ARRAYS_NAME, allow_pickle=False, **subgraph.inputs, **results)
     wrong, agreement = named.wrong, named.wrong.agreement
     record = NodeRecord(
         node=named.node,

@@ -17,6 +17,8 @@ import transformers
 from numpy.typing import NDArray
 from torch.overrides import TorchFunctionMode
 
+from reformer_export.artifact.manifest import Manifest
+from reformer_export.checkpoints.names import DECODER_BIAS
 from reformer_export.ops import draw_rotations
 from reformer_export.spec import LSHAttentionSpec, ModelSpec, Task
 
@@ -33,6 +35,16 @@ def silence_transformers() -> None:
     """Keep transformers' progress bars and advice off the terminal of a command."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+
+
+def open_eager(checkpoint_folder: Path, manifest: Manifest) -> EagerReformer:
+    """The model of the artifact that `manifest` describes, from its checkpoint; it prints nothing."""
+    silence_transformers()
+    eager = EagerReformer(checkpoint_folder, manifest.spec)
+    if DECODER_BIAS in manifest.source.get("renamed_weights", {}):
+        # Only `lm_head.bias` is stored, which transformers from 5.21 on reads and does not use.
+        eager.model.lm_head.decoder.bias = eager.model.lm_head.bias
+    return eager
 
 
 @dataclass(frozen=True)
@@ -73,12 +85,8 @@ class FirstRounds(TorchFunctionMode):
 class EagerReformer:
     """transformers' own model for an artifact's spec, loaded from the checkpoint's folder."""
 
-    def __init__(self, folder: Path, spec: ModelSpec, has_only_old_bias: bool = False) -> None:
-        """Load the checkpoint in `folder` in float32; its hashing follows `spec`, as recorded at export.
-
-        `has_only_old_bias`: the head's bias is stored as `lm_head.bias` alone, as before transformers 5,
-        which reads it as a parameter that it does not use.
-        """
+    def __init__(self, folder: Path, spec: ModelSpec) -> None:
+        """Load the checkpoint in `folder` in float32; its hashing follows `spec`, as recorded at export."""
         self.spec = spec
         config = transformers.ReformerConfig.from_pretrained(folder)
         first_lsh = next((x for x in spec.layers if isinstance(x, LSHAttentionSpec)), None)

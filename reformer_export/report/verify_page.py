@@ -23,9 +23,10 @@ from reformer_export.spec import DType
 
 if TYPE_CHECKING:
     from reformer_export.parity.compare import LayerAgreement
+    from reformer_export.parity.details import Details
     from reformer_export.parity.hashing import AttentionPattern, MarginHistogram
+    from reformer_export.parity.layer_errors import LayerError
     from reformer_export.parity.results import VerifyResult
-    from reformer_export.report.details import Details, LayerError
 
 SMALLER_TYPES: Final[tuple[DType, ...]] = ("float16", "bfloat16")
 

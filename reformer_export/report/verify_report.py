@@ -11,8 +11,8 @@ from reformer_export.artifact.manifest import MODEL_NAME, Manifest
 if TYPE_CHECKING:
     from reformer_export.measure.accuracy import AccuracyResult
     from reformer_export.parity.bisect import BisectResult
+    from reformer_export.parity.details import Details
     from reformer_export.parity.results import VerifyResult
-    from reformer_export.report.details import Details
 
 
 @dataclass(frozen=True)

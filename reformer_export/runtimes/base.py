@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -12,15 +13,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from reformer_export.artifact.engine_record import EngineRecord
 from reformer_export.artifact.manifest import Manifest, check_files, read_manifest
-from reformer_export.errors import ReformerExportError
+from reformer_export.errors import InputError, ReformerExportError
 from reformer_export.libraries.operators import NativeLibrary
 from reformer_export.runtimes.generation import Generation, GenerationOptions
 from reformer_export.runtimes.inputs import IdsLike
 from reformer_export.runtimes.num_hashes import choose_num_hashes
 from reformer_export.runtimes.options import RuntimeOptions
 from reformer_export.runtimes.source_config import SourceConfig, read_source_config
-from reformer_export.runtimes.tokenizer import load_tokenizer
+from reformer_export.runtimes.tokenizer import Tokenizer, load_tokenizer
 from reformer_export.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -30,10 +32,20 @@ if TYPE_CHECKING:
 class Runtime(ABC):
     """An artifact whose files were checked; one small subclass a runtime runs it."""
 
-    def __init__(self, path: str | os.PathLike[str], options: RuntimeOptions) -> None:
-        """Read the manifest in the folder `path` and compare every file with its SHA-256."""
-        self._folder = Path(path)
-        self._manifest = read_manifest(self._folder)
+    def __init__(
+        self, path: str | os.PathLike[str], options: RuntimeOptions, manifest: Manifest | None = None
+    ) -> None:
+        """Compare each file in the folder `path` with its SHA-256 in `manifest`; None for the folder's own."""
+        try:
+            self._folder = Path(path)
+        except TypeError as error:
+            raise InputError(
+                "path",
+                got=repr(path),
+                expected="an artifact's folder",
+                fix="give its path, as text or a Path",
+            ) from error
+        self._manifest = manifest or read_manifest(self._folder)
         self._num_hashes = choose_num_hashes(self._manifest, options.num_hashes)
         if options.check:
             check_files(self._folder, self._manifest)
@@ -75,6 +87,21 @@ class Runtime(ABC):
         """What a user should know of how this artifact was opened, a sentence each."""
         return list(self._notes)
 
+    @functools.cached_property
+    def tokenizer(self) -> Tokenizer:
+        """Text to token ids and back; an error says what the artifact, or this Python, lacks for it."""
+        return load_tokenizer(self._folder, self.spec.vocab_size)
+
+    @property
+    def record(self) -> EngineRecord | None:
+        """The engine that runs; None where model.onnx does."""
+        return None
+
+    @property
+    def description(self) -> str:
+        """What executes the graph, in a few words for people."""
+        return self.providers[0]
+
     @property
     @abstractmethod
     def providers(self) -> tuple[str, ...]:
@@ -106,8 +133,7 @@ class Runtime(ABC):
         """
         if not isinstance(prompt, str):
             return Generation(self, prompt, GenerationOptions(**options))
-        tokenizer = load_tokenizer(self._folder, self.spec.vocab_size)
-        return Generation(self, tokenizer.encode(prompt), GenerationOptions(**options), tokenizer)
+        return Generation(self, self.tokenizer.encode(prompt), GenerationOptions(**options), self.tokenizer)
 
     def __enter__(self) -> Self:
         return self

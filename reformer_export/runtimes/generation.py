@@ -122,8 +122,3 @@ class Generation(Iterator[int]):
 
     def __str__(self) -> str:
         return self.text
-
-
-def generate(runtime: Runtime, prompt_ids: Sequence[int], options: GenerationOptions) -> Generation:
-    """Continue `prompt_ids` (a batch of one); an iterator of token ids that knows why it stopped."""
-    return Generation(runtime, prompt_ids, options)

@@ -1,13 +1,13 @@
-"""Run one part of a graph again on the inputs on which it was found wrong: what `verify --bisect` wrote.
+"""Run one node again on the inputs on which it was found wrong: what `verify --bisect` wrote.
 
-The folder: node.onnx, the part alone, whose inputs are eager's values; node.npz, those inputs by name and the
-arrays `expected` (eager's result), `got` (the file's) and `judged` (which elements count), of one shape;
-node.json, what was found. Needs ONNX Runtime and numpy only.
+The folder: node.onnx, its subgraph alone, whose inputs are eager's values; node.npz, those inputs by name and
+the arrays `expected` (eager's result), `got` (the file's) and `judged` (which elements count), of one shape;
+node.json, what was found. Needs ONNX Runtime and numpy only; parity/replay.py judges the result.
 """
 
 from __future__ import annotations
 
-import json
+import math
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +16,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from reformer_export.artifact.files import resolve_inside, sha256_of_file
-from reformer_export.errors import ArtifactError, OutputError, RuntimeUnavailableError
+from reformer_export.artifact.files import JsonFile, resolve_inside, sha256_of_file
+from reformer_export.errors import ArtifactError, OutputError, ReformerExportError, RuntimeUnavailableError
 from reformer_export.libraries.operators import NativeMode, find_native_library
 from reformer_export.runtimes.ort import Placement, import_onnxruntime, open_session
 
@@ -28,7 +28,7 @@ ARRAYS_NAME: Final = "node.npz"
 SUBGRAPH_FILES: Final = frozenset({RECORD_NAME, GRAPH_NAME, WEIGHTS_NAME, ARRAYS_NAME})
 RESULTS: Final = ("expected", "got", "judged")
 
-MAX_RECORD_BYTES: Final = 2**20
+RECORD_FILE: Final = JsonFile("what `reformer-export verify --bisect` writes", "run it again")
 
 
 @dataclass(frozen=True)
@@ -54,17 +54,15 @@ class NodeRecord:
 
 
 @dataclass(frozen=True)
-class Replay:
-    """`record`, and the error `now`; `repeats`: whether every element is the one that the file gave then."""
+class NodeRun:
+    """What the node of `record` gave now, `got`, beside what was recorded: eager's result `expected`, the
+    file's `then`, and which elements count, `judged`."""
 
     record: NodeRecord
-    now: float
-    repeats: bool
-
-    @property
-    def agrees(self) -> bool:
-        """Whether the node agrees with eager now."""
-        return self.now <= self.record.tolerance
+    got: NDArray[Any]
+    expected: NDArray[Any]
+    then: NDArray[Any]
+    judged: NDArray[np.bool_]
 
 
 def reason_to_keep(folder: Path) -> str | None:
@@ -88,21 +86,10 @@ def check_subgraph_folder(out: Path) -> None:
         )
 
 
-def greatest_difference(got: NDArray[Any], expected: NDArray[Any], judged: NDArray[np.bool_]) -> float:
-    """The largest absolute difference where `judged`; infinite for NaN, infinity and another size.
-
-    `expected` and `judged` have one shape, `got` as many elements.
-    """
-    if got.size != expected.size:
-        return float("inf")
-    difference = np.abs(got.reshape(expected.shape)[judged].astype(np.float64) - expected[judged])
-    return float(np.nan_to_num(difference, nan=np.inf, posinf=np.inf).max(initial=0.0))
-
-
-def replay_node(
+def run_node(
     folder: Path, native: NativeMode | None = None, provider: str | None = None, threads: int | None = None
-) -> Replay:
-    """Run the part in `folder` again.
+) -> NodeRun:
+    """Run the node in `folder` again.
 
     Args:
         folder: what `verify --bisect` wrote.
@@ -115,24 +102,28 @@ def replay_node(
         RuntimeUnavailableError: the native library, or the provider, is not here.
     """
     record = read_record(folder)
-    for name, digest in record.files.items():
+    for name, digest in {GRAPH_NAME: "", ARRAYS_NAME: "", **record.files}.items():
         path = resolve_inside(folder, name)
         if not path.is_file() or sha256_of_file(path) != digest:
             raise ArtifactError(
-                f"{path}: got {'another file' if path.is_file() else 'none'}, expected the one that "
-                f"{RECORD_NAME} names by its SHA-256; run `reformer-export verify --bisect` again"
+                str(path),
+                got="another file" if path.is_file() else "none",
+                expected=f"the one that {RECORD_NAME} names by its SHA-256",
+                fix="run `reformer-export verify --bisect` again",
             )
     provider = provider or record.provider
     if provider not in import_onnxruntime().get_available_providers():
         raise RuntimeUnavailableError(
-            f"provider: got {provider}, which the installed ONNX Runtime does not have, expected one that it "
-            "has; use --provider cpu"
+            "provider",
+            got=f"{provider}, which the installed ONNX Runtime does not have",
+            expected="one that it has",
+            fix='use `provider="cpu"`',
         )
     library = find_native_library(native or ("on" if record.native else "off"))
     session = open_session(folder / GRAPH_NAME, Placement(provider, threads, library))
     arrays = _read_arrays(folder / ARRAYS_NAME)
     got = _run(folder, session, arrays)
-    return _compare(record, got, arrays)
+    return NodeRun(record, got, *(arrays[name] for name in RESULTS))
 
 
 def _run(folder: Path, session: Any, arrays: dict[str, NDArray[Any]]) -> NDArray[Any]:
@@ -151,49 +142,20 @@ def _run(folder: Path, session: Any, arrays: dict[str, NDArray[Any]]) -> NDArray
     return result
 
 
-def _compare(record: NodeRecord, got: NDArray[Any], arrays: dict[str, NDArray[Any]]) -> Replay:
-    expected, then, judged = (arrays[name] for name in RESULTS)
-    now = float("inf")
-    if got.shape == expected.shape == judged.shape:
-        if record.buckets:
-            differing = int(((got != expected) & judged).sum())
-            now = float(max(differing - record.explained, 0))
-        else:
-            now = greatest_difference(got, expected, judged)
-    repeats = np.array_equal(got.astype(then.dtype), then, equal_nan=then.dtype.kind == "f")
-    return Replay(record, now, repeats)
-
-
 def read_record(folder: Path) -> NodeRecord:
     """What `folder`/node.json says; ArtifactError when it is missing or broken."""
     path = folder / RECORD_NAME
     if not path.is_file():
         raise ArtifactError(
-            f"{folder}: got no {RECORD_NAME}, expected a folder written by `reformer-export verify "
-            "--bisect`; name that folder"
+            str(folder),
+            got=f"no {RECORD_NAME}",
+            expected="a folder written by `reformer-export verify --bisect`",
+            fix="name that folder",
         )
-    if path.stat().st_size > MAX_RECORD_BYTES:
-        raise _broken(path, f"{path.stat().st_size} bytes")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        layer = values["layer"]
-        return NodeRecord(
-            node=str(values["node"]),
-            operator=str(values["operator"]),
-            module=str(values["module"]),
-            layer=None if layer is None else int(layer),
-            buckets=bool(values["buckets"]),
-            error=float("inf") if values["error"] is None else float(values["error"]),
-            tolerance=float(values["tolerance"]),
-            explained=int(values["explained"]),
-            native=bool(values["native"]),
-            provider=str(values["provider"]),
-            files={GRAPH_NAME: "", ARRAYS_NAME: ""} | {str(k): str(v) for k, v in values["files"].items()},
-        )
-    except OSError as error:
-        raise _broken(path, f"'{error.strerror or error}'") from error
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
-        raise _broken(path, f"{type(error).__name__}: {error}") from error
+    values = RECORD_FILE.read(path)
+    if isinstance(values, dict) and values.get("error", 0) is None:
+        values["error"] = math.inf  # which JSON does not know
+    return RECORD_FILE.convert(path, values, NodeRecord)
 
 
 def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
@@ -208,7 +170,5 @@ def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
         raise _broken(path, f"{type(error).__name__}: {error}") from error
 
 
-def _broken(path: Path, got: str) -> ArtifactError:
-    return ArtifactError(
-        f"{path}: got {got}, expected what `reformer-export verify --bisect` writes; run it again"
-    )
+def _broken(path: Path, got: str) -> ReformerExportError:
+    return RECORD_FILE.refuse(path, got)

@@ -124,7 +124,8 @@ class LibraryTokenizer:
 
 class _WholeDecoder:
     """Decodes all tokens each time and gives out what is new: a token's text depends on those before it
-    (a leading space, a character of several tokens)."""
+    (a leading space, a character of several tokens). The package's own DecodeStream raises on bytes that are
+    no character, and forgets what stands before a character that the prompt has begun."""
 
     def __init__(self, tokenizer: LibraryTokenizer, prompt_ids: Sequence[int]) -> None:
         self._tokenizer = tokenizer

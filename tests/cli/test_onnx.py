@@ -18,10 +18,10 @@ import onnx
 import pytest
 import transformers
 
-from reformer_export import export, parity
+from reformer_export import export
 from reformer_export.artifact.manifest import check_files, read_manifest
 from reformer_export.cli.failures import leave_on_termination
-from reformer_export.parity import compare
+from reformer_export.parity import compare, sweep
 from reformer_export.spec import LSHAttentionSpec
 from tests.cli.program import Outcome, run_program, snapshot
 from tests.hf_models import config_t, save_model
@@ -366,13 +366,13 @@ def test_a_disk_that_is_full_while_comparing(
     encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The comparison writes a copy of the graph to TMPDIR."""
-    verify_artifact = parity.verify_artifact
+    verify_artifact = sweep.verify_artifact
 
     def verify_on_full_disk(*arguments: Any, **options: Any) -> object:
         with files_of_at_most(4000):
             return verify_artifact(*arguments, **options)
 
-    monkeypatch.setattr(parity, "verify_artifact", verify_on_full_disk)
+    monkeypatch.setattr(sweep, "verify_artifact", verify_on_full_disk)
     message = refused(encoder, tmp_path / "out")
     assert "'File too large'" in message
     assert "free some space (in TMPDIR too)" in message

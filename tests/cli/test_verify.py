@@ -12,8 +12,8 @@ import pytest
 import transformers
 from numpy.typing import NDArray
 
-from reformer_export import parity
 from reformer_export.artifact.files import sha256_of_file
+from reformer_export.parity import sweep
 from tests.cli.program import Outcome, run_program, snapshot
 from tests.hf_models import config_t, save_model
 
@@ -314,7 +314,7 @@ def test_what_libraries_raise_is_one_line(
     def fail(*_arguments: object, **_options: object) -> None:
         raise error
 
-    monkeypatch.setattr(parity, "verify_artifact", fail)
+    monkeypatch.setattr(sweep, "sweep", fail)
     line = refused(exported, *FEW)
     assert message in line
     assert len(line) < 600

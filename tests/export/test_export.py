@@ -17,8 +17,10 @@ from reformer_export.checkpoints import LoadOptions, load_huggingface
 from reformer_export.contract import DOMAIN
 from reformer_export.export import ExportOptions, write_artifact
 from reformer_export.libraries.operators import find_native_library
-from reformer_export.parity import Case, verify_artifact
+from reformer_export.parity.cases import Case
+from reformer_export.parity.sweep import verify_artifact
 from reformer_export.reference.eager import EagerReformer
+from reformer_export.runtimes import RuntimeOptions
 from tests.configurations import random_inputs, reformer_configs
 from tests.hf_models import build_model as build_hf_model
 from tests.hf_models import config_t, save_model
@@ -115,7 +117,7 @@ def test_cases_2_3_5_one_file_every_length_and_batch(exported):
     lengths = (1, 2, 7, 8, 9, 16, 20, 24, 32, 48, 64)
     cases = [Case(n, batch, masked=False) for n in lengths for batch in (1, 2)]
     for native in NATIVE_MODES:
-        result = verify_artifact(out, folder, cases, native=native)
+        result = verify_artifact(out, folder, cases, RuntimeOptions(provider="cpu", native=native))
         assert max(case.free_error for case in result.cases) < 1e-5
 
 
@@ -193,7 +195,8 @@ def test_matches_eager_for_random_configurations(config, seed):
         longest = read_manifest(out).spec.max_length
         lengths = [1, longest, *map(int, rng.integers(1, longest + 1, 6))]
         cases = [Case(n, int(rng.integers(1, 4)), masked=n > 1 and bool(rng.integers(2))) for n in lengths]
-        results = [verify_artifact(out, folder, cases, seed=seed, native=native) for native in NATIVE_MODES]
+        options = [RuntimeOptions(provider="cpu", native=native) for native in NATIVE_MODES]
+        results = [verify_artifact(out, folder, cases, chosen, seed) for chosen in options]
     assert all(result.passed for result in results)
     for case in (case for result in results for case in result.cases):
         assert case.pinned_error < 1e-4
@@ -206,4 +209,5 @@ def test_half_precision(tmp_path, dtype, native):
     folder = save_model(tmp_path, config_t(), transformers.ReformerModel)
     export(folder, tmp_path / "out", ExportOptions(dtype=dtype))
     cases = [Case(n, 2, masked=n > 1) for n in (1, 8, 20, 64)]
-    assert verify_artifact(tmp_path / "out", folder, cases, native=native).passed
+    options = RuntimeOptions(provider="cpu", native=native)
+    assert verify_artifact(tmp_path / "out", folder, cases, options).passed

@@ -23,7 +23,9 @@ from reformer_export.errors import InputError
 from reformer_export.export import ExportOptions, write_artifact
 from reformer_export.libraries.operators import find_native_library
 from reformer_export.modeling import build_model
-from reformer_export.parity import Case, verify_artifact
+from reformer_export.parity.cases import Case
+from reformer_export.parity.sweep import verify_artifact
+from reformer_export.runtimes import RuntimeOptions
 from tests.configurations import random_inputs, reformer_configs
 from tests.hf_models import build_model as build_hf_model
 from tests.hf_models import config_t, save_model
@@ -149,7 +151,8 @@ def test_onnx_reference_evaluator_takes_the_input(folder: Path, out: Path) -> No
 def test_half_precision(folder: Path, tmp_path: Path, dtype: str, native: str) -> None:
     export(folder, tmp_path / "out", ExportOptions(dtype=dtype, runtime_num_hashes=True))
     cases = [Case(20, 2, masked=True, num_hashes=count) for count in (1, 3, None)]
-    assert verify_artifact(tmp_path / "out", folder, cases, native=native).passed
+    options = RuntimeOptions(provider="cpu", native=native)
+    assert verify_artifact(tmp_path / "out", folder, cases, options).passed
 
 
 def test_layers_with_one_seed_share_their_rotations(tmp_path: Path) -> None:
@@ -184,7 +187,8 @@ def test_any_count_of_any_maximum_equals_canonical_and_eager(
         out = export(folder, Path(root, "out"), max_hashes=max_hashes)
         length = int(rng.integers(1, read_manifest(out).spec.max_length + 1))
         case = Case(length, 2, masked=length > 1, num_hashes=count)
-        results = [verify_artifact(out, folder, [case], seed=seed, native=native) for native in NATIVE_MODES]
+        options = [RuntimeOptions(provider="cpu", native=native) for native in NATIVE_MODES]
+        results = [verify_artifact(out, folder, [case], chosen, seed) for chosen in options]
         canonical = canonical_with_first_rounds(folder, max_hashes, count)
         ids, mask = random_inputs(rng, config.vocab_size, length, 2, masked=True)
         (expected,) = canonical(torch.from_numpy(ids), torch.from_numpy(mask))

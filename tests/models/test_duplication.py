@@ -18,7 +18,8 @@ from benchmarks.duplication_table import (
     measure_accuracy,
 )
 from reformer_export.artifact.manifest import read_manifest
-from reformer_export.parity import Case, verify_artifact
+from reformer_export.parity.cases import Case
+from reformer_export.parity.sweep import verify_artifact
 
 LENGTH = 2 * HALF_LENGTH
 

@@ -2,169 +2,46 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-import transformers
 
-from reformer_export.artifact.manifest import Manifest, read_manifest
-from reformer_export.errors import ArtifactError, MissingDependencyError
-from reformer_export.export import ExportOptions
-from reformer_export.libraries.operators import find_native_library
-from reformer_export.parity import Case
-from reformer_export.parity.bisect import BisectResult, bisect_artifact
-from reformer_export.parity.layer_errors import SHOWN, layer_errors
-from reformer_export.parity.points import SCOPES_KEY, find_points
-from reformer_export.reference.eager import EagerReformer
-from reformer_export.runtimes.ort import CPU, Placement
-from tests.export.test_export import NATIVE_MODES, export
-from tests.hf_models import config_t, save_model
-
-CASE = Case(20, 2, masked=True)
-"""Hashed, with virtual padding, and a masked row."""
-
-Plant = Callable[[onnx.ModelProto], None]
-
-
-@dataclass(frozen=True)
-class Artifact:
-    folder: Path
-    manifest: Manifest
-    eager: EagerReformer
-
-    def bisect(
-        self, plant: Plant | None, scratch: Path, native: str = "off", case: Case = CASE
-    ) -> BisectResult:
-        """Search a copy of the model with a defect planted into it."""
-        model = onnx.load(str(self.folder / "model.onnx"))
-        if plant is not None:
-            plant(model)
-        onnx.save(model, str(scratch / "model.onnx"))
-        execution = Placement(CPU, 1, find_native_library(native))
-        return bisect_artifact(scratch, self.manifest, self.eager, [case], execution)
+from reformer_export.libraries.operators import NativeMode
+from reformer_export.parity.bisect import (
+    MAX_SOUND_TOKENS,
+    BisectResult,
+    bisect,
+    choose_failing_cases,
+)
+from reformer_export.parity.cases import Case
+from reformer_export.parity.results import CaseResult, VerifyResult
+from tests.export.test_export import NATIVE_MODES
+from tests.parity.planted import (
+    BLOCK,
+    CASE,
+    CONFIGURATIONS,
+    LOCAL,
+    LSH,
+    Artifact,
+    Plant,
+    own_tensor,
+    scale,
+    set_attribute,
+    shift_words,
+    subtract,
+    swap_inputs,
+)
 
 
-CONFIGURATIONS = {
-    "encoder": (transformers.ReformerModel, {}, {}, ExportOptions()),
-    "decoder": (
-        transformers.ReformerModelWithLMHead,
-        {
-            "is_decoder": True,
-            "hidden_act": "gelu",
-            "attn_layers": ["lsh", "local", "lsh"],
-            "num_buckets": [2, 4],
-        },
-        {"logits": "last", "feed_forward_slices": 2},
-        ExportOptions(dtype="float16"),
-    ),
-    "classifier": (
-        transformers.ReformerForSequenceClassification,
-        {"num_labels": 3, "attn_layers": ["lsh", "local"], "axial_pos_embds": False},
-        {"task": "text-classification"},
-        ExportOptions(dtype="bfloat16"),
-    ),
-    "reader": (
-        transformers.ReformerForQuestionAnswering,
-        {},
-        {"task": "question-answering"},
-        ExportOptions(),
-    ),
-    "dial": (transformers.ReformerForMaskedLM, {"num_hashes": 4}, {}, ExportOptions(runtime_num_hashes=True)),
-}
+def search(
+    artifact: Artifact, plant: Plant | None, scratch: Path, native: NativeMode = "off", case: Case = CASE
+) -> BisectResult:
+    with artifact.open(plant, scratch, native) as session:
+        return bisect(session, [case])
 
 
-@pytest.fixture(scope="module")
-def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Artifact]:
-    """Artifact by name of configuration, each exported once."""
-    made: dict[str, Artifact] = {}
-
-    def make(name: str) -> Artifact:
-        if name not in made:
-            model_class, overrides, load, options = CONFIGURATIONS[name]
-            root = tmp_path_factory.mktemp(name)
-            config = config_t(initializer_range=0.3, **overrides)
-            checkpoint = save_model(root, config, model_class)
-            export(checkpoint, root / "out", options, **load)
-            manifest = read_manifest(root / "out")
-            made[name] = Artifact(root / "out", manifest, EagerReformer(checkpoint, manifest.spec))
-        return made[name]
-
-    return make
-
-
-# Plants
-
-
-def node_of(model: onnx.ModelProto, op_type: str, module: str) -> onnx.NodeProto:
-    """The last node of an operator that comes from `module` itself."""
-
-    def scopes(node: onnx.NodeProto) -> str:
-        return next((entry.value for entry in node.metadata_props if entry.key == SCOPES_KEY), "")
-
-    return [n for n in model.graph.node if n.op_type == op_type and f"'{module}', '" in scopes(n)][-1]
-
-
-def own_tensor(
-    model: onnx.ModelProto, op_type: str, module: str, index: int, cut: onnx.NodeProto | None = None
-) -> onnx.TensorProto:
-    """An initialiser that this node reads, through `cut` if given, made its own: equal ones are shared."""
-    node = node_of(model, op_type, module)
-    if cut is not None:
-        node, index = cut, 0
-    shared = next(tensor for tensor in model.graph.initializer if tensor.name == node.input[index])
-    own = model.graph.initializer.add()
-    own.CopyFrom(shared)
-    own.name = node.input[index] = f"planted.{shared.name}"
-    return own
-
-
-def scale(op_type: str, module: str, index: int = 1, factor: float = 1.05) -> Plant:
-    def plant(model: onnx.ModelProto) -> None:
-        tensor = own_tensor(model, op_type, module, index)
-        values = onnx.numpy_helper.to_array(tensor)
-        scaled = (values.astype(np.float32) * np.float32(factor)).astype(values.dtype)
-        tensor.CopyFrom(onnx.numpy_helper.from_array(scaled, tensor.name))
-
-    return plant
-
-
-def set_attribute(op_type: str, module: str, name: str, value: int | float) -> Plant:
-    def plant(model: onnx.ModelProto) -> None:
-        node = node_of(model, op_type, module)
-        (attribute,) = (a for a in node.attribute if a.name == name)
-        attribute.CopyFrom(onnx.helper.make_attribute(name, value))
-
-    return plant
-
-
-def swap_inputs(op_type: str, module: str) -> Plant:
-    def plant(model: onnx.ModelProto) -> None:
-        node = node_of(model, op_type, module)
-        node.input[0], node.input[1] = node.input[1], node.input[0]
-
-    return plant
-
-
-def subtract(module: str) -> Plant:
-    def plant(model: onnx.ModelProto) -> None:
-        node_of(model, "Add", module).op_type = "Sub"
-
-    return plant
-
-
-def shift_words(model: onnx.ModelProto) -> None:
-    tensor = own_tensor(model, "Gather", "embeddings.word_embeddings", 0)
-    values = np.roll(onnx.numpy_helper.to_array(tensor), 1, axis=0)
-    tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
-
-
-BLOCK = "encoder.layers."
-LSH, LOCAL = f"{BLOCK}1.attention.self_attention", f"{BLOCK}0.attention.self_attention"
 ENCODER_PLANTS = [
     ("words in disorder", shift_words, "Gather", None, "embeddings.word_embeddings"),
     ("query and key swapped", swap_inputs("LocalAttention", LOCAL), "LocalAttention", 0, LOCAL),
@@ -196,7 +73,7 @@ ENCODER_PLANTS = [
     ids=[p[0] for p in ENCODER_PLANTS],
 )
 def test_a_planted_defect_is_named(artifacts, tmp_path, plant, operator, layer, module) -> None:
-    result = artifacts("encoder").bisect(plant, tmp_path)
+    result = search(artifacts("encoder"), plant, tmp_path)
     named = result.named
     assert named is not None, result.verdict()
     assert (named.operator, named.wrong.point.layer) == (operator, layer)
@@ -233,7 +110,7 @@ DECODER_PLANTS = [
 def test_a_planted_defect_is_named_in_float16(
     artifacts, tmp_path, native, plant, operator, layer, module
 ) -> None:
-    result = artifacts("decoder").bisect(plant, tmp_path, native)
+    result = search(artifacts("decoder"), plant, tmp_path, native)
     assert result.named is not None, result.verdict()
     point = result.named.wrong.point
     assert (result.named.operator, point.layer, point.module) == (operator, layer, module)
@@ -257,7 +134,7 @@ def test_a_planted_defect_is_named_in_float16(
 def test_a_planted_defect_is_named_in_other_models(
     artifacts, tmp_path, name, plant, operator, module
 ) -> None:
-    result = artifacts(name).bisect(plant, tmp_path)
+    result = search(artifacts(name), plant, tmp_path)
     assert result.named is not None, result.verdict()
     assert (result.named.operator, result.named.wrong.point.module) == (operator, module)
 
@@ -274,7 +151,7 @@ def test_other_rotations_are_unexplained_flips(artifacts, tmp_path, name, layer,
         values = np.roll(onnx.numpy_helper.to_array(tensor), 1, axis=0)  # heads in another order
         tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
 
-    result = artifacts(name).bisect(plant, tmp_path, native)
+    result = search(artifacts(name), plant, tmp_path, native)
     assert result.named is not None
     agreement = result.named.wrong.agreement
     assert (result.named.operator, result.named.wrong.point.layer) == ("LSHBuckets", layer)
@@ -292,9 +169,9 @@ def test_a_sound_artifact_has_no_node_that_differs(artifacts, tmp_path, name, na
     if name == "dial":
         cases.append(Case(20, 2, masked=True, num_hashes=2))
     for case in cases:
-        result = artifacts(name).bisect(None, tmp_path, native, case)
+        result = search(artifacts(name), None, tmp_path, native, case)
         assert result.verdict() == f"No node differs ({case})"
-        assert (result.named, result.part, result.first_beyond) == (None, None, None)
+        assert (result.named, result.subgraph, result.first_beyond) == (None, None, None)
         assert 0 < result.largest.share < 0.5
 
 
@@ -305,44 +182,23 @@ def test_errors_that_add_up_are_not_blamed_on_a_node(artifacts, tmp_path) -> Non
         for module in (f"{LOCAL}.value", f"{BLOCK}0.attention.output.dense"):
             scale("MatMul", module, factor=1 + 4e-5)(model)
 
-    result = artifacts("encoder").bisect(plant, tmp_path)
-    assert (result.named, result.part) == (None, None)
+    result = search(artifacts("encoder"), plant, tmp_path)
+    assert (result.named, result.subgraph) == (None, None)
     assert result.first_beyond is not None
     assert result.first_beyond.point.name == f"{BLOCK}0.attention.output.dense"
     assert 0.5 < result.largest.share < 1
     assert "No node differs by itself, but errors add up" in result.verdict()
 
 
-def test_the_graph_says_where_every_module_ends(artifacts) -> None:
-    encoder = artifacts("encoder")
-    model = onnx.load(str(encoder.folder / "model.onnx"))
-    names = [point.name for point in find_points(model, encoder.manifest.spec)]
-    assert len(names) == len(set(names)) == 5 + 13 + 13 + 1
-    assert names[-1] == "encoder.layer_norm"
-    for node in model.graph.node:
-        del node.metadata_props[:]
-    with pytest.raises(ArtifactError, match="got no node that says that it is embeddings"):
-        find_points(model, encoder.manifest.spec)
-
-
-def test_layer_errors_has_a_row_for_each_part_of_each_layer(artifacts, tmp_path) -> None:
-    encoder = artifacts("encoder")
-    rows = layer_errors(encoder.folder, encoder.manifest, encoder.eager, [CASE, Case(64, 1, masked=False)])
-    assert [(row["layer"], row["kind"], row["point"]) for row in rows] == [
-        (layer, kind, point) for layer, kind in ((0, "local"), (1, "lsh")) for point in SHOWN
-    ]
-    assert all(row["error"] <= row["tolerance"] / 4 for row in rows)
-    assert all(row["greatest"] > 0.01 for row in rows)
-
-    model = onnx.load(str(encoder.folder / "model.onnx"))
-    scale("MatMul", f"{LSH}.value")(model)
-    onnx.save(model, str(tmp_path / "model.onnx"))
-    worse = layer_errors(tmp_path, encoder.manifest, encoder.eager, [CASE])
-    beyond = [(row["layer"], row["point"]) for row in worse if row["error"] > row["tolerance"]]
-    assert beyond == [(1, point) for point in SHOWN]
-
-
-def test_without_the_surgeon_its_package_is_named(artifacts, tmp_path, monkeypatch) -> None:
-    monkeypatch.setitem(sys.modules, "onnx_graphsurgeon", None)
-    with pytest.raises(MissingDependencyError, match=r"pip install 'reformer-export\[export\]'"):
-        artifacts("encoder").bisect(None, tmp_path)
+@pytest.mark.parametrize(
+    ("sizes", "failed", "chosen"),
+    [
+        ((100, 20, 50, 8, 9), (100, 20, 50, 9), [9, 20, 50]),
+        ((100, MAX_SOUND_TOKENS, MAX_SOUND_TOKENS + 1), (), [MAX_SOUND_TOKENS]),
+        ((MAX_SOUND_TOKENS + 2, MAX_SOUND_TOKENS + 1), (), [MAX_SOUND_TOKENS + 1]),
+    ],
+)
+def test_the_smallest_cases_that_failed_are_searched(sizes, failed, chosen) -> None:
+    cases = [CaseResult(Case(n, 1, False), float(n in failed), 0.5, (), 0.0) for n in sizes]
+    found = choose_failing_cases(VerifyResult("onnxruntime CPU", "float32", tuple(cases)))
+    assert [case.length for case in found] == chosen

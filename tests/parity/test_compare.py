@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from reformer_export.ops import draw_rotations, lsh_buckets_reference
-from reformer_export.parity.compare import OutputError, compare_buckets, output_error
+from reformer_export.parity.compare import OutputDifference, compare_buckets, compare_outputs
 from reformer_export.spec import LearnedPositionsSpec, LSHAttentionSpec, ModelSpec
 
 HEADS, SIZE, ROUNDS, LENGTH, FACTORS = 2, 8, 3, 24, (4, 6)
@@ -95,25 +95,25 @@ def test_dense_sequences_are_not_hashed(spec):
     assert agreement.hashed == agreement.flips == 0
 
 
-def test_output_error_reads_unmasked_elements_only():
+def test_output_difference_reads_unmasked_elements_only():
     reference = np.zeros((1, 4, 2), np.float32)
     value = reference.copy()
     value[0, 3] = 7
     mask = np.array([[1, 1, 1, 0]])
-    assert output_error({"logits": value}, {"logits": reference}, mask) == OutputError(0.0, 0.0, 0.0)
+    assert compare_outputs({"logits": value}, {"logits": reference}, mask) == OutputDifference(0.0, 0.0, 0.0)
     value[0, 2, 1] = -0.5
-    assert output_error({"logits": value}, {"logits": reference}, mask).worst == 0.5
+    assert compare_outputs({"logits": value}, {"logits": reference}, mask).worst == 0.5
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_output_error_of_what_is_no_number(bad):
+def test_output_difference_of_what_is_no_number(bad):
     reference, value = np.zeros((1, 2, 1), np.float32), np.array([[[0.0], [bad]]], np.float32)
-    assert output_error({"x": value}, {"x": reference}, np.ones((1, 2), int)).worst == np.inf
+    assert compare_outputs({"x": value}, {"x": reference}, np.ones((1, 2), int)).worst == np.inf
 
 
-def test_output_error_of_another_shape_is_infinite():
+def test_output_difference_of_another_shape_is_infinite():
     reference, value = np.zeros((1, 2, 3), np.float32), np.zeros((1, 2, 4), np.float32)
-    assert output_error({"x": value}, {"x": reference}, np.ones((1, 2), int)).worst == np.inf
+    assert compare_outputs({"x": value}, {"x": reference}, np.ones((1, 2), int)).worst == np.inf
 
 
 def test_classifier_logits_are_not_masked():
@@ -121,8 +121,8 @@ def test_classifier_logits_are_not_masked():
     reference, value = np.zeros((2, 3), np.float32), np.zeros((2, 3), np.float32)
     value[0, 2] = 1
     mask = np.array([[1, 1, 0], [1, 1, 1]])
-    assert output_error({"logits": value}, {"logits": reference}, mask).worst == 1
-    assert output_error({"start_logits": value}, {"start_logits": reference}, mask).worst == 0
+    assert compare_outputs({"logits": value}, {"logits": reference}, mask).worst == 1
+    assert compare_outputs({"start_logits": value}, {"start_logits": reference}, mask).worst == 0
 
 
 def test_median_over_tokens_of_each_ones_worst():
@@ -131,5 +131,5 @@ def test_median_over_tokens_of_each_ones_worst():
     value = reference.copy()
     value[0, :5, 1] = [0.1, 0.2, 9.0, 0.3, 0.1]
     value[0, 5] = 7.0
-    error = output_error({"x": value}, {"x": reference}, np.array([[1, 1, 1, 1, 1, 0]]))
+    error = compare_outputs({"x": value}, {"x": reference}, np.array([[1, 1, 1, 1, 1, 0]]))
     assert (error.worst, error.median) == pytest.approx((9.0, 0.2))

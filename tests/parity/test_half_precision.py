@@ -8,7 +8,8 @@ import pytest
 import transformers
 
 from reformer_export.export import ExportOptions
-from reformer_export.parity import Case, verify_artifact
+from reformer_export.parity.cases import Case
+from reformer_export.parity.sweep import verify_artifact
 from tests.export.test_export import export
 from tests.hf_models import build_model
 

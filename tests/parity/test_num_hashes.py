@@ -15,7 +15,8 @@ from reformer_export.artifact.files import sha256_of_file
 from reformer_export.artifact.manifest import RuntimeNumHashes, read_manifest, write_manifest
 from reformer_export.checkpoints import LoadOptions, load_huggingface
 from reformer_export.export import ExportOptions, write_artifact
-from reformer_export.parity import Case, add_num_hashes_cases, default_cases, verify_artifact
+from reformer_export.parity.cases import Case, add_num_hashes_cases, default_cases
+from reformer_export.parity.sweep import verify_artifact
 from reformer_export.reference.eager import EagerReformer, FirstRounds
 from tests.configurations import random_inputs
 from tests.hf_models import config_t, save_model

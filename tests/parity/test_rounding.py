@@ -12,10 +12,11 @@ from reformer_export.artifact.manifest import read_manifest
 from reformer_export.checkpoints import LoadOptions, load_huggingface
 from reformer_export.export import ExportOptions
 from reformer_export.modeling import build_model
-from reformer_export.parity import Case
-from reformer_export.parity.cases import make_inputs
-from reformer_export.parity.instrumented import open_instrumented
+from reformer_export.parity.cases import Case, make_inputs
+from reformer_export.parity.expose import open_graph
+from reformer_export.parity.pinned import PinnedGraph
 from reformer_export.parity.rounding import emulate_bfloat16
+from reformer_export.runtimes.ort import Placement
 from tests.export.test_export import export
 from tests.hf_models import config_t, save_model
 
@@ -23,6 +24,12 @@ from tests.hf_models import config_t, save_model
 def is_bfloat16(values: NDArray[np.float32]) -> bool:
     """Whether each value is one that bfloat16 has: the lower half of its bits is zero."""
     return not (values.view(np.uint32) & 0xFFFF).any()
+
+
+def run_pinned(out, ids, mask, buckets):
+    with open_graph(out / "model.onnx", Placement()) as graph:
+        pinned = PinnedGraph(graph, read_manifest(out).spec)
+        return pinned.run({"input_ids": ids, "attention_mask": mask}, buckets)
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +45,7 @@ def test_values_between_nodes_are_rounded(exported):
     _, out = exported
     manifest = read_manifest(out)
     ids, mask = make_inputs(manifest.spec, Case(20, 2, masked=True), seed=0)
-    with open_instrumented(out, manifest) as instrumented:
-        run = instrumented.run(ids, mask, {1: np.zeros((2, 2, 2, 20), np.int32)})
+    run = run_pinned(out, ids, mask, {1: np.zeros((2, 2, 2, 20), np.int32)})
     assert is_bfloat16(run.query_key[1])
     assert is_bfloat16(run.outputs["last_hidden_state"])
 
@@ -54,8 +60,7 @@ def test_the_roundings_are_those_of_bfloat16_kernels(exported):
         (expected,) = build_model(checkpoint.spec, checkpoint.weights, "bfloat16")(
             torch.from_numpy(ids), torch.from_numpy(mask)
         )
-    with open_instrumented(out, manifest) as instrumented:
-        run = instrumented.run(ids, mask, {1: np.zeros((3, 2, 2, 8), np.int32)})
+    run = run_pinned(out, ids, mask, {1: np.zeros((3, 2, 2, 8), np.int32)})
     got = run.outputs["last_hidden_state"]
     np.testing.assert_allclose(got, expected.float().numpy(), rtol=2**-7, atol=2**-8)
     assert np.mean(got == expected.float().numpy()) > 0.9

@@ -11,8 +11,11 @@ import transformers
 
 from reformer_export.artifact.engine_record import EngineProfile
 from reformer_export.errors import InputError
-from reformer_export.parity import Case, sweep, verify_artifact
-from reformer_export.runtimes import load
+from reformer_export.parity import session
+from reformer_export.parity.cases import Case
+from reformer_export.parity.sweep import sweep
+from reformer_export.runtimes import RuntimeOptions, load
+from reformer_export.runtimes.ort import CPU, Placement
 from tests.export.test_export import export
 from tests.hf_models import config_t, save_model
 
@@ -29,6 +32,10 @@ class StandIn:
     profiles: tuple[EngineProfile, ...]
     providers: tuple[str, ...] = ("TensorRT 10.9, Some GPU, engine NAME",)
     native: None = None
+
+    @property
+    def manifest(self) -> Any:
+        return self.runtime.manifest
 
     def run(self, *inputs: Any) -> Any:
         return {name: self.change(value) for name, value in self.runtime.run(*inputs).items()}
@@ -54,16 +61,21 @@ def verify_with(exported, monkeypatch):
     folder, out = exported
     asked = []
 
-    def open_stand_in(path, **options):
+    options = RuntimeOptions("tensorrt", engine="NAME")
+
+    def open_stand_in(path, options):
         asked.append(options)
         return StandIn(load(path, provider="cpu"), change, profiles)
 
     def run(function, cases=None, allowed=PROFILES):
         nonlocal change, profiles
         change, profiles = function, allowed
-        monkeypatch.setattr(sweep, "load", open_stand_in)
-        result = verify_artifact(out, folder, cases, runtime="tensorrt", engine="NAME", threads=1)
-        assert asked == [{"runtime": "tensorrt", "engine": "NAME", "cuda_graphs": False}]
+        monkeypatch.setattr(session, "load", open_stand_in)
+        beside = RuntimeOptions(provider="cpu", threads=1, native="off")
+        with session.open_session(out, folder, options, beside=beside) as opened:
+            assert opened.placement == Placement(CPU, 1, None)
+            result = sweep(opened, cases)
+        assert asked == [options]
         return result
 
     change, profiles = None, ()

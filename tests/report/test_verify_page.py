@@ -12,10 +12,11 @@ import transformers
 from reformer_export.measure.accuracy import AccuracyResult
 from reformer_export.parity.bisect import BisectResult
 from reformer_export.parity.cases import Case
+from reformer_export.parity.details import Details
 from reformer_export.parity.hashing import MARGIN_EDGES, MarginHistogram
+from reformer_export.parity.layer_errors import LayerError
 from reformer_export.parity.results import CaseResult
 from reformer_export.report import render_page
-from reformer_export.report.details import Details, LayerError
 from reformer_export.report.page import Verdict
 from reformer_export.report.verify_page import page_from_verify
 from reformer_export.report.verify_report import BisectReport, DataAccuracy, RuntimeReport, VerifyReport

@@ -5,7 +5,7 @@ from typing import Any
 
 from reformer_export.parity.bisect import BisectResult
 from reformer_export.parity.cases import Case
-from reformer_export.report.details import Details
+from reformer_export.parity.details import Details
 from reformer_export.report.verify_report import BisectReport, DataAccuracy, RuntimeReport, VerifyReport
 from tests.artifact.test_manifest import make_manifest
 from tests.report.results import ACCURACY, make_case, make_sweep

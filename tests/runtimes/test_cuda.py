@@ -8,7 +8,9 @@ import transformers
 
 import reformer_export
 from reformer_export.export import ExportOptions
-from reformer_export.parity import Case, verify_artifact
+from reformer_export.parity.cases import Case
+from reformer_export.parity.sweep import verify_artifact
+from reformer_export.runtimes import RuntimeOptions
 from tests.export.test_export import export
 from tests.hf_models import config_t, save_model
 
@@ -21,7 +23,8 @@ def test_cuda_matches_eager(tmp_path, dtype, native):
     folder = save_model(tmp_path, config_t(), transformers.ReformerModel)
     export(folder, tmp_path / "out", ExportOptions(dtype=dtype))
     cases = [Case(n, batch, masked=n > 1) for n in (1, 7, 8, 9, 20, 32, 64) for batch in (1, 3)]
-    assert verify_artifact(tmp_path / "out", folder, cases, provider="cuda", native=native).passed
+    options = RuntimeOptions(provider="cuda", native=native)
+    assert verify_artifact(tmp_path / "out", folder, cases, options).passed
 
 
 @pytest.mark.parametrize("native", ["off", "on"])

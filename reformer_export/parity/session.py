@@ -1,0 +1,115 @@
+"""What a comparison with eager needs, opened once: eager, the artifact, and its graph to look into."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reformer_export.artifact.manifest import MODEL_NAME, Manifest
+from reformer_export.contract import NUM_HASHES_INPUT
+from reformer_export.libraries.operators import find_native_library
+from reformer_export.parity.cases import Case, make_inputs
+from reformer_export.parity.expose import ModelGraph, open_graph
+from reformer_export.parity.pinned import check_hashing
+from reformer_export.reference.eager import EagerReformer, open_eager
+from reformer_export.runtimes import Runtime, RuntimeOptions, load
+from reformer_export.runtimes.ort import CPU, OnnxRuntime, Placement
+from reformer_export.spec import ModelSpec
+
+ON_CPU: Final = RuntimeOptions(provider="cpu")
+
+
+@dataclass(frozen=True)
+class ParitySession:
+    """An artifact beside eager.
+
+    Attributes:
+        manifest: the artifact's.
+        eager: the truth.
+        runtime: the artifact as it was opened; an engine's runtime for an engine.
+        graph: model.onnx, whose values can be exposed.
+        seed: of the random inputs.
+    """
+
+    manifest: Manifest
+    eager: EagerReformer
+    runtime: Runtime
+    graph: ModelGraph
+    seed: int
+
+    @property
+    def spec(self) -> ModelSpec:
+        return self.manifest.spec
+
+    @property
+    def placement(self) -> Placement:
+        """Where ONNX Runtime runs the exposed graph."""
+        return self.graph.placement
+
+    @property
+    def reads_buckets(self) -> bool:
+        """Whether the exposed graph runs as the runtime does, so that its buckets are the runtime's."""
+        return getattr(self.runtime, "placement", None) == self.placement
+
+    def draw(self, case: Case) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The case's random ids and mask, int64 [B, L] each."""
+        return make_inputs(self.spec, case, self.seed)
+
+    def graph_inputs(
+        self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64], num_hashes: int | None = None
+    ) -> dict[str, NDArray[np.int64]]:
+        """What the exposed graph takes for ids and mask, int64 [B, L] each; `num_hashes` None for all."""
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if self.manifest.runtime_num_hashes is not None:
+            rounds = num_hashes or self.manifest.runtime_num_hashes.max_hashes
+            inputs[NUM_HASHES_INPUT] = np.array([rounds], np.int64)
+        return inputs
+
+
+@contextmanager
+def open_session(
+    folder: Path,
+    checkpoint_folder: Path,
+    options: RuntimeOptions = ON_CPU,
+    seed: int = 0,
+    eager: EagerReformer | None = None,
+    beside: RuntimeOptions = ON_CPU,
+    manifest: Manifest | None = None,
+) -> Iterator[ParitySession]:
+    """Open the artifact in `folder` and eager from `checkpoint_folder`.
+
+    Args:
+        folder: the artifact.
+        checkpoint_folder: what it was exported from.
+        options: what runs the artifact.
+        seed: of the random inputs.
+        eager: of an earlier session on the same checkpoint; None to load it.
+        beside: its `threads` and `native` are those of ONNX Runtime on the CPU, which runs model.onnx beside
+            an engine.
+        manifest: of an artifact whose manifest.json is still to be written; None to read it.
+
+    Raises:
+        ArtifactError: the artifact is broken.
+        MissingDependencyError: the runtime, or onnx, is not installed.
+        RuntimeUnavailableError: this machine cannot run it.
+    """
+    with load(folder, options) if manifest is None else OnnxRuntime(folder, options, manifest) as runtime:
+        manifest = runtime.manifest
+        placement = _place_graph(runtime, beside if options.is_engine else options)
+        with open_graph(folder / MODEL_NAME, placement) as graph:
+            check_hashing(graph.model, manifest.spec)
+            eager = eager or open_eager(checkpoint_folder, manifest)
+            yield ParitySession(manifest, eager, runtime, graph, seed)
+
+
+def _place_graph(runtime: Runtime, options: RuntimeOptions) -> Placement:
+    """The runtime's own place; the CPU for an engine, and for bfloat16, whose values numpy does not have."""
+    if isinstance(runtime, OnnxRuntime) and runtime.manifest.dtype != "bfloat16":
+        return runtime.placement
+    return Placement(CPU, options.threads, find_native_library(options.native))

@@ -1,0 +1,157 @@
+"""Exported models into which defects are planted."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import transformers
+
+from reformer_export.artifact.files import sha256_of_file
+from reformer_export.artifact.manifest import Manifest, read_manifest, write_manifest
+from reformer_export.contract import SCOPES_KEY
+from reformer_export.export import ExportOptions
+from reformer_export.libraries.operators import NativeMode
+from reformer_export.parity.cases import Case
+from reformer_export.parity.session import ParitySession, open_session
+from reformer_export.reference.eager import EagerReformer, open_eager
+from reformer_export.runtimes import RuntimeOptions
+from tests.export.test_export import export
+from tests.hf_models import config_t, save_model
+
+CASE = Case(20, 2, masked=True)
+"""Hashed, with virtual padding, and a masked row."""
+
+Plant = Callable[[onnx.ModelProto], None]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An artifact, its checkpoint, and eager of that."""
+
+    folder: Path
+    checkpoint: Path
+    manifest: Manifest
+    eager: EagerReformer
+
+    @contextmanager
+    def open(self, plant: Plant | None, scratch: Path, native: NativeMode = "off") -> Iterator[ParitySession]:
+        """A session on a copy in the folder `scratch`, with a defect planted into it."""
+        model = onnx.load(str(self.folder / "model.onnx"))
+        if plant is not None:
+            plant(model)
+        onnx.save(model, str(scratch / "model.onnx"))
+        files = {"model.onnx": sha256_of_file(scratch / "model.onnx")}
+        write_manifest(scratch, dataclasses.replace(self.manifest, files=files))
+        options = RuntimeOptions(provider="cpu", threads=1, native=native)
+        with open_session(scratch, self.checkpoint, options, eager=self.eager) as session:
+            yield session
+
+
+CONFIGURATIONS = {
+    "encoder": (transformers.ReformerModel, {}, {}, ExportOptions()),
+    "decoder": (
+        transformers.ReformerModelWithLMHead,
+        {
+            "is_decoder": True,
+            "hidden_act": "gelu",
+            "attn_layers": ["lsh", "local", "lsh"],
+            "num_buckets": [2, 4],
+        },
+        {"logits": "last", "feed_forward_slices": 2},
+        ExportOptions(dtype="float16"),
+    ),
+    "classifier": (
+        transformers.ReformerForSequenceClassification,
+        {"num_labels": 3, "attn_layers": ["lsh", "local"], "axial_pos_embds": False},
+        {"task": "text-classification"},
+        ExportOptions(dtype="bfloat16"),
+    ),
+    "reader": (
+        transformers.ReformerForQuestionAnswering,
+        {},
+        {"task": "question-answering"},
+        ExportOptions(),
+    ),
+    "dial": (transformers.ReformerForMaskedLM, {"num_hashes": 4}, {}, ExportOptions(runtime_num_hashes=True)),
+}
+
+BLOCK = "encoder.layers."
+LSH, LOCAL = f"{BLOCK}1.attention.self_attention", f"{BLOCK}0.attention.self_attention"
+
+
+def export_configuration(name: str, root: Path) -> Artifact:
+    """Export one of `CONFIGURATIONS` into the folder `root`."""
+    model_class, overrides, load, options = CONFIGURATIONS[name]
+    checkpoint = save_model(root, config_t(initializer_range=0.3, **overrides), model_class)
+    export(checkpoint, root / "out", options, **load)
+    manifest = read_manifest(root / "out")
+    return Artifact(root / "out", checkpoint, manifest, open_eager(checkpoint, manifest))
+
+
+def node_of(model: onnx.ModelProto, op_type: str, module: str) -> onnx.NodeProto:
+    """The last node of an operator that comes from `module` itself."""
+
+    def scopes(node: onnx.NodeProto) -> str:
+        return next((entry.value for entry in node.metadata_props if entry.key == SCOPES_KEY), "")
+
+    return [n for n in model.graph.node if n.op_type == op_type and f"'{module}', '" in scopes(n)][-1]
+
+
+def own_tensor(
+    model: onnx.ModelProto, op_type: str, module: str, index: int, cut: onnx.NodeProto | None = None
+) -> onnx.TensorProto:
+    """An initialiser that this node reads, through `cut` if given, made its own: equal ones are shared."""
+    node = node_of(model, op_type, module)
+    if cut is not None:
+        node, index = cut, 0
+    shared = next(tensor for tensor in model.graph.initializer if tensor.name == node.input[index])
+    own = model.graph.initializer.add()
+    own.CopyFrom(shared)
+    own.name = node.input[index] = f"planted.{shared.name}"
+    return own
+
+
+def scale(op_type: str, module: str, index: int = 1, factor: float = 1.05) -> Plant:
+    def plant(model: onnx.ModelProto) -> None:
+        tensor = own_tensor(model, op_type, module, index)
+        values = onnx.numpy_helper.to_array(tensor)
+        scaled = (values.astype(np.float32) * np.float32(factor)).astype(values.dtype)
+        tensor.CopyFrom(onnx.numpy_helper.from_array(scaled, tensor.name))
+
+    return plant
+
+
+def set_attribute(op_type: str, module: str, name: str, value: int | float) -> Plant:
+    def plant(model: onnx.ModelProto) -> None:
+        node = node_of(model, op_type, module)
+        (attribute,) = (a for a in node.attribute if a.name == name)
+        attribute.CopyFrom(onnx.helper.make_attribute(name, value))
+
+    return plant
+
+
+def swap_inputs(op_type: str, module: str) -> Plant:
+    def plant(model: onnx.ModelProto) -> None:
+        node = node_of(model, op_type, module)
+        node.input[0], node.input[1] = node.input[1], node.input[0]
+
+    return plant
+
+
+def subtract(module: str) -> Plant:
+    def plant(model: onnx.ModelProto) -> None:
+        node_of(model, "Add", module).op_type = "Sub"
+
+    return plant
+
+
+def shift_words(model: onnx.ModelProto) -> None:
+    tensor = own_tensor(model, "Gather", "embeddings.word_embeddings", 0)
+    values = np.roll(onnx.numpy_helper.to_array(tensor), 1, axis=0)
+    tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))

@@ -1,0 +1,39 @@
+"""What a comparison opens, it opens once."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from reformer_export.artifact import manifest as manifests
+from reformer_export.reference.eager import EagerReformer
+from tests.cli.program import run_program
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_eager_is_built_once_and_every_file_is_hashed_once(artifacts, tmp_path, monkeypatch, times) -> None:
+    hashed: Counter[str] = Counter()
+    built = []
+    sha256_of_file, init = manifests.sha256_of_file, EagerReformer.__init__
+    monkeypatch.setattr(
+        manifests, "sha256_of_file", lambda path: (hashed.update([path.name]), sha256_of_file(path))[1]
+    )
+    monkeypatch.setattr(EagerReformer, "__init__", lambda *args: (built.append(args), init(*args))[1])
+    encoder = artifacts("encoder")
+    options = ["--report", tmp_path / "report.html"] if times == 1 else []
+    outcome = run_program(
+        *(
+            "verify",
+            encoder.folder,
+            "--checkpoint",
+            encoder.checkpoint,
+            *["--runtime", "onnxruntime"] * times,
+        ),
+        *("--lengths", "20", "--batch-sizes", "2", "--bisect", tmp_path / "node", *options),
+    )
+    assert outcome.status == 0, outcome.stderr
+    assert "No node differs" in outcome.stdout
+    assert len(built) == 1
+    assert hashed == dict.fromkeys(encoder.manifest.files, 1)
+    assert "model.onnx" in hashed

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import numpy as np
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+from reformer_export.artifact.manifest import read_manifest
+from reformer_export.checkpoints import LoadOptions, load_huggingface
+from reformer_export.reference.eager import EagerReformer, open_eager
+from reformer_export.reference.rotations import recorded_rotations
+from tests.export.test_export import export
+from tests.hf_models import build_model, config_t, needs_separate_bias, save_model
+
+
+def test_eager_is_what_transformers_computes(tmp_path):
+    """The oracle adds hooks and seeds, and nothing else: its outputs are bit-equal to a plain call."""
+    config = config_t()
+    folder = save_model(tmp_path, config, transformers.ReformerModel)
+    eager = EagerReformer(folder, load_huggingface(str(folder), LoadOptions()).spec)
+    ids = np.arange(20)[None] % 50
+    state = torch.get_rng_state()
+    got = eager.run(ids, np.ones_like(ids))
+    assert torch.equal(torch.get_rng_state(), state)
+    with torch.no_grad():
+        plain = build_model(config, transformers.ReformerModel)(torch.from_numpy(ids), use_cache=False)[0]
+    assert np.array_equal(got.outputs["last_hidden_state"], plain.numpy())
+    assert got.buckets[1].shape == (1, 2, 2, 20)
+    assert got.buckets[1].max() < 4
+
+
+@needs_separate_bias
+def test_a_head_whose_bias_has_the_old_name_only(tmp_path, capfd):
+    """Eager computes with the bias that was exported; transformers reads it and leaves it unused."""
+    folder = save_model(tmp_path, config_t(), transformers.ReformerForMaskedLM)
+    weights = load_file(folder / "model.safetensors")
+    del weights["lm_head.decoder.bias"]
+    weights["lm_head.bias"] = torch.arange(50.0)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    export(folder, tmp_path / "out")
+    capfd.readouterr()
+    eager = open_eager(folder, read_manifest(tmp_path / "out"))
+    assert capfd.readouterr() == ("", "")
+    ids = np.arange(20)[None] % 50
+    got = eager.run(ids, np.ones_like(ids)).outputs["logits"]
+    without = EagerReformer(folder, eager.spec).run(ids, np.ones_like(ids)).outputs["logits"]
+    np.testing.assert_allclose(got - without, np.broadcast_to(np.arange(50.0), got.shape), atol=1e-4)
+
+
+def test_rotations_are_those_that_eager_draws(tmp_path):
+    folder = save_model(tmp_path, config_t(hash_seed=7), transformers.ReformerModel)
+    spec = load_huggingface(str(folder), LoadOptions()).spec
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        drawn = torch.randn(spec.rotations_shape(1))
+    assert np.array_equal(recorded_rotations(spec, 1), drawn.numpy())
