@@ -9,6 +9,7 @@ import click
 
 from reformer_export.artifact.files import json_text, write_atomically
 from reformer_export.cli.failures import leave_on_termination, refuse_in_one_line
+from reformer_export.cli.option_names import Command
 from reformer_export.cli.option_values import (
     STANDARD_OUTPUT,
     integers_from_option,
@@ -19,8 +20,7 @@ from reformer_export.cli.runtime_options import runtime_options
 from reformer_export.cli.tables import echo_on_stderr, print_table, show_progress
 from reformer_export.errors import InputError
 from reformer_export.measure.contenders import AGAINST, Name
-from reformer_export.report import write_report
-from reformer_export.report.bench_page import BenchReport, page_from_bench
+from reformer_export.report.bench_page import BenchReport
 from reformer_export.runtimes import RuntimeOptions
 from reformer_export.workflows.bench import BenchRequest, bench_artifact
 
@@ -37,7 +37,7 @@ def names_from_option(_ctx: click.Context, param: click.Parameter, text: str) ->
     return names
 
 
-@click.command("bench")
+@click.command("bench", cls=Command)
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--checkpoint", help="Folder or hub id for eager; the one that was exported, by default.")
 @click.option(
@@ -101,6 +101,9 @@ def command(
         report = bench_artifact(out, request, say=echo_on_stderr, progress=show_progress)
     _print(report, json_file)
     if report_file is not None:
+        from reformer_export.report import write_report
+        from reformer_export.report.bench_page import page_from_bench
+
         write_report(report_file, page_from_bench(report))
 
 

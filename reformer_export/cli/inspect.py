@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from reformer_export.artifact.engine_state import EngineState
+from reformer_export.cli.option_names import Command
 from reformer_export.cli.option_values import report_option
 from reformer_export.cli.tables import print_table
 from reformer_export.errors import InputError
@@ -17,7 +18,7 @@ from reformer_export.report.inspection_tables import inspection_tables
 from reformer_export.runtimes.inspection import inspect_path
 
 
-@click.command("inspect")
+@click.command("inspect", cls=Command)
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @report_option

@@ -43,11 +43,9 @@ def build_plan(
         _set_timing_cache(config, Path(request.timing_cache))
     plan = parsed.builder.build_serialized_network(parsed.network, config)
     if plan is None:
-        fix = "other options" if request.workspace is None else "a greater --workspace or other options"
-        raise EngineError(
-            f"engine: got '{log.cause()}' from TensorRT's builder, expected an engine; give {fix}, or see "
-            "its whole log with `reformer-export --debug engine ...`"
-        )
+        better = "other options" if request.workspace is None else "a greater `workspace` or other options"
+        fix = f"give {better}, or see its whole log with `reformer-export --debug engine ...`"
+        raise EngineError("engine", f"'{log.cause()}' from TensorRT's builder", "an engine", fix)
     if request.timing_cache is not None:
         Path(request.timing_cache).write_bytes(memoryview(config.get_timing_cache().serialize()))
     return memoryview(plan)
@@ -59,7 +57,7 @@ def _add_profile(parsed: ParsedNetwork, config: Any, profile: EngineProfile) -> 
         name = parsed.network.get_input(index).name
         shapes.set_shape(name, profile.minimum, profile.optimum, profile.maximum)
     if config.add_optimization_profile(shapes) < 0:
-        raise EngineError(f"profile: got {profile}, which TensorRT refuses, expected shapes the model takes")
+        raise EngineError("profile", f"{profile}, which TensorRT refuses", "shapes the model takes")
 
 
 def _set_flags(trt: Any, config: Any, request: BuildRequest) -> None:
@@ -84,13 +82,16 @@ def _set_compute_capabilities(trt: Any, config: Any, compute_capabilities: tuple
     for index, text in enumerate(compute_capabilities):
         member = getattr(trt.ComputeCapability, f"SM{text.replace('.', '')}")
         if not config.set_compute_capability(member, index):
-            raise EngineError(f"compute capability: got {text}, which TensorRT-RTX refuses; leave it out")
+            expected = "one that TensorRT-RTX takes"
+            raise EngineError("compute_capabilities", text, expected, "leave it out")
 
 
 def _set_timing_cache(config: Any, path: Path) -> None:
     content = path.read_bytes() if path.is_file() else b""
     if not config.set_timing_cache(config.create_timing_cache(content), ignore_mismatch=False):
         raise EngineError(
-            f"--timing-cache: got {path}, which is another version's or GPU's, expected one that this "
-            "TensorRT wrote on this GPU; remove it or name another"
+            "timing_cache",
+            f"{path}, which is another version's or GPU's",
+            "one that this TensorRT wrote on this GPU",
+            "remove it or name another",
         )

@@ -10,7 +10,9 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from reformer_export.artifact.engine_record import EngineFlags, EngineProfile, EngineRuntime, Shape
+import msgspec
+
+from reformer_export.artifact.engine_record import EngineFlags, EngineProfile, EngineRuntime
 
 
 @dataclass(frozen=True)
@@ -41,16 +43,7 @@ class BuildRequest:
 
 def request_from_json(text: str) -> BuildRequest:
     """The request that `BuildRequest.to_json` wrote."""
-    values = json.loads(text)
-    values["profiles"] = tuple(_profile(profile) for profile in values["profiles"])
-    values["compute_capabilities"] = tuple(values["compute_capabilities"])
-    values["flags"] = EngineFlags(**values["flags"])
-    return BuildRequest(**values)
-
-
-def _profile(values: dict[str, list[int]]) -> EngineProfile:
-    shapes: dict[str, Shape] = {name: (shape[0], shape[1]) for name, shape in values.items()}
-    return EngineProfile(**shapes)
+    return msgspec.convert(json.loads(text), BuildRequest)
 
 
 @dataclass(frozen=True)
@@ -66,9 +59,4 @@ class BuildResult:
 
 def result_from_event(values: dict[str, Any]) -> BuildResult:
     """The result that came as the event `values`."""
-    return BuildResult(
-        values["runtime_version"],
-        tuple(values["compute_capabilities"]),
-        values["plugin_layers"],
-        tuple(values["notes"]),
-    )
+    return msgspec.convert(values, BuildResult)

@@ -129,7 +129,7 @@ def engine_table(caption: str, record: EngineRecord, *more: tuple[str, str]) -> 
 
 def machine_tables(machine: MachineReport) -> list[Table]:
     """What can be run here, and what is missing."""
-    gpus = machine.gpus or ("no NVIDIA GPU found (nvidia-smi lists none)",)
+    gpus = machine.gpus or ("no NVIDIA GPU found",)
     facts = [
         ("Python", machine.python),
         ("platform", machine.platform),

@@ -100,7 +100,7 @@ def bench_artifact(
     # ONNX Runtime has no bfloat16 on the CPU: what runs there is another graph.
     if request.node_times and placement and placement.provider == CPU and manifest.dtype != "bfloat16":
         nodes = measure_node_times(out / MODEL_NAME, manifest.spec.vocab_size, max(lengths), placement)
-    return BenchReport(out, manifest, description, result, nodes, with_nodes=request.node_times)
+    return BenchReport(out, manifest, description, result, nodes, request.node_times)
 
 
 def _choose_lengths(runtime: Runtime, given: Sequence[int] | None) -> tuple[int, ...]:

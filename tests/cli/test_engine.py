@@ -47,7 +47,7 @@ def test_an_engine_in_json(out: Path, tmp_path: Path) -> None:
     notes = report.pop("notes")
     assert report == json.loads(record_path(out, "both").read_text())
     assert report["compute_capabilities"] == ["8.9", "12.0"]
-    assert "no kernels for compute capability 12.0" in notes[0]
+    assert "no machine code for compute capability 12.0" in notes[0]
     assert outcome.messages == [f"Note: {notes[0]}"]
 
 

@@ -61,7 +61,7 @@ def test_the_manifest_is_written_once(
 def test_an_artifact_that_differs_is_not_written(
     checkpoint: Path, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(compare.TOLERANCE, "float32", 0.0)
+    monkeypatch.setitem(compare.TOLERANCE, "float32", 1e-12)
     before = snapshot(exported)
     with pytest.raises(ParityError, match=r"FAILED: .*nothing was written, use `verify=False`"):
         export_checkpoint(checkpoint, exported, overwrite=True)

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from reformer_export.errors import RuntimeUnavailableError
-from reformer_export.runtimes.tensorrt.machine import Gpu
 
 _OUT_OF_MEMORY: Final = "cudaErrorMemoryAllocation"
 _FIXES: Final = {
@@ -18,7 +17,6 @@ _FIXES: Final = {
         "install NVIDIA's newest driver for this GPU, or cuda-bindings of the driver's CUDA version, e.g. "
         "pip install 'cuda-bindings<13'"
     ),
-    "cudaErrorNoDevice": "use a machine with an NVIDIA GPU, or look at CUDA_VISIBLE_DEVICES",
 }
 
 
@@ -27,9 +25,8 @@ class CudaError(RuntimeUnavailableError):
 
     def __init__(self, function: str, name: str, text: str) -> None:
         fix = _FIXES.get(name, "see `reformer-export doctor`; after a failed launch, start the program again")
-        super().__init__(f"CUDA, {function}: got '{text}' ({name}), expected success; {fix}")
+        super().__init__(f"CUDA, {function}", f"'{text}' ({name})", "success", fix)
         self.name = name
-        self.text = text
 
     @property
     def is_out_of_memory(self) -> bool:
@@ -88,20 +85,6 @@ class CudaBindingsDevice:
     def __init__(self, cudart: Any, index: int = 0) -> None:
         self._cudart = cudart
         self._index = index
-
-    def describe(self) -> Gpu:
-        """The GPU's name, compute capability and memory."""
-        properties = self._call(self._cudart.cudaGetDeviceProperties, self._index)
-        name = properties.name
-        return Gpu(
-            name=name.decode("utf-8", errors="replace") if isinstance(name, bytes) else str(name),
-            compute_capability=f"{properties.major}.{properties.minor}",
-            memory_bytes=int(properties.totalGlobalMem),
-        )
-
-    def has_driver(self) -> bool:
-        """Whether any NVIDIA driver is installed."""
-        return int(self._call(self._cudart.cudaDriverGetVersion)) > 0
 
     def activate(self) -> None:
         self._call(self._cudart.cudaSetDevice, self._index)

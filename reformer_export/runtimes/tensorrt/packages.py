@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
+import importlib.util
 import re
 from dataclasses import dataclass
 from typing import Any, Final
@@ -39,6 +41,18 @@ PACKAGES: Final[dict[EngineRuntime, TensorRTPackage]] = {
         "tensorrt_rtx", (1, 2), ("tensorrt-rtx-cu13", "tensorrt-rtx"), "rtx", "TensorRT-RTX"
     ),
 }
+
+
+def installed_version(module: str, distributions: tuple[str, ...]) -> str | None:
+    """The version of the first of `distributions` that is installed; None where there is no `module`."""
+    if importlib.util.find_spec(module) is None:
+        return None
+    for distribution in distributions:
+        try:
+            return importlib.metadata.version(distribution)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return "unknown version"
 
 
 def import_tensorrt(runtime: EngineRuntime) -> Any:

@@ -21,14 +21,9 @@ from reformer_export.runtimes.options import RuntimeOptions
 from reformer_export.runtimes.tensorrt.cuda import CudaBindingsDevice, CudaDevice
 from reformer_export.runtimes.tensorrt.engine import OpenedEngine
 from reformer_export.runtimes.tensorrt.executor import EngineExecutor
-from reformer_export.runtimes.tensorrt.machine import Machine
+from reformer_export.runtimes.tensorrt.machine import Machine, examine_gpu_machine
 from reformer_export.runtimes.tensorrt.packages import import_cuda, import_tensorrt
-from reformer_export.runtimes.tensorrt.preflight import (
-    check_machine,
-    choose_engine,
-    examine_machine,
-    read_engine,
-)
+from reformer_export.runtimes.tensorrt.preflight import check_machine, choose_engine, read_engine
 
 
 class TensorRTRuntime(Runtime):
@@ -63,7 +58,7 @@ class TensorRTRuntime(Runtime):
         """
         super().__init__(path, options)
         runtime = cast(EngineRuntime, options.runtime)
-        facts = examine_machine(runtime) if machine is None else machine
+        facts = examine_gpu_machine(runtime) if machine is None else machine
         self._record = choose_engine(self._folder, runtime, options.engine, facts)
         self._notes += check_machine(self._record, facts)
         data = read_engine(self._folder, self._manifest, self._record)
