@@ -122,4 +122,4 @@ def test_inspect_an_engine(out: Path) -> None:
     assert (report["kind"], report["state"], report["record"]["name"]) == ("engine", "ok", "tensorrt-rtx")
     outcome = run_program("inspect", path, "--report", out / "page.html")
     assert outcome.status == 2
-    assert f"report_file: got the engine {path}, expected an artifact's folder" in outcome.error
+    assert f"--report: got the engine {path}, expected an artifact's folder" in outcome.error
