@@ -17,6 +17,27 @@ _SIZE: Final = re.compile(r"([0-9]{1,15})\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
 _UNITS: Final = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
+_REFUSED: Final[dict[str, tuple[EngineRuntime, str, str]]] = {
+    "compute_capabilities": (
+        "tensorrt",
+        "TensorRT builds for the GPU of the building machine",
+        'build there, or use `hardware_compatible` or `runtime="tensorrt-rtx"`',
+    ),
+    "hardware_compatible": (
+        "tensorrt-rtx",
+        "TensorRT-RTX takes the list of GPUs instead",
+        "give `compute_capabilities` once for each",
+    ),
+    "version_compatible": (
+        "tensorrt-rtx",
+        "TensorRT-RTX has no lean runtime, which such an engine carries",
+        'build one engine a version, or use `runtime="tensorrt"`',
+    ),
+    "timing_cache": ("tensorrt-rtx", "TensorRT-RTX times no kernels while it builds", "leave it out"),
+}
+"""Options that mean nothing to a runtime: which, why, and how to mend it."""
+
+
 @dataclass(frozen=True)
 class EngineOptions:
     """How to build an engine.
@@ -56,41 +77,9 @@ class EngineOptions:
 
 def _check_runtime_has(options: EngineOptions) -> None:
     """InputError for an option that means nothing to the chosen runtime."""
-    flags = options.flags
-    if options.runtime == "tensorrt":
-        refusals: tuple[tuple[str, object, str, str], ...] = (
-            (
-                "compute_capabilities",
-                options.compute_capabilities,
-                "TensorRT builds for the GPU of the building machine",
-                'build there, or use `hardware_compatible` or `runtime="tensorrt-rtx"`',
-            ),
-        )
-    else:
-        refusals = (
-            (
-                "hardware_compatible",
-                flags.hardware_compatible,
-                "TensorRT-RTX takes the list of GPUs instead",
-                "give `compute_capabilities`, once for each",
-            ),
-            (
-                "version_compatible",
-                flags.version_compatible,
-                "TensorRT-RTX has no lean runtime, which such an engine carries",
-                'build one engine a version, or use `runtime="tensorrt"`',
-            ),
-            (
-                "timing_cache",
-                options.timing_cache,
-                "TensorRT-RTX times no kernels while it builds",
-                "leave it out",
-            ),
-        )
-    for name, given, reason, fix in refusals:
-        if given:
-            got = f'it with `runtime="{options.runtime}"`'
-            raise InputError(name, got, f"none, because {reason}", fix)
+    for name, (runtime, reason, fix) in _REFUSED.items():
+        if runtime == options.runtime and getattr(options, name, getattr(options.flags, name, None)):
+            raise InputError(name, f'it with `runtime="{runtime}"`', f"none, because {reason}", fix)
 
 
 def size_from_text(text: str) -> int:

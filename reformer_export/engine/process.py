@@ -81,7 +81,7 @@ def _started(
                 stderr=output,
                 pass_fds=(writing,),
                 cwd=own_folder,
-                env=_environment(request.runtime, folder),
+                env=_environment(request.options.runtime, folder),
                 start_new_session=True,
             )
         finally:

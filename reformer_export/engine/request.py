@@ -12,28 +12,23 @@ from typing import Any
 
 import msgspec
 
-from reformer_export.artifact.engine_record import EngineFlags, EngineProfile, EngineRuntime
+from reformer_export.engine.options import EngineOptions
 
 
 @dataclass(frozen=True)
 class BuildRequest:
     """Everything the building process needs; paths are absolute.
 
-    `operators` counts model.onnx's nodes of the domain `reformer` by operator; `engine` and `layers` are
-    files to write, `layers` only when asked; `timing_cache` is read if it exists and replaced at the end.
+    `options` are the user's, with their profiles and without `timing_cache`; `operators` counts model.onnx's
+    nodes of the domain `reformer` by operator; `engine` and `layers` are files to write, `layers` only when
+    asked; `timing_cache` is read if it exists and replaced at the end.
     """
 
-    runtime: EngineRuntime
+    options: EngineOptions
     model: str
     plugin: str
     engine: str
     operators: dict[str, int]
-    profiles: tuple[EngineProfile, ...]
-    compute_capabilities: tuple[str, ...]
-    flags: EngineFlags
-    embed_plugin: bool
-    builder_level: int | None = None
-    workspace: int | None = None
     timing_cache: str | None = None
     layers: str | None = None
 

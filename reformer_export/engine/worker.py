@@ -28,6 +28,7 @@ from reformer_export.engine.request import BuildRequest, BuildResult, request_fr
 from reformer_export.errors import EngineError, ReformerExportError, RuntimeUnavailableError
 from reformer_export.libraries.architectures import LEAST_COMPUTE_CAPABILITY, ComputeCapability
 from reformer_export.libraries.tensorrt import describe_tensorrt_library
+from reformer_export.runtimes.tensorrt.log import make_log
 from reformer_export.runtimes.tensorrt.packages import import_tensorrt
 
 PROGRESS_SECONDS: Final = 0.1
@@ -63,27 +64,18 @@ class Events:
             self.send("progress", **vars(progress))
 
 
-def make_log(trt: Any, events: Events) -> Any:
+def make_build_log(trt: Any, events: Events) -> Any:
     """An ILogger that sends TensorRT's messages as events, and whose `cause()` is its last error."""
-    severities = trt.ILogger.Severity
-    names = {severities.INTERNAL_ERROR: "error", severities.ERROR: "error", severities.WARNING: "warning"}
+    errors = ["no engine and no word why"]
 
-    class Log(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.errors: list[str] = []
+    def send(severity: str, text: str) -> None:
+        if severity == "error":  # internal ones are about TensorRT's own log, too
+            errors.append(text)
+        events.send("log", severity=severity.removeprefix("internal "), text=text)
 
-        def log(self, severity: Any, message: str) -> None:
-            if severity in names:
-                text = " ".join(message.split())
-                if severity == severities.ERROR:  # internal ones are about TensorRT's own log, too
-                    self.errors.append(text)
-                events.send("log", severity=names[severity], text=text)
-
-        def cause(self) -> str:
-            return self.errors[-1] if self.errors else "no engine and no word why"
-
-    return Log()
+    log = make_log(trt, send)
+    log.cause = lambda: errors[-1]
+    return log
 
 
 def make_monitor(trt: Any, events: Events) -> Any:
@@ -109,9 +101,9 @@ def make_monitor(trt: Any, events: Events) -> Any:
 
 def run_build(request: BuildRequest, events: Events) -> BuildResult:
     """Build the engine into the file `request.engine`."""
-    trt = import_tensorrt(request.runtime)
+    trt = import_tensorrt(request.options.runtime)
     compute_capabilities = _choose_gpus(trt, request)
-    log = make_log(trt, events)
+    log = make_build_log(trt, events)
     load_plugins(trt, request)
     events.send_progress(Progress(0.0, "Parsing model.onnx", 0, 1))
     parsed = parse_network(trt, log, request)
@@ -124,10 +116,11 @@ def run_build(request: BuildRequest, events: Events) -> BuildResult:
 
 
 def _choose_gpus(trt: Any, request: BuildRequest) -> tuple[str, ...]:
-    if request.runtime == "tensorrt":
+    if request.options.runtime == "tensorrt":
         return (check_tensorrt_gpu(),)
-    chosen = choose_compute_capabilities(request.compute_capabilities, supported_capabilities(trt))
-    if (request.flags.refit or request.flags.stripped) and find_compute_capability() is None:
+    chosen = choose_compute_capabilities(request.options.compute_capabilities, supported_capabilities(trt))
+    flags = request.options.flags
+    if (flags.refit or flags.stripped) and find_compute_capability() is None:
         raise RuntimeUnavailableError(
             "`refit`, `stripped`",
             "a machine without an NVIDIA GPU",

@@ -79,7 +79,7 @@ def test_the_default_profile_reaches_the_longest_sequence(out: Path) -> None:
 def test_an_engine_is_replaced_only_when_asked(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = build_engine(out, RTX).record
     before = snapshot(out)
-    with pytest.raises(OutputError, match="which exists, expected a new name; use --overwrite"):
+    with pytest.raises(OutputError, match="which exists, expected a new name; use `overwrite=True`"):
         build_engine(out, RTX)
     assert snapshot(out) == before
     monkeypatch.setenv("FAKE_TENSORRT_SALT", "another engine")

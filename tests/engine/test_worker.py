@@ -16,7 +16,7 @@ import pytest
 
 from reformer_export.artifact.engine_record import EngineFlags, EngineProfile, PluginRecord
 from reformer_export.artifact.files import sha256_of_file
-from reformer_export.engine import gpus, worker
+from reformer_export.engine import EngineOptions, gpus, worker
 from reformer_export.engine.request import BuildRequest, BuildResult, request_from_json
 from reformer_export.errors import EngineError, InputError, RuntimeUnavailableError
 from reformer_export.libraries.architectures import ComputeCapability
@@ -33,29 +33,29 @@ Build = Callable[..., BuildResult]
 
 @pytest.fixture
 def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
-    """Run a request, some fields of it given, with the GPU of compute capability `gpu`."""
+    """Run a request with some options or paths, where the GPU is of compute capability `gpu`."""
     library = install_fake_tensorrt(tmp_path, monkeypatch)
     model = tmp_path / "model.onnx"
     model.write_bytes(b"model")
+    profile = EngineProfile((1, 1), (1, 8), (1, 16))
     request = BuildRequest(
-        runtime="tensorrt",
+        EngineOptions("tensorrt", profiles=(profile,)),
         model=str(model),
         plugin=str(library),
         engine=str(tmp_path / "engine"),
         operators={"TableRead": 1},
-        profiles=(EngineProfile((1, 1), (1, 8), (1, 16)),),
-        compute_capabilities=(),
-        flags=EngineFlags(),
-        embed_plugin=False,
     )
 
     def run(gpu: str | None = "8.9", **fields: Any) -> BuildResult:
         found = None if gpu is None else ComputeCapability.parse(gpu)
         for module in (worker, gpus):
             monkeypatch.setattr(module, "find_compute_capability", lambda: found)
-        name = "tensorrt" if fields.get("runtime", "tensorrt") == "tensorrt" else "tensorrt_rtx"
+        paths = {name: str(fields.pop(name)) for name in ("timing_cache", "layers") if name in fields}
+        options = dataclasses.replace(request.options, **fields)
+        name = options.runtime.replace("-", "_")
         monkeypatch.setattr(worker, "import_tensorrt", lambda runtime: importlib.import_module(name))
-        return worker.run_build(dataclasses.replace(request, **fields), worker.Events(io.StringIO()))
+        asked = dataclasses.replace(request, options=options, **paths)
+        return worker.run_build(asked, worker.Events(io.StringIO()))
 
     for name in ("tensorrt", "tensorrt_rtx"):
         monkeypatch.delitem(sys.modules, name, raising=False)
@@ -78,7 +78,7 @@ def test_every_option_reaches_tensorrt(build: Build, tmp_path: Path) -> None:
     flags = EngineFlags(
         refit=True, stripped=True, version_compatible=True, hardware_compatible=True, tf32=True
     )
-    build(flags=flags, builder_level=5, workspace=2**30, layers=str(tmp_path / "layers"))
+    build(flags=flags, builder_level=5, workspace=2**30, layers=tmp_path / "layers")
     engine = engine_of(tmp_path)
     assert engine["flags"] == ["REFIT", "STRIP_PLAN", "TF32", "VERSION_COMPATIBLE"]
     assert engine["hardware"] == "AMPERE_PLUS"
@@ -88,20 +88,20 @@ def test_every_option_reaches_tensorrt(build: Build, tmp_path: Path) -> None:
 
 def test_the_timing_cache_is_read_and_kept(build: Build, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
-    build(timing_cache=str(cache))
+    build(timing_cache=cache)
     assert cache.read_bytes() == b"+1"
-    build(timing_cache=str(cache))
+    build(timing_cache=cache)
     assert cache.read_bytes() == b"+1+1"
     cache.write_bytes(b"of another GPU")
     with pytest.raises(EngineError, match=r"timing_cache: got .*, which is another version's or GPU's"):
-        build(timing_cache=str(cache))
+        build(timing_cache=cache)
 
 
 def test_the_layer_report_needs_a_gpu_that_the_engine_is_for(build: Build, tmp_path: Path) -> None:
     fields = {
         "runtime": "tensorrt-rtx",
         "compute_capabilities": ("12.0",),
-        "layers": str(tmp_path / "layers"),
+        "layers": tmp_path / "layers",
     }
     (note,) = build("8.9", **fields).notes
     assert note == "no layer report: the engine must be loaded on a GPU it is for, and this one has 8.9"
@@ -170,21 +170,11 @@ def test_preflight_says_of_a_library_what_the_worker_said(build: Build, tmp_path
 
 
 def test_a_request_survives_its_json() -> None:
-    request = BuildRequest(
-        "tensorrt-rtx",
-        "model",
-        "plugin",
-        "engine",
-        {"LSHBuckets": 2},
-        (EngineProfile((1, 1), (1, 2), (3, 4)),),
-        ("8.9",),
-        EngineFlags(tf32=True),
-        True,
-        3,
-        4,
-        "cache",
-        "layers",
-    )
+    profiles = (EngineProfile((1, 1), (1, 2), (3, 4)),)
+    flags = EngineFlags(tf32=True)
+    options = EngineOptions("tensorrt-rtx", "a", profiles, ("8.9",), 3, 4, None, flags, True, True, True)
+    model = "model of \udcff, a name that is no UTF-8"
+    request = BuildRequest(options, model, "plugin", "engine", {"LSHBuckets": 2}, "cache", "layers")
     assert request_from_json(request.to_json()) == request
 
 

@@ -6,7 +6,7 @@ Memory addresses and handles are plain integers here, as TensorRT's Python inter
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from reformer_export.errors import RuntimeUnavailableError
 
@@ -33,97 +33,63 @@ class CudaError(RuntimeUnavailableError):
         return self.name == _OUT_OF_MEMORY
 
 
-class CudaDevice(Protocol):
-    """One GPU: memory, a stream's work and graphs. Sizes are in bytes; every method may raise CudaError."""
+class CudaDevice:
+    """One GPU through the module `cuda.bindings.runtime`: memory, a stream's work and graphs.
 
-    def activate(self) -> None:
-        """Make it the calling thread's device."""
-
-    def allocate(self, size: int) -> int:
-        """Device memory, aligned to 256 bytes."""
-
-    def free(self, address: int) -> None:
-        """Free what `allocate` gave."""
-
-    def allocate_pinned(self, size: int) -> int:
-        """Host memory that the GPU copies from and to without a detour."""
-
-    def free_pinned(self, address: int) -> None:
-        """Free what `allocate_pinned` gave."""
-
-    def create_stream(self) -> int:
-        """A stream that does not wait for the default stream."""
-
-    def destroy_stream(self, stream: int) -> None:
-        """Destroy what `create_stream` gave."""
-
-    def copy_to_device(self, device: int, pinned: int, size: int, stream: int) -> None:
-        """Enqueue a copy from pinned to device memory."""
-
-    def copy_to_host(self, pinned: int, device: int, size: int, stream: int) -> None:
-        """Enqueue a copy from device to pinned memory."""
-
-    def synchronize(self, stream: int) -> None:
-        """Wait until all that was enqueued is done."""
-
-    def begin_capture(self, stream: int) -> None:
-        """From here on, what this thread enqueues on `stream` is recorded, not executed."""
-
-    def end_capture(self, stream: int) -> int:
-        """Stop recording; an executable graph of what was recorded."""
-
-    def launch_graph(self, graph: int, stream: int) -> None:
-        """Enqueue everything the graph holds."""
-
-    def destroy_graph(self, graph: int) -> None:
-        """Destroy what `end_capture` gave."""
-
-
-class CudaBindingsDevice:
-    """`CudaDevice` through the module `cuda.bindings.runtime`: the first visible GPU."""
+    Sizes are in bytes; every method may raise CudaError.
+    """
 
     def __init__(self, cudart: Any, index: int = 0) -> None:
         self._cudart = cudart
         self._index = index
 
     def activate(self) -> None:
+        """Make it the calling thread's device."""
         self._call(self._cudart.cudaSetDevice, self._index)
 
     def allocate(self, size: int) -> int:
+        """Device memory, aligned to 256 bytes."""
         return int(self._call(self._cudart.cudaMalloc, size))
 
     def free(self, address: int) -> None:
         self._call(self._cudart.cudaFree, address)
 
     def allocate_pinned(self, size: int) -> int:
+        """Host memory that the GPU copies from and to without a detour."""
         return int(self._call(self._cudart.cudaHostAlloc, size, self._cudart.cudaHostAllocDefault))
 
     def free_pinned(self, address: int) -> None:
         self._call(self._cudart.cudaFreeHost, address)
 
     def create_stream(self) -> int:
+        """A stream that does not wait for the default stream."""
         return int(self._call(self._cudart.cudaStreamCreateWithFlags, self._cudart.cudaStreamNonBlocking))
 
     def destroy_stream(self, stream: int) -> None:
         self._call(self._cudart.cudaStreamDestroy, stream)
 
     def copy_to_device(self, device: int, pinned: int, size: int, stream: int) -> None:
+        """Enqueue a copy from pinned to device memory."""
         kind = self._cudart.cudaMemcpyKind.cudaMemcpyHostToDevice
         self._call(self._cudart.cudaMemcpyAsync, device, pinned, size, kind, stream)
 
     def copy_to_host(self, pinned: int, device: int, size: int, stream: int) -> None:
+        """Enqueue a copy from device to pinned memory."""
         kind = self._cudart.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self._call(self._cudart.cudaMemcpyAsync, pinned, device, size, kind, stream)
 
     def synchronize(self, stream: int) -> None:
+        """Wait until all that was enqueued is done."""
         self._call(self._cudart.cudaStreamSynchronize, stream)
 
     def begin_capture(self, stream: int) -> None:
+        """From here on, what this thread enqueues on `stream` is recorded, not executed."""
         # Thread-local: an allocation in another thread of the program does not end the recording.
         mode = self._cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         self._call(self._cudart.cudaStreamBeginCapture, stream, mode)
 
     def end_capture(self, stream: int) -> int:
+        """Stop recording; an executable graph of what was recorded."""
         recorded = self._call(self._cudart.cudaStreamEndCapture, stream)
         try:
             return int(self._call(self._cudart.cudaGraphInstantiate, recorded, 0))
@@ -131,6 +97,7 @@ class CudaBindingsDevice:
             self._call(self._cudart.cudaGraphDestroy, recorded)
 
     def launch_graph(self, graph: int, stream: int) -> None:
+        """Enqueue everything the graph holds."""
         self._call(self._cudart.cudaGraphLaunch, graph, stream)
 
     def destroy_graph(self, graph: int) -> None:

@@ -18,7 +18,7 @@ from reformer_export.runtimes.base import Runtime
 from reformer_export.runtimes.inputs import IdsLike, prepare_inputs
 from reformer_export.runtimes.num_hashes import choose_num_hashes
 from reformer_export.runtimes.options import RuntimeOptions
-from reformer_export.runtimes.tensorrt.cuda import CudaBindingsDevice, CudaDevice
+from reformer_export.runtimes.tensorrt.cuda import CudaDevice
 from reformer_export.runtimes.tensorrt.engine import OpenedEngine
 from reformer_export.runtimes.tensorrt.executor import EngineExecutor
 from reformer_export.runtimes.tensorrt.machine import Machine, examine_gpu_machine
@@ -66,7 +66,7 @@ class TensorRTRuntime(Runtime):
         self._lock = threading.Lock()
         library = None if self._record.plugin.embedded or facts.library is None else facts.library.path
         with contextlib.ExitStack() as stack:
-            device = CudaBindingsDevice(import_cuda()) if cuda is None else cuda
+            device = CudaDevice(import_cuda()) if cuda is None else cuda
             device.activate()
             opened = OpenedEngine(trt or import_tensorrt(runtime), self._record, data, library)
             stack.callback(opened.close)
