@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Final, cast
+from typing import IO, Any, BinaryIO, Final
 
 import numpy as np
 from numpy.lib import format as npy_format
@@ -85,7 +85,7 @@ class ArraySource(Source):
         self._path = path
         self._reader = reader
         try:
-            file = resources.enter_context(path.open("rb"))
+            file = resources.enter_context(_BoundedReads(io.FileIO(path)))
             arrays = self._open_npz(file, resources) if path.suffix == ".npz" else self._open_npy(file)
         except OSError as error:
             raise unreadable(path, error) from error
@@ -133,7 +133,7 @@ class ArraySource(Source):
         return {"input_ids": rows}
 
     def _open_npz(self, file: BinaryIO, resources: ExitStack) -> dict[str, _Rows]:
-        archive = resources.enter_context(zipfile.ZipFile(cast(IO[bytes], _BoundedReads(file))))
+        archive = resources.enter_context(zipfile.ZipFile(file))
         names = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
         if "input_ids" not in names:
             raise self._refuse(f"arrays {sorted(names)[:8]}", "input_ids", "rename it")
@@ -201,26 +201,12 @@ def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any
     return shape, fortran_order, dtype
 
 
-class _BoundedReads(io.RawIOBase):
+class _BoundedReads(io.BufferedReader):
     """A file that gives at most `MAX_READ_BYTES` at once: zipfile reads a directory of any size whole."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-
-    def read(self, size: int = -1) -> bytes:
-        content = self._file.read(MAX_READ_BYTES + 1 if size < 0 else min(size, MAX_READ_BYTES + 1))
+    def read(self, size: int | None = -1) -> bytes:
+        most = MAX_READ_BYTES + 1
+        content = super().read(most if size is None or size < 0 else min(size, most))
         if len(content) > MAX_READ_BYTES:
             raise zipfile.BadZipFile(f"a directory of more than {MAX_READ_BYTES} bytes")
         return content
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def seekable(self) -> bool:
-        return True
-
-    def readable(self) -> bool:
-        return True

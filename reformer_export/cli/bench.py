@@ -9,6 +9,7 @@ import click
 
 from reformer_export.artifact.files import json_text, write_atomically
 from reformer_export.cli.failures import leave_on_termination, refuse_in_one_line
+from reformer_export.cli.option_names import Command
 from reformer_export.cli.option_values import (
     STANDARD_OUTPUT,
     integers_from_option,
@@ -19,9 +20,9 @@ from reformer_export.cli.runtime_options import runtime_options
 from reformer_export.cli.tables import echo_on_stderr, print_table, show_progress
 from reformer_export.errors import InputError
 from reformer_export.measure.contenders import AGAINST, Name
-from reformer_export.report.tables import measurements_table
+from reformer_export.report.bench_page import BenchReport
 from reformer_export.runtimes import RuntimeOptions
-from reformer_export.workflows.bench import BenchReport, BenchRequest, bench_artifact
+from reformer_export.workflows.bench import BenchRequest, bench_artifact
 
 
 def names_from_option(_ctx: click.Context, param: click.Parameter, text: str) -> tuple[Name, ...]:
@@ -36,7 +37,7 @@ def names_from_option(_ctx: click.Context, param: click.Parameter, text: str) ->
     return names
 
 
-@click.command("bench")
+@click.command("bench", cls=Command)
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--checkpoint", help="Folder or hub id for eager; the one that was exported, by default.")
 @click.option(
@@ -114,7 +115,7 @@ def _print(report: BenchReport, json_file: Path | None) -> None:
     if json_file is not None:
         write_atomically(json_file, json_text(report.to_dict()) + "\n")
     result = report.result
-    print_table(measurements_table(f"{report.folder} ({report.runtime}, {report.manifest.dtype})", result))
+    print_table(report.table())
     click.echo(f"\nLatency: over {result.options.repeat} passes of each, in turns.")
     for setup in result.setups[1:]:
         click.echo(f"{setup.name}: torch, {setup.device}, {setup.dtype}.")

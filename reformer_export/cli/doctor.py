@@ -8,13 +8,14 @@ from pathlib import Path
 
 import click
 
+from reformer_export.cli.option_names import Command
 from reformer_export.cli.tables import print_table
 from reformer_export.errors import EXIT_CHECK_FAILED
 from reformer_export.report.tables import machine_tables
 from reformer_export.runtimes.machine import inspect_machine
 
 
-@click.command("doctor")
+@click.command("doctor", cls=Command)
 @click.argument("path", required=False, type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context

@@ -16,6 +16,7 @@ from reformer_export.artifact.engine_record import ENGINE_RUNTIMES, EngineFlags
 from reformer_export.artifact.files import json_text
 from reformer_export.artifact.manifest import read_manifest
 from reformer_export.cli.failures import leave_on_termination, refuse_in_one_line
+from reformer_export.cli.option_names import Command
 from reformer_export.cli.option_values import output_path_from_option, shapes_from_option
 from reformer_export.cli.tables import PLAIN_PROGRESS_SECONDS, print_table
 from reformer_export.engine import (
@@ -28,7 +29,7 @@ from reformer_export.engine import (
 from reformer_export.report.tables import engine_table
 
 
-@click.command("engine")
+@click.command("engine", cls=Command)
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
     "--runtime",

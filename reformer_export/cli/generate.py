@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from reformer_export.batch.sequences import ids_from_text
+from reformer_export.cli.option_names import Command
 from reformer_export.cli.runtime_options import (
     find_tokenizer,
     open_artifact,
@@ -20,7 +21,7 @@ from reformer_export.runtimes import Runtime, RuntimeOptions
 from reformer_export.runtimes.generation import Generation
 
 
-@click.command("generate")
+@click.command("generate", cls=Command)
 @click.argument("out", type=click.Path())
 @click.option("--prompt", metavar="TEXT", help="The text to continue.")
 @click.option(

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from reformer_export.artifact.engine_state import EngineState
+from reformer_export.cli.option_names import Command
 from reformer_export.cli.option_values import report_option
 from reformer_export.cli.tables import print_table
 from reformer_export.errors import InputError
@@ -17,7 +18,7 @@ from reformer_export.report.inspection_tables import inspection_tables
 from reformer_export.runtimes.inspection import inspect_path
 
 
-@click.command("inspect")
+@click.command("inspect", cls=Command)
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @report_option
@@ -34,7 +35,7 @@ def command(path: Path, as_json: bool, report_file: Path | None) -> None:
     found = inspect_path(path)
     if report_file is not None:
         if isinstance(found, EngineState):
-            raise InputError("--report", f"the engine {path}", "an artifact's folder", "give that")
+            raise InputError("report_file", f"the engine {path}", "an artifact's folder", "give that")
         write_report(report_file, page_from_inspect(found))
     if as_json:
         click.echo(json.dumps(found.to_dict(), indent=2))

@@ -12,7 +12,6 @@ from typing import Final
 import click
 
 from reformer_export import __version__
-from reformer_export.cli.option_names import name_options
 from reformer_export.errors import ReformerExportError
 
 EXIT_INTERRUPTED: Final = 130
@@ -32,16 +31,6 @@ class LazyGroup(click.Group):
         command = module.command
         assert isinstance(command, click.Command)
         return command
-
-    def invoke(self, ctx: click.Context) -> object:
-        """Run the command; what is wrong is said in its options' names."""
-        try:
-            return super().invoke(ctx)
-        except ReformerExportError as error:
-            command = self.get_command(ctx, ctx.invoked_subcommand or "")
-            if command is not None:
-                name_options(error, command)
-            raise
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

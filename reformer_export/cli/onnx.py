@@ -9,13 +9,15 @@ import click
 
 from reformer_export.artifact.files import json_text
 from reformer_export.cli.failures import leave_on_termination, refuse_in_one_line
+from reformer_export.cli.option_names import Command
 from reformer_export.cli.option_values import num_buckets_from_option
+from reformer_export.cli.tables import echo_on_stderr
 from reformer_export.spec import DTYPES, TASKS
 from reformer_export.workflows.export import ExportedArtifact, ExportRequest, export_checkpoint
 from reformer_export.workflows.progress import say_nothing
 
 
-@click.command("onnx")
+@click.command("onnx", cls=Command)
 @click.argument("checkpoint")
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
@@ -89,12 +91,8 @@ def command(checkpoint: str, out: Path, as_json: bool, **options: Any) -> None:
     """
     request = ExportRequest(**options)
     with leave_on_termination(), refuse_in_one_line("exporting"):
-        exported = export_checkpoint(checkpoint, out, request, say=say_nothing if as_json else _say)
+        exported = export_checkpoint(checkpoint, out, request, say=say_nothing if as_json else echo_on_stderr)
     click.echo(json_text(exported.manifest.to_dict()) if as_json else f"{out}: {_describe(exported)}")
-
-
-def _say(line: str) -> None:
-    click.echo(line, err=True)
 
 
 def _describe(exported: ExportedArtifact) -> str:

@@ -18,6 +18,7 @@ from reformer_export.batch.sequences import ids_from_text
 from reformer_export.batch.sources import LINE_FORMATS
 from reformer_export.cli.bad_lines import LineMessages, OnError
 from reformer_export.cli.failures import end_by_signal, refuse_in_one_line
+from reformer_export.cli.option_names import Command
 from reformer_export.cli.runtime_options import open_artifact, runtime_options
 from reformer_export.cli.stream_progress import show_stream_progress
 from reformer_export.cli.summary_output import make_summaries, report_totals
@@ -26,7 +27,7 @@ from reformer_export.errors import EXIT_CHECK_FAILED, InputError
 from reformer_export.runtimes import RuntimeOptions
 
 
-@click.command("run")
+@click.command("run", cls=Command)
 @click.argument("out", type=click.Path())
 @click.argument("text", nargs=-1)
 @click.option("--ids", multiple=True, metavar="N,N,...", help="Token ids of one sequence; repeatable.")

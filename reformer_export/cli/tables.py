@@ -17,6 +17,11 @@ PLAIN_PROGRESS_SECONDS: Final = 5.0
 COLUMN_GAP: Final = "  "
 
 
+def echo_on_stderr(line: str) -> None:
+    """Print a line beside the results."""
+    click.echo(line, err=True)
+
+
 def accept_any_text() -> None:
     """Let standard output print "?" for what its encoding lacks: a model's text can hold any character."""
     if isinstance(sys.stdout, io.TextIOWrapper):

@@ -9,6 +9,7 @@ import click
 
 from reformer_export.artifact.files import json_text, write_atomically
 from reformer_export.cli.failures import leave_on_termination, refuse_in_one_line
+from reformer_export.cli.option_names import Command
 from reformer_export.cli.option_values import (
     STANDARD_OUTPUT,
     integers_from_option,
@@ -18,12 +19,13 @@ from reformer_export.cli.option_values import (
 from reformer_export.cli.runtime_options import engine_options, native_option
 from reformer_export.cli.tables import echo_on_stderr, print_table, show_progress
 from reformer_export.errors import EXIT_CHECK_FAILED, InputError
+from reformer_export.report.tables import accuracy_table, sweep_table
 from reformer_export.report.verify_report import VerifyReport
 from reformer_export.runtimes import RUNTIMES
 from reformer_export.workflows.verify import VerifyRequest, verify_artifact
 
 
-@click.command("verify")
+@click.command("verify", cls=Command)
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--checkpoint", help="Folder or hub id; the one that was exported, by default.")
 @click.option(

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
-from reformer_export.artifact.manifest import Manifest
+from reformer_export.artifact.manifest import MODEL_NAME, Manifest
 from reformer_export.report.figures import Drawing, draw, paint_bars, paint_lines
 from reformer_export.report.page import Page, Section, Verdict
 from reformer_export.report.tables import Columns, Table, make_table, measurements_table
 
 if TYPE_CHECKING:
+    from reformer_export.measure.node_times import NodeTimes, OperatorTime
     from reformer_export.measure.run import BenchmarkResult, Measurement
 
 ARTIFACT: Final = "artifact"
@@ -22,35 +25,36 @@ Points = dict[str, list[tuple[float, float]]]
 
 
 @dataclass(frozen=True)
-class OperatorTime:
-    """All nodes of one operator in one pass: how many ran, and their time."""
-
-    operator: str
-    runs: int
-    seconds: float
-
-
-@dataclass(frozen=True)
-class NodeTimes:
-    """Where the time of one pass over `length` tokens went, the slowest operator first."""
-
-    length: int
-    operators: tuple[OperatorTime, ...]
-
-
-@dataclass(frozen=True)
 class BenchReport:
-    """A benchmark of the artifact in the folder `artifact`; `runtime` says in words what ran it."""
+    """The measurements of the artifact in `folder`; `runtime` says in words what ran it.
 
-    artifact: str
-    runtime: str
+    `nodes` is None where nobody asked for them, or ONNX Runtime cannot tell; `with_nodes`: somebody asked.
+    """
+
+    folder: Path
     manifest: Manifest
+    runtime: str
     result: BenchmarkResult
     nodes: NodeTimes | None = None
+    with_nodes: bool = False
 
     def table(self) -> Table:
         """Every measurement."""
-        return measurements_table(f"{self.artifact} ({self.runtime}, {self.manifest.dtype})", self.result)
+        return measurements_table(f"{self.folder} ({self.runtime}, {self.manifest.dtype})", self.result)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values; latencies in milliseconds, memory in bytes."""
+        values = {
+            "artifact": str(self.folder),
+            "model_sha256": self.manifest.files[MODEL_NAME],
+            "dtype": self.manifest.dtype,
+            "runtime": self.runtime,
+            **self.result.to_dict(),
+        }
+        if self.with_nodes:
+            nodes = None if self.nodes is None else dataclasses.asdict(self.nodes)
+            values |= {"nodes": nodes, "manifest": self.manifest.to_dict()}
+        return values
 
 
 def page_from_bench(report: BenchReport) -> Page:
@@ -66,7 +70,7 @@ def page_from_bench(report: BenchReport) -> Page:
         Section("table", "Every measurement", tables=[report.table()]),
         Section("about", "How it was measured", _about(report), manifest=report.manifest),
     ]
-    return Page(f"How fast is {report.artifact}?", sections, _verdict(result))
+    return Page(f"How fast is {report.folder}?", sections, _verdict(result))
 
 
 def _verdict(result: BenchmarkResult) -> Verdict:

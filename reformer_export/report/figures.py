@@ -44,7 +44,7 @@ def import_extra(name: str) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         fix = "pip install 'reformer-export[report]'"
-        raise MissingDependencyError("report", f"'{error}'", "jinja2 and matplotlib", fix) from error
+        raise MissingDependencyError("report_file", f"'{error}'", "jinja2 and matplotlib", fix) from error
 
 
 @contextmanager

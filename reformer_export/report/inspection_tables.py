@@ -178,4 +178,4 @@ def _describe_num_hashes(manifest: Manifest) -> list[tuple[str, str]]:
     if manifest.runtime_num_hashes is None:
         return []
     most = manifest.runtime_num_hashes.max_hashes
-    return [("hashes of a run", f"1 to {most} as num_hashes; only {most} is transformers' own draw")]
+    return [("hashes of a run", f"1 to {most} by --num-hashes; only {most} is transformers' own draw")]

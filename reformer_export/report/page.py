@@ -60,11 +60,11 @@ def render_page(page: Page) -> str:
     return html
 
 
-def write_report(path: Path, page: Page) -> None:
+def write_report(report_file: Path, page: Page) -> None:
     """Write the page as one file, whole or not at all.
 
     Raises:
         MissingDependencyError: jinja2 is not installed.
         OutputError: the system refuses.
     """
-    write_atomically(path, render_page(page))
+    write_atomically(report_file, render_page(page))

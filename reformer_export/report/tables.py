@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 if TYPE_CHECKING:
     from reformer_export.artifact.engine_record import EngineRecord
-    from reformer_export.measure.accuracy import AccuracyResult, AccuracyRow
+    from reformer_export.measure.accuracy import AccuracyRow
     from reformer_export.measure.run import BenchmarkResult, Measurement
     from reformer_export.parity.results import CaseResult, VerifyResult
+    from reformer_export.report.verify_report import DataAccuracy
     from reformer_export.runtimes.machine import Library, MachineReport
 
 T = TypeVar("T")
@@ -68,14 +70,15 @@ LIBRARIES: Final[Columns[Library]] = {
 }
 
 
-def cases_table(artifact: str, result: VerifyResult) -> Table:
-    """A row for each case of a sweep."""
-    return make_table(f"{artifact} against eager ({result.runtime}, {result.dtype})", CASES, result.cases)
+def sweep_table(folder: Path, sweep: VerifyResult) -> Table:
+    """A row for each case of a sweep over the artifact in `folder`."""
+    return make_table(f"{folder} against eager ({sweep.runtime}, {sweep.dtype})", CASES, sweep.cases)
 
 
-def accuracy_table(data: str, result: AccuracyResult) -> Table:
-    """A row for each number of hashes; `data` names the text."""
-    caption = f"{data}: {result.sequences} sequences of {result.sequence_length} tokens"
+def accuracy_table(data: DataAccuracy) -> Table:
+    """A row for each number of hashes."""
+    result = data.accuracy
+    caption = f"{data.name}: {result.sequences} sequences of {result.sequence_length} tokens"
     return make_table(caption, ACCURACY, result.rows)
 
 

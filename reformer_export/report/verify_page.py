@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from reformer_export.artifact.manifest import Manifest
+from reformer_export.parity.hashing import MARGIN_EDGES
 from reformer_export.report.figures import (
     Drawing,
     draw,
@@ -17,87 +17,72 @@ from reformer_export.report.figures import (
     paint_points,
 )
 from reformer_export.report.page import Page, Section, Verdict
-from reformer_export.report.tables import Columns, accuracy_table, cases_table, make_table
+from reformer_export.report.tables import Columns, accuracy_table, make_table, sweep_table
+from reformer_export.report.verify_report import BisectReport, DataAccuracy, VerifyReport
 from reformer_export.spec import DType
 
 if TYPE_CHECKING:
-    from reformer_export.measure.accuracy import AccuracyResult
-    from reformer_export.parity.bisect import BisectResult
     from reformer_export.parity.compare import LayerAgreement
-    from reformer_export.parity.hashing import AttentionPattern
+    from reformer_export.parity.details import Details
+    from reformer_export.parity.hashing import AttentionPattern, MarginHistogram
+    from reformer_export.parity.layer_errors import LayerError
     from reformer_export.parity.results import VerifyResult
-    from reformer_export.report.details import Details, LayerError, LayerMargins
 
 SMALLER_TYPES: Final[tuple[DType, ...]] = ("float16", "bfloat16")
 
 
-@dataclass(frozen=True)
-class VerifyReport:
-    """The artifact in the folder `artifact` compared with eager on one runtime.
-
-    `accuracy` is that on the text `data`; `replay` is the command that runs the node again that `bisect`
-    names.
-    """
-
-    artifact: str
-    manifest: Manifest
-    result: VerifyResult
-    accuracy: AccuracyResult | None = None
-    data: str = ""
-    details: Details | None = None
-    bisect: BisectResult | None = None
-    replay: str = ""
-
-
 def page_from_verify(report: VerifyReport) -> Page:
-    """A page on a comparison."""
-    result, details = report.result, report.details
+    """A page on the first runtime of a comparison."""
+    runtime, details = report.runtimes[0], report.details
+    sweep = runtime.sweep
     sections = [
-        *([_bisect_section(report.bisect, report.replay)] if report.bisect else []),
-        _errors_section(result),
+        *([_bisect_section(report.bisect)] if report.bisect else []),
+        _errors_section(sweep),
         *([_layers_section(details.layers)] if details and details.layers else []),
-        *([_hashing_section(result, details.margins)] if details and details.margins else []),
+        *([_hashing_section(sweep, details)] if details and details.margins else []),
         *([_pattern_section(details.pattern)] if details and details.pattern else []),
-        *([_accuracy_section(report.data, report.accuracy)] if report.accuracy else []),
-        Section("cases", "Every input", tables=[cases_table(report.artifact, result)]),
+        *([_accuracy_section(runtime.accuracy)] if runtime.accuracy else []),
+        Section("cases", "Every input", tables=[sweep_table(report.folder, sweep)]),
         Section(
             "manifest",
             "The artifact",
-            [f"Runtime: {result.runtime}. Type of the weights: {result.dtype}."],
+            [f"Runtime: {sweep.runtime}. Type of the weights: {sweep.dtype}."],
             manifest=report.manifest,
         ),
     ]
-    return Page(f"Is {report.artifact} the same model?", sections, _verdict(result))
+    return Page(f"Is {report.folder} the same model?", sections, _verdict(sweep))
 
 
-def _verdict(result: VerifyResult) -> Verdict:
-    if result.passed:
-        flips, hashed = (sum(getattr(case, name) for case in result.cases) for name in ("flips", "hashed"))
-        rate = f"{flips} of {hashed} hashes fell into another bucket ({result.flip_rate:.3%})"
+def _verdict(sweep: VerifyResult) -> Verdict:
+    if sweep.passed:
+        flips, hashed = (sum(getattr(case, name) for case in sweep.cases) for name in ("flips", "hashed"))
+        rate = f"{flips} of {hashed} hashes fell into another bucket ({sweep.flip_rate:.3%})"
         reason = (
-            f"{len(result.cases)} inputs compared with eager; with eager's buckets the largest difference "
-            f"is {max(case.pinned_error for case in result.cases):.1e}; {rate}, each within the rounding of "
-            f"{result.dtype}."
+            f"{len(sweep.cases)} inputs compared with eager; with eager's buckets the largest difference "
+            f"is {max(case.pinned_error for case in sweep.cases):.1e}; {rate}, each within the rounding of "
+            f"{sweep.dtype}."
         )
         return Verdict(True, "Yes: it is the same model", reason)
-    failed = [case for case in result.cases if not case.passed]
-    unexplained = sum(case.unexplained for case in result.cases)
+    failed = [case for case in sweep.cases if not case.passed]
+    unexplained = sum(case.unexplained for case in sweep.cases)
     why = (
         f"{unexplained} hashes fell into another bucket although the choice was clear: other rotations or "
         "another projection, not noise"
         if unexplained
         else "the arithmetic differs by more than rounding"
     )
-    return Verdict(False, "No: it differs", f"{len(failed)} of {len(result.cases)} inputs fail: {why}.")
+    return Verdict(False, "No: it differs", f"{len(failed)} of {len(sweep.cases)} inputs fail: {why}.")
 
 
-def _bisect_section(bisect: BisectResult, replay: str) -> Section:
-    again = [f"Run just that node again, on eager's values, with: {replay}"] if replay else []
-    return Section("bisect", "Which node differs", [f"{bisect.verdict()}.", *again])
+def _bisect_section(bisect: BisectReport) -> Section:
+    paragraphs = [f"{bisect.result.verdict()}."]
+    if bisect.replay is not None:
+        paragraphs.append(f"Run just that node again, on eager's values, with: {bisect.replay}")
+    return Section("bisect", "Which node differs", paragraphs)
 
 
-def _errors_section(result: VerifyResult) -> Section:
-    cases = result.cases
+def _errors_section(sweep: VerifyResult) -> Section:
+    cases = sweep.cases
     errors = {
         "pinned (eager's buckets)": [case.pinned_error for case in cases],
         "free (own buckets)": [case.free_error for case in cases],
@@ -149,7 +134,7 @@ def _layers_section(rows: Sequence[LayerError]) -> Section:
 class _Hashing:
     """One layer's margins, and how its buckets agree with eager's in each case."""
 
-    margins: LayerMargins
+    margins: MarginHistogram
     agreements: list[LayerAgreement]
 
     @property
@@ -159,12 +144,6 @@ class _Hashing:
     @property
     def flips(self) -> int:
         return sum(agreement.flips for agreement in self.agreements)
-
-    @property
-    def flip_margins(self) -> list[tuple[float, bool]]:
-        """The margin of each flip, and whether it is explained."""
-        limit = self.margins.limit
-        return [(margin, margin <= limit) for each in self.agreements for margin in each.flip_margins]
 
 
 HASHING: Final[Columns[_Hashing]] = {
@@ -178,9 +157,9 @@ HASHING: Final[Columns[_Hashing]] = {
 }
 
 
-def _hashing_section(result: VerifyResult, margins: Sequence[LayerMargins]) -> Section:
-    agreements = [agreement for case in result.cases for agreement in case.layers]
-    layers = [_Hashing(each, [a for a in agreements if a.layer == each.layer]) for each in margins]
+def _hashing_section(sweep: VerifyResult, details: Details) -> Section:
+    agreements = [agreement for case in sweep.cases for agreement in case.layers]
+    layers = [_Hashing(each, [a for a in agreements if a.layer == each.layer]) for each in details.margins]
     text = (
         "A hash picks the greatest of many scores. Its margin is how far the second was behind. A flip "
         "is explained when its margin is within the rounding of the artifact's type; one that is not "
@@ -188,23 +167,25 @@ def _hashing_section(result: VerifyResult, margins: Sequence[LayerMargins]) -> S
         "of tokens that rounding to float16 or bfloat16 could move to another bucket."
     )
     caption = "Agreement of the buckets, and tokens that a smaller type could move"
-    drawings = [_draw_margins(layer.margins, layer.flip_margins) for layer in layers]
+    drawings = [_draw_margins(layer, details.limit) for layer in layers]
     return Section("hashing", "Hashing", [text], drawings, [make_table(caption, HASHING, layers)])
 
 
-def _draw_margins(layer: LayerMargins, flips: list[tuple[float, bool]]) -> Drawing:
+def _draw_margins(layer: _Hashing, limit: float) -> Drawing:
+    margins = layer.margins
+    flips = [(margin, margin <= limit) for each in layer.agreements for margin in each.flip_margins]
     unexplained = sum(not explained for _, explained in flips)
     return draw(
-        f"margins-{layer.layer}",
-        f"Margins of the hashes in layer {layer.layer}",
-        f"{sum(layer.counts):,} hashes; {len(flips)} flips, {unexplained} of them unexplained. "
-        f"Within the rounding of float16: {layer.below['float16']:.2%} of the tokens; of bfloat16: "
-        f"{layer.below['bfloat16']:.2%}.",
+        f"margins-{margins.layer}",
+        f"Margins of the hashes in layer {margins.layer}",
+        f"{sum(margins.counts):,} hashes; {len(flips)} flips, {unexplained} of them unexplained. "
+        f"Within the rounding of float16: {margins.below['float16']:.2%} of the tokens; of bfloat16: "
+        f"{margins.below['bfloat16']:.2%}.",
         paint_margins,
-        layer.edges,
-        layer.counts,
+        MARGIN_EDGES,
+        margins.counts,
         flips,
-        {dtype: layer.roundings[dtype] for dtype in SMALLER_TYPES},
+        {dtype: margins.roundings[dtype] for dtype in SMALLER_TYPES},
     )
 
 
@@ -224,8 +205,8 @@ def _pattern_section(pattern: AttentionPattern) -> Section:
     return Section("pattern", "What hashing chose", [text], [drawing])
 
 
-def _accuracy_section(data: str, accuracy: AccuracyResult) -> Section:
-    rows = accuracy.rows
+def _accuracy_section(data: DataAccuracy) -> Section:
+    accuracy, rows = data.accuracy, data.accuracy.rows
     least, most = rows[0], rows[-1]
     told = (
         f"From {least.num_hashes} to {most.num_hashes} hashes: {least.bits_per_character:.4f} to "
@@ -250,7 +231,6 @@ def _accuracy_section(data: str, accuracy: AccuracyResult) -> Section:
         for index, (title, values) in enumerate(curves.items())
         if len(rows) > 1
     ]
-    text = (
-        f"On {data}, {accuracy.characters:,} characters, in sequences of {accuracy.sequence_length:,} tokens."
-    )
-    return Section("accuracy", "Accuracy against speed", [text], drawings, [accuracy_table(data, accuracy)])
+    length = f"{accuracy.sequence_length:,} tokens"
+    text = f"On {data.name}, {accuracy.characters:,} characters, in sequences of {length}."
+    return Section("accuracy", "Accuracy against speed", [text], drawings, [accuracy_table(data)])

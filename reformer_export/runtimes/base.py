@@ -35,7 +35,7 @@ class Runtime(ABC):
     def __init__(
         self, path: str | os.PathLike[str], options: RuntimeOptions, manifest: Manifest | None = None
     ) -> None:
-        """Compare each file in the folder `path` with its SHA-256 in `manifest`; None for the folder's own."""
+        """Compare each file in the folder `path` with its SHA-256 in `manifest`, else in the folder's own."""
         try:
             self._folder = Path(path)
         except TypeError as error:

@@ -163,14 +163,11 @@ class OnnxRuntime(Runtime):
         library = find_native_library(options.native)
         problem = None if library is None else find_cuda_problem(library, self.spec)
         if library is not None and problem is None:
-            placement = Placement(CUDA, options.threads, library)
+            self._placement = Placement(CUDA, options.threads, library)
             try:
-                session = open_session(model, placement)
+                return open_session(model, self._placement)
             except ReformerExportError as error:
                 problem = str(error)  # such as a GPU that the library has no code for
-            else:
-                self._placement = placement
-                return session
         if problem is not None and options.native == "on":
             if options.provider == "cuda":
                 got = f"no kernels for CUDA ({problem})"
@@ -308,5 +305,6 @@ def _float32_from_ortvalue(value: Any) -> NDArray[np.float32]:
     if value.data_type() != "tensor(bfloat16)":
         copy: NDArray[np.float32] = value.numpy().astype(np.float32)
         return copy
-    halves = (ctypes.c_uint16 * math.prod(value.shape())).from_address(value.data_ptr())
-    return (np.ctypeslib.as_array(halves).astype(np.uint32) << 16).view(np.float32).reshape(value.shape())
+    shape: tuple[int, ...] = tuple(value.shape())
+    halves = (ctypes.c_uint16 * math.prod(shape)).from_address(value.data_ptr())
+    return (np.ctypeslib.as_array(halves).astype(np.uint32) << 16).view(np.float32).reshape(shape)

@@ -10,9 +10,10 @@ from typing import Any, Final
 
 from reformer_export.artifact.manifest import MODEL_NAME, Manifest, read_manifest
 from reformer_export.errors import InputError
-from reformer_export.measure import BenchmarkOptions, BenchmarkResult, Setup, missing_packages, run_benchmark
+from reformer_export.measure import BenchmarkOptions, Setup, missing_packages, run_benchmark
 from reformer_export.measure.contenders import AGAINST, Device, Name
-from reformer_export.measure.node_times import NodeTimes, measure_node_times
+from reformer_export.measure.node_times import measure_node_times
+from reformer_export.report.bench_page import BenchReport
 from reformer_export.runtimes import Runtime, RuntimeOptions, load
 from reformer_export.runtimes.ort import CPU, OnnxRuntime
 from reformer_export.workflows.checkpoint_source import find_checkpoint
@@ -52,27 +53,6 @@ class BenchRequest:
         unknown = [name for name in self.against if name not in AGAINST]
         if unknown:
             raise InputError("against", repr(unknown[0]), f"of {', '.join(AGAINST)}", "name each once")
-
-
-@dataclass(frozen=True)
-class BenchReport:
-    """The measurements of the artifact in `folder`, which `runtime` says what ran."""
-
-    folder: Path
-    manifest: Manifest
-    runtime: str
-    result: BenchmarkResult
-    nodes: NodeTimes | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values."""
-        return {
-            "artifact": str(self.folder),
-            "model_sha256": self.manifest.files[MODEL_NAME],
-            "dtype": self.manifest.dtype,
-            "runtime": self.runtime,
-            **self.result.to_dict(),
-        }
 
 
 def bench_artifact(
@@ -120,7 +100,7 @@ def bench_artifact(
     # ONNX Runtime has no bfloat16 on the CPU: what runs there is another graph.
     if request.node_times and placement and placement.provider == CPU and manifest.dtype != "bfloat16":
         nodes = measure_node_times(out / MODEL_NAME, manifest.spec.vocab_size, max(lengths), placement)
-    return BenchReport(out, manifest, description, result, nodes)
+    return BenchReport(out, manifest, description, result, nodes, request.node_times)
 
 
 def _choose_lengths(runtime: Runtime, given: Sequence[int] | None) -> tuple[int, ...]:

@@ -57,7 +57,7 @@ def test_all_of_an_artifact(out: Path) -> None:
     fake, stray = (engine.entry() for engine in examine_engines(out))
     record = dataclasses.asdict(read_engine_record(out, "fake"))
     assert fake == {"name": "fake", "state": "ok", "record": record}
-    assert "got no such file, expected the record beside the engine" in stray.pop("problem")
+    assert "got no such file, expected an engine's record" in stray.pop("problem")
     assert stray == {"name": "stray", "state": "unusable"}
 
 

@@ -3,12 +3,12 @@ from __future__ import annotations
 import click
 import pytest
 
-from reformer_export.cli.option_names import name_options
+from reformer_export.cli.option_names import Command, name_options
 from reformer_export.errors import InputError
 from tests.cli.program import run_program
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("out")
 @click.option("--num-hashes", type=int)
 @click.option("--chunk-feed-forward", "feed_forward_slices", type=int)
@@ -33,8 +33,16 @@ def command(**_options: object) -> None:
 )
 def test_fields_become_flags(what: str, fix: str, line: str) -> None:
     error = InputError(what, 0, 1, fix)
-    name_options(error, command)
+    name_options(
+        error, command.make_context("command", ["--num-hashes", "0", "--chunk-feed-forward", "0", "OUT"])
+    )
     assert str(error) == line
+
+
+def test_a_field_that_was_not_given_is_not_the_option_s_fault() -> None:
+    error = InputError("num_hashes", 0, 1, "give `num_hashes`")
+    name_options(error, command.make_context("command", ["OUT"]))
+    assert str(error) == "num_hashes: got 0, expected 1; give --num-hashes"
 
 
 def test_the_command_line_names_its_own_options() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 import transformers
 
 from reformer_export.artifact.manifest import read_manifest
+from reformer_export.measure.node_times import NodeTimes, OperatorTime
 from reformer_export.report.bench_page import BenchReport, page_from_bench
 from reformer_export.report.page import Verdict
 from tests.cli.program import run_program
@@ -57,7 +59,7 @@ def test_the_page_has_the_numbers_of_the_json(measured: tuple[Path, Any]) -> Non
 def make_report(tmp_path: Path, *eager_seconds: float) -> BenchReport:
     out = write_artifact(tmp_path / "out")
     result = make_benchmark(out, *eager_seconds, memory=False)
-    return BenchReport("out", "ONNX Runtime", read_manifest(out), result)
+    return BenchReport(out, read_manifest(out), "ONNX Runtime", result)
 
 
 @pytest.mark.parametrize(
@@ -87,3 +89,17 @@ def test_the_verdict(tmp_path: Path, eager_seconds: tuple[float, ...], verdict: 
     assert page.verdict == verdict
     assert [section.name for section in page.sections] == ["time", "table", "about"]
     assert "Note: a note" in page.sections[-1].paragraphs
+
+
+def test_json_has_the_nodes_where_they_were_asked_for(tmp_path: Path) -> None:
+    report = make_report(tmp_path)
+    assert not {"nodes", "manifest"} & set(report.to_dict())
+    nodes = NodeTimes(64, (OperatorTime("Gemm", 12, 0.5),))
+    values = dataclasses.replace(report, nodes=nodes, with_nodes=True).to_dict()
+    assert values["nodes"] == {
+        "length": 64,
+        "operators": ({"operator": "Gemm", "runs": 12, "seconds": 0.5},),
+    }
+    assert values["manifest"] == report.manifest.to_dict()
+    assert values["model_sha256"] == report.manifest.files["model.onnx"]
+    assert dataclasses.replace(report, with_nodes=True).to_dict()["nodes"] is None

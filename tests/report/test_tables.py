@@ -14,13 +14,14 @@ from reformer_export.report.page import Page, Section, render_page
 from reformer_export.report.tables import (
     Table,
     accuracy_table,
-    cases_table,
     engine_table,
     machine_tables,
     make_facts,
     make_table,
     measurements_table,
+    sweep_table,
 )
+from reformer_export.report.verify_report import DataAccuracy
 from reformer_export.runtimes.machine import ArtifactState, inspect_machine
 from tests.artifact.test_engine_record import RECORD
 from tests.report.results import ACCURACY, make_benchmark, make_case, make_sweep
@@ -33,7 +34,7 @@ def test_what_is_absent_is_a_dash() -> None:
 
 
 def test_the_cases_of_a_sweep() -> None:
-    table = cases_table("out", make_sweep(make_case(2, 1, 0.5), make_case(error=1.0)))
+    table = sweep_table(Path("out"), make_sweep(make_case(2, 1, 0.5), make_case(error=1.0)))
     assert table.caption == "out against eager (onnxruntime CPU, float32)"
     name = "batch 1, length 64, masked"
     assert table.rows == (
@@ -44,7 +45,7 @@ def test_the_cases_of_a_sweep() -> None:
 
 
 def test_accuracy_by_number_of_hashes() -> None:
-    table = accuracy_table("text.txt", ACCURACY)
+    table = accuracy_table(DataAccuracy("text.txt", 4, ACCURACY))
     assert table.caption == "text.txt: 1 sequences of 1024 tokens"
     assert table.rows[0] == ("1", "2.0000", "2.8854", "5,432", "1,023")
 
@@ -81,7 +82,7 @@ def test_a_machine() -> None:
 @pytest.mark.parametrize(
     "table",
     [
-        cases_table("out", make_sweep(make_case(2, 1, 0.5))),
+        sweep_table(Path("out"), make_sweep(make_case(2, 1, 0.5))),
         make_facts("A & B", [("the name", "a text, <b> & all"), ("another", "[batch, 4]")]),
     ],
 )

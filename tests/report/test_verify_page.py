@@ -9,13 +9,17 @@ from typing import Any
 import pytest
 import transformers
 
+from reformer_export.measure.accuracy import AccuracyResult
 from reformer_export.parity.bisect import BisectResult
 from reformer_export.parity.cases import Case
+from reformer_export.parity.details import Details
+from reformer_export.parity.hashing import MARGIN_EDGES, MarginHistogram
+from reformer_export.parity.layer_errors import LayerError
 from reformer_export.parity.results import CaseResult
 from reformer_export.report import render_page
-from reformer_export.report.details import Details, LayerError, LayerMargins
 from reformer_export.report.page import Verdict
-from reformer_export.report.verify_page import VerifyReport, page_from_verify
+from reformer_export.report.verify_page import page_from_verify
+from reformer_export.report.verify_report import BisectReport, DataAccuracy, RuntimeReport, VerifyReport
 from reformer_export.spec import DTYPES
 from tests.artifact.test_manifest import make_manifest
 from tests.cli.program import run_program
@@ -68,15 +72,17 @@ def test_the_page_has_the_numbers_of_the_json(verified: tuple[Path, Any]) -> Non
     assert "one input of 64 tokens" in html
 
 
-def make_report(*cases: CaseResult, **more: Any) -> VerifyReport:
-    return VerifyReport("out", make_manifest(), make_sweep(*cases), **more)
+def make_report(*cases: CaseResult, accuracy: AccuracyResult | None = None, **more: Any) -> VerifyReport:
+    data = None if accuracy is None else DataAccuracy("text.txt", 4, accuracy)
+    return VerifyReport(Path("out"), make_manifest(), (RuntimeReport(make_sweep(*cases), data),), **more)
 
 
 def make_details(limit: float) -> Details:
     rows = (LayerError(0, "local", "attention output", 1e-6, 1.0, 5e-5),)
+    counts = (*range(len(MARGIN_EDGES) - 1),)
     roundings = dict.fromkeys(DTYPES, 1e-3)
-    margins = LayerMargins(1, (7, 3), roundings, dict.fromkeys(DTYPES, 0.25), (1e-9, 1e-3, 1.0), limit)
-    return Details(rows, (margins,), None)
+    margins = MarginHistogram(1, counts, roundings, dict.fromkeys(DTYPES, 0.25))
+    return Details(rows, (margins,), None, limit)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +118,8 @@ def test_wrong_arithmetic_is_said(error: float) -> None:
 def test_the_node_that_differs() -> None:
     """What a search for it found stands first."""
     found = BisectResult(Case(64, 1, masked=False), None, None, None, None)
-    page = page_from_verify(make_report(bisect=found, replay="reformer-export replay DIR"))
+    bisect = BisectReport(found, Path("DIR"), "reformer-export replay DIR")
+    page = page_from_verify(make_report(bisect=bisect))
     assert page.sections[0].name == "bisect"
     assert page.sections[0].paragraphs == [
         "No node differs (batch 1, length 64).",
@@ -120,19 +127,18 @@ def test_the_node_that_differs() -> None:
     ]
 
 
-def test_accuracy_against_speed() -> None:
-    page = page_from_verify(make_report(accuracy=ACCURACY, data="text.txt"))
-    (section,) = (section for section in page.sections if section.name == "accuracy")
+@pytest.mark.parametrize("count", [1, 2])
+def test_accuracy_against_speed(count: int) -> None:
+    accuracy = dataclasses.replace(ACCURACY, rows=ACCURACY.rows[:count])
+    sections = {
+        section.name: section for section in page_from_verify(make_report(accuracy=accuracy)).sections
+    }
+    section = sections["accuracy"]
     assert section.paragraphs == ["On text.txt, 1,030 characters, in sequences of 1,024 tokens."]
-    assert len(section.drawings) == 2
-    assert "From 1 to 4 hashes: 2.8854 to 1.4427 bits per character" in section.drawings[0].alternative
-    one = dataclasses.replace(ACCURACY, rows=ACCURACY.rows[:1])
-    (section,) = (
-        section
-        for section in page_from_verify(make_report(accuracy=one, data="text.txt")).sections
-        if section.name == "accuracy"
-    )
-    assert (len(section.drawings), len(section.tables[0].rows)) == (0, 1)
+    assert len(section.tables[0].rows) == count
+    told = [drawing.alternative for drawing in section.drawings]
+    words = "From 1 to 4 hashes: 2.8854 to 1.4427 bits per character, 5,432 to 1,234 tokens a second."
+    assert told == ([words] * 2 if count == 2 else [])
 
 
 def test_a_model_without_hashing(tmp_path: Path) -> None:
