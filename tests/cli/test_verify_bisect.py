@@ -181,7 +181,7 @@ def test_nodes_of_an_engine_cannot_be_searched(exported: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("node.json", None, "got no node.json"),
+        ("node.json", None, "node.json: got no such file"),
         ("node.json", b"{", "node.json: got text that is not JSON"),
         ("node.json", b"[]", "node.json: got a missing or wrong field"),
         ("node.json", b'{"layer": 1}', "node.json: got a missing or wrong field"),
