@@ -31,6 +31,14 @@ def name_options(error: ReformerExportError, ctx: click.Context) -> None:
     What is at fault is an option only where one was given: else it is the checkpoint's own field. Words may
     advise another export: options that the command lacks are those of `onnx`.
     """
+    given = ctx.get_parameter_source(error.what) is ParameterSource.COMMANDLINE
+    error.what = name_options_in(f"`{error.what}`" if given else error.what, ctx).strip("`")
+    for part in ("got", "expected", "fix"):
+        setattr(error, part, name_options_in(getattr(error, part), ctx))
+
+
+def name_options_in(words: str, ctx: click.Context) -> str:
+    """`words` with the flags of the options whose fields stand in backquotes."""
     from reformer_export.cli.onnx import command as onnx
 
     known = (*onnx.params, *ctx.command.params)
@@ -45,7 +53,4 @@ def name_options(error: ReformerExportError, ctx: click.Context) -> None:
             return (option.secondary_opts or option.opts)[0]
         return f"{option.opts[0]} {value}" if value else option.opts[0]
 
-    if error.what in options and ctx.get_parameter_source(error.what) is ParameterSource.COMMANDLINE:
-        error.what = options[error.what].opts[0]
-    for part in ("what", "got", "expected", "fix"):
-        setattr(error, part, _FIELD.sub(flag, getattr(error, part)))
+    return _FIELD.sub(flag, words)
