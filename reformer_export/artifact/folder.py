@@ -101,13 +101,10 @@ def check_new_folder(
     except OSError as error:
         raise output_error(out, error) from error
     if exists and not overwrite:
-        raise OutputError(
-            f"OUT: got {out}, which exists, expected a new folder; use --overwrite or another OUT"
-        )
+        fix = "use `overwrite=True` or another OUT"
+        raise OutputError("OUT", f"{out}, which exists", "a new folder", fix)
     if problem is not None:
-        raise OutputError(
-            f"OUT: got {out}, which {problem}, expected an artifact to overwrite; choose another OUT"
-        )
+        raise OutputError("OUT", f"{out}, which {problem}", "an artifact to overwrite", "choose another OUT")
 
 
 def _reason_to_keep(out: Path) -> str | None:

@@ -135,18 +135,17 @@ def read_manifest(folder: Path) -> Manifest:
     """Read and check `folder`/manifest.json; ArtifactError when it is missing, broken or of another kind."""
     path = folder / MANIFEST_NAME
     found = _FILE.read_version(path, "manifest_version", MANIFEST_VERSION)
-    before_dials: dict[str, Any] = {"dial": None}
-    fields = _FILE.convert(path, before_dials | found, _ManifestFields)
+    fields = _FILE.convert(path, {"dial": None, **found}, _ManifestFields)  # old ones do not mention it
     try:
         spec = spec_from_dict(fields.spec)
     except SpecError as error:
         raise _FILE.refuse(path, f"a spec that is refused: {error}") from error
     values = vars(fields) | {"spec": spec}
-    dial = values.pop("dial")
+    choice = values.pop("dial")
     rounds = {layer.num_hashes for layer in spec.layers if isinstance(layer, LSHAttentionSpec)}
-    if dial is not None and rounds != {dial.max_hashes}:
-        raise _FILE.refuse(path, f"a missing or wrong field (dial: {dial.max_hashes} hashes of {rounds})")
-    return Manifest(**values, runtime_num_hashes=dial and RuntimeNumHashes(dial.max_hashes))
+    if choice is not None and rounds != {choice.max_hashes}:
+        raise _FILE.refuse(path, f"a missing or wrong field (dial: {choice.max_hashes} hashes of {rounds})")
+    return Manifest(**values, runtime_num_hashes=choice and RuntimeNumHashes(choice.max_hashes))
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:

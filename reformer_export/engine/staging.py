@@ -49,7 +49,7 @@ class StagingPaths:
 
 @contextmanager
 def staging_paths(out: Path, name: str) -> Iterator[StagingPaths]:
-    """Places to write the engine `name` of the artifact `out`; nothing stays there when the block ends.
+    """Paths to write the engine `name` of the artifact `out`; nothing stays there when the block ends.
 
     OutputError when the disk refuses.
     """

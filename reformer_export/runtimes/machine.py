@@ -68,12 +68,7 @@ _LIBRARIES: Final = (
     ("onnxruntime", ("onnxruntime", "onnxruntime-gpu"), "run, generate, verify", "reformer-export[cpu]"),
     ("onnx", ("onnx",), "onnx, verify, inspect of an .onnx, bfloat16 on the CPU", "reformer-export[export]"),
     ("onnxscript", ("onnxscript",), "onnx", "reformer-export[export]"),
-    (
-        "onnx_graphsurgeon",
-        ("onnx-graphsurgeon",),
-        "verify --bisect and --report",
-        "reformer-export[export]",
-    ),
+    ("onnx_graphsurgeon", ("onnx-graphsurgeon",), "verify --bisect and --report", "reformer-export[export]"),
     ("torch", ("torch",), "onnx, verify", "reformer-export[export]"),
     ("transformers", ("transformers",), "onnx, verify", "reformer-export[export]"),
     ("safetensors", ("safetensors",), "onnx, verify", "reformer-export[export]"),
@@ -143,9 +138,7 @@ def _list_gpus() -> tuple[str, ...]:
 
 def _try_artifact(path: Path) -> ArtifactState:
     if not path.exists():
-        raise InputError(
-            f"{path}: got no such file or folder, expected an artifact or an .onnx; check the path"
-        )
+        raise InputError(path, "no such file or folder", "an artifact or an .onnx", "check the path")
     try:
         if path.is_file():
             open_session(path)

@@ -116,7 +116,7 @@ def test_what_exists_is_kept(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("nowhere")
     before = snapshot(tmp_path)
     for name in ("artifact", "empty", "file", "link"):
-        with pytest.raises(OutputError, match=r"which exists, expected a new folder; use --overwrite"):
+        with pytest.raises(OutputError, match=r"which exists, expected a new folder; use `overwrite=True`"):
             write_new(tmp_path / name)
     assert snapshot(tmp_path) == before
 

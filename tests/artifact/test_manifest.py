@@ -70,12 +70,12 @@ def test_a_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert names_in(tmp_path) == ["manifest.json"]
 
 
-def test_a_dial_is_read_as_it_was_written(folder: Path) -> None:
+def test_a_choice_of_hashes_is_read_as_it_was_written(folder: Path) -> None:
     manifest = make_manifest(runtime_num_hashes=RuntimeNumHashes(2))
     write_manifest(folder, manifest)
     assert read_manifest(folder) == manifest
     values = json.loads((folder / "manifest.json").read_text())
-    assert values["manifest_version"] == 1  # who does not know dials runs all rounds, which is right
+    assert values["manifest_version"] == 1  # who does not know of it runs all rounds, which is right
     order = (
         "manifest_version spec max_length dtype opset operators dial source rotations_sha256 versions files"
     )
@@ -83,7 +83,7 @@ def test_a_dial_is_read_as_it_was_written(folder: Path) -> None:
     assert "Only num_hashes = 2 equals transformers' draw" in values["dial"]["note"]
 
 
-def test_a_manifest_from_before_there_were_dials(folder: Path) -> None:
+def test_a_manifest_from_before_there_was_a_choice(folder: Path) -> None:
     edit_manifest(folder, dial=...)
     assert read_manifest(folder).runtime_num_hashes is None
 
@@ -97,7 +97,7 @@ def test_a_manifest_from_before_there_were_dials(folder: Path) -> None:
         {"input": "other", "max_hashes": 2},
     ],
 )
-def test_a_dial_that_does_not_fit(folder: Path, dial: Any) -> None:
+def test_a_choice_of_hashes_that_does_not_fit(folder: Path, dial: Any) -> None:
     edit_manifest(folder, dial=dial)
     assert "a missing or wrong field" in refusal_of(folder)
 

@@ -31,11 +31,7 @@ class TensorRTPackage:
 
 PACKAGES: Final[dict[EngineRuntime, TensorRTPackage]] = {
     "tensorrt": TensorRTPackage(
-        "tensorrt",
-        (10, 7),
-        ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
-        "tensorrt",
-        "TensorRT",
+        "tensorrt", (10, 7), ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"), "tensorrt", "TensorRT"
     ),
     "tensorrt-rtx": TensorRTPackage(
         "tensorrt_rtx", (1, 2), ("tensorrt-rtx-cu13", "tensorrt-rtx"), "rtx", "TensorRT-RTX"
@@ -65,9 +61,7 @@ def import_tensorrt(runtime: EngineRuntime) -> Any:
     try:
         module = importlib.import_module(package.module)
     except (ImportError, OSError, RuntimeError) as error:  # the wheels load their libraries while imported
-        raise MissingDependencyError(
-            f"{package.module}: got '{error}', expected the package; {package.install}"
-        ) from error
+        raise MissingDependencyError(package.module, f"'{error}'", "the package", package.install) from error
     check_tensorrt_version(runtime, str(module.__version__))
     return module
 
@@ -77,9 +71,8 @@ def check_tensorrt_version(runtime: EngineRuntime, version: str) -> None:
     package = PACKAGES[runtime]
     if version_numbers(version) < package.least_version:
         least = ".".join(map(str, package.least_version))
-        raise MissingDependencyError(
-            f"{package.module}: got version {version}, expected {least} or newer; {package.install} --upgrade"
-        )
+        fix = f"{package.install} --upgrade"
+        raise MissingDependencyError(package.module, f"version {version}", f"{least} or newer", fix)
 
 
 def version_numbers(version: str) -> tuple[int, ...]:
@@ -93,7 +86,6 @@ def import_cuda() -> Any:
     try:
         return importlib.import_module("cuda.bindings.runtime")
     except (ImportError, OSError, RuntimeError) as error:
-        raise MissingDependencyError(
-            f"cuda-bindings: got '{error}', expected the package; pip install 'reformer-export[tensorrt]' "
-            "or 'reformer-export[rtx]', or use --runtime onnxruntime"
-        ) from error
+        either = "pip install 'reformer-export[tensorrt]' or 'reformer-export[rtx]'"
+        fix = f'{either}, or use `runtime="onnxruntime"`'
+        raise MissingDependencyError("cuda-bindings", f"'{error}'", "the package", fix) from error
