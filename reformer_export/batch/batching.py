@@ -135,16 +135,18 @@ def run_window(
     good = [(line.index, line.sequence) for line in window if line.sequence is not None]
     totals = Totals(skipped=len(window) - len(good))
     advance(totals.skipped)
+    has_row_a_token = runtime.spec.task != "text-classification" and runtime.spec.logits == "all"
     results: dict[int, SequenceResult] = {}
     for batch in plan_batches([len(sequence.ids) for _, sequence in good], batching, runtime.spec):
         rows = [good[position][1] for position in batch]
         outputs = _run_batch(runtime, rows)
+        lengths = [len(row.ids) for row in rows]
         for row, position in enumerate(batch):
             index, sequence = good[position]
-            values = {name: value[row] for name, value in outputs.items()}
-            results[index] = SequenceResult(index, sequence, _cut_padding(values, sequence, runtime.spec))
+            end = lengths[row] if has_row_a_token else None  # without padding
+            values = {name: value[row][:end] for name, value in outputs.items()}
+            results[index] = SequenceResult(index, sequence, values)
         advance(len(rows))
-        lengths = [len(row.ids) for row in rows]
         totals += Totals(len(rows), 0, sum(lengths), len(rows) * max(lengths))
     return [results.get(line.index, line) for line in window], totals
 
@@ -155,11 +157,3 @@ def _run_batch(runtime: Runtime, batch: list[InputSequence]) -> dict[str, NDArra
         [sequence.ids for sequence in batch],
         [sequence.mask_or_ones for sequence in batch] if masked else None,
     )
-
-
-def _cut_padding(
-    values: dict[str, NDArray[np.float32]], sequence: InputSequence, spec: ModelSpec
-) -> dict[str, NDArray[np.float32]]:
-    if spec.task == "text-classification" or spec.logits != "all":
-        return values
-    return {name: value[: len(sequence.ids)] for name, value in values.items()}

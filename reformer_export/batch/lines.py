@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO, Final, Literal
 
-from reformer_export.batch.sequences import Consumed, InputLine, SequenceReader, Source
+from reformer_export.batch.sequences import START_AGAIN, Consumed, InputLine, SequenceReader, Source
 from reformer_export.errors import InputError
 
 LineFormat = Literal["text", "jsonl"]
@@ -113,9 +113,5 @@ def unreadable(path: Path | str, error: OSError) -> InputError:
 
 def changed(name: str, lines: int) -> InputError:
     """The one line for an input that is not the one an earlier run began with."""
-    return InputError(
-        "resume",
-        got=f"{name}, whose first {lines} lines are not those that the interrupted run read",
-        expected="the same",
-        fix="restore the file, or start again with `restart=True`",
-    )
+    got = f"{name}, whose first {lines} lines are not those that the interrupted run read"
+    return InputError("resume", got, "the same", f"restore the file, or {START_AGAIN}")

@@ -25,6 +25,7 @@ from reformer_export.errors import InputError, OutputError
 
 STANDARD_OUTPUT: Final = Path("-")
 OUTPUT_SUFFIXES: Final = (".npz", ".jsonl")
+RESUMABLE: Final = "a .jsonl file, which alone can be gone on with"
 COPY_BYTES: Final = 2**20
 
 
@@ -48,19 +49,12 @@ class Output:
         if self.resume and self.restart:
             raise InputError("resume", "`restart` too", "one of them", "choose")
         if (self.resume or self.restart) and not self.is_jsonl:
-            raise InputError(
-                "resume" if self.resume else "restart",
-                got=f"`output` {self.path}",
-                expected="a .jsonl file, which alone can be gone on with",
-                fix="write one, or leave it out",
-            )
+            what = "resume" if self.resume else "restart"
+            raise InputError(what, f"`output` {self.path}", RESUMABLE, "write one, or leave it out")
         if self.is_jsonl and self.partial.exists() and not (self.resume or self.restart):
-            raise OutputError(
-                "output",
-                got=f"{self.partial}, which an interrupted run has left",
-                expected="none",
-                fix="go on with `resume=True`, or start again with `restart=True`",
-            )
+            got = f"{self.partial}, which an interrupted run has left"
+            fix = "go on with `resume=True`, or start again with `restart=True`"
+            raise OutputError("output", got, "none", fix)
 
     @property
     def is_jsonl(self) -> bool:
@@ -74,18 +68,13 @@ class Output:
 
     def _check_path(self) -> None:
         if self.path.suffix not in OUTPUT_SUFFIXES:
-            raise InputError(
-                "output",
-                got=self.path.name,
-                expected="a name ending in .npz or .jsonl, or - for JSON lines on standard output",
-                fix="rename it",
-            )
+            expected = "a name ending in .npz or .jsonl, or - for JSON lines on standard output"
+            raise InputError("output", self.path.name, expected, "rename it")
         if not self.path.parent.is_dir():
             got = f"{self.path}, whose folder does not exist"
             raise OutputError("output", got, "one", "make it first")
         if self.path.is_dir():
-            got = f"{self.path}, a folder"
-            raise OutputError("output", got, "a file to write", "choose another")
+            raise OutputError("output", f"{self.path}, a folder", "a file to write", "choose another")
 
 
 class ResultWriter(ABC):

@@ -22,15 +22,13 @@ from typing import BinaryIO, Final, Literal
 from reformer_export.artifact.files import JsonFile, output_error
 from reformer_export.batch.batching import Totals
 from reformer_export.batch.outputs import JsonLinesWriter, Output, ResultWriter
-from reformer_export.batch.sequences import Consumed, Count, Source
+from reformer_export.batch.sequences import START_AGAIN, Consumed, Count, Source
 from reformer_export.errors import InputError, OutputError
 
 STATE_SECONDS: Final = 1.0
 """How much work a kill can cost, beyond a window."""
 
-STATE_FILE: Final = JsonFile(
-    "an interrupted run's state", "start again with `restart=True`", error=InputError
-)
+STATE_FILE: Final = JsonFile("an interrupted run's state", START_AGAIN, error=InputError)
 
 Identity = dict[str, str | int | bool | None]
 Say = Callable[[str], object]
@@ -101,12 +99,8 @@ class _ResumableWriter(JsonLinesWriter):
         state = self._read_state()
         for name, value in self._identity.items():
             if state.identity.get(name) != value:
-                raise InputError(
-                    "resume",
-                    got=f"{name} {value!r}",
-                    expected=f"{state.identity.get(name)!r} as in the run that left {self._partial}",
-                    fix="give the same, or start again with `restart=True`",
-                )
+                expected = f"{state.identity.get(name)!r} as in the run that left {self._partial}"
+                raise InputError("resume", f"{name} {value!r}", expected, f"give the same, or {START_AGAIN}")
         if self._partial.stat().st_size < state.size:
             raise _broken(self._partial)
         source.skip(state.consumed)
@@ -157,12 +151,7 @@ class _ResumableWriter(JsonLinesWriter):
 
 
 def _broken(path: Path) -> InputError:
-    return InputError(
-        "resume",
-        got=f"{path} missing or damaged",
-        expected="what an interrupted run leaves",
-        fix="start again with `restart=True`",
-    )
+    return InputError("resume", f"{path} missing or damaged", "what an interrupted run leaves", START_AGAIN)
 
 
 def _lock(stream: BinaryIO, partial: Path) -> None:
@@ -174,9 +163,5 @@ def _lock(stream: BinaryIO, partial: Path) -> None:
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        raise OutputError(
-            "output",
-            got=f"{partial}, which another process is writing",
-            expected="one at a time",
-            fix="wait for it, or choose another output",
-        ) from error
+        got, fix = f"{partial}, which another process is writing", "wait for it, or choose another output"
+        raise OutputError("output", got, "one at a time", fix) from error

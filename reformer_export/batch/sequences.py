@@ -9,7 +9,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import msgspec
 import numpy as np
@@ -21,7 +21,8 @@ from reformer_export.runtimes.inputs import prepare_inputs
 from reformer_export.runtimes.tokenizer import Tokenizer
 from reformer_export.spec import ModelSpec
 
-EXAMPLE = 'write e.g. {"input_ids": [5, 6, 7]} or {"text": "some text"}'
+START_AGAIN: Final = "start again with `restart=True`"
+EXAMPLE: Final = 'write e.g. {"input_ids": [5, 6, 7]} or {"text": "some text"}'
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 

@@ -28,9 +28,13 @@ class Command(click.Command):
 def name_options(error: ReformerExportError, ctx: click.Context) -> None:
     """Let `error` say --threads, --overwrite, --provider cpu for fields of the command's options.
 
-    What is at fault is an option only where one was given: else it is the checkpoint's own field.
+    What is at fault is an option only where one was given: else it is the checkpoint's own field. Words may
+    advise another export: options that the command lacks are those of `onnx`.
     """
-    options = {option.name: option for option in ctx.command.params if isinstance(option, click.Option)}
+    from reformer_export.cli.onnx import command as onnx
+
+    known = (*onnx.params, *ctx.command.params)
+    options = {option.name: option for option in known if isinstance(option, click.Option)}
 
     def flag(found: re.Match[str]) -> str:
         name, is_on, value = found.groups()

@@ -13,7 +13,7 @@ import numpy as np
 
 from reformer_export import batch
 from reformer_export.batch.lines import LineFormat
-from reformer_export.batch.outputs import STANDARD_OUTPUT
+from reformer_export.batch.outputs import RESUMABLE, STANDARD_OUTPUT
 from reformer_export.batch.sequences import ids_from_text
 from reformer_export.batch.sources import LINE_FORMATS
 from reformer_export.cli.bad_lines import LineMessages, OnError
@@ -154,12 +154,8 @@ def _check_output(output: Path | None, as_json: bool, resume: bool, restart: boo
             raise InputError("--json", "--output - too", "one of them on standard output", "choose")
         return target
     if resume or restart:
-        raise InputError(
-            "--resume" if resume else "--restart",
-            got="no --output",
-            expected="a .jsonl file, which alone can be gone on with",
-            fix="write one, or leave it out",
-        )
+        what = "--resume" if resume else "--restart"
+        raise InputError(what, "no --output", RESUMABLE, "write one, or leave it out")
     return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import textwrap
 from collections.abc import Callable
@@ -12,29 +13,30 @@ import click
 
 from reformer_export.batch import InputLine, ResultWriter, SequenceResult, Totals, summarize_result
 from reformer_export.batch.outputs import STANDARD_OUTPUT
+from reformer_export.batch.results import Label, NextToken, Span, Summary
 from reformer_export.cli.runtime_options import find_tokenizer
 from reformer_export.cli.tables import print_table
-from reformer_export.report.tables import Columns, make_facts, make_table
+from reformer_export.report.tables import Columns, Table, make_facts, make_table
 from reformer_export.runtimes import Runtime
 
-NEXT_TOKENS: Final[Columns[dict[str, Any]]] = {
-    "next token": lambda token: token["id"],
-    "probability": lambda token: f"{token['probability']:.4f}",
-    "text": lambda token: "" if token["text"] is None else repr(token["text"]),
+NEXT_TOKENS: Final[Columns[NextToken]] = {
+    "next token": lambda token: token.id,
+    "probability": lambda token: f"{token.probability:.4f}",
+    "text": lambda token: "" if token.text is None else repr(token.text),
 }
 
-LABELS: Final[Columns[dict[str, Any]]] = {
-    "label": lambda label: label["label"],
-    "probability": lambda label: f"{label['probability']:.4f}",
+LABELS: Final[Columns[Label]] = {
+    "label": lambda label: label.label,
+    "probability": lambda label: f"{label.probability:.4f}",
 }
 
-SPANS: Final[Columns[dict[str, Any]]] = {
-    "answer": lambda span: f"tokens {span['start']} to {span['end']}",
-    "score": lambda span: f"{span['score']:.4f}",
-    "text": lambda span: repr(span["text"] or ""),
+SPANS: Final[Columns[Span]] = {
+    "answer": lambda span: f"tokens {span.start} to {span.end}",
+    "score": lambda span: f"{span.score:.4f}",
+    "text": lambda span: repr(span.text or ""),
 }
 
-Summarize = Callable[[SequenceResult], dict[str, Any]]
+Summarize = Callable[[SequenceResult], Summary]
 
 
 class SummaryTables(ResultWriter):
@@ -44,7 +46,7 @@ class SummaryTables(ResultWriter):
         self._summarize = summarize
 
     def write(self, result: SequenceResult) -> None:
-        print_summary(self._summarize(result))
+        print_table(summary_table(self._summarize(result)))
 
 
 class JsonSummaries(ResultWriter):
@@ -55,7 +57,7 @@ class JsonSummaries(ResultWriter):
         self._summarize = summarize
 
     def write(self, result: SequenceResult) -> None:
-        self._write_element(self._summarize(result))
+        self._write_element(self._summarize(result).to_dict())
 
     def write_error(self, line: InputLine) -> None:
         self._write_element({"index": line.index, "error": line.error})
@@ -76,7 +78,7 @@ def make_summaries(runtime: Runtime, as_json: bool) -> SummaryTables | JsonSumma
     """A writer of summaries on standard output."""
     tokenizer = find_tokenizer(runtime)
 
-    def summarize(result: SequenceResult) -> dict[str, Any]:
+    def summarize(result: SequenceResult) -> Summary:
         return summarize_result(result, runtime.spec, runtime.config, tokenizer)
 
     if not as_json:
@@ -109,17 +111,18 @@ def report_totals(
         click.echo(json.dumps(values) if as_json else f"Wrote {totals.sequences} to {output}")
 
 
-def print_summary(summary: dict[str, Any]) -> None:
-    """A summary of `summarize_result` as a table."""
-    shapes = ", ".join(f"{name} {shape}" for name, shape in summary["outputs"].items())
-    title = f"Sequence {summary['index']}: {summary['tokens']} tokens -> {shapes}"
-    if "next_tokens" in summary:
-        print_table(make_table(title, NEXT_TOKENS, summary["next_tokens"]))
-    elif "labels" in summary:
-        print_table(make_table(title, LABELS, summary["labels"]))
-    elif "span" in summary:
-        print_table(make_table(title, SPANS, [summary["span"]]))
-    elif "likeliest_ids" in summary:
-        print_table(make_facts(title, [("likeliest ids", ",".join(map(str, summary["likeliest_ids"])))]))
-    else:
-        print_table(make_facts(title, [(name, f"{value:.6g}") for name, value in summary["values"].items()]))
+def summary_table(summary: Summary) -> Table:
+    """What the model answered to a sequence."""
+    shapes = ", ".join(f"{name} {shape}" for name, shape in summary.outputs.items())
+    title = f"Sequence {summary.index}: {summary.tokens} tokens -> {shapes}"
+    if summary.next_tokens is not None:
+        return make_table(title, NEXT_TOKENS, summary.next_tokens)
+    if summary.labels is not None:
+        return make_table(title, LABELS, summary.labels)
+    if summary.span is not None:
+        return make_table(title, SPANS, [summary.span])
+    if summary.likeliest_ids is not None:
+        return make_facts(title, [("likeliest ids", ",".join(map(str, summary.likeliest_ids)))])
+    assert summary.values is not None
+    values = dataclasses.asdict(summary.values)
+    return make_facts(title, [(name, f"{value:.6g}") for name, value in values.items()])

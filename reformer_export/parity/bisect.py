@@ -17,12 +17,11 @@ import onnx
 from numpy.typing import NDArray
 
 from reformer_export.parity.cases import Case
+from reformer_export.parity.expose import ModelGraph
 from reformer_export.parity.point_errors import Judge, PointError
-from reformer_export.parity.points import Point, find_points
+from reformer_export.parity.points import Point, find_points, find_subgraph
 from reformer_export.parity.results import VerifyResult
 from reformer_export.parity.session import ParitySession
-from reformer_export.parity.subgraphs import ExposedPoints, name_node, nodes_of_subgraph
-from reformer_export.reference.eager_values import Values, run_eager
 
 MAX_FAILING_CASES: Final = 3
 """Failing cases that are searched, the smallest first: a defect seldom hides in all of them."""
@@ -138,58 +137,53 @@ def bisect(session: ParitySession, cases: Sequence[Case]) -> BisectResult:
         ArtifactError: the graph does not say which modules its nodes are of.
         MissingDependencyError: onnx-graphsurgeon is not installed.
     """
-    search = _Search(session, find_points(session.graph.model, session.spec))
+    points = find_points(session.graph.model, session.spec)
     results = []
     for case in cases:
-        results.append(search.run_case(case))
+        results.append(_search_case(session, points, case))
         if results[-1].named is not None:
             return results[-1]
     return next((result for result in results if result.first_beyond is not None), results[0])
 
 
-@dataclass(frozen=True)
-class _Search:
-    session: ParitySession
-    points: list[Point]
+def _search_case(session: ParitySession, points: list[Point], case: Case) -> BisectResult:
+    ids, mask = session.draw(case)
+    values = session.eager.run(ids, mask, case.num_hashes, points=None).values
+    inputs = session.graph_inputs(ids, mask, case.num_hashes)
+    judge = Judge(session.spec, session.manifest.dtype, values, mask)
+    buckets = [point for point in points if point.role == "buckets"]
+    got = session.graph.expose(buckets, points).run(inputs, values)
+    pinned = judge.judge(points, got, got)
+    alone = judge.judge(points, session.graph.expose(points, points).run(inputs, values), values)
 
-    def run_case(self, case: Case) -> BisectResult:
-        session, points = self.session, self.points
-        ids, mask = session.draw(case)
-        _, values = run_eager(session.eager, ids, mask, case.num_hashes)
-        inputs = session.graph_inputs(ids, mask, case.num_hashes)
-        judge = Judge(session.spec, session.manifest.dtype, values, mask)
+    first_beyond = next((error for error in pinned if not error.agrees), None)
+    wrong = next((error for error in alone if not error.agrees), None)
+    largest = max(alone, key=lambda error: error.share)
+    if wrong is None:
+        return BisectResult(case, None, None, first_beyond, largest)
+    in_whole = next(error for error in pinned if error.point is wrong.point)
+    node, others = find_subgraph(session.graph.model, points, wrong.point)
+    names = tuple(other.name for other in others)
+    named = NamedNode(node.name, node.op_type, names, wrong, in_whole.error)
+    subgraph = _extract_subgraph(session.graph, points, wrong.point, inputs, judge)
+    return BisectResult(case, named, subgraph, first_beyond, largest)
 
-        got = self._run([point for point in points if point.role == "buckets"], inputs, values)
-        pinned = judge.judge(points, got, got)
-        alone = judge.judge(points, self._run(points, inputs, values), values)
 
-        first_beyond = next((error for error in pinned if not error.agrees), None)
-        wrong = next((error for error in alone if not error.agrees), None)
-        largest = max(alone, key=lambda error: error.share)
-        if wrong is None:
-            return BisectResult(case, None, None, first_beyond, largest)
-        in_whole = next(error for error in pinned if error.point is wrong.point)
-        named = self._name(wrong, in_whole.error)
-        return BisectResult(case, named, self._extract(wrong.point, inputs, judge), first_beyond, largest)
-
-    def _run(
-        self, given: list[Point], inputs: dict[str, NDArray[np.int64]], values: Values
-    ) -> dict[str, NDArray[Any]]:
-        """Every point's value, with eager's `given`."""
-        exposed = ExposedPoints(self.session.graph, given, self.points)
-        return exposed.run(exposed.feeds(inputs, values))
-
-    def _name(self, wrong: PointError, pinned_error: float) -> NamedNode:
-        nodes = nodes_of_subgraph(self.session.graph.model, self.points, wrong.point)
-        node = name_node(nodes)
-        others = tuple(other.name for other in nodes if other is not node)
-        return NamedNode(node.name, node.op_type, others, wrong, pinned_error)
-
-    def _extract(self, point: Point, inputs: dict[str, NDArray[np.int64]], judge: Judge) -> Subgraph:
-        """The subgraph that computes `point`, and what it gives alone."""
-        exposed = ExposedPoints(self.session.graph, self.points, [point])
-        feeds = exposed.feeds(inputs, judge.eager)
-        got, expected = exposed.run(feeds)[point.name], judge.eager[point.name]
-        shape = got.shape if got.size == expected.size else expected.shape
-        judged = judge.judged(point).reshape(shape)
-        return Subgraph(exposed.extract(), feeds, expected.reshape(shape), got, judged)
+def _extract_subgraph(
+    graph: ModelGraph,
+    points: list[Point],
+    point: Point,
+    inputs: dict[str, NDArray[np.int64]],
+    judge: Judge,
+) -> Subgraph:
+    """The subgraph that computes `point`, and what it gives alone."""
+    exposed, expected = graph.expose(points, [point]), judge.eager[point.name]
+    got = exposed.run(inputs, judge.eager)[point.name]
+    shape = got.shape if got.size == expected.size else expected.shape
+    return Subgraph(
+        graph.extract(points, [point]),
+        exposed.feeds(inputs, judge.eager),
+        expected.reshape(shape),
+        got,
+        judge.judged(point).reshape(shape),
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -69,8 +70,7 @@ def compare_outputs(
             return OutputDifference(float("inf"), float("inf"), greatest)
         if reference.shape[:2] == attention_mask.shape and _per_token(name, reference):
             value, reference = value[attention_mask == 1], reference[attention_mask == 1]
-        difference = np.abs(value.astype(np.float64) - reference)
-        difference = np.nan_to_num(difference, nan=np.inf, posinf=np.inf)
+        difference = _absolute_difference(value, reference)
         by_token.append(difference.max(axis=tuple(range(1, difference.ndim)), initial=0.0))
         greatest = max(greatest, float(np.abs(reference).max(initial=0.0)))
     differences = np.concatenate(by_token)
@@ -90,8 +90,12 @@ def greatest_difference(got: NDArray[Any], expected: NDArray[Any], judged: NDArr
     """
     if got.size != expected.size:
         return float("inf")
-    difference = np.abs(got.reshape(expected.shape)[judged].astype(np.float64) - expected[judged])
-    return float(np.nan_to_num(difference, nan=np.inf, posinf=np.inf).max(initial=0.0))
+    return float(_absolute_difference(got.reshape(expected.shape)[judged], expected[judged]).max(initial=0.0))
+
+
+def _absolute_difference(got: NDArray[Any], expected: NDArray[Any]) -> NDArray[np.float64]:
+    difference: NDArray[np.float64] = np.abs(got.astype(np.float64) - expected)
+    return np.nan_to_num(difference, nan=np.inf, posinf=np.inf)
 
 
 def tolerance(dtype: DType, greatest: float) -> float:
@@ -150,17 +154,24 @@ def _flip_margin(
 
     `vector` [D], `rotations` [D, S]. Infinite when a bucket is out of range.
     """
-    scores = vector @ rotations
-    norms = np.linalg.norm(rotations, axis=0)
-    length = float(np.linalg.norm(vector))
-    worst, first = 0.0, 0
-    for factor in factors:
-        half = factor // 2
-        part = np.concatenate([scores[first : first + half], -scores[first : first + half]])
-        size = np.concatenate([norms[first : first + half]] * 2)
+    scores, norms = vector @ rotations, np.linalg.norm(rotations, axis=0)
+    length, worst = float(np.linalg.norm(vector)), 0.0
+    for factor, (score, norm) in zip(factors, split_factors(factors, scores, norms), strict=True):
         a, b = got % factor, expected % factor
-        got, expected, first = got // factor, expected // factor, first + half
+        got, expected = got // factor, expected // factor
         if a != b:
-            gap = abs(part[a] - part[b]) / max(length * (size[a] + size[b]), 1e-30)
+            gap = abs(score[a] - score[b]) / max(length * (norm[a] + norm[b]), 1e-30)
             worst = max(worst, float(gap))
     return worst if got == expected == 0 else float("inf")
+
+
+def split_factors(
+    factors: tuple[int, ...], scores: NDArray[np.float64], norms: NDArray[np.float64]
+) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """(scores, norms) [..., f] of each factor's buckets, from those of the rotations, [..., S]."""
+    first = 0
+    for factor in factors:
+        half = slice(first, first + factor // 2)
+        first = half.stop
+        score, norm = scores[..., half], norms[..., half]
+        yield np.concatenate([score, -score], -1), np.concatenate([norm, norm], -1)

@@ -1,7 +1,7 @@
-"""An artifact's graph with inner values exposed: as outputs, and as inputs that what follows reads instead.
+"""An artifact's graph with its points exposed: as outputs, and as inputs that what follows reads instead.
 
-All that looks inside of a graph does it in this way: the sweep gives eager's buckets, bisect gives every
-point, so that each subgraph between two points runs on given values and not on what those before it computed.
+All that looks into a graph does it in this way: the sweep gives eager's buckets, bisect gives every point, so
+that each subgraph between two points runs on given values and not on what those before it computed.
 """
 
 from __future__ import annotations
@@ -11,37 +11,65 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import onnx
+import torch
 from numpy.typing import NDArray
 
 from reformer_export.contract import NUM_HASHES_INPUT
 from reformer_export.errors import MissingDependencyError
+from reformer_export.parity.points import Point
 from reformer_export.parity.rounding import emulate_bfloat16
 from reformer_export.runtimes.onnx_file import read_onnx
 from reformer_export.runtimes.ort import CPU, Placement, open_session
 
+GIVEN: Final = "eager."
+"""Before a point's name: the graph input that stands for it."""
+
 
 class ExposedGraph:
-    """A graph whose inner values are exposed, open in ONNX Runtime."""
+    """A graph with points exposed, open in ONNX Runtime."""
 
-    def __init__(self, session: Any) -> None:
+    def __init__(self, session: Any, given: Sequence[Point], shown: Sequence[Point]) -> None:
         self._session = session
-        self.inputs = tuple(value.name for value in session.get_inputs())
-        self.outputs = tuple(value.name for value in session.get_outputs())
+        self._inputs = {value.name for value in session.get_inputs()}
+        self._given, self._shown = given, shown
 
-    def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Every value that is shown, by name, in the graph's own shape: integers, or float32.
+    def feeds(
+        self, inputs: Mapping[str, NDArray[np.int64]], values: Mapping[str, NDArray[Any]]
+    ) -> dict[str, NDArray[Any]]:
+        """All that a run takes: the graph's own `inputs`, and the points' `values`, by name, in the types and
+        ranks that they have in the graph."""
+        feeds: dict[str, NDArray[Any]] = {name: x for name, x in inputs.items() if name in self._inputs}
+        for point in self._given:
+            if GIVEN + point.name in self._inputs:
+                feeds[GIVEN + point.name] = _fit(point, values[point.name])
+        return feeds
 
-        What `feeds` has beyond the inputs is left out.
-        """
-        values = self._session.run(self.outputs, {name: feeds[name] for name in self.inputs})
+    def run(
+        self, inputs: Mapping[str, NDArray[np.int64]], values: Mapping[str, NDArray[Any]]
+    ) -> dict[str, NDArray[Any]]:
+        """The shown points' values by name, in the graph's own shapes: float32, buckets int32."""
+        results = self._session.run([point.value for point in self._shown], self.feeds(inputs, values))
         return {
-            name: value if np.issubdtype(value.dtype, np.integer) else value.astype(np.float32)
-            for name, value in zip(self.outputs, values, strict=True)
+            point.name: value if point.role == "buckets" else value.astype(np.float32)
+            for point, value in zip(self._shown, results, strict=True)
         }
+
+
+def _fit(point: Point, value: NDArray[Any]) -> NDArray[Any]:
+    if point.role == "buckets":
+        return value
+    if point.rank == 2 and value.ndim == 3:
+        value = value.reshape(-1, value.shape[-1])
+    if point.elem_type == onnx.TensorProto.FLOAT16:
+        return value.astype(np.float16)
+    if point.elem_type == onnx.TensorProto.BFLOAT16:  # which runs in float32, with its roundings
+        rounded: NDArray[np.float32] = torch.from_numpy(value).bfloat16().float().numpy()
+        return rounded
+    return value
 
 
 @dataclass(frozen=True)
@@ -60,15 +88,15 @@ class ModelGraph:
     folder: Path
     runnable: onnx.ModelProto
 
-    def expose(self, given: Mapping[str, str], shown: Sequence[str]) -> ExposedGraph:
-        """Open it with values exposed, see `expose_values`."""
+    def expose(self, given: Sequence[Point], shown: Sequence[Point]) -> ExposedGraph:
+        """Open it with points exposed, see `expose_points`."""
         path = self.folder / "exposed.onnx"
-        onnx.save(expose_values(self.runnable, given, shown), str(path))
-        return ExposedGraph(open_session(path, self.placement))
+        onnx.save(expose_points(self.runnable, given, shown), str(path))
+        return ExposedGraph(open_session(path, self.placement), given, shown)
 
-    def extract(self, given: Mapping[str, str], shown: Sequence[str]) -> onnx.ModelProto:
+    def extract(self, given: Sequence[Point], shown: Sequence[Point]) -> onnx.ModelProto:
         """What `expose` opens, with the weights that it needs in it."""
-        subgraph = expose_values(self.runnable, given, shown)
+        subgraph = expose_points(self.runnable, given, shown)
         onnx.load_external_data_for_model(subgraph, str(self.folder))
         for tensor in subgraph.graph.initializer:
             tensor.ClearField("data_location")
@@ -79,7 +107,9 @@ class ModelGraph:
 def open_graph(path: Path, placement: Placement) -> Iterator[ModelGraph]:
     """Read the .onnx file `path`. Its weights go into a temporary file once, and out of memory."""
     runnable = read_onnx(path, external_data=True)
-    model = _copy_without_weights(runnable)
+    model = onnx.ModelProto()  # without weights
+    for field in ("node", "input", "output", "value_info"):
+        getattr(model.graph, field).extend(getattr(runnable.graph, field))
     types = {value.type.tensor_type.elem_type for value in model.graph.value_info}
     if placement.provider == CPU and onnx.TensorProto.BFLOAT16 in types:
         emulate_bfloat16(runnable)
@@ -89,20 +119,13 @@ def open_graph(path: Path, placement: Placement) -> Iterator[ModelGraph]:
         yield ModelGraph(model, placement, Path(scratch), runnable)
 
 
-def _copy_without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    bare = onnx.ModelProto()
-    for field in ("node", "input", "output", "value_info"):
-        getattr(bare.graph, field).extend(getattr(model.graph, field))
-    return bare
-
-
-def expose_values(model: onnx.ModelProto, given: Mapping[str, str], shown: Sequence[str]) -> onnx.ModelProto:
-    """A graph that gives the values `shown` in place of its own outputs, with no more nodes than they need.
+def expose_points(model: onnx.ModelProto, given: Sequence[Point], shown: Sequence[Point]) -> onnx.ModelProto:
+    """A graph that gives the points `shown` in place of its own outputs, with no more nodes than they need.
 
     Args:
         model: the graph; its weights, in it or in external data, stay where they are.
-        given: by value, the name of an input that the value's consumers read in place of it.
-        shown: values, in the outputs' order.
+        given: points whose consumers read an input in place of them.
+        shown: points, in the outputs' order; those that are given too are computed nevertheless.
 
     Raises:
         MissingDependencyError: onnx-graphsurgeon is not installed.
@@ -114,13 +137,13 @@ def expose_values(model: onnx.ModelProto, given: Mapping[str, str], shown: Seque
     _require_num_hashes(bare.graph)
     graph = surgeon.import_onnx(bare)
     tensors = graph.tensors()
-    for name, input_name in given.items():
-        value = tensors[name]
-        stand_in = surgeon.Variable(input_name, dtype=value.dtype, shape=value.shape)
+    for point in given:
+        value = tensors[point.value]
+        stand_in = surgeon.Variable(GIVEN + point.name, dtype=value.dtype, shape=value.shape)
         for consumer in list(value.outputs):
             consumer.inputs = [stand_in if x is value else x for x in consumer.inputs]
         graph.inputs.append(stand_in)
-    graph.outputs = [tensors[name] for name in shown]
+    graph.outputs = [tensors[point.value] for point in shown]
     graph.cleanup(remove_unused_graph_inputs=True)
     exposed: onnx.ModelProto = surgeon.export_onnx(graph, do_type_check=False)
     used = {(node.domain, node.op_type) for node in exposed.graph.node}

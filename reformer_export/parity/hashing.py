@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reformer_export.contract import KEY_NORM_EPSILON, MASKED_LOGIT, SELF_LOGIT, neighbour_shifts
-from reformer_export.parity.compare import EPSILON
+from reformer_export.parity.compare import EPSILON, split_factors
 from reformer_export.spec import DType, LSHAttentionSpec, ModelSpec
 
 MARGIN_EDGES: Final = tuple(float(edge) for edge in np.logspace(-9, 0, 46))
@@ -87,18 +87,10 @@ def measure_margins(
     norms = np.linalg.norm(rotations.astype(np.float64), axis=1)  # [H, R, S]
     lengths = np.linalg.norm(vectors, axis=-1)[:, :, None]
     margins = np.full(scores.shape[:3], np.inf)
-    first = 0
-    for factor in attention.num_buckets:
-        half = factor // 2
-        part = scores[..., first : first + half]
-        part = np.concatenate([part, -part], -1)
-        best, second = np.moveaxis(np.argsort(part, axis=-1)[..., -2:][..., ::-1], -1, 0)
-        size = np.concatenate([norms[..., first : first + half]] * 2, -1)[None].repeat(len(part), 0)
-        gap = _at(part, best) - _at(part, second)
-        margins = np.minimum(
-            margins, gap / np.maximum(lengths * (_at(size, best) + _at(size, second)), 1e-30)
-        )
-        first += half
+    for score, norm in split_factors(attention.num_buckets, scores, norms[None].repeat(len(scores), 0)):
+        best, second = np.moveaxis(np.argsort(score, axis=-1)[..., -2:][..., ::-1], -1, 0)
+        sizes = np.maximum(lengths * (_at(norm, best) + _at(norm, second)), 1e-30)
+        margins = np.minimum(margins, (_at(score, best) - _at(score, second)) / sizes)
     counts, _ = np.histogram(np.clip(margins, MARGIN_EDGES[0], 1.0), MARGIN_EDGES)
     nearest = margins.min(axis=(1, 2), initial=np.inf)
     roundings = {dtype: rounding_margin(dtype, spec.head_size) for dtype in EPSILON}

@@ -73,12 +73,10 @@ class Judge:
     eager: Values
     attention_mask: NDArray[np.int64]
 
-    def judge(
-        self, points: Sequence[Point], got: dict[str, NDArray[Any]], query_keys: Values
-    ) -> list[PointError]:
+    def judge(self, points: Sequence[Point], got: Values, query_keys: Values) -> list[PointError]:
         """The error of each point that `got` has; `query_keys` has what each hash hashed, by point."""
         return [
-            self._judge_buckets(point, got[point.name], query_keys)
+            self._judge_buckets(point, got, query_keys)
             if point.role == "buckets"
             else self._judge_values(point, got[point.name])
             for point in points
@@ -102,21 +100,24 @@ class Judge:
         limit = TOLERANCE[self.dtype] * max(greatest, SMALLEST_MAGNITUDE)
         return PointError(point, greatest_difference(got, expected, judged), greatest, limit)
 
-    def _judge_buckets(self, point: Point, got: NDArray[Any], query_keys: Values) -> PointError:
-        assert point.layer is not None
-        query_key = query_keys[point.module + ".query_key"]
+    def _judge_buckets(self, point: Point, got: Values, query_keys: Values) -> PointError:
         expected = self.eager[point.name]
-        if got.shape != expected.shape:
-            return PointError(point, float("inf"), float(expected.max(initial=0)), 0.0)
-        agreement = compare_buckets(
+        greatest = float(expected.max(initial=0))
+        if got[point.name].shape != expected.shape:
+            return PointError(point, float("inf"), greatest, 0.0)
+        agreement = self.count_flips(point, got, query_keys)
+        return PointError(point, float(agreement.unexplained), greatest, 0.0, agreement)
+
+    def count_flips(self, point: Point, got: Values, query_keys: Values) -> LayerAgreement:
+        """How the buckets at `point`, of eager's shape, agree with eager's; `query_keys` as in `judge`."""
+        assert point.layer is not None
+        return compare_buckets(
             point.layer,
             self.spec,
             self.dtype,
-            got,
-            expected,
-            query_key.reshape(*self.attention_mask.shape, -1),
+            got[point.name],
+            self.eager[point.name],
+            query_keys[point.module + ".query_key"].reshape(*self.attention_mask.shape, -1),
             recorded_rotations(self.spec, point.layer),
             self.attention_mask,
         )
-        greatest = float(expected.max(initial=0))
-        return PointError(point, float(agreement.unexplained), greatest, 0.0, agreement)

@@ -1,4 +1,4 @@
-"""Which values of an exported graph are which modules' results.
+"""Which values of an exported graph are which modules' results, and which nodes lie between them.
 
 The exporter notes in each node's metadata the modules that the node came from, outermost first, and the last
 node of a module computes its result. Module names are those of the canonical model (modeling/), which follow
@@ -8,14 +8,24 @@ transformers'; reference/eager_values.py gives eager's values under the same nam
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 import onnx
 
 from reformer_export.artifact.manifest import MODEL_NAME
-from reformer_export.contract import DOMAIN, LOCAL_ATTENTION, LSH_ATTENTION, LSH_BUCKETS, PRODUCT, SCOPES_KEY
+from reformer_export.contract import (
+    DOMAIN,
+    LOCAL_ATTENTION,
+    LSH_ATTENTION,
+    LSH_BUCKETS,
+    PRODUCT,
+    SCOPES_KEY,
+    Operator,
+)
 from reformer_export.errors import ArtifactError
+from reformer_export.reference.eager_values import attention_name
 from reformer_export.spec import LSHAttentionSpec, ModelSpec
 
 Role = Literal["attention operator", "attention output", "feed forward", "buckets", "other"]
@@ -47,125 +57,140 @@ class Point:
 
 def find_points(model: onnx.ModelProto, spec: ModelSpec) -> list[Point]:
     """Every point of the graph, in its topological order; ArtifactError when one is missing."""
-    scopes = _Scopes(model)
-    finder = _Finder(scopes, model)
+    finder = _Finder(model)
     finder.add_embeddings()
     for layer, attention in enumerate(spec.layers):
         finder.add_attention(layer, isinstance(attention, LSHAttentionSpec))
         finder.add_feed_forward(layer, spec.feed_forward_slices)
-    finder.add("encoder.layer_norm", scopes.last("encoder.layer_norm"))
+    finder.add_modules("encoder.layer_norm")
     finder.add_head(spec)
     return sorted(finder.points.values(), key=lambda point: point.node)
 
 
-class _Scopes:
-    """The graph's nodes by module."""
+def find_hashing(model: onnx.ModelProto, spec: ModelSpec) -> list[Point]:
+    """The points that say how a graph hashes: its outputs, and each LSH layer's query_key and buckets.
+
+    They are found by operator, whether or not the graph says which modules its nodes are of. ArtifactError
+    unless it hashes, and attends by hashes, once for each LSH layer.
+    """
+    hashes, attends = (
+        [node for node in model.graph.node if (node.domain, node.op_type) == (DOMAIN, operator.name)]
+        for operator in (LSH_BUCKETS, LSH_ATTENTION)
+    )
+    if not len(hashes) == len(attends) == len(spec.lsh_layers):
+        raise ArtifactError(
+            MODEL_NAME,
+            got=f"{len(hashes)} LSHBuckets and {len(attends)} LSHAttention nodes",
+            expected=f"{len(spec.lsh_layers)} of each as the manifest says",
+            fix="export the checkpoint again",
+        )
+    finder = _Finder(model)
+    for name in spec.output_names:
+        finder.add(name, name)
+    for layer, node in zip(spec.lsh_layers, hashes, strict=True):
+        finder.add(f"{attention_name(layer)}.query_key", node.input[0], layer)
+        finder.add(f"{attention_name(layer)}.buckets", node.output[0], layer, "buckets")
+    return list(finder.points.values())
+
+
+class _Finder:
+    """Collects points, of two with one value the first, among the graph's nodes by module."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
+        self.points: dict[str, Point] = {}
         self.nodes = list(model.graph.node)
         self._scopes = [_read_scopes(node) for node in self.nodes]
-        self.producers = {name: i for i, node in enumerate(self.nodes) for name in node.output}
+        self._producers = {name: i for i, node in enumerate(self.nodes) for name in node.output}
+        described = (*model.graph.value_info, *model.graph.output)
+        self._types = {value.name: value.type.tensor_type for value in described}
 
-    def within(self, module: str) -> list[int]:
-        """Indices of the nodes of `module` and the modules in it."""
-        return [i for i, scopes in enumerate(self._scopes) if module in scopes]
+    def within(self, module: str) -> list[onnx.NodeProto]:
+        """The nodes of `module` and the modules in it."""
+        return [node for node, scopes in zip(self.nodes, self._scopes, strict=True) if module in scopes]
 
-    def directly_in(self, module: str, *op_types: str) -> list[int]:
-        """Indices of the nodes of `module` itself, of the given operators if any are."""
-        inside = [i for i, scopes in enumerate(self._scopes) if scopes[-1:] == [module]]
-        return [i for i in inside if not op_types or self.nodes[i].op_type in op_types]
+    def directly_in(self, module: str, *op_types: str) -> list[onnx.NodeProto]:
+        """The nodes of `module` itself, of the given operators if any are."""
+        inside = [n for n, scopes in zip(self.nodes, self._scopes, strict=True) if scopes[-1:] == [module]]
+        return [node for node in inside if not op_types or node.op_type in op_types]
 
     def last(self, module: str) -> str:
         """The value that `module` results in."""
         inside = self.within(module)
         if not inside:
             raise _no_node(module)
-        return str(self.nodes[inside[-1]].output[0])
+        return str(inside[-1].output[0])
 
-    def only(self, module: str, op_type: str, domain: str = "") -> int:
-        """The index of the only node of an operator in `module` and the modules in it."""
-        found = [
-            i
-            for i in self.within(module)
-            if self.nodes[i].op_type == op_type and self.nodes[i].domain == domain
-        ]
+    def only(self, module: str, operator: Operator) -> str:
+        """The result of the only node of an operator of ours in `module` and the modules in it."""
+        wanted = (DOMAIN, operator.name)
+        found = [node for node in self.within(module) if (node.domain, node.op_type) == wanted]
         if len(found) != 1:
-            raise _no_node(f"{module} ({op_type})")
-        return found[0]
-
-
-class _Finder:
-    """Collects points; of two with one value the first stays."""
-
-    def __init__(self, scopes: _Scopes, model: onnx.ModelProto) -> None:
-        self.points: dict[str, Point] = {}
-        self._scopes = scopes
-        described = (*model.graph.value_info, *model.graph.output)
-        self._types = {value.name: value.type.tensor_type for value in described}
+            raise _no_node(f"{module} ({operator.name})")
+        return str(found[0].output[0])
 
     def add(self, name: str, value: str, layer: int | None = None, role: Role = "other") -> None:
         if value in self.points:
             return
-        if value not in self._types or value not in self._scopes.producers:
+        if value not in self._types or value not in self._producers:
             raise _no_node(f"{name} ({value})")
-        tensor = self._types[value]
-        node = self._scopes.producers[value]
-        rank = len(tensor.shape.dim)
-        self.points[value] = Point(name, value, node, layer, role, rank, tensor.elem_type)
+        node, tensor = self._producers[value], self._types[value]
+        self.points[value] = Point(name, value, node, layer, role, len(tensor.shape.dim), tensor.elem_type)
 
     def add_linear(self, module: str, layer: int | None = None, role: Role = "other") -> None:
         """A linear module: one node, or a product and the addition of the bias."""
-        result = self._scopes.last(module)
-        for index in self._scopes.directly_in(module, "MatMul"):
-            if self._scopes.nodes[index].output[0] != result:
-                self.add(module + PRODUCT, self._scopes.nodes[index].output[0], layer)
+        result = self.last(module)
+        for product in self.directly_in(module, "MatMul"):
+            if product.output[0] != result:
+                self.add(module + PRODUCT, product.output[0], layer)
         self.add(module, result, layer, role)
+
+    def add_modules(self, *modules: str, layer: int | None = None) -> None:
+        """The results of modules that are one point each."""
+        for module in modules:
+            self.add(module, self.last(module), layer)
 
     def add_embeddings(self) -> None:
         positions = "embeddings.position_embeddings"
-        self.add("embeddings.word_embeddings", self._scopes.last("embeddings.word_embeddings"))
-        for index in self._scopes.directly_in(positions, "Concat"):
-            for axis, value in enumerate(self._scopes.nodes[index].input):
+        self.add_modules("embeddings.word_embeddings")
+        for concat in self.directly_in(positions, "Concat"):
+            for axis, value in enumerate(concat.input):
                 self.add(f"{positions}.{axis}", value)
-        self.add(positions, self._scopes.last(positions))
-        self.add("embeddings", self._scopes.last("embeddings"))
+        self.add_modules(positions, "embeddings")
 
     def add_attention(self, layer: int, is_lsh: bool) -> None:
         block = f"encoder.layers.{layer}"
-        attention = f"{block}.attention.self_attention"
-        self.add(f"{block}.attention.layer_norm", self._scopes.last(f"{block}.attention.layer_norm"), layer)
+        attention = attention_name(layer)
+        self.add_modules(f"{block}.attention.layer_norm", layer=layer)
         for projection in ("query_key", "value") if is_lsh else ("query", "key", "value"):
             self.add_linear(f"{attention}.{projection}", layer)
         if is_lsh:
-            hashing = self._scopes.nodes[self._scopes.only(attention, LSH_BUCKETS.name, DOMAIN)]
-            self.add(f"{attention}.buckets", hashing.output[0], layer, "buckets")
-        operator = self._scopes.only(attention, (LSH_ATTENTION if is_lsh else LOCAL_ATTENTION).name, DOMAIN)
-        self.add(attention, self._scopes.nodes[operator].output[0], layer, "attention operator")
+            self.add(f"{attention}.buckets", self.only(attention, LSH_BUCKETS), layer, "buckets")
+        operator = self.only(attention, LSH_ATTENTION if is_lsh else LOCAL_ATTENTION)
+        self.add(attention, operator, layer, "attention operator")
         self.add_linear(f"{block}.attention.output.dense", layer, "attention output")
-        own = self._scopes.directly_in(block)
-        sums = [i for i in own if self._scopes.nodes[i].op_type != "Cast"]
+        sums = [node for node in self.directly_in(block) if node.op_type != "Cast"]
         if len(sums) != 2:
             raise _no_node(f"{block} (two residual additions, got {len(sums)})")
-        self.add(f"{block}.attention_stream", self._scopes.nodes[sums[0]].output[0], layer)
-        self.add(f"{block}.hidden_states", self._scopes.nodes[sums[1]].output[0], layer)
+        self.add(f"{block}.attention_stream", sums[0].output[0], layer)
+        self.add(f"{block}.hidden_states", sums[1].output[0], layer)
 
     def add_feed_forward(self, layer: int, slices: int) -> None:
         block = f"encoder.layers.{layer}.feed_forward"
-        self.add(f"{block}.layer_norm", self._scopes.last(f"{block}.layer_norm"), layer)
+        self.add_modules(f"{block}.layer_norm", layer=layer)
         for i in range(slices):
             self.add_linear(f"{block}.inner.{i}", layer)
-            products = self._scopes.directly_in(f"{block}.outer.{i}", "Gemm", "MatMul")
+            products = self.directly_in(f"{block}.outer.{i}", "Gemm", "MatMul")
             if not products:
                 raise _no_node(f"{block}.outer.{i}")
-            self.add(f"{block}.activation.{i}", self._scopes.nodes[products[0]].input[0], layer)
+            self.add(f"{block}.activation.{i}", products[0].input[0], layer)
             self.add_linear(f"{block}.outer.{i}", layer)
-        self.add(block, self._scopes.last(block), layer, "feed forward")
+        self.add(block, self.last(block), layer, "feed forward")
 
     def add_head(self, spec: ModelSpec) -> None:
         if spec.task in ("text-generation", "fill-mask"):
             if spec.logits == "last":
-                product = self._scopes.directly_in("lm_head.decoder", "Gemm", "MatMul")[0]
-                self.add("last_attended", self._scopes.nodes[product].input[0])
+                product = self.directly_in("lm_head.decoder", "Gemm", "MatMul")[0]
+                self.add("last_attended", product.input[0])
             self.add_linear("lm_head.decoder")
         elif spec.task == "text-classification":
             self.add_linear("classifier.dense")
@@ -189,3 +214,32 @@ def _no_node(what: str) -> ArtifactError:
         f"{MODEL_NAME}: got no node that says that it is {what}, expected one for each module of the "
         "manifest's model; export the checkpoint again with this version"
     )
+
+
+_PLUMBING: Final = frozenset(
+    {"Cast", "Concat", "Constant", "ConstantOfShape", "Expand", "Identity", "Range", "Reshape", "Shape"}
+) | {"Slice", "Squeeze", "Transpose", "Unsqueeze"}
+"""Operators that move or describe values: a subgraph is named after another of its nodes, if it has any."""
+
+
+def find_subgraph(
+    model: onnx.ModelProto, points: Sequence[Point], point: Point
+) -> tuple[onnx.NodeProto, list[onnx.NodeProto]]:
+    """(the node that `point`'s subgraph is named after: the last that computes anything; the others).
+
+    The subgraph is what lies between `point` and the `points` before it.
+    """
+    nodes = list(model.graph.node)
+    producers = {name: i for i, node in enumerate(nodes) for name in node.output}
+    stops = {other.value for other in points} - {point.value}
+    found: set[int] = set()
+    wanted = [point.value]
+    while wanted:
+        index = producers.get(wanted.pop())
+        if index is None or index in found:
+            continue
+        found.add(index)
+        wanted += [name for name in nodes[index].input if name not in stops]
+    subgraph = [nodes[i] for i in sorted(found)]
+    named = ([node for node in subgraph if node.op_type not in _PLUMBING] or subgraph)[-1]
+    return named, [node for node in subgraph if node is not named]

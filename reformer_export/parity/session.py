@@ -15,8 +15,8 @@ from reformer_export.artifact.manifest import MODEL_NAME, Manifest
 from reformer_export.contract import NUM_HASHES_INPUT
 from reformer_export.libraries.operators import find_native_library
 from reformer_export.parity.cases import Case, make_inputs
-from reformer_export.parity.expose import ModelGraph, open_graph
-from reformer_export.parity.pinned import check_hashing
+from reformer_export.parity.expose import ExposedGraph, ModelGraph, open_graph
+from reformer_export.parity.points import Point, find_hashing
 from reformer_export.reference.eager import EagerReformer, open_eager
 from reformer_export.runtimes import Runtime, RuntimeOptions, load
 from reformer_export.runtimes.ort import CPU, OnnxRuntime, Placement
@@ -34,6 +34,7 @@ class ParitySession:
         eager: the truth.
         runtime: the artifact as it was opened; an engine's runtime for an engine.
         graph: model.onnx, whose values can be exposed.
+        hashing: the points of `find_hashing`.
         seed: of the random inputs.
     """
 
@@ -41,6 +42,7 @@ class ParitySession:
     eager: EagerReformer
     runtime: Runtime
     graph: ModelGraph
+    hashing: tuple[Point, ...]
     seed: int
 
     @property
@@ -56,6 +58,11 @@ class ParitySession:
     def reads_buckets(self) -> bool:
         """Whether the exposed graph runs as the runtime does, so that its buckets are the runtime's."""
         return getattr(self.runtime, "placement", None) == self.placement
+
+    def expose_hashing(self) -> ExposedGraph:
+        """The whole graph on buckets that are given; it shows its outputs, and for each LSH layer what it
+        hashed and the buckets that it would have chosen, all with given buckets in the layers before."""
+        return self.graph.expose([point for point in self.hashing if point.role == "buckets"], self.hashing)
 
     def draw(self, case: Case) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The case's random ids and mask, int64 [B, L] each."""
@@ -103,9 +110,9 @@ def open_session(
         manifest = runtime.manifest
         placement = _place_graph(runtime, beside if options.is_engine else options)
         with open_graph(folder / MODEL_NAME, placement) as graph:
-            check_hashing(graph.model, manifest.spec)
+            hashing = tuple(find_hashing(graph.model, manifest.spec))
             eager = eager or open_eager(checkpoint_folder, manifest)
-            yield ParitySession(manifest, eager, runtime, graph, seed)
+            yield ParitySession(manifest, eager, runtime, graph, hashing, seed)
 
 
 def _place_graph(runtime: Runtime, options: RuntimeOptions) -> Placement:

@@ -11,7 +11,7 @@ import onnx
 
 from reformer_export.artifact.files import json_text, sha256_of_file
 from reformer_export.artifact.folder import new_folder
-from reformer_export.parity.bisect import BisectResult, NamedNode, Subgraph
+from reformer_export.parity.bisect import BisectResult
 from reformer_export.runtimes.ort import Placement
 from reformer_export.runtimes.replay import (
     ARRAYS_NAME,
@@ -36,31 +36,29 @@ def write_subgraph(out: Path, result: BisectResult, placement: Placement) -> boo
     Raises:
         OutputError: `out` is something else, or the disk refuses.
     """
-    if result.named is None or result.subgraph is None:
+    named, subgraph = result.named, result.subgraph
+    if named is None or subgraph is None:
         return False
+    wrong, agreement = named.wrong, named.wrong.agreement
+    large = subgraph.graph.ByteSize() > MAX_INLINE_BYTES
+    results = dict(zip(RESULTS, (subgraph.expected, subgraph.got, subgraph.judged), strict=True))
     check_subgraph_folder(out)
     with new_folder(out, overwrite=True, reason_to_keep=reason_to_keep) as folder:
-        _write(folder, result.named, result.subgraph, placement)
+        graph = str(folder / GRAPH_NAME)
+        onnx.save(subgraph.graph, graph, save_as_external_data=large, location=WEIGHTS_NAME)
+        np.savez(folder / ARRAYS_NAME, allow_pickle=False, **subgraph.inputs, **results)
+        record = NodeRecord(
+            node=named.node,
+            operator=named.operator,
+            module=wrong.point.module,
+            layer=wrong.point.layer,
+            buckets=wrong.point.role == "buckets",
+            error=wrong.error,
+            tolerance=wrong.tolerance,
+            explained=0 if agreement is None else agreement.flips - agreement.unexplained,
+            native=placement.library is not None,
+            provider=placement.provider,
+            files={path.name: sha256_of_file(path) for path in sorted(folder.iterdir())},
+        )
+        (folder / RECORD_NAME).write_text(json_text(dataclasses.asdict(record)) + "\n", encoding="utf-8")
     return True
-
-
-def _write(folder: Path, named: NamedNode, subgraph: Subgraph, placement: Placement) -> None:
-    large = subgraph.graph.ByteSize() > MAX_INLINE_BYTES
-    onnx.save(subgraph.graph, str(folder / GRAPH_NAME), save_as_external_data=large, location=WEIGHTS_NAME)
-    results = dict(zip(RESULTS, (subgraph.expected, subgraph.got, subgraph.judged), strict=True))
-    np.savez(folder / ARRAYS_NAME, allow_pickle=False, **subgraph.inputs, **results)
-    wrong, agreement = named.wrong, named.wrong.agreement
-    record = NodeRecord(
-        node=named.node,
-        operator=named.operator,
-        module=wrong.point.module,
-        layer=wrong.point.layer,
-        buckets=wrong.point.role == "buckets",
-        error=wrong.error,
-        tolerance=wrong.tolerance,
-        explained=0 if agreement is None else agreement.flips - agreement.unexplained,
-        native=placement.library is not None,
-        provider=placement.provider,
-        files={path.name: sha256_of_file(path) for path in sorted(folder.iterdir())},
-    )
-    (folder / RECORD_NAME).write_text(json_text(dataclasses.asdict(record)) + "\n", encoding="utf-8")

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from reformer_export.parity.cases import Case, add_num_hashes_cases, check_cases, default_cases
-from reformer_export.parity.compare import compare_buckets, compare_outputs, tolerance
-from reformer_export.parity.pinned import PinnedGraph
+from reformer_export.parity.compare import compare_outputs, tolerance
+from reformer_export.parity.expose import ExposedGraph
+from reformer_export.parity.point_errors import Judge
 from reformer_export.parity.results import CaseResult, VerifyResult
 from reformer_export.parity.session import ON_CPU, ParitySession, open_session
-from reformer_export.reference.rotations import recorded_rotations
 from reformer_export.runtimes import Runtime, RuntimeOptions
 
 OnResult = Callable[[CaseResult], None]
@@ -44,7 +44,7 @@ def sweep(
         swept = add_num_hashes_cases(session.manifest, default_cases(session.spec))
         cases = [case for case in swept if takes_case(session.runtime, case)]
     check_cases(session.spec, cases)
-    graph = PinnedGraph(session.graph, session.spec)
+    graph = session.expose_hashing()
     results = []
     for case in cases:
         results.append(_run_case(session, graph, case))
@@ -67,32 +67,21 @@ def _describe_runtime(runtime: Runtime) -> str:
     return f"onnxruntime {provider.removesuffix('ExecutionProvider')}{native}"
 
 
-def _run_case(session: ParitySession, graph: PinnedGraph, case: Case) -> CaseResult:
+def _run_case(session: ParitySession, graph: ExposedGraph, case: Case) -> CaseResult:
     """One input on eager, on the graph with eager's buckets, and on the runtime."""
-    spec, dtype = session.spec, session.manifest.dtype
+    dtype = session.manifest.dtype
     ids, mask = session.draw(case)
     truth = session.eager.run(ids, mask, case.num_hashes)
-    pinned = graph.run(session.graph_inputs(ids, mask, case.num_hashes), truth.buckets)
-    pinned_difference = compare_outputs(pinned.outputs, truth.outputs, mask)
-    layers = tuple(
-        compare_buckets(
-            layer,
-            spec,
-            dtype,
-            pinned.buckets[layer],
-            truth.buckets[layer],
-            pinned.query_key[layer],
-            recorded_rotations(spec, layer),
-            mask,
-        )
-        for layer in spec.lsh_layers
-    )
+    got = graph.run(session.graph_inputs(ids, mask, case.num_hashes), truth.values)
+    pinned_difference = compare_outputs(got, truth.outputs, mask)
+    judge = Judge(session.spec, dtype, truth.values, mask)
+    layers = [judge.count_flips(point, got, got) for point in session.hashing if point.role == "buckets"]
     free_difference = compare_outputs(session.runtime.run(ids, mask, case.num_hashes), truth.outputs, mask)
     return CaseResult(
         case,
         pinned_difference.worst,
         tolerance(dtype, pinned_difference.greatest),
-        layers,
+        tuple(layers),
         free_difference.worst,
         free_difference.median,
         session.reads_buckets,

@@ -1,12 +1,13 @@
 """The truth: unpatched transformers eager, with the artifact's seeds, hashes and buckets.
 
-Forward hooks read each LSH layer's buckets; no module is replaced and no method is changed. For fewer rounds
-of hashing than a layer has, eager's draw of random numbers is answered with the first rounds of all.
+Forward hooks read its values; no module is replaced and no method is changed. For fewer rounds of hashing
+than a layer has, eager's draw of random numbers is answered with the first rounds of all.
 """
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +21,13 @@ from torch.overrides import TorchFunctionMode
 from reformer_export.artifact.manifest import Manifest
 from reformer_export.checkpoints.names import DECODER_BIAS
 from reformer_export.ops import draw_rotations
+from reformer_export.reference.eager_values import (
+    SPAN_OUTPUTS,
+    ValueReader,
+    Values,
+    attention_name,
+    last_rows,
+)
 from reformer_export.spec import LSHAttentionSpec, ModelSpec, Task
 
 MODEL_CLASSES: Final[dict[Task, str]] = {
@@ -52,11 +60,13 @@ class EagerRun:
     """What one eager forward pass gave.
 
     `outputs` maps the task's output names to float32 arrays; `buckets` maps an LSH layer's index to int32
-    [B, H, R, L], zeros where eager did not hash because the sequence fits one chunk.
+    [B, H, R, L], zeros where eager did not hash because the sequence fits one chunk; `values` has those that
+    were asked for, the outputs of spans and all buckets, by a point's name.
     """
 
     outputs: dict[str, NDArray[np.float32]]
     buckets: dict[int, NDArray[np.int32]]
+    values: Values
 
 
 class FirstRounds(TorchFunctionMode):
@@ -92,37 +102,37 @@ class EagerReformer:
         first_lsh = next((x for x in spec.layers if isinstance(x, LSHAttentionSpec)), None)
         if first_lsh is not None:
             config.num_hashes = first_lsh.num_hashes
-            config.num_buckets = _config_num_buckets(first_lsh.num_buckets)
+            factors = first_lsh.num_buckets
+            config.num_buckets = factors[0] if len(factors) == 1 else list(factors)
         # Eager refuses lengths that are no multiple of these; they change its memory, not its results.
         config.chunk_size_feed_forward = config.chunk_size_lm_head = 0
         model_class = getattr(transformers, MODEL_CLASSES[spec.task])
         self.model: Any = model_class.from_pretrained(folder, config=config, dtype=torch.float32).eval()
-        self._attention = {index: self._layers()[index].attention.self_attention for index in spec.lsh_layers}
-        for index, attention in self._attention.items():
+        self._max_hashes = 1 if first_lsh is None else first_lsh.num_hashes
+        self._prefix = "" if spec.task == "feature-extraction" else "reformer."
+        for index in spec.lsh_layers:
             layer = spec.layers[index]
             assert isinstance(layer, LSHAttentionSpec)
-            attention.hash_seed = layer.hash_seed
-
-    def _layers(self) -> Any:
-        base = self.model if self.spec.task == "feature-extraction" else self.model.reformer
-        return base.encoder.layers
+            self.model.get_submodule(self._prefix + attention_name(index)).hash_seed = layer.hash_seed
 
     def run(
         self,
         input_ids: NDArray[np.int64],
         attention_mask: NDArray[np.int64],
         num_hashes: int | None = None,
+        points: Collection[str] | None = (),
     ) -> EagerRun:
         """One forward pass; int64 [B, L] each. The caller's global random state is left as it was.
 
-        `num_hashes` uses only the first of each LSH layer's rounds; None uses all.
+        `num_hashes` uses only the first of each LSH layer's rounds; None uses all. `points` names the values
+        to read besides the outputs; None for all.
         """
-        captured: dict[int, NDArray[np.int32]] = {}
+        reader = ValueReader(self.spec, attention_mask, num_hashes, points)
         handles = [
-            attention.register_forward_hook(self._capture(index, captured, input_ids.shape, num_hashes))
-            for index, attention in self._attention.items()
+            self.model.get_submodule(name).register_forward_hook(hook)
+            for name, hook in reader.hooks(self._prefix)
         ]
-        draws = contextlib.nullcontext() if num_hashes is None else FirstRounds(self._num_hashes())
+        draws = contextlib.nullcontext() if num_hashes is None else FirstRounds(self._max_hashes)
         try:
             with torch.random.fork_rng(devices=[]), torch.no_grad(), draws:
                 result = self.model(
@@ -137,54 +147,10 @@ class EagerReformer:
                 handle.remove()
         outputs = {name: np.asarray(result[name].numpy(), np.float32) for name in self.spec.output_names}
         if self.spec.logits == "last":
-            outputs["logits"] = _last_attended(outputs["logits"], attention_mask)
-        return EagerRun(outputs, captured)
-
-    def _num_hashes(self) -> int:
-        """All rounds, of any LSH layer: transformers' configuration has one number for all."""
-        return next(x.num_hashes for x in self.spec.layers if isinstance(x, LSHAttentionSpec))
-
-    def _capture(
-        self,
-        index: int,
-        captured: dict[int, NDArray[np.int32]],
-        shape: tuple[int, ...],
-        num_hashes: int | None,
-    ) -> Any:
-        layer = self.spec.layers[index]
-        assert isinstance(layer, LSHAttentionSpec)
-        batch, length = shape
-        rounds = layer.num_hashes if num_hashes is None else num_hashes
-
-        def hook(_module: Any, _inputs: Any, output: Any) -> None:
-            size = (batch, self.spec.num_heads, rounds)
-            if output.buckets is None:
-                captured[index] = np.zeros((*size, length), np.int32)
-                return
-            buckets = output.buckets.reshape(*size, -1)
-            # A round's buckets are offset by round * count; the count grows by one when anything is masked.
-            num_buckets = int(np.prod(layer.num_buckets))
-            masked = _round_offset_grows(buckets, num_buckets)
-            offsets = torch.arange(rounds)[:, None] * (num_buckets + masked)
-            captured[index] = (buckets - offsets)[..., :length].numpy().astype(np.int32)
-
-        return hook
+            outputs["logits"] = last_rows(outputs["logits"], attention_mask)
+        values: Values = {name: outputs[name] for name in SPAN_OUTPUTS if name in outputs}
+        values |= {f"{attention_name(layer)}.buckets": found for layer, found in reader.buckets.items()}
+        return EagerRun(outputs, reader.buckets, reader.values | values)
 
 
 WITHOUT_CACHE: Final[frozenset[Task]] = frozenset({"fill-mask", "text-classification", "question-answering"})
-
-
-def _round_offset_grows(buckets: torch.Tensor, num_buckets: int) -> int:
-    """1 when some token of int64 [B, H, R, Lp] is masked, else 0: only then a first-round bucket is
-    `num_buckets`."""
-    return int(bool((buckets[:, :, 0] == num_buckets).any()))
-
-
-def _config_num_buckets(factors: tuple[int, ...]) -> int | list[int]:
-    return factors[0] if len(factors) == 1 else list(factors)
-
-
-def _last_attended(logits: NDArray[np.float32], attention_mask: NDArray[np.int64]) -> NDArray[np.float32]:
-    last = (attention_mask * np.arange(attention_mask.shape[1])).max(axis=1)
-    rows: NDArray[np.float32] = logits[np.arange(len(last)), last][:, None]
-    return rows

@@ -1,10 +1,11 @@
-"""What unpatched eager computes at the points of an exported graph, read by forward hooks.
+"""Eager's buckets, and its values at the points of an exported graph, read by forward hooks.
 
 Eager pads to a multiple of its chunk lengths: its values are cut to the tokens that were given.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection
 from typing import Any, Final
 
@@ -13,8 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from reformer_export.contract import PRODUCT
-from reformer_export.reference.eager import EagerReformer, EagerRun
-from reformer_export.spec import AxialPositionsSpec, LSHAttentionSpec, ModelSpec
+from reformer_export.spec import AxialPositionsSpec, LSHAttentionSpec, ModelSpec, Task
 
 Values = dict[str, NDArray[Any]]
 """Arrays by a point's name: float32 [B, L, size] where tokens have values, [L, size] for positions, [B, size]
@@ -22,53 +22,51 @@ for what a classifier reads of the first token, [B, 1, size] for the last attend
 [B, H, R, L]."""
 
 
-def run_eager(
-    eager: EagerReformer,
-    input_ids: NDArray[np.int64],
-    attention_mask: NDArray[np.int64],
-    num_hashes: int | None = None,
-    names: Collection[str] | None = None,
-) -> tuple[EagerRun, Values]:
-    """One forward pass of eager on int64 [B, L] each: its outputs, and its values at every point.
-
-    `num_hashes` is `EagerReformer.run`'s; `names` are the points to read, None for all.
-    """
-    reader = _Reader(eager.spec, attention_mask, names)
-    handles = [
-        eager.model.get_submodule(name).register_forward_hook(hook)
-        for name, hook in reader.hooks(prefix="" if eager.spec.task == "feature-extraction" else "reformer.")
-    ]
-    try:
-        run = eager.run(input_ids, attention_mask, num_hashes)
-    finally:
-        for handle in handles:
-            handle.remove()
-    values = reader.values
-    for layer, buckets in run.buckets.items():
-        values[f"encoder.layers.{layer}.attention.self_attention.buckets"] = buckets
-    return run, values | {name: run.outputs[name] for name in SPAN_OUTPUTS if name in run.outputs}
-
-
 SPAN_OUTPUTS: Final = ("start_logits", "end_logits")
 """Outputs that are no module's result."""
+
+HEADS: Final[dict[Task, tuple[str, ...]]] = {
+    "text-generation": ("lm_head.decoder",),
+    "fill-mask": ("lm_head.decoder",),
+    "text-classification": ("classifier.dense", "classifier.out_proj"),
+    "question-answering": ("qa_outputs",),
+}
+"""A head's linear modules."""
 
 Hook = Callable[[Any, Any, Any], None]
 
 
-class _Reader:
-    """Hooks that fill `values`."""
+def attention_name(layer: int) -> str:
+    """The module, below a head, of a layer's attention."""
+    return f"encoder.layers.{layer}.attention.self_attention"
+
+
+class ValueReader:
+    """Hooks that fill `values`, those of the points in `names` (None: all), and `buckets` by LSH layer."""
 
     def __init__(
-        self, spec: ModelSpec, attention_mask: NDArray[np.int64], names: Collection[str] | None
+        self,
+        spec: ModelSpec,
+        attention_mask: NDArray[np.int64],
+        num_hashes: int | None,
+        names: Collection[str] | None,
     ) -> None:
         self.spec = spec
         self.values: Values = {}
+        self.buckets: dict[int, NDArray[np.int32]] = {}
         self._names = names
         self._mask = attention_mask
         self._length = attention_mask.shape[1]
+        self._num_hashes = num_hashes
 
     def hooks(self, prefix: str) -> list[tuple[str, Hook]]:
         """(name of eager's module, its hook); `prefix` leads to the model below a head."""
+        buckets = [
+            (prefix + attention_name(layer), self._read_buckets(layer)) for layer in self.spec.lsh_layers
+        ]
+        return buckets if self._names == () else buckets + self._value_hooks(prefix)
+
+    def _value_hooks(self, prefix: str) -> list[tuple[str, Hook]]:
         hooks: list[tuple[str, Hook]] = [
             (f"{prefix}embeddings.word_embeddings", self._keep("embeddings.word_embeddings")),
             (f"{prefix}embeddings.position_embeddings", self._read_positions),
@@ -76,34 +74,32 @@ class _Reader:
             (f"{prefix}encoder.layer_norm", self._read_last_norm),
         ]
         for index, layer in enumerate(self.spec.layers):
-            block = f"encoder.layers.{index}"
+            block, attention = f"encoder.layers.{index}", attention_name(index)
             is_lsh = isinstance(layer, LSHAttentionSpec)
-            attention = f"{block}.attention.self_attention"
             projections = ("query_key", "value") if is_lsh else ("query", "key", "value")
             kept = [f"{attention}.{name}" for name in projections]
             kept += [f"{block}.attention.layer_norm", f"{block}.attention.output.dense"]
             kept += [f"{block}.feed_forward.layer_norm", f"{block}.feed_forward"]
             hooks += [(prefix + name, self._keep(name)) for name in kept]
-            hooks.append((prefix + attention, self._read_attention(attention)))
-            hooks.append((prefix + block, self._read_streams(block)))
+            hooks.append((prefix + attention, self._keep(attention, "hidden_states")))
+            hooks.append((prefix + block, self._keep(f"{block}.attention_stream", "attn_output")))
+            hooks.append((prefix + block, self._keep(f"{block}.hidden_states", "hidden_states")))
             inner, feed_forward = self._read_slices(f"{block}.feed_forward")
             hooks.append((f"{prefix}{block}.feed_forward.dense.dense", inner))
             hooks.append((f"{prefix}{block}.feed_forward.output.dense", feed_forward))
-        heads = {
-            "text-generation": ("lm_head.decoder",),
-            "fill-mask": ("lm_head.decoder",),
-            "text-classification": ("classifier.dense", "classifier.out_proj"),
-            "question-answering": ("qa_outputs",),
-        }
-        hooks += [(name, self._read_head(name)) for name in heads.get(self.spec.task, ())]
-        return hooks
+        return hooks + [(name, self._read_head(name)) for name in HEADS.get(self.spec.task, ())]
 
     def _put(self, name: str, value: torch.Tensor) -> None:
         if self._names is None or name in self._names:
             self.values[name] = value.detach().float().numpy().copy()
 
-    def _keep(self, name: str) -> Hook:
-        return lambda _module, _inputs, output: self._put(name, output[:, : self._length])
+    def _keep(self, name: str, field: str | None = None) -> Hook:
+        """Keep a module's result, or a field of it."""
+
+        def hook(_module: Any, _inputs: Any, output: Any) -> None:
+            self._put(name, (output if field is None else getattr(output, field))[:, : self._length])
+
+        return hook
 
     def _read_positions(self, _module: Any, _inputs: Any, output: Any) -> None:
         name = "embeddings.position_embeddings"
@@ -112,16 +108,6 @@ class _Reader:
         if isinstance(self.spec.positions, AxialPositionsSpec):
             for axis, part in enumerate(positions.split(self.spec.positions.dims, dim=-1)):
                 self._put(f"{name}.{axis}", part)
-
-    def _read_attention(self, name: str) -> Hook:
-        return lambda _module, _inputs, output: self._put(name, output.hidden_states[:, : self._length])
-
-    def _read_streams(self, block: str) -> Hook:
-        def hook(_module: Any, _inputs: Any, output: Any) -> None:
-            self._put(f"{block}.attention_stream", output.attn_output[:, : self._length])
-            self._put(f"{block}.hidden_states", output.hidden_states[:, : self._length])
-
-        return hook
 
     def _read_slices(self, block: str) -> tuple[Hook, Hook]:
         """Hooks of the two linear modules of a feed-forward, whose inner dimension may be cut into slices."""
@@ -144,19 +130,40 @@ class _Reader:
         normalised = output[:, : self._length]
         self._put("encoder.layer_norm", normalised)
         if self.spec.logits == "last":
-            self._put("last_attended", self._last_rows(normalised))
+            self._put("last_attended", last_rows(normalised, self._mask))
 
     def _read_head(self, name: str) -> Hook:
         def hook(module: Any, inputs: Any, output: Any) -> None:
             given = inputs[0]
             if self.spec.logits == "last":
-                given, output = self._last_rows(given), self._last_rows(output)
+                given, output = last_rows(given, self._mask), last_rows(output, self._mask)
             self._put(name, output)
             self._put(name + PRODUCT, torch.nn.functional.linear(given, module.weight))
 
         return hook
 
-    def _last_rows(self, value: torch.Tensor) -> torch.Tensor:
-        """[B, L, size] -> [B, 1, size]: each sequence's row at its last position with mask 1."""
-        last = (self._mask * np.arange(self._length)).max(axis=1)
-        return value[torch.arange(len(last)), torch.from_numpy(last)][:, None]
+    def _read_buckets(self, layer: int) -> Hook:
+        attention = self.spec.layers[layer]
+        assert isinstance(attention, LSHAttentionSpec)
+        rounds = self._num_hashes or attention.num_hashes
+        size = (len(self._mask), self.spec.num_heads, rounds)
+        num_buckets = math.prod(attention.num_buckets)
+
+        def hook(_module: Any, _inputs: Any, output: Any) -> None:
+            if output.buckets is None:
+                self.buckets[layer] = np.zeros((*size, self._length), np.int32)
+                return
+            buckets = output.buckets.reshape(*size, -1)
+            # A round's buckets are offset by round * count; the count grows by one when anything is masked,
+            # and only then a bucket of the first round is `num_buckets`.
+            masked = int(bool((buckets[:, :, 0] == num_buckets).any()))
+            offsets = torch.arange(rounds)[:, None] * (num_buckets + masked)
+            self.buckets[layer] = (buckets - offsets)[..., : self._length].numpy().astype(np.int32)
+
+        return hook
+
+
+def last_rows(value: Any, attention_mask: NDArray[np.int64]) -> Any:
+    """Array or tensor [B, L, size] -> [B, 1, size]: each sequence's row at its last position with mask 1."""
+    last = (attention_mask * np.arange(attention_mask.shape[1])).max(axis=1)
+    return value[np.arange(len(last)), last][:, None]

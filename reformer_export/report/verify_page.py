@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from reformer_export.parity.compare import LayerAgreement
     from reformer_export.parity.details import Details
     from reformer_export.parity.hashing import AttentionPattern, MarginHistogram
-    from reformer_export.parity.layer_errors import LayerError
     from reformer_export.parity.results import VerifyResult
 
 SMALLER_TYPES: Final[tuple[DType, ...]] = ("float16", "bfloat16")
@@ -38,7 +36,7 @@ def page_from_verify(report: VerifyReport) -> Page:
     sections = [
         *([_bisect_section(report.bisect)] if report.bisect else []),
         _errors_section(sweep),
-        *([_layers_section(details.layers)] if details and details.layers else []),
+        *([_layers_section(details)] if details and details.layers else []),
         *([_hashing_section(sweep, details)] if details and details.margins else []),
         *([_pattern_section(details.pattern)] if details and details.pattern else []),
         *([_accuracy_section(runtime.accuracy)] if runtime.accuracy else []),
@@ -108,10 +106,10 @@ def _errors_section(sweep: VerifyResult) -> Section:
     return Section("errors", "Difference from eager", [text], [drawing])
 
 
-def _layers_section(rows: Sequence[LayerError]) -> Section:
-    points = list(dict.fromkeys(row.point for row in rows))
-    kinds = dict(sorted((row.layer, row.kind) for row in rows))
-    shares = {(row.point, row.layer): row.error / row.tolerance for row in rows}
+def _layers_section(details: Details) -> Section:
+    shares = {(error.point.role, error.point.layer): error.share for error in details.layers}
+    points = list(dict.fromkeys(point for point, _ in shares))
+    kinds = {layer: details.kind_of(layer) for layer in sorted({layer or 0 for _, layer in shares})}
     (point, layer), worst = max(shares.items(), key=lambda item: item[1])
     text = (
         "The largest pinned difference inside the model, as a share of what is tolerated there: above 1 "

@@ -21,7 +21,7 @@ from reformer_export.runtimes.generation import Generation, GenerationOptions
 from reformer_export.runtimes.inputs import IdsLike
 from reformer_export.runtimes.num_hashes import choose_num_hashes
 from reformer_export.runtimes.options import RuntimeOptions
-from reformer_export.runtimes.source_config import SourceConfig, read_source_config
+from reformer_export.runtimes.source_config import read_source_config
 from reformer_export.runtimes.tokenizer import Tokenizer, load_tokenizer
 from reformer_export.spec import ModelSpec
 
@@ -30,57 +30,40 @@ if TYPE_CHECKING:
 
 
 class Runtime(ABC):
-    """An artifact whose files were checked; one small subclass a runtime runs it."""
+    """An artifact whose files were checked; one small subclass a runtime runs it.
+
+    Attributes:
+        folder: the artifact's.
+        manifest: what the artifact says of itself.
+        config: padding and end tokens and labels, from the checkpoint's config files.
+        num_hashes: rounds of hashing of a run that names no other; None where the artifact leaves no choice.
+    """
 
     def __init__(
         self, path: str | os.PathLike[str], options: RuntimeOptions, manifest: Manifest | None = None
     ) -> None:
         """Compare each file in the folder `path` with its SHA-256 in `manifest`, else in the folder's own."""
         try:
-            self._folder = Path(path)
+            self.folder = Path(path)
         except TypeError as error:
-            raise InputError(
-                "path",
-                got=repr(path),
-                expected="an artifact's folder",
-                fix="give its path, as text or a Path",
-            ) from error
-        self._manifest = manifest or read_manifest(self._folder)
-        self._num_hashes = choose_num_hashes(self._manifest, options.num_hashes)
+            fix = "give its path, as text or a Path"
+            raise InputError("path", repr(path), "an artifact's folder", fix) from error
+        self.manifest = manifest or read_manifest(self.folder)
+        self.num_hashes = choose_num_hashes(self.manifest, options.num_hashes)
         if options.check:
-            check_files(self._folder, self._manifest)
-        self._config = read_source_config(self._folder, self.spec.vocab_size)
+            check_files(self.folder, self.manifest)
+        self.config = read_source_config(self.folder, self.spec.vocab_size)
         self._notes: list[str] = []
-
-    @property
-    def folder(self) -> Path:
-        """The artifact's folder."""
-        return self._folder
-
-    @property
-    def manifest(self) -> Manifest:
-        """What the artifact says of itself."""
-        return self._manifest
 
     @property
     def spec(self) -> ModelSpec:
         """The model's description."""
-        return self._manifest.spec
-
-    @property
-    def config(self) -> SourceConfig:
-        """Padding and end tokens and labels, from the checkpoint's config files."""
-        return self._config
+        return self.manifest.spec
 
     @property
     def max_length(self) -> int:
         """The greatest sequence length, in tokens: the model's, or that of an engine's profiles."""
         return self.spec.max_length
-
-    @property
-    def num_hashes(self) -> int | None:
-        """Rounds of hashing of a run that names no other; None where the artifact leaves no choice."""
-        return self._num_hashes
 
     @property
     def notes(self) -> list[str]:
@@ -90,7 +73,7 @@ class Runtime(ABC):
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
         """Text to token ids and back; an error says what the artifact, or this Python, lacks for it."""
-        return load_tokenizer(self._folder, self.spec.vocab_size)
+        return load_tokenizer(self.folder, self.spec.vocab_size)
 
     @property
     def record(self) -> EngineRecord | None:

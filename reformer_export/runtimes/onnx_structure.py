@@ -83,17 +83,14 @@ def check_onnx_structure(model: Path) -> dict[str, int]:
     promise, that graphs nest `MAX_DEPTH` deep at most, that functions do not call themselves, and that
     inlining them all makes `MAX_NODES` nodes at most.
     """
+    fix = "export the checkpoint again"
     if model.stat().st_size == 0:
-        raise ArtifactError(
-            f"{model}: got an empty file, expected an ONNX model; export the checkpoint again"
-        )
+        raise ArtifactError(model, "an empty file", "an ONNX model", fix)
     with model.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
         try:
             calls = _Walk(data, model.parent).count_calls()
         except _RefusedError as refused:
-            raise ArtifactError(
-                f"{model}: got {refused.got}, expected {refused.expected}; export the checkpoint again"
-            ) from refused
+            raise ArtifactError(model, refused.got, refused.expected, fix) from refused
     counts = {
         name.decode("utf-8", "replace"): n for (domain, name), n in calls.items() if domain == DOMAIN.encode()
     }

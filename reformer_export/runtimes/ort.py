@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import io
-import math
 import os
 import tempfile
 from dataclasses import dataclass
@@ -30,6 +28,7 @@ from reformer_export.runtimes.inputs import IdsLike, prepare_inputs
 from reformer_export.runtimes.num_hashes import choose_num_hashes
 from reformer_export.runtimes.onnx_structure import check_onnx_structure
 from reformer_export.runtimes.options import RuntimeOptions
+from reformer_export.runtimes.upcast import run_bfloat16, upcast_model
 from reformer_export.spec import ModelSpec
 
 CPU: Final = "CPUExecutionProvider"
@@ -65,7 +64,7 @@ class OnnxRuntime(Runtime):
         super().__init__(path, options, manifest)
         self._placement = Placement()
         session = self._open(options)
-        _check_signature(self._folder / MODEL_NAME, session, self._manifest)
+        _check_signature(self.folder / MODEL_NAME, session, self.manifest)
         self._providers = tuple(session.get_providers())
         self._session: Any = session
 
@@ -80,7 +79,7 @@ class OnnxRuntime(Runtime):
     @property
     def description(self) -> str:
         kernels = "function bodies" if self.native is None else f"native kernels {self.native}"
-        choice = self._manifest.runtime_num_hashes
+        choice = self.manifest.runtime_num_hashes
         rounds = "" if choice is None else f", {self.num_hashes} of {choice.max_hashes} hashes"
         return f"ONNX Runtime, {self.providers[0].removesuffix('ExecutionProvider')}, {kernels}{rounds}"
 
@@ -115,23 +114,23 @@ class OnnxRuntime(Runtime):
         """
         session = self._session
         if session is None:
-            raise InputError(f"{self._folder}: got a closed model, expected an open one; load it again")
-        rounds = choose_num_hashes(self._manifest, num_hashes, self._num_hashes)
-        ids, mask = prepare_inputs(self.spec, input_ids, attention_mask, self._config.pad_token_id)
+            raise InputError(f"{self.folder}: got a closed model, expected an open one; load it again")
+        rounds = choose_num_hashes(self.manifest, num_hashes, self.num_hashes)
+        ids, mask = prepare_inputs(self.spec, input_ids, attention_mask, self.config.pad_token_id)
         feeds = {"input_ids": ids, "attention_mask": mask}
         if rounds is not None:
             feeds[NUM_HASHES_INPUT] = np.array([rounds], np.int64)
         names = list(self.spec.output_names)
         try:
             if any(output.type == "tensor(bfloat16)" for output in session.get_outputs()):
-                return _run_bfloat16(session, names, feeds)
+                return run_bfloat16(session, names, feeds)
             values = session.run(names, feeds)
         except Exception as error:
             raise _error_from_run(error, ids.shape) from error
         return {name: value.astype(np.float32, copy=False) for name, value in zip(names, values, strict=True)}
 
     def _open(self, options: RuntimeOptions) -> Any:
-        model = self._folder / MODEL_NAME
+        model = self.folder / MODEL_NAME
         if _choose_provider(options.provider) == CUDA:
             session = self._open_on_cuda(model, options)
             if session is not None and CUDA in session.get_providers():
@@ -145,13 +144,11 @@ class OnnxRuntime(Runtime):
             if session is not None:
                 self._notes = ["CUDA could not be started, so the model runs on the CPU."]
         self._placement = Placement(CPU, options.threads, find_native_library(options.native))
-        if self._manifest.dtype != "bfloat16":
+        if self.manifest.dtype != "bfloat16":
             return open_session(model, self._placement)
         self._notes.append(
             "ONNX Runtime has no bfloat16 kernels for the CPU: the bfloat16 weights were upcast to float32."
         )
-        from reformer_export.runtimes.upcast import upcast_model
-
         with tempfile.TemporaryDirectory(prefix="reformer-export-", ignore_cleanup_errors=True) as folder:
             return open_session(upcast_model(model, Path(folder)), self._placement)
 
@@ -283,28 +280,3 @@ def _check_signature(model: Path, session: Any, manifest: Manifest) -> None:
         got = f"{[name for name, _, _ in found]} as inputs with a default"
         expected = f"{NUM_HASHES_INPUT} int64 [1] as the manifest says"
         raise ArtifactError(model, got, expected, "export the checkpoint again")
-
-
-def _run_bfloat16(
-    session: Any, names: list[str], feeds: dict[str, NDArray[np.int64]]
-) -> dict[str, NDArray[np.float32]]:
-    """As `session.run`, for outputs in bfloat16, which numpy does not know."""
-    binding = session.io_binding()
-    for name, value in feeds.items():
-        binding.bind_cpu_input(name, value)
-    for name in names:
-        binding.bind_output(name)
-    session.run_with_iobinding(binding)
-    return {
-        name: _float32_from_ortvalue(value) for name, value in zip(names, binding.get_outputs(), strict=True)
-    }
-
-
-def _float32_from_ortvalue(value: Any) -> NDArray[np.float32]:
-    """A numpy copy of an OrtValue in CPU memory; bfloat16 is the upper half of a float32."""
-    if value.data_type() != "tensor(bfloat16)":
-        copy: NDArray[np.float32] = value.numpy().astype(np.float32)
-        return copy
-    shape: tuple[int, ...] = tuple(value.shape())
-    halves = (ctypes.c_uint16 * math.prod(shape)).from_address(value.data_ptr())
-    return (np.ctypeslib.as_array(halves).astype(np.uint32) << 16).view(np.float32).reshape(shape)

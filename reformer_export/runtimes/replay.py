@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reformer_export.artifact.files import JsonFile, resolve_inside, sha256_of_file
-from reformer_export.errors import ArtifactError, OutputError, ReformerExportError, RuntimeUnavailableError
+from reformer_export.errors import ArtifactError, OutputError, RuntimeUnavailableError
 from reformer_export.libraries.operators import NativeMode, find_native_library
 from reformer_export.runtimes.ort import Placement, import_onnxruntime, open_session
 
@@ -28,7 +28,9 @@ ARRAYS_NAME: Final = "node.npz"
 SUBGRAPH_FILES: Final = frozenset({RECORD_NAME, GRAPH_NAME, WEIGHTS_NAME, ARRAYS_NAME})
 RESULTS: Final = ("expected", "got", "judged")
 
-RECORD_FILE: Final = JsonFile("what `reformer-export verify --bisect` writes", "run it again")
+RECORD_FILE: Final = JsonFile(
+    "what `reformer-export verify --bisect` writes", "name a folder that it wrote, or run it again"
+)
 
 
 @dataclass(frozen=True)
@@ -121,37 +123,21 @@ def run_node(
         )
     library = find_native_library(native or ("on" if record.native else "off"))
     session = open_session(folder / GRAPH_NAME, Placement(provider, threads, library))
-    arrays = _read_arrays(folder / ARRAYS_NAME)
-    got = _run(folder, session, arrays)
-    return NodeRun(record, got, *(arrays[name] for name in RESULTS))
-
-
-def _run(folder: Path, session: Any, arrays: dict[str, NDArray[Any]]) -> NDArray[Any]:
     names = [value.name for value in session.get_inputs()]
-    missing = [name for name in (*names, *RESULTS) if name not in arrays]
-    if missing:
-        raise _broken(folder / ARRAYS_NAME, f"no array {missing[0]}")
+    arrays = _read_arrays(folder / ARRAYS_NAME)
+    for name in (*names, *RESULTS):
+        if name not in arrays:
+            raise RECORD_FILE.refuse(folder / ARRAYS_NAME, f"no array {name}")
     try:
         (got,) = session.run(None, {name: arrays[name] for name in names})
     except Exception as error:
-        raise ArtifactError(
-            f"{folder / GRAPH_NAME}: ONNX Runtime failed on its recorded inputs: got '{error}', expected a "
-            "result; run `reformer-export verify --bisect` again"
-        ) from error
-    result: NDArray[Any] = got
-    return result
+        raise RECORD_FILE.refuse(folder / GRAPH_NAME, f"'{error}' from ONNX Runtime") from error
+    return NodeRun(record, got, *(arrays[name] for name in RESULTS))
 
 
 def read_record(folder: Path) -> NodeRecord:
     """What `folder`/node.json says; ArtifactError when it is missing or broken."""
     path = folder / RECORD_NAME
-    if not path.is_file():
-        raise ArtifactError(
-            str(folder),
-            got=f"no {RECORD_NAME}",
-            expected="a folder written by `reformer-export verify --bisect`",
-            fix="name that folder",
-        )
     values = RECORD_FILE.read(path)
     if isinstance(values, dict) and values.get("error", 0) is None:
         values["error"] = math.inf  # which JSON does not know
@@ -163,12 +149,8 @@ def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     try:
         with zipfile.ZipFile(path) as archive:
             if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
-                raise _broken(path, "compressed arrays")
+                raise RECORD_FILE.refuse(path, "compressed arrays")
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
     except (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile, SyntaxError) as error:
-        raise _broken(path, f"{type(error).__name__}: {error}") from error
-
-
-def _broken(path: Path, got: str) -> ReformerExportError:
-    return RECORD_FILE.refuse(path, got)
+        raise RECORD_FILE.refuse(path, f"{type(error).__name__}: {error}") from error

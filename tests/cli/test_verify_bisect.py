@@ -175,13 +175,13 @@ def test_only_an_earlier_one_is_replaced(damaged: Path, node: Path) -> None:
 def test_nodes_of_an_engine_cannot_be_searched(exported: Path, tmp_path: Path) -> None:
     outcome = bisect(exported, tmp_path / "node", "--runtime", "tensorrt")
     assert outcome.status == 2
-    assert "--bisect: got --runtime tensorrt" in outcome.error
+    assert "--bisect: got tensorrt, whose nodes" in outcome.error
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("node.json", None, "got no node.json"),
+        ("node.json", None, "node.json: got no such file"),
         ("node.json", b"{", "node.json: got text that is not JSON"),
         ("node.json", b"[]", "node.json: got a missing or wrong field"),
         ("node.json", b'{"layer": 1}', "node.json: got a missing or wrong field"),

@@ -74,7 +74,7 @@ def test_several_profiles() -> None:
         (
             [(1, 1), (1, 2)],
             [(1, 4)],
-            "got 2 `minimums`, 0 `optimums` and 1 `maximums`, expected",
+            "got 2 `minimums`, 0 `optimums` and 1 `maximums`, expected equally many",
         ),
         ([], [(2**26, 64)], "which is 4294967296 tokens at once, expected at most 2147483647"),
     ],

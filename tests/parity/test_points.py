@@ -4,7 +4,8 @@ import onnx
 import pytest
 
 from reformer_export.errors import ArtifactError
-from reformer_export.parity.points import find_points
+from reformer_export.parity.points import find_hashing, find_points, find_subgraph
+from tests.parity.planted import LSH
 
 
 def test_the_graph_says_where_every_module_ends(artifacts) -> None:
@@ -17,3 +18,36 @@ def test_the_graph_says_where_every_module_ends(artifacts) -> None:
         del node.metadata_props[:]
     with pytest.raises(ArtifactError, match="got no node that says that it is embeddings"):
         find_points(model, encoder.manifest.spec)
+
+
+def test_hashes_are_found_without_modules_and_as_many_as_the_manifest_says(artifacts) -> None:
+    encoder = artifacts("encoder")
+    model, spec = onnx.load(str(encoder.folder / "model.onnx")), encoder.manifest.spec
+    for node in model.graph.node:
+        del node.metadata_props[:]
+    assert [(point.name, point.layer, point.role) for point in find_hashing(model, spec)] == [
+        ("last_hidden_state", None, "other"),
+        (f"{LSH}.query_key", 1, "other"),
+        (f"{LSH}.buckets", 1, "buckets"),
+    ]
+    (attends,) = (node for node in model.graph.node if node.op_type == "LSHAttention")
+    attends.domain = "another"
+    message = "got 1 LSHBuckets and 0 LSHAttention nodes, expected 1 of each as the manifest says"
+    with pytest.raises(ArtifactError, match=message):
+        find_hashing(model, spec)
+
+
+def test_a_subgraph_is_named_after_what_computes(artifacts) -> None:
+    encoder = artifacts("encoder")
+    model = onnx.load(str(encoder.folder / "model.onnx"))
+    points = find_points(model, encoder.manifest.spec)
+    for point in points:
+        named, others = find_subgraph(model, points, point)
+        assert point.value in [name for node in (named, *others) for name in node.output]
+        assert named not in others
+    (attention,) = (point for point in points if point.name == LSH)
+    assert find_subgraph(model, points, attention)[0].op_type == "LSHAttention"
+    values = [point.value for point in points]
+    bare = find_subgraph(model, [attention], attention)  # with nothing before it, all that leads to it
+    assert len(bare[1]) > len(find_subgraph(model, points, attention)[1])
+    assert len(values) == len(set(values))

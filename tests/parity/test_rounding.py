@@ -14,8 +14,9 @@ from reformer_export.export import ExportOptions
 from reformer_export.modeling import build_model
 from reformer_export.parity.cases import Case, make_inputs
 from reformer_export.parity.expose import open_graph
-from reformer_export.parity.pinned import PinnedGraph
+from reformer_export.parity.points import find_hashing
 from reformer_export.parity.rounding import emulate_bfloat16
+from reformer_export.reference.eager_values import attention_name
 from reformer_export.runtimes.ort import Placement
 from tests.export.test_export import export
 from tests.hf_models import config_t, save_model
@@ -27,9 +28,14 @@ def is_bfloat16(values: NDArray[np.float32]) -> bool:
 
 
 def run_pinned(out, ids, mask, buckets):
+    """The output and what layer 1 hashes, with layer 1's buckets given."""
+    attention = attention_name(1)
     with open_graph(out / "model.onnx", Placement()) as graph:
-        pinned = PinnedGraph(graph, read_manifest(out).spec)
-        return pinned.run({"input_ids": ids, "attention_mask": mask}, buckets)
+        points = find_hashing(graph.model, read_manifest(out).spec)
+        exposed = graph.expose(points[-1:], points)
+        inputs = {"input_ids": ids, "attention_mask": mask}
+        got = exposed.run(inputs, {f"{attention}.buckets": buckets})
+    return got["last_hidden_state"], got[f"{attention}.query_key"]
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +51,9 @@ def test_values_between_nodes_are_rounded(exported):
     _, out = exported
     manifest = read_manifest(out)
     ids, mask = make_inputs(manifest.spec, Case(20, 2, masked=True), seed=0)
-    run = run_pinned(out, ids, mask, {1: np.zeros((2, 2, 2, 20), np.int32)})
-    assert is_bfloat16(run.query_key[1])
-    assert is_bfloat16(run.outputs["last_hidden_state"])
+    output, query_key = run_pinned(out, ids, mask, np.zeros((2, 2, 2, 20), np.int32))
+    assert is_bfloat16(query_key)
+    assert is_bfloat16(output)
 
 
 def test_the_roundings_are_those_of_bfloat16_kernels(exported):
@@ -60,8 +66,7 @@ def test_the_roundings_are_those_of_bfloat16_kernels(exported):
         (expected,) = build_model(checkpoint.spec, checkpoint.weights, "bfloat16")(
             torch.from_numpy(ids), torch.from_numpy(mask)
         )
-    run = run_pinned(out, ids, mask, {1: np.zeros((3, 2, 2, 8), np.int32)})
-    got = run.outputs["last_hidden_state"]
+    got, _ = run_pinned(out, ids, mask, np.zeros((3, 2, 2, 8), np.int32))
     np.testing.assert_allclose(got, expected.float().numpy(), rtol=2**-7, atol=2**-8)
     assert np.mean(got == expected.float().numpy()) > 0.9
 

@@ -14,7 +14,8 @@ from reformer_export.parity.bisect import BisectResult
 from reformer_export.parity.cases import Case
 from reformer_export.parity.details import Details
 from reformer_export.parity.hashing import MARGIN_EDGES, MarginHistogram
-from reformer_export.parity.layer_errors import LayerError
+from reformer_export.parity.point_errors import PointError
+from reformer_export.parity.points import Point
 from reformer_export.parity.results import CaseResult
 from reformer_export.report import render_page
 from reformer_export.report.page import Verdict
@@ -78,7 +79,7 @@ def make_report(*cases: CaseResult, accuracy: AccuracyResult | None = None, **mo
 
 
 def make_details(limit: float) -> Details:
-    rows = (LayerError(0, "local", "attention output", 1e-6, 1.0, 5e-5),)
+    rows = (PointError(Point("name", "value", 0, 0, "attention output", 3, 1), 1e-6, 1.0, 5e-5),)
     counts = (*range(len(MARGIN_EDGES) - 1),)
     roundings = dict.fromkeys(DTYPES, 1e-3)
     margins = MarginHistogram(1, counts, roundings, dict.fromkeys(DTYPES, 0.25))

@@ -59,9 +59,9 @@ class TensorRTRuntime(Runtime):
         super().__init__(path, options)
         runtime = cast(EngineRuntime, options.runtime)
         facts = examine_gpu_machine(runtime) if machine is None else machine
-        self._record = choose_engine(self._folder, runtime, options.engine, facts)
+        self._record = choose_engine(self.folder, runtime, options.engine, facts)
         self._notes += check_machine(self._record, facts)
-        data = read_engine(self._folder, self._manifest, self._record)
+        data = read_engine(self.folder, self.manifest, self._record)
         self._gpu = facts.gpu
         self._lock = threading.Lock()
         library = None if self._record.plugin.embedded or facts.library is None else facts.library.path
@@ -72,7 +72,7 @@ class TensorRTRuntime(Runtime):
             stack.callback(opened.close)
             opened.check_signature(self.spec)
             if self._record.flags.stripped:
-                opened.refit(self._folder / MODEL_NAME)
+                opened.refit(self.folder / MODEL_NAME)
             self._title = opened.title
             self._notes += [f"{opened.title}: {warning}" for warning in opened.warnings]
             executor = EngineExecutor(opened, device, cuda_graphs=options.cuda_graphs)
@@ -120,8 +120,8 @@ class TensorRTRuntime(Runtime):
 
         An engine has its number of hashes built in.
         """
-        choose_num_hashes(self._manifest, num_hashes)
-        ids, mask = prepare_inputs(self.spec, input_ids, attention_mask, self._config.pad_token_id)
+        choose_num_hashes(self.manifest, num_hashes)
+        ids, mask = prepare_inputs(self.spec, input_ids, attention_mask, self.config.pad_token_id)
         with self._lock:
             if self._executor is None:
                 raise InputError(
