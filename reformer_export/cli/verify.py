@@ -20,7 +20,7 @@ from reformer_export.cli.option_values import (
 )
 from reformer_export.cli.runtime_options import engine_options, native_option
 from reformer_export.cli.tables import print_table, show_progress
-from reformer_export.cli.verify_bisect import BisectOutcome, bisect_option, check_bisect, run_bisect
+from reformer_export.cli.verify_bisect import bisect_option, check_bisect, print_bisect, run_bisect
 from reformer_export.cli.verify_data import check_data_options, data_options, measure_data, print_data
 from reformer_export.errors import EXIT_CHECK_FAILED, InputError
 from reformer_export.runtimes import RUNTIMES, RuntimeOptions
@@ -141,13 +141,19 @@ def command(
                     None if data is None else measure_data(session.runtime, data, data_length, counts)
                 )
                 if report_file is not None:
-                    details = _details(session, results[0])
+                    from reformer_export.parity.details import collect_details
+
+                    click.echo("Looking inside the model for the report ...", err=True)
+                    details = collect_details(session, [case.case for case in results[0].cases]).to_dict()
                 if bisect is not None and bisected is None and runtime not in ENGINE_RUNTIMES:
                     bisected = run_bisect(bisect, session, results[-1])
     report = _describe(out, manifest, results, dials, details)
     if bisected is not None:
-        report["bisect"] = bisected.values
-    _report(out, report, results, dials, bisected, json_file)
+        found_node, replay = bisected
+        report["bisect"] = found_node.to_dict() | ({} if replay is None else {"replay": replay})
+    _report(out, report, results, dials, json_file)
+    if bisect is not None and bisected is not None and json_file != STANDARD_OUTPUT:
+        print_bisect(bisect, *bisected)
     if report_file is not None:
         from reformer_export.report import render_page
         from reformer_export.report.verify_page import page_from_verify
@@ -156,7 +162,7 @@ def command(
     failed = [result for result in results if not result.passed]
     for result in failed:
         click.echo(f"Error: parity with eager: {result.verdict()}", err=True)
-    names_node = bisected is not None and bisected.names_node
+    names_node = bisected is not None and bisected[0].named is not None
     if names_node and not failed:
         click.echo("Error: parity with eager: a node differs, although every output agrees", err=True)
     if failed or names_node:
@@ -215,14 +221,6 @@ def _sweep(session: ParitySession, cases: tuple[list[Case], bool]) -> VerifyResu
         return sweep(session, None if are_default else chosen, lambda _result: advance(1))
 
 
-def _details(session: ParitySession, result: VerifyResult) -> dict[str, Any]:
-    """What the report's pictures show."""
-    from reformer_export.parity.details import collect_details
-
-    click.echo("Looking inside the model for the report ...", err=True)
-    return collect_details(session, [case.case for case in result.cases]).to_dict()
-
-
 def _describe(
     out: Path,
     manifest: Manifest,
@@ -231,7 +229,7 @@ def _describe(
     details: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """The JSON report of one runtime, or of several under "runtimes"."""
-    # verify_artifact has compared the file with this SHA-256.
+    # The session has compared the file with this SHA-256.
     report: dict[str, Any] = {"artifact": str(out), "model_sha256": manifest.files[MODEL_NAME]}
     runs = [
         result.to_dict() | ({} if runtime_num_hashes is None else {"dial": runtime_num_hashes})
@@ -251,7 +249,6 @@ def _report(
     report: dict[str, Any],
     results: list[VerifyResult],
     dials: list[dict[str, Any] | None],
-    bisected: BisectOutcome | None,
     json_file: Path | None,
 ) -> None:
     """Print tables for each runtime, or write the JSON where the user wants it."""
@@ -267,8 +264,6 @@ def _report(
             click.echo(f"\n{result.verdict()}")
         if runtime_num_hashes is not None:
             print_data(runtime_num_hashes)
-    if bisected is not None:
-        click.echo("\n" + "\n".join(bisected.lines))
 
 
 COLUMNS: Final = (

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,17 +14,9 @@ from reformer_export.errors import InputError
 from reformer_export.runtimes.replay import check_subgraph_folder
 
 if TYPE_CHECKING:
+    from reformer_export.parity.bisect import BisectResult
     from reformer_export.parity.results import VerifyResult
     from reformer_export.parity.session import ParitySession
-
-
-@dataclass(frozen=True)
-class BisectOutcome:
-    """What was found: `names_node` whether a node differs; `lines` for people; `values` for the JSON."""
-
-    names_node: bool
-    lines: tuple[str, ...]
-    values: dict[str, Any]
 
 
 def bisect_option(command: Command) -> Command:
@@ -56,16 +47,22 @@ def check_bisect(out: Path | None, runtimes: Sequence[str]) -> None:
     check_subgraph_folder(out)
 
 
-def run_bisect(out: Path, session: ParitySession, result: VerifyResult) -> BisectOutcome:
-    """Search the failing cases of ONNX Runtime's result, and write the node that is found into `out`."""
+def run_bisect(out: Path, session: ParitySession, result: VerifyResult) -> tuple[BisectResult, str | None]:
+    """Search the failing cases of ONNX Runtime's result, and write the node that is found into `out`.
+
+    Also gives the command that replays it, None where no node differs.
+    """
     from reformer_export.parity.bisect import bisect, choose_failing_cases
     from reformer_export.parity.subgraph_folder import write_subgraph
 
     click.echo("Comparing node by node ...", err=True)
     found = bisect(session, choose_failing_cases(result))
-    lines, values = [f"{found.verdict()}."], found.to_dict()
-    if write_subgraph(out, found, session.placement):
-        values["replay"] = shlex.join(["reformer-export", "replay", str(out)])
-        lines.append(f"Its inputs, eager's result and the file's are in {out}; run it again with:")
-        lines.append(f"  {values['replay']}")
-    return BisectOutcome(found.named is not None, tuple(lines), values)
+    written = write_subgraph(out, found, session.placement)
+    return found, shlex.join(["reformer-export", "replay", str(out)]) if written else None
+
+
+def print_bisect(out: Path, found: BisectResult, replay: str | None) -> None:
+    """Print what `run_bisect` found."""
+    click.echo(f"\n{found.verdict()}.")
+    if replay is not None:
+        click.echo(f"Its inputs, eager's result and the file's are in {out}; run it again with:\n  {replay}")
