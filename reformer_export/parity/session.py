@@ -83,7 +83,7 @@ def open_session(
     eager: EagerReformer | None = None,
     beside: RuntimeOptions = ON_CPU,
 ) -> Iterator[ParitySession]:
-    """Open the artifact in `folder` as `options` say, and eager from the checkpoint that it was exported from.
+    """Open the artifact in `folder` as `options` say, and eager from the checkpoint that it was made from.
 
     `eager`: that of an earlier session on the same checkpoint; None to load it. `beside`: its `threads` and
     `native` are those of ONNX Runtime on the CPU, which runs model.onnx beside an engine.
