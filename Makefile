@@ -54,7 +54,7 @@ native: $(LIBRARY)  ## The C++ operator library, for this clone.
 $(LIBRARY): $(PLUGIN_SOURCES)
 	cd plugins && cmake --preset host && cmake --build --preset host --target reformer_onnxruntime
 	mkdir -p $(dir $@)
-	install build/host/onnxruntime/$(notdir $@) $@
+	install build/host/adapters/onnxruntime/$(notdir $@) $@
 
 cuda-toolchain: $(TOOLCHAIN)/.ready  ## What the GPU libraries are compiled with, as far as it is missing here.
 
@@ -68,7 +68,7 @@ $(TENSORRT_LIBRARY): $(PLUGIN_SOURCES) $(TOOLCHAIN)/.ready
 	cd plugins && cmake --preset cuda -DREFORMER_CUDA_ARCHITECTURES="$(CUDA_ARCHITECTURES)" && \
 	  cmake --build --preset cuda --target reformer_tensorrt
 	mkdir -p $(dir $@)
-	install build/cuda/tensorrt/$(notdir $@) $@
+	install build/cuda/adapters/tensorrt/$(notdir $@) $@
 
 sanitize:  ## The C++ tests under the address, undefined-behaviour and thread sanitizers.
 	cd plugins && for preset in host-asan host-tsan; do \
@@ -109,8 +109,8 @@ gpu-libraries: $(TOOLCHAIN)/.ready  ## Both libraries with the CUDA kernels, for
 	cd plugins && cmake --preset cuda -DREFORMER_CUDA_ARCHITECTURES="$(CUDA_ARCHITECTURES)" && \
 	  cmake --build --preset cuda
 	mkdir -p $(dir $(LIBRARY))
-	install build/cuda/onnxruntime/$(notdir $(LIBRARY)) build/cuda/tensorrt/$(notdir $(TENSORRT_LIBRARY)) \
-	  $(dir $(LIBRARY))
+	install build/cuda/adapters/onnxruntime/$(notdir $(LIBRARY)) \
+	  build/cuda/adapters/tensorrt/$(notdir $(TENSORRT_LIBRARY)) $(dir $(LIBRARY))
 
 # In an environment of its own, .venv-gpu; what came out is written to docs/gpu-results.md.
 gpu-check:  ## Everything that needs an NVIDIA GPU: builds, tests, sanitizer, timings.

@@ -14,16 +14,17 @@ from typing import Final
 
 import click
 
+from benchmarks.contenders import set_up
 from benchmarks.models import SHAPES, prepare_model
-from benchmarks.one_pass import Pass, measure_pass
 from benchmarks.report import Row, describe_machine, print_table, write_results
+from reformer_export.measure.memory import Memory, measure_pass
 from reformer_export.spec import LogitsPositions
 
 LIMIT_BYTES: Final = {"crime": 4 * 2**30, "enwik8": 16 * 2**30}
 """Peak resident bytes at 65,536 tokens."""
 
 
-def row_from_pass(shape: str, logits: str, length: int, run: Pass) -> Row:
+def row_from_pass(shape: str, logits: str, length: int, run: Memory) -> Row:
     """A line of the table; GB are 2^30 bytes, as in the limits."""
     return {
         "shape": shape,
@@ -58,7 +59,8 @@ def main(
     for shape in shapes:
         model = prepare_model(shape, logits, feed_forward_slices)
         click.echo(f"{shape}, {length:,} tokens ...", err=True)
-        run = measure_pass(contender, model, length, threads)
+        run = measure_pass(set_up(contender, model, threads), 1, length)
+        assert run is not None, "needs a system that tells a process's memory"
         rows.append(row_from_pass(shape, logits, length, run))
         data.append({"shape": shape, "logits": logits, "tokens": length, **dataclasses.asdict(run)})
         exceeded |= run.peak_bytes > LIMIT_BYTES[shape]

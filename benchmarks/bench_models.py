@@ -16,11 +16,12 @@ from typing import Any, Final
 import click
 import numpy as np
 
-from benchmarks.contenders import CONTENDERS, Run, open_eager
+from benchmarks.contenders import NATIVE, set_up
 from benchmarks.models import SHAPES, BenchmarkModel, count_flops, prepare_model, random_inputs
-from benchmarks.one_pass import Pass, measure_pass
 from benchmarks.report import Row, describe_machine, plot_cost_per_token, print_table, write_results
 from benchmarks.timing import Comparison, measure_ceiling, time_pairs
+from reformer_export.measure.contenders import Run, open_contender
+from reformer_export.measure.memory import Memory, measure_pass
 
 MEDIAN_TOLERANCE: Final = 1e-4
 """On the median over tokens of the largest difference: a bucket that flips on a near-tie changes some tokens,
@@ -50,7 +51,7 @@ class Result:
     flops: float
     times: Comparison
     differences: tuple[float, float]
-    memory: dict[str, Pass]
+    memory: dict[str, Memory]
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -64,8 +65,8 @@ class Result:
             "median_of_ratios": self.times.median_of_ratios,
             "difference": {"max": self.differences[0], "median": self.differences[1]},
             "memory_bytes": {
-                name: {"loaded": run.loaded_bytes, "peak": run.peak_bytes, "extra": run.extra_bytes}
-                for name, run in self.memory.items()
+                name: {"loaded": m.loaded_bytes, "peak": m.peak_bytes, "extra": m.extra_bytes}
+                for name, m in self.memory.items()
             },
         }
 
@@ -81,15 +82,15 @@ class Result:
             "ceiling": f"{self.flops / ours / 1e9 / ceiling:.0%}",
             "difference": f"{self.differences[0]:.0e}, {self.differences[1]:.0e}",
         }
-        for name, run in self.memory.items():
-            row[f"{name} extra MB"] = f"{run.extra_bytes / 1e6:,.0f}"
+        for name, memory in self.memory.items():
+            row[f"{name} extra MB"] = f"{memory.extra_bytes / 1e6:,.0f}"
         return row
 
 
 def compare_outputs(ours: Run, eager: Run, model: BenchmarkModel, length: int) -> tuple[float, float]:
     """Largest and median-over-tokens difference of the logits at up to `COMPARED_TOKENS`; warms both up."""
     input_ids = random_inputs(model.spec.vocab_size, min(length, COMPARED_TOKENS))
-    by_token = np.abs(ours(input_ids) - eager(input_ids)).max(axis=-1)
+    by_token = np.abs(ours(input_ids)["logits"] - eager(input_ids)["logits"]).max(axis=-1)
     differences = float(by_token.max()), float(np.median(by_token))
     if not differences[1] <= MEDIAN_TOLERANCE:
         raise click.ClickException(
@@ -126,15 +127,21 @@ def time_model(model: BenchmarkModel, length: int, runs: tuple[Run, Run], option
 def add_memory(model: BenchmarkModel, result: Result, threads: int) -> Result:
     """`result` with the memory of one pass of each contender, each in a process of its own."""
     click.echo(f"{model.name}, {result.length:,} tokens: measuring memory ...", err=True)
-    memory = {name: measure_pass(name, model, result.length, threads) for name in (result.contender, "eager")}
-    return dataclasses.replace(result, memory=memory)
+    found = {
+        name: measure_pass(set_up(name, model, threads), 1, result.length)
+        for name in (result.contender, "eager")
+    }
+    return dataclasses.replace(result, memory={name: m for name, m in found.items() if m is not None})
 
 
 def bench_model(model: BenchmarkModel, lengths: list[int], options: Options) -> list[Result]:
     """Compare, time and weigh both contenders at each length."""
-    runs = CONTENDERS[options.contender](model, options.threads), open_eager(model, options.threads)
+    ours, eager = (
+        open_contender(set_up(name, model, options.threads)) for name in (options.contender, "eager")
+    )
+    runs = ours, eager
     results = [time_model(model, length, runs, options) for length in lengths]
-    del runs  # its memory goes to the processes below
+    del runs, ours, eager  # their memory goes to the processes below
     if not options.memory:
         return results
     return [add_memory(model, result, options.threads) for result in results]
@@ -167,7 +174,7 @@ def write_report(name: str, options: Options, ceiling: dict[str, float], results
 @click.command(help=__doc__)
 @click.option("--shape", "shapes", multiple=True, type=click.Choice(list(SHAPES)), default=list(SHAPES))
 @click.option("--lengths", default="1024,4096,16384", show_default=True, help="Tokens, comma-separated.")
-@click.option("--contender", type=click.Choice(["portable", "native"]), default="portable", show_default=True)
+@click.option("--contender", type=click.Choice(list(NATIVE)), default="portable", show_default=True)
 @click.option("--threads", type=click.IntRange(1), default=2, show_default=True)
 @click.option("--pairs", type=click.IntRange(1), default=15, show_default=True, help="At most.")
 @click.option("--seconds", default=60.0, show_default=True, help="Of timing, per shape and length.")

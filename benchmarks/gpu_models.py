@@ -11,41 +11,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-import reformer_export
-from benchmarks.gpu_layers import DTYPES
 from benchmarks.models import BenchmarkModel, random_inputs
 from reformer_export.engine import EngineOptions, build_engine, profiles_from_shapes
 from reformer_export.errors import ReformerExportError
-from reformer_export.reference.eager import EagerReformer, silence_transformers
-
-Run = Callable[[NDArray[np.int64]], NDArray[np.float32]]
-"""int64 [1, L] token ids on the host -> float32 logits [1, L, vocabulary] on the host."""
+from reformer_export.measure.contenders import Run, Setup, open_contender
+from reformer_export.runtimes import RuntimeOptions
 
 TENSORRT_MODULES: Final = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 WARM_UPS: Final = 2
 
 
-def open_eager(model: BenchmarkModel, dtype: str, device: str) -> Run:
-    """transformers at its fastest: inference mode, no cache, no attention mask."""
-    silence_transformers()
-    eager: Any = EagerReformer(model.checkpoint, model.spec).model.to(device, DTYPES[dtype])
-
-    @torch.inference_mode()
-    def run(input_ids: NDArray[np.int64]) -> NDArray[np.float32]:
-        ids = torch.from_numpy(input_ids).to(device)
-        logits: NDArray[np.float32] = eager(ids, use_cache=False).logits.float().cpu().numpy()
-        return logits
-
-    return run
-
-
-def open_onnxruntime(model: BenchmarkModel, native: Any, device: str) -> Run:
-    """The artifact on ONNX Runtime's provider `device`; `native` "on" is our kernels, "off" the bodies."""
-    runtime = reformer_export.load(model.artifact, provider=device, native=native)
-    return lambda input_ids: runtime.run(input_ids)["logits"]
-
-
-def open_tensorrt(model: BenchmarkModel, runtime_name: Any, longest: int) -> Run:
+def set_up_tensorrt(model: BenchmarkModel, runtime_name: Any, longest: int) -> Setup:
     """An engine for 1 to `longest` tokens, built here if the artifact has none yet."""
     if importlib.util.find_spec(TENSORRT_MODULES[runtime_name]) is None:
         raise ReformerExportError("not installed")
@@ -54,21 +30,19 @@ def open_tensorrt(model: BenchmarkModel, runtime_name: Any, longest: int) -> Run
         profiles = profiles_from_shapes(model.spec, [(1, 1)], [(1, longest)], [(1, longest)])
         options = EngineOptions(runtime=runtime_name, name=name, profiles=profiles)
         build_engine(model.artifact, options)
-    runtime = reformer_export.load(model.artifact, runtime=runtime_name, engine=name)
-    return lambda input_ids: runtime.run(input_ids)["logits"]
+    return Setup("artifact", str(model.artifact), RuntimeOptions(runtime_name, engine=name), "cuda")
 
 
 def bench_model(
     model: BenchmarkModel, dtype: str, lengths: list[int], turns: int, device: str = "cuda"
 ) -> list[dict[str, Any]]:
     """One entry a length, as `gpu_report` wants them, of a model whose artifact is of `dtype`."""
-    opened, refused = _open_all(model, dtype, max(lengths), device)
+    opened, refused = _open_all(model, max(lengths), device)
     entries = []
     for length in lengths:
         ids = random_inputs(model.spec.vocab_size, length)
         seconds, failed, outputs = _time_in_turns(opened, ids, turns)
-        bodies, native = outputs.get("onnxruntime-bodies"), outputs.get("onnxruntime-native")
-        both = bodies is not None and native is not None
+        compared = [outputs[name] for name in ("onnxruntime-bodies", "onnxruntime-native") if name in outputs]
         entries.append(
             {
                 "model": model.name,
@@ -76,28 +50,28 @@ def bench_model(
                 "tokens": length,
                 "seconds": seconds,
                 "not_timed": {**refused, **failed},
-                "difference": float(np.abs(bodies - native).max()) if both else None,
+                "difference": float(np.abs(np.subtract(*compared)).max()) if len(compared) == 2 else None,
             }
         )
     return entries
 
 
-def _open_all(
-    model: BenchmarkModel, dtype: str, longest: int, device: str
-) -> tuple[dict[str, Run], dict[str, str]]:
+def _open_all(model: BenchmarkModel, longest: int, device: Any) -> tuple[dict[str, Run], dict[str, str]]:
     """What can be opened, and why the rest cannot."""
-    openers: dict[str, Callable[[], Run]] = {
-        "eager": lambda: open_eager(model, dtype, device),
-        "onnxruntime-bodies": lambda: open_onnxruntime(model, "off", device),
-        "onnxruntime-native": lambda: open_onnxruntime(model, "on", device),
-        "tensorrt": lambda: open_tensorrt(model, "tensorrt", longest),
-        "tensorrt-rtx": lambda: open_tensorrt(model, "tensorrt-rtx", longest),
+    out, checkpoint = str(model.artifact), str(model.checkpoint)
+    on_bodies, on_kernels = (RuntimeOptions(provider=device, native=native) for native in ("off", "on"))
+    setups: dict[str, Callable[[], Setup]] = {
+        "eager": lambda: Setup("eager", out, RuntimeOptions(), device, checkpoint),
+        "onnxruntime-bodies": lambda: Setup("artifact", out, on_bodies, device),
+        "onnxruntime-native": lambda: Setup("artifact", out, on_kernels, device),
+        "tensorrt": lambda: set_up_tensorrt(model, "tensorrt", longest),
+        "tensorrt-rtx": lambda: set_up_tensorrt(model, "tensorrt-rtx", longest),
     }
     opened: dict[str, Run] = {}
     refused: dict[str, str] = {}
-    for name, open_one in openers.items():
+    for name, set_up in setups.items():
         try:
-            opened[name] = open_one()
+            opened[name] = open_contender(set_up())
         except ReformerExportError as error:
             refused[name] = " ".join(str(error).split())
     return opened, refused
@@ -116,7 +90,7 @@ def _time_in_turns(
                 continue
             start = time.perf_counter()
             try:
-                outputs[name] = run(ids)
+                outputs[name] = run(ids)["logits"]
             except (ReformerExportError, torch.OutOfMemoryError) as error:
                 failed[name] = " ".join(str(error).split())[:200]
                 continue

@@ -79,7 +79,7 @@ class Launch:
 
 
 def attention_bytes(element: int, head_size: int, lsh: bool, window: int = 128) -> int:
-    """Shared memory of attend_chunk (attention_tile.cuh), for elements of `element` bytes."""
+    """Shared memory of attend_chunk (attention/tile.cuh), for elements of `element` bytes."""
     half = element == 2
     if half:
         keys, slots = (64 if head_size <= 128 else 32), (3 if head_size <= 64 else 2)
@@ -90,7 +90,8 @@ def attention_bytes(element: int, head_size: int, lsh: bool, window: int = 128) 
     return rows * (head_size * element + 16) + 4 * (3 * 4 * keys + 64)
 
 
-# As in the kernels' sources: hash_half.cuh, hash_float32.cu, key_scale.cu, sort.cu, combine.cu.
+# As in the kernels' sources: hash/half.cuh, hash/float32.cu, sort/sort.cu, attention/key_scale.cu,
+# attention/combine.cu.
 LAUNCHES: Final = {
     r"hash_tokens<.*HashTile<float16, 64>": Launch(128, 128 * 72 * 2),
     r"hash_tokens<.*HashTile<bfloat16, 64>": Launch(128, 2 * 3 * 32 * 72 * 2),
@@ -128,7 +129,7 @@ def demangle(name: str) -> str:
 
 def compile_kernels(nvcc: Path, arch: str, folder: Path) -> Iterator[Usage]:
     """Compiles every kernel source for one architecture."""
-    for source in sorted((PLUGINS / "kernels" / "cuda").glob("*.cu")):
+    for source in sorted((PLUGINS / "kernels" / "cuda").rglob("*.cu")):
         command = [
             str(nvcc),
             "-std=c++17",

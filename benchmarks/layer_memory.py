@@ -10,13 +10,12 @@ import dataclasses
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
 from typing import Final
 
 import torch
 
 from benchmarks.layers import CHUNK, CONTENDERS, Layer
-from reformer_export.measure.memory import RESET_PEAK, resident_bytes
+from reformer_export.measure.memory import bytes_from_proc, peak_bytes, reset_peak, resident_bytes
 
 WARM_TOKENS: Final = 2 * CHUNK
 """The fewest that are hashed: little is left behind for the measured run to use again."""
@@ -39,20 +38,17 @@ def measure_extra_bytes(contender: str, layer: Layer, threads: int) -> int | Non
 
 def available_bytes() -> int:
     """Memory that can be had without swapping (Linux, proc(5))."""
-    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-        name, _, value = line.partition(":")
-        if name == "MemAvailable":
-            return int(value.split()[0]) * 1024
-    raise ValueError("/proc/meminfo: got no MemAvailable, expected a Linux kernel that reports it")
+    return bytes_from_proc("meminfo", "MemAvailable")
 
 
 def _extra_bytes(contender: str, layer: Layer, threads: int) -> int:
     torch.set_num_threads(threads)
     CONTENDERS[contender](dataclasses.replace(layer, length=WARM_TOKENS))()
     run = CONTENDERS[contender](layer)
-    Path("/proc/self/clear_refs").write_text(RESET_PEAK, encoding="ascii")
-    before = resident_bytes("VmRSS")
+    if not reset_peak():
+        raise OSError("/proc/self/clear_refs: cannot be written, so that no peak is known")
+    before = resident_bytes()
     result = run()
-    extra = resident_bytes("VmHWM") - before
+    extra = peak_bytes() - before
     del result
     return extra

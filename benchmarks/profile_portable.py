@@ -12,15 +12,13 @@ import click
 from benchmarks.models import SHAPES, prepare_model, random_inputs
 from benchmarks.report import Row, print_table
 from reformer_export.artifact.manifest import MODEL_NAME
-from reformer_export.measure.node_times import profile_model, rank_kernels
+from reformer_export.measure.node_times import profile_model, rank_operators
+from reformer_export.runtimes.ort import Placement
 
 
-def rows_from_ranking(column: str, ranking: list[tuple[str, int, float]], total: float) -> list[Row]:
-    """Table rows, with each group's share of `total` seconds."""
-    return [
-        {column: name, "runs": str(runs), "ms": f"{1e3 * seconds:.1f}", "share": f"{seconds / total:.1%}"}
-        for name, runs, seconds in ranking
-    ]
+def row_from_seconds(column: str, name: str, seconds: float, total: float) -> Row:
+    """A table row, with the share of `total` seconds."""
+    return {column: name, "ms": f"{1e3 * seconds:.1f}", "share": f"{seconds / total:.1%}"}
 
 
 @click.command(help=__doc__)
@@ -33,13 +31,15 @@ def rows_from_ranking(column: str, ranking: list[tuple[str, int, float]], total:
 def main(shape: str, length: int, threads: int, passes: int, nodes: int, model_file: Path | None) -> None:
     prepared = prepare_model(shape)
     input_ids = random_inputs(prepared.spec.vocab_size, length)
-    events = profile_model(model_file or prepared.artifact / MODEL_NAME, input_ids, threads, passes)
-    total = sum(event.seconds for event in events)
+    placement = Placement(threads=threads)
+    kernels = profile_model(model_file or prepared.artifact / MODEL_NAME, input_ids, placement, passes)
+    total = sum(kernel.seconds for kernel in kernels)
     title = f"{shape}, {length:,} tokens, {threads} threads: {total:.3f} s in kernels"
-    print_table(title, rows_from_ranking("operator", rank_kernels(events, "op_type"), total))
-    slowest = [(f"{e.op_type} {e.shapes} [{e.name}]", 1, e.seconds) for e in events]
-    slowest.sort(key=lambda entry: -entry[2])
-    print_table("Slowest nodes", rows_from_ranking("node", slowest[:nodes], total))
+    operators = [(f"{time.runs} {time.operator}", time.seconds) for time in rank_operators(kernels)]
+    print_table(title, [row_from_seconds("operator", *entry, total) for entry in operators])
+    slowest = [(f"{k.op_type} {k.shapes} [{k.name}]", k.seconds) for k in kernels]
+    slowest.sort(key=lambda entry: -entry[1])
+    print_table("Slowest nodes", [row_from_seconds("node", *entry, total) for entry in slowest[:nodes]])
 
 
 if __name__ == "__main__":

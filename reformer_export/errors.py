@@ -25,10 +25,10 @@ class ReformerExportError(Exception):
 
     exit_status = EXIT_INPUT_AT_FAULT
 
-    def __init__(self, what: str, got: object = "", expected: str = "", fix: str = "") -> None:
-        """The four parts of the sentence; a lone `what` is the whole of it."""
+    def __init__(self, what: object, got: object = "", expected: object = "", fix: object = "") -> None:
+        """The four parts of the sentence, each as its text; a lone `what` is the whole of it."""
         super().__init__(what, got, expected, fix)
-        self.what, self.got, self.expected, self.fix = what, got, expected, fix
+        self.what, self.got, self.expected, self.fix = map(str, (what, got, expected, fix))
 
     def __str__(self) -> str:
         text = self.what
@@ -63,6 +63,12 @@ class MissingDependencyError(ReformerExportError):
 
 class ExportError(ReformerExportError):
     """The exporter produced a graph that does not keep the contract (for example a fixed axis)."""
+
+
+class ParityError(ReformerExportError):
+    """An artifact computes something else than eager does."""
+
+    exit_status = EXIT_CHECK_FAILED
 
 
 class EngineError(ReformerExportError):

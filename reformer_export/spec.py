@@ -62,20 +62,12 @@ def padded_length(length: int, padding_multiple: int, padding_threshold: int) ->
     return -(-length // padding_multiple) * padding_multiple
 
 
-def _require(condition: bool, what: str, got: object, expected: str, fix: str) -> None:
-    if not condition:
-        raise SpecError(f"{what}: got {got}, expected {expected}; {fix}")
+MEND_CONFIG: Final = "mend it in the checkpoint's config.json"
 
 
-def _require_size(name: str, value: object, minimum: int = 1, maximum: int = MAX_DIMENSION) -> None:
-    is_int = isinstance(value, int) and not isinstance(value, bool)
-    _require(
-        is_int and minimum <= value <= maximum,  # type: ignore[operator]
-        name,
-        repr(value),
-        f"an integer from {minimum} to {maximum}",
-        "mend it in the checkpoint's config.json",
-    )
+def _check_size(name: str, value: object, minimum: int = 1, maximum: int = MAX_DIMENSION) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not minimum <= value <= maximum:
+        raise SpecError(name, repr(value), f"an integer from {minimum} to {maximum}", MEND_CONFIG)
 
 
 @dataclass(frozen=True)
@@ -94,34 +86,30 @@ class LSHAttentionSpec:
     hash_seed: int
 
     def __post_init__(self) -> None:
-        _require_size("lsh_attn_chunk_length", self.chunk_length)
-        _require_size("lsh_num_chunks_before", self.num_chunks_before, 0, MAX_WINDOW_CHUNKS // 2 - 1)
-        _require_size("lsh_num_chunks_after", self.num_chunks_after, 0, MAX_WINDOW_CHUNKS // 2)
-        _require_size("num_hashes", self.num_hashes, 1, MAX_NUM_HASHES)
-        _require(len(self.num_buckets) > 0, "num_buckets", "no factor", "one or more", "give N or AxB")
+        _check_size("lsh_attn_chunk_length", self.chunk_length)
+        _check_size("lsh_num_chunks_before", self.num_chunks_before, 0, MAX_WINDOW_CHUNKS // 2 - 1)
+        _check_size("lsh_num_chunks_after", self.num_chunks_after, 0, MAX_WINDOW_CHUNKS // 2)
+        _check_size("num_hashes", self.num_hashes, 1, MAX_NUM_HASHES)
+        if not self.num_buckets:
+            raise SpecError("num_buckets", "no factor", "one or more", "give N or AxB")
         for factor in self.num_buckets:
-            _require_size("num_buckets", factor, 2)
-            _require(
-                factor % 2 == 0,
+            _check_size("num_buckets", factor, 2)
+            if factor % 2:
+                raise SpecError(
+                    "num_buckets",
+                    "x".join(map(str, self.num_buckets)),
+                    "even numbers (each bucket has its opposite)",
+                    "give an even number, e.g. `num_buckets` 64 or 8x16",
+                )
+        if math.prod(self.num_buckets) > MAX_NUM_BUCKETS:
+            raise SpecError(
                 "num_buckets",
-                "x".join(map(str, self.num_buckets)),
-                "even numbers (each bucket has its opposite)",
-                "give an even number, e.g. --num-buckets 64 or 8x16",
+                math.prod(self.num_buckets),
+                f"at most {MAX_NUM_BUCKETS} in all",
+                "use fewer buckets",
             )
-        _require(
-            math.prod(self.num_buckets) <= MAX_NUM_BUCKETS,
-            "num_buckets",
-            math.prod(self.num_buckets),
-            f"at most {MAX_NUM_BUCKETS} in all",
-            "use fewer buckets",
-        )
-        _require(
-            isinstance(self.hash_seed, int) and -(2**63) <= self.hash_seed < 2**64,
-            "hash_seed",
-            self.hash_seed,
-            "a 64-bit integer",
-            "give another --hash-seed",
-        )
+        if not (isinstance(self.hash_seed, int) and -(2**63) <= self.hash_seed < 2**64):
+            raise SpecError("hash_seed", self.hash_seed, "a 64-bit integer", "give another `hash_seed`")
 
 
 @dataclass(frozen=True)
@@ -133,9 +121,9 @@ class LocalAttentionSpec:
     num_chunks_after: int
 
     def __post_init__(self) -> None:
-        _require_size("local_attn_chunk_length", self.chunk_length)
-        _require_size("local_num_chunks_before", self.num_chunks_before, 0, MAX_WINDOW_CHUNKS // 2 - 1)
-        _require_size("local_num_chunks_after", self.num_chunks_after, 0, MAX_WINDOW_CHUNKS // 2)
+        _check_size("local_attn_chunk_length", self.chunk_length)
+        _check_size("local_num_chunks_before", self.num_chunks_before, 0, MAX_WINDOW_CHUNKS // 2 - 1)
+        _check_size("local_num_chunks_after", self.num_chunks_after, 0, MAX_WINDOW_CHUNKS // 2)
 
 
 AttentionSpec = LSHAttentionSpec | LocalAttentionSpec
@@ -150,15 +138,15 @@ class AxialPositionsSpec:
     dims: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        _require(
-            len(self.shape) == len(self.dims) > 0,
-            "axial_pos_shape and axial_pos_embds_dim",
-            f"{len(self.shape)} and {len(self.dims)} axes",
-            "the same number of axes, at least one",
-            "mend them in the checkpoint's config.json",
-        )
+        if not len(self.shape) == len(self.dims) > 0:
+            raise SpecError(
+                "axial_pos_shape and axial_pos_embds_dim",
+                f"{len(self.shape)} and {len(self.dims)} axes",
+                "the same number of axes, at least one",
+                MEND_CONFIG,
+            )
         for size in (*self.shape, *self.dims):
-            _require_size("axial_pos_shape / axial_pos_embds_dim", size)
+            _check_size("axial_pos_shape / axial_pos_embds_dim", size)
 
     @property
     def num_positions(self) -> int:
@@ -172,7 +160,7 @@ class LearnedPositionsSpec:
     num_positions: int
 
     def __post_init__(self) -> None:
-        _require_size("max_position_embeddings", self.num_positions)
+        _check_size("max_position_embeddings", self.num_positions)
 
 
 PositionsSpec = AxialPositionsSpec | LearnedPositionsSpec
@@ -205,87 +193,78 @@ class ModelSpec:
     logits: LogitsPositions = "all"
 
     def __post_init__(self) -> None:
-        _require(self.task in TASKS, "task", self.task, f"one of {', '.join(TASKS)}", "choose with --task")
+        if self.task not in TASKS:
+            raise SpecError("task", self.task, f"one of {', '.join(TASKS)}", "choose another `task`")
         for name in ("vocab_size", "hidden_size", "num_heads", "head_size", "feed_forward_size"):
-            _require_size(name, getattr(self, name))
+            _check_size(name, getattr(self, name))
         for name in ("max_position_embeddings", "num_labels", "feed_forward_slices"):
-            _require_size(name, getattr(self, name))
-        _require(
-            self.hidden_act in ACTIVATIONS,
-            "hidden_act",
-            self.hidden_act,
-            f"one of {', '.join(ACTIVATIONS)}",
-            "open an issue for another activation",
-        )
-        _require(
-            isinstance(self.layer_norm_eps, float) and 0.0 <= self.layer_norm_eps < 1.0,
-            "layer_norm_eps",
-            self.layer_norm_eps,
-            "a number from 0 to 1",
-            "mend it in the checkpoint's config.json",
-        )
-        _require(
-            0 < len(self.layers) <= MAX_LAYERS,
-            "attn_layers",
-            f"{len(self.layers)} layers",
-            f"1 to {MAX_LAYERS}",
-            "mend the checkpoint's config.json",
-        )
+            _check_size(name, getattr(self, name))
+        if self.hidden_act not in ACTIVATIONS:
+            raise SpecError(
+                "hidden_act",
+                self.hidden_act,
+                f"one of {', '.join(ACTIVATIONS)}",
+                "open an issue for another activation",
+            )
+        if not (isinstance(self.layer_norm_eps, float) and 0.0 <= self.layer_norm_eps < 1.0):
+            raise SpecError("layer_norm_eps", self.layer_norm_eps, "a number from 0 to 1", MEND_CONFIG)
+        if not 0 < len(self.layers) <= MAX_LAYERS:
+            raise SpecError("attn_layers", f"{len(self.layers)} layers", f"1 to {MAX_LAYERS}", MEND_CONFIG)
         for index in self.lsh_layers:
             elements = math.prod(self.rotations_shape(index))
-            _require(
-                elements <= MAX_ROTATION_ELEMENTS,
-                f"rotations of layer {index}",
-                f"{elements} numbers ({self.num_heads} heads x {self.head_size} x num_hashes x buckets / 2)",
-                f"at most {MAX_ROTATION_ELEMENTS}",
-                "use fewer hashes, or factors of the buckets, e.g. --num-buckets 32x32",
+            if elements > MAX_ROTATION_ELEMENTS:
+                raise SpecError(
+                    f"rotations of layer {index}",
+                    f"{elements} numbers ({self.num_heads} heads x {self.head_size} x num_hashes x buckets "
+                    "/ 2)",
+                    f"at most {MAX_ROTATION_ELEMENTS}",
+                    "use fewer hashes, or factors of the buckets, e.g. `num_buckets` 32x32",
+                )
+        if self.feed_forward_size % self.feed_forward_slices:
+            raise SpecError(
+                "feed_forward_slices",
+                self.feed_forward_slices,
+                f"a divisor of the feed-forward size {self.feed_forward_size}",
+                "choose a divisor",
             )
-        _require(
-            self.feed_forward_size % self.feed_forward_slices == 0,
-            "chunk-feed-forward",
-            self.feed_forward_slices,
-            f"a divisor of the feed-forward size {self.feed_forward_size}",
-            "choose a divisor",
-        )
-        _require(
-            isinstance(self.is_causal, bool),
-            "is_causal",
-            repr(self.is_causal),
-            "true or false",
-            "mend is_decoder in the checkpoint's config.json",
-        )
-        _require(
-            self.logits == "all" or (self.logits == "last" and self.task == "text-generation"),
-            "logits",
-            self.logits,
-            f"'all' for the task {self.task}",
-            "use --logits last with text-generation only",
-        )
+        if not isinstance(self.is_causal, bool):
+            raise SpecError(
+                "is_causal",
+                repr(self.is_causal),
+                "true or false",
+                "mend is_decoder in the checkpoint's config.json",
+            )
+        if not (self.logits == "all" or (self.logits == "last" and self.task == "text-generation")):
+            raise SpecError(
+                "logits",
+                self.logits,
+                f"'all' for the task {self.task}",
+                "use `logits` last with text-generation only",
+            )
         self._check_positions()
 
     def _check_positions(self) -> None:
-        if isinstance(self.positions, AxialPositionsSpec):
-            _require(
-                sum(self.positions.dims) == self.hidden_size,
+        if isinstance(self.positions, AxialPositionsSpec) and sum(self.positions.dims) != self.hidden_size:
+            raise SpecError(
                 "axial_pos_embds_dim",
                 f"{list(self.positions.dims)}, which sum to {sum(self.positions.dims)}",
                 f"the sum hidden_size = {self.hidden_size}",
-                "mend them in the checkpoint's config.json",
+                MEND_CONFIG,
             )
-        _require(
-            self.position_limit <= MAX_POSITIONS,
-            "positions",
-            self.position_limit,
-            f"at most {MAX_POSITIONS}",
-            "lower the limit with --max-length",
-        )
-        _require(
-            self.max_length >= 1,
-            "positions",
-            f"{self.position_limit} positions for chunks of {self.padding_threshold}",
-            "room for at least one token",
-            "enlarge max_position_embeddings or the axial shape",
-        )
+        if self.position_limit > MAX_POSITIONS:
+            raise SpecError(
+                "positions",
+                self.position_limit,
+                f"at most {MAX_POSITIONS}",
+                "lower the limit with `max_length`",
+            )
+        if self.max_length < 1:
+            raise SpecError(
+                "positions",
+                f"{self.position_limit} positions for chunks of {self.padding_threshold}",
+                "room for at least one token",
+                "enlarge max_position_embeddings or the axial shape",
+            )
 
     @property
     def padding_multiple(self) -> int:

@@ -146,7 +146,7 @@ def replace_lsh(**changes: Any) -> AttentionSpec:
         ({"layers": ()}, "attn_layers: got 0 layers"),
         (
             {"feed_forward_slices": 3},
-            "chunk-feed-forward: got 3, expected a divisor of the feed-forward size 8",
+            "feed_forward_slices: got 3, expected a divisor of the feed-forward size 8",
         ),
         ({"logits": "first"}, "logits: got first"),
         ({"logits": "last", "task": "fill-mask"}, "expected 'all' for the task fill-mask"),

@@ -13,27 +13,36 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import Annotated, Any, Final, Literal, get_args
 
-from reformer_export.artifact.files import json_text, sha256_of_file
+import msgspec
+
+from reformer_export.artifact.files import JsonFile, json_text, sha256_of_file
 from reformer_export.artifact.manifest import ENGINES_NAME
-from reformer_export.errors import ArtifactError, InputError
-from reformer_export.spec import DTYPES, DType
+from reformer_export.errors import InputError
+from reformer_export.spec import DType
 
 ENGINE_RECORD_VERSION: Final = 1
 ENGINE_SUFFIX: Final = ".engine"
 RECORD_SUFFIX: Final = ".json"
-MAX_RECORD_BYTES: Final = 2**20
 
 EngineRuntime = Literal["tensorrt", "tensorrt-rtx"]
 ENGINE_RUNTIMES: Final[tuple[EngineRuntime, ...]] = get_args(EngineRuntime)
 
-Shape = tuple[int, int]
-"""(batch, sequence length in tokens) of both inputs."""
+_NAME: Final = re.compile(r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
 
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_SHA256: Final = re.compile(r"[0-9a-f]{64}")
-_COMPUTE_CAPABILITY: Final = re.compile(r"[1-9][0-9]?\.[0-9]")
+# What a record from a stranger may say; msgspec compares the fields with these when it is read.
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+Seconds = Annotated[float, msgspec.Meta(ge=0, lt=2.0**63)]
+Text = Annotated[str, msgspec.Meta(min_length=1)]
+Sha256 = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+EngineName = Annotated[str, msgspec.Meta(pattern=_NAME.pattern)]
+FileName = Annotated[str, msgspec.Meta(pattern=r"\A(?!\.\.?\Z)[^/\\\0]+\Z")]
+ComputeCapabilityText = Annotated[str, msgspec.Meta(pattern=r"\A[1-9][0-9]?\.[0-9]\Z")]
+AtLeastOne = msgspec.Meta(min_length=1)
+
+Shape = tuple[Count, Count]
+"""(batch, sequence length in tokens) of both inputs."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +58,10 @@ class EngineProfile:
         for low, middle, high in zip(self.minimum, self.optimum, self.maximum, strict=True):
             if not 1 <= low <= middle <= high:
                 raise InputError(
-                    f"profile: got {self}, expected 1 <= min <= opt <= max in batch and in length; "
-                    "give other --min, --opt, --max"
+                    "profile",
+                    self,
+                    "1 <= min <= opt <= max in batch and in length",
+                    "give other `minimums`, `optimums`, `maximums`",
                 )
 
     def __str__(self) -> str:
@@ -66,10 +77,10 @@ class EngineProfile:
 class PluginRecord:
     """The plugin library that the engine was built with; `embedded`: the engine carries it."""
 
-    file_name: str
-    sha256: str
-    abi_version: int
-    version: str
+    file_name: FileName
+    sha256: Sha256
+    abi_version: Count
+    version: Text
     embedded: bool
 
 
@@ -95,20 +106,20 @@ class EngineRecord:
     `plugin_layers` counts the engine's plugin layers by operator name.
     """
 
-    name: str
+    name: EngineName
     runtime: EngineRuntime
-    runtime_version: str
-    compute_capabilities: tuple[str, ...]
-    profiles: tuple[EngineProfile, ...]
+    runtime_version: Text
+    compute_capabilities: Annotated[tuple[ComputeCapabilityText, ...], AtLeastOne]
+    profiles: Annotated[tuple[EngineProfile, ...], AtLeastOne]
     dtype: DType
-    model_sha256: str
-    engine_sha256: str
-    engine_bytes: int
+    model_sha256: Sha256
+    engine_sha256: Sha256
+    engine_bytes: Count
     plugin: PluginRecord
     flags: EngineFlags
-    plugin_layers: dict[str, int]
-    build_seconds: float
-    tool_version: str
+    plugin_layers: dict[Text, Count]
+    build_seconds: Seconds
+    tool_version: Text
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; `read_engine_record` reads them back."""
@@ -133,10 +144,12 @@ def format_shape(shape: Shape) -> str:
 
 def check_engine_name(name: str) -> str:
     """`name` itself; InputError unless it can be a file's name anywhere and stays in its folder."""
-    if not _NAME.fullmatch(name) or name.endswith("."):
+    if not _NAME.match(name) or name.endswith("."):
         raise InputError(
-            f"engine name: got {name!r:.120}, expected up to 100 letters, digits, '.', '_', '-', the first a "
-            "letter or digit; give another name"
+            "engine name",
+            f"{name!r:.120}",
+            "up to 100 letters, digits, '.', '_', '-', the first a letter or digit",
+            "give another name",
         )
     return name
 
@@ -159,7 +172,10 @@ def staged_record_path(out: Path, name: str) -> Path:
 def list_engines(out: Path) -> tuple[str, ...]:
     """The names of the engines of the artifact `out`, sorted."""
     names = (path.stem for path in (out / ENGINES_NAME).glob(f"*{ENGINE_SUFFIX}"))
-    return tuple(sorted(name for name in names if _NAME.fullmatch(name)))
+    return tuple(sorted(name for name in names if _NAME.match(name)))
+
+
+_FILE: Final = JsonFile("an engine's record", "build the engine again with `reformer-export engine`")
 
 
 def record_text(record: EngineRecord) -> str:
@@ -188,153 +204,12 @@ def read_engine_record(out: Path, name: str) -> EngineRecord:
 
 
 def _read_record(path: Path, name: str) -> EngineRecord:
-    values = _read_json(path)
-    version = values.get("engine_record_version") if isinstance(values, dict) else None
-    if version is None:
-        raise _broken(path, "JSON that is no engine's record", "an object with an engine_record_version")
-    if version != ENGINE_RECORD_VERSION or isinstance(version, bool):
-        raise ArtifactError(
-            f"{path}: got engine record version {version!r:.40}, expected {ENGINE_RECORD_VERSION}; build the "
-            "engine again, or install the reformer-export that built it"
-        )
-    record = _record_from_dict(path, values)
+    values = _FILE.read_version(path, "engine_record_version", ENGINE_RECORD_VERSION)
+    record = _FILE.convert(path, values, EngineRecord)
+    meant = json.loads(record_text(record))
+    if meant != values:  # a field too many, or one that was left out and has a default
+        names = ", ".join(sorted(key for key in {*values, *meant} if values.get(key) != meant.get(key)))
+        raise _FILE.refuse(path, f"unknown or missing fields ({names!r:.80})")
     if record.name != name:
-        raise _broken(path, f"the record of an engine named {record.name!r:.120}", f"that of {name!r}")
+        raise _FILE.refuse(path, f"the record of an engine named {record.name!r}, not {name!r:.120}")
     return record
-
-
-def _broken(path: Path, got: str, expected: str) -> ArtifactError:
-    return ArtifactError(
-        f"{path}: got {got}, expected {expected}; build the engine again with `reformer-export engine`"
-    )
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        if not path.is_file():
-            raise _broken(path, "no such file", "the record beside the engine")
-        size = path.stat().st_size
-        if size > MAX_RECORD_BYTES:
-            raise _broken(path, f"{size} bytes", f"at most {MAX_RECORD_BYTES}")
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ArtifactError(
-            f"{path}: got '{error.strerror or error}', expected a readable file; check its permissions"
-        ) from error
-    except (ValueError, RecursionError) as error:
-        reason = str(error) if isinstance(error, json.JSONDecodeError) else type(error).__name__
-        raise _broken(path, f"text that is not JSON ({reason})", "an engine's record") from error
-
-
-def _record_from_dict(path: Path, values: dict[str, Any]) -> EngineRecord:
-    known = {"engine_record_version", *(field.name for field in dataclasses.fields(EngineRecord))}
-    try:
-        if set(values) - known:
-            raise ValueError(f"unknown field {min(set(values) - known)!r:.60}")
-        return EngineRecord(
-            name=_text("name", values["name"], _NAME),
-            runtime=_one_of("runtime", values["runtime"], ENGINE_RUNTIMES),
-            runtime_version=_text("runtime_version", values["runtime_version"]),
-            compute_capabilities=tuple(
-                _text("compute_capabilities", value, _COMPUTE_CAPABILITY)
-                for value in _filled_list("compute_capabilities", values["compute_capabilities"])
-            ),
-            profiles=tuple(map(_profile, _filled_list("profiles", values["profiles"]))),
-            dtype=_one_of("dtype", values["dtype"], DTYPES),
-            model_sha256=_text("model_sha256", values["model_sha256"], _SHA256),
-            engine_sha256=_text("engine_sha256", values["engine_sha256"], _SHA256),
-            engine_bytes=_count("engine_bytes", values["engine_bytes"]),
-            plugin=_plugin(values["plugin"]),
-            flags=_flags(values["flags"]),
-            plugin_layers={
-                _text("plugin_layers", key): _count(f"plugin_layers.{key}", value)
-                for key, value in _fields("plugin_layers", values["plugin_layers"]).items()
-            },
-            build_seconds=_number("build_seconds", values["build_seconds"]),
-            tool_version=_text("tool_version", values["tool_version"]),
-        )
-    except (KeyError, TypeError, ValueError, InputError) as error:
-        reason = f"no field {error}" if isinstance(error, KeyError) else str(error)
-        raise _broken(
-            path, f"a missing or wrong field ({reason})", f"the fields of version {ENGINE_RECORD_VERSION}"
-        ) from error
-
-
-def _profile(value: Any) -> EngineProfile:
-    fields = _fields("profiles", value, EngineProfile)
-    shapes = {name: _shape(f"profiles.{name}", shape) for name, shape in fields.items()}
-    return EngineProfile(**shapes)
-
-
-def _shape(name: str, value: Any) -> Shape:
-    if not isinstance(value, list) or len(value) != 2:
-        raise ValueError(f"{name} is not [batch, length]")
-    return _count(name, value[0]), _count(name, value[1])
-
-
-def _plugin(value: Any) -> PluginRecord:
-    fields = _fields("plugin", value, PluginRecord)
-    file_name = _text("plugin.file_name", fields["file_name"])
-    if Path(file_name).name != file_name:
-        raise ValueError("plugin.file_name is not the name of a file")
-    return PluginRecord(
-        file_name=file_name,
-        sha256=_text("plugin.sha256", fields["sha256"], _SHA256),
-        abi_version=_count("plugin.abi_version", fields["abi_version"]),
-        version=_text("plugin.version", fields["version"]),
-        embedded=_flag("plugin.embedded", fields["embedded"]),
-    )
-
-
-def _flags(value: Any) -> EngineFlags:
-    fields = _fields("flags", value, EngineFlags)
-    return EngineFlags(**{name: _flag(f"flags.{name}", flag) for name, flag in fields.items()})
-
-
-def _fields(name: str, value: Any, of: type[Any] | None = None) -> dict[str, Any]:
-    """A JSON object; with `of`, one that has exactly the fields of that dataclass."""
-    if not isinstance(value, dict):
-        raise TypeError(f"{name} is {type(value).__name__}, not an object")
-    if of is not None:
-        expected = {field.name for field in dataclasses.fields(of)}
-        if set(value) != expected:
-            raise ValueError(f"{name} has the fields {sorted(value)!r:.200}, not {sorted(expected)}")
-    return value
-
-
-def _filled_list(name: str, value: Any) -> list[Any]:
-    if not isinstance(value, list) or not value:
-        raise TypeError(f"{name} is not a list of one or more")
-    return value
-
-
-def _text(name: str, value: Any, form: re.Pattern[str] | None = None) -> str:
-    if not isinstance(value, str) or not value:
-        raise TypeError(f"{name} is not a text")
-    if form is not None and not form.fullmatch(value):
-        raise ValueError(f"{name} has the wrong form: {value!r:.80}")
-    return value
-
-
-def _one_of(name: str, value: Any, choices: tuple[Any, ...]) -> Any:
-    if value not in choices:
-        raise ValueError(f"{name} is {value!r:.40}, none of {', '.join(choices)}")
-    return value
-
-
-def _count(name: str, value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
-        raise TypeError(f"{name} is not a whole number of up to 63 bits")
-    return value
-
-
-def _flag(name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError(f"{name} is neither true nor false")
-    return value
-
-
-def _number(name: str, value: Any) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 2**63:
-        raise TypeError(f"{name} is not a number of 0 or more")
-    return float(value)

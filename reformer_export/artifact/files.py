@@ -8,7 +8,7 @@ import json
 import math
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,8 @@ T = TypeVar("T")
 
 NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """The system's numbers for a disk, a quota or a file that is full."""
+
+MAX_REASON_CHARACTERS: Final = 300
 
 
 def sha256_of_file(path: Path) -> str:
@@ -66,40 +68,62 @@ class JsonFile:
     """How to read one kind of JSON file from a stranger.
 
     `kind` says what is expected in it, such as "an engine's record"; `fix` how to mend a file that is
-    something else; `max_bytes` is more than any that is real; `error` is raised.
+    something else; `max_bytes` is more than any that is real; `error` is raised, or for a missing file what
+    `missing` makes of its path.
     """
 
     kind: str
     fix: str
     max_bytes: int = 2**20
     error: type[ReformerExportError] = ArtifactError
+    missing: Callable[[Path], ReformerExportError] | None = None
 
     def read(self, path: Path) -> Any:
         """The JSON values in the file `path`; `error` when it is missing, too large, or no JSON."""
         try:
             if not path.is_file():
-                raise self.refuse(path, "no such file")
+                raise self.missing(path) if self.missing else self.refuse(path, "no such file")
             size = path.stat().st_size
             if size > self.max_bytes:
-                raise self.error(str(path), f"{size} bytes", f"at most {self.max_bytes}", self.fix)
+                raise self.error(path, f"{size} bytes", f"at most {self.max_bytes}", self.fix)
             return json.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             reason = f"'{error.strerror or error}'"
-            raise self.error(str(path), reason, "a readable file", "check its permissions") from error
+            raise self.error(path, reason, "a readable file", "check its permissions") from error
         except (ValueError, RecursionError) as error:
             reason = str(error) if isinstance(error, json.JSONDecodeError) else type(error).__name__
             raise self.refuse(path, f"text that is not JSON ({reason})") from error
+
+    def read_object(self, path: Path) -> dict[str, Any]:
+        """As `read`; anything but an object is refused."""
+        values = self.read(path)
+        if not isinstance(values, dict):
+            raise self.refuse(path, f"JSON that is a {type(values).__name__}")
+        return values
+
+    def read_version(self, path: Path, key: str, version: int) -> dict[str, Any]:
+        """As `read_object`; its field `key`, such as "manifest_version", must be `version`."""
+        values = self.read(path)
+        fields: dict[str, Any] = values if isinstance(values, dict) else {}
+        got = fields.get(key)
+        if got is None:
+            raise self.error(path, f"JSON that is not {self.kind}", f"an object with {key}", self.fix)
+        if got != version or isinstance(got, bool):
+            fix = f"{self.fix}, or install the reformer-export that wrote it"
+            raise self.error(path, f"{key.replace('_', ' ')} {got!r:.40}", version, fix)
+        return fields
 
     def convert(self, path: Path, values: Any, kind: type[T]) -> T:
         """`values` of the file `path` as a `kind`, every field checked against its type; else `error`."""
         try:
             return msgspec.convert(values, kind)
-        except (msgspec.ValidationError, ReformerExportError) as error:
-            raise self.refuse(path, f"a missing or wrong field ({error})") from error
+        except (ValueError, RecursionError, ReformerExportError) as error:
+            reason = " ".join(str(error).replace("`", "'").split())[:MAX_REASON_CHARACTERS]
+            raise self.refuse(path, f"a missing or wrong field ({reason})") from error
 
     def refuse(self, path: Path, got: str) -> ReformerExportError:
         """The error for a file that is `got`."""
-        return self.error(str(path), got, self.kind, self.fix)
+        return self.error(path, got, self.kind, self.fix)
 
 
 @contextmanager

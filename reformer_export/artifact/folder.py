@@ -44,28 +44,39 @@ def new_folder(
     """
     out = Path(os.path.abspath(out))
     check_new_folder(out, overwrite, reason_to_keep)
+    with partial_folder(out) as partial:
+        yield partial
+        check_new_folder(out, overwrite, reason_to_keep)
+        _move_into_place(partial, out)
+
+
+@contextmanager
+def partial_folder(out: Path, suffix: str = "") -> Iterator[Path]:
+    """A new folder beside `out`, gone when the block ends unless it was renamed by then.
+
+    Its parents are made, and those that are still empty are removed again. Folders of this kind that killed
+    processes left there for `out` are removed. OutputError, which names `out` with `suffix`, when the disk
+    refuses a write.
+    """
     partial = out.parent / f".{out.name}.partial-{secrets.token_hex(4)}"
     missing = [parent for parent in out.parents if not parent.exists()]
     lock = -1
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        remove_abandoned(out)
+        _remove_abandoned(out)
         partial.mkdir()
-        lock = lock_folder(partial)
+        lock = _lock_folder(partial)
         yield partial
-        check_new_folder(out, overwrite, reason_to_keep)
-        _move_into_place(partial, out)
-        missing = []
     except Exception as error:
         refusal = _disk_refusal(error)
         if refusal is None:
             raise
-        raise output_error(out, refusal) from error
+        raise output_error(out.parent / (out.name + suffix), refusal) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         if lock >= 0:
             os.close(lock)
-        for parent in missing:  # innermost first; one that another program has filled stays
+        for parent in missing:  # innermost first; one with something in it stays
             with suppress(OSError):
                 parent.rmdir()
 
@@ -90,13 +101,10 @@ def check_new_folder(
     except OSError as error:
         raise output_error(out, error) from error
     if exists and not overwrite:
-        raise OutputError(
-            f"OUT: got {out}, which exists, expected a new folder; use --overwrite or another OUT"
-        )
+        fix = "use `overwrite=True` or another OUT"
+        raise OutputError("OUT", f"{out}, which exists", "a new folder", fix)
     if problem is not None:
-        raise OutputError(
-            f"OUT: got {out}, which {problem}, expected an artifact to overwrite; choose another OUT"
-        )
+        raise OutputError("OUT", f"{out}, which {problem}", "an artifact to overwrite", "choose another OUT")
 
 
 def _reason_to_keep(out: Path) -> str | None:
@@ -144,7 +152,7 @@ def _exchange(first: Path, second: Path) -> bool:
     raise OSError(number, os.strerror(number), str(second))
 
 
-def lock_folder(folder: Path) -> int:
+def _lock_folder(folder: Path) -> int:
     """A descriptor whose lock says that a process writes `folder`; -1 where there are no such locks."""
     if sys.platform == "win32":
         return -1
@@ -158,13 +166,13 @@ def lock_folder(folder: Path) -> int:
     return -1
 
 
-def remove_abandoned(out: Path) -> None:
+def _remove_abandoned(out: Path) -> None:
     """Remove partial folders of `out` whose process was killed: old enough, and nobody holds their lock."""
     for partial in out.parent.glob(f".{glob.escape(out.name)}.partial-*"):
         with suppress(OSError):
             if time.time() - partial.stat().st_mtime < ABANDONED_SECONDS:
                 continue
-            lock = lock_folder(partial)
+            lock = _lock_folder(partial)
             if lock >= 0:
                 shutil.rmtree(partial, ignore_errors=True)
                 os.close(lock)

@@ -3,7 +3,6 @@ taken for it, and a compressed member is unpacked only as far as it is read."""
 
 from __future__ import annotations
 
-import hashlib
 import io
 import math
 import os
@@ -15,14 +14,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Final, cast
+from typing import IO, Any, BinaryIO, Final
 
 import numpy as np
 from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
 from reformer_export.batch.lines import BLOCK_BYTES, changed, unreadable
-from reformer_export.batch.sequences import Consumed, InputLine, SequenceReader
+from reformer_export.batch.sequences import Consumed, InputLine, SequenceReader, Source
 from reformer_export.errors import InputError
 
 ARRAYS: Final = frozenset({"input_ids", "attention_mask"})
@@ -67,11 +66,11 @@ class _Rows:
         return content, np.frombuffer(content, self.dtype)
 
 
-class ArraySource:
-    """The rows of `input_ids` [sequences, length], and of `attention_mask` if there is one; implements
-    `Source`. One axis is one row."""
+class ArraySource(Source):
+    """The rows of `input_ids` [sequences, length], and of `attention_mask` if there is one. One axis is one
+    row."""
 
-    counts_lines = True
+    format = "array"
     resumable = True
 
     def __init__(self, path: Path, reader: SequenceReader, resources: ExitStack) -> None:
@@ -82,13 +81,11 @@ class ArraySource:
             reader: for the model's greatest length and to check rows.
             resources: closes the file.
         """
+        super().__init__()
         self._path = path
         self._reader = reader
-        self._lines = 0
-        self._size = 0
-        self._digest = hashlib.sha256()
         try:
-            file = resources.enter_context(path.open("rb"))
+            file = resources.enter_context(_BoundedReads(io.FileIO(path)))
             arrays = self._open_npz(file, resources) if path.suffix == ".npz" else self._open_npy(file)
         except OSError as error:
             raise unreadable(path, error) from error
@@ -97,18 +94,12 @@ class ArraySource:
         self._ids = arrays["input_ids"]
         self._mask = arrays.get("attention_mask")
         if self._mask is not None and self._mask.shape != self._ids.shape:
-            raise InputError(
-                f"--file: got input_ids {list(self._ids.shape)} and attention_mask "
-                f"{list(self._mask.shape)}, expected [batch, sequence] for both; reshape them in {path}"
-            )
+            got = f"input_ids {list(self._ids.shape)} and attention_mask {list(self._mask.shape)}"
+            raise InputError("file", got, "[batch, sequence] for both", f"reshape them in {path}")
 
     @property
     def progress(self) -> tuple[int, int | None]:
         return self._lines, self._ids.shape[0]
-
-    @property
-    def consumed(self) -> Consumed:
-        return Consumed(self._lines, self._size, self._digest.hexdigest())
 
     def skip(self, consumed: Consumed) -> None:
         while self._lines < min(consumed.lines, self._ids.shape[0]):
@@ -127,8 +118,7 @@ class ArraySource:
             for rows in (self._ids, self._mask):
                 if rows is not None:
                     content, row = rows.read()
-                    self._digest.update(content)
-                    self._size += len(content)
+                    self._count(content)
                     values.append(row)
         except OSError as error:
             raise unreadable(self._path, error) from error
@@ -143,20 +133,18 @@ class ArraySource:
         return {"input_ids": rows}
 
     def _open_npz(self, file: BinaryIO, resources: ExitStack) -> dict[str, _Rows]:
-        archive = resources.enter_context(zipfile.ZipFile(cast(IO[bytes], _BoundedReads(file))))
+        archive = resources.enter_context(zipfile.ZipFile(file))
         names = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
         if "input_ids" not in names:
-            raise InputError(
-                f"--file: got arrays {sorted(names)[:8]} in {self._path}, expected input_ids; rename it"
-            )
+            raise self._refuse(f"arrays {sorted(names)[:8]}", "input_ids", "rename it")
         arrays = {}
         for name in ARRAYS & names.keys():
             info = names[name]
             if info.compress_type not in READABLE_COMPRESSION or info.flag_bits & 1:
-                raise InputError(
-                    f"--file: got {name} in {self._path} encrypted, or compressed with method "
-                    f"{info.compress_type}, expected a member that is stored or deflated; write it with "
-                    "numpy.savez"
+                raise self._refuse(
+                    f"{name} encrypted, or compressed with method {info.compress_type},",
+                    "a member that is stored or deflated",
+                    "write it with numpy.savez",
                 )
             stream = resources.enter_context(archive.open(info))
             arrays[name] = self._open_array(name, stream)
@@ -167,40 +155,33 @@ class ArraySource:
         shape, fortran_order, dtype = _read_header(stream)
         if len(shape) == 1:
             shape = (1, *shape)
+        got = f"{name} {list(shape)}"
         if len(shape) != 2 or not all(type(size) is int and size >= 0 for size in shape):
-            raise InputError(
-                f"--file: got {name} {list(shape)}, expected [batch, sequence]; reshape it in {self._path}"
-            )
+            raise self._refuse(got, "[batch, sequence]", "reshape it")
         if dtype.kind not in "iu" or shape[1] == 0:
-            raise InputError(
-                f"--file: got {name} of shape {list(shape)} and type {dtype} in {self._path}, expected rows "
-                "of at least one integer; mend it"
-            )
-        if shape[1] > self._reader.max_length:
-            raise InputError(
-                f"--file: got {name} {list(shape)} in {self._path}, expected rows of at most "
-                f"{self._reader.max_length} tokens; shorten the texts, or split them"
-            )
+            got = f"{name} of shape {list(shape)} and type {dtype}"
+            raise self._refuse(got, "rows of at least one integer", "mend it")
+        longest = self._reader.max_length
+        if shape[1] > longest:
+            raise self._refuse(got, f"rows of at most {longest} tokens", "shorten the texts, or split them")
         if fortran_order and min(shape) > 1:
-            raise InputError(
-                f"--file: got {name} in {self._path} in Fortran order, expected one row after the other; "
-                "write it with numpy.ascontiguousarray"
-            )
+            fix = "write it with numpy.ascontiguousarray"
+            raise self._refuse(f"{name} in Fortran order", "one row after the other", fix)
         return _Rows(name, stream, (shape[0], shape[1]), dtype)
 
     def _check_size(self, rows: _Rows, got: int) -> None:
         expected = math.prod(rows.shape) * rows.dtype.itemsize
         if got != expected:
-            raise InputError(
-                f"--file: got {got} bytes for {rows.name} {list(rows.shape)} in {self._path}, expected "
-                f"{expected}; write it again"
-            )
+            size = f"{got} bytes for {rows.name} {list(rows.shape)}"
+            raise self._refuse(size, str(expected), "write it again")
+
+    def _refuse(self, got: str, expected: str, fix: str) -> InputError:
+        return InputError("file", f"{got} in {self._path}", expected, fix)
 
     def _broken(self, error: BaseException) -> InputError:
         reason = " ".join(str(error).split()) or type(error).__name__
-        return InputError(
-            f"--file: got {self._path}, which numpy cannot read ({reason:.200}); write it with numpy.savez"
-        )
+        got = f"{self._path}, which numpy cannot read ({reason:.200})"
+        return InputError("file", got, "a .npz or .npy file", "write it with numpy.savez")
 
 
 def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
@@ -220,26 +201,12 @@ def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any
     return shape, fortran_order, dtype
 
 
-class _BoundedReads(io.RawIOBase):
+class _BoundedReads(io.BufferedReader):
     """A file that gives at most `MAX_READ_BYTES` at once: zipfile reads a directory of any size whole."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-
-    def read(self, size: int = -1) -> bytes:
-        content = self._file.read(MAX_READ_BYTES + 1 if size < 0 else min(size, MAX_READ_BYTES + 1))
+    def read(self, size: int | None = -1) -> bytes:
+        most = MAX_READ_BYTES + 1
+        content = super().read(most if size is None or size < 0 else min(size, most))
         if len(content) > MAX_READ_BYTES:
             raise zipfile.BadZipFile(f"a directory of more than {MAX_READ_BYTES} bytes")
         return content
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def seekable(self) -> bool:
-        return True
-
-    def readable(self) -> bool:
-        return True

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reformer_export.batch.results import SequenceResult
-from reformer_export.batch.sequences import InputLine, InputSequence
+from reformer_export.batch.sequences import Count, InputLine, InputSequence
 from reformer_export.runtimes import Runtime
+from reformer_export.runtimes.sampling import require_integer
 from reformer_export.spec import ModelSpec
 
 WINDOW_OUTPUT_BYTES: Final = 2**28
@@ -36,20 +37,28 @@ class Batching:
     window: int = 1024
     mixes_lengths: bool = False
 
+    def __post_init__(self) -> None:
+        for name in ("rows", "tokens", "window"):
+            if getattr(self, name) is not None or name == "window":
+                require_integer(name, getattr(self, name), 1)
+
     @property
     def window_lines(self) -> int:
         """Lines to look at together: one where there is nothing to put together."""
         return 1 if self.rows == 1 else self.window
 
 
-@dataclass
+@dataclass(frozen=True)
 class Totals:
     """What was done: sequences run and lines skipped, tokens, and `cells`, which are tokens with padding."""
 
-    sequences: int = 0
-    skipped: int = 0
-    tokens: int = 0
-    cells: int = 0
+    sequences: Count = 0
+    skipped: Count = 0
+    tokens: Count = 0
+    cells: Count = 0
+
+    def __add__(self, other: Totals) -> Totals:
+        return Totals(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
     @property
     def padding_share(self) -> float:
@@ -117,31 +126,29 @@ def run_window(
     runtime: Runtime,
     window: Sequence[InputLine],
     batching: Batching,
-    totals: Totals,
     advance: Callable[[int], None],
-) -> Iterator[InputLine | SequenceResult]:
-    """Run a window's sequences; their results in the lines' order, and bad lines as they came.
+) -> tuple[list[InputLine | SequenceResult], Totals]:
+    """Run a window's sequences; their results in the lines' order, bad lines as they came, and what was done.
 
-    What is done is added to `totals` and told to `advance`, in lines.
+    `advance` is told how many more lines are done.
     """
     good = [(line.index, line.sequence) for line in window if line.sequence is not None]
-    bad = len(window) - len(good)
-    totals.skipped += bad
-    advance(bad)
+    totals = Totals(skipped=len(window) - len(good))
+    advance(totals.skipped)
+    has_row_a_token = runtime.spec.task != "text-classification" and runtime.spec.logits == "all"
     results: dict[int, SequenceResult] = {}
     for batch in plan_batches([len(sequence.ids) for _, sequence in good], batching, runtime.spec):
         rows = [good[position][1] for position in batch]
         outputs = _run_batch(runtime, rows)
+        lengths = [len(row.ids) for row in rows]
         for row, position in enumerate(batch):
             index, sequence = good[position]
-            values = {name: value[row] for name, value in outputs.items()}
-            results[index] = SequenceResult(index, sequence, _cut_padding(values, sequence, runtime.spec))
+            end = lengths[row] if has_row_a_token else None  # without padding
+            values = {name: value[row][:end] for name, value in outputs.items()}
+            results[index] = SequenceResult(index, sequence, values)
         advance(len(rows))
-        totals.sequences += len(rows)
-        totals.tokens += sum(len(row.ids) for row in rows)
-        totals.cells += len(rows) * max(len(row.ids) for row in rows)
-    for line in window:
-        yield line if line.sequence is None else results.pop(line.index)
+        totals += Totals(len(rows), 0, sum(lengths), len(rows) * max(lengths))
+    return [results.get(line.index, line) for line in window], totals
 
 
 def _run_batch(runtime: Runtime, batch: list[InputSequence]) -> dict[str, NDArray[np.float32]]:
@@ -150,11 +157,3 @@ def _run_batch(runtime: Runtime, batch: list[InputSequence]) -> dict[str, NDArra
         [sequence.ids for sequence in batch],
         [sequence.mask_or_ones for sequence in batch] if masked else None,
     )
-
-
-def _cut_padding(
-    values: dict[str, NDArray[np.float32]], sequence: InputSequence, spec: ModelSpec
-) -> dict[str, NDArray[np.float32]]:
-    if spec.task == "text-classification" or spec.logits != "all":
-        return values
-    return {name: value[: len(sequence.ids)] for name, value in values.items()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import hashlib
 import os
 import stat
 import sys
@@ -12,7 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO, Final, Literal
 
-from reformer_export.batch.sequences import Consumed, InputLine, SequenceReader
+from reformer_export.batch.sequences import START_AGAIN, Consumed, InputLine, SequenceReader, Source
 from reformer_export.errors import InputError
 
 LineFormat = Literal["text", "jsonl"]
@@ -25,8 +24,8 @@ LINE_BYTES_A_TOKEN: Final = 32
 JSON escapes it: a longer line holds more tokens than the model takes, or is no line."""
 
 
-class LineSource:
-    """The lines of a file, or of standard input; implements `Source`."""
+class LineSource(Source):
+    """The lines of a file, or of standard input."""
 
     counts_lines = False
 
@@ -34,14 +33,12 @@ class LineSource:
         self, path: Path, line_format: LineFormat, reader: SequenceReader, resources: ExitStack
     ) -> None:
         """Open the file, until `resources` are closed; InputError when the system refuses."""
+        super().__init__()
         is_stdin = path == STANDARD_INPUT
         self._name = "standard input" if is_stdin else str(path)
-        self._format = line_format
+        self.format = line_format
         self._reader = reader
         self._max_bytes = SMALLEST_LINE_BYTES + LINE_BYTES_A_TOKEN * reader.max_length
-        self._lines = 0
-        self._bytes = 0
-        self._digest = hashlib.sha256()
         self._size: int | None = None
         if is_stdin:
             self._stream: BinaryIO = sys.stdin.buffer
@@ -53,18 +50,11 @@ class LineSource:
             raise unreadable(path, error) from error
         if stat.S_ISREG(status.st_mode):
             self._size = status.st_size
+            self.resumable = True
 
     @property
     def progress(self) -> tuple[int, int | None]:
         return self._bytes, self._size
-
-    @property
-    def resumable(self) -> bool:
-        return self._size is not None
-
-    @property
-    def consumed(self) -> Consumed:
-        return Consumed(self._lines, self._bytes, self._digest.hexdigest())
 
     def skip(self, consumed: Consumed) -> None:
         while self._bytes < consumed.size:
@@ -95,7 +85,7 @@ class LineSource:
                 )
                 yield InputLine(index, where, error=error)
                 continue
-            read = self._reader.read_text if self._format == "text" else self._reader.read_json
+            read = self._reader.read_text if self.format == "text" else self._reader.read_json
             yield read(index, where, text)
 
     def _read_line(self) -> bytes:
@@ -111,22 +101,17 @@ class LineSource:
             block = self._stream.readline(size) if to_line_end else self._stream.read(size)
         except OSError as error:
             raise unreadable(self._name, error) from error
-        self._bytes += len(block)
-        self._digest.update(block)
+        self._count(block)
         return block
 
 
 def unreadable(path: Path | str, error: OSError) -> InputError:
     """The one line for the system's refusal to read `path`."""
-    return InputError(
-        f"--file: got {path}, which cannot be read ({error.strerror or error}), expected a file; "
-        "check the path"
-    )
+    reason = error.strerror or error
+    return InputError("file", f"{path}, which cannot be read ({reason})", "a file", "check the path")
 
 
 def changed(name: str, lines: int) -> InputError:
     """The one line for an input that is not the one an earlier run began with."""
-    return InputError(
-        f"--resume: got {name}, whose first {lines} lines are not those that the interrupted run read, "
-        "expected the same; restore the file, or start again with --restart"
-    )
+    got = f"{name}, whose first {lines} lines are not those that the interrupted run read"
+    return InputError("resume", got, "the same", f"restore the file, or {START_AGAIN}")

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
-import secrets
 import sys
 import tempfile
 import zipfile
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Final, Protocol
+from typing import IO, Any, BinaryIO, Final
 
 import numpy as np
 from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
+from reformer_export.artifact.files import replace_file
 from reformer_export.batch.batching import Totals
 from reformer_export.batch.results import SequenceResult
 from reformer_export.batch.sequences import Consumed, InputLine
@@ -25,81 +25,97 @@ from reformer_export.errors import InputError, OutputError
 
 STANDARD_OUTPUT: Final = Path("-")
 OUTPUT_SUFFIXES: Final = (".npz", ".jsonl")
+RESUMABLE: Final = "a .jsonl file, which alone can be gone on with"
 COPY_BYTES: Final = 2**20
 
 
-class ResultWriter(Protocol):
-    """Takes the results in the lines' order."""
+@dataclass(frozen=True)
+class Output:
+    """Where results go, checked before any work: OutputError or InputError when they cannot.
 
+    Attributes:
+        path: a .jsonl or .npz file, or `-` for JSON lines on standard output.
+        resume: go on with what an interrupted run over a file into this .jsonl has left, if there is one.
+        restart: begin anew, whatever an interrupted run has left.
+    """
+
+    path: Path
+    resume: bool = False
+    restart: bool = False
+
+    def __post_init__(self) -> None:
+        if self.path != STANDARD_OUTPUT:
+            self._check_path()
+        if self.resume and self.restart:
+            raise InputError("resume", "`restart` too", "one of them", "choose")
+        if (self.resume or self.restart) and not self.is_jsonl:
+            what = "resume" if self.resume else "restart"
+            raise InputError(what, f"`output` {self.path}", RESUMABLE, "write one, or leave it out")
+        if self.is_jsonl and self.partial.exists() and not (self.resume or self.restart):
+            got = f"{self.partial}, which an interrupted run has left"
+            fix = "go on with `resume=True`, or start again with `restart=True`"
+            raise OutputError("output", got, "none", fix)
+
+    @property
+    def is_jsonl(self) -> bool:
+        """Whether it is a file of JSON lines."""
+        return self.path.suffix == ".jsonl"
+
+    @property
+    def partial(self) -> Path:
+        """Where a run that can be gone on with keeps its lines until they are all there."""
+        return self.path.parent / f"{self.path.name}.partial"
+
+    def _check_path(self) -> None:
+        if self.path.suffix not in OUTPUT_SUFFIXES:
+            expected = "a name ending in .npz or .jsonl, or - for JSON lines on standard output"
+            raise InputError("output", self.path.name, expected, "rename it")
+        if not self.path.parent.is_dir():
+            got = f"{self.path}, whose folder does not exist"
+            raise OutputError("output", got, "one", "make it first")
+        if self.path.is_dir():
+            raise OutputError("output", f"{self.path}, a folder", "a file to write", "choose another")
+
+
+class ResultWriter(ABC):
+    """Takes the results in the lines' order.
+
+    Attributes:
+        begun: what was done, and written, before this run.
+    """
+
+    begun = Totals()
+
+    @abstractmethod
     def write(self, result: SequenceResult) -> None:
         """Take the next result."""
 
-    def write_error(self, line: InputLine) -> None:
-        """Take the next line, which is bad."""
+    def write_error(self, line: InputLine) -> None:  # noqa: B027
+        """Take the next line, which is bad; it is left out."""
 
-    def end_window(self, consumed: Consumed, totals: Totals) -> None:
+    def end_window(self, consumed: Consumed, totals: Totals) -> None:  # noqa: B027
         """All that was read so far was given to this writer."""
 
 
-def check_output_path(path: Path) -> None:
-    """Refuse, before any work, an output that cannot be written."""
-    if path == STANDARD_OUTPUT:
-        return
-    if path.suffix not in OUTPUT_SUFFIXES:
-        raise InputError(
-            f"--output: got {path.name}, expected a name ending in .npz or .jsonl, or - for JSON lines on "
-            "standard output; rename it"
-        )
-    if not path.parent.is_dir():
-        raise OutputError(f"--output: got {path}, whose folder does not exist, expected one; make it first")
-    if path.is_dir():
-        raise OutputError(f"--output: got {path}, a folder, expected a file to write; choose another")
-
-
 @contextmanager
-def open_result_file(path: Path) -> Iterator[ResultWriter]:
+def open_whole_file(path: Path) -> Iterator[ResultWriter]:
     """A writer for a .npz or .jsonl file, which appears when the block ends well and else stays as it was;
     or for JSON lines on standard output."""
     if path == STANDARD_OUTPUT:
         yield JsonLinesWriter(sys.stdout.buffer)
         return
-    with _new_file(path) as stream:
+    with replace_file(path) as stream, ExitStack() as resources:
         if path.suffix == ".jsonl":
             yield JsonLinesWriter(stream)
             return
-        with ExitStack() as resources:
-            writer = NpzWriter(path.parent, resources)
-            yield writer
-            writer.finish(stream)
+        writer = NpzWriter(path.parent, resources)
+        yield writer
+        writer.finish(stream)
 
 
-@contextmanager
-def refuse_unwritable(path: Path) -> Iterator[None]:
-    """OutputError for the system's refusal to write."""
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(
-            f"--output: got '{error.strerror or error}' for {path}, expected a writable file with room; "
-            "free some space, or choose another place (nothing was changed)"
-        ) from error
-
-
-@contextmanager
-def _new_file(path: Path) -> Iterator[BinaryIO]:
-    partial = path.parent / f".{path.name}.partial-{secrets.token_hex(4)}"
-    with refuse_unwritable(path):
-        try:
-            with partial.open("xb") as stream:
-                yield stream
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
-
-
-class JsonLinesWriter:
+class JsonLinesWriter(ResultWriter):
     """A line a sequence: `index`, `input_ids`, `attention_mask` if one was given, and every output; a line
-    for a bad one: `index` and `error`. Implements `ResultWriter`."""
+    for a bad one: `index` and `error`."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
@@ -146,9 +162,9 @@ class _Column:
         self.spool.write(len(row).to_bytes(8, "little") + np.ascontiguousarray(row).tobytes())
 
 
-class NpzWriter:
+class NpzWriter(ResultWriter):
     """`index` [sequences], `input_ids` and `attention_mask` [sequences, length] and every output
-    [sequences, ...], rows padded with zeros; bad lines are left out. Implements `ResultWriter`.
+    [sequences, ...], rows padded with zeros; bad lines are left out.
 
     How wide the arrays are is known at the end only: until then the rows wait in files without a name in
     `folder`, which needs room for them besides the .npz.
@@ -174,12 +190,6 @@ class NpzWriter:
                 self._columns[name] = self._new_column(row.dtype, row.shape[1:])
             self._columns[name].append(row)
         self._rows += 1
-
-    def write_error(self, line: InputLine) -> None:
-        """Leave the line out: `index` tells."""
-
-    def end_window(self, consumed: Consumed, totals: Totals) -> None:
-        """Nothing to do: a .npz is written at the end."""
 
     def finish(self, stream: BinaryIO) -> None:
         """Write the .npz, a row at a time."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -26,37 +27,81 @@ class SequenceResult:
     outputs: dict[str, NDArray[np.float32]]
 
 
+@dataclass(frozen=True)
+class NextToken:
+    """A token that may come next; `text` is None without a tokenizer."""
+
+    id: int
+    probability: float
+    text: str | None
+
+
+@dataclass(frozen=True)
+class Label:
+    """A class of the sequence."""
+
+    label: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Span:
+    """An answer: tokens `start` to `end`; `text` is None without a tokenizer."""
+
+    start: int
+    end: int
+    score: float
+    text: str | None
+
+
+@dataclass(frozen=True)
+class Range:
+    """The elements of an output."""
+
+    min: float
+    mean: float
+    max: float
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What the model answered to the sequence of line `index`: `outputs` are their shapes; of the fields
+    after it, the one of the model's task."""
+
+    index: int
+    tokens: int
+    outputs: dict[str, list[int]]
+    next_tokens: tuple[NextToken, ...] | None = None
+    labels: tuple[Label, ...] | None = None
+    span: Span | None = None
+    likeliest_ids: tuple[int, ...] | None = None
+    values: Range | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+
+
 def summarize_result(
     result: SequenceResult, spec: ModelSpec, config: SourceConfig, tokenizer: Tokenizer | None
-) -> dict[str, Any]:
-    """Plain values that say what the model answered, by task."""
-    summary: dict[str, Any] = {
-        "index": result.index,
-        "tokens": len(result.sequence.ids),
-        "outputs": {name: list(value.shape) for name, value in result.outputs.items()},
-    }
+) -> Summary:
+    """What the model answered, by its task."""
+    shapes = {name: list(value.shape) for name, value in result.outputs.items()}
+    summary = Summary(result.index, len(result.sequence.ids), shapes)
     attended = np.flatnonzero(result.sequence.mask_or_ones)
+    output = result.outputs[spec.output_names[0]]
     if spec.task == "text-generation":
         row = -1 if spec.logits == "last" else int(attended[-1])
-        summary["next_tokens"] = _top_tokens(result.outputs["logits"][row], tokenizer)
-    elif spec.task == "text-classification":
-        probabilities = _softmax(result.outputs["logits"]).tolist()
-        summary["labels"] = [
-            {"label": config.id2label.get(i, f"LABEL_{i}"), "probability": p}
-            for i, p in enumerate(probabilities)
-        ]
-    elif spec.task == "question-answering":
-        summary["span"] = _best_span(result, attended, tokenizer)
-    elif spec.task == "fill-mask":
-        summary["likeliest_ids"] = result.outputs["logits"].argmax(axis=-1).tolist()
-    else:
-        values = result.outputs[spec.output_names[0]]
-        summary["values"] = {
-            "min": float(values.min()),
-            "mean": float(values.mean()),
-            "max": float(values.max()),
-        }
-    return summary
+        return dataclasses.replace(summary, next_tokens=_top_tokens(output[row], tokenizer))
+    if spec.task == "text-classification":
+        names = (config.id2label.get(i, f"LABEL_{i}") for i in range(len(output)))
+        return dataclasses.replace(summary, labels=tuple(map(Label, names, _softmax(output).tolist())))
+    if spec.task == "question-answering":
+        return dataclasses.replace(summary, span=_best_span(result, attended, tokenizer))
+    if spec.task == "fill-mask":
+        return dataclasses.replace(summary, likeliest_ids=tuple(output.argmax(axis=-1).tolist()))
+    values = Range(float(output.min()), float(output.mean()), float(output.max()))
+    return dataclasses.replace(summary, values=values)
 
 
 def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -65,22 +110,14 @@ def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     return probabilities
 
 
-def _top_tokens(logits: NDArray[np.float32], tokenizer: Tokenizer | None) -> list[dict[str, Any]]:
+def _top_tokens(logits: NDArray[np.float32], tokenizer: Tokenizer | None) -> tuple[NextToken, ...]:
     probabilities = _softmax(logits)
     best = np.argsort(-logits, kind="stable")[:TOP_TOKENS]
-    return [
-        {
-            "id": int(token),
-            "probability": float(probabilities[token]),
-            "text": None if tokenizer is None else tokenizer.decode([int(token)]),
-        }
-        for token in best
-    ]
+    texts = [None if tokenizer is None else tokenizer.decode([int(token)]) for token in best]
+    return tuple(map(NextToken, best.tolist(), probabilities[best].tolist(), texts))
 
 
-def _best_span(
-    result: SequenceResult, attended: NDArray[np.integer], tokenizer: Tokenizer | None
-) -> dict[str, Any]:
+def _best_span(result: SequenceResult, attended: NDArray[np.integer], tokenizer: Tokenizer | None) -> Span:
     """The span start <= end of attended tokens with the greatest start logit + end logit."""
     start = result.outputs["start_logits"][attended]
     end = result.outputs["end_logits"][attended]
@@ -89,4 +126,4 @@ def _best_span(
     first, last = int(attended[best_start]), int(attended[best_end])
     text = None if tokenizer is None else tokenizer.decode(result.sequence.ids[first : last + 1].tolist())
     score = float(start[best_start] + end[best_end])
-    return {"start": first, "end": last, "score": score, "text": text}
+    return Span(first, last, score, text)

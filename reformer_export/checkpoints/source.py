@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from reformer_export.artifact.files import JsonFile
 from reformer_export.checkpoints.checkpoint import LoadOptions
 from reformer_export.errors import CheckpointError
 
@@ -101,29 +101,17 @@ def _reason(error: Exception) -> str:
 
 def read_json(path: Path, max_bytes: int) -> dict[str, Any]:
     """Read a JSON object of at most `max_bytes`; CheckpointError when it is missing, too large or broken."""
-    if not path.is_file():
-        raise CheckpointError(
-            f"checkpoint {path.parent}: got no {path.name}, expected it beside the weights; "
-            "give the folder that `save_pretrained` wrote"
-        )
-    size = path.stat().st_size
-    if size > max_bytes:
-        raise CheckpointError(
-            f"{path}: got {size} bytes, expected at most {max_bytes}; check that it is the right file"
-        )
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        reason = str(error) if isinstance(error, json.JSONDecodeError) else type(error).__name__
-        raise CheckpointError(
-            f"{path}: got text that is not JSON ({reason}), expected a JSON object; download or save it again"
-        ) from error
-    if not isinstance(values, dict):
-        raise CheckpointError(
-            f"{path}: got JSON that is a {type(values).__name__}, expected an object; "
-            "download or save it again"
-        )
-    return values
+    fix = "download or save it again"
+    return JsonFile("a JSON object", fix, max_bytes, CheckpointError, _no_json).read_object(path)
+
+
+def _no_json(path: Path) -> CheckpointError:
+    return CheckpointError(
+        f"checkpoint {path.parent}",
+        f"no {path.name}",
+        "it beside the weights",
+        "give the folder that `save_pretrained` wrote",
+    )
 
 
 def tokenizer_files(folder: Path) -> list[Path]:

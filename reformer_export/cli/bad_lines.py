@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
 from typing import Final, Literal
 
 import click
 
-from reformer_export.batch.sequences import InputLine
-from reformer_export.errors import InputError
+from reformer_export.batch import InputLine, refuse_bad_line
 
 OnError = Literal["stop", "skip"]
 
@@ -19,27 +18,23 @@ SHOWN_LINES: Final = 20
 class LineMessages:
     """Messages about lines, of which only the first few are shown."""
 
-    def __init__(self) -> None:
-        self._counts = {"Skipped": 0, "Warning": 0}
+    def __init__(self, on_error: OnError) -> None:
+        self._stops = on_error == "stop"
+        self._counts: Counter[str] = Counter()
 
-    def watch(self, lines: Iterable[InputLine], on_error: OnError) -> Iterator[InputLine]:
-        """The same lines; InputError for the first bad one if `on_error` says so."""
-        for line in lines:
-            if line.error is not None and on_error == "stop":
-                raise InputError(f"{line.where}: {line.error}")
-            if line.error is not None:
-                self._show("Skipped", line.where, line.error)
-            if line.warning is not None:
-                self._show("Warning", line.where, line.warning)
-            yield line
-
-    def _show(self, kind: str, where: str, message: str) -> None:
-        self._counts[kind] += 1
-        if self._counts[kind] <= SHOWN_LINES:
-            click.echo(f"{kind}: {where}: {' '.join(message.split())}", err=True)
+    def show(self, line: InputLine) -> None:
+        """Say what is wrong with `line`, if anything is; InputError if that shall end the run."""
+        if self._stops:
+            refuse_bad_line(line)
+        for kind, message in (("Skipped", line.error), ("Warning", line.warning)):
+            if message is None:
+                continue
+            self._counts[kind] += 1
+            if self._counts[kind] <= SHOWN_LINES:
+                click.echo(f"{kind}: {line.where}: {' '.join(message.split())}", err=True)
 
     def show_counts(self) -> None:
         """Say of how many lines nothing was shown."""
-        for kind, count in self._counts.items():
+        for kind, count in sorted(self._counts.items()):
             if count > SHOWN_LINES:
                 click.echo(f"{kind}: {count - SHOWN_LINES} more lines.", err=True)

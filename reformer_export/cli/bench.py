@@ -2,41 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import click
 
 from reformer_export.artifact.files import json_text, write_atomically
-from reformer_export.artifact.manifest import MODEL_NAME, Manifest, read_manifest
 from reformer_export.cli.failures import leave_on_termination, refuse_in_one_line
+from reformer_export.cli.option_names import Command
 from reformer_export.cli.option_values import (
     STANDARD_OUTPUT,
     integers_from_option,
     json_file_option,
     report_option,
 )
-from reformer_export.cli.runtime_options import describe_execution, runtime_options
-from reformer_export.cli.tables import print_table, show_progress
+from reformer_export.cli.runtime_options import runtime_options
+from reformer_export.cli.tables import echo_on_stderr, print_table, show_progress
 from reformer_export.errors import InputError
-from reformer_export.libraries.operators import find_native_library
-from reformer_export.measure import (
-    BenchmarkOptions,
-    BenchmarkResult,
-    Measurement,
-    Setup,
-    missing_packages,
-    run_benchmark,
-)
-from reformer_export.measure.contenders import AGAINST, Device, Name
-from reformer_export.measure.node_times import profile_model, rank_kernels
-from reformer_export.measure.one_pass import random_ids
-from reformer_export.runtimes import RUNTIMES, Runtime, RuntimeOptions, load
-from reformer_export.workflows.checkpoint_source import find_checkpoint
-
-DEFAULT_LENGTHS: Final = (256, 1024, 4096)
-"""Those of them that the model takes; the model's greatest where it takes none."""
+from reformer_export.measure.contenders import AGAINST, Name
+from reformer_export.report.bench_page import BenchReport
+from reformer_export.runtimes import RuntimeOptions
+from reformer_export.workflows.bench import BenchRequest, bench_artifact
 
 
 def names_from_option(_ctx: click.Context, param: click.Parameter, text: str) -> tuple[Name, ...]:
@@ -51,7 +37,7 @@ def names_from_option(_ctx: click.Context, param: click.Parameter, text: str) ->
     return names
 
 
-@click.command("bench")
+@click.command("bench", cls=Command)
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--checkpoint", help="Folder or hub id for eager; the one that was exported, by default.")
 @click.option(
@@ -89,8 +75,7 @@ def names_from_option(_ctx: click.Context, param: click.Parameter, text: str) ->
 @report_option
 def command(
     out: Path,
-    checkpoint: str | None,
-    against: tuple[Name, ...],
+    batch_sizes: tuple[int, ...] | None,
     choice: RuntimeOptions,
     json_file: Path | None,
     report_file: Path | None,
@@ -110,128 +95,27 @@ def command(
       reformer-export bench OUT --runtime tensorrt --against full-attention
       reformer-export bench OUT --report bench.html
     """
-    manifest = read_manifest(out)
+    node_times = report_file is not None
+    request = BenchRequest(choice, batch_sizes=batch_sizes or (1,), node_times=node_times, **options)
     with leave_on_termination(), refuse_in_one_line("benchmarking"):
-        with load(out, choice) as runtime:
-            click.echo(f"Runs on {describe_execution(runtime)}.", err=True)
-            execution, notes = describe_execution(runtime), list(runtime.notes)
-            device: Device = "cpu" if runtime.providers[0] == "CPUExecutionProvider" else "cuda"
-            benchmark = BenchmarkOptions(
-                lengths=_choose_lengths(runtime, options.pop("lengths")),
-                batch_sizes=options.pop("batch_sizes") or (1,),
-                **options,
-            )
-        setups, left_out = _choose_setups(out, manifest, choice, device, checkpoint, against)
-        notes += left_out
-        for note in notes:
-            click.echo(f"Note: {note}", err=True)
-        shapes = len(benchmark.lengths) * len(benchmark.batch_sizes)
-        with show_progress("Measured", shapes * (len(setups) + 1)) as advance:
-            result = run_benchmark(setups, benchmark, notes, advance)
-        report = _describe(out, manifest, execution, result)
-        if report_file is not None:
-            length = max(benchmark.lengths)
-            report |= {"nodes": _node_times(out, choice, length), "manifest": manifest.to_dict()}
-    _report(report, result, json_file)
+        report = bench_artifact(out, request, say=echo_on_stderr, progress=show_progress)
+    _print(report, json_file)
     if report_file is not None:
-        from reformer_export.report import render_page
+        from reformer_export.report import write_report
         from reformer_export.report.bench_page import page_from_bench
 
-        write_atomically(report_file, render_page(page_from_bench(report)))
+        write_report(report_file, page_from_bench(report))
 
 
-def _node_times(out: Path, choice: RuntimeOptions, length: int) -> dict[str, Any] | None:
-    """Seconds of each operator in one pass of ONNX Runtime on the CPU; None for other runtimes and types."""
-    manifest = read_manifest(out)
-    if choice.runtime != RUNTIMES[0] or choice.provider == "cuda" or manifest.dtype == "bfloat16":
-        return None
-    ids = random_ids(manifest.spec.vocab_size, 1, length)
-    library = find_native_library(choice.native)
-    kernels = profile_model(out / MODEL_NAME, ids, choice.threads, native=library)
-    ranked = [
-        {"operator": name, "runs": runs, "seconds": seconds}
-        for name, runs, seconds in rank_kernels(kernels, "op_type")
-    ]
-    return {"length": length, "operators": ranked}
-
-
-def _choose_lengths(runtime: Runtime, given: tuple[int, ...] | None) -> tuple[int, ...]:
-    if given is None:
-        return tuple(n for n in DEFAULT_LENGTHS if n <= runtime.max_length) or (runtime.max_length,)
-    for length in given:
-        if not 1 <= length <= runtime.max_length:
-            raise InputError(
-                f"--lengths: got {length}, expected lengths from 1 to {runtime.max_length}, which is what "
-                "this artifact takes here; mend --lengths"
-            )
-    return given
-
-
-def _choose_setups(
-    out: Path,
-    manifest: Manifest,
-    choice: RuntimeOptions,
-    device: Device,
-    checkpoint: str | None,
-    against: tuple[Name, ...],
-) -> tuple[list[Setup], list[str]]:
-    """The artifact and whoever of `against` can run here; a note for each of the others."""
-    shared: dict[str, Any] = {"out": str(out), "load_options": dataclasses.asdict(choice), "device": device}
-    shared["threads"] = choice.threads
-    setups, notes = [Setup("artifact", **shared)], []
-    for name in against:
-        try:
-            setups.append(Setup(name, **shared, **_needs_of(name, out, manifest, device, checkpoint)))
-        except _MissingError as missing:
-            notes.append(f"{name}: left out, {missing}")
-    return setups, notes
-
-
-class _MissingError(Exception):
-    """What a contender lacks here, and how to get it."""
-
-
-def _needs_of(
-    name: Name, out: Path, manifest: Manifest, device: Device, checkpoint: str | None
-) -> dict[str, Any]:
-    """What `name`'s Setup holds besides what all have; _MissingError when it cannot run here."""
-    missing = missing_packages(name)
-    if missing:
-        raise _MissingError(f"it needs {' and '.join(missing)}; pip install 'reformer-export[export]'")
-    if device == "cuda":
-        import torch
-
-        if not torch.cuda.is_available():
-            raise _MissingError("the runtime uses a GPU and this torch cannot; install torch with CUDA")
-    if name != "eager":
-        return {}
-    try:
-        folder = find_checkpoint(out, manifest, checkpoint)
-    except InputError as error:
-        if checkpoint is not None:
-            raise
-        raise _MissingError(str(error)) from error
-    return {"checkpoint": str(folder)}
-
-
-def _describe(out: Path, manifest: Manifest, execution: str, result: BenchmarkResult) -> dict[str, Any]:
-    return {
-        "artifact": str(out),
-        "model_sha256": manifest.files[MODEL_NAME],
-        "dtype": manifest.dtype,
-        "runtime": execution,
-        **result.to_dict(),
-    }
-
-
-def _report(report: dict[str, Any], result: BenchmarkResult, json_file: Path | None) -> None:
+def _print(report: BenchReport, json_file: Path | None) -> None:
     """Print the table, or write the JSON where the user wants it."""
     if json_file == STANDARD_OUTPUT:
-        click.echo(json_text(report))
+        click.echo(json_text(report.to_dict()))
         return
     if json_file is not None:
-        write_atomically(json_file, json_text(report) + "\n")
-    print_table("{artifact} ({runtime}, {dtype})".format_map(report), COLUMNS, _rows(result))
+        write_atomically(json_file, json_text(report.to_dict()) + "\n")
+    result = report.result
+    print_table(report.table())
     click.echo(f"\nLatency: over {result.options.repeat} passes of each, in turns.")
     for setup in result.setups[1:]:
         click.echo(f"{setup.name}: torch, {setup.device}, {setup.dtype}.")
@@ -239,33 +123,3 @@ def _report(report: dict[str, Any], result: BenchmarkResult, json_file: Path | N
         click.echo(f"Memory: {result.memory_measured}.")
     for note in result.notes:
         click.echo(f"Note: {note}")
-
-
-COLUMNS: Final = (
-    "batch",
-    "length",
-    "",
-    "p50 ms",
-    "p90 ms",
-    "p99 ms",
-    "tokens/s",
-    "peak MB",
-    "artifact faster",
-)
-
-
-def _rows(result: BenchmarkResult) -> list[list[str]]:
-    return [_row(measurement, result.ratio(measurement)) for measurement in result.measurements]
-
-
-def _row(measurement: Measurement, ratio: float) -> list[str]:
-    latency, memory = measurement.latency, measurement.memory
-    return [
-        str(measurement.batch),
-        f"{measurement.length:,}",
-        measurement.name,
-        *(f"{value:,.2f}" for value in (latency.p50, latency.p90, latency.p99)),
-        f"{measurement.tokens_per_second:,.0f}",
-        "-" if memory is None else f"{memory.peak_bytes / 1e6:,.0f}",
-        "" if measurement.name == "artifact" else f"{ratio:.2f} x",
-    ]

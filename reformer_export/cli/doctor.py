@@ -8,14 +8,14 @@ from pathlib import Path
 
 import click
 
+from reformer_export.cli.option_names import Command
 from reformer_export.cli.tables import print_table
 from reformer_export.errors import EXIT_CHECK_FAILED
-from reformer_export.runtimes.machine import MachineReport, examine_machine
+from reformer_export.report.tables import machine_tables
+from reformer_export.runtimes.machine import inspect_machine
 
-NO_COLUMNS = ("", "")
 
-
-@click.command("doctor")
+@click.command("doctor", cls=Command)
 @click.argument("path", required=False, type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
@@ -31,38 +31,11 @@ def command(ctx: click.Context, path: Path | None, as_json: bool) -> None:
       reformer-export doctor OUT
       reformer-export doctor some.onnx --json
     """
-    report = examine_machine(path)
+    report = inspect_machine(path)
     if as_json:
         click.echo(json.dumps({**dataclasses.asdict(report), "can_run": report.can_run}, indent=2))
     else:
-        _print_report(report)
+        for table in machine_tables(report):
+            print_table(table)
     if not report.can_run:
         ctx.exit(EXIT_CHECK_FAILED)
-
-
-def _print_report(report: MachineReport) -> None:
-    rows = [("Python", report.python), ("platform", report.platform)]
-    rows += [("GPU", gpu) for gpu in report.gpus] or [("GPU", "no NVIDIA GPU found (nvidia-smi lists none)")]
-    rows.append(("ONNX Runtime", ", ".join(report.providers) or "missing: no artifact can be run"))
-    rows.append(("native kernels", report.native))
-    print_table("Machine", NO_COLUMNS, rows)
-    engines: list[tuple[str, str]] = list(report.tensorrt.runtimes)
-    engines.append(("plugin library", report.tensorrt.plugin_library))
-    engines.append(("GPU", report.tensorrt.gpu))
-    engines.append(("engines run here with", ", ".join(report.tensorrt.can_run) or "none"))
-    print_table("TensorRT", NO_COLUMNS, engines)
-    libraries = [
-        (library.name, library.version or f"missing: {library.install}", library.purpose)
-        for library in report.libraries
-    ]
-    print_table("Libraries", ("package", "version", "for"), libraries)
-    commands = [
-        (command.name, f"needs {', '.join(command.missing)}" if command.missing else "ready")
-        for command in report.commands
-    ]
-    print_table("Commands", NO_COLUMNS, commands)
-    if report.artifact is not None:
-        problem = report.artifact.problem
-        verdict = [("can run here", "yes")] if problem is None else [("can run here", "no"), ("why", problem)]
-        notes = [("note", note) for note in report.artifact.notes]
-        print_table(f"Artifact {report.artifact.path}", NO_COLUMNS, verdict + notes)

@@ -15,23 +15,21 @@ import click
 from reformer_export.artifact.engine_record import ENGINE_RUNTIMES, EngineFlags
 from reformer_export.artifact.files import json_text
 from reformer_export.artifact.manifest import read_manifest
-from reformer_export.cli.engine_table import describe_engine
 from reformer_export.cli.failures import leave_on_termination, refuse_in_one_line
+from reformer_export.cli.option_names import Command
 from reformer_export.cli.option_values import output_path_from_option, shapes_from_option
 from reformer_export.cli.tables import PLAIN_PROGRESS_SECONDS, print_table
 from reformer_export.engine import (
-    EngineBuild,
     EngineOptions,
     Progress,
     build_engine,
     profiles_from_shapes,
     size_from_text,
 )
+from reformer_export.report.tables import engine_table
 
-NO_COLUMNS = ("", "")
 
-
-@click.command("engine")
+@click.command("engine", cls=Command)
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
     "--runtime",
@@ -139,7 +137,7 @@ def command(
     if as_json:
         click.echo(json_text({**build.record.to_dict(), "notes": list(build.notes)}))
     else:
-        _print_build(build)
+        print_table(engine_table(f"Engine {build.path}", build.record))
 
 
 def _engine_options(options: dict[str, Any]) -> EngineOptions:
@@ -185,7 +183,3 @@ def _plain_lines(name: str) -> Callable[[Progress], None]:
             click.echo(f"Building {name}: {progress.fraction:.0%}, {progress.phase}, {step}", err=True)
 
     return show
-
-
-def _print_build(build: EngineBuild) -> None:
-    print_table(f"Engine {build.path}", NO_COLUMNS, describe_engine(build.record))

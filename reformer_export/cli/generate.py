@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from reformer_export.batch.sequences import ids_from_text
+from reformer_export.cli.option_names import Command
 from reformer_export.cli.runtime_options import (
     find_tokenizer,
     open_artifact,
@@ -20,7 +21,7 @@ from reformer_export.runtimes import Runtime, RuntimeOptions
 from reformer_export.runtimes.generation import Generation
 
 
-@click.command("generate")
+@click.command("generate", cls=Command)
 @click.argument("out", type=click.Path())
 @click.option("--prompt", metavar="TEXT", help="The text to continue.")
 @click.option(
@@ -120,7 +121,7 @@ def _read_prompt(prompt: str | None, prompt_file: Path | None, prompt_ids: str |
             f"prompt: got {' and '.join(given) or 'none'}, expected one of {', '.join(options)}; give one"
         )
     if prompt_ids is not None:
-        return ids_from_text("--prompt-ids", prompt_ids)
+        return ids_from_text("prompt_ids", prompt_ids)
     if prompt is not None:
         return prompt
     assert prompt_file is not None
@@ -145,7 +146,7 @@ def _stream(generation: Generation, *, as_text: bool) -> None:
 
 def _print_json(runtime: Runtime, generation: Generation, seconds: float, seed: int) -> None:
     if generation.tokenizer is None:
-        generation.tokenizer = find_tokenizer(runtime.folder, runtime.spec.vocab_size)
+        generation.tokenizer = find_tokenizer(runtime)
     report = {
         "prompt_ids": list(generation.prompt_ids),
         "ids": generation.ids,

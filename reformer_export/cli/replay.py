@@ -8,6 +8,7 @@ import click
 
 from reformer_export.artifact.files import json_text
 from reformer_export.cli.failures import refuse_in_one_line
+from reformer_export.cli.option_names import Command
 from reformer_export.errors import EXIT_CHECK_FAILED
 from reformer_export.libraries.operators import NATIVE_MODES, NativeMode
 from reformer_export.parity.replay import Replay, judge_run
@@ -17,7 +18,7 @@ from reformer_export.runtimes.replay import run_node
 PROVIDERS = {"cpu": CPU, "cuda": CUDA}
 
 
-@click.command("replay")
+@click.command("replay", cls=Command)
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option(
     "--native", type=click.Choice(NATIVE_MODES), help="Native operator library; default: as it was found."

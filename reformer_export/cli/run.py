@@ -2,49 +2,32 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import json
-import os
-import signal
 import sys
 import time
-import warnings
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Final
+from typing import Any
 
 import click
+import numpy as np
 
-from reformer_export.batch.batching import Batching, Totals, run_window, windows_from_lines
-from reformer_export.batch.outputs import STANDARD_OUTPUT, ResultWriter
-from reformer_export.batch.results import SequenceResult
-from reformer_export.batch.resume import Identity
-from reformer_export.batch.sequences import InputLine, SequenceReader, Source
-from reformer_export.batch.sources import LINE_FORMATS, find_format, open_source
+from reformer_export import batch
+from reformer_export.batch.lines import LineFormat
+from reformer_export.batch.outputs import RESUMABLE, STANDARD_OUTPUT
+from reformer_export.batch.sequences import ids_from_text
+from reformer_export.batch.sources import LINE_FORMATS
 from reformer_export.cli.bad_lines import LineMessages, OnError
-from reformer_export.cli.failures import EXIT_OF_SIGNAL_BASE, leave_on_termination, refuse_in_one_line
-from reformer_export.cli.result_target import Target
-from reformer_export.cli.runtime_options import (
-    describe_execution,
-    open_artifact,
-    runtime_options,
-)
+from reformer_export.cli.failures import end_by_signal, refuse_in_one_line
+from reformer_export.cli.option_names import Command
+from reformer_export.cli.runtime_options import open_artifact, runtime_options
 from reformer_export.cli.stream_progress import show_stream_progress
-from reformer_export.cli.summary_output import JsonSummaries
+from reformer_export.cli.summary_output import make_summaries, report_totals
 from reformer_export.cli.tables import accept_any_text
 from reformer_export.errors import EXIT_CHECK_FAILED, InputError
-from reformer_export.runtimes import LeftPaddingWarning, Runtime, RuntimeOptions
-from reformer_export.runtimes.tensorrt.runtime import TensorRTRuntime
-from reformer_export.runtimes.tokenizer import load_tokenizer
-
-DEFAULT_WINDOW: Final = 1024
-SIGPIPE_NUMBER: Final = 13
+from reformer_export.runtimes import RuntimeOptions
 
 
-@click.command("run")
+@click.command("run", cls=Command)
 @click.argument("out", type=click.Path())
 @click.argument("text", nargs=-1)
 @click.option("--ids", multiple=True, metavar="N,N,...", help="Token ids of one sequence; repeatable.")
@@ -64,21 +47,26 @@ SIGPIPE_NUMBER: Final = 13
 )
 @click.option(
     "--batch-size",
+    "rows",
     type=click.IntRange(min=1),
     help="At most so many sequences at a time; default: 1, or with --batch-tokens any number.",
 )
 @click.option(
-    "--batch-tokens", type=click.IntRange(min=1), help="At most so many tokens at a time, padding included."
+    "--batch-tokens",
+    "tokens",
+    type=click.IntRange(min=1),
+    help="At most so many tokens at a time, padding included.",
 )
 @click.option(
     "--window",
     type=click.IntRange(min=1),
-    default=DEFAULT_WINDOW,
+    default=batch.Batching.window,
     show_default=True,
     help="Lines among which sequences for a batch are looked for; fewer where outputs are large.",
 )
 @click.option(
     "--pad",
+    "mixes_lengths",
     is_flag=True,
     help="Let a batch mix all lengths. Its shorter rows are padded, which changes their answers slightly.",
 )
@@ -98,17 +86,14 @@ def command(
     text: tuple[str, ...],
     ids: tuple[str, ...],
     file: Path | None,
-    line_format: str | None,
+    line_format: LineFormat | None,
     output: Path | None,
-    batch_size: int | None,
-    batch_tokens: int | None,
-    window: int,
-    pad: bool,
     on_error: OnError,
     resume: bool,
     restart: bool,
     as_json: bool,
     choice: RuntimeOptions,
+    **batches: Any,
 ) -> None:
     """Run the artifact in the folder OUT once over each TEXT.
 
@@ -136,117 +121,65 @@ def command(
       reformer-export run OUT --runtime tensorrt-rtx "In the beginning"
     """
     accept_any_text()
-    rows = batch_size if batch_size is not None or batch_tokens is not None else 1
-    batching = Batching(rows, batch_tokens, window, mixes_lengths=pad)
-    target = Target(output, as_json, resume, restart)
-    target.check()
+    if batches["rows"] is None and batches["tokens"] is None:
+        batches["rows"] = 1
+    batching = batch.Batching(**batches)
+    target = _check_output(output, as_json, resume, restart)
     left = "nothing half-written was left behind" if output is None else f"{output} is as it was"
-    with refuse_in_one_line("running"), end_by_signal(left), ExitStack() as resources:
+    messages = LineMessages(on_error)
+    with refuse_in_one_line("running"), end_by_signal(left):
         runtime = open_artifact(out, choice)
-        get_tokenizer = functools.partial(load_tokenizer, runtime.folder, runtime.spec.vocab_size)
-        reader = SequenceReader(runtime.spec, runtime.max_length, get_tokenizer)
-        source = open_source(text, ids, file, line_format, reader, resources)
-        identity: Identity = {
-            **identity_of_artifact(runtime),
-            **asdict(batching),
-            "format": None if file is None else find_format(file, line_format),
-        }
-        totals = run_to_target(runtime, source, batching, on_error, target, identity)
+        with open_source(batch.SequenceReader.of(runtime), text, ids, file, line_format) as source:
+            begun = time.perf_counter()
+            writing: AbstractContextManager[batch.ResultWriter] = (
+                nullcontext(make_summaries(runtime, as_json))
+                if target is None
+                else batch.open_output(target, runtime, source, batching, _say)
+            )
+            # A bar would stand between the results on a terminal.
+            has_bar = output not in (None, STANDARD_OUTPUT) or not sys.stdout.isatty()
+            with writing as writer, show_stream_progress("Sequences", source, has_bar=has_bar) as show:
+                totals = batch.run_batches(runtime, source, writer, batching, messages.show, show)
+        messages.show_counts()
+        report_totals(totals, time.perf_counter() - begun, output, writer, as_json)
     if totals.skipped:
         click.get_current_context().exit(EXIT_CHECK_FAILED)
 
 
-def run_to_target(
-    runtime: Runtime,
-    source: Source,
-    batching: Batching,
-    on_error: OnError,
-    target: Target,
-    identity: Identity,
-) -> Totals:
-    """Run what the source holds, write it, and say what was done; returns the totals."""
-    totals, messages, begun = Totals(), LineMessages(), time.perf_counter()
-    with target.open(runtime, source, totals, identity) as writer:
-        lines = messages.watch(source, on_error)
-        # A bar would stand between the results on a terminal.
-        has_bar = target.path not in (None, STANDARD_OUTPUT) or not sys.stdout.isatty()
-        run_lines(runtime, source, batching, totals, writer, lines, has_bar=has_bar)
-        if totals.sequences + totals.skipped == 0:
-            raise InputError("--file: got a file without a line, expected at least one sequence; fill it")
-    seconds = time.perf_counter() - begun
-    messages.show_counts()
-    if totals.sequences + totals.skipped > 1:
-        click.echo(describe_totals(totals, seconds), err=True)
-    report = {
-        "skipped": totals.skipped,
-        "tokens": totals.tokens,
-        "padding_share": totals.padding_share,
-        "seconds": seconds,
-    }
-    if isinstance(writer, JsonSummaries):
-        writer.finish(report)
-    elif target.path is not None and target.path != STANDARD_OUTPUT:
-        values = {"output": str(target.path), "sequences": totals.sequences, **report}
-        click.echo(json.dumps(values) if target.as_json else f"Wrote {totals.sequences} to {target.path}")
-    return totals
+def _check_output(output: Path | None, as_json: bool, resume: bool, restart: bool) -> batch.Output | None:
+    """Refuse, before any work, what cannot be written or does not fit together."""
+    if output is not None:
+        target = batch.Output(output, resume, restart)
+        if output == STANDARD_OUTPUT and as_json:
+            raise InputError("--json", "--output - too", "one of them on standard output", "choose")
+        return target
+    if resume or restart:
+        what = "--resume" if resume else "--restart"
+        raise InputError(what, "no --output", RESUMABLE, "write one, or leave it out")
+    return None
 
 
-def run_lines(
-    runtime: Runtime,
-    source: Source,
-    batching: Batching,
-    totals: Totals,
-    writer: ResultWriter,
-    lines: Iterator[InputLine],
-    *,
-    has_bar: bool,
-) -> None:
-    """Run `lines`, which are the source's, window by window."""
-    with (
-        warnings.catch_warnings(),
-        show_stream_progress("Sequences", source, has_bar=has_bar) as progress,
-    ):
-        warnings.simplefilter("ignore", LeftPaddingWarning)  # which the lines' own warnings have said
-        for window in windows_from_lines(lines, batching, runtime.spec):
-            progress.begin_window(len(window))
-            for result in run_window(runtime, window, batching, totals, progress.advance):
-                if isinstance(result, SequenceResult):
-                    writer.write(result)
-                else:
-                    writer.write_error(result)
-            writer.end_window(source.consumed, totals)
+def _say(sentence: str) -> None:
+    click.echo(sentence.replace("`resume=True`", "--resume"), err=True)
 
 
-def describe_totals(totals: Totals, seconds: float) -> str:
-    """What was done, in a line."""
-    rate = totals.sequences / max(seconds, 1e-9)
-    return (
-        f"Done: {totals.sequences} sequences, {totals.skipped} skipped, {totals.tokens} tokens in "
-        f"{seconds:.1f} s ({rate:.4g} sequences/s), padding {totals.padding_share:.1%}"
-    )
-
-
-def identity_of_artifact(runtime: Runtime) -> Identity:
-    """What of the artifact and its runtime decides results, to the last bit."""
-    files = json.dumps(runtime.manifest.files, sort_keys=True)
-    return {
-        "artifact": hashlib.sha256(files.encode()).hexdigest(),
-        "execution": describe_execution(runtime),
-        "engine": runtime.record.engine_sha256 if isinstance(runtime, TensorRTRuntime) else None,
-    }
-
-
-@contextmanager
-def end_by_signal(left: str) -> Iterator[None]:
-    """Leave with 128 + the signal's number, saying what is `left`, on SIGTERM, SIGHUP and Ctrl-C; silently
-    when nobody reads standard output any more."""
-    with leave_on_termination(left):
-        try:
-            yield
-        except KeyboardInterrupt:
-            click.echo(f"Interrupted: {left}.", err=True)
-            raise SystemExit(EXIT_OF_SIGNAL_BASE + signal.SIGINT) from None
-        except BrokenPipeError:
-            # Python would write what it still holds at the end, and complain.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise SystemExit(EXIT_OF_SIGNAL_BASE + SIGPIPE_NUMBER) from None
+def open_source(
+    reader: batch.SequenceReader,
+    texts: tuple[str, ...],
+    ids: tuple[str, ...],
+    file: Path | None,
+    line_format: LineFormat | None,
+) -> AbstractContextManager[batch.Source]:
+    """The sequences from exactly one of `texts`, `ids` and `file`."""
+    given = [name for name, value in (("TEXT", texts), ("--ids", ids), ("--file", file)) if value]
+    if len(given) != 1:
+        got = " and ".join(given) or "none"
+        raise InputError("input", got, "one of TEXT, --ids, --file", "give one")
+    if file is not None:
+        return batch.open_file(file, reader, line_format)
+    if line_format is not None:
+        raise InputError("--format", f"{line_format} for {given[0]}", "it with --file", "leave it out")
+    rows = [np.array(ids_from_text("ids", row)) for row in ids]
+    lines = [reader.check(i, f"--ids {i}", row, None) for i, row in enumerate(rows)]
+    lines += [reader.read_text(i, f"TEXT {i}", text) for i, text in enumerate(texts)]
+    return nullcontext(batch.GivenSequences(lines))

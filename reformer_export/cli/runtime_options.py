@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import click
@@ -13,7 +12,7 @@ import click
 from reformer_export.errors import InputError, MissingDependencyError
 from reformer_export.libraries.operators import NATIVE_MODES
 from reformer_export.runtimes import RUNTIMES, Runtime, RuntimeOptions, load
-from reformer_export.runtimes.tokenizer import Tokenizer, load_tokenizer
+from reformer_export.runtimes.tokenizer import Tokenizer
 
 Command = Callable[..., object]
 
@@ -96,7 +95,7 @@ def open_artifact(out: str, choice: RuntimeOptions) -> Runtime:
     """Open the artifact, until the command ends, and show on standard error what to know of it."""
     context = click.get_current_context()
     runtime = context.with_resource(load(out, choice))
-    click.echo(f"Runs on {describe_execution(runtime)}.", err=True)
+    click.echo(f"Runs on {runtime.description}.", err=True)
     shown = _show_notes(runtime, 0)
     context.call_on_close(lambda: _show_notes(runtime, shown))  # what running it has taught
     return runtime
@@ -109,24 +108,9 @@ def _show_notes(runtime: Runtime, shown: int) -> int:
     return len(runtime.notes)
 
 
-def describe_execution(runtime: Runtime) -> str:
-    """What executes the graph, in a few words."""
-    provider = runtime.providers[0]
-    if not provider.endswith("ExecutionProvider"):
-        return provider  # TensorRT's are in words already
-    kernels = "function bodies" if runtime.native is None else f"native kernels {runtime.native}"
-    runtime_num_hashes = runtime.manifest.runtime_num_hashes
-    rounds = (
-        ""
-        if runtime_num_hashes is None
-        else f", {runtime.num_hashes} of {runtime_num_hashes.max_hashes} hashes"
-    )
-    return f"ONNX Runtime, {provider.removesuffix('ExecutionProvider')}, {kernels}{rounds}"
-
-
-def find_tokenizer(folder: Path, vocab_size: int) -> Tokenizer | None:
+def find_tokenizer(runtime: Runtime) -> Tokenizer | None:
     """The artifact's tokenizer, or None where it has none or its package is missing."""
     try:
-        return load_tokenizer(folder, vocab_size)
+        return runtime.tokenizer
     except (InputError, MissingDependencyError):
         return None

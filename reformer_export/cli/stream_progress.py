@@ -9,51 +9,27 @@ from contextlib import contextmanager
 
 import click
 
-from reformer_export.batch.sequences import Source
+from reformer_export.batch import Source
 from reformer_export.cli import tables
 
 Show = Callable[[int, float], None]
 """Shows how many lines are done, and up to where in the source's unit."""
 
 
-class StreamProgress:
-    """Counts lines that are done, window after window; in a window, the lines are taken as equally long."""
-
-    def __init__(self, source: Source, show: Show) -> None:
-        self._source = source
-        self._show = show
-        self._done = 0
-        self._position: float = source.progress[0]
-        self._units_a_line = 0.0
-
-    def begin_window(self, lines: int) -> None:
-        """The source has been read up to the end of a window of `lines` lines, none of which is done."""
-        self._units_a_line = (self._source.progress[0] - self._position) / lines
-
-    def advance(self, lines: int) -> None:
-        """`lines` more lines of the window are done."""
-        if lines == 0:
-            return
-        self._done += lines
-        self._position += lines * self._units_a_line
-        self._show(self._done, self._position)
-
-
 @contextmanager
-def show_stream_progress(what: str, source: Source, *, has_bar: bool) -> Iterator[StreamProgress]:
+def show_stream_progress(what: str, source: Source, *, has_bar: bool) -> Iterator[Show]:
     """Show on standard error how many lines are done, for a source that has been read up to its beginning.
 
     A single line shows nothing. `has_bar` is false where results appear on the same terminal.
     """
-    if source.counts_lines and source.progress[1] == 1:
-        yield StreamProgress(source, lambda done, position: None)
-    elif not sys.stderr.isatty():
-        yield StreamProgress(source, _make_lines(what, source))
-    elif not has_bar:
-        yield StreamProgress(source, lambda done, position: None)
+    is_single = source.counts_lines and source.progress[1] == 1
+    if not is_single and not sys.stderr.isatty():
+        yield _make_lines(what, source)
+    elif is_single or not has_bar:
+        yield lambda done, position: None
     else:
         with _make_bar(what, source) as show:
-            yield StreamProgress(source, show)
+            yield show
 
 
 def _make_lines(what: str, source: Source) -> Show:

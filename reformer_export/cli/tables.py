@@ -5,14 +5,21 @@ from __future__ import annotations
 import io
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
 import click
 
+from reformer_export.report.tables import Table
+
 PLAIN_PROGRESS_SECONDS: Final = 5.0
 COLUMN_GAP: Final = "  "
+
+
+def echo_on_stderr(line: str) -> None:
+    """Print a line beside the results."""
+    click.echo(line, err=True)
 
 
 def accept_any_text() -> None:
@@ -21,33 +28,31 @@ def accept_any_text() -> None:
         sys.stdout.reconfigure(errors="replace")
 
 
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+def print_table(table: Table) -> None:
     """Print a table on standard output: boxed on a terminal, else aligned and never cut."""
-    cells = [[str(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
-        _print_rich_table(title, columns, cells)
+        _print_rich_table(table)
         return
-    click.echo(f"\n{title}")
-    lines = [list(columns), *cells] if any(columns) else cells
-    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+    click.echo(f"\n{table.caption}")
+    lines = [table.columns, *table.rows] if any(table.columns) else table.rows
+    widths = [max(len(line[i]) for line in lines) for i in range(len(table.columns))]
     for line in lines:
         padded = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
         click.echo(COLUMN_GAP + COLUMN_GAP.join(padded).rstrip())
 
 
-def _print_rich_table(title: str, columns: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+def _print_rich_table(table: Table) -> None:
+    from rich import console, text
+    from rich import table as rich_table
 
-    table = Table(show_header=any(columns))
-    for column in columns:
-        table.add_column(Text(column), overflow="fold")
-    for line in cells:
-        table.add_row(*(Text(cell) for cell in line))  # Text: a cell such as "[batch, 4]" is no markup
-    console = Console()
-    console.print(Text(title, style="bold"))
-    console.print(table)
+    shown = rich_table.Table(show_header=any(table.columns))
+    for column in table.columns:
+        shown.add_column(text.Text(column), overflow="fold")
+    for line in table.rows:
+        shown.add_row(*map(text.Text, line))  # Text: a cell such as "[batch, 4]" is no markup
+    screen = console.Console()
+    screen.print(text.Text(table.caption, style="bold"))
+    screen.print(shown)
 
 
 @contextmanager

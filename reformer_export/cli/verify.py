@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any
 
 import click
 
-from reformer_export.artifact.engine_record import ENGINE_RUNTIMES
 from reformer_export.artifact.files import json_text, write_atomically
-from reformer_export.artifact.manifest import MODEL_NAME, Manifest, read_manifest
 from reformer_export.cli.failures import leave_on_termination, refuse_in_one_line
+from reformer_export.cli.option_names import Command
 from reformer_export.cli.option_values import (
     STANDARD_OUTPUT,
     integers_from_option,
@@ -19,25 +17,15 @@ from reformer_export.cli.option_values import (
     report_option,
 )
 from reformer_export.cli.runtime_options import engine_options, native_option
-from reformer_export.cli.tables import print_table, show_progress
-from reformer_export.cli.verify_bisect import bisect_option, check_bisect, print_bisect, run_bisect
-from reformer_export.cli.verify_data import check_data_options, data_options, measure_data, print_data
+from reformer_export.cli.tables import echo_on_stderr, print_table, show_progress
 from reformer_export.errors import EXIT_CHECK_FAILED, InputError
-from reformer_export.runtimes import RUNTIMES, RuntimeOptions
-from reformer_export.runtimes.num_hashes import choose_num_hashes
-from reformer_export.runtimes.options import RuntimeName
-from reformer_export.workflows.checkpoint_source import find_checkpoint
-
-if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
-    from reformer_export.parity.cases import Case
-    from reformer_export.parity.results import CaseResult, VerifyResult
-    from reformer_export.parity.session import ParitySession
-    from reformer_export.reference.eager import EagerReformer
+from reformer_export.report.tables import accuracy_table, sweep_table
+from reformer_export.report.verify_report import VerifyReport
+from reformer_export.runtimes import RUNTIMES
+from reformer_export.workflows.verify import VerifyRequest, verify_artifact
 
 
-@click.command("verify")
+@click.command("verify", cls=Command)
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--checkpoint", help="Folder or hub id; the one that was exported, by default.")
 @click.option(
@@ -73,8 +61,24 @@ if TYPE_CHECKING:
     help="Numbers of hash rounds to try, for an artifact exported with --max-hashes; default: all, and a few "
     "inputs with fewer.",
 )
-@data_options
-@bisect_option
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A UTF-8 text: also measure next-token loss and speed on it, for several numbers of hashes.",
+)
+@click.option(
+    "--data-length",
+    type=click.IntRange(min=2),
+    help="Tokens of a sequence that --data is cut into; default: the longest that runs.",
+)
+@click.option(
+    "--bisect",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Also name the first node that differs from eager, and write it with its inputs into DIR, a new "
+    "folder, for `reformer-export replay DIR`.",
+)
 @click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the random inputs."
 )
@@ -87,11 +91,9 @@ def command(
     ctx: click.Context,
     /,
     out: Path,
-    checkpoint: str | None,
-    runtimes: tuple[RuntimeName, ...],
+    num_hashes: tuple[int, ...] | None,
     json_file: Path | None,
     report_file: Path | None,
-    bisect: Path | None,
     **options: Any,
 ) -> None:
     """Compare the artifact OUT with eager over lengths, batches and masks.
@@ -119,176 +121,39 @@ def command(
       reformer-export verify OUT --data held-out.txt --json accuracy.json
       reformer-export verify OUT --bisect wrong-node
     """
-    _check_runtimes(runtimes, options, report_file)
-    check_bisect(bisect, runtimes)
-    manifest = read_manifest(out)
-    data, data_length = options.pop("data"), options.pop("data_length")
-    check_data_options(manifest, data, data_length)
-    counts = options["num_hashes"] = tuple(dict.fromkeys(options["num_hashes"] or ()))
-    for count in counts:
-        choose_num_hashes(manifest, count)
+    request = VerifyRequest(num_hashes=num_hashes or (), details=report_file is not None, **options)
+    if report_file is not None and len(request.runtimes) > 1:
+        raise InputError(
+            "report_file", f"{len(request.runtimes)} runtimes", "one a report", "run once for each of them"
+        )
     with leave_on_termination(), refuse_in_one_line("verifying"):
-        found = find_checkpoint(out, manifest, checkpoint)
-        cases = _choose_cases(manifest, options)
-        results: list[VerifyResult] = []
-        dials: list[dict[str, Any] | None] = []
-        details, bisected, eager = None, None, None
-        for runtime in runtimes:
-            with _open(out, found, runtime, options, eager) as session:
-                eager = session.eager
-                results.append(_sweep(session, cases))
-                dials.append(
-                    None if data is None else measure_data(session.runtime, data, data_length, counts)
-                )
-                if report_file is not None:
-                    from reformer_export.parity.details import collect_details
-
-                    click.echo("Looking inside the model for the report ...", err=True)
-                    details = collect_details(session, [case.case for case in results[0].cases]).to_dict()
-                if bisect is not None and bisected is None and runtime not in ENGINE_RUNTIMES:
-                    bisected = run_bisect(bisect, session, results[-1])
-    report = _describe(out, manifest, results, dials, details)
-    if bisected is not None:
-        found_node, replay = bisected
-        report["bisect"] = found_node.to_dict() | ({} if replay is None else {"replay": replay})
-    _report(out, report, results, dials, json_file)
-    if bisect is not None and bisected is not None and json_file != STANDARD_OUTPUT:
-        print_bisect(bisect, *bisected)
+        report = verify_artifact(out, request, say=echo_on_stderr, progress=show_progress)
+    _print(report, json_file)
     if report_file is not None:
-        from reformer_export.report import render_page
+        from reformer_export.report import write_report
         from reformer_export.report.verify_page import page_from_verify
 
-        write_atomically(report_file, render_page(page_from_verify(report)))
-    failed = [result for result in results if not result.passed]
-    for result in failed:
+        write_report(report_file, page_from_verify(report))
+    for result in report.failed:
         click.echo(f"Error: parity with eager: {result.verdict()}", err=True)
-    names_node = bisected is not None and bisected[0].named is not None
-    if names_node and not failed:
+    if report.names_node and not report.failed:
         click.echo("Error: parity with eager: a node differs, although every output agrees", err=True)
-    if failed or names_node:
+    if not report.passed:
         ctx.exit(EXIT_CHECK_FAILED)
 
 
-def _check_runtimes(
-    runtimes: tuple[RuntimeName, ...], options: dict[str, Any], report_file: Path | None
-) -> None:
-    for runtime in runtimes:
-        if runtime not in RUNTIMES:
-            raise InputError(f"--runtime: got {runtime!r}, expected {' or '.join(RUNTIMES)}; name one")
-    if len(runtimes) > 1 and report_file is not None:
-        raise InputError(
-            f"--report: got {len(runtimes)} runtimes, expected one a report; run once for each of them"
-        )
-    for_engines = options["engine"] is not None or options["cuda_graphs"]
-    if for_engines and not set(runtimes) & set(ENGINE_RUNTIMES):
-        raise InputError(
-            "--engine, --cuda-graphs: got one with --runtime onnxruntime, expected a TensorRT; "
-            f"add --runtime {' or '.join(ENGINE_RUNTIMES)}"
-        )
-
-
-def _choose_cases(manifest: Manifest, options: dict[str, Any]) -> tuple[list[Case], bool]:
-    """The cases, and whether they are the default ones: an engine takes those that it was built for."""
-    from reformer_export.parity.cases import add_num_hashes_cases, check_cases, choose_cases
-
-    lengths, batch_sizes, counts = (options[name] for name in ("lengths", "batch_sizes", "num_hashes"))
-    chosen = choose_cases(manifest.spec, lengths, batch_sizes)
-    if counts:
-        chosen = [dataclasses.replace(case, num_hashes=count) for count in counts for case in chosen]
-    else:
-        chosen = add_num_hashes_cases(manifest, chosen)
-    check_cases(manifest.spec, chosen)
-    return chosen, lengths is None and batch_sizes is None and not counts
-
-
-def _open(
-    out: Path, checkpoint: Path, runtime: RuntimeName, options: dict[str, Any], eager: EagerReformer | None
-) -> AbstractContextManager[ParitySession]:
-    """`eager` is that of an earlier session, which has compared the artifact's files with their SHA-256."""
-    from reformer_export.parity.session import open_session
-
-    names = ("engine", "cuda_graphs") if runtime in ENGINE_RUNTIMES else ("provider", "native", "threads")
-    choice = RuntimeOptions(runtime, **{name: options[name] for name in names}, check=eager is None)
-    beside = RuntimeOptions(provider="cpu", threads=options["threads"], native=options["native"])
-    return open_session(out, checkpoint, choice, options["seed"], eager, beside)
-
-
-def _sweep(session: ParitySession, cases: tuple[list[Case], bool]) -> VerifyResult:
-    from reformer_export.parity.sweep import sweep
-
-    chosen, are_default = cases
-    with show_progress("Compared cases", len(chosen)) as advance:
-        return sweep(session, None if are_default else chosen, lambda _result: advance(1))
-
-
-def _describe(
-    out: Path,
-    manifest: Manifest,
-    results: list[VerifyResult],
-    dials: list[dict[str, Any] | None],
-    details: dict[str, Any] | None,
-) -> dict[str, Any]:
-    """The JSON report of one runtime, or of several under "runtimes"."""
-    # The session has compared the file with this SHA-256.
-    report: dict[str, Any] = {"artifact": str(out), "model_sha256": manifest.files[MODEL_NAME]}
-    runs = [
-        result.to_dict() | ({} if runtime_num_hashes is None else {"dial": runtime_num_hashes})
-        for result, runtime_num_hashes in zip(results, dials, strict=True)
-    ]
-    if len(runs) == 1:
-        report |= runs[0]
-    else:
-        report["runtimes"] = runs
-    if details is not None:
-        report |= {"details": details, "manifest": manifest.to_dict()}
-    return report
-
-
-def _report(
-    out: Path,
-    report: dict[str, Any],
-    results: list[VerifyResult],
-    dials: list[dict[str, Any] | None],
-    json_file: Path | None,
-) -> None:
+def _print(report: VerifyReport, json_file: Path | None) -> None:
     """Print tables for each runtime, or write the JSON where the user wants it."""
     if json_file == STANDARD_OUTPUT:
-        click.echo(json_text(report))
+        click.echo(json_text(report.to_dict()))
         return
     if json_file is not None:
-        write_atomically(json_file, json_text(report) + "\n")
-    for result, runtime_num_hashes in zip(results, dials, strict=True):
-        title = f"{out} against eager ({result.runtime}, {result.dtype})"
-        print_table(title, COLUMNS, [_row(case) for case in result.cases])
-        if result.passed:
-            click.echo(f"\n{result.verdict()}")
-        if runtime_num_hashes is not None:
-            print_data(runtime_num_hashes)
-
-
-COLUMNS: Final = (
-    "case",
-    "pinned error",
-    "tolerance",
-    "hashes",
-    "flips",
-    "unexplained",
-    "worst margin",
-    "free error",
-    "",
-)
-
-
-def _row(result: CaseResult) -> list[str]:
-    margin = max((layer.worst_margin for layer in result.layers), default=0.0)
-    return [
-        str(result.case),
-        f"{result.pinned_error:.1e}",
-        f"{result.tolerance:.1e}",
-        str(result.hashed),
-        str(result.flips),
-        str(result.unexplained),
-        f"{margin:.1e}" if result.flips else "-",
-        f"{result.free_error:.1e}",
-        "ok" if result.passed else "FAILED",
-    ]
+        write_atomically(json_file, json_text(report.to_dict()) + "\n")
+    for runtime in report.runtimes:
+        print_table(sweep_table(report.folder, runtime.sweep))
+        if runtime.sweep.passed:
+            click.echo(f"\n{runtime.sweep.verdict()}")
+        if runtime.accuracy is not None:
+            print_table(accuracy_table(runtime.accuracy))
+    if report.bisect is not None:
+        click.echo("\n" + "\n".join(report.bisect.lines()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,6 @@ from typing import Final
 
 from reformer_export import __version__
 from reformer_export.artifact.engine_record import (
-    EngineProfile,
     EngineRecord,
     PluginRecord,
     engine_path,
@@ -63,15 +63,15 @@ def build_engine(
     _refuse_runtime_num_hashes(out, manifest)
     check_files(out, manifest)
     operators = check_onnx_structure(out / MODEL_NAME)
-    profiles = options.profiles or (default_profile(manifest.spec),)
-    check_profiles(manifest.spec, profiles)
+    options = dataclasses.replace(options, profiles=options.profiles or (default_profile(manifest.spec),))
+    check_profiles(manifest.spec, options.profiles)
     library = find_tensorrt_library()
     with staging_paths(out, options.engine_name) as staging:
-        request = _make_request(out, options, operators, profiles, library, staging)
+        request = _make_request(out, options, operators, library, staging)
         started = time.monotonic()
         result = run_worker(request, on_progress, on_log)
         seconds = time.monotonic() - started
-        record = _make_record(manifest, options, request, result, staging, library, seconds)
+        record = _make_record(manifest, request, result, staging, library, seconds)
         staging.partial_record.write_text(record_text(record), encoding="utf-8")
         move_into_place(staging, _timing_cache(out, options))
     return EngineBuild(staging.engine, record, result.notes)
@@ -81,10 +81,10 @@ def _refuse_runtime_num_hashes(out: Path, manifest: Manifest) -> None:
     """InputError for a model whose runs choose their rounds: TensorRT would fix them all, silently."""
     if manifest.runtime_num_hashes is not None:
         raise InputError(
-            f"{out}: got an artifact exported with --max-hashes {manifest.runtime_num_hashes.max_hashes}, "
-            "expected a fixed "
-            "number of hashes, which an engine has built in; export the checkpoint with --num-hashes N in "
-            "place of --max-hashes"
+            out,
+            f"an artifact exported with --max-hashes {manifest.runtime_num_hashes.max_hashes}",
+            "a fixed number of hashes, which an engine has built in",
+            "export the checkpoint with --num-hashes N in place of --max-hashes",
         )
 
 
@@ -93,17 +93,14 @@ def check_new_engine(out: Path, options: EngineOptions) -> None:
     paths = (engine_path(out, options.engine_name), record_path(out, options.engine_name))
     existing = [path for path in paths if path.exists() or path.is_symlink()]
     if existing and not options.overwrite:
-        raise OutputError(
-            f"engine {options.engine_name!r}: got {existing[0]}, which exists, expected a new name; use "
-            "--overwrite or another --name"
-        )
+        got, fix = f"{existing[0]}, which exists", "use `overwrite=True` or another `name`"
+        raise OutputError(f"engine {options.engine_name!r}", got, "a new name", fix)
 
 
 def _make_request(
     out: Path,
     options: EngineOptions,
     operators: dict[str, int],
-    profiles: tuple[EngineProfile, ...],
     library: TensorRTLibrary,
     staging: StagingPaths,
 ) -> BuildRequest:
@@ -111,17 +108,11 @@ def _make_request(
     if cache is not None and cache.is_file():
         staging.partial_cache.write_bytes(cache.read_bytes())
     return BuildRequest(
-        runtime=options.runtime,
+        dataclasses.replace(options, timing_cache=None),
         model=str((out / MODEL_NAME).resolve()),
         plugin=str(library.path),
         engine=str(staging.partial_engine.resolve()),
         operators=operators,
-        profiles=profiles,
-        compute_capabilities=options.compute_capabilities,
-        flags=options.flags,
-        embed_plugin=options.embed_plugin,
-        builder_level=options.builder_level,
-        workspace=options.workspace,
         timing_cache=None if cache is None else str(staging.partial_cache.resolve()),
         layers=str(staging.partial_layers.resolve()) if options.report_layers else None,
     )
@@ -135,7 +126,6 @@ def _timing_cache(out: Path, options: EngineOptions) -> Path | None:
 
 def _make_record(
     manifest: Manifest,
-    options: EngineOptions,
     request: BuildRequest,
     result: BuildResult,
     staging: StagingPaths,
@@ -143,13 +133,14 @@ def _make_record(
     seconds: float,
 ) -> EngineRecord:
     if not staging.partial_engine.is_file():
-        raise EngineError("engine: got a build without a file, expected one; please report it")
+        raise EngineError("engine", "a build without a file", "one", "please report it")
+    options = request.options
     return EngineRecord(
         name=options.engine_name,
         runtime=options.runtime,
         runtime_version=result.runtime_version,
         compute_capabilities=result.compute_capabilities,
-        profiles=request.profiles,
+        profiles=options.profiles,
         dtype=manifest.dtype,
         model_sha256=manifest.files[MODEL_NAME],
         engine_sha256=sha256_of_file(staging.partial_engine),

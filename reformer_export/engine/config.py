@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from reformer_export.artifact.engine_record import EngineProfile
+from reformer_export.artifact.engine_record import EngineFlags, EngineProfile
 from reformer_export.engine.network import ParsedNetwork
 from reformer_export.engine.request import BuildRequest
 from reformer_export.errors import EngineError
@@ -24,18 +24,19 @@ def build_plan(
     Raises:
         EngineError: TensorRT refuses an option or cannot build it; its log's error is the cause.
     """
+    options = request.options
     config = parsed.builder.create_builder_config()
     config.progress_monitor = monitor
-    for profile in request.profiles:
+    for profile in options.profiles:
         _add_profile(parsed, config, profile)
-    _set_flags(trt, config, request)
-    if request.runtime == "tensorrt-rtx":
+    _set_flags(trt, config, options.flags)
+    if options.runtime == "tensorrt-rtx":
         _set_compute_capabilities(trt, config, compute_capabilities)
-    if request.builder_level is not None:
-        config.builder_optimization_level = request.builder_level
-    if request.workspace is not None:
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, request.workspace)
-    if request.embed_plugin:
+    if options.builder_level is not None:
+        config.builder_optimization_level = options.builder_level
+    if options.workspace is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace)
+    if options.embed_plugin:
         config.plugins_to_serialize = [request.plugin]
     if request.layers is not None:
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
@@ -43,11 +44,9 @@ def build_plan(
         _set_timing_cache(config, Path(request.timing_cache))
     plan = parsed.builder.build_serialized_network(parsed.network, config)
     if plan is None:
-        fix = "other options" if request.workspace is None else "a greater --workspace or other options"
-        raise EngineError(
-            f"engine: got '{log.cause()}' from TensorRT's builder, expected an engine; give {fix}, or see "
-            "its whole log with `reformer-export --debug engine ...`"
-        )
+        better = "other options" if options.workspace is None else "a greater `workspace` or other options"
+        fix = f"give {better}, or see its whole log with `reformer-export --debug engine ...`"
+        raise EngineError("engine", f"'{log.cause()}' from TensorRT's builder", "an engine", fix)
     if request.timing_cache is not None:
         Path(request.timing_cache).write_bytes(memoryview(config.get_timing_cache().serialize()))
     return memoryview(plan)
@@ -59,23 +58,23 @@ def _add_profile(parsed: ParsedNetwork, config: Any, profile: EngineProfile) -> 
         name = parsed.network.get_input(index).name
         shapes.set_shape(name, profile.minimum, profile.optimum, profile.maximum)
     if config.add_optimization_profile(shapes) < 0:
-        raise EngineError(f"profile: got {profile}, which TensorRT refuses, expected shapes the model takes")
+        raise EngineError("profile", f"{profile}, which TensorRT refuses", "shapes the model takes")
 
 
-def _set_flags(trt: Any, config: Any, request: BuildRequest) -> None:
+def _set_flags(trt: Any, config: Any, given: EngineFlags) -> None:
     flags = trt.BuilderFlag
     wanted = {
-        flags.REFIT: request.flags.refit,
-        flags.STRIP_PLAN: request.flags.stripped,
-        flags.VERSION_COMPATIBLE: request.flags.version_compatible,
-        flags.TF32: request.flags.tf32,
+        flags.REFIT: given.refit,
+        flags.STRIP_PLAN: given.stripped,
+        flags.VERSION_COMPATIBLE: given.version_compatible,
+        flags.TF32: given.tf32,
     }
     for flag, value in wanted.items():
         if value:
             config.set_flag(flag)
         else:
             config.clear_flag(flag)  # TF32 is TensorRT's default
-    if request.flags.hardware_compatible:
+    if given.hardware_compatible:
         config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
 
 
@@ -84,13 +83,16 @@ def _set_compute_capabilities(trt: Any, config: Any, compute_capabilities: tuple
     for index, text in enumerate(compute_capabilities):
         member = getattr(trt.ComputeCapability, f"SM{text.replace('.', '')}")
         if not config.set_compute_capability(member, index):
-            raise EngineError(f"compute capability: got {text}, which TensorRT-RTX refuses; leave it out")
+            expected = "one that TensorRT-RTX takes"
+            raise EngineError("compute_capabilities", text, expected, "leave it out")
 
 
 def _set_timing_cache(config: Any, path: Path) -> None:
     content = path.read_bytes() if path.is_file() else b""
     if not config.set_timing_cache(config.create_timing_cache(content), ignore_mismatch=False):
         raise EngineError(
-            f"--timing-cache: got {path}, which is another version's or GPU's, expected one that this "
-            "TensorRT wrote on this GPU; remove it or name another"
+            "timing_cache",
+            f"{path}, which is another version's or GPU's",
+            "one that this TensorRT wrote on this GPU",
+            "remove it or name another",
         )

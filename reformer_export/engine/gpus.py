@@ -1,33 +1,18 @@
-"""The GPU of this machine, asked of NVIDIA's driver itself: the building process may have nothing else."""
+"""Which GPUs an engine is built for: those that are asked for, or this machine's."""
 
 from __future__ import annotations
 
-import ctypes
-from typing import Final
-
 from reformer_export.errors import InputError, RuntimeUnavailableError
-
-LEAST_COMPUTE_CAPABILITY: Final = (8, 0)
-"""The plugins' kernels need Ampere or newer."""
-
-DRIVER: Final = "libcuda.so.1"
-_MAJOR: Final = 75  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR; the minor version's is the next
-_MINOR: Final = 76
+from reformer_export.libraries.architectures import LEAST_COMPUTE_CAPABILITY, ComputeCapability
+from reformer_export.libraries.gpus import find_gpus
 
 
-def find_gpu() -> str | None:
-    """The compute capability of the first GPU, such as "8.9"; None without a GPU or its driver."""
+def find_compute_capability() -> ComputeCapability | None:
+    """That of this machine's first GPU; None without one."""
     try:
-        driver = ctypes.CDLL(DRIVER)
-    except OSError:
+        return find_gpus()[0].compute_capability
+    except RuntimeUnavailableError:
         return None
-    device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
-    if driver.cuInit(0) != 0 or driver.cuDeviceGet(ctypes.byref(device), 0) != 0:
-        return None
-    for value, attribute in ((major, _MAJOR), (minor, _MINOR)):
-        if driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, device) != 0:
-            return None
-    return f"{major.value}.{minor.value}"
 
 
 def choose_compute_capabilities(asked: tuple[str, ...], supported: tuple[str, ...]) -> tuple[str, ...]:
@@ -37,41 +22,37 @@ def choose_compute_capabilities(asked: tuple[str, ...], supported: tuple[str, ..
         InputError: one of them is not among the `supported`.
         RuntimeUnavailableError: none is asked for, and there is no GPU.
     """
-    gpu = None if asked else find_gpu()
+    gpu = None if asked else find_compute_capability()
     if not asked and gpu is None:
         raise RuntimeUnavailableError(
-            "--compute-capability: got none on a machine without an NVIDIA GPU, expected the GPUs that the "
-            f"engine is for; give it once for each, from {', '.join(supported)}"
+            "compute_capabilities",
+            "none on a machine without an NVIDIA GPU",
+            "the GPUs that the engine is for",
+            f"give it once for each, from {', '.join(supported)}",
         )
     chosen = asked or (str(gpu),)
     for text in chosen:
         if text not in supported:
-            whose = "" if asked else ", this machine's GPU"
             raise InputError(
-                f"--compute-capability: got {text}{whose}, expected one of {', '.join(supported)}, which are "
-                "what this TensorRT-RTX and the plugins have kernels for; for another GPU, build on it with "
-                "--runtime tensorrt"
+                "compute_capabilities",
+                text if asked else f"{text}, this machine's GPU",
+                f"one of {', '.join(supported)}, for which this TensorRT-RTX and the plugins have kernels",
+                'for another GPU, build on it with `runtime="tensorrt"`',
             )
     return chosen
 
 
 def check_tensorrt_gpu() -> str:
     """This machine's compute capability; RuntimeUnavailableError when TensorRT cannot build for it."""
-    gpu = find_gpu()
-    least = ".".join(map(str, LEAST_COMPUTE_CAPABILITY))
+    gpu = find_compute_capability()
     if gpu is None:
         raise RuntimeUnavailableError(
-            "--runtime tensorrt: got a machine without an NVIDIA GPU, expected the GPU that the engine is "
-            "for; build it there, or build with --runtime tensorrt-rtx and --compute-capability"
+            '`runtime="tensorrt"`',
+            "a machine without an NVIDIA GPU",
+            "the GPU that the engine is for",
+            'build it there, or build with `runtime="tensorrt-rtx"` and `compute_capabilities`',
         )
-    if capability_numbers(gpu) < LEAST_COMPUTE_CAPABILITY:
-        raise RuntimeUnavailableError(
-            f"GPU: got compute capability {gpu}, expected {least} or newer; use a newer GPU"
-        )
-    return gpu
-
-
-def capability_numbers(text: str) -> tuple[int, int]:
-    """(8, 9) of "8.9"."""
-    major, minor = text.split(".")
-    return int(major), int(minor)
+    if gpu < LEAST_COMPUTE_CAPABILITY:
+        expected = f"{LEAST_COMPUTE_CAPABILITY} or newer"
+        raise RuntimeUnavailableError("GPU", f"compute capability {gpu}", expected, "use a newer GPU")
+    return str(gpu)

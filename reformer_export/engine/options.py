@@ -9,12 +9,33 @@ from typing import Final
 
 from reformer_export.artifact.engine_record import EngineFlags, EngineProfile, EngineRuntime
 from reformer_export.errors import InputError
+from reformer_export.libraries.architectures import ComputeCapability
 
 MAX_BUILDER_LEVEL: Final = 5
 
 _SIZE: Final = re.compile(r"([0-9]{1,15})\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
 _UNITS: Final = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-_COMPUTE_CAPABILITY: Final = re.compile(r"[1-9][0-9]?\.[0-9]")
+
+
+_REFUSED: Final[dict[str, tuple[EngineRuntime, str, str]]] = {
+    "compute_capabilities": (
+        "tensorrt",
+        "TensorRT builds for the GPU of the building machine",
+        'build there, or use `hardware_compatible` or `runtime="tensorrt-rtx"`',
+    ),
+    "hardware_compatible": (
+        "tensorrt-rtx",
+        "TensorRT-RTX takes the list of GPUs instead",
+        "give `compute_capabilities` once for each",
+    ),
+    "version_compatible": (
+        "tensorrt-rtx",
+        "TensorRT-RTX has no lean runtime, which such an engine carries",
+        'build one engine a version, or use `runtime="tensorrt"`',
+    ),
+    "timing_cache": ("tensorrt-rtx", "TensorRT-RTX times no kernels while it builds", "leave it out"),
+}
+"""Options that mean nothing to a runtime: which, why, and how to mend it."""
 
 
 @dataclass(frozen=True)
@@ -41,19 +62,11 @@ class EngineOptions:
 
     def __post_init__(self) -> None:
         if self.builder_level is not None and not 0 <= self.builder_level <= MAX_BUILDER_LEVEL:
-            raise InputError(
-                f"--builder-level: got {self.builder_level}, expected 0 to {MAX_BUILDER_LEVEL}; choose one"
-            )
+            raise InputError("builder_level", self.builder_level, f"0 to {MAX_BUILDER_LEVEL}", "choose one")
         for text in self.compute_capabilities:
-            if not _COMPUTE_CAPABILITY.fullmatch(text):
-                raise InputError(
-                    f"--compute-capability: got {text!r:.40}, expected a version such as 8.9; "
-                    "`nvidia-smi --query-gpu=compute_cap --format=csv` names a GPU's"
-                )
+            ComputeCapability.parse(text, "compute_capabilities")
         if len(set(self.compute_capabilities)) < len(self.compute_capabilities):
-            raise InputError(
-                f"--compute-capability: got {' '.join(self.compute_capabilities)}, expected each once"
-            )
+            raise InputError("compute_capabilities", " ".join(self.compute_capabilities), "each once")
         _check_runtime_has(self)
 
     @property
@@ -64,35 +77,9 @@ class EngineOptions:
 
 def _check_runtime_has(options: EngineOptions) -> None:
     """InputError for an option that means nothing to the chosen runtime."""
-    if options.runtime == "tensorrt":
-        refusals: dict[str, tuple[object, str, str]] = {
-            "--compute-capability": (
-                options.compute_capabilities,
-                "TensorRT builds for the GPU of the building machine",
-                "build there, or use --hardware-compatible or --runtime tensorrt-rtx",
-            ),
-        }
-    else:
-        refusals = {
-            "--hardware-compatible": (
-                options.flags.hardware_compatible,
-                "TensorRT-RTX takes the list of GPUs instead",
-                "give --compute-capability once for each",
-            ),
-            "--version-compatible": (
-                options.flags.version_compatible,
-                "TensorRT-RTX has no lean runtime, which such an engine carries",
-                "build one engine a version, or use --runtime tensorrt",
-            ),
-            "--timing-cache": (
-                options.timing_cache,
-                "TensorRT-RTX times no kernels while it builds",
-                "leave it out",
-            ),
-        }
-    for option, (given, reason, fix) in refusals.items():
-        if given:
-            raise InputError(f"{option}: got it with --runtime {options.runtime}, but {reason}; {fix}")
+    for name, (runtime, reason, fix) in _REFUSED.items():
+        if runtime == options.runtime and getattr(options, name, getattr(options.flags, name, None)):
+            raise InputError(name, f'it with `runtime="{runtime}"`', f"none, because {reason}", fix)
 
 
 def size_from_text(text: str) -> int:
@@ -100,5 +87,5 @@ def size_from_text(text: str) -> int:
     found = _SIZE.fullmatch(text.strip())
     size = int(found.group(1)) * _UNITS[found.group(2).upper()] if found else 0
     if not 1 <= size < 2**62:
-        raise InputError(f"--workspace: got {text!r:.40}, expected a size; write e.g. 512M or 4G")
+        raise InputError("workspace", f"{text!r:.40}", "a size", "write e.g. 512M or 4G")
     return size

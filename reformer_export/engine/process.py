@@ -81,7 +81,7 @@ def _started(
                 stderr=output,
                 pass_fds=(writing,),
                 cwd=own_folder,
-                env=_environment(request.runtime, folder),
+                env=_environment(request.options.runtime, folder),
                 start_new_session=True,
             )
         finally:
@@ -150,10 +150,11 @@ def _listen(
 
 def _error_from_event(values: dict[str, Any], plugin_lines: list[str]) -> Exception:
     if values["type"] == OSError.__name__:
-        return OSError(values["errno"], values["text"])
-    kind = getattr(errors, values["type"], EngineError)
-    said = f" (a plugin said: '{plugin_lines[0].removeprefix(PLUGIN_PREFIX)}')" if plugin_lines else ""
-    error = kind(values["text"] + said)
+        return OSError(*values["parts"])
+    parts = [part for part in values["parts"] if part]
+    if plugin_lines:
+        parts[-1] += f" (a plugin said: '{plugin_lines[0].removeprefix(PLUGIN_PREFIX)}')"
+    error = getattr(errors, values["type"], EngineError)(*parts)
     assert isinstance(error, ReformerExportError)
     return error
 
@@ -169,7 +170,7 @@ def _death(status: int, last_words: str) -> EngineError:
         else "see its whole log with `reformer-export --debug engine ...`, and please report it"
     )
     words = " ".join(last_words.split())[:MAX_LAST_WORDS]
-    return EngineError(f"engine: got a building process that {how} ('{words}'), expected an engine; {fix}")
+    return EngineError("engine", f"a building process that {how} ('{words}')", "an engine", fix)
 
 
 def _output_lines(output: BinaryIO) -> list[str]:

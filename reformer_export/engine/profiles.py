@@ -38,23 +38,19 @@ def profiles_from_shapes(
     A list may be empty: its shapes are then derived from the others, as in `default_profile`. InputError
     when the lists' lengths differ or a profile does not fit the model.
     """
-    given = [len(shapes) for shapes in (minimums, optimums, maximums) if shapes]
+    lists = (minimums, optimums, maximums)
+    given = {len(shapes) for shapes in lists if shapes}
     if not given:
         return (default_profile(spec),)
-    if len(set(given)) > 1:
+    if len(given) > 1:
         raise InputError(
-            f"profiles: got {len(minimums)} --min, {len(optimums)} --opt and {len(maximums)} --max, expected "
-            "equally many of those that are given; give each once a profile"
+            "profiles",
+            f"{len(minimums)} `minimums`, {len(optimums)} `optimums` and {len(maximums)} `maximums`",
+            "equally many of those that are given",
+            "give each once a profile",
         )
-    profiles = tuple(
-        _profile_from_shapes(
-            spec,
-            minimums[i] if minimums else None,
-            optimums[i] if optimums else None,
-            maximums[i] if maximums else None,
-        )
-        for i in range(given[0])
-    )
+    rows = zip(*(shapes or (None,) * max(given) for shapes in lists), strict=True)
+    profiles = tuple(_profile_from_shapes(spec, *row) for row in rows)
     check_profiles(spec, profiles)
     return profiles
 
@@ -63,29 +59,24 @@ def check_profiles(spec: ModelSpec, profiles: Sequence[EngineProfile]) -> None:
     """InputError unless the model takes every shape of every profile."""
     for profile in profiles:
         batch, length = profile.maximum
+        shape, fix = format_shape(profile.maximum), "give smaller `maximums`"
         if length > spec.max_length:
-            raise InputError(
-                f"profile: got a longest sequence of {length} tokens ({format_shape(profile.maximum)}), "
-                f"expected at most {spec.max_length}, the model's limit; give a smaller --max"
-            )
+            got = f"a longest sequence of {length} tokens ({shape})"
+            raise InputError("profile", got, f"at most {spec.max_length}, the model's limit", fix)
         if batch * length > MAX_TOKENS:
-            raise InputError(
-                f"profile: got {format_shape(profile.maximum)}, which is {batch * length} tokens at once, "
-                f"expected at most {MAX_TOKENS}; give a smaller --max"
-            )
+            got = f"{shape}, which is {batch * length} tokens at once"
+            raise InputError("profile", got, f"at most {MAX_TOKENS}", fix)
 
 
 def _profile_from_shapes(
     spec: ModelSpec, minimum: Shape | None, optimum: Shape | None, maximum: Shape | None
 ) -> EngineProfile:
     if maximum is None:
-        batch = max(shape[0] for shape in (minimum, optimum) if shape is not None)
-        needed = max(shape[1] for shape in (minimum, optimum) if shape is not None)
-        maximum = (batch, max(needed, _default_length(spec, DEFAULT_MAX_LENGTH)))
-    if minimum is None:
-        minimum = (1, 1)
-    if optimum is None:
-        optimum = (maximum[0], _optimum_length(spec, minimum[1], maximum[1]))
+        given = [shape for shape in (minimum, optimum) if shape is not None]
+        length = max(*(shape[1] for shape in given), _default_length(spec, DEFAULT_MAX_LENGTH))
+        maximum = (max(shape[0] for shape in given), length)
+    minimum = minimum or (1, 1)
+    optimum = optimum or (maximum[0], _optimum_length(spec, minimum[1], maximum[1]))
     return EngineProfile(minimum, optimum, maximum)
 
 

@@ -10,28 +10,25 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from reformer_export.artifact.engine_record import EngineFlags, EngineProfile, EngineRuntime, Shape
+import msgspec
+
+from reformer_export.engine.options import EngineOptions
 
 
 @dataclass(frozen=True)
 class BuildRequest:
     """Everything the building process needs; paths are absolute.
 
-    `operators` counts model.onnx's nodes of the domain `reformer` by operator; `engine` and `layers` are
-    files to write, `layers` only when asked; `timing_cache` is read if it exists and replaced at the end.
+    `options` are the user's, with their profiles and without `timing_cache`; `operators` counts model.onnx's
+    nodes of the domain `reformer` by operator; `engine` and `layers` are files to write, `layers` only when
+    asked; `timing_cache` is read if it exists and replaced at the end.
     """
 
-    runtime: EngineRuntime
+    options: EngineOptions
     model: str
     plugin: str
     engine: str
     operators: dict[str, int]
-    profiles: tuple[EngineProfile, ...]
-    compute_capabilities: tuple[str, ...]
-    flags: EngineFlags
-    embed_plugin: bool
-    builder_level: int | None = None
-    workspace: int | None = None
     timing_cache: str | None = None
     layers: str | None = None
 
@@ -41,16 +38,7 @@ class BuildRequest:
 
 def request_from_json(text: str) -> BuildRequest:
     """The request that `BuildRequest.to_json` wrote."""
-    values = json.loads(text)
-    values["profiles"] = tuple(_profile(profile) for profile in values["profiles"])
-    values["compute_capabilities"] = tuple(values["compute_capabilities"])
-    values["flags"] = EngineFlags(**values["flags"])
-    return BuildRequest(**values)
-
-
-def _profile(values: dict[str, list[int]]) -> EngineProfile:
-    shapes: dict[str, Shape] = {name: (shape[0], shape[1]) for name, shape in values.items()}
-    return EngineProfile(**shapes)
+    return msgspec.convert(json.loads(text), BuildRequest)
 
 
 @dataclass(frozen=True)
@@ -66,9 +54,4 @@ class BuildResult:
 
 def result_from_event(values: dict[str, Any]) -> BuildResult:
     """The result that came as the event `values`."""
-    return BuildResult(
-        values["runtime_version"],
-        tuple(values["compute_capabilities"]),
-        values["plugin_layers"],
-        tuple(values["notes"]),
-    )
+    return msgspec.convert(values, BuildResult)

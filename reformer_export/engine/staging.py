@@ -9,23 +9,23 @@ next build of that name removes.
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from reformer_export.artifact.engine_record import (
+    ENGINE_SUFFIX,
     engine_path,
     read_engine_record,
     record_path,
     record_text,
     staged_record_path,
 )
-from reformer_export.artifact.files import output_error
-from reformer_export.artifact.folder import lock_folder, remove_abandoned
+from reformer_export.artifact.files import replace_file
+from reformer_export.artifact.folder import partial_folder
 from reformer_export.artifact.manifest import ENGINES_NAME
 from reformer_export.errors import ArtifactError
 
@@ -34,66 +34,34 @@ LAYERS_SUFFIX: Final = ".layers.txt"
 
 @dataclass(frozen=True)
 class StagingPaths:
-    """Where an engine's files end, and the folder in which they are written first."""
+    """Where an engine's files end, and in a folder of the same disk, where they are written first."""
 
     engine: Path
     record: Path
     staged_record: Path
     layers: Path
-    partial: Path
-
-    @property
-    def partial_engine(self) -> Path:
-        return self.partial / "engine"
-
-    @property
-    def partial_record(self) -> Path:
-        return self.partial / "record"
-
-    @property
-    def partial_layers(self) -> Path:
-        return self.partial / "layers"
-
-    @property
-    def partial_cache(self) -> Path:
-        return self.partial / "cache"
-
-    @property
-    def old_engine(self) -> Path:
-        return self.partial / "old"
+    partial_engine: Path
+    partial_record: Path
+    partial_layers: Path
+    partial_cache: Path
+    old_engine: Path
 
 
 @contextmanager
 def staging_paths(out: Path, name: str) -> Iterator[StagingPaths]:
-    """Places to write the engine `name` of the artifact `out`; nothing stays there when the block ends.
+    """Paths to write the engine `name` of the artifact `out`; nothing stays there when the block ends.
 
     OutputError when the disk refuses.
     """
     folder = out / ENGINES_NAME
-    existed = folder.exists()
-    partial = folder / f".{name}.partial-{secrets.token_hex(4)}"
-    engine = engine_path(out, name)
-    lock = -1
-    try:
-        remove_abandoned(folder / name)
-        partial.mkdir(parents=True)
-        lock = lock_folder(partial)
+    with partial_folder(folder / name, ENGINE_SUFFIX) as partial:
         yield StagingPaths(
-            engine=engine,
-            record=record_path(out, name),
-            staged_record=staged_record_path(out, name),
-            layers=folder / (name + LAYERS_SUFFIX),
-            partial=partial,
+            engine_path(out, name),
+            record_path(out, name),
+            staged_record_path(out, name),
+            folder / (name + LAYERS_SUFFIX),
+            *(partial / file for file in ("engine", "record", "layers", "cache", "old")),
         )
-    except OSError as error:
-        raise output_error(engine, error) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        if lock >= 0:
-            os.close(lock)
-        if not existed:
-            with suppress(OSError):
-                folder.rmdir()  # stays when it has an engine by now
 
 
 def move_into_place(staging: StagingPaths, timing_cache: Path | None) -> None:
@@ -120,7 +88,8 @@ def move_into_place(staging: StagingPaths, timing_cache: Path | None) -> None:
     else:
         staging.layers.unlink(missing_ok=True)
     if timing_cache is not None:
-        _replace_by_copy(staging.partial_cache, timing_cache)
+        with replace_file(timing_cache) as stream:  # it may be on another disk
+            stream.write(staging.partial_cache.read_bytes())
 
 
 def _finish_killed_move(staging: StagingPaths) -> None:
@@ -143,13 +112,3 @@ def _keep(engine: Path, old: Path) -> None:
         os.link(engine, old)
     except OSError:
         shutil.copyfile(engine, old)
-
-
-def _replace_by_copy(source: Path, target: Path) -> None:
-    """Replace `target`, which may be on another disk, by a copy of `source`."""
-    beside = target.parent / f".{target.name}.partial-{secrets.token_hex(4)}"
-    try:
-        shutil.copyfile(source, beside)
-        os.replace(beside, target)
-    finally:
-        beside.unlink(missing_ok=True)

@@ -18,17 +18,17 @@ from typing import Any, Final, TextIO
 
 from reformer_export.engine.config import build_plan
 from reformer_export.engine.gpus import (
-    LEAST_COMPUTE_CAPABILITY,
-    capability_numbers,
     check_tensorrt_gpu,
     choose_compute_capabilities,
-    find_gpu,
+    find_compute_capability,
 )
 from reformer_export.engine.network import load_plugins, parse_network
 from reformer_export.engine.progress import PhaseTree, Progress
 from reformer_export.engine.request import BuildRequest, BuildResult, request_from_json
 from reformer_export.errors import EngineError, ReformerExportError, RuntimeUnavailableError
+from reformer_export.libraries.architectures import LEAST_COMPUTE_CAPABILITY, ComputeCapability
 from reformer_export.libraries.tensorrt import describe_tensorrt_library
+from reformer_export.runtimes.tensorrt.log import make_log
 from reformer_export.runtimes.tensorrt.packages import import_tensorrt
 
 PROGRESS_SECONDS: Final = 0.1
@@ -51,6 +51,11 @@ class Events:
             self._stream.write(line + "\n")
             self._stream.flush()
 
+    def send_error(self, error: ReformerExportError) -> None:
+        """Send the parts of its sentence."""
+        parts = [error.what, error.got, error.expected, error.fix]
+        self.send("error", type=type(error).__name__, parts=parts)
+
     def send_progress(self, progress: Progress) -> None:
         """Send it, unless the last one is too young."""
         now = time.monotonic()
@@ -59,27 +64,18 @@ class Events:
             self.send("progress", **vars(progress))
 
 
-def make_log(trt: Any, events: Events) -> Any:
+def make_build_log(trt: Any, events: Events) -> Any:
     """An ILogger that sends TensorRT's messages as events, and whose `cause()` is its last error."""
-    severities = trt.ILogger.Severity
-    names = {severities.INTERNAL_ERROR: "error", severities.ERROR: "error", severities.WARNING: "warning"}
+    errors = ["no engine and no word why"]
 
-    class Log(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.errors: list[str] = []
+    def send(severity: str, text: str) -> None:
+        if severity == "error":  # internal ones are about TensorRT's own log, too
+            errors.append(text)
+        events.send("log", severity=severity.removeprefix("internal "), text=text)
 
-        def log(self, severity: Any, message: str) -> None:
-            if severity in names:
-                text = " ".join(message.split())
-                if severity == severities.ERROR:  # internal ones are about TensorRT's own log, too
-                    self.errors.append(text)
-                events.send("log", severity=names[severity], text=text)
-
-        def cause(self) -> str:
-            return self.errors[-1] if self.errors else "no engine and no word why"
-
-    return Log()
+    log = make_log(trt, send)
+    log.cause = lambda: errors[-1]
+    return log
 
 
 def make_monitor(trt: Any, events: Events) -> Any:
@@ -105,9 +101,9 @@ def make_monitor(trt: Any, events: Events) -> Any:
 
 def run_build(request: BuildRequest, events: Events) -> BuildResult:
     """Build the engine into the file `request.engine`."""
-    trt = import_tensorrt(request.runtime)
+    trt = import_tensorrt(request.options.runtime)
     compute_capabilities = _choose_gpus(trt, request)
-    log = make_log(trt, events)
+    log = make_build_log(trt, events)
     load_plugins(trt, request)
     events.send_progress(Progress(0.0, "Parsing model.onnx", 0, 1))
     parsed = parse_network(trt, log, request)
@@ -120,13 +116,16 @@ def run_build(request: BuildRequest, events: Events) -> BuildResult:
 
 
 def _choose_gpus(trt: Any, request: BuildRequest) -> tuple[str, ...]:
-    if request.runtime == "tensorrt":
+    if request.options.runtime == "tensorrt":
         return (check_tensorrt_gpu(),)
-    chosen = choose_compute_capabilities(request.compute_capabilities, supported_capabilities(trt))
-    if (request.flags.refit or request.flags.stripped) and find_gpu() is None:
+    chosen = choose_compute_capabilities(request.options.compute_capabilities, supported_capabilities(trt))
+    flags = request.options.flags
+    if (flags.refit or flags.stripped) and find_compute_capability() is None:
         raise RuntimeUnavailableError(
-            "--refit, --strip-weights: got a machine without an NVIDIA GPU, which TensorRT-RTX needs to "
-            "build an engine whose weights can be exchanged; build it on a machine with one, or without them"
+            "`refit`, `stripped`",
+            "a machine without an NVIDIA GPU",
+            "one, which TensorRT-RTX needs to build an engine whose weights can be exchanged",
+            "build it on a machine with one, or without them",
         )
     return chosen
 
@@ -134,27 +133,33 @@ def _choose_gpus(trt: Any, request: BuildRequest) -> tuple[str, ...]:
 def supported_capabilities(trt: Any) -> tuple[str, ...]:
     """The compute capabilities, such as "8.9", that this TensorRT-RTX and the plugins know."""
     names = (name.removeprefix("SM") for name in trt.ComputeCapability.__members__ if name.startswith("SM"))
-    texts = sorted((f"{name[:-1]}.{name[-1]}" for name in names), key=capability_numbers)
-    return tuple(text for text in texts if capability_numbers(text) >= LEAST_COMPUTE_CAPABILITY)
+    known = sorted(ComputeCapability(int(name[:-1]), int(name[-1])) for name in names)
+    return tuple(str(capability) for capability in known if capability >= LEAST_COMPUTE_CAPABILITY)
 
 
 def _kernel_notes(request: BuildRequest, compute_capabilities: tuple[str, ...]) -> tuple[str, ...]:
+    """What the runtime will say where the engine is for a GPU that the plugin library has no code for."""
     library = describe_tensorrt_library(Path(request.plugin))
-    missing = [text for text in compute_capabilities if not library.has_kernels_for(text)]
-    if not missing:
-        return ()
-    return (
-        f"the plugin library {library} has no kernels for compute capability {', '.join(missing)}: the "
-        "engine will not run there with it",
-    )
+    codes = {text: library.code_for(ComputeCapability.parse(text)) for text in compute_capabilities}
+    compiles = "there the driver compiles its newest kernels, which takes time at the first run"
+    notes = []
+    for code, missing, consequence in (
+        (None, "kernels", "the engine will not run there with it"),
+        ("PTX", "machine code", compiles),
+    ):
+        texts = [text for text in codes if codes[text] == code]
+        if texts:
+            where = f"compute capability {', '.join(texts)}"
+            notes.append(f"the plugin library {library} has no {missing} for {where}: {consequence}")
+    return tuple(notes)
 
 
 def _report_layers(
     trt: Any, log: Any, request: BuildRequest, plan: memoryview, compute_capabilities: tuple[str, ...]
 ) -> tuple[str, ...]:
     """Write the inspector's report to `request.layers`, or say why it cannot be."""
-    gpu = find_gpu()
-    if gpu not in compute_capabilities:
+    gpu = find_compute_capability()
+    if str(gpu) not in compute_capabilities:
         here = f"this one has {gpu}" if gpu else "this one has none"
         reason = f"the engine must be loaded on a GPU it is for, and {here}"
     else:
@@ -183,12 +188,12 @@ def main() -> None:
         try:
             events.send("result", **vars(run_build(request, events)))
         except ReformerExportError as error:
-            events.send("error", type=type(error).__name__, text=str(error))
+            events.send_error(error)
         except MemoryError:
-            text = "engine: got no more memory, expected room for the model and the engine; free some"
-            events.send("error", type=EngineError.__name__, text=text)
+            room = "room for the model and the engine"
+            events.send_error(EngineError("engine", "no more memory", room, "free some"))
         except OSError as error:
-            events.send("error", type=OSError.__name__, text=str(error), errno=error.errno)
+            events.send("error", type=OSError.__name__, parts=[error.errno, str(error)])
     os._exit(0)  # TensorRT's objects are not freed in an order that a dying interpreter keeps
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib.metadata
 import platform
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from reformer_export import __version__
 from reformer_export.artifact.files import sha256_of_file
@@ -38,8 +40,16 @@ class ExportOptions:
     runtime_num_hashes: bool = False
 
 
-def write_artifact(checkpoint: Checkpoint, folder: Path, options: ExportOptions) -> Manifest:
-    """Export `checkpoint` into `folder`: model.onnx, manifest.json, config and tokenizer files.
+Compare = Callable[[Manifest], "dict[str, Any]"]
+"""Looks at an artifact whose manifest.json is still to be written, and gives its `parity`."""
+
+
+def write_artifact(
+    checkpoint: Checkpoint, folder: Path, options: ExportOptions, compare: Compare | None = None
+) -> Manifest:
+    """Export `checkpoint` into `folder`: model.onnx, config and tokenizer files, and manifest.json at last.
+
+    `compare` says what the manifest records of the comparison with eager, and may raise to refuse it.
 
     Raises:
         ExportError: the graph does not keep the contract.
@@ -66,6 +76,8 @@ def write_artifact(checkpoint: Checkpoint, folder: Path, options: ExportOptions)
         files={path.name: sha256_of_file(path) for path in sorted(folder.iterdir())},
         runtime_num_hashes=runtime_num_hashes,
     )
+    if compare is not None:
+        manifest = dataclasses.replace(manifest, parity=compare(manifest))
     write_manifest(folder, manifest)
     return manifest
 

@@ -7,19 +7,18 @@ for another program's memory); the runtime loads it when it is known to fit.
 from __future__ import annotations
 
 import mmap
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from reformer_export.errors import RuntimeUnavailableError
-from reformer_export.libraries.operators import ABI_VERSION
+from reformer_export.libraries.architectures import Code, ComputeCapability, code_for, parse_architectures
+from reformer_export.libraries.installed import check_abi, library_path
 
 LIBRARY_VARIABLE: Final = "REFORMER_EXPORT_TENSORRT_PLUGIN"
 """Environment variable: another library than the installed one, for trying a build."""
 
-LIBRARY_NAME: Final = "libreformer_tensorrt.so"
 HOW_TO_GET_IT: Final = (
     "build it in a clone with CUDA's compiler (plugins/README.md), or name a built one with "
     f"${LIBRARY_VARIABLE}"
@@ -40,15 +39,17 @@ class TensorRTLibrary:
     abi_version: int
     cuda_architectures: tuple[int, ...]
 
-    def has_kernels_for(self, compute_capability: str) -> bool:
-        """Whether a GPU of `compute_capability`, such as "8.9", runs the library's machine code: that of
-        its own major version and of a minor version that is not newer (CUDA's binary compatibility)."""
-        wanted = int(compute_capability.replace(".", ""))
-        return any(wanted // 10 * 10 <= number <= wanted for number in self.cuda_architectures)
+    def code_for(self, capability: ComputeCapability) -> Code | None:
+        """Which of its code a GPU of `capability` runs; None: none of it."""
+        return code_for(self.cuda_architectures, capability)
+
+    @property
+    def kernels(self) -> str:
+        """The architectures in words: sm_80, sm_89."""
+        return ", ".join(f"sm_{number}" for number in self.cuda_architectures)
 
     def __str__(self) -> str:
-        architectures = ", ".join(f"sm_{number}" for number in self.cuda_architectures)
-        return f"{self.version} (ABI {self.abi_version}, {architectures})"
+        return f"{self.version} (ABI {self.abi_version}, {self.kernels})"
 
 
 def find_tensorrt_library() -> TensorRTLibrary:
@@ -57,46 +58,40 @@ def find_tensorrt_library() -> TensorRTLibrary:
     Raises:
         RuntimeUnavailableError: there is none, it is no such library, or of another ABI version.
     """
-    chosen = os.environ.get(LIBRARY_VARIABLE)
-    path = Path(chosen) if chosen else Path(__file__).parents[1] / "_native" / LIBRARY_NAME
-    return describe_tensorrt_library(path.resolve())
+    return describe_tensorrt_library(library_path("reformer_tensorrt", LIBRARY_VARIABLE))
 
 
 def describe_tensorrt_library(path: Path) -> TensorRTLibrary:
     """What the file `path` says of itself; the same errors as `find_tensorrt_library`."""
+    what = "TensorRT plugin library"
     try:
         if not path.is_file():
-            raise RuntimeUnavailableError(
-                f"TensorRT plugin library: got no {path}, expected the reformer operators' plugins; "
-                f"{HOW_TO_GET_IT}"
-            )
+            expected = "the reformer operators' plugins"
+            raise RuntimeUnavailableError(what, f"no {path}", expected, HOW_TO_GET_IT)
         marker = _find_marker(path)
     except OSError as error:
         raise RuntimeUnavailableError(
-            f"TensorRT plugin library {path}: got '{error.strerror or error}', expected a readable file; "
-            "check its permissions"
+            f"{what} {path}", f"'{error.strerror or error}'", "a readable file", "check its permissions"
         ) from error
     if marker is None:
         raise RuntimeUnavailableError(
-            f"TensorRT plugin library {path}: got a file that is not it, expected a shared library with the "
-            f"reformer operators' plugins; {HOW_TO_GET_IT}"
+            f"{what} {path}",
+            "a file that is not it",
+            "a shared library with the reformer operators' plugins",
+            HOW_TO_GET_IT,
         )
     abi_version, version, architectures = marker
-    if int(abi_version) != ABI_VERSION:
-        raise RuntimeUnavailableError(
-            f"TensorRT plugin library {path}: got ABI version {int(abi_version)}, expected {ABI_VERSION}; "
-            "take the library and the package from one release"
-        )
-    numbers = tuple(int(number) for number in architectures.split(b",") if number)
-    return TensorRTLibrary(path, version.decode("ascii"), int(abi_version), numbers)
+    check_abi(f"{what} {path}", int(abi_version))
+    return TensorRTLibrary(path, version, int(abi_version), parse_architectures(architectures))
 
 
-def _find_marker(path: Path) -> tuple[bytes, bytes, bytes] | None:
+def _find_marker(path: Path) -> tuple[str, str, str] | None:
     """ABI version, version and CUDA architectures, or None where `path` is no library with the marker."""
     if path.stat().st_size < len(_ELF_MAGIC):
         return None
     with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        if data[: len(_ELF_MAGIC)] != _ELF_MAGIC:
+        found = _MARKER.search(data) if data[: len(_ELF_MAGIC)] == _ELF_MAGIC else None
+        if found is None:
             return None
-        found = _MARKER.search(data)
-        return None if found is None else (found.group(1), found.group(2), found.group(3))
+        abi_version, version, architectures = (group.decode("ascii") for group in found.groups())
+        return abi_version, version, architectures

@@ -56,21 +56,18 @@ class AccuracyResult:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
-        return dataclasses.asdict(self) | {"rows": [dataclasses.asdict(row) for row in self.rows]}
+        return dataclasses.asdict(self)
 
 
 def check_predicts_tokens(spec: ModelSpec) -> None:
     """InputError unless the model predicts every next token of a sequence."""
     if spec.task != "text-generation" or not spec.is_causal:
-        raise InputError(
-            f"--data: got an artifact for {spec.task}{'' if spec.is_causal else ', not causal'}, expected a "
-            "causal language model, which predicts next tokens; leave --data out"
-        )
+        got = f"an artifact for {spec.task}{'' if spec.is_causal else ', not causal'}"
+        expected = "a causal language model, which predicts next tokens"
+        raise InputError("data", got, expected, "leave `data` out")
     if spec.logits != "all":
-        raise InputError(
-            "--data: got an artifact with the logits of the last token only, expected those of every token; "
-            "export the checkpoint with --logits all"
-        )
+        got, fix = "an artifact with the logits of the last token only", "export with --logits all"
+        raise InputError("data", got, "those of every token", fix)
 
 
 def measure_accuracy(
@@ -90,14 +87,10 @@ def measure_accuracy(
     """
     check_predicts_tokens(runtime.spec)
     if not 2 <= length <= runtime.max_length:
-        raise InputError(
-            f"--data-length: got {length}, expected from 2 to {runtime.max_length} tokens; choose another"
-        )
+        raise InputError("data_length", length, f"from 2 to {runtime.max_length} tokens", "choose another")
     sequences = cut_sequences(text.ids, length)
     if not sequences:
-        raise InputError(
-            f"--data: got a text of {len(text.ids)} tokens, expected at least 2; give a longer one"
-        )
+        raise InputError("data", f"a text of {len(text.ids)} tokens", "at least 2", "give a longer one")
     losses = dict.fromkeys(counts, 0.0)
     seconds: dict[int | None, list[float]] = {count: [] for count in counts}
     for count in counts:  # untimed: the first pass at a shape also allocates
@@ -115,12 +108,11 @@ def measure_accuracy(
                 losses[count] += sum_next_token_loss(logits, ids)
             on_pass(1)
     tokens = sum(len(ids) - 1 for ids in sequences)
-    rows = (
-        _make_row(
-            count, losses[count] / tokens, text, len(sequences[0]) / statistics.median(seconds[count]), tokens
-        )
-        for count in counts
-    )
+    bits_a_nat = len(text.ids) / text.characters / math.log(2)
+    rows = []
+    for count in counts:
+        loss, speed = losses[count] / tokens, len(sequences[0]) / statistics.median(seconds[count])
+        rows.append(AccuracyRow(count, loss, loss * bits_a_nat, speed, tokens))
     return AccuracyResult(tuple(rows), len(sequences[0]), len(sequences), text.characters)
 
 
@@ -160,8 +152,3 @@ def _run_timed(
     start = time.perf_counter()
     logits = runtime.run(ids[None], num_hashes=count)["logits"]
     return logits[0], time.perf_counter() - start
-
-
-def _make_row(count: int | None, loss: float, text: TokenText, speed: float, tokens: int) -> AccuracyRow:
-    bits = loss / math.log(2) * len(text.ids) / text.characters
-    return AccuracyRow(count, loss, bits, speed, tokens)

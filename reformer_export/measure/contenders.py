@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reformer_export.artifact.manifest import read_manifest
-from reformer_export.runtimes import load
+from reformer_export.runtimes import RuntimeOptions, load
 from reformer_export.spec import DType
 
 Name = Literal["artifact", "eager", "full-attention"]
 Device = Literal["cpu", "cuda"]
-Run = Callable[[NDArray[np.int64]], object]
-"""int64 [B, L] token ids, nothing padded -> whatever the pass gives, ready on the CPU."""
+Run = Callable[[NDArray[np.int64]], dict[str, NDArray[np.float32]]]
+"""int64 [B, L] token ids, nothing padded -> the outputs by name, on the CPU."""
 
 AGAINST: Final[tuple[Name, ...]] = ("eager", "full-attention")
 _PACKAGES: Final[dict[Name, tuple[str, ...]]] = {
@@ -30,17 +30,16 @@ _PACKAGES: Final[dict[Name, tuple[str, ...]]] = {
 
 @dataclass(frozen=True)
 class Setup:
-    """All that opens a contender, in JSON values: a process of its own opens it from them too.
+    """All that opens a contender, in this process or in one of its own.
 
-    `out` is the artifact's folder; `load_options` are `reformer_export.load`'s; `device` and `threads` are
-    for those in torch; `checkpoint` is eager's folder.
+    `out` is the artifact's folder; `options` say how it runs, and `threads` and `num_hashes` of them are for
+    those in torch too, which run on `device`; `checkpoint` is eager's folder.
     """
 
     name: Name
     out: str
-    load_options: dict[str, Any]
+    options: RuntimeOptions
     device: Device = "cpu"
-    threads: int | None = None
     checkpoint: str | None = None
 
     @property
@@ -56,13 +55,29 @@ def missing_packages(name: Name) -> list[str]:
     return [package for package in _PACKAGES[name] if importlib.util.find_spec(package) is None]
 
 
+def random_ids(vocab_size: int, batch: int, length: int) -> NDArray[np.int64]:
+    """Seeded token ids int64 [batch, length]."""
+    return np.random.default_rng(0).integers(0, vocab_size, (batch, length), dtype=np.int64)
+
+
 def open_contender(setup: Setup) -> Run:
     """Load the model; what it holds is freed with the function that is returned."""
     if setup.name == "artifact":
-        runtime = load(setup.out, **setup.load_options)
-        return runtime.run
-    opened = _open_eager(setup) if setup.name == "eager" else _open_full_attention(setup)
-    return _on_device(opened, setup)
+        return load(setup.out, setup.options).run
+    import torch
+
+    spec = read_manifest(Path(setup.out)).spec
+    model = _open_eager(setup) if setup.name == "eager" else _open_full_attention(setup)
+    if setup.options.threads is not None:
+        torch.set_num_threads(setup.options.threads)
+
+    def run(input_ids: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
+        with torch.inference_mode():
+            outputs = model(torch.from_numpy(input_ids).to(setup.device))
+            arrays = [output.float().cpu().numpy() for output in outputs]
+        return dict(zip(spec.output_names, arrays, strict=True))
+
+    return run
 
 
 def _open_eager(setup: Setup) -> Callable[[Any], Any]:
@@ -73,11 +88,11 @@ def _open_eager(setup: Setup) -> Callable[[Any], Any]:
 
     assert setup.checkpoint is not None
     manifest = read_manifest(Path(setup.out))
-    spec, eager = manifest.spec, open_eager(Path(setup.checkpoint), manifest)
+    eager = open_eager(Path(setup.checkpoint), manifest)
     model = eager.model.to(setup.device, TORCH_DTYPES[setup.dtype])
-    options: dict[str, Any] = {} if spec.task in WITHOUT_CACHE else {"use_cache": False}
-    options["num_hashes"] = setup.load_options.get("num_hashes")  # None: those of `spec`
-    return lambda ids: [model(ids, return_dict=True, **options)[name] for name in spec.output_names]
+    options: dict[str, Any] = {} if manifest.spec.task in WITHOUT_CACHE else {"use_cache": False}
+    options["num_hashes"] = setup.options.num_hashes  # None: those of the spec
+    return lambda ids: [model(ids, return_dict=True, **options)[name] for name in manifest.spec.output_names]
 
 
 def _open_full_attention(setup: Setup) -> Callable[[Any], Any]:
@@ -88,18 +103,3 @@ def _open_full_attention(setup: Setup) -> Callable[[Any], Any]:
     spec = read_manifest(Path(setup.out)).spec
     model = build_full_attention(spec, setup.dtype).to(setup.device)
     return lambda ids: model(ids, torch.ones_like(ids))
-
-
-def _on_device(model: Callable[[Any], Any], setup: Setup) -> Run:
-    """A run from ids on the CPU to outputs on the CPU, as the runtimes do it."""
-    import torch
-
-    if setup.threads is not None:
-        torch.set_num_threads(setup.threads)
-
-    def run(input_ids: NDArray[np.int64]) -> list[Any]:
-        with torch.inference_mode():
-            outputs = model(torch.from_numpy(input_ids).to(setup.device))
-            return [output.float().cpu().numpy() for output in outputs]
-
-    return run

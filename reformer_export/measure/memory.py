@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
+
+import msgspec
 
 from reformer_export.measure.contenders import Setup
 
-_CLEAR_REFS: Final = Path("/proc/self/clear_refs")
-_STATUS: Final = Path("/proc/self/status")
+_PROC: Final = Path("/proc")
 RESET_PEAK: Final = "5"
 """Written to /proc/self/clear_refs, it sets VmHWM back to the resident size (Linux, proc(5))."""
 
@@ -31,11 +30,18 @@ KILLED: Final = "the system ended it, most likely for want of memory"
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes once the model was loaded, at the peak of one pass, and the words for what was measured."""
+    """Bytes once the model was loaded and at the peak of one pass, the words for what was measured, and that
+    pass's seconds, the first one's."""
 
     loaded_bytes: int
     peak_bytes: int
     measured: str
+    seconds: float = 0.0
+
+    @property
+    def extra_bytes(self) -> int:
+        """What the pass took beyond the loaded model."""
+        return self.peak_bytes - self.loaded_bytes
 
 
 class PassFailedError(Exception):
@@ -50,7 +56,7 @@ def measure_pass(setup: Setup, batch: int, length: int) -> Memory | None:
     Raises:
         PassFailedError: the process ended without a result.
     """
-    job = json.dumps({"setup": dataclasses.asdict(setup), "batch": batch, "length": length})
+    job = msgspec.json.encode((setup, batch, length)).decode()
     command = [sys.executable, "-m", "reformer_export.measure.one_pass", job]
     process = subprocess.run(command, capture_output=True, text=True)
     if process.returncode < 0:
@@ -58,23 +64,32 @@ def measure_pass(setup: Setup, batch: int, length: int) -> Memory | None:
     if process.returncode != 0:
         lines = process.stderr.strip().splitlines()
         raise PassFailedError(lines[-1] if lines else f"exit status {process.returncode}")
-    values: dict[str, Any] | None = json.loads(process.stdout.splitlines()[-1])
-    return None if values is None else Memory(**values)
+    return msgspec.json.decode(process.stdout.splitlines()[-1], type=Memory | None)
 
 
-def resident_bytes(field: str) -> int:
-    """VmRSS (now) or VmHWM (peak) of this process (Linux)."""
-    for line in _STATUS.read_text(encoding="ascii").splitlines():
-        name, _, value = line.partition(":")
-        if name == field:
+def resident_bytes() -> int:
+    """Resident size of this process (Linux)."""
+    return bytes_from_proc("self/status", "VmRSS")
+
+
+def peak_bytes() -> int:
+    """Peak resident size of this process since it began, or `reset_peak` (Linux)."""
+    return bytes_from_proc("self/status", "VmHWM")
+
+
+def bytes_from_proc(name: str, field: str) -> int:
+    """The value of `field` in /proc/NAME, which holds it in KiB (Linux, proc(5))."""
+    for line in (_PROC / name).read_text(encoding="ascii").splitlines():
+        found, _, value = line.partition(":")
+        if found == field:
             return int(value.split()[0]) * 1024
-    raise ValueError(f"{_STATUS}: got no {field}, expected a Linux kernel that reports it")
+    raise ValueError(f"/proc/{name}: got no {field}, expected a Linux kernel that reports it")
 
 
 def reset_peak() -> bool:
     """Start the peak resident size anew; False where the system does not allow it."""
     try:
-        _CLEAR_REFS.write_text(RESET_PEAK, encoding="ascii")
+        (_PROC / "self/clear_refs").write_text(RESET_PEAK, encoding="ascii")
     except OSError:
         return False
     return True

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reformer_export.libraries.operators import NativeLibrary
-from reformer_export.runtimes.ort import CPU, Placement, open_session
+from reformer_export.measure.contenders import random_ids
+from reformer_export.runtimes.ort import Placement, open_session
 
 
 @dataclass(frozen=True)
@@ -27,20 +27,39 @@ class KernelRun:
     seconds: float
 
 
+@dataclass(frozen=True)
+class OperatorTime:
+    """All nodes of one operator in one pass: how many ran, and their seconds."""
+
+    operator: str
+    runs: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class NodeTimes:
+    """Where the time of one pass over `length` tokens went, the slowest operator first."""
+
+    length: int
+    operators: tuple[OperatorTime, ...]
+
+
+def measure_node_times(model: Path, vocab_size: int, length: int, placement: Placement) -> NodeTimes:
+    """Where one pass of `model` over `length` random tokens spends its time."""
+    kernels = profile_model(model, random_ids(vocab_size, 1, length), placement)
+    return NodeTimes(length, rank_operators(kernels))
+
+
 def profile_model(
-    model: Path,
-    input_ids: NDArray[np.int64],
-    threads: int | None = None,
-    passes: int = 3,
-    native: NativeLibrary | None = None,
+    model: Path, input_ids: NDArray[np.int64], placement: Placement, passes: int = 3
 ) -> list[KernelRun]:
-    """The kernels of one pass of `model` over `input_ids` [B, L] on the CPU, each the best of `passes`.
+    """The kernels of one pass of `model` over `input_ids` [B, L], each the best of `passes`.
 
     Nodes inside of loops are listed once for every turn; the loops themselves are not.
     """
     feeds = {"input_ids": input_ids, "attention_mask": np.ones_like(input_ids)}
     with tempfile.TemporaryDirectory(prefix="reformer-export-") as folder:
-        session = open_session(model, Placement(CPU, threads, native), Path(folder) / "profile")
+        session = open_session(model, placement, Path(folder) / "profile")
         for _ in range(1 + passes):
             session.run(None, feeds)
         trace = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
@@ -48,13 +67,13 @@ def profile_model(
     return [min(repeats, key=lambda kernel: kernel.seconds) for repeats in zip(*runs, strict=True)]
 
 
-def rank_kernels(kernels: list[KernelRun], key: str) -> list[tuple[str, int, float]]:
-    """(key, runs, seconds) of the kernels, grouped by the attribute `key`, slowest first."""
+def rank_operators(kernels: list[KernelRun]) -> tuple[OperatorTime, ...]:
+    """The kernels, grouped by their operator, slowest first."""
     groups: dict[str, list[float]] = defaultdict(list)
     for kernel in kernels:
-        groups[getattr(kernel, key)].append(kernel.seconds)
-    ranked = [(name, len(seconds), sum(seconds)) for name, seconds in groups.items()]
-    return sorted(ranked, key=lambda entry: -entry[2])
+        groups[kernel.op_type].append(kernel.seconds)
+    times = [OperatorTime(name, len(seconds), sum(seconds)) for name, seconds in groups.items()]
+    return tuple(sorted(times, key=lambda time: -time.seconds))
 
 
 def _kernels_by_run(trace: list[dict[str, Any]]) -> list[list[KernelRun]]:

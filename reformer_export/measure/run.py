@@ -13,9 +13,8 @@ from typing import Any
 
 from reformer_export.artifact.manifest import read_manifest
 from reformer_export.errors import InputError, RuntimeUnavailableError
-from reformer_export.measure.contenders import Name, Run, Setup, open_contender
+from reformer_export.measure.contenders import Name, Run, Setup, open_contender, random_ids
 from reformer_export.measure.memory import Memory, PassFailedError, measure_pass
-from reformer_export.measure.one_pass import random_ids
 from reformer_export.measure.timing import Percentiles, time_in_turns
 
 
@@ -30,11 +29,9 @@ class BenchmarkOptions:
     memory: bool = True
 
     def __post_init__(self) -> None:
-        for name, values in (("lengths", self.lengths), ("batch-sizes", self.batch_sizes)):
+        for name, values in (("lengths", self.lengths), ("batch_sizes", self.batch_sizes)):
             if not values or min(values) < 1:
-                raise InputError(
-                    f"--{name}: got {list(values)}, expected whole numbers from 1 up; write e.g. 64,1024"
-                )
+                raise InputError(name, list(values), "whole numbers from 1 up", "write e.g. 64,1024")
 
 
 @dataclass(frozen=True)
@@ -130,10 +127,8 @@ def run_benchmark(
         except PassFailedError as error:
             what = f"{setup.name} at batch {batch}, length {length}"
             if setup.name == "artifact":
-                raise RuntimeUnavailableError(
-                    f"{what}: got no result ({error}), expected one; use shorter --lengths or smaller "
-                    "--batch-sizes, or see `reformer-export doctor`"
-                ) from error
+                fix = "use shorter `lengths` or smaller `batch_sizes`, or see `reformer-export doctor`"
+                raise RuntimeUnavailableError(what, f"no result ({error})", "one", fix) from error
             left_out.append(f"{what}: left out, {error}.")
         on_pass(1)
     runs = {setup.name: open_contender(setup) for setup in setups}

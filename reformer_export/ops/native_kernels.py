@@ -11,12 +11,8 @@ from typing import Any, Final, Literal
 
 import torch
 
-from reformer_export.libraries.operators import (
-    ABI_VERSION,
-    MAX_CUDA_HEAD_SIZE,
-    NativeLibrary,
-    find_native_library,
-)
+from reformer_export.libraries.installed import ABI_VERSION
+from reformer_export.libraries.operators import MAX_CUDA_HEAD_SIZE, NativeLibrary, find_native_library
 from reformer_export.ops import native_structs as structs
 
 Backend = Literal["cpu", "cuda"]

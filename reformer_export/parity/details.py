@@ -50,13 +50,16 @@ class Details:
     pattern: AttentionPattern | None
     limit: float
 
+    def kind_of(self, layer: int | None) -> str:
+        """Of an encoder's layer: "lsh" or "local"."""
+        return "lsh" if any(histogram.layer == layer for histogram in self.margins) else "local"
+
     def to_dict(self) -> dict[str, Any]:
         """JSON values; each histogram has its `edges` and the `limit`."""
-        lsh_layers = {histogram.layer for histogram in self.margins}
         layers = [
             {
                 "layer": found.point.layer,
-                "kind": "lsh" if found.point.layer in lsh_layers else "local",
+                "kind": self.kind_of(found.point.layer),
                 "point": found.point.role,
                 "error": found.error,
                 "greatest": found.greatest,

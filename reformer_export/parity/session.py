@@ -82,18 +82,20 @@ def open_session(
     seed: int = 0,
     eager: EagerReformer | None = None,
     beside: RuntimeOptions = ON_CPU,
+    manifest: Manifest | None = None,
 ) -> Iterator[ParitySession]:
     """Open the artifact in `folder` as `options` say, and eager from the checkpoint that it was made from.
 
     `eager`: that of an earlier session on the same checkpoint; None to load it. `beside`: its `threads` and
-    `native` are those of ONNX Runtime on the CPU, which runs model.onnx beside an engine.
+    `native` are those of ONNX Runtime on the CPU, which runs model.onnx beside an engine. `manifest`: of an
+    artifact whose manifest.json is still to be written; None to read it.
 
     Raises:
         ArtifactError: the artifact is broken.
         MissingDependencyError: the runtime, or onnx, is not installed.
         RuntimeUnavailableError: this machine cannot run it.
     """
-    with load(folder, options) as runtime:
+    with load(folder, options) if manifest is None else OnnxRuntime(folder, options, manifest) as runtime:
         manifest = runtime.manifest
         placement = _place_graph(runtime, beside if options.is_engine else options)
         with open_graph(folder / MODEL_NAME, placement) as graph:

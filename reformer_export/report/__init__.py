@@ -1,7 +1,7 @@
-"""The JSON of `verify`, `bench` and `inspect` as one page for people."""
+"""What `verify`, `bench`, `inspect` and `doctor` found as tables, and as one page for people."""
 
 from __future__ import annotations
 
-from reformer_export.report.page import render_page
+from reformer_export.report.page import render_page, write_report
 
-__all__ = ["render_page"]
+__all__ = ["render_page", "write_report"]

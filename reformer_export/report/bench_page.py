@@ -1,183 +1,159 @@
-"""`bench --json` as a page: is it faster, by how much, and where the time goes."""
+"""A benchmark as a page: is the artifact faster, by how much, and where the time goes."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from typing import Any, Final
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
-from reformer_export.report.figures import Drawing, draw_bars, draw_lines
-from reformer_export.report.page import Page, Section, Table, Verdict
+from reformer_export.artifact.manifest import MODEL_NAME, Manifest
+from reformer_export.report.figures import Drawing, draw, paint_bars, paint_lines
+from reformer_export.report.page import Page, Section, Verdict
+from reformer_export.report.tables import Columns, Table, make_table, measurements_table
+
+if TYPE_CHECKING:
+    from reformer_export.measure.node_times import NodeTimes, OperatorTime
+    from reformer_export.measure.run import BenchmarkResult, Measurement
 
 ARTIFACT: Final = "artifact"
 MAX_BARS: Final = 12
 
-COLUMNS: Final = (
-    *(
-        "batch",
-        "length",
-        "contender",
-        "p50 ms",
-        "p90 ms",
-        "p99 ms",
-        "tokens/s",
-        "peak MB",
-        "times the artifact",
-    ),
-)
+Points = dict[str, list[tuple[float, float]]]
+"""A contender -> (length, value) of each shape."""
 
 
-def page_from_bench(report: dict[str, Any]) -> Page:
-    """A page from the JSON of `bench --report`."""
-    results = report["results"]
-    nodes = report.get("nodes")
+@dataclass(frozen=True)
+class BenchReport:
+    """The measurements of the artifact in `folder`; `runtime` says in words what ran it.
+
+    `nodes` is None where nobody asked for them, or ONNX Runtime cannot tell; `with_nodes`: somebody asked.
+    """
+
+    folder: Path
+    manifest: Manifest
+    runtime: str
+    result: BenchmarkResult
+    nodes: NodeTimes | None = None
+    with_nodes: bool = False
+
+    def table(self) -> Table:
+        """Every measurement."""
+        return measurements_table(f"{self.folder} ({self.runtime}, {self.manifest.dtype})", self.result)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values; latencies in milliseconds, memory in bytes."""
+        values = {
+            "artifact": str(self.folder),
+            "model_sha256": self.manifest.files[MODEL_NAME],
+            "dtype": self.manifest.dtype,
+            "runtime": self.runtime,
+            **self.result.to_dict(),
+        }
+        if self.with_nodes:
+            nodes = None if self.nodes is None else dataclasses.asdict(self.nodes)
+            values |= {"nodes": nodes, "manifest": self.manifest.to_dict()}
+        return values
+
+
+def page_from_bench(report: BenchReport) -> Page:
+    """A page on a benchmark."""
+    result = report.result
+    time = _draw_batches(
+        result, "time", "Median latency", "latency (ms)", lambda row: row.latency.p50, _tell_longest
+    )
     sections = [
-        Section("time", "Time", drawings=_time_drawings(results)),
-        *([_memory_section(report, results)] if report["memory_measured"] else []),
-        *([_nodes_section(nodes)] if nodes else []),
-        Section(
-            "table",
-            "Every measurement",
-            tables=[Table("Latency, throughput, memory", COLUMNS, _rows(results))],
-        ),
-        Section(
-            "about",
-            "How it was measured",
-            _about(report),
-            details_title="manifest.json",
-            details=json.dumps(report["manifest"], indent=2),
-        ),
+        Section("time", "Time", drawings=time),
+        *([_memory_section(result)] if result.memory_measured else []),
+        *([_nodes_section(report.nodes)] if report.nodes else []),
+        Section("table", "Every measurement", tables=[report.table()]),
+        Section("about", "How it was measured", _about(report), manifest=report.manifest),
     ]
-    return Page(f"How fast is {report['artifact']}?", sections, _verdict(results))
+    return Page(f"How fast is {report.folder}?", sections, _verdict(result))
 
 
-def _verdict(results: Sequence[dict[str, Any]]) -> Verdict:
-    others = sorted({row["contender"] for row in results} - {ARTIFACT})
+def _verdict(result: BenchmarkResult) -> Verdict:
+    others = sorted({row.name for row in result.measurements} - {ARTIFACT})
     if not others:
-        fastest = max(results, key=lambda row: row["tokens_per_second"])
-        return Verdict(
-            True, f"{fastest['tokens_per_second']:,.0f} tokens a second", "Compared with nothing else."
-        )
+        fastest = max(row.tokens_per_second for row in result.measurements)
+        return Verdict(True, f"{fastest:,.0f} tokens a second", "Compared with nothing else.")
     parts, slower = [], []
     for name in others:
-        ratios = [row["times_artifact"] for row in results if row["contender"] == name]
+        ratios = [result.ratio(row) for row in result.measurements if row.name == name]
         parts.append(f"{min(ratios):.2g} to {max(ratios):.2g} times as fast as {name}")
         slower += [name] if min(ratios) < 1 else []
     reason = f"{'; '.join(parts)}, over the shapes that were measured."
-    if slower:
-        return Verdict(
-            False, f"Slower than {' and '.join(slower)} at some shapes", reason[0].upper() + reason[1:]
-        )
-    return Verdict(True, "Faster at every shape", reason[0].upper() + reason[1:])
+    headline = f"Slower than {' and '.join(slower)} at some shapes" if slower else "Faster at every shape"
+    return Verdict(not slower, headline, reason)
 
 
-def _series(
-    results: Sequence[dict[str, Any]], batch: int, value: Any
-) -> dict[str, list[tuple[float, float]]]:
-    series: dict[str, list[tuple[float, float]]] = {}
-    for row in results:
-        number = value(row)
-        if row["batch"] == batch and number is not None:
-            series.setdefault(row["contender"], []).append((float(row["length"]), float(number)))
-    return series
-
-
-def _time_drawings(results: Sequence[dict[str, Any]]) -> list[Drawing]:
+def _draw_batches(
+    result: BenchmarkResult,
+    name: str,
+    title: str,
+    unit: str,
+    value: Callable[[Measurement], float | None],
+    tell: Callable[[Points], str],
+) -> list[Drawing]:
+    """For each batch size, `value` over the length."""
     drawings = []
-    for batch in sorted({row["batch"] for row in results}):
-        series = _series(results, batch, lambda row: row["latency_ms"]["p50"])
-        longest = max(length for points in series.values() for length, _ in points)
-        at_longest = [
-            f"{name} {dict(points)[longest]:,.1f} ms"
-            for name, points in series.items()
-            if longest in dict(points)
-        ]
-        drawings.append(
-            draw_lines(
-                f"time-{batch}",
-                f"Median latency, batch {batch}",
-                f"At {longest:,.0f} tokens: {', '.join(at_longest)}.",
-                "length (tokens)",
-                "latency (ms)",
-                series,
-            )
-        )
+    for batch in sorted({row.batch for row in result.measurements}):
+        series: Points = {}
+        for row in result.measurements:
+            number = value(row)
+            if row.batch == batch and number is not None:
+                series.setdefault(row.name, []).append((float(row.length), number))
+        words = (f"{name}-{batch}", f"{title}, batch {batch}", tell(series))
+        drawings.append(draw(*words, paint_lines, "length (tokens)", unit, series))
     return drawings
 
 
-def _memory_section(report: dict[str, Any], results: Sequence[dict[str, Any]]) -> Section:
-    drawings = []
-    for batch in sorted({row["batch"] for row in results}):
-        series = _series(results, batch, lambda row: _megabytes(row["peak_memory_bytes"]))
-        peaks = [f"{name} {max(value for _, value in points):,.0f} MB" for name, points in series.items()]
-        drawings.append(
-            draw_lines(
-                f"memory-{batch}",
-                f"Peak memory, batch {batch}",
-                f"Largest peaks: {', '.join(peaks)}.",
-                "length (tokens)",
-                "peak memory (MB)",
-                series,
-            )
-        )
-    return Section("memory", "Memory", [f"Measured: {report['memory_measured']}."], drawings)
+def _tell_longest(series: Points) -> str:
+    longest = max(length for points in series.values() for length, _ in points)
+    at = [(name, dict(points)) for name, points in series.items()]
+    told = [f"{name} {values[longest]:,.1f} ms" for name, values in at if longest in values]
+    return f"At {longest:,.0f} tokens: {', '.join(told)}."
 
 
-def _megabytes(size: int | None) -> float | None:
-    return None if size is None else size / 1e6
+def _memory_section(result: BenchmarkResult) -> Section:
+    def tell_largest(series: Points) -> str:
+        peaks = [f"{name} {max(size for _, size in points):,.0f} MB" for name, points in series.items()]
+        return f"Largest peaks: {', '.join(peaks)}."
+
+    def megabytes(row: Measurement) -> float | None:
+        return None if row.memory is None else row.memory.peak_bytes / 1e6
+
+    drawings = _draw_batches(result, "memory", "Peak memory", "peak memory (MB)", megabytes, tell_largest)
+    return Section("memory", "Memory", [f"Measured: {result.memory_measured}."], drawings)
 
 
-def _nodes_section(nodes: dict[str, Any]) -> Section:
-    total = sum(row["seconds"] for row in nodes["operators"])
-    shown = nodes["operators"][:MAX_BARS]
-    first = ", ".join(f"{row['operator']} {row['seconds'] / total:.0%}" for row in shown[:3])
-    rows = [
-        (row["operator"], str(row["runs"]), f"{1e3 * row['seconds']:.2f}", f"{row['seconds'] / total:.1%}")
-        for row in nodes["operators"]
-    ]
-    return Section(
-        "nodes",
-        "Where the time goes",
-        [
-            f"One pass over {nodes['length']:,} tokens, as ONNX Runtime's profiler sees it: "
-            f"{1e3 * total:,.1f} ms."
-        ],
-        [
-            draw_bars(
-                "nodes",
-                "Time in each operator",
-                f"Most of it: {first}.",
-                "time (ms)",
-                [(row["operator"], 1e3 * row["seconds"]) for row in shown],
-            )
-        ],
-        [Table("Time in each operator", ("operator", "runs", "ms", "share"), rows)],
+def _nodes_section(nodes: NodeTimes) -> Section:
+    total = sum(row.seconds for row in nodes.operators)
+    shown = nodes.operators[:MAX_BARS]
+    columns: Columns[OperatorTime] = {
+        "operator": lambda row: row.operator,
+        "runs": lambda row: row.runs,
+        "ms": lambda row: f"{1e3 * row.seconds:.2f}",
+        "share": lambda row: f"{row.seconds / total:.1%}",
+    }
+    first = ", ".join(f"{row.operator} {row.seconds / total:.0%}" for row in shown[:3])
+    bars = [(row.operator, 1e3 * row.seconds) for row in shown]
+    title = "Time in each operator"
+    text = (
+        f"One pass over {nodes.length:,} tokens, as ONNX Runtime's profiler sees it: {1e3 * total:,.1f} ms."
     )
+    drawing = draw("nodes", title, f"Most of it: {first}.", paint_bars, "time (ms)", bars)
+    table = make_table(title, columns, nodes.operators)
+    return Section("nodes", "Where the time goes", [text], [drawing], [table])
 
 
-def _rows(results: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
+def _about(report: BenchReport) -> list[str]:
+    result = report.result
+    contenders = [f"{setup.name}: {setup.device}, {setup.dtype}" for setup in result.setups]
     return [
-        (
-            str(row["batch"]),
-            f"{row['length']:,}",
-            row["contender"],
-            *(f"{row['latency_ms'][name]:,.2f}" for name in ("p50", "p90", "p99")),
-            f"{row['tokens_per_second']:,.0f}",
-            "-" if row["peak_memory_bytes"] is None else f"{row['peak_memory_bytes'] / 1e6:,.0f}",
-            "" if row["contender"] == ARTIFACT else f"{row['times_artifact']:.2f}",
-        )
-        for row in results
-    ]
-
-
-def _about(report: dict[str, Any]) -> list[str]:
-    contenders = [
-        f"{name}: {contender['device']}, {contender['dtype']}"
-        for name, contender in report["contenders"].items()
-    ]
-    return [
-        f"Runtime: {report['runtime']}. {report['repeat']} passes of each contender, in turns, after "
-        f"{report['warm_up']} untimed ones.",
+        f"Runtime: {report.runtime}. {result.options.repeat} passes of each contender, in turns, after "
+        f"{result.options.warm_up} untimed ones.",
         f"Contenders: {'; '.join(contenders)}.",
-        *(f"Note: {note}" for note in report["notes"]),
+        *(f"Note: {note}" for note in result.notes),
     ]

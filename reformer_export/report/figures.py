@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Concatenate, Final, ParamSpec
 
 from reformer_export.errors import MissingDependencyError
+
+P = ParamSpec("P")
 
 SMALLEST_SHOWN: Final = 1e-9
 """Values of 0 stand here on a logarithmic axis."""
@@ -19,6 +22,10 @@ SERIES_COLOURS: Final = ("#3d85c8", "#d9762c", "#45a05c", "#b45fa5", "#8c8c8c", 
 
 _TEXT: Final = "#0a0b0c"
 """Stands for the page's text colour until the drawing is text."""
+
+
+Series = Mapping[str, Sequence[tuple[float, float]]]
+"""A label -> its points."""
 
 
 @dataclass(frozen=True)
@@ -31,19 +38,18 @@ class Drawing:
     svg: str
 
 
-def import_matplotlib() -> Any:
-    """The matplotlib module; MissingDependencyError names the extra that brings it."""
+def import_extra(name: str) -> Any:
+    """A module that pages are made with; MissingDependencyError names the extra that brings it."""
     try:
-        import matplotlib.figure
+        return importlib.import_module(name)
     except ImportError as error:
-        raise MissingDependencyError(
-            f"--report: got '{error}', expected matplotlib and jinja2; pip install 'reformer-export[report]'"
-        ) from error
-    return matplotlib
+        fix = "pip install 'reformer-export[report]'"
+        raise MissingDependencyError("report_file", f"'{error}'", "jinja2 and matplotlib", fix) from error
 
 
 @contextmanager
-def _style(matplotlib: Any) -> Iterator[None]:
+def _style() -> Iterator[None]:
+    matplotlib = import_extra("matplotlib")
     coloured = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
     settings: dict[str, Any] = dict.fromkeys(coloured, _TEXT)
     settings |= {"svg.fonttype": "none", "svg.hashsalt": "reformer-export", "font.size": 10.0}
@@ -58,14 +64,15 @@ def draw(
     name: str,
     title: str,
     alternative: str,
-    paint: Callable[[Any], None],
-    size: tuple[float, float] = (8.5, 3.6),
+    paint: Callable[Concatenate[Any, P], None],
+    *args: P.args,
+    **kwargs: P.kwargs,
 ) -> Drawing:
-    """A drawing that `paint` puts on a matplotlib Figure of `size` inches."""
-    matplotlib = import_matplotlib()
-    with _style(matplotlib):
-        figure = matplotlib.figure.Figure(figsize=size, layout="constrained")
-        paint(figure)
+    """The drawing `name` of a page: `paint` puts the other arguments on a matplotlib Figure."""
+    figures = import_extra("matplotlib.figure")
+    with _style():
+        figure = figures.Figure(figsize=(8.5, 3.6), layout="constrained")
+        paint(figure, *args, **kwargs)
         stream = io.StringIO()
         figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
     text = stream.getvalue()
@@ -75,147 +82,98 @@ def draw(
     return Drawing(name, title, alternative, svg)
 
 
-Series = Mapping[str, Sequence[tuple[float, float]]]
-"""A label -> its points."""
-
-
-def draw_lines(name: str, title: str, alternative: str, x: str, y: str, series: Series) -> Drawing:
+def paint_lines(figure: Any, x: str, y: str, series: Series) -> None:
     """Curves over a logarithmic x and y."""
-    return _draw_series(name, title, alternative, x, y, series, "osD^vP", "-")
+    _paint_series(figure, x, y, series, "osD^vP", "-")
 
 
-def draw_points(name: str, title: str, alternative: str, x: str, y: str, series: Series) -> Drawing:
+def paint_points(figure: Any, x: str, y: str, series: Series) -> None:
     """Points over a logarithmic x and y; zeros stand at the bottom."""
-    return _draw_series(name, title, alternative, x, y, series, "ox_^vP", "none")
+    _paint_series(figure, x, y, series, "ox_^vP", "none")
 
 
-def _draw_series(
-    name: str, title: str, alternative: str, x: str, y: str, series: Series, markers: str, line: str
-) -> Drawing:
-    def paint(figure: Any) -> None:
-        axes = figure.subplots()
-        for (label, points), marker in zip(series.items(), markers * len(series), strict=False):
-            values = [max(value, SMALLEST_SHOWN) for _, value in points]
-            axes.plot([at for at, _ in points], values, marker=marker, linestyle=line, label=label)
-        _logarithmic(axes, x, y, sorted({point[0] for points in series.values() for point in points}))
-        axes.legend()
-
-    return draw(name, title, alternative, paint)
-
-
-def _logarithmic(axes: Any, x: str, y: str, ticks: Sequence[float]) -> None:
+def _paint_series(figure: Any, x: str, y: str, series: Series, markers: str, line: str) -> None:
+    axes = figure.subplots()
+    for (label, points), marker in zip(series.items(), markers * len(series), strict=False):
+        values = [max(value, SMALLEST_SHOWN) for _, value in points]
+        axes.plot([at for at, _ in points], values, marker=marker, linestyle=line, label=label)
     axes.set(xscale="log", yscale="log", xlabel=x, ylabel=y)
-    apart = all(right >= 1.4 * left for left, right in itertools.pairwise(ticks))
-    if len(ticks) <= 8 and apart:
+    ticks = sorted({at for points in series.values() for at, _ in points})
+    if len(ticks) <= 8 and all(right >= 1.4 * left for left, right in itertools.pairwise(ticks)):
         axes.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks])
         axes.set_xticks([], minor=True)
     axes.grid(alpha=0.25)
+    axes.legend()
 
 
-def draw_heat_map(
-    name: str,
-    title: str,
-    alternative: str,
-    rows: Sequence[str],
-    columns: Sequence[str],
-    values: Sequence[Sequence[float]],
-    scale: str,
-) -> Drawing:
+def paint_heat_map(
+    figure: Any, rows: Sequence[str], columns: Sequence[str], values: Sequence[Sequence[float]], scale: str
+) -> None:
     """A table of colours on a logarithmic scale; `values` [rows][columns], zeros at its bottom."""
-
-    def paint(figure: Any) -> None:
-        axes = figure.subplots()
-        shown = [[max(value, SMALLEST_SHOWN) for value in row] for row in values]
-        norm = import_matplotlib().colors.LogNorm(min(map(min, shown)), max(max(map(max, shown)), 1e-8))
-        image = axes.imshow(shown, norm=norm, aspect="auto", cmap="viridis", interpolation="nearest")
-        axes.set_yticks(range(len(rows)), rows)
-        step = max(1, -(-len(columns) // 24))
-        axes.set_xticks(range(0, len(columns), step), columns[::step], rotation=60, ha="right", fontsize=8)
-        axes.spines[:].set_visible(False)
-        figure.colorbar(image, label=scale)
-
-    return draw(name, title, alternative, paint, (8.5, 1.8 + 0.32 * len(rows)))
+    figure.set_size_inches(8.5, 1.8 + 0.32 * len(rows))
+    axes = figure.subplots()
+    shown = [[max(value, SMALLEST_SHOWN) for value in row] for row in values]
+    colors = import_extra("matplotlib.colors")
+    norm = colors.LogNorm(min(map(min, shown)), max(max(map(max, shown)), 1e-8))
+    image = axes.imshow(shown, norm=norm, aspect="auto", cmap="viridis", interpolation="nearest")
+    axes.set_yticks(range(len(rows)), rows)
+    step = max(1, -(-len(columns) // 24))
+    axes.set_xticks(range(0, len(columns), step), columns[::step], rotation=60, ha="right", fontsize=8)
+    axes.spines[:].set_visible(False)
+    figure.colorbar(image, label=scale)
 
 
-def draw_bars(name: str, title: str, alternative: str, x: str, bars: Sequence[tuple[str, float]]) -> Drawing:
+def paint_bars(figure: Any, x: str, bars: Sequence[tuple[str, float]]) -> None:
     """Horizontal bars, the first on top."""
-
-    def paint(figure: Any) -> None:
-        axes = figure.subplots()
-        labels = [label for label, _ in reversed(bars)]
-        axes.barh(labels, [value for _, value in reversed(bars)])
-        axes.set_xlabel(x)
-        axes.grid(axis="x", alpha=0.25)
-
-    return draw(name, title, alternative, paint, (8.5, 1.0 + 0.3 * len(bars)))
+    figure.set_size_inches(8.5, 1.0 + 0.3 * len(bars))
+    axes = figure.subplots()
+    axes.barh([label for label, _ in reversed(bars)], [value for _, value in reversed(bars)])
+    axes.set_xlabel(x)
+    axes.grid(axis="x", alpha=0.25)
 
 
-def draw_margins(
-    name: str,
-    title: str,
-    alternative: str,
+def paint_margins(
+    figure: Any,
     edges: Sequence[float],
     counts: Sequence[int],
     flips: Sequence[tuple[float, bool]],
     roundings: Mapping[str, float],
-) -> Drawing:
+) -> None:
     """A histogram over a logarithmic margin: `counts` between `edges`; each flip (margin, explained) a tick;
     the spacing of each dtype's numbers a line."""
-
-    def paint(figure: Any) -> None:
-        axes = figure.subplots()
-        axes.stairs(counts, edges, fill=True, alpha=0.6, label="hashes")
-        top = max([*counts, 1])
-        for explained, label, colour in ((True, "flip, explained", 1), (False, "flip, UNEXPLAINED", 3)):
-            margins = [max(margin, edges[0]) for margin, told in flips if told == explained]
-            if margins:
-                axes.scatter(
-                    margins,
-                    [top * 0.6] * len(margins),
-                    marker="|",
-                    s=160,
-                    label=label,
-                    c=SERIES_COLOURS[colour],
-                )
-        for (dtype, rounding), style in zip(roundings.items(), ("--", ":", "-."), strict=False):
-            axes.axvline(rounding, linestyle=style, color=_TEXT, linewidth=1, label=f"{dtype}'s rounding")
-        axes.set(
-            xscale="log",
-            yscale="symlog",
-            xlabel="margin (relative gap of the two best scores)",
-            ylabel="hashes",
-        )
-        axes.legend(fontsize=8)
-
-    return draw(name, title, alternative, paint)
+    axes = figure.subplots()
+    axes.stairs(counts, edges, fill=True, alpha=0.6, label="hashes")
+    height = 0.6 * max([*counts, 1])
+    for explained, label, colour in ((True, "flip, explained", 1), (False, "flip, UNEXPLAINED", 3)):
+        at = [max(margin, edges[0]) for margin, told in flips if told == explained]
+        if at:
+            axes.scatter(at, [height] * len(at), marker="|", s=160, label=label, c=SERIES_COLOURS[colour])
+    for (dtype, rounding), style in zip(roundings.items(), ("--", ":", "-."), strict=False):
+        axes.axvline(rounding, linestyle=style, color=_TEXT, linewidth=1, label=f"{dtype}'s rounding")
+    axes.set(xscale="log", yscale="symlog", xlabel="margin (relative gap of the two best scores)")
+    axes.set_ylabel("hashes")
+    axes.legend(fontsize=8)
 
 
-def draw_pattern(
-    name: str,
-    title: str,
-    alternative: str,
+def paint_pattern(
+    figure: Any,
     buckets: Sequence[int],
     attention: Sequence[Sequence[float]],
     listed: Sequence[Sequence[int]],
-) -> Drawing:
+) -> None:
     """Three squares: one round's buckets by position, which keys a query sees, and full attention's weights.
 
     `buckets` [L]; `attention` [L][L], rows summing to 1; `listed` [L][L], how often a key is listed.
     """
-
-    def paint(figure: Any) -> None:
-        matplotlib = import_matplotlib()
-        left, middle, right = figure.subplots(1, 3)
-        left.scatter(range(len(buckets)), buckets, s=6)
-        left.set(xlabel="position", ylabel="bucket", title="buckets, round 1")
-        seen = [[float(count > 0) for count in row] for row in listed]
-        middle.imshow(
-            seen, cmap=matplotlib.colors.ListedColormap(["#00000000", SERIES_COLOURS[0]]), aspect="equal"
-        )
-        middle.set(xlabel="key", ylabel="query", title="seen by LSH attention")
-        weights = [[max(weight, 1e-4) for weight in row] for row in attention]
-        image = right.imshow(weights, norm=matplotlib.colors.LogNorm(1e-4, 1), cmap="viridis", aspect="equal")
-        right.set(xlabel="key", title="weight in full attention")
-        figure.colorbar(image, ax=right, fraction=0.046)
-
-    return draw(name, title, alternative, paint, (9.5, 3.4))
+    figure.set_size_inches(9.5, 3.4)
+    colors = import_extra("matplotlib.colors")
+    left, middle, right = figure.subplots(1, 3)
+    left.scatter(range(len(buckets)), buckets, s=6)
+    left.set(xlabel="position", ylabel="bucket", title="buckets, round 1")
+    seen = [[float(count > 0) for count in row] for row in listed]
+    middle.imshow(seen, cmap=colors.ListedColormap(["#00000000", SERIES_COLOURS[0]]), aspect="equal")
+    middle.set(xlabel="key", ylabel="query", title="seen by LSH attention")
+    weights = [[max(weight, 1e-4) for weight in row] for row in attention]
+    image = right.imshow(weights, norm=colors.LogNorm(1e-4, 1), cmap="viridis", aspect="equal")
+    right.set(xlabel="key", title="weight in full attention")
+    figure.colorbar(image, ax=right, fraction=0.046)

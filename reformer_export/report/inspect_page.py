@@ -1,125 +1,69 @@
-"""`inspect --json` as a page: the files' state, the model, its layers, the graph, the manifest."""
+"""What `inspect` found as a page: the files' state, the model, its layers, the graph, the manifest."""
 
 from __future__ import annotations
 
-import json
-from typing import Any
+from typing import Final
 
-from reformer_export.report.figures import draw_bars
-from reformer_export.report.page import Page, Section, Table, Verdict
+from reformer_export.report.figures import draw, paint_bars
+from reformer_export.report.inspection_tables import (
+    custom_nodes_tables,
+    files_tables,
+    graph_table,
+    list_operators,
+    model_tables,
+)
+from reformer_export.report.page import Page, Section, Verdict
+from reformer_export.runtimes.inspection import ArtifactSummary, OnnxSummary
 
-MAX_BARS = 20
-
-
-def page_from_inspect(report: dict[str, Any]) -> Page:
-    """A page from the JSON of `inspect` on an artifact's folder or an .onnx file."""
-    graph = report["graph"]
-    sections = [*_artifact_sections(report), *([_graph_section(graph)] if graph else [])]
-    if report["kind"] == "artifact":
-        manifest = json.dumps(report["manifest"], indent=2)
-        sections.append(Section("manifest", "Manifest", details_title="manifest.json", details=manifest))
-    place = report["folder"] if report["kind"] == "artifact" else graph["path"]
-    return Page(f"What is in {place}", sections, _verdict(report, graph))
+MAX_BARS: Final = 20
 
 
-def _verdict(report: dict[str, Any], graph: dict[str, Any] | None) -> Verdict:
-    changed = [file["name"] for file in report.get("files", []) if file["state"] != "ok"]
+def page_from_inspect(found: ArtifactSummary | OnnxSummary) -> Page:
+    """A page on an artifact's folder or an .onnx file."""
+    if isinstance(found, OnnxSummary):
+        return Page(f"What is in {found.path}", [_graph_section(found)], _verdict(found, found))
+    sections = [
+        Section("model", "Model", tables=model_tables(found)),
+        Section("files", "Files", tables=files_tables(found)),
+        *([] if found.graph is None else [_graph_section(found.graph)]),
+        Section("manifest", "Manifest", manifest=found.manifest),
+    ]
+    return Page(f"What is in {found.folder}", sections, _verdict(found, found.graph))
+
+
+def _verdict(found: ArtifactSummary | OnnxSummary, graph: OnnxSummary | None) -> Verdict:
+    files = found.files if isinstance(found, ArtifactSummary) else ()
+    changed = [file.name for file in files if file.state != "ok"]
     if changed:
         return Verdict(False, "Not as it was exported", f"Changed or missing: {', '.join(changed)}.")
-    refused = (graph or {}).get("refused_operators", [])
+    refused = () if graph is None else graph.refused_operators
     if refused:
-        reason = (
-            f"{', '.join(refused)} have no function body: only a runtime with the operator library runs it."
-        )
-        return Verdict(False, "Needs the operator library", reason)
-    if report["kind"] != "artifact":
-        return Verdict(
-            True, "Runs on any ONNX Runtime", "Every custom operator has a function body in the file."
-        )
-    parity = report["manifest"]["parity"]
+        reason = "have no function body: only a runtime with the operator library runs it."
+        return Verdict(False, "Needs the operator library", f"{', '.join(refused)} {reason}")
+    if isinstance(found, OnnxSummary):
+        reason = "Every custom operator has a function body in the file."
+        return Verdict(True, "Runs on any ONNX Runtime", reason)
+    parity = found.manifest.parity
     if parity is None:
         return Verdict(True, "Whole", "Every file has its SHA-256. It was not compared with eager yet.")
-    compared = f"compared with eager over {parity['num_cases']} cases: "
-    reason = "Every file has its SHA-256; " + compared + ("passed." if parity["passed"] else "FAILED.")
-    return Verdict(bool(parity["passed"]), "Whole" if parity["passed"] else "Differs from eager", reason)
+    passed = bool(parity["passed"])
+    compared = f"compared with eager over {parity['num_cases']} cases: {'passed' if passed else 'FAILED'}."
+    headline = "Whole" if passed else "Differs from eager"
+    return Verdict(passed, headline, f"Every file has its SHA-256; {compared}")
 
 
-def _artifact_sections(report: dict[str, Any]) -> list[Section]:
-    if report["kind"] != "artifact":
-        return []
-    manifest = report["manifest"]
-    spec = manifest["spec"]
-    facts = [
-        ("task", spec["task"]),
-        ("type of the weights", manifest["dtype"]),
-        ("longest sequence", f"{manifest['max_length']:,} tokens"),
-        ("vocabulary", f"{spec['vocab_size']:,}"),
-        ("hidden size", f"{spec['hidden_size']:,}"),
-        ("heads", f"{spec['num_heads']} x {spec['head_size']}"),
-        ("feed-forward size", f"{spec['feed_forward_size']:,}"),
-        ("causal", "yes" if spec["is_causal"] else "it is not"),
+def _graph_section(graph: OnnxSummary) -> Section:
+    counts = [
+        (op_type if domain == "ai.onnx" else f"{domain}::{op_type}", float(count))
+        for domain, op_type, count in list_operators(graph)
     ]
-    files = [
-        (file["name"], "-" if file["size"] is None else f"{file['size']:,}", file["state"])
-        for file in report["files"]
-    ]
-    layers = [_layer_row(index, layer) for index, layer in enumerate(spec["layers"])]
-    columns = ("layer", "attention", "chunk", "before", "after", "hashes", "buckets", "seed")
-    return [
-        Section(
-            "model",
-            "Model",
-            tables=[
-                Table("The model", ("property", "value"), facts),
-                Table("Layers", columns, layers),
-            ],
-        ),
-        Section("files", "Files", tables=[Table("Files of the artifact", ("file", "bytes", "state"), files)]),
-    ]
-
-
-def _layer_row(index: int, layer: dict[str, Any]) -> tuple[str, ...]:
-    window = (layer["chunk_length"], layer["num_chunks_before"], layer["num_chunks_after"])
-    if layer["kind"] == "local":
-        return (str(index), "local", *map(str, window), "-", "-", "-")
-    buckets = "x".join(map(str, layer["num_buckets"]))
-    hashing = (str(layer["num_hashes"]), buckets, str(layer["hash_seed"]))
-    return (str(index), "LSH", *map(str, window), *hashing)
-
-
-def _graph_section(graph: dict[str, Any]) -> Section:
-    counts = {
-        (name if domain == "ai.onnx" else f"{domain}::{name}"): count
-        for domain, operators in graph["operators"].items()
-        for name, count in operators.items()
-    }
-    bars = sorted(counts.items(), key=lambda item: -item[1])[:MAX_BARS]
-    most = ", ".join(f"{name} {count}" for name, count in bars[:3])
-    custom = [
-        (node["op_type"], str(node["count"]), "yes" if node["has_function_body"] else "no")
-        for node in graph["custom_nodes"]
-    ]
-    signature = [
-        *(("input", text) for text in graph["inputs"]),
-        *(("output", text) for text in graph["outputs"]),
-    ]
+    bars = sorted(counts, key=lambda item: -item[1])[:MAX_BARS]
+    most = ", ".join(f"{name} {count:.0f}" for name, count in bars[:3])
+    total = f"{sum(count for _, count in counts):.0f} nodes; most frequent: {most}."
     return Section(
         "graph",
         "Graph",
-        [f"{graph['producer'] or 'Unknown producer'}; {graph['parameters']:,} parameters."],
-        [
-            draw_bars(
-                "operators",
-                "Nodes of each operator",
-                f"{sum(counts.values())} nodes; most frequent: {most}.",
-                "nodes",
-                [(name, float(count)) for name, count in bars],
-            )
-        ]
-        if bars
-        else [],
-        [
-            Table("Inputs and outputs", ("", "name, type and shape"), signature),
-            Table("Custom operators", ("operator", "nodes", "function body"), custom),
-        ],
+        [f"{graph.producer or 'Unknown producer'}; {graph.parameters:,} parameters."],
+        [draw("operators", "Nodes of each operator", total, paint_bars, "nodes", bars)] if bars else [],
+        [graph_table(graph), *custom_nodes_tables(graph)],
     )

@@ -45,12 +45,17 @@ def load(path: str | os.PathLike[str], options: RuntimeOptions | None = None, **
 
 
 def _options_from_fields(options: RuntimeOptions | None, fields: dict[str, Any]) -> RuntimeOptions:
-    unknown = [name for name in fields if name not in RuntimeOptions.__dataclass_fields__]
-    if unknown or (options is not None and fields):
+    known = RuntimeOptions.__dataclass_fields__
+    got = next((name for name in fields if name not in known), None)
+    if options is not None and fields:
+        got = f"options and {', '.join(fields)}"
+    elif options is not None and not isinstance(options, RuntimeOptions):
+        got = f"{options!r} as options"
+    if got is not None:
         raise InputError(
             "load",
-            got=unknown[0] if unknown else f"options and {', '.join(fields)}",
-            expected=f"options, or fields of them: {', '.join(RuntimeOptions.__dataclass_fields__)}",
+            got=got,
+            expected=f"RuntimeOptions, or fields of them: {', '.join(known)}",
             fix="see `help(reformer_export.load)`",
         )
     return options or RuntimeOptions(**fields)

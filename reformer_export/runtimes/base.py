@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -12,15 +13,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from reformer_export.artifact.engine_record import EngineRecord
 from reformer_export.artifact.manifest import Manifest, check_files, read_manifest
-from reformer_export.errors import ReformerExportError
+from reformer_export.errors import InputError, ReformerExportError
 from reformer_export.libraries.operators import NativeLibrary
 from reformer_export.runtimes.generation import Generation, GenerationOptions
 from reformer_export.runtimes.inputs import IdsLike
 from reformer_export.runtimes.num_hashes import choose_num_hashes
 from reformer_export.runtimes.options import RuntimeOptions
-from reformer_export.runtimes.source_config import SourceConfig, read_source_config
-from reformer_export.runtimes.tokenizer import load_tokenizer
+from reformer_export.runtimes.source_config import read_source_config
+from reformer_export.runtimes.tokenizer import Tokenizer, load_tokenizer
 from reformer_export.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -28,37 +30,35 @@ if TYPE_CHECKING:
 
 
 class Runtime(ABC):
-    """An artifact whose files were checked; one small subclass a runtime runs it."""
+    """An artifact whose files were checked; one small subclass a runtime runs it.
 
-    def __init__(self, path: str | os.PathLike[str], options: RuntimeOptions) -> None:
-        """Read the manifest in the folder `path` and compare every file with its SHA-256."""
-        self._folder = Path(path)
-        self._manifest = read_manifest(self._folder)
-        self._num_hashes = choose_num_hashes(self._manifest, options.num_hashes)
+    Attributes:
+        folder: the artifact's.
+        manifest: what the artifact says of itself.
+        config: padding and end tokens and labels, from the checkpoint's config files.
+        num_hashes: rounds of hashing of a run that names no other; None where the artifact leaves no choice.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], options: RuntimeOptions, manifest: Manifest | None = None
+    ) -> None:
+        """Compare each file in the folder `path` with its SHA-256 in `manifest`, else in the folder's own."""
+        try:
+            self.folder = Path(path)
+        except TypeError as error:
+            fix = "give its path, as text or a Path"
+            raise InputError("path", repr(path), "an artifact's folder", fix) from error
+        self.manifest = manifest or read_manifest(self.folder)
+        self.num_hashes = choose_num_hashes(self.manifest, options.num_hashes)
         if options.check:
-            check_files(self._folder, self._manifest)
-        self._config = read_source_config(self._folder, self.spec.vocab_size)
+            check_files(self.folder, self.manifest)
+        self.config = read_source_config(self.folder, self.spec.vocab_size)
         self._notes: list[str] = []
-
-    @property
-    def folder(self) -> Path:
-        """The artifact's folder."""
-        return self._folder
-
-    @property
-    def manifest(self) -> Manifest:
-        """What the artifact says of itself."""
-        return self._manifest
 
     @property
     def spec(self) -> ModelSpec:
         """The model's description."""
-        return self._manifest.spec
-
-    @property
-    def config(self) -> SourceConfig:
-        """Padding and end tokens and labels, from the checkpoint's config files."""
-        return self._config
+        return self.manifest.spec
 
     @property
     def max_length(self) -> int:
@@ -66,14 +66,24 @@ class Runtime(ABC):
         return self.spec.max_length
 
     @property
-    def num_hashes(self) -> int | None:
-        """Rounds of hashing of a run that names no other; None where the artifact leaves no choice."""
-        return self._num_hashes
-
-    @property
     def notes(self) -> list[str]:
         """What a user should know of how this artifact was opened, a sentence each."""
         return list(self._notes)
+
+    @functools.cached_property
+    def tokenizer(self) -> Tokenizer:
+        """Text to token ids and back; an error says what the artifact, or this Python, lacks for it."""
+        return load_tokenizer(self.folder, self.spec.vocab_size)
+
+    @property
+    def record(self) -> EngineRecord | None:
+        """The engine that runs; None where model.onnx does."""
+        return None
+
+    @property
+    def description(self) -> str:
+        """What executes the graph, in a few words for people."""
+        return self.providers[0]
 
     @property
     @abstractmethod
@@ -106,8 +116,7 @@ class Runtime(ABC):
         """
         if not isinstance(prompt, str):
             return Generation(self, prompt, GenerationOptions(**options))
-        tokenizer = load_tokenizer(self._folder, self.spec.vocab_size)
-        return Generation(self, tokenizer.encode(prompt), GenerationOptions(**options), tokenizer)
+        return Generation(self, self.tokenizer.encode(prompt), GenerationOptions(**options), self.tokenizer)
 
     def __enter__(self) -> Self:
         return self

@@ -65,16 +65,13 @@ class Generation(Iterator[int]):
     ) -> None:
         spec = runtime.spec
         if spec.task != "text-generation":
-            raise InputError(
-                f"task: got an artifact for {spec.task}, expected text-generation; "
-                "export a language model with --task text-generation, or use run"
-            )
-        if len(prompt_ids) == 0:
-            raise InputError("prompt: got no token, expected at least one; give some text to continue")
-        if len(prompt_ids) > runtime.max_length:
-            raise InputError(
-                f"prompt: got {len(prompt_ids)} tokens, expected at most {runtime.max_length}; shorten it"
-            )
+            fix = "export a language model with --task text-generation, or use run"
+            raise InputError("task", f"an artifact for {spec.task}", "text-generation", fix)
+        length, longest = len(prompt_ids), runtime.max_length
+        if length == 0:
+            raise InputError("prompt", "no token", "at least one", "give some text to continue")
+        if length > longest:
+            raise InputError("prompt", f"{length} tokens", f"at most {longest}", "shorten it")
         choose_num_hashes(runtime.manifest, options.num_hashes)
         self.prompt_ids = tuple(prompt_ids)
         self.ids: list[int] = []
@@ -105,15 +102,10 @@ class Generation(Iterator[int]):
     def pieces(self) -> Iterator[str]:
         """The text as it comes, in pieces of whole characters; InputError without a tokenizer."""
         if self.tokenizer is None:
-            raise InputError(
-                "tokenizer: got none for this artifact, expected one to make text; iterate over the token ids"
-            )
-        decoder = self.tokenizer.incremental_decoder(self.prompt_ids)
-        for token in itertools.chain(tuple(self.ids), self):
-            if piece := decoder.push(token):
-                yield piece
-        if piece := decoder.finish():
-            yield piece
+            fix = "iterate over the token ids"
+            raise InputError("tokenizer", "none for this artifact", "one to make text", fix)
+        ids = itertools.chain(tuple(self.ids), self)
+        yield from self.tokenizer.decode_stream(ids, self.prompt_ids)
 
     @property
     def text(self) -> str:
@@ -122,8 +114,3 @@ class Generation(Iterator[int]):
 
     def __str__(self) -> str:
         return self.text
-
-
-def generate(runtime: Runtime, prompt_ids: Sequence[int], options: GenerationOptions) -> Generation:
-    """Continue `prompt_ids` (a batch of one); an iterator of token ids that knows why it stopped."""
-    return Generation(runtime, prompt_ids, options)

@@ -54,13 +54,11 @@ def prepare_inputs(
 def _rows_from_input(name: str, values: IdsLike) -> list[NDArray[np.integer]]:
     fix = f"give {name} as a list of rows, e.g. [[5, 6, 7]]"
     if isinstance(values, np.ndarray) and values.ndim != 2:
-        raise InputError(
-            f"{name}: got an array of shape {list(values.shape)}, expected [batch, sequence]; {fix}"
-        )
+        raise InputError(name, f"an array of shape {list(values.shape)}", "[batch, sequence]", fix)
     if isinstance(values, str | bytes) or not isinstance(values, Sequence | np.ndarray):
-        raise InputError(f"{name}: got {type(values).__name__}, expected rows of integers; {fix}")
+        raise InputError(name, type(values).__name__, "rows of integers", fix)
     if len(values) == 0:
-        raise InputError(f"{name}: got no row, expected at least one; {fix}")
+        raise InputError(name, "no row", "at least one", fix)
     return [_row_from_input(f"{name}, row {index}", row, fix) for index, row in enumerate(values)]
 
 
@@ -68,51 +66,42 @@ def _row_from_input(what: str, values: object, fix: str) -> NDArray[np.integer]:
     try:
         row = np.asarray(values)
     except ValueError as error:
-        raise InputError(f"{what}: got values of unequal depth, expected integers; {fix}") from error
+        raise InputError(what, "values of unequal depth", "integers", fix) from error
     if row.ndim != 1:
-        raise InputError(f"{what}: got shape {list(row.shape)}, expected one row of integers; {fix}")
+        raise InputError(what, f"shape {list(row.shape)}", "one row of integers", fix)
     if row.size == 0:
-        raise InputError(f"{what}: got no token, expected at least one; leave empty rows out")
+        raise InputError(what, "no token", "at least one", "leave empty rows out")
     if not np.issubdtype(row.dtype, np.integer) and row.dtype != np.bool_:
-        raise InputError(f"{what}: got {row.dtype} values, expected integers; {fix}")
+        raise InputError(what, f"{row.dtype} values", "integers", fix)
     return row
 
 
 def _check_ids(index: int, row: NDArray[np.integer], spec: ModelSpec) -> None:
+    what = f"input_ids, row {index}"
     if len(row) > spec.max_length:
-        raise InputError(
-            f"input_ids, row {index}: got {len(row)} tokens, expected at most {spec.max_length}; "
-            "shorten the text, or split it"
-        )
+        fix = "shorten the text, or split it"
+        raise InputError(what, f"{len(row)} tokens", f"at most {spec.max_length}", fix)
     outside = np.flatnonzero((row < 0) | (row >= spec.vocab_size))
     if row.dtype == np.bool_ or outside.size:
         got = f"id {row[outside[0]]} at position {outside[0]}" if outside.size else "booleans"
-        raise InputError(
-            f"input_ids, row {index}: got {got}, expected ids from 0 to {spec.vocab_size - 1}; "
-            "use the tokenizer this model was trained with"
-        )
+        fix = "use the tokenizer this model was trained with"
+        raise InputError(what, got, f"ids from 0 to {spec.vocab_size - 1}", fix)
 
 
 def _check_mask(id_rows: list[NDArray[np.integer]], mask_rows: list[NDArray[np.integer]]) -> None:
-    id_lengths, mask_lengths = [len(row) for row in id_rows], [len(row) for row in mask_rows]
-    if id_lengths != mask_lengths:
-        raise InputError(
-            f"attention_mask: got rows of {mask_lengths[:8]} values, expected {id_lengths[:8]} as input_ids; "
-            "give one value a token, or no mask"
-        )
-    left_padded = []
+    lengths, mask_lengths = [len(row) for row in id_rows], [len(row) for row in mask_rows]
+    if lengths != mask_lengths:
+        got, expected = f"rows of {mask_lengths[:8]} values", f"{lengths[:8]} as input_ids"
+        raise InputError("attention_mask", got, expected, "give one value a token, or no mask")
     for index, row in enumerate(mask_rows):
+        what = f"attention_mask, row {index}"
         if not np.isin(row, (0, 1)).all():
-            raise InputError(
-                f"attention_mask, row {index}: got a value other than 0 and 1, expected 1 for a token and "
-                "0 for padding; give no mask if nothing is padded"
-            )
+            expected = "1 for a token and 0 for padding"
+            fix = "give no mask if nothing is padded"
+            raise InputError(what, "a value other than 0 and 1", expected, fix)
         if not row.any():
-            raise InputError(
-                f"attention_mask, row {index}: got only zeros, expected at least one 1; leave the row out"
-            )
-        if row[0] == 0:
-            left_padded.append(index)
+            raise InputError(what, "only zeros", "at least one 1", "leave the row out")
+    left_padded = [index for index, row in enumerate(mask_rows) if row[0] == 0]
     if left_padded:
         warnings.warn(
             f"attention_mask: rows {left_padded[:8]} are padded on the left. A Reformer's output depends on "

@@ -1,19 +1,29 @@
-"""What is in an artifact or a lone .onnx file, as plain values: nothing is run."""
+"""What is in an artifact, a lone .onnx file or an engine: nothing is run."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from reformer_export.artifact.engine_state import (
+    EngineState,
+    UnusableEngine,
+    examine_engines,
+    inspect_engine,
+    is_engine_path,
+)
 from reformer_export.artifact.files import resolve_inside, sha256_of_file
-from reformer_export.artifact.manifest import Manifest, read_manifest
+from reformer_export.artifact.manifest import MODEL_NAME, Manifest, read_manifest
 from reformer_export.contract import DOMAIN, LSH_BUCKETS
-from reformer_export.errors import ArtifactError
+from reformer_export.errors import ArtifactError, MissingDependencyError
 from reformer_export.runtimes.onnx_file import import_onnx, read_onnx
+from reformer_export.spec import DType
 
 STANDARD_DOMAINS: Final = ("", "ai.onnx")
 
@@ -25,15 +35,6 @@ class FileState:
     name: str
     size: int | None
     state: str
-
-
-@dataclass(frozen=True)
-class ArtifactSummary:
-    """An artifact's manifest and the state of its files."""
-
-    folder: str
-    manifest: Manifest
-    files: tuple[FileState, ...]
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,9 @@ class CustomNodes:
 class OnnxSummary:
     """An .onnx file.
 
-    `operators` counts nodes by domain and operator, subgraphs and function bodies left out; `inputs` and
-    `outputs` are texts such as "input_ids int64 [batch, sequence]"; `parameters` counts the elements of
-    the weights, the LSH rotations left out.
+    `size` is in bytes; `operators` counts nodes by domain and operator, subgraphs and function bodies left
+    out; `inputs` and `outputs` are texts such as "input_ids int64 [batch, sequence]"; `parameters` counts the
+    elements of the weights, the LSH rotations left out.
     """
 
     path: str
@@ -70,19 +71,46 @@ class OnnxSummary:
         """Operators of the domain `reformer` that ONNX Runtime refuses without our operator library."""
         return tuple(node.op_type for node in self.custom_nodes if not node.has_function_body)
 
+    @property
+    def runtimes(self) -> dict[str, str]:
+        """What each runtime does with the file, a sentence each."""
+        return _describe_runtimes(self)
 
-def inspect_artifact(folder: Path) -> ArtifactSummary:
-    """Read the manifest and compare the files with it; ArtifactError when there is no valid manifest."""
-    manifest = read_manifest(folder)
-    states = []
-    for name, expected in manifest.files.items():
-        path = resolve_inside(folder, name)
-        if not path.is_file():
-            states.append(FileState(name, None, "missing"))
-            continue
-        state = "ok" if sha256_of_file(path) == expected else "changed"
-        states.append(FileState(name, path.stat().st_size, state))
-    return ArtifactSummary(str(folder), manifest, tuple(states))
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return {"kind": "onnx", "graph": dataclasses.asdict(self), "runtimes": self.runtimes}
+
+
+@dataclass(frozen=True)
+class ArtifactSummary:
+    """An artifact's manifest, the state of its files and engines, and its graph: None where model.onnx or the
+    package `onnx` is missing."""
+
+    folder: str
+    manifest: Manifest
+    files: tuple[FileState, ...]
+    engines: tuple[EngineState | UnusableEngine, ...]
+    graph: OnnxSummary | None
+
+    @property
+    def runtimes(self) -> dict[str, str]:
+        """What each runtime does with model.onnx, a sentence each."""
+        return _describe_runtimes(self.graph, self.manifest.dtype)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return {
+            "kind": "artifact",
+            "folder": self.folder,
+            "manifest": self.manifest.to_dict(),
+            "files": [dataclasses.asdict(file) for file in self.files],
+            "engines": [engine.entry() for engine in self.engines],
+            "graph": None if self.graph is None else dataclasses.asdict(self.graph),
+            "runtimes": self.runtimes,
+        }
+
+
+Inspection = ArtifactSummary | OnnxSummary | EngineState
 
 
 def inspect_onnx(path: Path) -> OnnxSummary:
@@ -112,14 +140,38 @@ def inspect_onnx(path: Path) -> OnnxSummary:
     )
 
 
-def inspect_path(path: Path) -> ArtifactSummary | OnnxSummary:
-    """An artifact's folder or an .onnx file; ArtifactError for anything else."""
+def _inspect_artifact(folder: Path) -> ArtifactSummary:
+    manifest = read_manifest(folder)
+    files = []
+    for name, expected in manifest.files.items():
+        path = resolve_inside(folder, name)
+        if path.is_file():
+            state = "ok" if sha256_of_file(path) == expected else "changed"
+            files.append(FileState(name, path.stat().st_size, state))
+        else:
+            files.append(FileState(name, None, "missing"))
+    graph = None
+    if (folder / MODEL_NAME).is_file():
+        with suppress(MissingDependencyError):
+            graph = inspect_onnx(folder / MODEL_NAME)
+    return ArtifactSummary(str(folder), manifest, tuple(files), examine_engines(folder), graph)
+
+
+def inspect_path(path: Path) -> Inspection:
+    """What `path` is: an artifact's folder, an .onnx file, an engine or its record.
+
+    Raises:
+        ArtifactError: anything else, or a broken manifest, .onnx file or record.
+        MissingDependencyError: an .onnx file, and the package onnx is not installed.
+    """
+    if is_engine_path(path):
+        return inspect_engine(path)
     if path.is_dir():
-        return inspect_artifact(path)
+        return _inspect_artifact(path)
     if path.suffix == ".onnx":
         return inspect_onnx(path)
     got = "a file of another kind" if path.exists() else "no such file or folder"
-    raise ArtifactError(f"{path}: got {got}, expected an artifact's folder or an .onnx file; check the path")
+    raise ArtifactError(str(path), got, "an artifact's folder or an .onnx file", "check the path")
 
 
 def _nodes_of_graph(graph: Any) -> Iterator[Any]:
@@ -172,3 +224,21 @@ def _external_files(graph: Any) -> tuple[str, ...]:
         if entry.key == "location"
     }
     return tuple(sorted(names))
+
+
+def _describe_runtimes(graph: OnnxSummary | None, dtype: DType | None = None) -> dict[str, str]:
+    if graph is not None and graph.refused_operators:
+        names = ", ".join(f"reformer:{name}" for name in graph.refused_operators)
+        refusal = (
+            f'refuses the file: "{names} is not a registered function/op". It has no function body in '
+            "the file, and no operator library is registered; export the checkpoint with reformer-export"
+        )
+        return {"ONNX Runtime": refusal}
+    runs = "runs the function bodies in the file, which need no operator library"
+    if graph is not None and not graph.custom_nodes:
+        runs = "runs the standard operators; the file has no node of the domain reformer"
+    on_cpu = {
+        "float16": "; in float32 wherever the CPU has no float16 kernel",
+        "bfloat16": "; the weights are upcast to float32 at load, which needs the package onnx",
+    }.get(dtype or "", "")
+    return {"ONNX Runtime, CPU": runs + on_cpu, "ONNX Runtime, CUDA": runs}

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
 import platform
-import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from reformer_export.errors import InputError, ReformerExportError
+from reformer_export.libraries.gpus import find_gpus
 from reformer_export.libraries.operators import HOW_TO_GET_IT, find_native_library
 from reformer_export.runtimes.ort import OnnxRuntime, import_onnxruntime, open_session
-from reformer_export.runtimes.tensorrt.preflight import TensorRTInstallation, describe_installation
-
-NVIDIA_SMI_SECONDS: Final = 10
-"""nvidia-smi can hang on a broken driver."""
+from reformer_export.runtimes.tensorrt.machine import TensorRTInstallation, describe_installation
+from reformer_export.runtimes.tensorrt.packages import installed_version
 
 
 @dataclass(frozen=True)
@@ -49,8 +44,8 @@ class ArtifactState:
 
 @dataclass(frozen=True)
 class MachineReport:
-    """What `doctor` found. `gpus` are lines of nvidia-smi; `providers` are ONNX Runtime's; `native` is the
-    operator library in words; `tensorrt` is what running engines takes."""
+    """What `doctor` found. `gpus` are the visible ones in words; `providers` are ONNX Runtime's; `native` is
+    the operator library in words; `tensorrt` is what running engines takes."""
 
     python: str
     platform: str
@@ -73,12 +68,7 @@ _LIBRARIES: Final = (
     ("onnxruntime", ("onnxruntime", "onnxruntime-gpu"), "run, generate, verify", "reformer-export[cpu]"),
     ("onnx", ("onnx",), "onnx, verify, inspect of an .onnx, bfloat16 on the CPU", "reformer-export[export]"),
     ("onnxscript", ("onnxscript",), "onnx", "reformer-export[export]"),
-    (
-        "onnx_graphsurgeon",
-        ("onnx-graphsurgeon",),
-        "verify --bisect and --report",
-        "reformer-export[export]",
-    ),
+    ("onnx_graphsurgeon", ("onnx-graphsurgeon",), "verify --bisect and --report", "reformer-export[export]"),
     ("torch", ("torch",), "onnx, verify", "reformer-export[export]"),
     ("transformers", ("transformers",), "onnx, verify", "reformer-export[export]"),
     ("safetensors", ("safetensors",), "onnx, verify", "reformer-export[export]"),
@@ -101,10 +91,10 @@ _NEEDS: Final[dict[str, tuple[str, ...]]] = {
 }
 
 
-def examine_machine(path: Path | None = None) -> MachineReport:
+def inspect_machine(path: Path | None = None) -> MachineReport:
     """Look at this machine and, if `path` is given, try to run that artifact or open that .onnx file."""
     libraries = tuple(
-        Library(module, _find_version(module, distributions), purpose, f"pip install '{install}'")
+        Library(module, installed_version(module, distributions), purpose, f"pip install '{install}'")
         for module, distributions, purpose, install in _LIBRARIES
     )
     installed = {library.name for library in libraries if library.version is not None}
@@ -124,17 +114,6 @@ def examine_machine(path: Path | None = None) -> MachineReport:
     )
 
 
-def _find_version(module: str, distributions: tuple[str, ...]) -> str | None:
-    if importlib.util.find_spec(module) is None:
-        return None
-    for distribution in distributions:
-        try:
-            return importlib.metadata.version(distribution)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return "unknown version"
-
-
 def _describe_native() -> str:
     try:
         library = find_native_library("auto")
@@ -151,22 +130,15 @@ def _list_providers() -> tuple[str, ...]:
 
 
 def _list_gpus() -> tuple[str, ...]:
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return ()
-    query = [program, "--query-gpu=name,compute_cap,memory.total,driver_version", "--format=csv,noheader"]
     try:
-        result = subprocess.run(query, capture_output=True, text=True, timeout=NVIDIA_SMI_SECONDS, check=True)
-    except (OSError, subprocess.SubprocessError):
+        return tuple(f"{gpu}, its driver knows CUDA {gpu.cuda_version}" for gpu in find_gpus())
+    except ReformerExportError:
         return ()
-    return tuple(line.strip() for line in result.stdout.splitlines() if line.strip())
 
 
 def _try_artifact(path: Path) -> ArtifactState:
     if not path.exists():
-        raise InputError(
-            f"{path}: got no such file or folder, expected an artifact or an .onnx; check the path"
-        )
+        raise InputError(path, "no such file or folder", "an artifact or an .onnx", "check the path")
     try:
         if path.is_file():
             open_session(path)

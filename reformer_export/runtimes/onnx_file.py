@@ -17,9 +17,8 @@ def import_onnx() -> Any:
     try:
         import onnx
     except ImportError as error:
-        raise MissingDependencyError(
-            f"onnx: got '{error}', expected the package; pip install 'reformer-export[export]'"
-        ) from error
+        fix = "pip install 'reformer-export[export]'"
+        raise MissingDependencyError("onnx", f"'{error}'", "the package", fix) from error
     return onnx
 
 
@@ -30,22 +29,19 @@ def read_onnx(path: Path, *, external_data: bool) -> Any:
     """
     onnx = import_onnx()
     if not path.is_file():
-        raise ArtifactError(f"{path}: got no such file, expected an .onnx file; check the path")
+        raise ArtifactError(path, "no such file", "an .onnx file", "check the path")
     size = path.stat().st_size
     if size > MAX_PROTOBUF_BYTES:
-        raise ArtifactError(
-            f"{path}: got {size} bytes, expected at most {MAX_PROTOBUF_BYTES}, protobuf's limit; "
-            "store the weights as external data"
-        )
+        expected = f"at most {MAX_PROTOBUF_BYTES}, protobuf's limit"
+        raise ArtifactError(path, f"{size} bytes", expected, "store the weights as external data")
     check_onnx_structure(path)
+    fix = "export the checkpoint again"
     try:
         model = onnx.load_model_from_string(path.read_bytes())
         if external_data:
             onnx.load_external_data_for_model(model, str(path.parent))
     except Exception as error:  # protobuf's DecodeError, onnx's ValidationError and OSError share no base
-        raise ArtifactError(
-            f"{path}: got '{error}', expected a readable ONNX model; export the checkpoint again"
-        ) from error
+        raise ArtifactError(path, f"'{error}'", "a readable ONNX model", fix) from error
     if not model.HasField("graph"):
-        raise ArtifactError(f"{path}: got no graph, expected an ONNX model; export the checkpoint again")
+        raise ArtifactError(path, "no graph", "an ONNX model", fix)
     return model

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import mmap
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,17 +49,30 @@ class _RefusedError(Exception):
         self.got, self.expected = got, expected
 
 
+# The messages of onnx.proto in which nodes, tensors and functions lie: field number -> what it holds.
+_MESSAGES: Final[dict[str, dict[int, str]]] = {
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse tensor"},
+    "function": {1: "name", 7: "node", 10: "domain", 11: "attribute"},
+    "node": {4: "name", 5: "attribute", 7: "domain"},
+    "attribute": {
+        5: "tensor",
+        6: "graph",
+        10: "tensor",
+        11: "graph",
+        **dict.fromkeys((22, 23), "sparse tensor"),
+    },
+    "sparse tensor": {1: "tensor", 2: "tensor"},
+}
+
+
 @dataclass
 class _Scope:
-    """Nodes of one graph or function, its subgraphs included: how many, and which functions they may call."""
+    """Nodes of one graph or function, its subgraphs included: how many, and which functions, by domain and
+    name, they may call."""
 
     nodes: int = 0
-    calls: dict[tuple[bytes, bytes], int] = field(default_factory=dict)
-
-    def add(self, other: _Scope) -> None:
-        self.nodes += other.nodes
-        for name, count in other.calls.items():
-            self.calls[name] = self.calls.get(name, 0) + count
+    calls: Counter[tuple[bytes, bytes]] = field(default_factory=Counter)
 
 
 def check_onnx_structure(model: Path) -> dict[str, int]:
@@ -69,17 +83,14 @@ def check_onnx_structure(model: Path) -> dict[str, int]:
     promise, that graphs nest `MAX_DEPTH` deep at most, that functions do not call themselves, and that
     inlining them all makes `MAX_NODES` nodes at most.
     """
+    fix = "export the checkpoint again"
     if model.stat().st_size == 0:
-        raise ArtifactError(
-            f"{model}: got an empty file, expected an ONNX model; export the checkpoint again"
-        )
+        raise ArtifactError(model, "an empty file", "an ONNX model", fix)
     with model.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
         try:
-            calls = _Walk(data, model.parent).check_model()
+            calls = _Walk(data, model.parent).count_calls()
         except _RefusedError as refused:
-            raise ArtifactError(
-                f"{model}: got {refused.got}, expected {refused.expected}; export the checkpoint again"
-            ) from refused
+            raise ArtifactError(model, refused.got, refused.expected, fix) from refused
     counts = {
         name.decode("utf-8", "replace"): n for (domain, name), n in calls.items() if domain == DOMAIN.encode()
     }
@@ -91,76 +102,50 @@ class _Walk:
         self._data = data
         self._folder = folder
 
-    def check_model(self) -> dict[tuple[bytes, bytes], int]:
+        self._functions: dict[tuple[bytes, bytes], _Scope] = defaultdict(_Scope)
+
+    def count_calls(self) -> Counter[tuple[bytes, bytes]]:
+        """The nodes of the main graph, by domain and name, once the whole file has been looked at."""
         main = _Scope()
-        functions: dict[tuple[bytes, bytes], _Scope] = {}
-        for number, start, end in self._messages(0, len(self._data)):
-            if number == 7:
-                main.add(self._graph(start, end, 0))
-            elif number == 25:
-                name, scope = self._function(start, end)
-                functions.setdefault(name, _Scope()).add(scope)
-                if len(functions) > MAX_FUNCTIONS:
-                    raise _RefusedError(f"more than {MAX_FUNCTIONS} functions", "those of a Reformer")
-            elif number == 20:
-                raise _RefusedError("a model with training information", "a model for inference")
-        _count_inlined(main, functions)
+        self._walk("model", 0, len(self._data), -1, main)
+        _count_inlined(main, self._functions)
         return main.calls
 
-    def _graph(self, start: int, end: int, depth: int) -> _Scope:
+    def _walk(self, kind: str, start: int, end: int, depth: int, scope: _Scope) -> tuple[bytes, bytes]:
+        """Check a message, add its nodes to `scope`, and return its domain and name."""
         if depth > MAX_DEPTH:
             raise _RefusedError(
                 f"graphs nested more than {MAX_DEPTH} deep", "loops and branches of a Reformer"
             )
-        scope = _Scope()
+        name = domain = b""
         for number, first, last in self._messages(start, end):
-            if number == 1:
-                self._node(first, last, depth, scope)
-            elif number == 5:
-                self._tensor(first, last)
-            elif number == 15:
-                self._sparse_tensor(first, last)
-        return scope
-
-    def _function(self, start: int, end: int) -> tuple[tuple[bytes, bytes], _Scope]:
-        scope, name, domain = _Scope(), b"", b""
-        for number, first, last in self._messages(start, end):
-            if number == 1:
+            held = _MESSAGES[kind].get(number)
+            if held == "name":
                 name = self._data[first:last]
-            elif number == 10:
+            elif held == "domain":
                 domain = self._data[first:last]
-            elif number == 7:
-                self._node(first, last, 0, scope)
-            elif number == 11:
-                self._attribute(first, last, 0, scope)
-        return (domain, name), scope
-
-    def _node(self, start: int, end: int, depth: int, scope: _Scope) -> None:
-        op_type, domain = b"", b""
-        for number, first, last in self._messages(start, end):
-            if number == 4:
-                op_type = self._data[first:last]
-            elif number == 7:
-                domain = self._data[first:last]
-            elif number == 5:
-                self._attribute(first, last, depth, scope)
-        scope.add(_Scope(1, {(domain, op_type): 1}))
-        if scope.nodes > MAX_NODES:
-            raise _RefusedError(f"more than {MAX_NODES} nodes", "those of a Reformer")
-
-    def _attribute(self, start: int, end: int, depth: int, scope: _Scope) -> None:
-        for number, first, last in self._messages(start, end):
-            if number in (5, 10):
+            elif held == "tensor":
                 self._tensor(first, last)
-            elif number in (6, 11):
-                scope.add(self._graph(first, last, depth + 1))
-            elif number in (22, 23):
-                self._sparse_tensor(first, last)
+            elif held == "function":
+                self._function(first, last)
+            elif held == "training":
+                raise _RefusedError("a model with training information", "a model for inference")
+            elif held is not None:
+                self._walk(held, first, last, depth + (held == "graph"), scope)
+        if kind == "node":
+            scope.nodes += 1
+            scope.calls[domain, name] += 1
+            if scope.nodes > MAX_NODES:
+                raise _RefusedError(f"more than {MAX_NODES} nodes", "those of a Reformer")
+        return domain, name
 
-    def _sparse_tensor(self, start: int, end: int) -> None:
-        for number, first, last in self._messages(start, end):
-            if number in (1, 2):
-                self._tensor(first, last)
+    def _function(self, start: int, end: int) -> None:
+        scope = _Scope()
+        known = self._functions[self._walk("function", start, end, 0, scope)]
+        known.nodes += scope.nodes
+        known.calls.update(scope.calls)
+        if len(self._functions) > MAX_FUNCTIONS:
+            raise _RefusedError(f"more than {MAX_FUNCTIONS} functions", "those of a Reformer")
 
     def _tensor(self, start: int, end: int) -> None:
         dims: list[int] = []

@@ -49,21 +49,20 @@ class RuntimeOptions:
 
     def __post_init__(self) -> None:
         for name, choices in (("runtime", RUNTIMES), ("provider", PROVIDERS), ("native", NATIVE_MODES)):
-            if getattr(self, name) not in choices:
-                raise InputError(
-                    name,
-                    got=repr(getattr(self, name)),
-                    expected=f"one of {', '.join(choices)}",
-                    fix="choose one of them",
-                )
-        if self.threads is not None and (type(self.threads) is not int or self.threads < 1):
-            raise InputError(
-                "threads",
-                got=repr(self.threads),
-                expected="an integer from 1 up",
-                fix="leave it out to use all cores",
+            self._require(
+                name, getattr(self, name) in choices, f"one of {', '.join(choices)}", "choose one of them"
             )
+        threads_fit = self.threads is None or (type(self.threads) is int and self.threads >= 1)
+        self._require("threads", threads_fit, "an integer from 1 up", "leave it out to use all cores")
+        is_name = self.engine is None or isinstance(self.engine, str)
+        self._require("engine", is_name, "an engine's name", "leave it out to use the one that fits")
+        for name in ("cuda_graphs", "check"):
+            self._require(name, isinstance(getattr(self, name), bool), "True or False", "choose one of them")
         self._refuse_what_the_runtime_does_not_take()
+
+    def _require(self, name: str, holds: bool, expected: str, fix: str) -> None:
+        if not holds:
+            raise InputError(name, got=repr(getattr(self, name)), expected=expected, fix=fix)
 
     @property
     def is_engine(self) -> bool:

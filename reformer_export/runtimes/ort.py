@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import io
 import os
 import tempfile
@@ -14,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from reformer_export.artifact.manifest import MODEL_NAME, RuntimeNumHashes
+from reformer_export.artifact.manifest import MODEL_NAME, Manifest
 from reformer_export.contract import INPUT_NAMES, NUM_HASHES_INPUT
 from reformer_export.errors import (
     ArtifactError,
@@ -23,16 +22,13 @@ from reformer_export.errors import (
     ReformerExportError,
     RuntimeUnavailableError,
 )
-from reformer_export.libraries.operators import (
-    MAX_CUDA_HEAD_SIZE,
-    NativeLibrary,
-    find_native_library,
-)
+from reformer_export.libraries.operators import MAX_CUDA_HEAD_SIZE, NativeLibrary, find_native_library
 from reformer_export.runtimes.base import Runtime
 from reformer_export.runtimes.inputs import IdsLike, prepare_inputs
 from reformer_export.runtimes.num_hashes import choose_num_hashes
 from reformer_export.runtimes.onnx_structure import check_onnx_structure
 from reformer_export.runtimes.options import RuntimeOptions
+from reformer_export.runtimes.upcast import run_bfloat16, upcast_model
 from reformer_export.spec import ModelSpec
 
 CPU: Final = "CPUExecutionProvider"
@@ -52,16 +48,23 @@ class Placement:
 
 
 class OnnxRuntime(Runtime):
-    """An artifact open in ONNX Runtime"""
+    """An artifact open in ONNX Runtime."""
 
-    def __init__(self, path: str | os.PathLike[str], options: RuntimeOptions | None = None) -> None:
-        """Check the artifact in the folder `path` and open it; see `reformer_export.load`."""
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        options: RuntimeOptions | None = None,
+        manifest: Manifest | None = None,
+    ) -> None:
+        """Check the artifact in the folder `path` and open it; see `reformer_export.load`.
+
+        `manifest`: that of an artifact whose manifest.json is still to be written; None to read it.
+        """
         options = options or RuntimeOptions()
-        super().__init__(path, options)
+        super().__init__(path, options, manifest)
         self._placement = Placement()
         session = self._open(options)
-        _check_signature(self._folder / MODEL_NAME, session, self.spec)
-        _check_num_hashes_input(self._folder / MODEL_NAME, session, self._manifest.runtime_num_hashes)
+        _check_signature(self.folder / MODEL_NAME, session, self.manifest)
         self._providers = tuple(session.get_providers())
         self._session: Any = session
 
@@ -72,6 +75,13 @@ class OnnxRuntime(Runtime):
     @property
     def native(self) -> NativeLibrary | None:
         return self._placement.library
+
+    @property
+    def description(self) -> str:
+        kernels = "function bodies" if self.native is None else f"native kernels {self.native}"
+        choice = self.manifest.runtime_num_hashes
+        rounds = "" if choice is None else f", {self.num_hashes} of {choice.max_hashes} hashes"
+        return f"ONNX Runtime, {self.providers[0].removesuffix('ExecutionProvider')}, {kernels}{rounds}"
 
     @property
     def placement(self) -> Placement:
@@ -95,9 +105,8 @@ class OnnxRuntime(Runtime):
                 attend around the end.
             attention_mask: 1 for a token, 0 for padding, of the shape of `input_ids`; None for all ones.
             num_hashes: rounds of hashing, from 1 to the manifest's `runtime_num_hashes.max_hashes`: fewer
-            are faster and
-                attend worse. None for those the artifact was opened with. Only artifacts exported with
-                --max-hashes take it.
+                are faster and attend worse. None for those the artifact was opened with. Only artifacts
+                exported with --max-hashes take it.
 
         Returns:
             The task's outputs by name (`spec.output_names`), float32 whatever the artifact's dtype, with
@@ -105,42 +114,41 @@ class OnnxRuntime(Runtime):
         """
         session = self._session
         if session is None:
-            raise InputError(f"{self._folder}: got a closed model, expected an open one; load it again")
-        rounds = choose_num_hashes(self._manifest, num_hashes, self._num_hashes)
-        ids, mask = prepare_inputs(self.spec, input_ids, attention_mask, self._config.pad_token_id)
+            raise InputError(f"{self.folder}: got a closed model, expected an open one; load it again")
+        rounds = choose_num_hashes(self.manifest, num_hashes, self.num_hashes)
+        ids, mask = prepare_inputs(self.spec, input_ids, attention_mask, self.config.pad_token_id)
         feeds = {"input_ids": ids, "attention_mask": mask}
         if rounds is not None:
             feeds[NUM_HASHES_INPUT] = np.array([rounds], np.int64)
         names = list(self.spec.output_names)
         try:
             if any(output.type == "tensor(bfloat16)" for output in session.get_outputs()):
-                return _run_bfloat16(session, names, feeds)
+                return run_bfloat16(session, names, feeds)
             values = session.run(names, feeds)
         except Exception as error:
             raise _error_from_run(error, ids.shape) from error
         return {name: value.astype(np.float32, copy=False) for name, value in zip(names, values, strict=True)}
 
     def _open(self, options: RuntimeOptions) -> Any:
-        model = self._folder / MODEL_NAME
+        model = self.folder / MODEL_NAME
         if _choose_provider(options.provider) == CUDA:
             session = self._open_on_cuda(model, options)
             if session is not None and CUDA in session.get_providers():
                 return session
             if options.provider == "cuda":
-                raise RuntimeUnavailableError(
-                    "provider: got cuda, but ONNX Runtime could not start CUDA here, expected a GPU, its "
-                    "driver and CUDA's libraries; see `reformer-export doctor`, or use --provider cpu"
+                got, expected = (
+                    "ONNX Runtime could not start CUDA here",
+                    "a GPU, its driver and CUDA's libraries",
                 )
+                raise _no_cuda(got, expected, "see `reformer-export doctor`")
             if session is not None:
                 self._notes = ["CUDA could not be started, so the model runs on the CPU."]
         self._placement = Placement(CPU, options.threads, find_native_library(options.native))
-        if self._manifest.dtype != "bfloat16":
+        if self.manifest.dtype != "bfloat16":
             return open_session(model, self._placement)
         self._notes.append(
             "ONNX Runtime has no bfloat16 kernels for the CPU: the bfloat16 weights were upcast to float32."
         )
-        from reformer_export.runtimes.upcast import upcast_model
-
         with tempfile.TemporaryDirectory(prefix="reformer-export-", ignore_cleanup_errors=True) as folder:
             return open_session(upcast_model(model, Path(folder)), self._placement)
 
@@ -152,20 +160,16 @@ class OnnxRuntime(Runtime):
         library = find_native_library(options.native)
         problem = None if library is None else find_cuda_problem(library, self.spec)
         if library is not None and problem is None:
-            placement = Placement(CUDA, options.threads, library)
+            self._placement = Placement(CUDA, options.threads, library)
             try:
-                session = open_session(model, placement)
+                return open_session(model, self._placement)
             except ReformerExportError as error:
                 problem = str(error)  # such as a GPU that the library has no code for
-            else:
-                self._placement = placement
-                return session
         if problem is not None and options.native == "on":
             if options.provider == "cuda":
-                raise RuntimeUnavailableError(
-                    f"native: got no kernels for CUDA ({problem}), expected a library that has them; build "
-                    "it with CUDA for this GPU, or use --native auto or --provider cpu"
-                )
+                got = f"no kernels for CUDA ({problem})"
+                fix = 'build it with CUDA for this GPU, or use `native="auto"` or `provider="cpu"`'
+                raise RuntimeUnavailableError("native", got, "a library that has them", fix)
             self._notes.append(f"The model runs on the CPU, for which there are native kernels: {problem}.")
             return None
         if problem is not None:
@@ -188,10 +192,8 @@ def import_onnxruntime() -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise MissingDependencyError(
-            f"onnxruntime: got '{error}', expected the package; "
-            "pip install 'reformer-export[cpu]', or 'reformer-export[gpu]' for CUDA"
-        ) from error
+        fix = "pip install 'reformer-export[cpu]', or 'reformer-export[gpu]' for CUDA"
+        raise MissingDependencyError("onnxruntime", f"'{error}'", "the package", fix) from error
     return onnxruntime
 
 
@@ -220,9 +222,8 @@ def open_session(model: Path, placement: Placement | None = None, profile: Path 
     try:
         if placement.library is not None:
             options.register_custom_ops_library(str(placement.library.path))
-        return onnxruntime.InferenceSession(
-            str(model), options, providers=list(dict.fromkeys((placement.provider, CPU)))
-        )
+        providers = list(dict.fromkeys((placement.provider, CPU)))
+        return onnxruntime.InferenceSession(str(model), options, providers=providers)
     except Exception as error:
         raise _error_from_open(model, error) from error
 
@@ -230,85 +231,52 @@ def open_session(model: Path, placement: Placement | None = None, profile: Path 
 def _choose_provider(provider: str) -> str:
     available = import_onnxruntime().get_available_providers()
     if provider == "cuda" and CUDA not in available:
-        raise RuntimeUnavailableError(
-            "provider: got cuda, but the installed ONNX Runtime has no CUDA, expected the GPU package; "
-            "pip uninstall onnxruntime, then pip install 'reformer-export[gpu]', or use --provider cpu"
-        )
+        fix = "pip uninstall onnxruntime, then pip install 'reformer-export[gpu]'"
+        raise _no_cuda("the installed ONNX Runtime has no CUDA", "the GPU package", fix)
     return CUDA if provider != "cpu" and CUDA in available else CPU
 
 
-def _error_from_open(model: Path, error: Exception) -> ReformerExportError:
-    reason = str(error)
-    if isinstance(error, MemoryError) or "bad_alloc" in reason or "allocate memory" in reason:
-        return RuntimeUnavailableError(
-            f"{model}: got no memory for its {model.stat().st_size} bytes, expected enough to open it; "
-            "use a machine with more memory"
-        )
-    if "is not a registered function/op" in reason:
-        return ArtifactError(
-            f"{model}: ONNX Runtime refuses it: got '{reason}', expected each custom node to have a function "
-            "body in the file or a registered library; export the checkpoint again with reformer-export"
-        )
-    return ArtifactError(
-        f"{model}: ONNX Runtime refuses it: got '{reason}', expected a model it can open; "
-        "export the checkpoint again, or install a newer ONNX Runtime"
+def _no_cuda(got: str, expected: str, fix: str) -> RuntimeUnavailableError:
+    return RuntimeUnavailableError(
+        "provider", f"cuda, but {got}", expected, f'{fix}, or use `provider="cpu"`'
     )
+
+
+def _is_want_of_memory(error: Exception) -> bool:
+    words = ("bad_alloc", "allocate memory")
+    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
+
+
+def _error_from_open(model: Path, error: Exception) -> ReformerExportError:
+    if _is_want_of_memory(error):
+        got = f"no memory for its {model.stat().st_size} bytes"
+        return RuntimeUnavailableError(model, got, "enough to open it", "use a machine with more memory")
+    expected, fix = "a model it can open", "export the checkpoint again, or install a newer ONNX Runtime"
+    if "is not a registered function/op" in str(error):
+        expected = "each custom node to have a function body in the file or a registered library"
+        fix = "export the checkpoint again with reformer-export"
+    return ArtifactError(f"{model}: ONNX Runtime refuses it", f"'{error}'", expected, fix)
 
 
 def _error_from_run(error: Exception, shape: tuple[int, ...]) -> ReformerExportError:
-    reason = str(error)
-    if isinstance(error, MemoryError) or "bad_alloc" in reason or "allocate memory" in reason:
-        return InputError(
-            f"input_ids: got {list(shape)} tokens, for which memory does not suffice, expected fewer; "
-            "use a smaller batch or shorter rows"
-        )
-    return ArtifactError(
-        f"model.onnx: ONNX Runtime failed on input_ids of shape {list(shape)}: got '{reason}', "
-        "expected a result; check the artifact with `reformer-export verify`"
-    )
+    if _is_want_of_memory(error):
+        got = f"{list(shape)} tokens, for which memory does not suffice"
+        return InputError("input_ids", got, "fewer", "use a smaller batch or shorter rows")
+    what = f"model.onnx: ONNX Runtime failed on input_ids of shape {list(shape)}"
+    fix = "check the artifact with `reformer-export verify`"
+    return ArtifactError(what, f"'{error}'", "a result", fix)
 
 
-def _check_signature(model: Path, session: Any, spec: ModelSpec) -> None:
+def _check_signature(model: Path, session: Any, manifest: Manifest) -> None:
+    spec = manifest.spec
     inputs = {value.name for value in session.get_inputs()}
     outputs = {value.name for value in session.get_outputs()}
     if inputs != set(INPUT_NAMES) or not outputs.issuperset(spec.output_names):
-        raise ArtifactError(
-            f"{model}: got inputs {sorted(inputs)} and outputs {sorted(outputs)}, expected input_ids and "
-            f"attention_mask, and {', '.join(spec.output_names)} for {spec.task}; export the checkpoint again"
-        )
-
-
-def _check_num_hashes_input(model: Path, session: Any, runtime_num_hashes: RuntimeNumHashes | None) -> None:
+        got = f"inputs {sorted(inputs)} and outputs {sorted(outputs)}"
+        expected = f"input_ids and attention_mask, and {', '.join(spec.output_names)} for {spec.task}"
+        raise ArtifactError(model, got, expected, "export the checkpoint again")
     found = [(value.name, value.type, value.shape) for value in session.get_overridable_initializers()]
-    if runtime_num_hashes is not None and (NUM_HASHES_INPUT, "tensor(int64)", [1]) not in found:
-        raise ArtifactError(
-            f"{model}: got {[name for name, _, _ in found]} as inputs with a default, expected "
-            f"{NUM_HASHES_INPUT} "
-            "int64 [1] as the manifest says; export the checkpoint again"
-        )
-
-
-def _run_bfloat16(
-    session: Any, names: list[str], feeds: dict[str, NDArray[np.int64]]
-) -> dict[str, NDArray[np.float32]]:
-    """As `session.run`, for outputs in bfloat16, which numpy does not know."""
-    binding = session.io_binding()
-    for name, value in feeds.items():
-        binding.bind_cpu_input(name, value)
-    for name in names:
-        binding.bind_output(name)
-    session.run_with_iobinding(binding)
-    return {
-        name: _float32_from_ortvalue(value) for name, value in zip(names, binding.get_outputs(), strict=True)
-    }
-
-
-def _float32_from_ortvalue(value: Any) -> NDArray[np.float32]:
-    """A numpy copy of an OrtValue in CPU memory; bfloat16 is the upper half of a float32."""
-    if value.data_type() != "tensor(bfloat16)":
-        copy: NDArray[np.float32] = value.numpy().astype(np.float32)
-        return copy
-    shape = tuple(value.shape())
-    size = int(np.prod(shape))
-    halves = np.ctypeslib.as_array((ctypes.c_uint16 * size).from_address(value.data_ptr()))
-    return (halves.astype(np.uint32) << 16).view(np.float32).reshape(shape)
+    if manifest.runtime_num_hashes is not None and (NUM_HASHES_INPUT, "tensor(int64)", [1]) not in found:
+        got = f"{[name for name, _, _ in found]} as inputs with a default"
+        expected = f"{NUM_HASHES_INPUT} int64 [1] as the manifest says"
+        raise ArtifactError(model, got, expected, "export the checkpoint again")

@@ -14,7 +14,11 @@ from reformer_export.errors import InputError
 def require_integer(name: str, value: object, minimum: int) -> None:
     """InputError unless `value` is an integer of at least `minimum`."""
     if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < minimum:
-        raise InputError(f"{name}: got {value!r}, expected an integer from {minimum} up; choose another")
+        raise InputError(name, repr(value), f"an integer from {minimum} up", "choose another")
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float | np.integer | np.floating) and math.isfinite(value)
 
 
 @dataclass(frozen=True)
@@ -31,14 +35,12 @@ class SamplingOptions:
     top_p: float = 0.95
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.temperature) and self.temperature >= 0):
-            raise InputError(
-                f"temperature: got {self.temperature}, expected 0 or more; 0 takes the likeliest token"
-            )
+        if not (_is_finite(self.temperature) and self.temperature >= 0):
+            raise InputError("temperature", self.temperature, "0 or more", "0 takes the likeliest token")
         if self.top_k is not None:
             require_integer("top_k", self.top_k, 1)
-        if not 0 < self.top_p <= 1:
-            raise InputError(f"top_p: got {self.top_p}, expected above 0 and at most 1; 1 keeps all tokens")
+        if not (_is_finite(self.top_p) and 0 < self.top_p <= 1):
+            raise InputError("top_p", self.top_p, "above 0 and at most 1", "1 keeps all tokens")
 
 
 def sample_token(logits: NDArray[np.float32], options: SamplingOptions, rng: np.random.Generator) -> int:
@@ -47,7 +49,7 @@ def sample_token(logits: NDArray[np.float32], options: SamplingOptions, rng: np.
     One number is drawn from `rng`, none when the temperature is 0.
     """
     if np.isnan(logits).any() or not np.isfinite(logits.max()):
-        raise InputError("logits: got NaN or infinity, expected finite numbers; export with --dtype float32")
+        raise InputError("logits", "NaN or infinity", "finite numbers", "export with --dtype float32")
     if options.temperature == 0:
         return int(np.argmax(logits))
     order = np.argsort(-logits, kind="stable")[: options.top_k]

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from reformer_export.errors import ArtifactError
+from reformer_export.artifact.files import JsonFile
 
 CONFIG_NAME: Final = "config.json"
 GENERATION_CONFIG_NAME: Final = "generation_config.json"
-MAX_CONFIG_BYTES: Final = 64 * 2**20
+_FILE: Final = JsonFile("a JSON object", "restore the file, or export the checkpoint again", 64 * 2**20)
 
 
 @dataclass(frozen=True)
@@ -28,8 +27,8 @@ class SourceConfig:
 
 def read_source_config(folder: Path, vocab_size: int) -> SourceConfig:
     """Read `folder`'s config files where they exist; ArtifactError when one is not a JSON object."""
-    config = _read_object(folder / CONFIG_NAME)
-    generation = _read_object(folder / GENERATION_CONFIG_NAME)
+    paths = (folder / CONFIG_NAME, folder / GENERATION_CONFIG_NAME)
+    config, generation = (_FILE.read_object(path) if path.is_file() else {} for path in paths)
     eos = generation.get("eos_token_id", config.get("eos_token_id"))
     pad = _valid_ids(config.get("pad_token_id"), vocab_size)
     labels = config.get("id2label")
@@ -45,19 +44,3 @@ def read_source_config(folder: Path, vocab_size: int) -> SourceConfig:
 def _valid_ids(value: object, vocab_size: int) -> tuple[int, ...]:
     values = value if isinstance(value, list) else [value]
     return tuple(v for v in values if type(v) is int and 0 <= v < vocab_size)
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise ValueError(f"{path.stat().st_size} bytes")
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(values, dict):
-            raise ValueError(type(values).__name__)
-    except (ValueError, RecursionError) as error:
-        raise ArtifactError(
-            f"{path}: got {error}, expected a JSON object; restore the file, or export the checkpoint again"
-        ) from error
-    return values

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import codecs
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -20,16 +20,6 @@ BYTE_OFFSET: Final = 2
 """Ids 0 (padding) and 1 are no bytes (model card of google/reformer-enwik8)."""
 BYTE_VOCAB_SIZE: Final = BYTE_OFFSET + 256
 REPLACEMENT: Final = "\N{REPLACEMENT CHARACTER}"
-
-
-class IncrementalDecoder(Protocol):
-    """Turns tokens into text one by one, never showing a part of a character."""
-
-    def push(self, token_id: int) -> str:
-        """The text that `token_id` completes; often empty."""
-
-    def finish(self) -> str:
-        """The text that was held back; an unfinished character becomes U+FFFD."""
 
 
 class Tokenizer(Protocol):
@@ -45,8 +35,9 @@ class Tokenizer(Protocol):
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids`; ids that stand for no text are left out."""
 
-    def incremental_decoder(self, prompt_ids: Sequence[int] = ()) -> IncrementalDecoder:
-        """A decoder for the tokens that follow `prompt_ids`."""
+    def decode_stream(self, ids: Iterable[int], prompt_ids: Sequence[int] = ()) -> Iterator[str]:
+        """The text of `ids`, which follow `prompt_ids`, as they come, in pieces of whole characters; one that
+        is unfinished at the end becomes U+FFFD."""
 
 
 def load_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
@@ -57,9 +48,12 @@ def load_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
         return _load_sentencepiece(folder / SENTENCEPIECE_NAME)
     if vocab_size >= BYTE_VOCAB_SIZE:
         return ByteTokenizer()
+    names = f"no {TOKENIZER_JSON_NAME} and no {SENTENCEPIECE_NAME}"
     raise InputError(
-        f"tokenizer: got no {TOKENIZER_JSON_NAME} and no {SENTENCEPIECE_NAME} in {folder} and "
-        f"{vocab_size} ids, expected one of them, or at least {BYTE_VOCAB_SIZE} ids for bytes; give token ids"
+        "tokenizer",
+        got=f"{names} in {folder} and {vocab_size} ids",
+        expected=f"one of them, or at least {BYTE_VOCAB_SIZE} ids for bytes",
+        fix="give token ids",
     )
 
 
@@ -74,20 +68,14 @@ class ByteTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         return _bytes_from_ids(ids).decode("utf-8", errors="replace")
 
-    def incremental_decoder(self, prompt_ids: Sequence[int] = ()) -> IncrementalDecoder:
-        return _ByteDecoder(prompt_ids)
-
-
-class _ByteDecoder:
-    def __init__(self, prompt_ids: Sequence[int]) -> None:
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        self._decoder.decode(_bytes_from_ids(prompt_ids))
-
-    def push(self, token_id: int) -> str:
-        return self._decoder.decode(_bytes_from_ids([token_id]))
-
-    def finish(self) -> str:
-        return self._decoder.decode(b"", final=True)
+    def decode_stream(self, ids: Iterable[int], prompt_ids: Sequence[int] = ()) -> Iterator[str]:
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        decoder.decode(_bytes_from_ids(prompt_ids))
+        for token_id in ids:
+            if piece := decoder.decode(_bytes_from_ids([token_id])):
+                yield piece
+        if piece := decoder.decode(b"", final=True):
+            yield piece
 
 
 def _bytes_from_ids(ids: Sequence[int]) -> bytes:
@@ -118,30 +106,21 @@ class LibraryTokenizer:
         except Exception as error:
             raise _broken(self._path, error) from error
 
-    def incremental_decoder(self, prompt_ids: Sequence[int] = ()) -> IncrementalDecoder:
-        return _WholeDecoder(self, prompt_ids)
-
-
-class _WholeDecoder:
-    """Decodes all tokens each time and gives out what is new: a token's text depends on those before it
-    (a leading space, a character of several tokens)."""
-
-    def __init__(self, tokenizer: LibraryTokenizer, prompt_ids: Sequence[int]) -> None:
-        self._tokenizer = tokenizer
-        self._ids = list(prompt_ids)
-        self._shown = len(tokenizer.decode(self._ids).rstrip(REPLACEMENT))
-
-    def push(self, token_id: int) -> str:
-        self._ids.append(token_id)
-        text = self._tokenizer.decode(self._ids)
-        return "" if text.endswith(REPLACEMENT) else self._show(text)
-
-    def finish(self) -> str:
-        return self._show(self._tokenizer.decode(self._ids))
-
-    def _show(self, text: str) -> str:
-        piece, self._shown = text[self._shown :], max(self._shown, len(text))
-        return piece
+    def decode_stream(self, ids: Iterable[int], prompt_ids: Sequence[int] = ()) -> Iterator[str]:
+        """Decodes all tokens each time and gives out what is new: a token's text depends on those before it
+        (a leading space, a character of several tokens). The package's own DecodeStream raises on bytes that
+        are no character, and forgets what stands before a character that the prompt has begun."""
+        known = list(prompt_ids)
+        text = self.decode(known)
+        shown = len(text.rstrip(REPLACEMENT))
+        for token_id in ids:
+            known.append(token_id)
+            text = self.decode(known)
+            if len(text) > shown and not text.endswith(REPLACEMENT):
+                yield text[shown:]
+                shown = len(text)
+        if len(text) > shown:
+            yield text[shown:]
 
 
 def _load_tokenizer_json(path: Path) -> Tokenizer:
@@ -177,13 +156,10 @@ def _import_extra(name: str, path: Path) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise MissingDependencyError(
-            f"{path.name}: got no package '{name}', expected it to read this tokenizer; "
-            "pip install 'reformer-export[text]', or give token ids"
-        ) from error
+        got, fix = f"no package '{name}'", "pip install 'reformer-export[text]', or give token ids"
+        raise MissingDependencyError(path.name, got, "it to read this tokenizer", fix) from error
 
 
 def _broken(path: Path, error: Exception) -> ArtifactError:
-    return ArtifactError(
-        f"{path}: got '{error}', expected a tokenizer; restore the file, or export the checkpoint again"
-    )
+    fix = "restore the file, or export the checkpoint again"
+    return ArtifactError(path, f"'{error}'", "a tokenizer", fix)

@@ -1,14 +1,17 @@
-"""Upcast a bfloat16 ONNX model to float32, for runtimes without bfloat16 kernels. Needs `onnx`.
+"""bfloat16 to float32: a model, for runtimes without bfloat16 kernels (needs `onnx`), and a run's outputs.
 
 Every bfloat16 value is a float32 value, so the weights are unchanged; the arithmetic becomes more exact.
 """
 
 from __future__ import annotations
 
+import ctypes
+import math
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from reformer_export.errors import OutputError
 from reformer_export.runtimes.onnx_file import import_onnx, read_onnx
@@ -34,72 +37,53 @@ def upcast_model(model_path: Path, folder: Path) -> Path:
             size_threshold=EXTERNAL_ABOVE,
         )
     except OSError as error:
-        raise OutputError(
-            f"{folder}: got '{error}', expected room for the upcast weights; free some space, or set TMPDIR"
-        ) from error
+        expected, fix = "room for the upcast weights", "free some space, or set TMPDIR"
+        raise OutputError(folder, f"'{error}'", expected, fix) from error
     return upcast
 
 
-def upcast_in_place(model: Any) -> None:
-    """Turn each bfloat16 of an `onnx.ModelProto` to float32: weights, types, casts, subgraphs, functions."""
-    _upcast_graph(model.graph)
-    for function in model.functions:
-        _upcast_nodes(function.node)
-        _upcast_values(function.value_info)
-        for attribute in function.attribute_proto:
-            _upcast_attribute(attribute)
+def upcast_in_place(message: Any) -> None:
+    """Turn each bfloat16 of an `onnx.ModelProto`, or of a message in one, to float32: weights, types, casts,
+    in subgraphs and functions too."""
+    from onnx import AttributeProto, TensorProto, TypeProto, numpy_helper
 
-
-def _upcast_graph(graph: Any) -> None:
-    for tensor in graph.initializer:
-        _upcast_tensor(tensor)
-    for sparse in graph.sparse_initializer:
-        _upcast_tensor(sparse.values)
-    for values in (graph.input, graph.output, graph.value_info):
-        _upcast_values(values)
-    _upcast_nodes(graph.node)
-
-
-def _upcast_nodes(nodes: Any) -> None:
-    for node in nodes:
-        for attribute in node.attribute:
-            _upcast_attribute(attribute)
-
-
-def _upcast_attribute(attribute: Any) -> None:
-    from onnx import TensorProto
-
-    if attribute.name in DTYPE_ATTRIBUTES and attribute.i == TensorProto.BFLOAT16:
-        attribute.i = TensorProto.FLOAT
-    for tensor in (*([attribute.t] if attribute.HasField("t") else []), *attribute.tensors):
-        _upcast_tensor(tensor)
-    for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-        _upcast_graph(graph)
-    for type_proto in (*([attribute.tp] if attribute.HasField("tp") else []), *attribute.type_protos):
-        _upcast_type(type_proto)
-
-
-def _upcast_values(values: Any) -> None:
-    for value in values:
-        _upcast_type(value.type)
-
-
-def _upcast_type(type_proto: Any) -> None:
-    from onnx import TensorProto
-
-    kind = type_proto.WhichOneof("value")
-    if kind in ("tensor_type", "sparse_tensor_type"):
-        tensor_type = getattr(type_proto, kind)
-        if tensor_type.elem_type == TensorProto.BFLOAT16:
-            tensor_type.elem_type = TensorProto.FLOAT
-    elif kind in ("sequence_type", "optional_type"):
-        _upcast_type(getattr(type_proto, kind).elem_type)
-
-
-def _upcast_tensor(tensor: Any) -> None:
-    from onnx import TensorProto, numpy_helper
-
-    if tensor.data_type != TensorProto.BFLOAT16:
+    if isinstance(message, TensorProto):
+        if message.data_type == TensorProto.BFLOAT16:
+            values = numpy_helper.to_array(message).astype(np.float32)
+            message.CopyFrom(numpy_helper.from_array(values, message.name))
         return
-    values = numpy_helper.to_array(tensor).astype(np.float32)
-    tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    is_type = isinstance(message, TypeProto.Tensor | TypeProto.SparseTensor)
+    if is_type and message.elem_type == TensorProto.BFLOAT16:
+        message.elem_type = TensorProto.FLOAT
+    names_type = isinstance(message, AttributeProto) and message.name in DTYPE_ATTRIBUTES
+    if names_type and message.i == TensorProto.BFLOAT16:
+        message.i = TensorProto.FLOAT
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for child in [value] if hasattr(value, "ListFields") else value:
+                upcast_in_place(child)
+
+
+def run_bfloat16(
+    session: Any, names: list[str], feeds: dict[str, NDArray[np.int64]]
+) -> dict[str, NDArray[np.float32]]:
+    """As `session.run`, for outputs in bfloat16, which numpy does not know."""
+    binding = session.io_binding()
+    for name, value in feeds.items():
+        binding.bind_cpu_input(name, value)
+    for name in names:
+        binding.bind_output(name)
+    session.run_with_iobinding(binding)
+    return {
+        name: float32_from_ortvalue(value) for name, value in zip(names, binding.get_outputs(), strict=True)
+    }
+
+
+def float32_from_ortvalue(value: Any) -> NDArray[np.float32]:
+    """A numpy copy of an OrtValue in CPU memory; bfloat16 is the upper half of a float32."""
+    if value.data_type() != "tensor(bfloat16)":
+        copy: NDArray[np.float32] = value.numpy().astype(np.float32)
+        return copy
+    shape: tuple[int, ...] = tuple(value.shape())
+    halves = (ctypes.c_uint16 * math.prod(shape)).from_address(value.data_ptr())
+    return (np.ctypeslib.as_array(halves).astype(np.uint32) << 16).view(np.float32).reshape(shape)

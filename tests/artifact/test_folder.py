@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from reformer_export.artifact import folder as artifact_folder
-from reformer_export.artifact.folder import ABANDONED_SECONDS, check_new_folder, new_folder
+from reformer_export.artifact.folder import ABANDONED_SECONDS, check_new_folder, new_folder, partial_folder
 from reformer_export.errors import ArtifactError, OutputError
 from tests.cli.program import snapshot
 from tests.runtimes.artifacts import write_artifact
@@ -53,6 +53,22 @@ def test_a_failure_leaves_everything_as_it_was(tmp_path: Path, failure: BaseExce
         with pytest.raises(type(failure)):
             write_new(out, overwrite=True, failure=failure)
         assert snapshot(tmp_path) == before
+
+
+def test_a_partial_folder_is_gone_unless_it_was_renamed(tmp_path: Path) -> None:
+    with partial_folder(tmp_path / "a" / "b" / "out") as partial:
+        (partial / "file").write_text("")
+    assert snapshot(tmp_path) == {}
+    with partial_folder(tmp_path / "a" / "out") as partial:
+        partial.rename(tmp_path / "a" / "out")
+    assert snapshot(tmp_path) == {"a": None, "a/out": None}
+    with pytest.raises(OutputError, match=r"writing .*/out\.engine: got 'No space left"):
+        fail_in_partial_folder(tmp_path / "out", OSError(errno.ENOSPC, "full"))
+
+
+def fail_in_partial_folder(out: Path, failure: Exception) -> None:
+    with partial_folder(out, ".engine"):
+        raise failure
 
 
 def fill_meanwhile(out: Path, other: Path, failure: BaseException | None = None) -> None:
@@ -100,7 +116,7 @@ def test_what_exists_is_kept(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("nowhere")
     before = snapshot(tmp_path)
     for name in ("artifact", "empty", "file", "link"):
-        with pytest.raises(OutputError, match=r"which exists, expected a new folder; use --overwrite"):
+        with pytest.raises(OutputError, match=r"which exists, expected a new folder; use `overwrite=True`"):
             write_new(tmp_path / name)
     assert snapshot(tmp_path) == before
 

@@ -3,15 +3,13 @@ from __future__ import annotations
 import dataclasses
 import errno
 import json
-import os
-import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from reformer_export.artifact import files, manifest
-from reformer_export.artifact.files import json_text, resolve_inside, sha256_of_file, write_atomically
+from reformer_export.artifact import manifest
+from reformer_export.artifact.files import sha256_of_file
 from reformer_export.artifact.manifest import (
     MAX_MANIFEST_BYTES,
     Manifest,
@@ -20,7 +18,7 @@ from reformer_export.artifact.manifest import (
     read_manifest,
     write_manifest,
 )
-from reformer_export.errors import ArtifactError, OutputError
+from reformer_export.errors import ArtifactError
 from tests.runtimes.artifacts import make_spec
 
 
@@ -72,16 +70,20 @@ def test_a_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert names_in(tmp_path) == ["manifest.json"]
 
 
-def test_a_dial_is_read_as_it_was_written(folder: Path) -> None:
+def test_a_choice_of_hashes_is_read_as_it_was_written(folder: Path) -> None:
     manifest = make_manifest(runtime_num_hashes=RuntimeNumHashes(2))
     write_manifest(folder, manifest)
     assert read_manifest(folder) == manifest
     values = json.loads((folder / "manifest.json").read_text())
-    assert values["manifest_version"] == 1  # who does not know dials runs all rounds, which is right
+    assert values["manifest_version"] == 1  # who does not know of it runs all rounds, which is right
+    order = (
+        "manifest_version spec max_length dtype opset operators dial source rotations_sha256 versions files"
+    )
+    assert list(values) == [*order.split(), "parity"]
     assert "Only num_hashes = 2 equals transformers' draw" in values["dial"]["note"]
 
 
-def test_a_manifest_from_before_there_were_dials(folder: Path) -> None:
+def test_a_manifest_from_before_there_was_a_choice(folder: Path) -> None:
     edit_manifest(folder, dial=...)
     assert read_manifest(folder).runtime_num_hashes is None
 
@@ -95,7 +97,7 @@ def test_a_manifest_from_before_there_were_dials(folder: Path) -> None:
         {"input": "other", "max_hashes": 2},
     ],
 )
-def test_a_dial_that_does_not_fit(folder: Path, dial: Any) -> None:
+def test_a_choice_of_hashes_that_does_not_fit(folder: Path, dial: Any) -> None:
     edit_manifest(folder, dial=dial)
     assert "a missing or wrong field" in refusal_of(folder)
 
@@ -107,95 +109,12 @@ def test_the_counts_worth_comparing(most: int, counts: tuple[int, ...]) -> None:
     assert RuntimeNumHashes(most).counts == counts
 
 
-def test_the_sha256_of_a_file(tmp_path: Path) -> None:
-    (tmp_path / "abc").write_bytes(b"abc")
-    # FIPS 180-2, appendix B.1
-    assert sha256_of_file(tmp_path / "abc").startswith("ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410")
-
-
-@pytest.mark.parametrize("name", ["a", "a/b", "./a", "a/../b", "..a"])
-def test_names_inside_the_folder(tmp_path: Path, name: str) -> None:
-    assert resolve_inside(tmp_path, name) == (tmp_path / name).resolve()
-
-
-@pytest.mark.parametrize(
-    "name", ["", "..", "../a", "a/../../b", "/etc/passwd", "link/a", "to_file", "a\0b", "loop/a/../../.."]
-)
-def test_names_that_leave_the_folder_are_refused(tmp_path: Path, name: str) -> None:
-    folder = tmp_path / "artifact"
-    folder.mkdir()
-    (tmp_path / "outside").write_text("secret")
-    (folder / "link").symlink_to(tmp_path)
-    (folder / "to_file").symlink_to(tmp_path / "outside")
-    (folder / "loop").symlink_to("loop")
-    with pytest.raises(ArtifactError, match="tampered"):
-        resolve_inside(folder, name)
-
-
 def test_a_folder_reached_through_a_link_is_read(
     folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     link = tmp_path_factory.mktemp("links") / "link"
     link.symlink_to(folder)
     check_files(link, read_manifest(link))
-
-
-def test_json_text_knows_no_infinity() -> None:
-    text = json_text({"a": float("inf"), "b": [1.5, float("nan"), (-float("inf"), "x")], "c": True})
-    assert json.loads(text, parse_constant=pytest.fail) == {
-        "a": None,
-        "b": [1.5, None, [None, "x"]],
-        "c": True,
-    }
-
-
-def test_a_file_is_whole_or_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "a.json"
-    write_atomically(path, "old")
-
-    def refuse(*_paths: object) -> None:
-        raise OSError(errno.ENOSPC, "full")
-
-    monkeypatch.setattr(files.os, "replace", refuse)
-    with pytest.raises(OutputError, match=r"No space left.*free some space"):
-        write_atomically(path, "new")
-    assert names_in(tmp_path) == ["a.json"]
-    assert path.read_text() == "old"
-
-
-def test_an_interrupt_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(*_paths: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(files.os, "replace", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        write_atomically(tmp_path / "a.json", "new")
-    assert names_in(tmp_path) == []
-
-
-@pytest.mark.parametrize("name", ["missing/a", "file/a", "folder", "x" * 300])
-def test_files_that_cannot_be_written_are_refused(tmp_path: Path, name: str) -> None:
-    (tmp_path / "file").write_text("")
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(OutputError, match="expected a writable place"):
-        write_atomically(tmp_path / name, "text")
-    assert names_in(tmp_path) == ["file", "folder"]
-
-
-def test_links_are_followed_and_pipes_are_written_to(tmp_path: Path) -> None:
-    (tmp_path / "link").symlink_to("target")
-    write_atomically(tmp_path / "link", "text")
-    assert (tmp_path / "target").read_text() == "text"
-    assert (tmp_path / "link").is_symlink()
-
-    os.mkfifo(tmp_path / "pipe")
-    got: list[str] = []
-    reader = threading.Thread(target=lambda: got.append((tmp_path / "pipe").read_text()), daemon=True)
-    reader.start()
-    write_atomically(tmp_path / "pipe", "text")
-    reader.join(timeout=10)
-    assert got == ["text"]
-    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_a_folder_without_manifest_is_refused(tmp_path: Path) -> None:
@@ -208,17 +127,12 @@ def test_a_folder_without_manifest_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b"", "not JSON (Expecting value"),
         (b'{"manifest_version": 1,', "not JSON"),
-        (b"\xff\xfe", "not JSON (UnicodeDecodeError)"),
-        (b"[" * 100_000, "not JSON (RecursionError)"),
-        (b"9" * 5000, "not JSON (ValueError)"),
-        (b"[]", "no manifest"),
-        (b"{}", "no manifest"),
-        (b"null", "no manifest"),
+        (b"[]", "not a manifest"),
+        (b"{}", "not a manifest"),
         (b'{"manifest_version": 2}', "manifest version 2, expected 1"),
         (b'{"manifest_version": "1"}', "manifest version '1', expected 1"),
-        (b'{"manifest_version": 1}', "wrong field ('parity')"),
+        (b'{"manifest_version": 1}', "missing required field 'dtype'"),
     ],
 )
 def test_broken_manifests_are_refused(tmp_path: Path, text: bytes, message: str) -> None:
@@ -234,31 +148,26 @@ def test_a_manifest_that_is_too_large_is_not_read(tmp_path: Path) -> None:
     assert f"got {MAX_MANIFEST_BYTES + 1} bytes" in refusal_of(tmp_path)
 
 
-def test_a_manifest_that_the_system_refuses(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_arguments: object, **_options: object) -> str:
-        raise PermissionError(errno.EACCES, "Permission denied")
-
-    monkeypatch.setattr(Path, "read_text", refuse)
-    assert "Permission denied" in refusal_of(folder)
-
-
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
         ("spec", ..., "'spec'"),
-        ("spec", [], "do not fit"),
+        ("spec", [], "got 'array' - at '$.spec'"),
         ("spec", {"layers": "abc"}, "spec that is refused"),
-        ("dtype", "int8", "dtype 'int8', expected one of float32"),
-        ("dtype", [], "dtype []"),
-        ("opset", "20", "opset is str, not int"),
-        ("opset", float("inf"), "opset is float, not int"),
-        ("operators", {"LSHBuckets": "1"}, "operators.LSHBuckets is str"),
-        ("source", [["a", 1]], "source is list, not dict"),
-        ("rotations_sha256", {"1": None}, "rotations_sha256.1 is NoneType"),
-        ("versions", None, "versions is NoneType"),
-        ("files", ["model.onnx"], "files is list"),
-        ("files", {"model.onnx": 1}, "files.model.onnx is int"),
-        ("parity", True, "parity is bool"),
+        ("dtype", "int8", "'int8' - at '$.dtype'"),
+        ("dtype", [], "at '$.dtype'"),
+        ("opset", "20", "Expected 'int', got 'str' - at '$.opset'"),
+        ("opset", True, "Expected 'int', got 'bool' - at '$.opset'"),
+        ("opset", float("inf"), "Expected 'int', got 'float' - at '$.opset'"),
+        ("operators", {"LSHBuckets": "1"}, "Expected 'int', got 'str' - at '$.operators[...]'"),
+        ("source", [["a", 1]], "got 'array' - at '$.source'"),
+        ("rotations_sha256", {"1": None}, "got 'null' - at '$.rotations_sha256[...]'"),
+        ("versions", None, "got 'null' - at '$.versions'"),
+        ("files", ..., "'files'"),
+        ("files", ["model.onnx"], "got 'array' - at '$.files'"),
+        ("files", {"model.onnx": 1}, "got 'int' - at '$.files[...]'"),
+        ("parity", ..., "'parity'"),
+        ("parity", True, "got 'bool' - at '$.parity'"),
     ],
 )
 def test_wrong_fields_are_refused(folder: Path, field: str, value: Any, message: str) -> None:

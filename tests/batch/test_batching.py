@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from reformer_export.batch.batching import Batching, Totals, plan_batches, run_w
 from reformer_export.batch.results import SequenceResult
 from reformer_export.batch.sequences import InputLine, InputSequence
 from reformer_export.cli.main import cli
+from reformer_export.errors import InputError
 from tests.hf_models import config_t, save_model
 from tests.runtimes.artifacts import MAX_LENGTH, make_spec, next_token_table, write_artifact
 
@@ -75,11 +77,11 @@ def test_order_and_answers_are_those_of_lines_alone(
         for index, length in enumerate(lengths)
     ]
     totals, told = Totals(), []
-    results = [
-        result
-        for window in windows_from_lines(iter(lines), batching, runtime.spec)
-        for result in run_window(runtime, window, batching, totals, told.append)
-    ]
+    results: list[InputLine | SequenceResult] = []
+    for window in windows_from_lines(iter(lines), batching, runtime.spec):
+        added, done = run_window(runtime, window, batching, told.append)
+        results += added
+        totals += done
     assert [result.index for result in results] == list(range(len(lines)))
     table = next_token_table(258)
     for line, result in zip(lines, results, strict=True):
@@ -94,6 +96,14 @@ def test_order_and_answers_are_those_of_lines_alone(
     assert totals.tokens == sum(len(sequence.ids) for sequence in good)
     assert totals.cells >= totals.tokens
     assert 0 <= totals.padding_share < 1
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("rows", 0), ("tokens", -1), ("window", 0), ("window", None), ("rows", "2")]
+)
+def test_batchings_out_of_range(field: str, value: Any) -> None:
+    with pytest.raises(InputError, match=f"^{field}: got {value!r}, expected an integer from 1 up"):
+        Batching(**{field: value})
 
 
 def test_windows_end_where_memory_or_work_would_grow(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,9 +155,8 @@ def compare_with_alone(runtime: reformer_export.Runtime) -> None:
     generator = np.random.default_rng(0)
     lengths = generator.permutation(np.repeat(np.arange(1, runtime.spec.max_length + 1), 3))
     rows = [InputSequence(generator.integers(0, 50, length)) for length in lengths]
-    totals = Totals()
     lines = [InputLine(index, "", row) for index, row in enumerate(rows)]
-    results = list(run_window(runtime, lines, Batching(rows=8), totals, lambda count: None))
+    results, totals = run_window(runtime, lines, Batching(rows=8), lambda count: None)
     assert 0 < totals.padding_share < 0.3
     for result in results:
         assert isinstance(result, SequenceResult)

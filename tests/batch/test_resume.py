@@ -21,6 +21,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from reformer_export.batch import resume as resumable_file
+from reformer_export.batch import run as engine
+from reformer_export.batch.batching import run_window
 from reformer_export.cli.main import cli
 from tests.cli.program import run_program
 from tests.runtimes.artifacts import write_artifact
@@ -54,18 +56,17 @@ def invoke(*arguments: object) -> Result:
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, windows: int, error: BaseException) -> None:
     """Let the next run end with `error` after so many windows."""
-    end_window = resumable_file._ResumableWriter.end_window
-    left = windows + 1  # the first call is before the first window
+    left = windows
 
-    def count(self: Any, *arguments: Any) -> None:
+    def count(*arguments: Any) -> Any:
         nonlocal left
-        end_window(self, *arguments)
         left -= 1
-        if left == 0:
+        if left < 0:
             monkeypatch.undo()
             raise error
+        return run_window(*arguments)
 
-    monkeypatch.setattr(resumable_file._ResumableWriter, "end_window", count)
+    monkeypatch.setattr(engine, "run_window", count)
 
 
 def names(target: Path) -> list[str]:

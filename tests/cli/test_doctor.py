@@ -11,7 +11,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from reformer_export.cli.main import COMMANDS, cli
-from reformer_export.errors import InputError
+from reformer_export.errors import InputError, RuntimeUnavailableError
+from reformer_export.libraries.architectures import ComputeCapability
+from reformer_export.libraries.gpus import Gpu
+from reformer_export.runtimes import machine
 from tests.runtimes.artifacts import make_bare_node_model, write_artifact
 
 
@@ -40,7 +43,7 @@ def test_this_machine() -> None:
 
 
 def test_what_is_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    find_spec = "reformer_export.runtimes.machine.importlib.util.find_spec"
+    find_spec = "reformer_export.runtimes.tensorrt.packages.importlib.util.find_spec"
     monkeypatch.setattr(find_spec, lambda name: None if name == "torch" else object())
     report = examine()
     commands = {command["name"]: command["missing"] for command in report["commands"]}
@@ -56,14 +59,19 @@ def test_without_onnxruntime_nothing_can_run(monkeypatch: pytest.MonkeyPatch, tm
     assert "no artifact can be run" in invoke().stdout
 
 
-def test_a_gpu_is_listed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    program = tmp_path / "nvidia-smi"
-    program.write_text("#!/bin/sh\necho 'NVIDIA L4, 8.9, 23034 MiB, 580.0'\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert examine()["gpus"] == ["NVIDIA L4, 8.9, 23034 MiB, 580.0"]
-    program.write_text("#!/bin/sh\nexit 9\n")
+def test_a_gpu_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = Gpu("NVIDIA L4", ComputeCapability(8, 9), 24 * 2**30, "13.0")
+    monkeypatch.setattr(machine, "find_gpus", lambda: (gpu, gpu))
+    words = "NVIDIA L4 (compute capability 8.9, 24.0 GiB), its driver knows CUDA 13.0"
+    assert examine()["gpus"] == [words, words]
+    assert words in " ".join(invoke().stdout.split())
+    monkeypatch.setattr(machine, "find_gpus", refuse)
     assert examine()["gpus"] == []
+    assert "no NVIDIA GPU found" in invoke().stdout
+
+
+def refuse() -> None:
+    raise RuntimeUnavailableError("GPU", "none", "one", "buy one")
 
 
 def test_an_artifact_that_runs(tmp_path: Path) -> None:

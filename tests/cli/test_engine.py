@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from reformer_export.artifact.engine_record import engine_path, read_engine_record, record_path
-from reformer_export.artifact.manifest import MODEL_NAME
 from reformer_export.cli import engine as engine_command
 from reformer_export.engine import Progress
 from tests.cli.program import Outcome, run_program
@@ -48,7 +47,7 @@ def test_an_engine_in_json(out: Path, tmp_path: Path) -> None:
     notes = report.pop("notes")
     assert report == json.loads(record_path(out, "both").read_text())
     assert report["compute_capabilities"] == ["8.9", "12.0"]
-    assert "no kernels for compute capability 12.0" in notes[0]
+    assert "no machine code for compute capability 12.0" in notes[0]
     assert outcome.messages == [f"Note: {notes[0]}"]
 
 
@@ -121,40 +120,6 @@ def test_inspect_an_engine(out: Path) -> None:
     assert "state ok" in lines
     report = json.loads(run_program("inspect", path.with_suffix(".json"), "--json").stdout)
     assert (report["kind"], report["state"], report["record"]["name"]) == ("engine", "ok", "tensorrt-rtx")
-
-
-@pytest.mark.parametrize(
-    ("damage", "state"), [("engine", "changed"), ("gone", "missing"), ("model", "of another model.onnx")]
-)
-def test_inspect_tells_what_no_longer_fits(out: Path, damage: str, state: str) -> None:
-    assert run_program("engine", out, *RTX).status == 0
-    path = engine_path(out, "tensorrt-rtx")
-    if damage == "gone":
-        path.unlink()
-    else:
-        with (path if damage == "engine" else out / MODEL_NAME).open("ab") as stream:
-            stream.write(b" ")
-    assert f"state {state}" in words_of(run_program("inspect", path))
-
-
-def test_inspect_an_artifact_lists_its_engines(out: Path) -> None:
-    assert run_program("engine", out, *RTX).status == 0
-    engine_path(out, "stray").write_bytes(b"")
-    lines = words_of(run_program("inspect", out))
-    (line,) = [line for line in lines if line.startswith("tensorrt-rtx ")]
-    assert "8.9 64 tokens" in line
-    assert line.endswith(" ok")
-    (line,) = [line for line in lines if line.startswith("stray ")]
-    assert "unusable: " in line
-    engines = json.loads(run_program("inspect", out, "--json").stdout)["engines"]
-    assert [(engine["name"], engine["state"]) for engine in engines] == [
-        ("stray", "unusable"),
-        ("tensorrt-rtx", "ok"),
-    ]
-
-
-def test_an_engine_somewhere_else_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.engine").write_bytes(b"")
-    outcome = run_program("inspect", tmp_path / "a.engine")
+    outcome = run_program("inspect", path, "--report", out / "page.html")
     assert outcome.status == 2
-    assert "an engine outside of a folder named engines" in outcome.error
+    assert f"--report: got the engine {path}, expected an artifact's folder" in outcome.error

@@ -106,10 +106,12 @@ def test_run_and_generate_use_the_count(exported: Path) -> None:
 
 def test_a_resumed_run_keeps_its_count(exported: Path, tmp_path: Path) -> None:
     """The count is part of what a run that goes on has to have in common with the one before."""
-    from reformer_export.cli.run import identity_of_artifact
-
-    with load(exported / "out") as all_rounds, load(exported / "out", num_hashes=2) as two:
-        assert identity_of_artifact(all_rounds) != identity_of_artifact(two)
+    (tmp_path / "in.jsonl").write_text('{"input_ids": [5]}\n{}\n')
+    arguments = ("run", exported / "out", "--file", tmp_path / "in.jsonl", "--output", tmp_path / "out.jsonl")
+    assert run_program(*arguments).status == 2  # at the second line; the first one is kept
+    error = refused(*arguments, "--resume", "--num-hashes", 2)
+    assert "--resume: got execution " in error
+    assert "2 of 5 hashes" in error
 
 
 def test_bench_uses_the_count(exported: Path) -> None:
@@ -123,7 +125,7 @@ def test_bench_uses_the_count(exported: Path) -> None:
 def test_counts_that_do_not_fit(exported: Path, fixed: Path, command: str) -> None:
     extra = {"run": ("--ids", "5"), "generate": ("--prompt-ids", "5")}.get(command, ())
     error = refused(command, exported / "out", *extra, "--num-hashes", MAX_HASHES + 1)
-    assert "num_hashes: got 6, expected a whole number from 1 to 5" in error
+    assert "--num-hashes: got 6, expected a whole number from 1 to 5" in error
     error = refused(command, fixed, *extra, "--num-hashes", 1)
     assert "an artifact with 2 hashes built in" in error
     assert "--max-hashes" in error

@@ -21,7 +21,7 @@ import transformers
 from reformer_export import export
 from reformer_export.artifact.manifest import check_files, read_manifest
 from reformer_export.cli.failures import leave_on_termination
-from reformer_export.parity import compare, sweep
+from reformer_export.parity import compare, session
 from reformer_export.spec import LSHAttentionSpec
 from tests.cli.program import Outcome, run_program, snapshot
 from tests.hf_models import config_t, save_model
@@ -123,7 +123,7 @@ def test_unset_buckets_follow_the_greatest_length(tmp_path: Path) -> None:
     assert values["spec"]["layers"][1]["num_buckets"] == [16]
     assert values["source"]["num_buckets"]["checkpoint"] is None
     message = refused(folder, tmp_path / "other", "--num-buckets", 5)
-    assert "num_buckets: got 5, expected even numbers" in message
+    assert "--num-buckets: got 5, expected even numbers" in message
 
 
 # Bad checkpoints
@@ -234,10 +234,10 @@ def test_a_checkpoint_that_is_nowhere(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--num-buckets", "5"), "num_buckets: got 5, expected even numbers"),
-        (("--num-buckets", "4x3"), "num_buckets: got 4x3, expected even numbers"),
+        (("--num-buckets", "5"), "--num-buckets: got 5, expected even numbers"),
+        (("--num-buckets", "4x3"), "--num-buckets: got 4x3, expected even numbers"),
         (("--num-buckets", "8x"), "--num-buckets: got '8x', expected a number or its factors"),
-        (("--num-buckets", "0"), "num_buckets: got 0"),
+        (("--num-buckets", "0"), "--num-buckets: got 0"),
         (("--num-buckets", "many"), "--num-buckets: got 'many'"),
         (("--opset", "17"), "opset: got 17, expected 18 to"),
         (("--opset", "0"), "opset: got 0, expected 18 to"),
@@ -245,7 +245,7 @@ def test_a_checkpoint_that_is_nowhere(tmp_path: Path) -> None:
         (("--logits", "last"), "expected 'all' for the task feature-extraction"),
         (("--task", "text-generation"), "task: got text-generation"),
         (("--max-length", "65"), "max length: got 65 tokens, expected at most 64"),
-        (("--hash-seed", str(2**64)), "hash_seed"),
+        (("--hash-seed", str(2**64)), "--hash-seed: got 1844"),
     ],
 )
 def test_options_that_do_not_fit(
@@ -296,7 +296,7 @@ def test_overwrite_replaces_only_when_it_succeeds(
     shutil.copytree(exported, out)
     refused(encoder, out, "--overwrite", "--num-buckets", "5")  # before the folder is begun
 
-    def fail(_checkpoint: object, folder: Path, _options: object) -> None:
+    def fail(_checkpoint: object, folder: Path, *_options: object) -> None:
         (folder / "model.onnx").write_bytes(b"half")
         raise RuntimeError("a library\nfailed")
 
@@ -366,13 +366,14 @@ def test_a_disk_that_is_full_while_comparing(
     encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The comparison writes a copy of the graph to TMPDIR."""
-    verify_artifact = sweep.verify_artifact
+    open_session = session.open_session
 
-    def verify_on_full_disk(*arguments: Any, **options: Any) -> object:
-        with files_of_at_most(4000):
-            return verify_artifact(*arguments, **options)
+    @contextmanager
+    def open_on_full_disk(*arguments: Any, **options: Any) -> Iterator[object]:
+        with files_of_at_most(4000), open_session(*arguments, **options) as opened:
+            yield opened
 
-    monkeypatch.setattr(sweep, "verify_artifact", verify_on_full_disk)
+    monkeypatch.setattr(session, "open_session", open_on_full_disk)
     message = refused(encoder, tmp_path / "out")
     assert "'File too large'" in message
     assert "free some space (in TMPDIR too)" in message

@@ -13,7 +13,6 @@ import pytest
 from reformer_export.cli import runtime_options
 from reformer_export.cli.generate import command as generate_command
 from reformer_export.cli.run import command as run_command
-from reformer_export.cli.runtime_options import describe_execution
 from reformer_export.runtimes import RuntimeOptions, load
 from tests.cli.program import run_program
 from tests.runtimes.artifacts import write_artifact
@@ -50,7 +49,7 @@ def test_the_options_become_one_choice(command: click.Command) -> None:
 
 def test_a_choice_has_the_defaults_of_load(out: Path) -> None:
     with load(out) as model:
-        assert describe_execution(model).startswith("ONNX Runtime, CPU, ")
+        assert model.description.startswith("ONNX Runtime, CPU, ")
         assert model.run([[5]])["logits"].argmax() == 6
 
 
@@ -96,7 +95,7 @@ def test_what_running_teaches_is_shown_at_the_end(out: Path, gpu: FakeCuda) -> N
     [
         (("--runtime", "cuda"), "'cuda' is not one of 'onnxruntime', 'tensorrt', 'tensorrt-rtx'"),
         (("--engine", "x"), "engine: got one that onnxruntime does not take"),
-        (("--cuda-graphs",), "cuda_graphs: got one that onnxruntime does not take"),
+        (("--cuda-graphs",), "--cuda-graphs: got one that onnxruntime does not take"),
         (("--runtime", "tensorrt", "--threads", "2"), "threads: got one that tensorrt does not take"),
         (("--runtime", "tensorrt-rtx", "--provider", "cpu"), "provider: got one that tensorrt-rtx does not"),
         (("--runtime", "tensorrt", "--native", "off"), "native: got one that tensorrt does not take"),

@@ -9,7 +9,7 @@ from typing import cast
 
 import pytest
 
-from reformer_export.batch.sequences import Source
+from reformer_export.batch import Source
 from reformer_export.cli.stream_progress import show_stream_progress
 
 
@@ -34,15 +34,12 @@ def make_source(position: int, end: int | None, counts_lines: bool) -> Source:
 
 
 def work(source: Source, clock: Clock, *, has_bar: bool = True) -> None:
-    """Two windows of 4 lines, each of which is 100 units and takes 10 s."""
-    with show_stream_progress("Sequences", source, has_bar=has_bar) as progress:
-        for _ in range(2):
-            position, end = source.progress
-            source.progress = (position + 100, end)  # type: ignore[misc]
-            progress.begin_window(4)
-            for lines in (0, 1, 3):
-                clock.now += 2.5 * lines
-                progress.advance(lines)
+    """8 lines, in steps of 1 and 3, each of which is 25 units and takes 2.5 s."""
+    begin = source.progress[0]
+    with show_stream_progress("Sequences", source, has_bar=has_bar) as show:
+        for done, lines in ((1, 1), (4, 3), (5, 1), (8, 3)):
+            clock.now += 2.5 * lines
+            show(done, begin + 25.0 * done)
 
 
 def test_lines_of_a_file(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
@@ -66,11 +63,10 @@ def test_a_stream_without_a_known_end(clock: Clock, capsys: pytest.CaptureFixtur
 
 def test_lines_come_every_few_seconds(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     source = make_source(0, None, counts_lines=False)
-    with show_stream_progress("Sequences", source, has_bar=True) as progress:
-        progress.begin_window(100)
-        for _ in range(100):
+    with show_stream_progress("Sequences", source, has_bar=True) as show:
+        for done in range(1, 101):
             clock.now += 0.125
-            progress.advance(1)
+            show(done, float(done))
     assert len(capsys.readouterr().err.splitlines()) == 2
 
 
@@ -96,8 +92,7 @@ def test_a_bar_on_a_terminal(
 
 
 def test_one_sequence_shows_nothing(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
-    with show_stream_progress("Sequences", make_source(0, 1, counts_lines=True), has_bar=True) as progress:
-        progress.begin_window(1)
+    with show_stream_progress("Sequences", make_source(0, 1, counts_lines=True), has_bar=True) as show:
         clock.now += 60
-        progress.advance(1)
+        show(1, 1.0)
     assert capsys.readouterr().err == ""

@@ -25,7 +25,7 @@ from reformer_export.errors import (
     ReformerExportError,
     RuntimeUnavailableError,
 )
-from reformer_export.libraries.operators import ABI_VERSION
+from reformer_export.libraries.installed import ABI_VERSION
 from reformer_export.libraries.tensorrt import LIBRARY_VARIABLE
 from tests.cli.program import snapshot
 from tests.engine.builds import RTX, engine_files
@@ -79,7 +79,7 @@ def test_the_default_profile_reaches_the_longest_sequence(out: Path) -> None:
 def test_an_engine_is_replaced_only_when_asked(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = build_engine(out, RTX).record
     before = snapshot(out)
-    with pytest.raises(OutputError, match="which exists, expected a new name; use --overwrite"):
+    with pytest.raises(OutputError, match="which exists, expected a new name; use `overwrite=True`"):
         build_engine(out, RTX)
     assert snapshot(out) == before
     monkeypatch.setenv("FAKE_TENSORRT_SALT", "another engine")
@@ -90,9 +90,10 @@ def test_an_engine_is_replaced_only_when_asked(out: Path, monkeypatch: pytest.Mo
 
 
 def test_kernels_that_the_library_lacks_are_told(out: Path, tmp_path: Path) -> None:
-    write_library(tmp_path, "80")
-    (note,) = build_engine(out, RTX).notes
-    assert "has no kernels for compute capability 12.0: the engine will not run there" in note
+    write_library(tmp_path, "86")
+    (missing, compiled) = build_engine(out, RTX).notes
+    assert "has no kernels for compute capability 8.0: the engine will not run there" in missing
+    assert "has no machine code for compute capability 12.0: there the driver compiles" in compiled
 
 
 FAILURES = [
@@ -164,7 +165,7 @@ def test_without_the_package(
 
 @pytest.mark.parametrize("asked", ["9.0", "7.5", "10.0"])
 def test_an_unsupported_compute_capability(out: Path, asked: str) -> None:
-    with pytest.raises(InputError, match=f"got {asked}, expected one of 8.0, 8.9, 12.0, which are"):
+    with pytest.raises(InputError, match=f"got {asked}, expected one of 8.0, 8.9, 12.0, for which"):
         build_engine(out, dataclasses.replace(RTX, compute_capabilities=("8.0", asked)))
 
 

@@ -20,7 +20,7 @@ def test_sizes(text: str, size: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "1.5G", "G", "4X", "9" * 16, "9999999T"])
 def test_texts_that_are_no_size(text: str) -> None:
-    with pytest.raises(InputError, match="--workspace: got"):
+    with pytest.raises(InputError, match="workspace: got"):
         size_from_text(text)
 
 
@@ -35,22 +35,26 @@ def test_the_runtime_names_an_engine_without_a_name() -> None:
         (
             "tensorrt",
             {"compute_capabilities": ("8.9",)},
-            "--compute-capability: got it with",
+            "compute_capabilities: got it with",
         ),
         (
             "tensorrt-rtx",
             {"flags": EngineFlags(hardware_compatible=True)},
-            "--hardware-compatible: got it",
+            "hardware_compatible: got it",
         ),
         (
             "tensorrt-rtx",
             {"flags": EngineFlags(version_compatible=True)},
-            "--version-compatible: got it",
+            "version_compatible: got it",
         ),
-        ("tensorrt-rtx", {"timing_cache": Path("x")}, "--timing-cache: got it with --runtime tensorrt-rtx"),
+        (
+            "tensorrt-rtx",
+            {"timing_cache": Path("x")},
+            'timing_cache: got it with `runtime="tensorrt-rtx"`, expected none, because',
+        ),
         ("tensorrt-rtx", {"compute_capabilities": ("SM89",)}, "got 'SM89', expected a version such as 8.9"),
         ("tensorrt-rtx", {"compute_capabilities": ("8.9", "8.9")}, "expected each once"),
-        ("tensorrt", {"builder_level": 6}, "--builder-level: got 6, expected 0 to 5"),
+        ("tensorrt", {"builder_level": 6}, "builder_level: got 6, expected 0 to 5"),
     ],
 )
 def test_options_that_mean_nothing(runtime: Any, options: dict[str, Any], message: str) -> None:

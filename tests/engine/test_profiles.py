@@ -71,7 +71,11 @@ def test_several_profiles() -> None:
         ),
         ([(1, 65)], [], "got a longest sequence of 65 tokens"),
         ([(1, 8)], [(1, 4)], "expected 1 <= min <= opt <= max"),
-        ([(1, 1), (1, 2)], [(1, 4)], "got 2 --min, 0 --opt and 1 --max, expected equally many"),
+        (
+            [(1, 1), (1, 2)],
+            [(1, 4)],
+            "got 2 `minimums`, 0 `optimums` and 1 `maximums`, expected equally many",
+        ),
         ([], [(2**26, 64)], "which is 4294967296 tokens at once, expected at most 2147483647"),
     ],
 )

@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import io
+import itertools
 import json
-import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,40 +14,48 @@ from typing import Any
 
 import pytest
 
-from reformer_export.artifact.engine_record import EngineFlags, EngineProfile
-from reformer_export.engine import gpus, worker
+from reformer_export.artifact.engine_record import EngineFlags, EngineProfile, PluginRecord
+from reformer_export.artifact.files import sha256_of_file
+from reformer_export.engine import EngineOptions, gpus, worker
 from reformer_export.engine.request import BuildRequest, BuildResult, request_from_json
 from reformer_export.errors import EngineError, InputError, RuntimeUnavailableError
+from reformer_export.libraries.architectures import ComputeCapability
+from reformer_export.libraries.gpus import Gpu
+from reformer_export.libraries.tensorrt import describe_tensorrt_library
+from reformer_export.runtimes.tensorrt.machine import Machine
+from reformer_export.runtimes.tensorrt.preflight import check_machine
+from tests.artifact.test_engine_record import RECORD
 from tests.engine.fake_tensorrt import install_fake_tensorrt
-from tests.required import skip_unless_required
+from tests.runtimes.tensorrt.engines import write_library
 
 Build = Callable[..., BuildResult]
 
 
 @pytest.fixture
 def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
-    """Run a request, some fields of it given, with the GPU of compute capability `gpu`."""
+    """Run a request with some options or paths, where the GPU is of compute capability `gpu`."""
     library = install_fake_tensorrt(tmp_path, monkeypatch)
     model = tmp_path / "model.onnx"
     model.write_bytes(b"model")
+    profile = EngineProfile((1, 1), (1, 8), (1, 16))
     request = BuildRequest(
-        runtime="tensorrt",
+        EngineOptions("tensorrt", profiles=(profile,)),
         model=str(model),
         plugin=str(library),
         engine=str(tmp_path / "engine"),
         operators={"TableRead": 1},
-        profiles=(EngineProfile((1, 1), (1, 8), (1, 16)),),
-        compute_capabilities=(),
-        flags=EngineFlags(),
-        embed_plugin=False,
     )
 
     def run(gpu: str | None = "8.9", **fields: Any) -> BuildResult:
+        found = None if gpu is None else ComputeCapability.parse(gpu)
         for module in (worker, gpus):
-            monkeypatch.setattr(module, "find_gpu", lambda: gpu)
-        name = "tensorrt" if fields.get("runtime", "tensorrt") == "tensorrt" else "tensorrt_rtx"
+            monkeypatch.setattr(module, "find_compute_capability", lambda: found)
+        paths = {name: str(fields.pop(name)) for name in ("timing_cache", "layers") if name in fields}
+        options = dataclasses.replace(request.options, **fields)
+        name = options.runtime.replace("-", "_")
         monkeypatch.setattr(worker, "import_tensorrt", lambda runtime: importlib.import_module(name))
-        return worker.run_build(dataclasses.replace(request, **fields), worker.Events(io.StringIO()))
+        asked = dataclasses.replace(request, options=options, **paths)
+        return worker.run_build(asked, worker.Events(io.StringIO()))
 
     for name in ("tensorrt", "tensorrt_rtx"):
         monkeypatch.delitem(sys.modules, name, raising=False)
@@ -71,7 +78,7 @@ def test_every_option_reaches_tensorrt(build: Build, tmp_path: Path) -> None:
     flags = EngineFlags(
         refit=True, stripped=True, version_compatible=True, hardware_compatible=True, tf32=True
     )
-    build(flags=flags, builder_level=5, workspace=2**30, layers=str(tmp_path / "layers"))
+    build(flags=flags, builder_level=5, workspace=2**30, layers=tmp_path / "layers")
     engine = engine_of(tmp_path)
     assert engine["flags"] == ["REFIT", "STRIP_PLAN", "TF32", "VERSION_COMPATIBLE"]
     assert engine["hardware"] == "AMPERE_PLUS"
@@ -81,20 +88,20 @@ def test_every_option_reaches_tensorrt(build: Build, tmp_path: Path) -> None:
 
 def test_the_timing_cache_is_read_and_kept(build: Build, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
-    build(timing_cache=str(cache))
+    build(timing_cache=cache)
     assert cache.read_bytes() == b"+1"
-    build(timing_cache=str(cache))
+    build(timing_cache=cache)
     assert cache.read_bytes() == b"+1+1"
     cache.write_bytes(b"of another GPU")
-    with pytest.raises(EngineError, match=r"--timing-cache: got .*, which is another version's or GPU's"):
-        build(timing_cache=str(cache))
+    with pytest.raises(EngineError, match=r"timing_cache: got .*, which is another version's or GPU's"):
+        build(timing_cache=cache)
 
 
 def test_the_layer_report_needs_a_gpu_that_the_engine_is_for(build: Build, tmp_path: Path) -> None:
     fields = {
         "runtime": "tensorrt-rtx",
         "compute_capabilities": ("12.0",),
-        "layers": str(tmp_path / "layers"),
+        "layers": tmp_path / "layers",
     }
     (note,) = build("8.9", **fields).notes
     assert note == "no layer report: the engine must be loaded on a GPU it is for, and this one has 8.9"
@@ -116,7 +123,7 @@ def test_a_gpu_that_tensorrt_rtx_does_not_know(build: Build) -> None:
 @pytest.mark.parametrize(
     ("gpu", "fields", "message"),
     [
-        (None, {}, "--runtime tensorrt: got a machine without an NVIDIA GPU"),
+        (None, {}, '`runtime="tensorrt"`: got a machine without an NVIDIA GPU'),
         ("7.5", {}, "GPU: got compute capability 7.5, expected 8.0 or newer"),
         (None, {"runtime": "tensorrt-rtx"}, "give it once for each, from 8.0, 8.9, 12.0"),
         (
@@ -126,7 +133,7 @@ def test_a_gpu_that_tensorrt_rtx_does_not_know(build: Build) -> None:
                 "compute_capabilities": ("8.0",),
                 "flags": EngineFlags(refit=True),
             },
-            "--refit, --strip-weights: got a machine without an NVIDIA GPU",
+            "`refit`, `stripped`: got a machine without an NVIDIA GPU",
         ),
     ],
 )
@@ -137,55 +144,38 @@ def test_what_needs_a_gpu_says_so(
         build(gpu, **fields)
 
 
+def test_preflight_says_of_a_library_what_the_worker_said(build: Build, tmp_path: Path) -> None:
+    """Whether it runs, by machine code or by the driver's compiler, for every set of architectures."""
+    compiled = (80, 86, 89, 90, 100, 120)
+    verdicts = set()
+    for count, capability in itertools.product(range(1, 5), ("8.0", "8.6", "8.9", "9.0", "10.3", "12.0")):
+        gpu = Gpu("A GPU", ComputeCapability.parse(capability), 2**34)
+        for architectures in itertools.combinations(compiled, count):
+            path = write_library(tmp_path, ",".join(map(str, architectures)))
+            (verdict, *_) = [*build(capability).notes, "machine code: "]
+            library = describe_tensorrt_library(path)
+            plugin = PluginRecord(path.name, sha256_of_file(path), library.abi_version, "0.1.0", False)
+            record = dataclasses.replace(
+                RECORD, runtime="tensorrt", compute_capabilities=(capability,), plugin=plugin
+            )
+            machine = Machine(RECORD.runtime_version, gpu, library)
+            if "will not run there" in verdict:
+                with pytest.raises(RuntimeUnavailableError, match="got kernels for sm_"):
+                    check_machine(record, machine)
+            else:
+                said = " ".join(check_machine(record, machine))
+                assert ("the driver compiles" in said) == ("the driver compiles" in verdict)
+            verdicts.add(verdict.partition(": ")[2])
+    assert len(verdicts) == 3
+
+
 def test_a_request_survives_its_json() -> None:
-    request = BuildRequest(
-        "tensorrt-rtx",
-        "model",
-        "plugin",
-        "engine",
-        {"LSHBuckets": 2},
-        (EngineProfile((1, 1), (1, 2), (3, 4)),),
-        ("8.9",),
-        EngineFlags(tf32=True),
-        True,
-        3,
-        4,
-        "cache",
-        "layers",
-    )
+    profiles = (EngineProfile((1, 1), (1, 2), (3, 4)),)
+    flags = EngineFlags(tf32=True)
+    options = EngineOptions("tensorrt-rtx", "a", profiles, ("8.9",), 3, 4, None, flags, True, True, True)
+    model = "model of \udcff, a name that is no UTF-8"
+    request = BuildRequest(options, model, "plugin", "engine", {"LSHBuckets": 2}, "cache", "layers")
     assert request_from_json(request.to_json()) == request
-
-
-def test_the_gpu_is_asked_of_the_driver() -> None:
-    """None or a version, never an exception: whatever machine this is."""
-    gpu = gpus.find_gpu()
-    assert gpu is None or gpus.capability_numbers(gpu) >= (3, 0)
-
-
-DRIVER = """
-int cuInit(unsigned flags) { return FAIL == 1 || flags != 0; }
-int cuDeviceGet(int* device, int ordinal) { *device = 7; return FAIL == 2 || ordinal != 0; }
-int cuDeviceGetAttribute(int* value, int attribute, int device) {
-  *value = attribute == 75 ? 12 : attribute == 76 ? 1 : 99;
-  return FAIL == 3 || device != 7;
-}
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="names the driver as Linux does")
-@pytest.mark.parametrize(("failing", "gpu"), [(0, "12.1"), (1, None), (2, None), (3, None)])
-def test_what_the_driver_says_is_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int, gpu: str | None
-) -> None:
-    compiler = shutil.which("cc")
-    if compiler is None:
-        skip_unless_required("needs a C compiler")
-    library = tmp_path / f"libcuda{failing}.so"
-    (tmp_path / "driver.c").write_text(DRIVER)
-    command = [compiler, "-shared", "-fPIC", f"-DFAIL={failing}", "-o", library, tmp_path / "driver.c"]
-    subprocess.run(command, check=True)
-    monkeypatch.setattr(gpus, "DRIVER", str(library))
-    assert gpus.find_gpu() == gpu
 
 
 def test_progress_is_thinned_out() -> None:

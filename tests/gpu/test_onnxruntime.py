@@ -20,7 +20,7 @@ from tests.ops.backends import INPUT_NAMES, open_native_session, run_native_onnx
 from tests.required import skip_unless_required
 
 OPERATORS = ["LSHBuckets", "LSHAttention", "LocalAttention"]
-BUILT_WITH_CUDA = Path(__file__).parents[2] / "build/cuda/onnxruntime/libreformer_onnxruntime.so"
+BUILT_WITH_CUDA = Path(__file__).parents[2] / "build/cuda/adapters/onnxruntime/libreformer_onnxruntime.so"
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 

@@ -21,10 +21,9 @@ from reformer_export.engine import EngineOptions, build_engine
 from reformer_export.errors import ArtifactError, InputError, MissingDependencyError, RuntimeUnavailableError
 from reformer_export.export import ExportOptions
 from reformer_export.runtimes import RuntimeOptions, load
-from reformer_export.runtimes.tensorrt.cuda import CudaBindingsDevice
 from reformer_export.runtimes.tensorrt.engine import OpenedEngine
+from reformer_export.runtimes.tensorrt.machine import examine_gpu_machine
 from reformer_export.runtimes.tensorrt.packages import import_cuda, import_tensorrt
-from reformer_export.runtimes.tensorrt.preflight import examine_machine
 from reformer_export.runtimes.tensorrt.runtime import TensorRTRuntime
 from tests.export.test_export import export
 from tests.hf_models import config_t, save_model
@@ -46,12 +45,12 @@ RTX_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
 def runtime(request: pytest.FixtureRequest) -> Any:
     """A runtime that is installed and knows this GPU."""
     try:
-        machine = examine_machine(request.param)
+        machine = examine_gpu_machine(request.param)
     except MissingDependencyError as error:
         pytest.skip(f"not installed here: {error}")
     assert machine.gpu is not None, machine.gpu_problem
     assert machine.library is not None, machine.library_problem
-    if request.param == "tensorrt-rtx" and machine.gpu.compute_capability not in RTX_CAPABILITIES:
+    if request.param == "tensorrt-rtx" and str(machine.gpu.compute_capability) not in RTX_CAPABILITIES:
         pytest.skip(f"TensorRT-RTX does not know compute capability {machine.gpu.compute_capability}")
     return request.param
 
@@ -163,7 +162,7 @@ def test_a_shape_in_no_profile(out: Path, runtime: Any) -> None:
 
 def test_what_does_not_fit_is_refused_before_loading(out: Path, runtime: Any) -> None:
     name = f"{runtime}-plain"
-    machine = examine_machine(runtime)
+    machine = examine_gpu_machine(runtime)
     for values in ({"runtime_version": "1.0.0"}, {"gpu": None, "gpu_problem": "GPU: got none"}):
         other = dataclasses.replace(machine, **values)
         with pytest.raises(RuntimeUnavailableError):
@@ -178,17 +177,10 @@ def test_what_does_not_fit_is_refused_before_loading(out: Path, runtime: Any) ->
         path.write_bytes(data)
 
 
-def test_the_gpu_in_words() -> None:
-    gpu = CudaBindingsDevice(import_cuda()).describe()
-    assert gpu.name
-    assert gpu.capability >= (7, 5)
-    assert gpu.memory_bytes > 2**30
-
-
 def test_a_truncated_plan_that_passes_for_whole_is_tensorrt_s_error(out: Path, runtime: Any) -> None:
     """TensorRT itself says no, in one line, and the process lives."""
     name = f"{runtime}-plain"
-    library = examine_machine(runtime).library
+    library = examine_gpu_machine(runtime).library
     assert library is not None
     data = engine_path(out, name).read_bytes()
     record = read_engine_record(out, name)

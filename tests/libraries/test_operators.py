@@ -6,7 +6,8 @@ import subprocess
 import pytest
 
 from reformer_export.errors import InputError, RuntimeUnavailableError
-from reformer_export.libraries import operators
+from reformer_export.libraries import installed
+from reformer_export.libraries.installed import ABI_VERSION
 from reformer_export.libraries.operators import LIBRARY_VARIABLE, find_native_library
 from tests.ops.backends import require_native
 
@@ -40,8 +41,9 @@ def test_unknown_mode_is_refused():
         find_native_library("maybe")
 
 
-def test_without_a_library(monkeypatch):
-    monkeypatch.setattr(operators, "library_path", lambda: None)
+def test_without_a_library(monkeypatch, tmp_path):
+    monkeypatch.delenv(LIBRARY_VARIABLE, raising=False)
+    monkeypatch.setattr(installed, "INSTALLED", tmp_path)
     assert find_native_library("auto") is None
     with pytest.raises(RuntimeUnavailableError, match="got none, expected libreformer_onnxruntime"):
         find_native_library("on")
@@ -66,7 +68,7 @@ def test_what_is_no_library_is_refused(monkeypatch, tmp_path, content):
 
 def test_the_installed_library_describes_itself():
     library = require_native()
-    assert library.abi_version == operators.ABI_VERSION
+    assert library.abi_version == ABI_VERSION
     assert library.version
     assert library.cpu_target
     assert library.version in str(library)

@@ -92,7 +92,7 @@ def test_speed_is_the_median_whole_sequence_s(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("length", "tokens"), [(1, 9), (65, 9), (8, 1), (8, 0)])
 def test_what_cannot_be_measured(tmp_path: Path, length: int, tokens: int) -> None:
-    with load(write_artifact(tmp_path / "out")) as model, pytest.raises(InputError, match="--data"):
+    with load(write_artifact(tmp_path / "out")) as model, pytest.raises(InputError, match=r"^data"):
         measure_accuracy(model, TokenText(np.arange(tokens), 9), length, (None,))
 
 

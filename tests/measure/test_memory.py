@@ -1,21 +1,28 @@
 from __future__ import annotations
 
+import dataclasses
 import stat
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from reformer_export.measure import memory, one_pass
 from reformer_export.measure.contenders import Setup
-from reformer_export.measure.memory import OF_THE_GPU, OF_THE_PROCESS, PassFailedError, measure_pass
+from reformer_export.measure.memory import (
+    OF_THE_GPU,
+    OF_THE_PASS,
+    OF_THE_PROCESS,
+    PassFailedError,
+    measure_pass,
+)
+from reformer_export.runtimes import RuntimeOptions
 from tests.runtimes.artifacts import write_artifact
 
 
 @pytest.fixture
 def setup(tmp_path: Path) -> Setup:
-    return Setup("artifact", str(write_artifact(tmp_path / "out")), {"provider": "cpu"})
+    return Setup("artifact", str(write_artifact(tmp_path / "out")), RuntimeOptions(provider="cpu", threads=1))
 
 
 def put_nvidia_smi(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
@@ -30,6 +37,15 @@ def test_a_pass_that_fails_says_why_in_one_line(setup: Setup) -> None:
     with pytest.raises(PassFailedError, match="expected at most 64") as caught:
         measure_pass(setup, 1, 65)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
+def test_a_pass_in_a_process_of_its_own(setup: Setup) -> None:
+    found = measure_pass(setup, 2, 8)
+    assert found is not None
+    assert found.measured == OF_THE_PASS
+    assert found.peak_bytes >= found.loaded_bytes > 10**7
+    assert 0 < found.seconds < 60
 
 
 def test_a_process_that_the_system_ends(
@@ -55,8 +71,10 @@ def test_gpu_memory_is_what_the_process_added(
         f"p = open({str(count)!r}, 'r+'); n = int(p.read()); p.seek(0); p.write(str(n + 1))\n"
         "print(500 + 100 * n); print(7)",
     )
-    found = one_pass._run_on_gpu(setup, np.ones((1, 8), np.int64))
-    assert found == memory.Memory(100 * 2**20, 200 * 2**20, OF_THE_GPU)
+    found = one_pass.run_once(dataclasses.replace(setup, device="cuda"), 1, 8)
+    assert found is not None
+    assert (found.loaded_bytes, found.peak_bytes, found.measured) == (100 * 2**20, 200 * 2**20, OF_THE_GPU)
+    assert 0 < found.seconds < 60
 
 
 def test_no_nvidia_smi_or_a_broken_one_is_no_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,7 +87,7 @@ def test_no_nvidia_smi_or_a_broken_one_is_no_number(tmp_path: Path, monkeypatch:
 def test_where_the_peak_cannot_be_set_back_the_words_say_so(
     setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(one_pass, "reset_peak", lambda: False)
+    monkeypatch.setattr(memory, "reset_peak", lambda: False)
     found = one_pass.run_once(setup, 1, 8)
     assert found is not None
     assert found.measured == OF_THE_PROCESS

@@ -11,7 +11,7 @@ from tests.plugins.elf import find_foreign_libraries, list_exports
 from tests.required import skip_unless_required
 
 ROOT = Path(__file__).parents[2]
-BUILT = ROOT / "build" / "cuda" / "onnxruntime" / "libreformer_onnxruntime.so"
+BUILT = ROOT / "build/cuda/adapters/onnxruntime" / "libreformer_onnxruntime.so"
 
 
 @pytest.fixture(scope="module")

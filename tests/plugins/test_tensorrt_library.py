@@ -15,7 +15,7 @@ from reformer_export.contract import DOMAIN, VERSION
 from reformer_export.errors import RuntimeUnavailableError
 from reformer_export.export.bodies import LocalAttention, LSHAttention, LSHBuckets
 from reformer_export.export.bodies.function_body import function_body
-from reformer_export.libraries.operators import ABI_VERSION
+from reformer_export.libraries.installed import ABI_VERSION
 from reformer_export.libraries.tensorrt import TensorRTLibrary, find_tensorrt_library
 from tests.plugins.elf import find_foreign_libraries, list_exports
 from tests.required import skip_unless_required

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import copy
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -8,11 +8,15 @@ from typing import Any
 import pytest
 import transformers
 
-from reformer_export.report import render_page
-from reformer_export.report.bench_page import page_from_bench
+from reformer_export.artifact.manifest import read_manifest
+from reformer_export.measure.node_times import NodeTimes, OperatorTime
+from reformer_export.report.bench_page import BenchReport, page_from_bench
+from reformer_export.report.page import Verdict
 from tests.cli.program import run_program
 from tests.hf_models import config_t, save_model
 from tests.report.browser import check_page, open_page
+from tests.report.results import make_benchmark
+from tests.runtimes.artifacts import write_artifact
 
 
 @pytest.fixture(scope="module")
@@ -39,37 +43,63 @@ def test_the_page_in_a_browser(measured: tuple[Path, Any]) -> None:
         assert "artifact" in seen.page.locator("#time svg").text_content()
 
 
-def test_the_page_comes_from_the_json(measured: tuple[Path, Any]) -> None:
+def test_the_page_has_the_numbers_of_the_json(measured: tuple[Path, Any]) -> None:
     path, report = measured
-    assert render_page(page_from_bench(report)) == path.read_text(encoding="utf-8")
-    operators = {row["operator"]: row["runs"] for row in report["nodes"]["operators"]}
-    assert sum(operators.values()) > 20
+    html = path.read_text(encoding="utf-8")
+    for row in report["results"]:
+        assert f"<td>{row['latency_ms']['p50']:,.2f}</td>" in html
+        assert f"<td>{row['peak_memory_bytes'] / 1e6:,.0f}</td>" in html
+    operators = {row["operator"]: row for row in report["nodes"]["operators"]}
+    assert sum(row["runs"] for row in operators.values()) > 20
+    for name, row in operators.items():
+        assert f"<td>{name}</td><td>{row['runs']}</td><td>{1e3 * row['seconds']:.2f}</td>" in html
     assert report["nodes"]["length"] == 64
 
 
-def verdict_of(report: Any, ratios: tuple[float, float]) -> tuple[bool, str, str]:
-    changed = copy.deepcopy(report)
-    for ratio, row in zip(ratios, (r for r in changed["results"] if r["contender"] == "eager"), strict=True):
-        row["times_artifact"] = ratio
-    verdict = page_from_bench(changed).verdict
-    assert verdict is not None
-    return verdict.good, verdict.headline, verdict.reason
+def make_report(tmp_path: Path, *eager_seconds: float) -> BenchReport:
+    out = write_artifact(tmp_path / "out")
+    result = make_benchmark(out, *eager_seconds, memory=False)
+    return BenchReport(out, read_manifest(out), "ONNX Runtime", result)
 
 
-def test_the_verdict(measured: tuple[Path, Any]) -> None:
-    report = measured[1]
-    good, headline, reason = verdict_of(report, (2.0, 3.0))
-    assert (good, headline) == (True, "Faster at every shape")
-    assert "2 to 3 times as fast as eager" in reason
-    good, headline, _ = verdict_of(report, (0.5, 3.0))
-    assert (good, headline) == (False, "Slower than eager at some shapes")
-
-
-def test_alone(measured: tuple[Path, Any]) -> None:
-    report = copy.deepcopy(measured[1])
-    report["results"] = [row for row in report["results"] if row["contender"] == "artifact"]
-    report |= {"nodes": None, "memory_measured": None}
-    page = page_from_bench(report)
-    assert page.verdict is not None
-    assert page.verdict.headline.endswith("tokens a second")
+@pytest.mark.parametrize(
+    ("eager_seconds", "verdict"),
+    [
+        (
+            (2.0, 3.0),
+            Verdict(
+                True,
+                "Faster at every shape",
+                "2 to 3 times as fast as eager, over the shapes that were measured.",
+            ),
+        ),
+        (
+            (0.5, 3.0),
+            Verdict(
+                False,
+                "Slower than eager at some shapes",
+                "0.5 to 3 times as fast as eager, over the shapes that were measured.",
+            ),
+        ),
+        ((), Verdict(True, "1,024 tokens a second", "Compared with nothing else.")),
+    ],
+)
+def test_the_verdict(tmp_path: Path, eager_seconds: tuple[float, ...], verdict: Verdict) -> None:
+    page = page_from_bench(make_report(tmp_path, *eager_seconds))
+    assert page.verdict == verdict
     assert [section.name for section in page.sections] == ["time", "table", "about"]
+    assert "Note: a note" in page.sections[-1].paragraphs
+
+
+def test_json_has_the_nodes_where_they_were_asked_for(tmp_path: Path) -> None:
+    report = make_report(tmp_path)
+    assert not {"nodes", "manifest"} & set(report.to_dict())
+    nodes = NodeTimes(64, (OperatorTime("Gemm", 12, 0.5),))
+    values = dataclasses.replace(report, nodes=nodes, with_nodes=True).to_dict()
+    assert values["nodes"] == {
+        "length": 64,
+        "operators": ({"operator": "Gemm", "runs": 12, "seconds": 0.5},),
+    }
+    assert values["manifest"] == report.manifest.to_dict()
+    assert values["model_sha256"] == report.manifest.files["model.onnx"]
+    assert dataclasses.replace(report, with_nodes=True).to_dict()["nodes"] is None

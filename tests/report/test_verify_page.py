@@ -1,23 +1,37 @@
 from __future__ import annotations
 
-import copy
+import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import transformers
 
+from reformer_export.measure.accuracy import AccuracyResult
+from reformer_export.parity.bisect import BisectResult
+from reformer_export.parity.cases import Case
+from reformer_export.parity.details import Details
+from reformer_export.parity.hashing import MARGIN_EDGES, MarginHistogram
+from reformer_export.parity.point_errors import PointError
+from reformer_export.parity.points import Point
+from reformer_export.parity.results import CaseResult
 from reformer_export.report import render_page
+from reformer_export.report.page import Verdict
 from reformer_export.report.verify_page import page_from_verify
+from reformer_export.report.verify_report import BisectReport, DataAccuracy, RuntimeReport, VerifyReport
+from reformer_export.spec import DTYPES
+from tests.artifact.test_manifest import make_manifest
 from tests.cli.program import run_program
 from tests.hf_models import config_t, save_model
 from tests.report.browser import check_page, open_page
+from tests.report.results import ACCURACY, make_case, make_sweep
 
 
 @pytest.fixture(scope="module")
 def verified(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
-    """A page and the JSON of the same command, of a small model with a dial and a text it was measured on."""
+    """A page and the JSON of the same command, of a small model that was measured on a text too."""
     folder = tmp_path_factory.mktemp("verified")
     config = config_t(is_decoder=True, vocab_size=258)
     checkpoint = save_model(folder, config, transformers.ReformerModelWithLMHead)
@@ -42,57 +56,90 @@ def test_the_page_in_a_browser(verified: tuple[Path, Any]) -> None:
         assert seen.page.locator("#cases tbody tr").count() == report["num_cases"]
 
 
-def test_the_page_comes_from_the_json(verified: tuple[Path, Any]) -> None:
+def test_the_page_has_the_numbers_of_the_json(verified: tuple[Path, Any]) -> None:
     path, report = verified
-    assert render_page(page_from_verify(report)) == path.read_text(encoding="utf-8")
+    html = path.read_text(encoding="utf-8")
+    for case in report["cases"]:
+        assert f"<td>{case['pinned_error']:.1e}</td>" in html
+        assert f"<td>{case['free_error']:.1e}</td>" in html
+    for row in report["dial"]["rows"]:
+        assert f"<td>{row['num_hashes']}</td><td>{row['loss']:.4f}</td>" in html
     (margins,) = report["details"]["margins"]
     assert sum(margins["counts"]) == 64 * 2 * 4
+    assert "512 hashes; 0 flips, 0 of them unexplained." in html
     assert {row["layer"] for row in report["details"]["layers"]} == {0, 1}
+    assert "Layers: 2; the largest share is" in html
     assert report["details"]["pattern"]["length"] == 64
+    assert "one input of 64 tokens" in html
 
 
-def flip(report: Any, margin: float, unexplained: int) -> Any:
-    """The report with one flipped hash in its last case."""
-    changed = copy.deepcopy(report)
-    agreement = changed["cases"][-1]["layers"][0]
-    agreement |= {"flips": 1, "unexplained": unexplained, "worst_margin": margin, "flip_margins": [margin]}
-    changed["cases"][-1] |= {"flips": 1, "passed": not unexplained}
-    return changed | {"flips": 1, "unexplained_flips": unexplained, "passed": not unexplained}
+def make_report(*cases: CaseResult, accuracy: AccuracyResult | None = None, **more: Any) -> VerifyReport:
+    data = None if accuracy is None else DataAccuracy("text.txt", 4, accuracy)
+    return VerifyReport(Path("out"), make_manifest(), (RuntimeReport(make_sweep(*cases), data),), **more)
 
 
-def test_flips_are_marked_and_explained(verified: tuple[Path, Any]) -> None:
-    report = verified[1]
-    explained = render_page(page_from_verify(flip(report, 1e-7, 0)))
-    assert "1 flips, 0 of them unexplained" in explained
-    assert "flip, explained" in explained
-    assert "UNEXPLAINED" not in explained
-    unexplained = render_page(page_from_verify(flip(report, 0.1, 1)))
-    assert "1 flips, 1 of them unexplained" in unexplained
-    assert "flip, UNEXPLAINED" in unexplained
-    assert "No: it differs" in unexplained
-    assert "other rotations or another projection, not noise" in unexplained
+def make_details(limit: float) -> Details:
+    rows = (PointError(Point("name", "value", 0, 0, "attention output", 3, 1), 1e-6, 1.0, 5e-5),)
+    counts = (*range(len(MARGIN_EDGES) - 1),)
+    roundings = dict.fromkeys(DTYPES, 1e-3)
+    margins = MarginHistogram(1, counts, roundings, dict.fromkeys(DTYPES, 0.25))
+    return Details(rows, (margins,), None, limit)
 
 
-def test_wrong_arithmetic_is_said(verified: tuple[Path, Any]) -> None:
-    report = copy.deepcopy(verified[1])
-    report["cases"][0] |= {"pinned_error": None, "passed": False}  # JSON has no infinity
-    page = page_from_verify(report | {"passed": False})
-    assert page.verdict is not None
-    assert (page.verdict.good, page.verdict.headline) == (False, "No: it differs")
-    assert "the arithmetic differs by more than rounding" in page.verdict.reason
+@pytest.mark.parametrize(
+    ("margin", "unexplained", "words"),
+    [
+        (1e-7, 0, ["1 flips, 0 of them unexplained", "flip, explained", "Yes: it is the same model"]),
+        (
+            0.1,
+            1,
+            ["1 flips, 1 of them unexplained", "flip, UNEXPLAINED", "No: it differs", "not noise"],
+        ),
+    ],
+)
+def test_flips_are_marked_and_explained(margin: float, unexplained: int, words: list[str]) -> None:
+    html = render_page(
+        page_from_verify(make_report(make_case(1, unexplained, margin), details=make_details(1e-6)))
+    )
+    for word in words:
+        assert word in html
+    assert ("UNEXPLAINED" in html) == bool(unexplained)
+    row = f"<td>1</td><td>3,600</td><td>99.9722%</td><td>1</td><td>{unexplained}</td><td>25.00%</td>"
+    assert row in html
 
 
-def test_the_node_that_differs(verified: tuple[Path, Any]) -> None:
-    """What --bisect found stands first."""
-    found = {
-        "verdict": "First node that differs: MatMul node_linear_3",
-        "replay": "reformer-export replay DIR",
-    }
-    page = page_from_verify(verified[1] | {"bisect": found})
+@pytest.mark.parametrize("error", [1.0, math.inf])
+def test_wrong_arithmetic_is_said(error: float) -> None:
+    verdict = page_from_verify(make_report(make_case(error=error))).verdict
+    assert verdict == Verdict(
+        False, "No: it differs", "1 of 2 inputs fail: the arithmetic differs by more than rounding."
+    )
+
+
+def test_the_node_that_differs() -> None:
+    """What a search for it found stands first."""
+    found = BisectResult(Case(64, 1, masked=False), None, None, None, None)
+    bisect = BisectReport(found, Path("DIR"), "reformer-export replay DIR")
+    page = page_from_verify(make_report(bisect=bisect))
     assert page.sections[0].name == "bisect"
-    html = render_page(page)
-    assert "First node that differs: MatMul node_linear_3." in html
-    assert "reformer-export replay DIR" in html
+    assert page.sections[0].paragraphs == [
+        "No node differs (batch 1, length 64).",
+        "Run just that node again, on eager's values, with: reformer-export replay DIR",
+    ]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_accuracy_against_speed(count: int) -> None:
+    accuracy = dataclasses.replace(ACCURACY, rows=ACCURACY.rows[:count])
+    sections = {
+        section.name: section for section in page_from_verify(make_report(accuracy=accuracy)).sections
+    }
+    section = sections["accuracy"]
+    assert section.paragraphs == ["On text.txt, 1,030 characters, in sequences of 1,024 tokens."]
+    assert len(section.tables[0].rows) == count
+    told = [drawing.alternative for drawing in section.drawings]
+    words = "From 1 to 4 hashes: 2.8854 to 1.4427 bits per character, 5,432 to 1,234 tokens a second."
+    assert told == ([words] * 2 if count == 2 else [])
 
 
 def test_a_model_without_hashing(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from reformer_export.errors import InputError
 from reformer_export.runtimes import load
-from reformer_export.runtimes.generation import GenerationOptions, generate
+from reformer_export.runtimes.generation import GenerationOptions
 from tests.runtimes.artifacts import MAX_LENGTH, write_artifact
 
 
@@ -18,12 +18,12 @@ def runtime(tmp_path: Path, request: pytest.FixtureRequest) -> Any:
     return load(write_artifact(tmp_path / "out", logits=request.param), threads=1)
 
 
-def greedy(**values: Any) -> GenerationOptions:
-    return GenerationOptions(temperature=0, **values)
+def greedy(**values: Any) -> dict[str, Any]:
+    return {"temperature": 0, **values}
 
 
 def test_each_token_follows_from_the_last(runtime: Any) -> None:
-    generation = generate(runtime, [5, 9], greedy(max_new_tokens=4))
+    generation = runtime.generate([5, 9], **greedy(max_new_tokens=4))
     assert generation.stop_reason is None
     assert list(generation) == [10, 11, 12, 13]
     assert (generation.ids, generation.stop_reason) == ([10, 11, 12, 13], "max_new_tokens")
@@ -32,16 +32,16 @@ def test_each_token_follows_from_the_last(runtime: Any) -> None:
 
 @pytest.mark.parametrize("eos", [12, [99, 12], np.int64(12)])
 def test_the_end_token_stops_and_is_left_out(runtime: Any, eos: Any) -> None:
-    generation = generate(runtime, [9], greedy(eos_token_id=eos))
+    generation = runtime.generate([9], **greedy(eos_token_id=eos))
     assert list(generation) == [10, 11]
     assert generation.stop_reason == "eos_token"
 
 
 def test_the_greatest_length_stops(runtime: Any) -> None:
-    generation = generate(runtime, [9] * (MAX_LENGTH - 2), greedy())
+    generation = runtime.generate([9] * (MAX_LENGTH - 2), **greedy())
     assert list(generation) == [10, 11]
     assert generation.stop_reason == "max_length"
-    full = generate(runtime, [9] * MAX_LENGTH, greedy())
+    full = runtime.generate([9] * MAX_LENGTH, **greedy())
     assert list(full) == []
     assert full.stop_reason == "max_length"
 
@@ -63,20 +63,18 @@ def test_the_end_token_comes_from_the_config(
     if generation_config is not None:
         files["generation_config.json"] = json.dumps(generation_config).encode()
     runtime = load(write_artifact(tmp_path / "out", files=files))
-    assert list(generate(runtime, [9], greedy(max_new_tokens=4))) == expected
+    assert list(runtime.generate([9], **greedy(max_new_tokens=4))) == expected
 
 
 def test_no_end_token_overrides_the_config(tmp_path: Path) -> None:
     runtime = load(write_artifact(tmp_path / "out", files={"config.json": b'{"eos_token_id": 11}'}))
-    assert list(generate(runtime, [9], greedy(max_new_tokens=3, eos_token_id=()))) == [10, 11, 12]
+    assert list(runtime.generate([9], **greedy(max_new_tokens=3, eos_token_id=()))) == [10, 11, 12]
 
 
 def test_a_seed_gives_one_text_and_another_seed_another(tmp_path: Path) -> None:
     table = np.zeros((258, 258), np.float32)
     runtime = load(write_artifact(tmp_path / "out", table=table), threads=1)
-    first, again, other = (
-        list(generate(runtime, [9], GenerationOptions(max_new_tokens=20, seed=seed))) for seed in (1, 1, 2)
-    )
+    first, again, other = (list(runtime.generate([9], max_new_tokens=20, seed=seed)) for seed in (1, 1, 2))
     assert first == again != other
 
 

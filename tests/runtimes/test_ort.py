@@ -17,7 +17,8 @@ from reformer_export.artifact.files import sha256_of_file
 from reformer_export.artifact.manifest import MODEL_NAME
 from reformer_export.errors import ArtifactError, InputError, MissingDependencyError, RuntimeUnavailableError
 from reformer_export.runtimes import LeftPaddingWarning, load
-from reformer_export.runtimes.ort import _float32_from_ortvalue, open_session
+from reformer_export.runtimes.ort import open_session
+from reformer_export.runtimes.upcast import float32_from_ortvalue
 from reformer_export.spec import TASKS, DType, Task
 from tests.runtimes.artifacts import (
     make_bare_node_model,
@@ -121,7 +122,7 @@ def test_bfloat16_outputs_become_float32(tmp_path: Path) -> None:
     binding.bind_cpu_input("x", values)
     binding.bind_output("y")
     session.run_with_iobinding(binding)
-    got = _float32_from_ortvalue(binding.get_outputs()[0])
+    got = float32_from_ortvalue(binding.get_outputs()[0])
     np.testing.assert_array_equal(got, values.astype(helper.tensor_dtype_to_np_dtype(TensorProto.BFLOAT16)))
     assert got.dtype == np.float32
 

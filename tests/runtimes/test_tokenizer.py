@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,6 @@ from reformer_export.errors import ArtifactError, InputError, MissingDependencyE
 from reformer_export.runtimes.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
 
 TEXT = "In the beginning ☃ été 漢字"
-
-
-def decode_in_pieces(tokenizer: Tokenizer, ids: list[int], prompt: list[int]) -> list[str]:
-    decoder = tokenizer.incremental_decoder(prompt)
-    return [*(decoder.push(token) for token in ids), decoder.finish()]
 
 
 def write_tokenizer_json(folder: Path) -> None:
@@ -61,7 +57,7 @@ def test_pieces_continue_the_prompt(tokenizer: Tokenizer) -> None:
     ids = tokenizer.encode(TEXT)
     for cut in (0, 1, len(ids) // 2, len(ids)):
         prompt = ids[:cut]
-        pieces = decode_in_pieces(tokenizer, ids[cut:], prompt)
+        pieces = list(tokenizer.decode_stream(iter(ids[cut:]), prompt))
         shown = tokenizer.decode(prompt).rstrip("�")
         assert shown + "".join(pieces) == TEXT
         assert "�" not in "".join(pieces)
@@ -74,8 +70,24 @@ def test_characters_of_several_tokens_come_whole(tmp_path: Path) -> None:
         ids = tokenizer.encode("🦊")
         assert len(ids) == 4
         for cut in range(4):
-            pieces = decode_in_pieces(tokenizer, ids[cut:], ids[:cut])
-            assert "".join(pieces) == pieces[-2] == "🦊"
+            assert list(tokenizer.decode_stream(ids[cut:], ids[:cut])) == ["🦊"]
+            assert list(tokenizer.decode_stream(ids[:cut])) == ["�"] * (cut > 0)
+
+
+def test_pieces_come_as_their_tokens_do(tokenizer: Tokenizer) -> None:
+    """Every piece is there before the next token is asked for."""
+    ids, taken = tokenizer.encode(TEXT), []
+
+    def tokens() -> Iterator[int]:
+        for token in ids:
+            taken.append(token)
+            yield token
+
+    shown = ""
+    for piece in tokenizer.decode_stream(tokens()):
+        shown += piece
+        assert tokenizer.decode(taken) == shown
+    assert shown == TEXT
 
 
 def test_special_tokens_are_no_text(tmp_path: Path) -> None:
@@ -96,13 +108,13 @@ def test_bytes_come_back(text: str) -> None:
     ids = tokenizer.encode(text)
     assert ids == [byte + 2 for byte in text.encode()]
     assert tokenizer.decode(ids) == text
-    assert "".join(decode_in_pieces(tokenizer, ids, [])) == text
+    assert "".join(tokenizer.decode_stream(ids)) == text
 
 
 @given(st.lists(st.integers(0, 300)))
 def test_pieces_of_any_bytes_are_the_whole_text(ids: list[int]) -> None:
     tokenizer = ByteTokenizer()
-    assert "".join(decode_in_pieces(tokenizer, ids, [])) == tokenizer.decode(ids)
+    assert "".join(tokenizer.decode_stream(ids)) == tokenizer.decode(ids)
 
 
 def test_ids_that_are_no_bytes_are_ignored() -> None:

@@ -195,14 +195,9 @@ HWY_INLINE void attend_block(const AttendJob& job, const QueryBlock& block,
   const float lowest = attend_window(job, block, true, scratch);
   if (!(lowest > 0.9f * kMaskedLogit)) attend_window(job, block, false, scratch);
   combine_rounds(job, block.pair - job.first_pair, block.rows, scratch);
-  switch (job.dtype) {
-    case REFORMER_FLOAT16:
-      return add_result(job, block, static_cast<hwy::float16_t*>(job.output), scratch);
-    case REFORMER_BFLOAT16:
-      return add_result(job, block, static_cast<hwy::bfloat16_t*>(job.output), scratch);
-    default:
-      return add_result(job, block, static_cast<float*>(job.output), scratch);
-  }
+  dispatch_dtype<hwy::float16_t, hwy::bfloat16_t>(job.dtype, [&](auto element) HWY_ATTR {
+    add_result(job, block, static_cast<decltype(element)*>(job.output), scratch);
+  });
 }
 
 void attend_blocks(const AttendJob& job, AttendScratch& scratch, int64_t begin, int64_t end) {

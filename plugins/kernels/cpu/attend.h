@@ -67,8 +67,8 @@ constexpr int32_t kNoLimit = INT32_MAX - 1;  // the limit of a query that sees e
 constexpr float kMaskedLogit = -1e9f;        // design contract, as in HF eager
 constexpr float kSelfLogit = -1e5f;
 
-// Takes one worker's scratch from `carver`; with a counting carver the result is not usable.
-AttendScratch carve_scratch(const AttentionSizes& sizes, Carver& carver);
+// Lays out one worker's scratch; with a measuring arena the result is not usable.
+AttendScratch layout_attend_scratch(const AttentionSizes& sizes, WorkspaceArena& arena);
 
 inline int64_t blocks_per_chunk(const AttentionSizes& sizes) {
   return divide_up(sizes.chunk_length, static_cast<int64_t>(kQueryRows));

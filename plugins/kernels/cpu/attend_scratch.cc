@@ -20,31 +20,31 @@ size_t count_tiles(const AttentionSizes& sizes, size_t width) {
 
 }  // namespace
 
-AttendScratch carve_scratch(const AttentionSizes& sizes, Carver& carver) {
+AttendScratch layout_attend_scratch(const AttentionSizes& sizes, WorkspaceArena& arena) {
   const size_t width = round_up(static_cast<size_t>(sizes.head_size), kLanes);
   AttendScratch scratch{};
   scratch.num_tiles = count_tiles(sizes, width);
-  scratch.tiles = carver.take<KeyTile>(scratch.num_tiles);
+  scratch.tiles = arena.allocate<KeyTile>(scratch.num_tiles);
   const size_t segment_keys = std::min(scratch.num_tiles, kSegmentTiles) * kTileKeys;
-  scratch.query = carver.take<float>(kQueryRows * width);
-  scratch.result = carver.take<float>(kQueryRows * width);
-  scratch.rows = carver.take<float>(kTileKeys * width);
-  scratch.logits = carver.take<float>(kQueryRows * segment_keys);
-  scratch.positions = carver.take<int32_t>(kQueryRows);
-  scratch.segment_positions = carver.take<int32_t>(segment_keys);
-  scratch.segment_visible = carver.take<int32_t>(segment_keys);
-  scratch.segment_fill = carver.take<float>(segment_keys);
-  scratch.row_max = carver.take<float>(kQueryRows);
-  scratch.row_sum = carver.take<float>(kQueryRows);
-  scratch.old_scale = carver.take<float>(kQueryRows);
-  scratch.new_scale = carver.take<float>(kQueryRows);
+  scratch.query = arena.allocate<float>(kQueryRows * width);
+  scratch.result = arena.allocate<float>(kQueryRows * width);
+  scratch.rows = arena.allocate<float>(kTileKeys * width);
+  scratch.logits = arena.allocate<float>(kQueryRows * segment_keys);
+  scratch.positions = arena.allocate<int32_t>(kQueryRows);
+  scratch.segment_positions = arena.allocate<int32_t>(segment_keys);
+  scratch.segment_visible = arena.allocate<int32_t>(segment_keys);
+  scratch.segment_fill = arena.allocate<float>(segment_keys);
+  scratch.row_max = arena.allocate<float>(kQueryRows);
+  scratch.row_sum = arena.allocate<float>(kQueryRows);
+  scratch.old_scale = arena.allocate<float>(kQueryRows);
+  scratch.new_scale = arena.allocate<float>(kQueryRows);
   for (size_t i = 0; i < scratch.num_tiles; ++i) {
     KeyTile tile{};
-    tile.keys = carver.take<float>(kTileKeys * width);
-    tile.values = carver.take<float>(kTileKeys * width);
-    tile.positions = carver.take<int32_t>(kTileKeys);
-    tile.visible = carver.take<int32_t>(kTileKeys);
-    tile.fill = carver.take<float>(kTileKeys);
+    tile.keys = arena.allocate<float>(kTileKeys * width);
+    tile.values = arena.allocate<float>(kTileKeys * width);
+    tile.positions = arena.allocate<int32_t>(kTileKeys);
+    tile.visible = arena.allocate<int32_t>(kTileKeys);
+    tile.fill = arena.allocate<float>(kTileKeys);
     tile.tag = tile.stamp = -1;
     if (scratch.tiles != nullptr) new (scratch.tiles + i) KeyTile(tile);
   }

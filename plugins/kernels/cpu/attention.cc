@@ -18,14 +18,16 @@ namespace {
 constexpr int64_t kGroupBytes = int64_t{4} << 20;
 constexpr int64_t kBlocksPerWorker = 8;
 
-// Memory that a call carves from its workspace.
-struct Buffers {
+// Where a call's arrays are in its workspace.
+struct Workspace {
   int64_t group = 0;         // pairs in flight
   int32_t* order = nullptr;  // [group, R, Lp]
   float* lse_max = nullptr;  // [group, L]
   float* lse_sum = nullptr;  // [group, L]
   float* partial = nullptr;  // [group, L, D], for half precision outputs
-  size_t scratch_start = 0;  // bytes; the workers' scratch follows
+  char* scratch = nullptr;   // the workers', one behind the other
+  size_t scratch_bytes = 0;  // of one worker
+  size_t size = 0;           // bytes to ask for
 };
 
 int64_t choose_group(const AttentionSizes& sizes, int32_t num_workers) {
@@ -37,112 +39,110 @@ int64_t choose_group(const AttentionSizes& sizes, int32_t num_workers) {
 
 bool needs_order(const AttendJob& job) { return job.shared_query_key && !job.sizes.dense; }
 
-Buffers carve_buffers(const AttendJob& job, int32_t num_workers, Carver& carver) {
-  const AttentionSizes& sizes = job.sizes;
-  const bool many = sizes.rounds > 1;
-  const bool keep_partial = many && job.dtype != REFORMER_FLOAT32;
-  const int64_t order = needs_order(job) ? sizes.rounds * sizes.padded_length : 0;
-  const int64_t state = many ? sizes.length : 0;
-  const int64_t partial = keep_partial ? sizes.length * sizes.head_size : 0;
-  Buffers buffers;
-  buffers.group = choose_group(sizes, num_workers);
-  const auto take_floats = [&](int64_t count) {
-    return count == 0 ? nullptr : carver.take<float>(static_cast<size_t>(buffers.group * count));
-  };
-  if (order > 0) buffers.order = carver.take<int32_t>(static_cast<size_t>(buffers.group * order));
-  buffers.lse_max = take_floats(state);
-  buffers.lse_sum = take_floats(state);
-  buffers.partial = take_floats(partial);
-  buffers.scratch_start = carver.used();
-  return buffers;
-}
-
 // What one worker sorts with: counters, then a spare list of positions.
 struct SortScratch {
   int32_t* counters;
   int32_t* spare;
 };
 
-SortScratch carve_sort_scratch(const AttentionSizes& sizes, Carver& carver) {
-  return {carver.take<int32_t>(kSortDigits),
-          carver.take<int32_t>(static_cast<size_t>(sizes.length))};
+SortScratch layout_sort_scratch(const AttentionSizes& sizes, WorkspaceArena& arena) {
+  return {arena.allocate<int32_t>(kSortDigits),
+          arena.allocate<int32_t>(static_cast<size_t>(sizes.length))};
 }
 
 // Bytes of one worker's scratch: sorting and attending take turns in the same memory.
 size_t measure_scratch(const AttendJob& job) {
-  Carver attend(nullptr);
-  carve_scratch(job.sizes, attend);
-  Carver sort(nullptr);
-  if (needs_order(job)) carve_sort_scratch(job.sizes, sort);
+  WorkspaceArena attend(nullptr);
+  layout_attend_scratch(job.sizes, attend);
+  WorkspaceArena sort(nullptr);
+  if (needs_order(job)) layout_sort_scratch(job.sizes, sort);
   return std::max(attend.used(), sort.used());
 }
 
+Workspace layout_workspace(const AttendJob& job, int32_t num_workers, void* block) {
+  const AttentionSizes& sizes = job.sizes;
+  const bool many = sizes.rounds > 1;
+  const bool keep_partial = many && job.dtype != REFORMER_FLOAT32;
+  const int64_t order = needs_order(job) ? sizes.rounds * sizes.padded_length : 0;
+  const int64_t state = many ? sizes.length : 0;
+  const int64_t partial = keep_partial ? sizes.length * sizes.head_size : 0;
+  WorkspaceArena arena(block);
+  Workspace workspace;
+  workspace.group = choose_group(sizes, num_workers);
+  const auto allocate_floats = [&](int64_t count) {
+    return count == 0 ? nullptr
+                      : arena.allocate<float>(static_cast<size_t>(workspace.group * count));
+  };
+  if (order > 0) {
+    workspace.order = arena.allocate<int32_t>(static_cast<size_t>(workspace.group * order));
+  }
+  workspace.lse_max = allocate_floats(state);
+  workspace.lse_sum = allocate_floats(state);
+  workspace.partial = allocate_floats(partial);
+  workspace.scratch_bytes = measure_scratch(job);
+  workspace.scratch =
+      arena.allocate<char>(static_cast<size_t>(num_workers) * workspace.scratch_bytes);
+  workspace.size = arena.size();
+  return workspace;
+}
+
 uint64_t measure_workspace(const AttendJob& job, const reformer_execution& execution) {
-  if (job.sizes.empty) return 0;
-  Carver carver(nullptr);
-  const Buffers buffers = carve_buffers(job, execution.num_workers, carver);
-  const size_t workers = static_cast<size_t>(execution.num_workers);
-  return buffers.scratch_start + workers * measure_scratch(job) + kCacheLine;
+  return job.sizes.empty ? 0 : layout_workspace(job, execution.num_workers, nullptr).size;
 }
 
 // Fills the order of every round of the group. False when a bucket is negative.
 bool sort_group(const AttendJob& job, const reformer_execution& execution, const int32_t* buckets,
-                int64_t group, int32_t* order, char* scratch, size_t scratch_bytes) {
+                int64_t group, const Workspace& workspace) {
   const AttentionSizes& sizes = job.sizes;
   const int64_t first = job.first_pair * sizes.rounds;
   std::atomic<bool> valid{true};
-  parallel_ranges(
-      execution, group * sizes.rounds, 1, [&](int64_t worker, int64_t begin, int64_t end) {
-        Carver carver(scratch + static_cast<size_t>(worker) * scratch_bytes);
-        const SortScratch sort = carve_sort_scratch(sizes, carver);
-        for (int64_t i = begin; i < end; ++i) {
-          const bool sorted = sort_positions(buckets + (first + i) * sizes.length, sizes.length,
-                                             sizes.padded_length, order + i * sizes.padded_length,
-                                             sort.spare, sort.counters);
-          if (!sorted) valid.store(false, std::memory_order_relaxed);
-        }
-      });
+  parallel_ranges(execution, group * sizes.rounds, 1,
+                  [&](int64_t worker, int64_t begin, int64_t end) {
+                    WorkspaceArena arena(workspace.scratch +
+                                         static_cast<size_t>(worker) * workspace.scratch_bytes);
+                    const SortScratch sort = layout_sort_scratch(sizes, arena);
+                    for (int64_t i = begin; i < end; ++i) {
+                      const bool sorted = sort_positions(
+                          buckets + (first + i) * sizes.length, sizes.length, sizes.padded_length,
+                          workspace.order + i * sizes.padded_length, sort.spare, sort.counters);
+                      if (!sorted) valid.store(false, std::memory_order_relaxed);
+                    }
+                  });
   return valid.load();
 }
 
 // One round of one group.
 void attend_round(const AttendJob& job, const reformer_execution& execution, int64_t group,
-                  char* scratch, size_t scratch_bytes) {
+                  const Workspace& workspace) {
   const AttendFunction attend = select_attend();
   const int64_t total = group * blocks_per_round(job.sizes);
   const int64_t grain = choose_grain(total, execution.num_workers);
   parallel_ranges(execution, total, grain, [&](int64_t worker, int64_t begin, int64_t end) {
-    Carver carver(scratch + static_cast<size_t>(worker) * scratch_bytes);
-    AttendScratch worker_scratch = carve_scratch(job.sizes, carver);
-    attend(job, worker_scratch, begin, end);
+    WorkspaceArena arena(workspace.scratch + static_cast<size_t>(worker) * workspace.scratch_bytes);
+    AttendScratch scratch = layout_attend_scratch(job.sizes, arena);
+    attend(job, scratch, begin, end);
   });
 }
 
 reformer_status run_attention(const char* op, AttendJob& job, const reformer_execution& execution,
                               const int32_t* buckets) {
   if (job.sizes.empty) return REFORMER_OK;
-  const uint64_t needed = measure_workspace(job, execution);
-  if (const reformer_status status = check_workspace(op, execution, needed)) return status;
-  char* workspace = static_cast<char*>(align_workspace(execution.workspace));
-  Carver carver(workspace);
-  const Buffers buffers = carve_buffers(job, execution.num_workers, carver);
-  char* scratch = workspace + buffers.scratch_start;
-  const size_t scratch_bytes = measure_scratch(job);
+  const Workspace workspace = layout_workspace(job, execution.num_workers, execution.workspace);
+  if (const auto status = check_workspace(op, execution, workspace.size)) return status;
   const int64_t pairs = job.sizes.batch * job.sizes.heads;
-  job.order = buffers.order;
-  job.lse_max = buffers.lse_max;
-  job.lse_sum = buffers.lse_sum;
-  job.partial = buffers.partial;
-  for (job.first_pair = 0; job.first_pair < pairs; job.first_pair += buffers.group) {
-    const int64_t group = std::min(buffers.group, pairs - job.first_pair);
-    if (buffers.order != nullptr &&
-        !sort_group(job, execution, buckets, group, buffers.order, scratch, scratch_bytes)) {
+  job.order = workspace.order;
+  job.lse_max = workspace.lse_max;
+  job.lse_sum = workspace.lse_sum;
+  job.partial = workspace.partial;
+  for (job.first_pair = 0; job.first_pair < pairs; job.first_pair += workspace.group) {
+    const int64_t group = std::min(workspace.group, pairs - job.first_pair);
+    if (workspace.order != nullptr && !sort_group(job, execution, buckets, group, workspace)) {
       return report(execution, op, REFORMER_ERROR_BUCKETS,
                     "buckets has a negative value, expected bucket numbers >= 0");
     }
     // Rounds follow one another: the next adds to the partial sums of the last.
     for (job.round = 0; job.round < job.sizes.rounds; ++job.round) {
-      attend_round(job, execution, group, scratch, scratch_bytes);
+      attend_round(job, execution, group, workspace);
     }
   }
   return REFORMER_OK;

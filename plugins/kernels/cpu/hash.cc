@@ -139,16 +139,9 @@ void hash_blocks(const HashJob& job, HashScratch& scratch, int64_t begin, int64_
     block.head = index % sizes.heads;
     block.first = token_block % hash_blocks_per_entry(sizes) * block_tokens;
     block.count = static_cast<size_t>(std::min(block_tokens, sizes.length - block.first));
-    switch (job.dtype) {
-      case REFORMER_FLOAT16:
-        load_tokens(job, block, static_cast<const hwy::float16_t*>(job.query_key), scratch);
-        break;
-      case REFORMER_BFLOAT16:
-        load_tokens(job, block, static_cast<const hwy::bfloat16_t*>(job.query_key), scratch);
-        break;
-      default:
-        load_tokens(job, block, static_cast<const float*>(job.query_key), scratch);
-    }
+    dispatch_dtype<hwy::float16_t, hwy::bfloat16_t>(job.dtype, [&](auto element) HWY_ATTR {
+      load_tokens(job, block, static_cast<const decltype(element)*>(job.query_key), scratch);
+    });
     for (int64_t round = 0; round < sizes.rounds; ++round) {
       hash_round(job, block, round, scratch);
       write_buckets(job, block, round, scratch);

@@ -32,7 +32,7 @@ struct HashScratch {
   int32_t* bucket;
 };
 
-HashScratch carve_hash_scratch(const HashSizes& sizes, Carver& carver);
+HashScratch layout_hash_scratch(const HashSizes& sizes, WorkspaceArena& arena);
 
 inline int64_t hash_blocks_per_entry(const HashSizes& sizes) {
   return divide_up(sizes.length, static_cast<int64_t>(kHashTokens));

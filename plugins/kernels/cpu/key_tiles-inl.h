@@ -46,16 +46,9 @@ void gather_rows_of(const T* tensor, const HeadRows& head, const int32_t* positi
 // target [count, padded D] in float32.
 HWY_INLINE void gather_rows(int32_t dtype, const void* tensor, const HeadRows& head,
                             const int32_t* positions, size_t count, float* target) {
-  switch (dtype) {
-    case REFORMER_FLOAT16:
-      return gather_rows_of(static_cast<const hwy::float16_t*>(tensor), head, positions, count,
-                            target);
-    case REFORMER_BFLOAT16:
-      return gather_rows_of(static_cast<const hwy::bfloat16_t*>(tensor), head, positions, count,
-                            target);
-    default:
-      return gather_rows_of(static_cast<const float*>(tensor), head, positions, count, target);
-  }
+  dispatch_dtype<hwy::float16_t, hwy::bfloat16_t>(dtype, [&](auto element) HWY_ATTR {
+    gather_rows_of(static_cast<const decltype(element)*>(tensor), head, positions, count, target);
+  });
 }
 
 // Positions `first` .. `first + count` of the order that `pair` has, or of the identity.

@@ -7,43 +7,45 @@
 
 namespace reformer {
 
-HashScratch carve_hash_scratch(const HashSizes& sizes, Carver& carver) {
+HashScratch layout_hash_scratch(const HashSizes& sizes, WorkspaceArena& arena) {
   const size_t width = round_up(static_cast<size_t>(sizes.head_size), kLanes);
   HashScratch scratch;
-  scratch.rows = carver.take<float>(kLanes * width);
-  scratch.tokens = carver.take<float>(width * kHashTokens);
-  scratch.rotated = carver.take<float>(kHashColumns * kHashTokens);
-  scratch.highest = carver.take<float>(kHashTokens);
-  scratch.lowest = carver.take<float>(kHashTokens);
-  scratch.highest_at = carver.take<int32_t>(kHashTokens);
-  scratch.lowest_at = carver.take<int32_t>(kHashTokens);
-  scratch.bucket = carver.take<int32_t>(kHashTokens);
+  scratch.rows = arena.allocate<float>(kLanes * width);
+  scratch.tokens = arena.allocate<float>(width * kHashTokens);
+  scratch.rotated = arena.allocate<float>(kHashColumns * kHashTokens);
+  scratch.highest = arena.allocate<float>(kHashTokens);
+  scratch.lowest = arena.allocate<float>(kHashTokens);
+  scratch.highest_at = arena.allocate<int32_t>(kHashTokens);
+  scratch.lowest_at = arena.allocate<int32_t>(kHashTokens);
+  scratch.bucket = arena.allocate<int32_t>(kHashTokens);
   return scratch;
 }
 
 namespace {
 
-size_t measure_scratch(const HashSizes& sizes) {
-  Carver carver(nullptr);
-  carve_hash_scratch(sizes, carver);
-  return carver.used();
+// The workers' scratch, one behind the other.
+struct Workspace {
+  char* scratch;
+  size_t scratch_bytes;  // of one worker
+  size_t size;           // bytes to ask for
+};
+
+Workspace layout_workspace(const HashSizes& sizes, int32_t num_workers, void* block) {
+  WorkspaceArena one(nullptr);
+  layout_hash_scratch(sizes, one);
+  WorkspaceArena arena(block);
+  char* scratch = arena.allocate<char>(static_cast<size_t>(num_workers) * one.used());
+  return {scratch, one.used(), arena.size()};
 }
 
-uint64_t measure_workspace(const HashSizes& sizes, const reformer_execution& execution) {
-  if (sizes.empty) return 0;
-  return static_cast<size_t>(execution.num_workers) * measure_scratch(sizes) + kCacheLine;
-}
-
-void run_hash(const HashJob& job, const reformer_execution& execution) {
+void run_hash(const HashJob& job, const Workspace& workspace, const reformer_execution& execution) {
   const HashFunction hash = select_hash();
   const HashSizes& sizes = job.sizes;
-  char* workspace = static_cast<char*>(align_workspace(execution.workspace));
-  const size_t scratch_bytes = measure_scratch(sizes);
   const int64_t total = sizes.batch * sizes.heads * hash_blocks_per_entry(sizes);
   const int64_t grain = choose_grain(total, execution.num_workers);
   parallel_ranges(execution, total, grain, [&](int64_t worker, int64_t begin, int64_t end) {
-    Carver carver(workspace + static_cast<size_t>(worker) * scratch_bytes);
-    HashScratch scratch = carve_hash_scratch(sizes, carver);
+    WorkspaceArena arena(workspace.scratch + static_cast<size_t>(worker) * workspace.scratch_bytes);
+    HashScratch scratch = layout_hash_scratch(sizes, arena);
     hash(job, scratch, begin, end);
   });
 }
@@ -57,7 +59,8 @@ reformer_status reformer_cpu_lsh_buckets_workspace(const reformer_lsh_buckets_pa
   reformer::HashSizes sizes;
   const auto status = reformer::check_lsh_buckets(params, reformer::Extent::kShapes, &sizes);
   if (status != REFORMER_OK) return status;
-  *size = reformer::measure_workspace(sizes, params->execution);
+  const int32_t workers = params->execution.num_workers;
+  *size = sizes.empty ? 0 : reformer::layout_workspace(sizes, workers, nullptr).size;
   return REFORMER_OK;
 }
 
@@ -65,8 +68,10 @@ reformer_status reformer_cpu_lsh_buckets(const reformer_lsh_buckets_params* para
   reformer::HashJob job;
   auto status = reformer::check_lsh_buckets(params, reformer::Extent::kCall, &job.sizes);
   if (status != REFORMER_OK || job.sizes.empty) return status;
-  const uint64_t needed = reformer::measure_workspace(job.sizes, params->execution);
-  status = reformer::check_workspace("LSHBuckets", params->execution, needed);
+  const reformer_execution& execution = params->execution;
+  const auto workspace =
+      reformer::layout_workspace(job.sizes, execution.num_workers, execution.workspace);
+  status = reformer::check_workspace("LSHBuckets", execution, workspace.size);
   if (status != REFORMER_OK) return status;
   job.dtype = params->query_key.dtype;
   job.query_key = params->query_key.data;
@@ -75,6 +80,6 @@ reformer_status reformer_cpu_lsh_buckets(const reformer_lsh_buckets_params* para
   job.buckets = static_cast<int32_t*>(params->buckets.data);
   job.factors = params->num_buckets;
   job.num_factors = params->num_factors;
-  reformer::run_hash(job, params->execution);
+  reformer::run_hash(job, workspace, execution);
   return REFORMER_OK;
 }

@@ -11,6 +11,7 @@
 #include <cstring>
 
 #include "hwy/highway.h"
+#include "kernels/common/dispatch.h"
 #include "kernels/cpu/tiles.h"
 
 HWY_BEFORE_NAMESPACE();

@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "kernels/common/carver.h"
+#include "kernels/common/arena.h"
 
 namespace reformer {
 
@@ -14,6 +14,6 @@ constexpr size_t kSegmentTiles = 8;  // tiles whose logits are held at once
 constexpr size_t kQueryRows = 32;    // queries whose logits are held at once
 constexpr size_t kHashTokens = 128;  // tokens hashed together
 constexpr size_t kHashColumns = 64;  // rotated coordinates held at once
-constexpr size_t kCacheLine = Carver::kCacheLine;
+constexpr size_t kCacheLine = WorkspaceArena::kCacheLine;
 
 }  // namespace reformer

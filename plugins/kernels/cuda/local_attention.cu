@@ -1,7 +1,9 @@
 // LocalAttention on CUDA: checks the call and enqueues; it needs no workspace.
+#include <cmath>
+
 #include "kernels/common/validation.h"
-#include "kernels/cuda/attention.h"
-#include "kernels/cuda/describe_attention.h"
+#include "kernels/cuda/attention/attention.h"
+#include "kernels/cuda/attention/base2.h"
 #include "kernels/cuda/operator_call.h"
 #include "reformer_kernels.h"
 
@@ -53,12 +55,7 @@ reformer_status reformer_cuda_local_attention(
   reformer::AttentionSizes sizes;
   const auto status = check_local(params, reformer::Extent::kCall, &sizes);
   if (status != REFORMER_OK || sizes.empty) return status;
-  switch (params->query.dtype) {
-    case REFORMER_FLOAT16:
-      return run_local<float16>(*params, sizes);
-    case REFORMER_BFLOAT16:
-      return run_local<bfloat16>(*params, sizes);
-    default:
-      return run_local<float>(*params, sizes);
-  }
+  return reformer::dispatch_dtype<float16, bfloat16>(params->query.dtype, [&](auto element) {
+    return run_local<decltype(element)>(*params, sizes);
+  });
 }

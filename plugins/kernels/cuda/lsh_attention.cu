@@ -1,12 +1,11 @@
-// LSHAttention on CUDA: checks the call, carves the workspace, enqueues the key scales, the sort,
+// LSHAttention on CUDA: checks the call, lays out the workspace, enqueues the key scales, the sort,
 // the attention of every round and their combination.
 #include "kernels/common/validation.h"
-#include "kernels/cuda/attention.h"
-#include "kernels/cuda/combine.h"
-#include "kernels/cuda/describe_attention.h"
-#include "kernels/cuda/key_scale.h"
+#include "kernels/cuda/attention/attention.h"
+#include "kernels/cuda/attention/combine.h"
+#include "kernels/cuda/attention/key_scale.h"
 #include "kernels/cuda/operator_call.h"
-#include "kernels/cuda/sort.h"
+#include "kernels/cuda/sort/sort.h"
 #include "reformer_kernels.h"
 
 namespace reformer::cuda {
@@ -23,9 +22,39 @@ struct LshAttentionPlan {
   CombineArguments<T> combine;  // unless attention.direct
 };
 
+void layout_sort(SortArguments* sort, DeviceArena* arena) {
+  const int64_t segments = sort->segments;
+  sort->order = arena->allocate<int32_t>({segments, sort->length});
+  sort->spare = arena->allocate<int32_t>({segments, sort->length});
+  sort->tile_counts = arena->allocate<int32_t>({segments, sort->tiles, kSortDigits});
+  sort->digit_starts = arena->allocate<int32_t>({segments, kSortDigits});
+  sort->tile_highest = arena->allocate<uint32_t>({segments, sort->tiles});
+  sort->segment_passes = arena->allocate<int32_t>({segments});
+}
+
 template <typename T>
-LshAttentionPlan<T> plan_lsh(const reformer_lsh_attention_params& params,
-                             const AttentionSizes& sizes) {
+void layout_workspace(LshAttentionPlan<T>* plan, DeviceArena* arena) {
+  AttentionArguments<T>& attention = plan->attention;
+  const int64_t batch = attention.batch, heads = attention.heads, length = attention.length;
+  plan->key_scale.key_scale = arena->allocate<float>({batch, heads, length});
+  attention.key_scale = plan->key_scale.key_scale;
+  if (!attention.identity_order) {
+    layout_sort(&plan->sort, arena);
+    attention.order = plan->sort.order;
+  }
+  if (!attention.direct) {
+    attention.partial =
+        arena->allocate<T>({batch, attention.rounds, length, heads, attention.head_size});
+    attention.lse = arena->allocate<float>({batch, heads, attention.rounds, length});
+    plan->combine.partial = attention.partial;
+    plan->combine.lse = attention.lse;
+  }
+}
+
+// The call without its tensors.
+template <typename T>
+LshAttentionPlan<T> plan_launches(const reformer_lsh_attention_params& params,
+                                  const AttentionSizes& sizes, DeviceArena* arena) {
   LshAttentionPlan<T> plan;
   plan.attention = describe_attention<T>(sizes);
   plan.attention.is_lsh = true;
@@ -37,40 +66,13 @@ LshAttentionPlan<T> plan_lsh(const reformer_lsh_attention_params& params,
   plan.key_scale.head_size = plan.combine.head_size = sizes.head_size;
   plan.key_scale.epsilon = params.key_norm_epsilon;
   plan.combine.rounds = sizes.rounds;
-  if (sizes.dense) return plan;
-  plan.sort.segments = multiply_sizes({sizes.batch, sizes.heads, sizes.rounds});
-  plan.sort.length = sizes.length;
-  plan.sort.tiles = divide_up(sizes.length, kSortTile);
+  if (!sizes.dense) {
+    plan.sort.segments = multiply_sizes({sizes.batch, sizes.heads, sizes.rounds});
+    plan.sort.length = sizes.length;
+    plan.sort.tiles = divide_up(sizes.length, kSortTile);
+  }
+  layout_workspace(&plan, arena);
   return plan;
-}
-
-void carve_sort(SortArguments* sort, DeviceCarver* carver) {
-  const int64_t segments = sort->segments;
-  sort->order = carver->take<int32_t>({segments, sort->length});
-  sort->spare = carver->take<int32_t>({segments, sort->length});
-  sort->tile_counts = carver->take<int32_t>({segments, sort->tiles, kSortDigits});
-  sort->digit_starts = carver->take<int32_t>({segments, kSortDigits});
-  sort->tile_highest = carver->take<uint32_t>({segments, sort->tiles});
-  sort->segment_passes = carver->take<int32_t>({segments});
-}
-
-template <typename T>
-void carve_lsh(LshAttentionPlan<T>* plan, DeviceCarver* carver) {
-  AttentionArguments<T>& attention = plan->attention;
-  const int64_t batch = attention.batch, heads = attention.heads, length = attention.length;
-  plan->key_scale.key_scale = carver->take<float>({batch, heads, length});
-  attention.key_scale = plan->key_scale.key_scale;
-  if (!attention.identity_order) {
-    carve_sort(&plan->sort, carver);
-    attention.order = plan->sort.order;
-  }
-  if (!attention.direct) {
-    attention.partial =
-        carver->take<T>({batch, attention.rounds, length, heads, attention.head_size});
-    attention.lse = carver->take<float>({batch, heads, attention.rounds, length});
-    plan->combine.partial = attention.partial;
-    plan->combine.lse = attention.lse;
-  }
 }
 
 template <typename T>
@@ -103,22 +105,10 @@ reformer_status enqueue(const LshAttentionPlan<T>& plan, void* stream) {
 }
 
 template <typename T>
-reformer_status measure_lsh(const reformer_lsh_attention_params& params,
-                            const AttentionSizes& sizes, uint64_t* bytes) {
-  DeviceCarver carver(nullptr);
-  LshAttentionPlan<T> plan = plan_lsh<T>(params, sizes);
-  carve_lsh(&plan, &carver);
-  return carver.measure(kOp, params.execution, bytes);
-}
-
-template <typename T>
 reformer_status run_lsh(const reformer_lsh_attention_params& params, const AttentionSizes& sizes) {
-  uint64_t needed = 0;
-  if (const auto status = measure_lsh<T>(params, sizes, &needed)) return status;
-  if (const auto status = check_workspace(kOp, params.execution, needed)) return status;
-  DeviceCarver carver(params.execution.workspace);
-  LshAttentionPlan<T> plan = plan_lsh<T>(params, sizes);
-  carve_lsh(&plan, &carver);
+  DeviceArena arena(params.execution.workspace);
+  LshAttentionPlan<T> plan = plan_launches<T>(params, sizes, &arena);
+  if (const auto status = arena.check(kOp, params.execution)) return status;
   bind_tensors(params, &plan);
   return report_launch(kOp, params.execution, enqueue(plan, params.execution.stream));
 }
@@ -141,14 +131,11 @@ reformer_status reformer_cuda_lsh_attention_workspace(const reformer_lsh_attenti
   if (status != REFORMER_OK) return status;
   *size = 0;
   if (sizes.empty) return REFORMER_OK;
-  switch (params->query_key.dtype) {
-    case REFORMER_FLOAT16:
-      return measure_lsh<float16>(*params, sizes, size);
-    case REFORMER_BFLOAT16:
-      return measure_lsh<bfloat16>(*params, sizes, size);
-    default:
-      return measure_lsh<float>(*params, sizes, size);
-  }
+  DeviceArena arena(nullptr);
+  reformer::dispatch_dtype<float16, bfloat16>(params->query_key.dtype, [&](auto element) {
+    plan_launches<decltype(element)>(*params, sizes, &arena);
+  });
+  return arena.measure(kOp, params->execution, size);
 }
 
 reformer_status reformer_cuda_lsh_attention(const reformer_lsh_attention_params* params) noexcept {
@@ -156,12 +143,7 @@ reformer_status reformer_cuda_lsh_attention(const reformer_lsh_attention_params*
   reformer::AttentionSizes sizes;
   const auto status = check_lsh(params, reformer::Extent::kCall, &sizes);
   if (status != REFORMER_OK || sizes.empty) return status;
-  switch (params->query_key.dtype) {
-    case REFORMER_FLOAT16:
-      return run_lsh<float16>(*params, sizes);
-    case REFORMER_BFLOAT16:
-      return run_lsh<bfloat16>(*params, sizes);
-    default:
-      return run_lsh<float>(*params, sizes);
-  }
+  return reformer::dispatch_dtype<float16, bfloat16>(params->query_key.dtype, [&](auto element) {
+    return run_lsh<decltype(element)>(*params, sizes);
+  });
 }

@@ -1,6 +1,6 @@
-// LSHBuckets on CUDA: checks the call, carves the workspace, enqueues.
+// LSHBuckets on CUDA: checks the call, lays out the workspace, enqueues.
 #include "kernels/common/validation.h"
-#include "kernels/cuda/hash.h"
+#include "kernels/cuda/hash/hash.h"
 #include "kernels/cuda/operator_call.h"
 #include "reformer_kernels.h"
 
@@ -9,8 +9,25 @@ namespace {
 
 constexpr char kOp[] = "LSHBuckets";
 
+// Fills the packed rotations' sizes from the others; padded_columns is the largest int64 when it
+// does not fit.
 template <typename T>
-HashArguments<T> describe_hash(const reformer_lsh_buckets_params& params, const HashSizes& sizes) {
+void plan_packing(HashArguments<T>* arguments) {
+  constexpr int64_t kTile = HashPacking<T>::kColumnTile;
+  constexpr int64_t kMax = std::numeric_limits<int64_t>::max();
+  for (int32_t i = 0; i < arguments->factors.count; ++i) {
+    arguments->round_columns += round_up<int64_t>(arguments->factors.half_sizes[i], kHashGroup);
+  }
+  const int64_t columns = multiply_sizes({arguments->rounds, arguments->round_columns});
+  arguments->padded_columns = columns > kMax - kTile ? kMax : round_up(columns, kTile);
+  arguments->padded_size = 32;
+  while (arguments->padded_size < arguments->head_size) arguments->padded_size *= 2;
+}
+
+// The call without its tensors.
+template <typename T>
+HashArguments<T> plan_launch(const reformer_lsh_buckets_params& params, const HashSizes& sizes,
+                             DeviceArena* arena) {
   HashArguments<T> arguments;
   arguments.batch = sizes.batch;
   arguments.length = sizes.length;
@@ -23,33 +40,17 @@ HashArguments<T> describe_hash(const reformer_lsh_buckets_params& params, const 
   for (int32_t i = 0; i < params.num_factors; ++i) {
     arguments.factors.half_sizes[i] = params.num_buckets[i] / 2;
   }
-  plan_hash(&arguments);
+  plan_packing(&arguments);
+  arguments.packed = arena->allocate<T>(
+      {arguments.heads, HashPacking<T>::kParts, arguments.padded_columns, arguments.padded_size});
   return arguments;
 }
 
 template <typename T>
-void carve_hash(HashArguments<T>* arguments, DeviceCarver* carver) {
-  arguments->packed = carver->take<T>({arguments->heads, HashPacking<T>::kParts,
-                                       arguments->padded_columns, arguments->padded_size});
-}
-
-template <typename T>
-reformer_status measure_hash(const reformer_lsh_buckets_params& params, const HashSizes& sizes,
-                             uint64_t* bytes) {
-  DeviceCarver carver(nullptr);
-  HashArguments<T> arguments = describe_hash<T>(params, sizes);
-  carve_hash(&arguments, &carver);
-  return carver.measure(kOp, params.execution, bytes);
-}
-
-template <typename T>
 reformer_status run_hash(const reformer_lsh_buckets_params& params, const HashSizes& sizes) {
-  uint64_t needed = 0;
-  if (const auto status = measure_hash<T>(params, sizes, &needed)) return status;
-  if (const auto status = check_workspace(kOp, params.execution, needed)) return status;
-  HashArguments<T> arguments = describe_hash<T>(params, sizes);
-  DeviceCarver carver(params.execution.workspace);
-  carve_hash(&arguments, &carver);
+  DeviceArena arena(params.execution.workspace);
+  HashArguments<T> arguments = plan_launch<T>(params, sizes, &arena);
+  if (const auto status = arena.check(kOp, params.execution)) return status;
   arguments.query_key = view_global<const T>(params.query_key);
   arguments.rotations = view_global<const float>(params.rotations);
   arguments.mask = view_global<const int32_t>(params.attention_mask);
@@ -76,14 +77,11 @@ reformer_status reformer_cuda_lsh_buckets_workspace(const reformer_lsh_buckets_p
   if (status != REFORMER_OK) return status;
   *size = 0;
   if (sizes.empty) return REFORMER_OK;
-  switch (params->query_key.dtype) {
-    case REFORMER_FLOAT16:
-      return measure_hash<float16>(*params, sizes, size);
-    case REFORMER_BFLOAT16:
-      return measure_hash<bfloat16>(*params, sizes, size);
-    default:
-      return measure_hash<float>(*params, sizes, size);
-  }
+  DeviceArena arena(nullptr);
+  reformer::dispatch_dtype<float16, bfloat16>(params->query_key.dtype, [&](auto element) {
+    plan_launch<decltype(element)>(*params, sizes, &arena);
+  });
+  return arena.measure(kOp, params->execution, size);
 }
 
 reformer_status reformer_cuda_lsh_buckets(const reformer_lsh_buckets_params* params) noexcept {
@@ -91,12 +89,7 @@ reformer_status reformer_cuda_lsh_buckets(const reformer_lsh_buckets_params* par
   reformer::HashSizes sizes;
   const auto status = check_hash(params, reformer::Extent::kCall, &sizes);
   if (status != REFORMER_OK || sizes.empty) return status;
-  switch (params->query_key.dtype) {
-    case REFORMER_FLOAT16:
-      return run_hash<float16>(*params, sizes);
-    case REFORMER_BFLOAT16:
-      return run_hash<bfloat16>(*params, sizes);
-    default:
-      return run_hash<float>(*params, sizes);
-  }
+  return reformer::dispatch_dtype<float16, bfloat16>(params->query_key.dtype, [&](auto element) {
+    return run_hash<decltype(element)>(*params, sizes);
+  });
 }

@@ -1,4 +1,4 @@
-// What every operator's host side does: carve the workspace, check what only CUDA limits, put
+// What every operator's host side does: lay out the workspace, check what only CUDA limits, put
 // refusals into words.
 #pragma once
 
@@ -6,58 +6,55 @@
 #include <initializer_list>
 #include <limits>
 
-#include "kernels/common/carver.h"
+#include "kernels/common/arena.h"
+#include "kernels/common/dispatch.h"
+#include "kernels/common/sizes.h"
 #include "kernels/common/validation.h"
-#include "kernels/cuda/device.h"
+#include "kernels/cuda/device/device.h"
 #include "reformer_kernels.h"
 
 namespace reformer::cuda {
 
 constexpr size_t kWorkspaceAlignment = 256;  // bytes; what cudaMalloc gives
 
-// The product of non-negative sizes; the largest int64 when it does not fit.
-inline int64_t multiply_sizes(std::initializer_list<int64_t> sizes) {
-  constexpr int64_t kMax = std::numeric_limits<int64_t>::max();
-  int64_t product = 1;
-  for (const int64_t size : sizes) {
-    if (size != 0 && product > kMax / size) return kMax;
-    product *= size;
-  }
-  return product;
-}
-
-// Hands out arrays. On a null workspace it only counts; the arrays must then not be used.
-class DeviceCarver {
+// The workspace's arrays on the device. check() must hold before anything touches them.
+class DeviceArena {
  public:
-  explicit DeviceCarver(void* workspace)
-      : carver_(workspace == nullptr ? nullptr : align_workspace(workspace, kWorkspaceAlignment),
-                kWorkspaceAlignment) {}
+  // A null workspace is for measuring.
+  explicit DeviceArena(void* workspace) : arena_(workspace, kWorkspaceAlignment) {}
 
   template <typename T>
-  Global<T> take(std::initializer_list<int64_t> shape) {
+  Global<T> allocate(std::initializer_list<int64_t> shape) {
     const int64_t count = multiply_sizes(shape);
     if (count > kMaxBytes / static_cast<int64_t>(sizeof(T))) too_large_ = true;
     if (too_large_) return nullptr;
-    Global<T> array = make_global(carver_.take<T>(static_cast<size_t>(count)), count);
-    if (carver_.used() > static_cast<size_t>(kMaxBytes)) too_large_ = true;
+    Global<T> array = make_global(arena_.allocate<T>(static_cast<size_t>(count)), count);
+    if (arena_.used() > static_cast<size_t>(kMaxBytes)) too_large_ = true;
     return array;
   }
 
-  // Bytes to ask for, room to align the start included; TOO_LARGE when no int64 counts them.
+  // Bytes to ask for; TOO_LARGE when no int64 counts them.
   reformer_status measure(const char* op, const reformer_execution& execution,
                           uint64_t* bytes) const {
     if (too_large_) {
       return report(execution, op, REFORMER_ERROR_TOO_LARGE,
                     "the workspace has more bytes than an int64 can count");
     }
-    *bytes = carver_.used() == 0 ? 0 : carver_.used() + kWorkspaceAlignment;
+    *bytes = arena_.size();
     return REFORMER_OK;
+  }
+
+  // Whether the call's workspace holds all arrays.
+  reformer_status check(const char* op, const reformer_execution& execution) const {
+    uint64_t needed = 0;
+    if (const auto status = measure(op, execution, &needed)) return status;
+    return check_workspace(op, execution, needed);
   }
 
  private:
   static constexpr int64_t kMaxBytes = int64_t{1} << 61;
 
-  Carver carver_;
+  WorkspaceArena arena_;
   bool too_large_ = false;
 };
 

@@ -1,5 +1,6 @@
 #include "barrier_sites.h"
 
+#include <cstring>
 #include <map>
 #include <set>
 #include <string>
@@ -10,6 +11,9 @@
 namespace reformer::cuda::emulation {
 namespace {
 
+// Sites are called by their path below this folder: files of two folders share a name.
+constexpr const char* kKernels = "kernels/cuda/";
+
 std::string omitted;
 std::set<std::string> met;
 // By address of the file's name and line: threads ask at every barrier.
@@ -17,7 +21,9 @@ std::map<std::pair<const char*, int>, bool> known;
 
 std::string spell(Site site) {
   const std::string path = site.file;
-  return path.substr(path.find_last_of('/') + 1) + ":" + std::to_string(site.line);
+  const size_t folder = path.rfind(kKernels);
+  const size_t start = folder == std::string::npos ? 0 : folder + std::strlen(kKernels);
+  return path.substr(start) + ":" + std::to_string(site.line);
 }
 
 }  // namespace

@@ -10,7 +10,7 @@ namespace reformer::cuda::emulation {
 // Determines the order in which blocks and threads run, from the next launch on.
 void set_seed(uint32_t seed);
 
-// Leaves out one barrier or wait, "file.cu:line" as met_barriers() spells it; "" for none.
+// Leaves out one barrier or wait, "folder/file.cu:line" as met_barriers() spells it; "" for none.
 void omit_barrier(const std::string& name);
 
 // All barriers and waits that were met so far, sorted.

@@ -10,7 +10,7 @@
 
 #include "global_pointer.h"
 #include "half_types.h"
-#include "kernels/cuda/element_types.h"
+#include "kernels/cuda/device/element_types.h"
 #include "reformer_kernels.h"
 #include "scheduler.h"
 

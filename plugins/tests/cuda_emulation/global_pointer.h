@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "kernels/cuda/element_types.h"
+#include "kernels/cuda/device/element_types.h"
 #include "scheduler.h"
 
 namespace reformer::cuda {

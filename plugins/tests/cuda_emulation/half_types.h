@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "kernels/cuda/element_types.h"
+#include "kernels/cuda/device/element_types.h"
 
 namespace reformer::cuda {
 

@@ -11,7 +11,7 @@
 #include <functional>
 
 #include "barrier_sites.h"
-#include "kernels/cuda/element_types.h"
+#include "kernels/cuda/device/element_types.h"
 
 namespace reformer::cuda::emulation {
 

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "kernels/cuda/element_types.h"
+#include "kernels/cuda/device/element_types.h"
 #include "scheduler.h"
 
 namespace reformer::cuda {

@@ -6,10 +6,9 @@ Memory addresses and handles are plain integers here, as TensorRT's Python inter
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from reformer_export.errors import RuntimeUnavailableError
-from reformer_export.runtimes.tensorrt.machine import Gpu
 
 _OUT_OF_MEMORY: Final = "cudaErrorMemoryAllocation"
 _FIXES: Final = {
@@ -18,7 +17,6 @@ _FIXES: Final = {
         "install NVIDIA's newest driver for this GPU, or cuda-bindings of the driver's CUDA version, e.g. "
         "pip install 'cuda-bindings<13'"
     ),
-    "cudaErrorNoDevice": "use a machine with an NVIDIA GPU, or look at CUDA_VISIBLE_DEVICES",
 }
 
 
@@ -27,120 +25,71 @@ class CudaError(RuntimeUnavailableError):
 
     def __init__(self, function: str, name: str, text: str) -> None:
         fix = _FIXES.get(name, "see `reformer-export doctor`; after a failed launch, start the program again")
-        super().__init__(f"CUDA, {function}: got '{text}' ({name}), expected success; {fix}")
+        super().__init__(f"CUDA, {function}", f"'{text}' ({name})", "success", fix)
         self.name = name
-        self.text = text
 
     @property
     def is_out_of_memory(self) -> bool:
         return self.name == _OUT_OF_MEMORY
 
 
-class CudaDevice(Protocol):
-    """One GPU: memory, a stream's work and graphs. Sizes are in bytes; every method may raise CudaError."""
+class CudaDevice:
+    """One GPU through the module `cuda.bindings.runtime`: memory, a stream's work and graphs.
 
-    def activate(self) -> None:
-        """Make it the calling thread's device."""
-
-    def allocate(self, size: int) -> int:
-        """Device memory, aligned to 256 bytes."""
-
-    def free(self, address: int) -> None:
-        """Free what `allocate` gave."""
-
-    def allocate_pinned(self, size: int) -> int:
-        """Host memory that the GPU copies from and to without a detour."""
-
-    def free_pinned(self, address: int) -> None:
-        """Free what `allocate_pinned` gave."""
-
-    def create_stream(self) -> int:
-        """A stream that does not wait for the default stream."""
-
-    def destroy_stream(self, stream: int) -> None:
-        """Destroy what `create_stream` gave."""
-
-    def copy_to_device(self, device: int, pinned: int, size: int, stream: int) -> None:
-        """Enqueue a copy from pinned to device memory."""
-
-    def copy_to_host(self, pinned: int, device: int, size: int, stream: int) -> None:
-        """Enqueue a copy from device to pinned memory."""
-
-    def synchronize(self, stream: int) -> None:
-        """Wait until all that was enqueued is done."""
-
-    def begin_capture(self, stream: int) -> None:
-        """From here on, what this thread enqueues on `stream` is recorded, not executed."""
-
-    def end_capture(self, stream: int) -> int:
-        """Stop recording; an executable graph of what was recorded."""
-
-    def launch_graph(self, graph: int, stream: int) -> None:
-        """Enqueue everything the graph holds."""
-
-    def destroy_graph(self, graph: int) -> None:
-        """Destroy what `end_capture` gave."""
-
-
-class CudaBindingsDevice:
-    """`CudaDevice` through the module `cuda.bindings.runtime`: the first visible GPU."""
+    Sizes are in bytes; every method may raise CudaError.
+    """
 
     def __init__(self, cudart: Any, index: int = 0) -> None:
         self._cudart = cudart
         self._index = index
 
-    def describe(self) -> Gpu:
-        """The GPU's name, compute capability and memory."""
-        properties = self._call(self._cudart.cudaGetDeviceProperties, self._index)
-        name = properties.name
-        return Gpu(
-            name=name.decode("utf-8", errors="replace") if isinstance(name, bytes) else str(name),
-            compute_capability=f"{properties.major}.{properties.minor}",
-            memory_bytes=int(properties.totalGlobalMem),
-        )
-
-    def has_driver(self) -> bool:
-        """Whether any NVIDIA driver is installed."""
-        return int(self._call(self._cudart.cudaDriverGetVersion)) > 0
-
     def activate(self) -> None:
+        """Make it the calling thread's device."""
         self._call(self._cudart.cudaSetDevice, self._index)
 
     def allocate(self, size: int) -> int:
+        """Device memory, aligned to 256 bytes."""
         return int(self._call(self._cudart.cudaMalloc, size))
 
     def free(self, address: int) -> None:
         self._call(self._cudart.cudaFree, address)
 
     def allocate_pinned(self, size: int) -> int:
+        """Host memory that the GPU copies from and to without a detour."""
         return int(self._call(self._cudart.cudaHostAlloc, size, self._cudart.cudaHostAllocDefault))
 
     def free_pinned(self, address: int) -> None:
         self._call(self._cudart.cudaFreeHost, address)
 
     def create_stream(self) -> int:
+        """A stream that does not wait for the default stream."""
         return int(self._call(self._cudart.cudaStreamCreateWithFlags, self._cudart.cudaStreamNonBlocking))
 
     def destroy_stream(self, stream: int) -> None:
         self._call(self._cudart.cudaStreamDestroy, stream)
 
     def copy_to_device(self, device: int, pinned: int, size: int, stream: int) -> None:
+        """Enqueue a copy from pinned to device memory."""
         kind = self._cudart.cudaMemcpyKind.cudaMemcpyHostToDevice
         self._call(self._cudart.cudaMemcpyAsync, device, pinned, size, kind, stream)
 
     def copy_to_host(self, pinned: int, device: int, size: int, stream: int) -> None:
+        """Enqueue a copy from device to pinned memory."""
         kind = self._cudart.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self._call(self._cudart.cudaMemcpyAsync, pinned, device, size, kind, stream)
 
     def synchronize(self, stream: int) -> None:
+        """Wait until all that was enqueued is done."""
         self._call(self._cudart.cudaStreamSynchronize, stream)
 
     def begin_capture(self, stream: int) -> None:
+        """From here on, what this thread enqueues on `stream` is recorded, not executed."""
         # Thread-local: an allocation in another thread of the program does not end the recording.
         mode = self._cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         self._call(self._cudart.cudaStreamBeginCapture, stream, mode)
 
     def end_capture(self, stream: int) -> int:
+        """Stop recording; an executable graph of what was recorded."""
         recorded = self._call(self._cudart.cudaStreamEndCapture, stream)
         try:
             return int(self._call(self._cudart.cudaGraphInstantiate, recorded, 0))
@@ -148,6 +97,7 @@ class CudaBindingsDevice:
             self._call(self._cudart.cudaGraphDestroy, recorded)
 
     def launch_graph(self, graph: int, stream: int) -> None:
+        """Enqueue everything the graph holds."""
         self._call(self._cudart.cudaGraphLaunch, graph, stream)
 
     def destroy_graph(self, graph: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Final
 
 KEPT_MESSAGES: Final = 64
@@ -23,7 +24,7 @@ class MessageStore:
     def add(self, is_error: bool, message: str) -> None:
         with self._lock:
             self._count += 1
-            self._messages.append((self._count, is_error, " ".join(message.split())))
+            self._messages.append((self._count, is_error, message))
 
     def mark(self) -> int:
         """A point in time, for the two below."""
@@ -45,6 +46,20 @@ class MessageStore:
             return [text for count, error, text in self._messages if count > mark and error == is_error]
 
 
+def make_log(trt: Any, on_message: Callable[[str, str], None]) -> Any:
+    """An ILogger of the module `trt` that passes on a severity ("internal error", "error", "warning") and the
+    message in one line, from whatever thread TensorRT is in."""
+    levels = trt.ILogger.Severity
+    names = {levels.INTERNAL_ERROR: "internal error", levels.ERROR: "error", levels.WARNING: "warning"}
+
+    class Log(trt.ILogger):  # type: ignore[misc]
+        def log(self, severity: Any, msg: str) -> None:
+            if severity in names:
+                on_message(names[severity], " ".join(msg.split()))
+
+    return Log()
+
+
 @functools.cache
 def open_log(trt: Any) -> Any:
     """The one log of the module `trt` (`tensorrt` or `tensorrt_rtx`): an ILogger with a `store`.
@@ -52,15 +67,7 @@ def open_log(trt: Any) -> Any:
     One for the process, because TensorRT keeps a pointer to the first log it is given and writes some
     messages of all runtimes there.
     """
-
-    class Log(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.store = MessageStore()
-
-        def log(self, severity: Any, msg: str) -> None:
-            levels = trt.ILogger.Severity
-            if severity in (levels.INTERNAL_ERROR, levels.ERROR, levels.WARNING):
-                self.store.add(severity != levels.WARNING, msg)
-
-    return Log()
+    store = MessageStore()
+    log = make_log(trt, lambda severity, text: store.add(severity != "warning", text))
+    log.store = store
+    return log

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
+import importlib.util
 import re
 from dataclasses import dataclass
 from typing import Any, Final
@@ -29,16 +31,24 @@ class TensorRTPackage:
 
 PACKAGES: Final[dict[EngineRuntime, TensorRTPackage]] = {
     "tensorrt": TensorRTPackage(
-        "tensorrt",
-        (10, 7),
-        ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
-        "tensorrt",
-        "TensorRT",
+        "tensorrt", (10, 7), ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"), "tensorrt", "TensorRT"
     ),
     "tensorrt-rtx": TensorRTPackage(
         "tensorrt_rtx", (1, 2), ("tensorrt-rtx-cu13", "tensorrt-rtx"), "rtx", "TensorRT-RTX"
     ),
 }
+
+
+def installed_version(module: str, distributions: tuple[str, ...]) -> str | None:
+    """The version of the first of `distributions` that is installed; None where there is no `module`."""
+    if importlib.util.find_spec(module) is None:
+        return None
+    for distribution in distributions:
+        try:
+            return importlib.metadata.version(distribution)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return "unknown version"
 
 
 def import_tensorrt(runtime: EngineRuntime) -> Any:
@@ -51,9 +61,7 @@ def import_tensorrt(runtime: EngineRuntime) -> Any:
     try:
         module = importlib.import_module(package.module)
     except (ImportError, OSError, RuntimeError) as error:  # the wheels load their libraries while imported
-        raise MissingDependencyError(
-            f"{package.module}: got '{error}', expected the package; {package.install}"
-        ) from error
+        raise MissingDependencyError(package.module, f"'{error}'", "the package", package.install) from error
     check_tensorrt_version(runtime, str(module.__version__))
     return module
 
@@ -63,9 +71,8 @@ def check_tensorrt_version(runtime: EngineRuntime, version: str) -> None:
     package = PACKAGES[runtime]
     if version_numbers(version) < package.least_version:
         least = ".".join(map(str, package.least_version))
-        raise MissingDependencyError(
-            f"{package.module}: got version {version}, expected {least} or newer; {package.install} --upgrade"
-        )
+        fix = f"{package.install} --upgrade"
+        raise MissingDependencyError(package.module, f"version {version}", f"{least} or newer", fix)
 
 
 def version_numbers(version: str) -> tuple[int, ...]:
@@ -79,7 +86,6 @@ def import_cuda() -> Any:
     try:
         return importlib.import_module("cuda.bindings.runtime")
     except (ImportError, OSError, RuntimeError) as error:
-        raise MissingDependencyError(
-            f"cuda-bindings: got '{error}', expected the package; pip install 'reformer-export[tensorrt]' "
-            "or 'reformer-export[rtx]', or use --runtime onnxruntime"
-        ) from error
+        either = "pip install 'reformer-export[tensorrt]' or 'reformer-export[rtx]'"
+        fix = f'{either}, or use `runtime="onnxruntime"`'
+        raise MissingDependencyError("cuda-bindings", f"'{error}'", "the package", fix) from error

@@ -18,17 +18,12 @@ from reformer_export.runtimes.base import Runtime
 from reformer_export.runtimes.inputs import IdsLike, prepare_inputs
 from reformer_export.runtimes.num_hashes import choose_num_hashes
 from reformer_export.runtimes.options import RuntimeOptions
-from reformer_export.runtimes.tensorrt.cuda import CudaBindingsDevice, CudaDevice
+from reformer_export.runtimes.tensorrt.cuda import CudaDevice
 from reformer_export.runtimes.tensorrt.engine import OpenedEngine
 from reformer_export.runtimes.tensorrt.executor import EngineExecutor
-from reformer_export.runtimes.tensorrt.machine import Machine
+from reformer_export.runtimes.tensorrt.machine import Machine, examine_gpu_machine
 from reformer_export.runtimes.tensorrt.packages import import_cuda, import_tensorrt
-from reformer_export.runtimes.tensorrt.preflight import (
-    check_machine,
-    choose_engine,
-    examine_machine,
-    read_engine,
-)
+from reformer_export.runtimes.tensorrt.preflight import check_machine, choose_engine, read_engine
 
 
 class TensorRTRuntime(Runtime):
@@ -63,21 +58,21 @@ class TensorRTRuntime(Runtime):
         """
         super().__init__(path, options)
         runtime = cast(EngineRuntime, options.runtime)
-        facts = examine_machine(runtime) if machine is None else machine
-        self._record = choose_engine(self._folder, runtime, options.engine, facts)
+        facts = examine_gpu_machine(runtime) if machine is None else machine
+        self._record = choose_engine(self.folder, runtime, options.engine, facts)
         self._notes += check_machine(self._record, facts)
-        data = read_engine(self._folder, self._manifest, self._record)
+        data = read_engine(self.folder, self.manifest, self._record)
         self._gpu = facts.gpu
         self._lock = threading.Lock()
         library = None if self._record.plugin.embedded or facts.library is None else facts.library.path
         with contextlib.ExitStack() as stack:
-            device = CudaBindingsDevice(import_cuda()) if cuda is None else cuda
+            device = CudaDevice(import_cuda()) if cuda is None else cuda
             device.activate()
             opened = OpenedEngine(trt or import_tensorrt(runtime), self._record, data, library)
             stack.callback(opened.close)
             opened.check_signature(self.spec)
             if self._record.flags.stripped:
-                opened.refit(self._folder / MODEL_NAME)
+                opened.refit(self.folder / MODEL_NAME)
             self._title = opened.title
             self._notes += [f"{opened.title}: {warning}" for warning in opened.warnings]
             executor = EngineExecutor(opened, device, cuda_graphs=options.cuda_graphs)
@@ -125,8 +120,8 @@ class TensorRTRuntime(Runtime):
 
         An engine has its number of hashes built in.
         """
-        choose_num_hashes(self._manifest, num_hashes)
-        ids, mask = prepare_inputs(self.spec, input_ids, attention_mask, self._config.pad_token_id)
+        choose_num_hashes(self.manifest, num_hashes)
+        ids, mask = prepare_inputs(self.spec, input_ids, attention_mask, self.config.pad_token_id)
         with self._lock:
             if self._executor is None:
                 raise InputError(

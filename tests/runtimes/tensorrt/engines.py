@@ -18,10 +18,12 @@ from reformer_export.artifact.engine_record import (
     record_text,
 )
 from reformer_export.artifact.manifest import MODEL_NAME, read_manifest
-from reformer_export.libraries.operators import ABI_VERSION
+from reformer_export.libraries.architectures import ComputeCapability
+from reformer_export.libraries.gpus import Gpu
+from reformer_export.libraries.installed import ABI_VERSION
 from reformer_export.libraries.tensorrt import describe_tensorrt_library
 from reformer_export.runtimes import RuntimeOptions
-from reformer_export.runtimes.tensorrt.machine import Gpu, Machine
+from reformer_export.runtimes.tensorrt.machine import Machine
 from reformer_export.runtimes.tensorrt.runtime import TensorRTRuntime
 from reformer_export.spec import DType
 from tests.runtimes.artifacts import write_artifact
@@ -30,7 +32,7 @@ from tests.runtimes.tensorrt.fake_tensorrt import VERSION, EngineFile, FakeTenso
 
 PROFILES = (EngineProfile((1, 1), (1, 8), (2, 16)), EngineProfile((1, 1), (1, 64), (4, 64)))
 DATA_TYPES = {"float32": "FLOAT", "float16": "HALF", "bfloat16": "BF16"}
-GPU = Gpu("Fake 4090", "8.9", 24 * 2**30)
+GPU = Gpu("Fake 4090", ComputeCapability(8, 9), 24 * 2**30)
 
 REQUESTS: tuple[tuple[list[list[int]], list[list[int]] | None], ...] = (
     ([[5, 6, 7]], None),
@@ -75,7 +77,7 @@ def write_engine(
         "name": name,
         "runtime": runtime,
         "runtime_version": VERSION,
-        "compute_capabilities": (GPU.compute_capability,),
+        "compute_capabilities": (str(GPU.compute_capability),),
         "profiles": profiles,
         "dtype": manifest.dtype,
         "model_sha256": manifest.files[MODEL_NAME],

@@ -49,7 +49,7 @@ class Stream:
 
 
 class FakeCuda:
-    """Implements `CudaDevice`.
+    """Stands in for a `CudaDevice`.
 
     `capacity` is the device's memory in bytes; `failures` maps a method's name to CUDA's name of the error
     that its next call has; `log` lists the names of the calls; `delay` is how long work takes, in seconds.

@@ -9,9 +9,11 @@ import transformers
 
 from reformer_export.engine import EngineOptions, build_engine
 from reformer_export.errors import RuntimeUnavailableError
+from reformer_export.libraries.architectures import ComputeCapability
+from reformer_export.libraries.gpus import Gpu
 from reformer_export.libraries.tensorrt import find_tensorrt_library
 from reformer_export.runtimes import RuntimeOptions
-from reformer_export.runtimes.tensorrt.machine import Gpu, Machine
+from reformer_export.runtimes.tensorrt.machine import Machine
 from reformer_export.runtimes.tensorrt.packages import import_tensorrt
 from reformer_export.runtimes.tensorrt.runtime import TensorRTRuntime
 from tests.engine.real import require_tensorrt_rtx
@@ -22,7 +24,7 @@ from tests.runtimes.tensorrt.installed import require_no_driver
 
 pytestmark = pytest.mark.tensorrt
 
-ADA = Gpu("NVIDIA GeForce RTX 4090", "8.9", 24 * 2**30)
+ADA = Gpu("NVIDIA GeForce RTX 4090", ComputeCapability(8, 9), 24 * 2**30)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +62,7 @@ def test_an_engine_passes_the_checks_and_reaches_tensorrt(out: Path, name: str) 
     ("values", "message"),
     [
         ({"runtime_version": "1.6.0.1"}, r"got TensorRT-RTX 1\.6\.0\.1, expected 1\.7"),
-        ({"gpu": Gpu("NVIDIA GeForce RTX 3090", "8.6", 2**34)}, r"got a GPU of compute capability 8\.6"),
+        ({"gpu": Gpu("RTX 3090", ComputeCapability(8, 6), 2**34)}, r"got a GPU of compute capability 8\.6"),
     ],
 )
 def test_a_machine_that_does_not_fit(out: Path, values: dict[str, object], message: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from reformer_export.runtimes.tensorrt.cuda import CudaBindingsDevice, CudaError
+from reformer_export.runtimes.tensorrt.cuda import CudaDevice, CudaError
 from tests.runtimes.tensorrt.installed import require_cuda_bindings, require_no_driver
 
 CALLS: dict[str, tuple[Any, ...]] = {
@@ -63,7 +63,7 @@ class Cudart:
 
 def test_the_calls_and_their_values() -> None:
     cudart = Cudart()
-    device = CudaBindingsDevice(cudart)
+    device = CudaDevice(cudart)
     values = {name: getattr(device, name)(*arguments) for name, arguments in CALLS.items()}
     assert {name: value for name, value in values.items() if value is not None} == {
         "allocate": 4096,
@@ -94,16 +94,16 @@ def test_the_calls_and_their_values() -> None:
 @pytest.mark.parametrize("name", CALLS)
 def test_every_return_code_is_looked_at(name: str) -> None:
     cudart = Cudart()
-    getattr(CudaBindingsDevice(cudart), name)(*CALLS[name])
+    getattr(CudaDevice(cudart), name)(*CALLS[name])
     for failing in {call[0] for call in cudart.calls}:
         with pytest.raises(CudaError, match=rf"CUDA, {failing}: got 'out of luck' \(cudaErrorUnlucky\), exp"):
-            getattr(CudaBindingsDevice(Cudart(failing)), name)(*CALLS[name])
+            getattr(CudaDevice(Cudart(failing)), name)(*CALLS[name])
 
 
 def test_a_recording_that_cannot_be_instantiated_is_destroyed() -> None:
     cudart = Cudart("cudaGraphInstantiate")
     with pytest.raises(CudaError, match="cudaGraphInstantiate"):
-        CudaBindingsDevice(cudart).end_capture(7)
+        CudaDevice(cudart).end_capture(7)
     assert cudart.calls[-1] == ("cudaGraphDestroy", 8)
 
 
@@ -112,7 +112,7 @@ def test_a_recording_that_cannot_be_instantiated_is_destroyed() -> None:
 def test_the_real_bindings_take_the_arguments(name: str) -> None:
     """Without a driver CUDA refuses every call, but only after the bindings accepted its arguments."""
     require_no_driver()
-    device = CudaBindingsDevice(require_cuda_bindings())
+    device = CudaDevice(require_cuda_bindings())
     with pytest.raises(CudaError, match=r"cudaError(InsufficientDriver|NoDevice|StubLibrary)") as caught:
         getattr(device, name)(*CALLS[name])
     assert caught.value.name == "cudaErrorInsufficientDriver"

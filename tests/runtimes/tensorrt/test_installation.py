@@ -9,28 +9,24 @@ from typing import Any
 
 import pytest
 
-from reformer_export.artifact.engine_record import EngineFlags
-from reformer_export.errors import (
-    InputError,
-    MissingDependencyError,
-)
+from reformer_export.errors import InputError, MissingDependencyError, RuntimeUnavailableError
+from reformer_export.libraries.architectures import ComputeCapability
+from reformer_export.libraries.gpus import Gpu
 from reformer_export.libraries.tensorrt import LIBRARY_VARIABLE
 from reformer_export.runtimes import load
-from reformer_export.runtimes.tensorrt.machine import Gpu
+from reformer_export.runtimes.tensorrt import machine as tensorrt_machine
+from reformer_export.runtimes.tensorrt.machine import describe_installation, examine_gpu_machine
 from reformer_export.runtimes.tensorrt.packages import (
     check_tensorrt_version,
     import_cuda,
     import_tensorrt,
+    installed_version,
     version_numbers,
-)
-from reformer_export.runtimes.tensorrt.preflight import (
-    describe_installation,
-    examine_machine,
 )
 from tests.runtimes.artifacts import write_artifact
 from tests.runtimes.tensorrt.engines import write_library
 
-COMPATIBLE = EngineFlags(version_compatible=True, hardware_compatible=True)
+HOPPER = Gpu("A GPU", ComputeCapability(9, 0), 80 * 2**30)
 
 
 @pytest.fixture
@@ -75,6 +71,12 @@ def test_versions() -> None:
         check_tensorrt_version("tensorrt", "9.9")
 
 
+def test_the_version_that_is_installed() -> None:
+    assert installed_version("pytest", ("no-such-distribution", "pytest")) == pytest.__version__
+    assert installed_version("pytest", ("no-such-distribution",)) == "unknown version"
+    assert installed_version("no_such_module", ("pytest",)) is None
+
+
 def test_no_cuda_bindings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
     with pytest.raises(MissingDependencyError, match=r"cuda-bindings: got .*reformer-export\[tensorrt\]"):
@@ -113,57 +115,48 @@ def test_the_installation_in_words_when_there_is_nothing(
     assert found.can_run == ()
 
 
-def test_the_installation_where_a_runtime_and_a_library_are_there(
-    monkeypatch: pytest.MonkeyPatch, library: Path
-) -> None:
+def test_the_installation_where_nothing_is_missing(monkeypatch: pytest.MonkeyPatch, library: Path) -> None:
     monkeypatch.setenv(LIBRARY_VARIABLE, str(library))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name if name == "tensorrt_rtx" else None)
     monkeypatch.setattr("importlib.metadata.version", lambda name: {"tensorrt-rtx-cu13": "1.7.1.116"}[name])
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", types.ModuleType("cuda.bindings.runtime"))
+    monkeypatch.setattr(tensorrt_machine, "find_gpus", lambda: (HOPPER, HOPPER))
     found = describe_installation()
     assert dict(found.runtimes)["tensorrt-rtx"] == "1.7.1.116"
     assert found.plugin_library == "0.1.0 (ABI 2, sm_80, sm_86, sm_89, sm_90, sm_120)"
+    assert found.gpu == "A GPU (compute capability 9.0, 80.0 GiB)"
+    assert found.can_run == ("tensorrt-rtx",)
+    monkeypatch.setattr(tensorrt_machine, "find_gpus", refuse)
+    found = describe_installation()
+    assert found.can_run == ()
+    assert found.gpu.startswith("got no driver at all, expected a GPU, which an engine needs; use a machine")
 
 
-def test_examining_a_machine_needs_tensorrt_and_asks_cuda(
-    monkeypatch: pytest.MonkeyPatch, library: Path
-) -> None:
-    """With stand-ins for the two modules: the facts come out as they are."""
+def refuse() -> Any:
+    raise RuntimeUnavailableError("GPU", "no driver at all", "a GPU", "buy one")
+
+
+def test_the_facts_come_out_as_they_are(monkeypatch: pytest.MonkeyPatch, library: Path) -> None:
     trt = types.ModuleType("tensorrt")
     trt.__version__ = "10.9.0"  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "tensorrt", trt)
-    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", FakeCudart())
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", types.ModuleType("cuda.bindings.runtime"))
     monkeypatch.setenv(LIBRARY_VARIABLE, str(library))
-    machine = examine_machine("tensorrt")
-    assert machine.runtime_version == "10.9.0"
-    assert machine.gpu == Gpu("A GPU", "9.0", 80 * 2**30)
+    monkeypatch.setattr(tensorrt_machine, "find_gpus", lambda: (HOPPER,))
+    machine = examine_gpu_machine("tensorrt")
+    assert (machine.runtime_version, machine.gpu) == ("10.9.0", HOPPER)
     assert machine.library is not None
     assert machine.library.path == library
     assert import_tensorrt("tensorrt") is trt
-    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", FakeCudart(driver=0))
     monkeypatch.setenv(LIBRARY_VARIABLE, str(library.parent / "none.so"))
-    machine = examine_machine("tensorrt")
+    monkeypatch.setattr(tensorrt_machine, "find_gpus", refuse)
+    machine = examine_gpu_machine("tensorrt")
     assert (machine.gpu, machine.library) == (None, None)
-    assert "got no NVIDIA driver, expected an NVIDIA GPU" in machine.gpu_problem
+    assert machine.gpu_problem == (
+        "GPU: got no driver at all, expected a GPU, which an engine needs; "
+        'use a machine with one, or `runtime="onnxruntime"`'
+    )
     assert "none.so" in machine.library_problem
-    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", FakeCudart(error=100))
-    assert "got 'text 100' (name 100)" in examine_machine("tensorrt").gpu_problem
-
-
-class FakeCudart(types.ModuleType):
-    """Four functions of cuda.bindings.runtime."""
-
-    def __init__(self, driver: int = 13000, error: int = 0) -> None:
-        super().__init__("cuda.bindings.runtime")
-        properties = types.SimpleNamespace(name=b"A GPU", major=9, minor=0, totalGlobalMem=80 * 2**30)
-
-        def cudaDriverGetVersion() -> tuple[int, int]:  # noqa: N802
-            return 0, driver
-
-        def cudaGetDeviceProperties(device: int) -> tuple[int, Any]:  # noqa: N802
-            return error, None if error else properties
-
-        self.cudaError_t = types.SimpleNamespace(cudaSuccess=0)
-        self.cudaDriverGetVersion = cudaDriverGetVersion
-        self.cudaGetDeviceProperties = cudaGetDeviceProperties
-        self.cudaGetErrorString = lambda code: (0, f"text {code}".encode())
-        self.cudaGetErrorName = lambda code: (0, f"name {code}".encode())
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
+    with pytest.raises(MissingDependencyError, match="cuda-bindings"):
+        examine_gpu_machine("tensorrt")

@@ -15,9 +15,8 @@ from reformer_export.libraries.tensorrt import find_tensorrt_library
 from reformer_export.runtimes import load
 from reformer_export.runtimes.tensorrt.engine import OpenedEngine
 from reformer_export.runtimes.tensorrt.log import open_log
-from reformer_export.runtimes.tensorrt.machine import Machine
+from reformer_export.runtimes.tensorrt.machine import Machine, describe_installation, examine_gpu_machine
 from reformer_export.runtimes.tensorrt.packages import import_tensorrt
-from reformer_export.runtimes.tensorrt.preflight import describe_installation, examine_machine
 from tests.engine.real import require_tensorrt_rtx
 from tests.runtimes.artifacts import write_artifact
 from tests.runtimes.tensorrt import fake_tensorrt
@@ -155,13 +154,13 @@ def test_without_a_gpu_loading_says_so(tmp_path: Path) -> None:
         load(out, runtime="tensorrt-rtx")
     assert str(caught.value) == (
         "GPU: got no NVIDIA driver, expected an NVIDIA GPU and its driver, which an engine needs; "
-        "use a machine with one, or --runtime onnxruntime"
+        'use a machine with one, or `runtime="onnxruntime"`'
     )
 
 
 @pytest.mark.usefixtures("no_gpu")
 def test_the_machine_s_facts() -> None:
-    facts = examine_machine("tensorrt-rtx")
+    facts = examine_gpu_machine("tensorrt-rtx")
     assert facts == Machine(_version(), None, find_tensorrt_library(), facts.gpu_problem)
     found = describe_installation()
     assert dict(found.runtimes)["tensorrt-rtx"] == _version()

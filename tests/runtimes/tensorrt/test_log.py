@@ -12,7 +12,7 @@ def test_errors_and_warnings_after_a_mark() -> None:
     store.add(True, "old")
     mark = store.mark()
     store.add(False, "take care")
-    store.add(True, "first\n  cause")
+    store.add(True, "first cause")
     store.add(False, "take care")
     store.add(True, "what follows")
     assert store.errors_since(mark) == "first cause; what follows"
@@ -48,6 +48,6 @@ def test_a_module_has_one_log_which_keeps_errors_and_warnings_only() -> None:
     assert open_log(trt) is log
     assert open_log(FakeTensorRT(FakeCuda())) is not log
     for severity in ILogger.Severity:
-        log.log(severity, f"a message of {severity.name}")
+        log.log(severity, f"a message\n  of {severity.name}")
     assert log.store.errors_since(0) == "a message of INTERNAL_ERROR; a message of ERROR"
     assert log.store.warnings_since(0) == ["a message of WARNING"]

@@ -16,7 +16,9 @@ from reformer_export.errors import (
     ReformerExportError,
     RuntimeUnavailableError,
 )
-from reformer_export.runtimes.tensorrt.machine import Gpu, Machine
+from reformer_export.libraries.architectures import ComputeCapability
+from reformer_export.libraries.gpus import Gpu
+from reformer_export.runtimes.tensorrt.machine import Machine
 from reformer_export.runtimes.tensorrt.preflight import (
     check_machine,
     choose_engine,
@@ -49,7 +51,7 @@ def refuse(record: EngineRecord, machine: Machine) -> str:
 
 
 def gpu(capability: str) -> Gpu:
-    return Gpu("A GPU", capability, 2**34)
+    return Gpu("A GPU", ComputeCapability.parse(capability), 2**34)
 
 
 def test_nothing_of_the_engine_is_loaded_before_all_is_compared(out: Path, library: Path) -> None:
@@ -240,7 +242,7 @@ def test_of_several_engines_the_one_that_fits_is_taken(out: Path, library: Path)
     write_engine(out, library, "ada")
     assert choose_engine(out, "tensorrt", None, make_machine(library)).name == "ada"
     write_engine(out, library, "ada-large")
-    with pytest.raises(InputError, match=r"got 2 engines .*\(ada, ada-large\).*name it with --engine"):
+    with pytest.raises(InputError, match=r"got 2 engines .*\(ada, ada-large\).*name it with `engine`"):
         choose_engine(out, "tensorrt", None, make_machine(library))
     with pytest.raises(InputError, match=r"got 2 engines .*\(ada, ada-large\)"):
         open_fake(out, library)

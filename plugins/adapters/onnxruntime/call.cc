@@ -1,0 +1,82 @@
+#include "adapters/onnxruntime/call.h"
+
+#include <algorithm>
+#include <limits>
+#include <utility>
+#include <vector>
+
+namespace reformer::onnxruntime {
+namespace {
+
+int32_t dtype_from_onnx(ONNXTensorElementDataType type) {
+  switch (type) {
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT:
+      return REFORMER_FLOAT32;
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16:
+      return REFORMER_FLOAT16;
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16:
+      return REFORMER_BFLOAT16;
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32:
+      return REFORMER_INT32;
+    default:
+      return -1;  // the kernel's own check words the error
+  }
+}
+
+[[noreturn]] void fail(std::string message) {
+  throw Ort::Exception(std::move(message), ORT_INVALID_ARGUMENT);
+}
+
+}  // namespace
+
+reformer_tensor view_tensor(const char* op, const char* name, Ort::ConstValue value) {
+  const auto info = value.GetTensorTypeAndShapeInfo();
+  const std::vector<int64_t> dims = info.GetShape();
+  if (dims.size() > REFORMER_MAX_RANK) {
+    fail(std::string(op) + ": " + name + " has rank " + std::to_string(dims.size()) +
+         ", expected at most " + std::to_string(REFORMER_MAX_RANK));
+  }
+  reformer_tensor tensor{};
+  // Inputs are only read.
+  tensor.data = const_cast<void*>(value.GetTensorRawData());
+  tensor.dtype = dtype_from_onnx(info.GetElementType());
+  tensor.rank = static_cast<int32_t>(dims.size());
+  std::copy(dims.begin(), dims.end(), tensor.dims);
+  return tensor;
+}
+
+void AttributeReader::integer(const char* name, int64_t& value) const {
+  try {
+    value = info_.GetAttribute<int64_t>(name);
+  } catch (const Ort::Exception& error) {
+    fail(std::string(op_) + ": attribute " + name + " is missing or no integer (" + error.what() +
+         ")");
+  }
+}
+
+void AttributeReader::integer(const char* name, int32_t& value) const {
+  int64_t wide = 0;
+  integer(name, wide);
+  if (wide < std::numeric_limits<int32_t>::min() || wide > std::numeric_limits<int32_t>::max()) {
+    fail(std::string(op_) + ": " + name + " is " + std::to_string(wide) +
+         ", expected a 32-bit integer");
+  }
+  value = static_cast<int32_t>(wide);
+}
+
+std::vector<int32_t> AttributeReader::read_factors(const char* name) const {
+  std::vector<int32_t> factors;
+  for (const int64_t factor : info_.GetAttributes<int64_t>(name)) {
+    // A factor beyond int32 becomes 0, which the kernel refuses.
+    const bool fits = factor >= 0 && factor <= std::numeric_limits<int32_t>::max();
+    factors.push_back(fits ? static_cast<int32_t>(factor) : 0);
+  }
+  return factors;
+}
+
+void check_status(reformer_status status, const char* error) {
+  if (status == REFORMER_OK) return;
+  fail(error[0] != '\0' ? error : reformer_status_text(status));
+}
+
+}  // namespace reformer::onnxruntime

@@ -1,0 +1,199 @@
+// What both adapters say of the operators, once: names, tensors, attributes, and how a call's
+// parameters are filled from them. Knows no framework; docs/operators.md says what they compute.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <iterator>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "reformer_kernels.h"
+
+namespace reformer {
+
+// The ONNX domain, and the namespace and version of the TensorRT plugins.
+constexpr const char* kDomain = "reformer";
+constexpr const char* kOperatorVersion = "1";
+
+// T is the type of the first input: float32, float16 or bfloat16.
+enum class Element { kT, kFloat32, kInt32 };
+
+// A shape has one letter a dimension: B batch, L length, W heads * head size, H heads, D head size,
+// R num_hashes, S rotation size.
+struct TensorRule {
+  const char* name;
+  Element element;
+  std::string_view shape;
+  int32_t rank() const { return static_cast<int32_t>(shape.size()); }
+};
+
+// A tensor, and its place in the parameters.
+template <typename Params>
+struct TensorField {
+  TensorRule rule;
+  reformer_tensor Params::* field;
+};
+
+// An operator of the C interface on one backend.
+template <typename Params>
+struct Functions {
+  reformer_status (*measure)(const Params*, uint64_t*);
+  reformer_status (*run)(const Params*);
+};
+
+// A reader has integer(name, Int&), integers(name, int32_t (&)[N], int32_t& count) and
+// number(name, float&).
+template <typename Reader>
+void read_chunking(Reader& reader, reformer_chunking& chunking) {
+  reader.integer("chunk_length", chunking.chunk_length);
+  reader.integer("num_chunks_before", chunking.num_chunks_before);
+  reader.integer("num_chunks_after", chunking.num_chunks_after);
+  reader.integer("is_causal", chunking.is_causal);
+  reader.integer("padding_multiple", chunking.padding_multiple);
+  reader.integer("padding_threshold", chunking.padding_threshold);
+}
+
+struct LSHBuckets {
+  using Params = reformer_lsh_buckets_params;
+  static constexpr const char* kName = "LSHBuckets";
+  static constexpr Functions<Params> kCPU = {reformer_cpu_lsh_buckets_workspace,
+                                             reformer_cpu_lsh_buckets};
+  static constexpr Functions<Params> kCUDA = {reformer_cuda_lsh_buckets_workspace,
+                                              reformer_cuda_lsh_buckets};
+  static constexpr TensorField<Params> kInputs[] = {
+      {{"query_key", Element::kT, "BLW"}, &Params::query_key},
+      {{"rotations", Element::kFloat32, "HDRS"}, &Params::rotations},
+      {{"attention_mask", Element::kInt32, "BL"}, &Params::attention_mask}};
+  static constexpr TensorField<Params> kOutput = {{"buckets", Element::kInt32, "BHRL"},
+                                                  &Params::buckets};
+
+  template <typename Reader>
+  static void read_attributes(Reader& reader, Params& params) {
+    reader.integer("num_heads", params.num_heads);
+    reader.integers("num_buckets", params.num_buckets, params.num_factors);
+  }
+};
+
+struct LSHAttention {
+  using Params = reformer_lsh_attention_params;
+  static constexpr const char* kName = "LSHAttention";
+  static constexpr Functions<Params> kCPU = {reformer_cpu_lsh_attention_workspace,
+                                             reformer_cpu_lsh_attention};
+  static constexpr Functions<Params> kCUDA = {reformer_cuda_lsh_attention_workspace,
+                                              reformer_cuda_lsh_attention};
+  static constexpr TensorField<Params> kInputs[] = {
+      {{"query_key", Element::kT, "BLW"}, &Params::query_key},
+      {{"value", Element::kT, "BLW"}, &Params::value},
+      {{"buckets", Element::kInt32, "BHRL"}, &Params::buckets},
+      {{"attention_mask", Element::kInt32, "BL"}, &Params::attention_mask}};
+  static constexpr TensorField<Params> kOutput = {{"output", Element::kT, "BLW"}, &Params::output};
+
+  template <typename Reader>
+  static void read_attributes(Reader& reader, Params& params) {
+    reader.integer("num_heads", params.num_heads);
+    read_chunking(reader, params.chunking);
+    reader.number("key_norm_epsilon", params.key_norm_epsilon);
+  }
+};
+
+struct LocalAttention {
+  using Params = reformer_local_attention_params;
+  static constexpr const char* kName = "LocalAttention";
+  static constexpr Functions<Params> kCPU = {reformer_cpu_local_attention_workspace,
+                                             reformer_cpu_local_attention};
+  static constexpr Functions<Params> kCUDA = {reformer_cuda_local_attention_workspace,
+                                              reformer_cuda_local_attention};
+  static constexpr TensorField<Params> kInputs[] = {
+      {{"query", Element::kT, "BLW"}, &Params::query},
+      {{"key", Element::kT, "BLW"}, &Params::key},
+      {{"value", Element::kT, "BLW"}, &Params::value},
+      {{"attention_mask", Element::kInt32, "BL"}, &Params::attention_mask}};
+  static constexpr TensorField<Params> kOutput = {{"output", Element::kT, "BLW"}, &Params::output};
+
+  template <typename Reader>
+  static void read_attributes(Reader& reader, Params& params) {
+    reader.integer("num_heads", params.num_heads);
+    read_chunking(reader, params.chunking);
+  }
+};
+
+template <typename... Operators>
+struct OperatorList {};
+using AllOperators = OperatorList<LSHBuckets, LSHAttention, LocalAttention>;
+
+// A node's parameters without tensors and execution.
+template <typename Operator, typename Reader>
+typename Operator::Params read_parameters(Reader&& reader) {
+  typename Operator::Params params{};
+  params.struct_size = sizeof(params);
+  params.abi_version = REFORMER_ABI_VERSION;
+  Operator::read_attributes(reader, params);
+  return params;
+}
+
+// For a reader's `integers`.
+template <size_t N>
+void copy_factors(const char* op, const char* name, const std::vector<int32_t>& factors,
+                  int32_t (&target)[N], int32_t& count) {
+  if (factors.size() > N) {
+    throw std::invalid_argument(std::string(op) + ": " + name + " has " +
+                                std::to_string(factors.size()) + " factors, expected at most " +
+                                std::to_string(N));
+  }
+  std::copy(factors.begin(), factors.end(), target);
+  count = static_cast<int32_t>(factors.size());
+}
+
+// The tensors of a call, inputs in the order of kInputs.
+template <typename Operator>
+void set_tensors(const reformer_tensor* inputs, const reformer_tensor& output,
+                 typename Operator::Params& params) {
+  for (size_t i = 0; i < std::size(Operator::kInputs); ++i) {
+    params.*Operator::kInputs[i].field = inputs[i];
+  }
+  params.*Operator::kOutput.field = output;
+}
+
+inline int32_t dtype_of(const TensorRule& rule, int32_t element_type) {
+  switch (rule.element) {
+    case Element::kFloat32:
+      return REFORMER_FLOAT32;
+    case Element::kInt32:
+      return REFORMER_INT32;
+    case Element::kT:
+      break;
+  }
+  return element_type;
+}
+
+// Which dimension of the inputs has the size of a dimension of the output.
+struct Source {
+  size_t input;
+  size_t axis;
+};
+
+template <typename Operator>
+constexpr Source find_source(size_t output_axis) {
+  const char letter = Operator::kOutput.rule.shape[output_axis];
+  size_t input = 0;
+  while (Operator::kInputs[input].rule.shape.find(letter) == std::string_view::npos) ++input;
+  return {input, Operator::kInputs[input].rule.shape.find(letter)};
+}
+
+// The output that these inputs give, without data.
+template <typename Operator>
+reformer_tensor describe_output(const reformer_tensor* inputs) {
+  const TensorRule& rule = Operator::kOutput.rule;
+  reformer_tensor output{nullptr, dtype_of(rule, inputs[0].dtype), rule.rank(), {}};
+  for (size_t axis = 0; axis < rule.shape.size(); ++axis) {
+    const Source source = find_source<Operator>(axis);
+    output.dims[axis] = inputs[source.input].dims[source.axis];
+  }
+  return output;
+}
+
+}  // namespace reformer

@@ -1,0 +1,107 @@
+// The operators as plugins: each hands its parameters to the C interface for CUDA.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "adapters/operators.h"
+#include "adapters/tensorrt/plugin.h"
+#include "reformer_kernels.h"
+
+namespace reformer::tensorrt {
+
+template <typename Operator>
+const OperatorRules& rules_of() {
+  static const OperatorRules rules = [] {
+    OperatorRules made{Operator::kName, {}, Operator::kOutput.rule, {}};
+    for (const auto& input : Operator::kInputs) made.inputs.push_back(input.rule);
+    read_parameters<Operator>(AttributeLister{made.attributes});
+    return made;
+  }();
+  return rules;
+}
+
+inline int64_t rotation_size(const reformer_lsh_buckets_params& params) {
+  int64_t size = 0;
+  for (int32_t i = 0; i < params.num_factors; ++i) size += params.num_buckets[i] / 2;
+  return size;
+}
+template <typename Params>
+int64_t rotation_size(const Params& /*params*/) {
+  return 0;
+}
+
+// An empty batch that fits the attributes: a call of it checks nothing but them.
+template <typename Operator>
+Tensors empty_tensors(const typename Operator::Params& params) {
+  const auto size_of = [&](char letter) -> int64_t {
+    switch (letter) {
+      case 'B':
+      case 'L':
+        return 0;
+      case 'D':
+      case 'R':
+        return 1;
+      case 'S':
+        return rotation_size(params);
+      default:  // H, and W of heads that have one element
+        return params.num_heads;
+    }
+  };
+  Tensors tensors;
+  for (const auto& input : Operator::kInputs) {
+    const TensorRule& rule = input.rule;
+    reformer_tensor tensor{nullptr, dtype_of(rule, REFORMER_FLOAT32), rule.rank(), {}};
+    std::transform(rule.shape.begin(), rule.shape.end(), tensor.dims, size_of);
+    tensors.inputs.push_back(tensor);
+  }
+  tensors.output = describe_output<Operator>(tensors.inputs.data());
+  return tensors;
+}
+
+template <typename Operator>
+class OperatorPlugin final : public Plugin {
+ public:
+  using Params = typename Operator::Params;
+
+  // Throws when an attribute is out of range.
+  explicit OperatorPlugin(std::shared_ptr<const Attributes> attributes)
+      : Plugin(rules_of<Operator>(), std::move(attributes)),
+        params_(read_parameters<Operator>(this->attributes())) {
+    measure_workspace(empty_tensors<Operator>(params_));
+  }
+
+ private:
+  Plugin* copy() const override { return new OperatorPlugin(*this); }
+  nvinfer1::DimsExprs output_shape(const nvinfer1::DimsExprs* inputs) const override {
+    nvinfer1::DimsExprs shape{Operator::kOutput.rule.rank(), {}};
+    for (size_t axis = 0; axis < Operator::kOutput.rule.shape.size(); ++axis) {
+      const Source source = find_source<Operator>(axis);
+      shape.d[axis] = inputs[source.input].d[source.axis];
+    }
+    return shape;
+  }
+  reformer_status measure(const Tensors& tensors, const reformer_execution& execution,
+                          uint64_t* size) const override {
+    const Params params = fill(tensors, execution);
+    return Operator::kCUDA.measure(&params, size);
+  }
+  reformer_status run(const Tensors& tensors, const reformer_execution& execution) const override {
+    const Params params = fill(tensors, execution);
+    return Operator::kCUDA.run(&params);
+  }
+  Params fill(const Tensors& tensors, const reformer_execution& execution) const {
+    Params params = params_;
+    params.execution = execution;
+    set_tensors<Operator>(tensors.inputs.data(), tensors.output, params);
+    return params;
+  }
+
+  Params params_;
+};
+
+}  // namespace reformer::tensorrt

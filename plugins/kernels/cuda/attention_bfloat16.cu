@@ -1,7 +1,0 @@
-#include "kernels/cuda/attention_kernel.cuh"
-
-namespace reformer::cuda {
-
-template reformer_status launch_attention(const AttentionArguments<bfloat16>&, void*);
-
-}  // namespace reformer::cuda

@@ -1,0 +1,42 @@
+// One operator node in a network: its attributes, and its tensors for a batch and a length.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "adapters/tensorrt/tensorrt_api.h"
+#include "draw.h"
+#include "fields.h"
+#include "operands.h"
+
+namespace reformer::test {
+
+struct TensorInfo {
+  std::vector<int64_t> dims;
+  nvinfer1::DataType type;
+};
+
+// What does not change from call to call.
+struct Node {
+  std::string op;
+  int32_t dtype = REFORMER_FLOAT32;
+  int64_t heads = 2, head_size = 16, rounds = 3;
+  std::vector<int32_t> factors = {4, 6};
+  reformer_chunking chunking = {16, 1, 1, 32, 16, 0};
+  float epsilon = 1e-6f;
+};
+
+struct Shapes {
+  std::vector<TensorInfo> inputs;
+  TensorInfo output;
+};
+
+Fields attributes_of(const Node& node);
+Shapes shapes_of(const Node& node, int64_t batch, int64_t length);
+
+// Operands with the node's attributes. A hash's are small integers, so that every sum is exact.
+Attention draw_attention_call(Random& random, const Node& node, int64_t batch, int64_t length);
+Hash draw_hash_call(Random& random, const Node& node, int64_t batch, int64_t length);
+
+}  // namespace reformer::test

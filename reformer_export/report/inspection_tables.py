@@ -1,0 +1,181 @@
+"""What `inspect` found -> tables, for terminal and page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from operator import itemgetter
+from typing import Any, Final
+
+from reformer_export.artifact.engine_record import EngineRecord
+from reformer_export.artifact.engine_state import EngineState, UnusableEngine
+from reformer_export.artifact.manifest import Manifest
+from reformer_export.report.tables import Columns, Table, engine_table, make_facts, make_table
+from reformer_export.runtimes.inspection import (
+    ArtifactSummary,
+    CustomNodes,
+    FileState,
+    Inspection,
+    OnnxSummary,
+)
+from reformer_export.spec import AttentionSpec, AxialPositionsSpec, LSHAttentionSpec, ModelSpec
+
+
+def _from_record(
+    read: Callable[[EngineRecord], object],
+) -> Callable[[EngineState | UnusableEngine], object]:
+    return lambda engine: read(engine.record) if isinstance(engine, EngineState) else None
+
+
+LAYERS: Final[Columns[tuple[int, AttentionSpec]]] = {
+    "layer": itemgetter(0),
+    "attention": lambda row: "lsh" if isinstance(row[1], LSHAttentionSpec) else "local",
+    "chunk": lambda row: row[1].chunk_length,
+    "before": lambda row: row[1].num_chunks_before,
+    "after": lambda row: row[1].num_chunks_after,
+    "hashes": lambda row: getattr(row[1], "num_hashes", None),
+    "buckets": lambda row: "x".join(map(str, getattr(row[1], "num_buckets", ()))) or None,
+    "seed": lambda row: getattr(row[1], "hash_seed", None),
+}
+
+FILES: Final[Columns[FileState]] = {
+    "file": lambda file: file.name,
+    "size": lambda file: None if file.size is None else f"{file.size:,} B",
+    "state": lambda file: file.state,
+}
+
+ENGINES: Final[Columns[EngineState | UnusableEngine]] = {
+    "engine": lambda engine: engine.name,
+    "runtime": _from_record(lambda record: f"{record.runtime} {record.runtime_version}"),
+    "compute capabilities": _from_record(lambda record: ", ".join(record.compute_capabilities)),
+    "longest": _from_record(lambda record: f"{max(each.maximum[1] for each in record.profiles):,} tokens"),
+    "size": _from_record(lambda record: f"{record.engine_bytes:,} B"),
+    "state": lambda engine: (
+        f"unusable: {engine.problem}" if isinstance(engine, UnusableEngine) else engine.state
+    ),
+}
+
+OPERATORS: Final[Columns[tuple[str, str, int]]] = {
+    "domain": itemgetter(0),
+    "operator": itemgetter(1),
+    "nodes": itemgetter(2),
+}
+
+CUSTOM_NODES: Final[Columns[CustomNodes]] = {
+    "operator": lambda nodes: nodes.op_type,
+    "nodes": lambda nodes: nodes.count,
+    "function body": lambda nodes: "yes" if nodes.has_function_body else "no",
+}
+
+
+def inspection_tables(path: str, found: Inspection) -> list[Table]:
+    """All that is told of `path`."""
+    if isinstance(found, EngineState):
+        return [engine_table(f"Engine {path}", found.record, ("state", found.state))]
+    runtimes = make_facts("Runtimes", found.runtimes.items())
+    if isinstance(found, OnnxSummary):
+        operators = make_table("Operators", OPERATORS, list_operators(found))
+        return [graph_table(found), operators, *custom_nodes_tables(found), runtimes]
+    return [*model_tables(found), *files_tables(found), runtimes]
+
+
+def model_tables(artifact: ArtifactSummary) -> list[Table]:
+    """What an artifact's manifest says, and the model's layers."""
+    manifest, spec, graph = artifact.manifest, artifact.manifest.spec, artifact.graph
+    facts = [
+        ("task", _describe_task(spec)),
+        ("source", _describe_values(manifest.source) or "unknown"),
+        *_describe_weights(manifest.source),
+        ("dtype", manifest.dtype),
+        ("opset", str(manifest.opset)),
+        ("operators", _join_pairs(manifest.operators)),
+        ("longest sequence", f"{spec.max_length:,} tokens"),
+        ("vocabulary", f"{spec.vocab_size:,} ids"),
+        ("width", f"{spec.hidden_size:,}, {spec.num_heads} heads of {spec.head_size}"),
+        ("feed-forward", f"{spec.feed_forward_size:,}, {spec.hidden_act}"),
+        ("positions", _describe_positions(spec)),
+        ("parameters", "unknown (needs the package onnx)" if graph is None else f"{graph.parameters:,}"),
+        *_describe_num_hashes(manifest),
+        ("made with", _join_pairs(manifest.versions)),
+        ("parity", _describe_parity(manifest)),
+    ]
+    layers = make_table("Layers", LAYERS, enumerate(spec.layers))
+    return [make_facts(f"Artifact {artifact.folder}", facts), layers]
+
+
+def files_tables(artifact: ArtifactSummary) -> list[Table]:
+    """The artifact's files against their SHA-256, and its engines where it has some."""
+    files = make_table("Files, compared with their SHA-256", FILES, artifact.files)
+    return [files, *([make_table("Engines", ENGINES, artifact.engines)] if artifact.engines else [])]
+
+
+def graph_table(graph: OnnxSummary) -> Table:
+    """An .onnx file as a whole."""
+    facts = [
+        ("size", f"{graph.size:,} B"),
+        ("external data", ", ".join(graph.external_files) or "none"),
+        ("producer", graph.producer or "unknown"),
+        ("opsets", _join_pairs(graph.opsets)),
+        *(("input", value) for value in graph.inputs),
+        *(("output", value) for value in graph.outputs),
+        ("parameters", f"{graph.parameters:,}"),
+    ]
+    return make_facts(f"ONNX file {graph.path}", facts)
+
+
+def list_operators(graph: OnnxSummary) -> list[tuple[str, str, int]]:
+    """(domain, operator, nodes) of every operator."""
+    return [
+        (domain, op_type, count)
+        for domain, operators in graph.operators.items()
+        for op_type, count in operators.items()
+    ]
+
+
+def custom_nodes_tables(graph: OnnxSummary) -> list[Table]:
+    """The nodes of the domain reformer, where there are some."""
+    table = make_table("Nodes of the domain reformer", CUSTOM_NODES, graph.custom_nodes)
+    return [table] if table.rows else []
+
+
+def _join_pairs(versions: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
+
+
+def _describe_task(spec: ModelSpec) -> str:
+    attention = "causal" if spec.is_causal else "bidirectional"
+    positions = " of the last token" if spec.logits == "last" else ""
+    labels = f", {spec.num_labels} labels" if spec.task == "text-classification" else ""
+    return f"{spec.task} ({attention}{labels}), returns {', '.join(spec.output_names)}{positions}"
+
+
+def _describe_positions(spec: ModelSpec) -> str:
+    if isinstance(spec.positions, AxialPositionsSpec):
+        return f"axial, {'x'.join(map(str, spec.positions.shape))} = {spec.positions.num_positions:,}"
+    return f"learned, {spec.positions.num_positions:,}"
+
+
+def _describe_parity(manifest: Manifest) -> str:
+    if manifest.parity is None:
+        return "not verified; run `reformer-export verify`"
+    return _describe_values(manifest.parity)
+
+
+def _describe_values(values: dict[str, Any]) -> str:
+    """The texts and numbers among `values`; lists and tables are left to --json."""
+    texts = {name: f"{v:.3g}" if isinstance(v, float) else v for name, v in values.items()}
+    return _join_pairs({name: v for name, v in texts.items() if isinstance(v, str | int)})
+
+
+def _describe_weights(source: dict[str, Any]) -> list[tuple[str, str]]:
+    """The checkpoint's weights that the artifact does without, where the exporter recorded some."""
+    lists = (source.get("dropped_weights"), source.get("ignored_weights"))
+    names = [str(name) for value in lists if isinstance(value, list) for name in value]
+    return [("weights left out", ", ".join(names))] if names else []
+
+
+def _describe_num_hashes(manifest: Manifest) -> list[tuple[str, str]]:
+    """The numbers of hashes among which a run chooses, where it does."""
+    if manifest.runtime_num_hashes is None:
+        return []
+    most = manifest.runtime_num_hashes.max_hashes
+    return [("hashes of a run", f"1 to {most} by --num-hashes; only {most} is transformers' own draw")]

@@ -1,0 +1,161 @@
+"""Results -> tables: which columns there are and how a value is written, once for terminal and page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TypeVar
+
+if TYPE_CHECKING:
+    from reformer_export.artifact.engine_record import EngineRecord
+    from reformer_export.measure.accuracy import AccuracyRow
+    from reformer_export.measure.run import BenchmarkResult, Measurement
+    from reformer_export.parity.results import CaseResult, VerifyResult
+    from reformer_export.report.verify_report import DataAccuracy
+    from reformer_export.runtimes.machine import Library, MachineReport
+
+T = TypeVar("T")
+Columns = Mapping[str, Callable[[T], object]]
+"""A column's name -> what it says of a row; None stands as "-"."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of texts under named columns; the columns of facts, a name and a text each, have no names."""
+
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def make_table(caption: str, columns: Columns[T], rows: Iterable[T]) -> Table:
+    """What `columns` say of each of `rows`."""
+    values = ([read(row) for read in columns.values()] for row in rows)
+    texts = (tuple("-" if value is None else str(value) for value in row) for row in values)
+    return Table(caption, tuple(columns), tuple(texts))
+
+
+def make_facts(caption: str, facts: Iterable[tuple[str, str]]) -> Table:
+    """A table of facts."""
+    return Table(caption, ("", ""), tuple(facts))
+
+
+CASES: Final[Columns[CaseResult]] = {
+    "case": lambda result: result.case,
+    "pinned error": lambda result: f"{result.pinned_error:.1e}",
+    "tolerance": lambda result: f"{result.tolerance:.1e}",
+    "hashes": lambda result: f"{result.hashed:,}",
+    "flips": lambda result: result.flips,
+    "unexplained": lambda result: result.unexplained,
+    "worst margin": lambda result: (
+        f"{max(layer.worst_margin for layer in result.layers):.1e}" if result.flips else None
+    ),
+    "free error": lambda result: f"{result.free_error:.1e}",
+    "passed": lambda result: "ok" if result.passed else "FAILED",
+}
+
+ACCURACY: Final[Columns[AccuracyRow]] = {
+    "hashes": lambda row: row.num_hashes,
+    "loss (nats/token)": lambda row: f"{row.loss:.4f}",
+    "bits/character": lambda row: f"{row.bits_per_character:.4f}",
+    "tokens/s": lambda row: f"{row.tokens_per_second:,.0f}",
+    "tokens predicted": lambda row: f"{row.tokens:,}",
+}
+
+LIBRARIES: Final[Columns[Library]] = {
+    "package": lambda library: library.name,
+    "version": lambda library: library.version or f"missing: {library.install}",
+    "for": lambda library: library.purpose,
+}
+
+
+def sweep_table(folder: Path, sweep: VerifyResult) -> Table:
+    """A row for each case of a sweep over the artifact in `folder`."""
+    return make_table(f"{folder} against eager ({sweep.runtime}, {sweep.dtype})", CASES, sweep.cases)
+
+
+def accuracy_table(data: DataAccuracy) -> Table:
+    """A row for each number of hashes."""
+    result = data.accuracy
+    caption = f"{data.name}: {result.sequences} sequences of {result.sequence_length} tokens"
+    return make_table(caption, ACCURACY, result.rows)
+
+
+def measurements_table(caption: str, result: BenchmarkResult) -> Table:
+    """A row for each contender at each shape."""
+    columns: Columns[Measurement] = {
+        "batch": lambda row: row.batch,
+        "length": lambda row: f"{row.length:,}",
+        "contender": lambda row: row.name,
+        "p50 ms": lambda row: f"{row.latency.p50:,.2f}",
+        "p90 ms": lambda row: f"{row.latency.p90:,.2f}",
+        "p99 ms": lambda row: f"{row.latency.p99:,.2f}",
+        "tokens/s": lambda row: f"{row.tokens_per_second:,.0f}",
+        "peak MB": lambda row: None if row.memory is None else f"{row.memory.peak_bytes / 1e6:,.0f}",
+        "artifact faster": lambda row: "" if row.name == "artifact" else f"{result.ratio(row):.2f} x",
+    }
+    return make_table(caption, columns, result.measurements)
+
+
+def engine_table(caption: str, record: EngineRecord, *more: tuple[str, str]) -> Table:
+    """An engine's record in words, and `more` facts."""
+    flags = {
+        "weights can be exchanged": record.flags.refit,
+        "weights left out": record.flags.stripped,
+        "loads in newer TensorRT versions": record.flags.version_compatible,
+        "runs on every GPU from Ampere on": record.flags.hardware_compatible,
+        "float32 products in TF32": record.flags.tf32,
+    }
+    plugin = record.plugin
+    carried = "in the engine" if plugin.embedded else "loaded beside it"
+    layers = ", ".join(f"{count} {name}" for name, count in record.plugin_layers.items())
+    profiles = (
+        (f"profile {index}: min / opt / max", str(profile)) for index, profile in enumerate(record.profiles)
+    )
+    facts = [
+        ("runtime", f"{record.runtime} {record.runtime_version}"),
+        ("compute capabilities", ", ".join(record.compute_capabilities)),
+        ("dtype", record.dtype),
+        *profiles,
+        ("plugin layers", layers or "none"),
+        ("plugin library", f"{plugin.file_name} {plugin.version} (ABI {plugin.abi_version}), {carried}"),
+        ("built with", ", ".join(words for words, value in flags.items() if value) or "no special options"),
+        ("size", f"{record.engine_bytes:,} B"),
+        ("built in", f"{record.build_seconds:.1f} s by reformer-export {record.tool_version}"),
+    ]
+    return make_facts(caption, [*facts, *more])
+
+
+def machine_tables(machine: MachineReport) -> list[Table]:
+    """What can be run here, and what is missing."""
+    gpus = machine.gpus or ("no NVIDIA GPU found",)
+    facts = [
+        ("Python", machine.python),
+        ("platform", machine.platform),
+        *(("GPU", gpu) for gpu in gpus),
+        ("ONNX Runtime", ", ".join(machine.providers) or "missing: no artifact can be run"),
+        ("native kernels", machine.native),
+    ]
+    engines = [
+        *machine.tensorrt.runtimes,
+        ("plugin library", machine.tensorrt.plugin_library),
+        ("GPU", machine.tensorrt.gpu),
+        ("engines run here with", ", ".join(machine.tensorrt.can_run) or "none"),
+    ]
+    commands = (
+        (command.name, f"needs {', '.join(command.missing)}" if command.missing else "ready")
+        for command in machine.commands
+    )
+    tables = [
+        make_facts("Machine", facts),
+        make_facts("TensorRT", engines),
+        make_table("Libraries", LIBRARIES, machine.libraries),
+        make_facts("Commands", commands),
+    ]
+    if machine.artifact is not None:
+        problem = machine.artifact.problem
+        verdict = [("can run here", "yes")] if problem is None else [("can run here", "no"), ("why", problem)]
+        notes = [("note", note) for note in machine.artifact.notes]
+        tables.append(make_facts(f"Artifact {machine.artifact.path}", verdict + notes))
+    return tables

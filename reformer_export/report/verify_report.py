@@ -1,0 +1,105 @@
+"""What a comparison with eager found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reformer_export.artifact.manifest import MODEL_NAME, Manifest
+
+if TYPE_CHECKING:
+    from reformer_export.measure.accuracy import AccuracyResult
+    from reformer_export.parity.bisect import BisectResult
+    from reformer_export.parity.details import Details
+    from reformer_export.parity.results import VerifyResult
+
+
+@dataclass(frozen=True)
+class DataAccuracy:
+    """Accuracy and speed on the text in the file `name`, by number of hashes; `max_hashes` of a model whose
+    runs choose them, else None."""
+
+    name: str
+    max_hashes: int | None
+    accuracy: AccuracyResult
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return {"data": self.name, "max_hashes": self.max_hashes, **self.accuracy.to_dict()}
+
+
+@dataclass(frozen=True)
+class RuntimeReport:
+    """What one runtime gave: the sweep, and accuracy on a text if one was given."""
+
+    sweep: VerifyResult
+    accuracy: DataAccuracy | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return self.sweep.to_dict() | ({} if self.accuracy is None else {"dial": self.accuracy.to_dict()})
+
+
+@dataclass(frozen=True)
+class BisectReport:
+    """What a search for the first wrong node found; where one was, `folder` holds it, and `replay` is the
+    command that runs it again."""
+
+    result: BisectResult
+    folder: Path
+    replay: str | None
+
+    def lines(self) -> tuple[str, ...]:
+        """The finding for people."""
+        verdict = f"{self.result.verdict()}."
+        if self.replay is None:
+            return (verdict,)
+        inputs = f"Its inputs, eager's result and the file's are in {self.folder}; run it again with:"
+        return verdict, inputs, f"  {self.replay}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return self.result.to_dict() | ({} if self.replay is None else {"replay": self.replay})
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """All that was found of the artifact in `folder`, a `RuntimeReport` for each runtime."""
+
+    folder: Path
+    manifest: Manifest
+    runtimes: tuple[RuntimeReport, ...]
+    details: Details | None = None
+    bisect: BisectReport | None = None
+
+    @property
+    def failed(self) -> list[VerifyResult]:
+        """The sweeps that did not pass."""
+        return [runtime.sweep for runtime in self.runtimes if not runtime.sweep.passed]
+
+    @property
+    def names_node(self) -> bool:
+        """Whether a node was found that differs from eager."""
+        return self.bisect is not None and self.bisect.result.named is not None
+
+    @property
+    def passed(self) -> bool:
+        """Whether every case of every runtime agrees, and every node that was looked at."""
+        return not self.failed and not self.names_node
+
+    def verdict(self) -> str:
+        """A line for each runtime."""
+        return "\n".join(runtime.sweep.verdict() for runtime in self.runtimes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values; of several runtimes, each under "runtimes"."""
+        values: dict[str, Any] = {
+            "artifact": str(self.folder),
+            "model_sha256": self.manifest.files[MODEL_NAME],  # which the file was compared with
+        }
+        runs = [runtime.to_dict() for runtime in self.runtimes]
+        values |= runs[0] if len(runs) == 1 else {"runtimes": runs}
+        if self.details is not None:
+            values |= {"details": self.details.to_dict(), "manifest": self.manifest.to_dict()}
+        return values if self.bisect is None else values | {"bisect": self.bisect.to_dict()}

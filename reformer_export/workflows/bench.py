@@ -1,0 +1,158 @@
+"""An artifact beside what it replaces: latency, throughput and memory, in one run and in turns."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from reformer_export.artifact.manifest import MODEL_NAME, Manifest, read_manifest
+from reformer_export.errors import InputError
+from reformer_export.measure import BenchmarkOptions, Setup, missing_packages, run_benchmark
+from reformer_export.measure.contenders import AGAINST, Device, Name
+from reformer_export.measure.node_times import measure_node_times
+from reformer_export.report.bench_page import BenchReport
+from reformer_export.runtimes import Runtime, RuntimeOptions, load
+from reformer_export.runtimes.ort import CPU, OnnxRuntime
+from reformer_export.workflows.checkpoint_source import find_checkpoint
+from reformer_export.workflows.progress import Progress, Say, say_nothing, show_no_progress
+from reformer_export.workflows.requests import request_from_fields
+
+DEFAULT_LENGTHS: Final = (256, 1024, 4096)
+"""Those of them that the model takes; the model's greatest where it takes none."""
+
+
+@dataclass(frozen=True)
+class BenchRequest:
+    """What to measure, and beside what.
+
+    Attributes:
+        runtime: what runs the artifact.
+        checkpoint: folder or hub id, for eager; None for the one that was exported.
+        against: what to compare with, of `AGAINST`.
+        lengths: sequence lengths, tokens; None for those of 256, 1024 and 4096 that fit.
+        batch_sizes: batch sizes.
+        repeat: timed passes of each contender at each shape, after `warm_up` untimed ones.
+        memory: also measure peak memory, each contender in a process of its own.
+        node_times: also measure each operator's time in one pass, with ONNX Runtime on the CPU.
+    """
+
+    runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
+    checkpoint: str | None = None
+    against: tuple[Name, ...] = AGAINST
+    lengths: Sequence[int] | None = None
+    batch_sizes: Sequence[int] = (1,)
+    repeat: int = 20
+    warm_up: int = 2
+    memory: bool = True
+    node_times: bool = False
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.against if name not in AGAINST]
+        if unknown:
+            raise InputError("against", repr(unknown[0]), f"of {', '.join(AGAINST)}", "name each once")
+
+
+def bench_artifact(
+    out: str | os.PathLike[str],
+    request: BenchRequest | None = None,
+    *,
+    say: Say = say_nothing,
+    progress: Progress = show_no_progress,
+    **fields: Any,
+) -> BenchReport:
+    """Measure the artifact in the folder `out` beside eager and full attention, on the device it runs on.
+
+    Args:
+        out: the artifact's folder.
+        request: what to measure.
+        say: is told what runs it, and what a user should know, a line each.
+        progress: is told how far the measurement is.
+        fields: in place of `request`, fields of it.
+
+    Raises:
+        InputError: an option does not fit the artifact.
+        ArtifactError: the artifact is broken.
+        RuntimeUnavailableError: this machine cannot run it.
+    """
+    request = request_from_fields(BenchRequest, request, fields)
+    out = Path(out)
+    manifest = read_manifest(out)
+    with load(out, request.runtime) as runtime:
+        say(f"Runs on {runtime.description}.")
+        description, notes = runtime.description, list(runtime.notes)
+        device: Device = "cpu" if runtime.providers[0] == CPU else "cuda"
+        lengths = _choose_lengths(runtime, request.lengths)
+        placement = runtime.placement if isinstance(runtime, OnnxRuntime) else None
+    options = BenchmarkOptions(
+        lengths, tuple(request.batch_sizes), request.repeat, request.warm_up, request.memory
+    )
+    setups, left_out = _choose_setups(out, manifest, request, device)
+    notes += left_out
+    for note in notes:
+        say(f"Note: {note}")
+    shapes = len(options.lengths) * len(options.batch_sizes)
+    with progress("Measured", shapes * (len(setups) + 1)) as advance:
+        result = run_benchmark(setups, options, notes, advance)
+    nodes = None
+    # ONNX Runtime has no bfloat16 on the CPU: what runs there is another graph.
+    if request.node_times and placement and placement.provider == CPU and manifest.dtype != "bfloat16":
+        nodes = measure_node_times(out / MODEL_NAME, manifest.spec.vocab_size, max(lengths), placement)
+    return BenchReport(out, manifest, description, result, nodes, request.node_times)
+
+
+def _choose_lengths(runtime: Runtime, given: Sequence[int] | None) -> tuple[int, ...]:
+    if given is None:
+        return tuple(n for n in DEFAULT_LENGTHS if n <= runtime.max_length) or (runtime.max_length,)
+    for length in given:
+        if not 1 <= length <= runtime.max_length:
+            raise InputError(
+                "lengths",
+                length,
+                f"lengths from 1 to {runtime.max_length}, which is what this artifact takes here",
+                "mend `lengths`",
+            )
+    return tuple(given)
+
+
+def _choose_setups(
+    out: Path, manifest: Manifest, request: BenchRequest, device: Device
+) -> tuple[list[Setup], list[str]]:
+    """The artifact and whoever of `against` can run here; a note for each of the others."""
+    setups, notes = [Setup("artifact", str(out), request.runtime, device)], []
+    for name in request.against:
+        try:
+            checkpoint = _find_what_it_needs(name, out, manifest, request, device)
+        except _MissingError as missing:
+            notes.append(f"{name}: left out, {missing}")
+        else:
+            setups.append(Setup(name, str(out), request.runtime, device, checkpoint))
+    return setups, notes
+
+
+class _MissingError(Exception):
+    """What a contender lacks here, and how to get it."""
+
+
+def _find_what_it_needs(
+    name: Name, out: Path, manifest: Manifest, request: BenchRequest, device: Device
+) -> str | None:
+    """The folder of eager's checkpoint, None for the others; _MissingError when `name` cannot run here."""
+    missing = missing_packages(name)
+    if missing:
+        raise _MissingError(f"it needs {' and '.join(missing)}; pip install 'reformer-export[export]'")
+    if device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise _MissingError("the runtime uses a GPU and this torch cannot; install torch with CUDA")
+    if name != "eager":
+        return None
+    try:
+        return str(find_checkpoint(out, manifest, request.checkpoint))
+    except InputError as error:
+        if request.checkpoint is not None:
+            raise
+        raise _MissingError(str(error)) from error

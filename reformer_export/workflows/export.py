@@ -1,0 +1,161 @@
+"""A checkpoint -> a verified artifact."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from reformer_export.artifact.folder import check_new_folder, new_folder
+from reformer_export.artifact.manifest import Manifest
+from reformer_export.errors import InputError, ParityError
+from reformer_export.spec import DTYPES, DType, LogitsPositions, Task
+from reformer_export.workflows.checkpoint_source import source_with_path
+from reformer_export.workflows.progress import Say, say_nothing
+from reformer_export.workflows.requests import request_from_fields
+
+if TYPE_CHECKING:
+    from reformer_export.checkpoints import LoadOptions
+    from reformer_export.export import ExportOptions
+    from reformer_export.parity.results import VerifyResult
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """How to export a checkpoint; None keeps what the checkpoint says.
+
+    Attributes:
+        task: what the model is for; "auto" takes the checkpoint's head.
+        dtype: type of the weights and of the arithmetic between the attentions' float32 sums.
+        num_hashes: hash rounds; more are slower and attend better.
+        max_hashes: export so many hash rounds, of which every run chooses how many it uses.
+        num_buckets: factors of the number of hash buckets, each even.
+        hash_seed: seed of the random rotations, for a checkpoint that has none.
+        max_length: greatest sequence length, tokens.
+        logits: of all positions, or of the last attended one (for generation).
+        feed_forward_slices: cuts the feed-forward's inner dimension: less memory at great lengths.
+        opset: ONNX opset, 18 or later; None for 20.
+        revision: branch, tag or commit of a hub checkpoint.
+        allow_pickle: read pytorch_model.bin (weights only) if there is no safetensors.
+        verify: compare with eager on a few inputs before anything is written.
+        overwrite: replace an artifact that is there, when the new one is whole.
+    """
+
+    task: Task | Literal["auto"] = "auto"
+    dtype: DType = "float32"
+    num_hashes: int | None = None
+    max_hashes: int | None = None
+    num_buckets: tuple[int, ...] | None = None
+    hash_seed: int | None = None
+    max_length: int | None = None
+    logits: LogitsPositions = "all"
+    feed_forward_slices: int = 1
+    opset: int | None = None
+    revision: str | None = None
+    allow_pickle: bool = False
+    verify: bool = True
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise InputError("dtype", repr(self.dtype), f"one of {', '.join(DTYPES)}", "choose one of them")
+        if self.max_hashes is not None and self.num_hashes is not None:
+            raise InputError(
+                "max_hashes",
+                f"{self.max_hashes} and `num_hashes` {self.num_hashes}",
+                "one of them",
+                "give `max_hashes` alone to choose at run time, or `num_hashes` alone for a fixed number",
+            )
+
+    def load_options(self) -> LoadOptions:
+        """The part that reads the checkpoint."""
+        from reformer_export.checkpoints import LoadOptions
+
+        own = {field.name: getattr(self, field.name) for field in dataclasses.fields(LoadOptions)}
+        return LoadOptions(**own | {"num_hashes": self.max_hashes or self.num_hashes})
+
+    def export_options(self) -> ExportOptions:
+        """The part that writes the graph."""
+        from reformer_export.export import DEFAULT_OPSET, ExportOptions
+
+        opset = DEFAULT_OPSET if self.opset is None else self.opset
+        return ExportOptions(self.dtype, opset, runtime_num_hashes=self.max_hashes is not None)
+
+
+@dataclass(frozen=True)
+class ExportedArtifact:
+    """What was written: the folder and its manifest, whose `parity` is the comparison with eager."""
+
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def size(self) -> int:
+        """Bytes of the artifact's files."""
+        return sum((self.folder / name).stat().st_size for name in self.manifest.files)
+
+
+def export_checkpoint(
+    checkpoint: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    request: ExportRequest | None = None,
+    *,
+    say: Say = say_nothing,
+    **fields: Any,
+) -> ExportedArtifact:
+    """Export `checkpoint` to the folder `out`, which appears when it is whole and agrees with eager.
+
+    Args:
+        checkpoint: a folder saved by transformers, or a hub id.
+        out: the new folder.
+        request: how to export it.
+        say: is told what is being done, a line each.
+        fields: in place of `request`, fields of it.
+
+    Raises:
+        InputError: an option is out of range, or does not fit the model.
+        CheckpointError: the checkpoint is missing, broken or not supported.
+        OutputError: `out` exists, or the disk refuses; nothing was changed.
+        ParityError: the artifact differs from eager; nothing was written.
+        ExportError: the exporter produced a graph that does not keep the contract.
+    """
+    request = request_from_fields(ExportRequest, request, fields)
+    out = Path(out)
+    check_new_folder(out, request.overwrite)
+    say("Loading the exporter ...")
+    from reformer_export.checkpoints import load_huggingface
+    from reformer_export.export import write_artifact
+
+    load_options, export_options = request.load_options(), request.export_options()
+    say(f"Reading {checkpoint} ...")
+    loaded = load_huggingface(os.fspath(checkpoint), load_options)
+    loaded = dataclasses.replace(loaded, source=source_with_path(loaded, out))
+    with new_folder(out, request.overwrite) as folder:
+        say("Tracing and writing the graph ...")
+
+        def compare(manifest: Manifest) -> dict[str, Any]:
+            say("Comparing with eager ...")
+            return _compare_shortly(folder, manifest, loaded.folder).summary()
+
+        manifest = write_artifact(loaded, folder, export_options, compare if request.verify else None)
+    return ExportedArtifact(out, manifest)
+
+
+def _compare_shortly(folder: Path, manifest: Manifest, checkpoint: Path) -> VerifyResult:
+    """The comparison over a few inputs; ParityError when it fails."""
+    from reformer_export.parity.cases import add_num_hashes_cases, default_cases
+    from reformer_export.parity.session import open_session
+    from reformer_export.parity.sweep import sweep
+
+    cases = add_num_hashes_cases(manifest, default_cases(manifest.spec, short=True))
+    with open_session(folder, checkpoint, manifest=manifest) as session:
+        result = sweep(session, cases)
+    if not result.passed:
+        raise ParityError(
+            f"parity with eager: {result.verdict()}",
+            fix="nothing was written, use `verify=False` to write it nevertheless and `reformer-export "
+            "verify` to see every case",
+        )
+    return result

@@ -1,0 +1,69 @@
+"""plugins/adapters/operators.h, what both adapters say of the operators, against the contract's text."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+HEADER = (ROOT / "plugins/adapters/operators.h").read_text()
+CONTRACT = (ROOT / "docs/operators.md").read_text()
+OPERATORS = ("LSHBuckets", "LSHAttention", "LocalAttention")
+LETTERS = {"H*D": "W"}
+"""How the header spells a size that is no single letter."""
+
+
+@dataclass(frozen=True)
+class Operator:
+    """`tensors` are the inputs and then the output: name, element type, one letter a dimension."""
+
+    tensors: tuple[tuple[str, str, str], ...]
+    attributes: frozenset[str]
+
+
+def read_header(name: str) -> Operator:
+    """The struct called `name`."""
+    body = HEADER[HEADER.index(f"struct {name} {{") :]
+    body = body[: body.index("\n};")]
+    tensors = re.findall(r'\{\{"(\w+)", Element::k(\w+), "(\w+)"\},\s*&Params::(\w+)\}', body)
+    assert tensors
+    assert [field for *_, field in tensors] == [name for name, *_ in tensors]
+    attributes = read_attributes(body)
+    if "read_chunking(" in body:
+        attributes |= read_attributes(
+            HEADER[HEADER.index("void read_chunking(") : HEADER.index("struct LSHBuckets")]
+        )
+    return Operator(tuple((name, kind.lower(), shape) for name, kind, shape, _ in tensors), attributes)
+
+
+def read_attributes(code: str) -> frozenset[str]:
+    return frozenset(re.findall(r'reader\.\w+\("(\w+)"', code))
+
+
+def read_contract(name: str) -> Operator:
+    """The section called `name`: its signature, then a paragraph that names its attributes."""
+    section = CONTRACT.split(f"## {name}\n")[1]
+    signature, attributes = section.strip("\n").split("\n\n")[:2]
+    tensors = []
+    for names, kind, shape in re.findall(r"(\w+(?:, \w+)*) (T|float32|int32) \[([^\]]+)\]", signature):
+        letters = "".join(LETTERS.get(size, size) for size in shape.split(", "))
+        tensors += [(tensor, kind.lower(), letters) for tensor in names.split(", ")]
+    listed = frozenset(re.findall(r"`(\w+)`", attributes))
+    if attributes.startswith("The same attributes without"):
+        listed = read_contract("LSHAttention").attributes - listed
+    return Operator(tuple(tensors), listed)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_the_adapters_describe_the_contract(name: str) -> None:
+    assert read_header(name) == read_contract(name)
+
+
+def test_the_adapters_offer_these_operators() -> None:
+    assert re.findall(r"AllOperators = OperatorList<([^>]+)>", HEADER) == [", ".join(OPERATORS)]
+    assert re.findall(r'kName = "(\w+)"', HEADER) == list(OPERATORS)
+    domain, version = re.findall(r'constexpr const char\* k(?:Domain|OperatorVersion) = "(\w+)"', HEADER)
+    assert f"Domain `{domain}`, version {version}." in CONTRACT

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from reformer_export.parity.bisect import BisectResult
+from reformer_export.parity.cases import Case
+from reformer_export.parity.details import Details
+from reformer_export.report.verify_report import BisectReport, DataAccuracy, RuntimeReport, VerifyReport
+from tests.artifact.test_manifest import make_manifest
+from tests.report.results import ACCURACY, make_case, make_sweep
+
+FOUND = BisectResult(Case(64, 1, masked=False), None, None, None, None)
+GOOD, BAD = RuntimeReport(make_sweep(), None), RuntimeReport(make_sweep(make_case(error=1.0)), None)
+
+
+def make_report(*runtimes: RuntimeReport, **more: Any) -> VerifyReport:
+    return VerifyReport(Path("out"), make_manifest(files={"model.onnx": "a" * 64}), runtimes, **more)
+
+
+def test_one_runtime_in_json() -> None:
+    values = make_report(RuntimeReport(GOOD.sweep, DataAccuracy("text.txt", 4, ACCURACY))).to_dict()
+    dial = values.pop("dial")
+    assert values == {"artifact": "out", "model_sha256": "a" * 64, **GOOD.sweep.to_dict()}
+    assert dial == {"data": "text.txt", "max_hashes": 4, **ACCURACY.to_dict()}
+
+
+def test_several_runtimes_in_json() -> None:
+    values = make_report(GOOD, BAD).to_dict()
+    assert set(values) == {"artifact", "model_sha256", "runtimes"}
+    assert [run["passed"] for run in values["runtimes"]] == [True, False]
+
+
+def test_what_was_found_inside_in_json() -> None:
+    details, bisect = Details((), (), None, 0.5), BisectReport(FOUND, Path("DIR"), "replay DIR")
+    values = make_report(GOOD, details=details, bisect=bisect).to_dict()
+    assert values["details"] == {"layers": [], "margins": [], "pattern": None}
+    assert values["manifest"] == make_manifest(files={"model.onnx": "a" * 64}).to_dict()
+    assert values["bisect"] == FOUND.to_dict() | {"replay": "replay DIR"}
+
+
+def test_the_verdict() -> None:
+    assert make_report(GOOD, GOOD).passed
+    report = make_report(GOOD, BAD)
+    assert (report.passed, report.names_node, report.failed) == (False, False, [BAD.sweep])
+    assert [line[:6] for line in report.verdict().splitlines()] == ["Passed", "FAILED"]
+
+
+def test_a_search_in_lines() -> None:
+    assert BisectReport(FOUND, Path("DIR"), None).lines() == ("No node differs (batch 1, length 64).",)
+    _, inputs, command = BisectReport(FOUND, Path("DIR"), "replay DIR").lines()
+    assert ("are in DIR;" in inputs, command) == (True, "  replay DIR")

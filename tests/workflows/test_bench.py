@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import reformer_export
+from reformer_export.errors import ArtifactError, InputError
+from reformer_export.runtimes import RuntimeOptions
+from reformer_export.workflows.bench import BenchRequest, bench_artifact
+
+
+def test_an_artifact_beside_eager_and_full_attention(exported: Path) -> None:
+    said: list[str] = []
+    done: list[int] = []
+
+    @contextmanager
+    def progress(what: str, total: int) -> Iterator[object]:
+        assert (what, total) == ("Measured", 2 * (3 + 1))
+        yield done.append
+
+    request = BenchRequest(RuntimeOptions(threads=1), lengths=(8, 20), repeat=3, warm_up=0, node_times=True)
+    report = reformer_export.bench_artifact(exported, request, say=said.append, progress=progress)
+    assert sum(done) == 2 * (3 + 1)
+    assert said == [f"Runs on {report.runtime}."]
+    names = [(m.length, m.name) for m in report.result.measurements]
+    assert names == [(n, name) for n in (8, 20) for name in ("artifact", "eager", "full-attention")]
+    assert all(len(m.seconds) == 3 and m.memory is not None for m in report.result.measurements)
+    assert report.nodes is not None
+    assert report.nodes.length == 20
+    values = report.to_dict()
+    assert {"artifact", "model_sha256", "dtype", "runtime", "results", "contenders"} <= set(values)
+
+
+def test_fields_and_nothing_to_compare_with(exported: Path) -> None:
+    report = bench_artifact(exported, against=(), lengths=(8,), batch_sizes=(1, 2), repeat=1, memory=False)
+    assert [(m.batch, m.name, m.memory) for m in report.result.measurements] == [
+        (1, "artifact", None),
+        (2, "artifact", None),
+    ]
+    assert report.nodes is None
+
+
+def test_what_does_not_fit(exported: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="against: got 'numpy', expected of eager, full-attention"):
+        bench_artifact(exported, against=("numpy",))
+    with pytest.raises(InputError, match="lengths: got 65, expected lengths from 1 to 64"):
+        bench_artifact(exported, lengths=(8, 65))
+    with pytest.raises(InputError, match="options: got length, expected a BenchRequest"):
+        bench_artifact(exported, length=8)
+    with pytest.raises(ArtifactError, match="without manifest"):
+        bench_artifact(tmp_path)
