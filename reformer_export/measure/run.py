@@ -149,9 +149,7 @@ def _time_shape(
     runs: Mapping[Name, Run], ids: Any, options: BenchmarkOptions
 ) -> dict[str, tuple[float, ...]]:
     """Warm every contender up at this shape, then time them in turns."""
-    passes: dict[str, Callable[[], object]] = {
-        name: functools.partial(run, ids) for name, run in runs.items()
-    }
+    passes = {str(name): functools.partial(run, ids) for name, run in runs.items()}
     for _ in range(options.warm_up):
         for run in passes.values():
             run()

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -39,20 +38,18 @@ def time_in_turns(
     Each turn starts with another contender, so that none always follows the same one. `max_turns` turns, or
     as many as `max_seconds` allow, but at least `MIN_TURNS`.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    names = list(runs)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
     begin = time.perf_counter()
     for turn in range(max_turns):
         late = max_seconds is not None and time.perf_counter() - begin > max_seconds
         if turn >= MIN_TURNS and late:
             break
-        for name in _rotate(list(runs), turn):
+        first = turn % len(names)
+        for name in (*names[first:], *names[:first]):
             time.sleep(PAUSE_SECONDS)
             seconds[name].append(time_once(runs[name]))
     return {name: tuple(times) for name, times in seconds.items()}
-
-
-def _rotate(names: list[str], turn: int) -> Iterator[str]:
-    return itertools.islice(itertools.cycle(names), turn % len(names), turn % len(names) + len(names))
 
 
 def time_once(run: Callable[[], object]) -> float:
