@@ -288,7 +288,7 @@ def _check_overrides(config: Config, options: LoadOptions) -> None:
                 name,
                 getattr(options, name),
                 f"none, as {config.path} has no LSH layer",
-                f"leave --{name.replace('_', '-')}{' or --max-hashes' if name == 'num_hashes' else ''} out",
+                f"leave `{name}`{' or `max_hashes`' if name == 'num_hashes' else ''} out",
             )
 
 
