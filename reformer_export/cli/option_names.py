@@ -31,18 +31,18 @@ def name_options(error: ReformerExportError, ctx: click.Context) -> None:
     What is at fault is an option only where one was given: else it is the checkpoint's own field. Words may
     advise another export: options that the command lacks are those of `onnx`.
     """
-    given = ctx.get_parameter_source(error.what) is ParameterSource.COMMANDLINE
-    error.what = name_options_in(f"`{error.what}`" if given else error.what, ctx).strip("`")
-    for part in ("got", "expected", "fix"):
-        setattr(error, part, name_options_in(getattr(error, part), ctx))
-
-
-def name_options_in(words: str, ctx: click.Context) -> str:
-    """`words` with the flags of the options whose fields stand in backquotes."""
     from reformer_export.cli.onnx import command as onnx
 
-    known = (*onnx.params, *ctx.command.params)
-    options = {option.name: option for option in known if isinstance(option, click.Option)}
+    options = _list_options(onnx, ctx.command)
+    if error.what in options and ctx.get_parameter_source(error.what) is ParameterSource.COMMANDLINE:
+        error.what = options[error.what].opts[0]
+    for part in ("what", "got", "expected", "fix"):
+        setattr(error, part, name_fields(getattr(error, part), onnx, ctx.command))
+
+
+def name_fields(text: str, *commands: click.Command) -> str:
+    """`text` with the flags of the commands' options in place of their fields."""
+    options = _list_options(*commands)
 
     def flag(found: re.Match[str]) -> str:
         name, is_on, value = found.groups()
@@ -53,4 +53,10 @@ def name_options_in(words: str, ctx: click.Context) -> str:
             return (option.secondary_opts or option.opts)[0]
         return f"{option.opts[0]} {value}" if value else option.opts[0]
 
-    return _FIELD.sub(flag, words)
+    return _FIELD.sub(flag, text)
+
+
+def _list_options(*commands: click.Command) -> dict[str | None, click.Option]:
+    """By name; the last command's win."""
+    params = (param for command in commands for param in command.params)
+    return {param.name: param for param in params if isinstance(param, click.Option)}

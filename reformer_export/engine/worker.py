@@ -22,7 +22,7 @@ from reformer_export.engine.gpus import (
     choose_compute_capabilities,
     find_compute_capability,
 )
-from reformer_export.engine.network import load_plugins, parse_network
+from reformer_export.engine.network import parse_network
 from reformer_export.engine.progress import PhaseTree, Progress
 from reformer_export.engine.request import BuildRequest, BuildResult, request_from_json
 from reformer_export.errors import EngineError, ReformerExportError, RuntimeUnavailableError
@@ -30,6 +30,7 @@ from reformer_export.libraries.architectures import LEAST_COMPUTE_CAPABILITY, Co
 from reformer_export.libraries.tensorrt import describe_tensorrt_library
 from reformer_export.runtimes.tensorrt.log import make_log
 from reformer_export.runtimes.tensorrt.packages import import_tensorrt
+from reformer_export.runtimes.tensorrt.plugins import load_plugins
 
 PROGRESS_SECONDS: Final = 0.1
 """Between two progress events: TensorRT reports thousands of steps a second."""
@@ -66,7 +67,7 @@ class Events:
 
 def make_build_log(trt: Any, events: Events) -> Any:
     """An ILogger that sends TensorRT's messages as events, and whose `cause()` is its last error."""
-    errors = ["no engine and no word why"]
+    errors = ["no reason in its log"]
 
     def send(severity: str, text: str) -> None:
         if severity == "error":  # internal ones are about TensorRT's own log, too
@@ -104,7 +105,7 @@ def run_build(request: BuildRequest, events: Events) -> BuildResult:
     trt = import_tensorrt(request.options.runtime)
     compute_capabilities = _choose_gpus(trt, request)
     log = make_build_log(trt, events)
-    load_plugins(trt, request)
+    load_plugins(trt, request.plugin, request.operators, log.cause)
     events.send_progress(Progress(0.0, "Parsing model.onnx", 0, 1))
     parsed = parse_network(trt, log, request)
     plan = build_plan(trt, log, make_monitor(trt, events), request, parsed, compute_capabilities)
