@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from reformer_export.engine.options import EngineOptions
 from reformer_export.errors import InputError, RuntimeUnavailableError
 from reformer_export.libraries.architectures import LEAST_COMPUTE_CAPABILITY, ComputeCapability
 from reformer_export.libraries.gpus import find_gpus
 
-_NO_GPU = "a machine without an NVIDIA GPU"
+_NO_GPU: Final = "a machine without an NVIDIA GPU"
 
 
 def find_compute_capability() -> ComputeCapability | None:
