@@ -24,8 +24,8 @@ from reformer_export.parity.hashing import (
 from reformer_export.parity.point_errors import Judge, PointError
 from reformer_export.parity.points import Role, find_points
 from reformer_export.parity.session import ParitySession
+from reformer_export.reference.eager import recorded_rotations
 from reformer_export.reference.eager_values import attention_name
-from reformer_export.reference.rotations import recorded_rotations
 from reformer_export.spec import LSHAttentionSpec, ModelSpec
 
 MARGIN_TOKENS: Final = 4096

@@ -74,13 +74,11 @@ def _fit(point: Point, value: NDArray[Any]) -> NDArray[Any]:
 
 @dataclass(frozen=True)
 class ModelGraph:
-    """A graph to expose values of.
+    """A graph to expose points of.
 
-    Attributes:
-        model: the graph as it was exported, without its weights: the nodes and values that a person sees.
-        placement: where ONNX Runtime runs it.
-        folder: has the weights of `runnable`, in a file.
-        runnable: what runs there; float32 with bfloat16's roundings where `placement` has no bfloat16.
+    `model`: as it was exported, without its weights: the nodes and values that a person sees; `placement`:
+    where ONNX Runtime runs it; `runnable`: what runs there, float32 with bfloat16's roundings where there is
+    no bfloat16; `folder`: has its weights in a file.
     """
 
     model: onnx.ModelProto
@@ -122,13 +120,8 @@ def open_graph(path: Path, placement: Placement) -> Iterator[ModelGraph]:
 def expose_points(model: onnx.ModelProto, given: Sequence[Point], shown: Sequence[Point]) -> onnx.ModelProto:
     """A graph that gives the points `shown` in place of its own outputs, with no more nodes than they need.
 
-    Args:
-        model: the graph; its weights, in it or in external data, stay where they are.
-        given: points whose consumers read an input in place of them.
-        shown: points, in the outputs' order; those that are given too are computed nevertheless.
-
-    Raises:
-        MissingDependencyError: onnx-graphsurgeon is not installed.
+    What consumes the points `given` reads an input in place of them; those that are shown too are computed
+    nevertheless. MissingDependencyError when onnx-graphsurgeon is not installed.
     """
     surgeon = _import_graphsurgeon()
     bare = onnx.ModelProto()

@@ -71,15 +71,8 @@ def measure_margins(
     rotations: NDArray[np.float32],
     attention_mask: NDArray[np.int64],
 ) -> MarginHistogram:
-    """Margins of every hash of the unmasked tokens.
-
-    Args:
-        spec: the model.
-        layer: index of an LSH layer.
-        query_key: float32 [B, L, H*D].
-        rotations: float32 [H, D, R, S].
-        attention_mask: int64 [B, L].
-    """
+    """Margins of every hash of an LSH layer's unmasked tokens: `query_key` float32 [B, L, H*D], `rotations`
+    float32 [H, D, R, S], `attention_mask` int64 [B, L]."""
     attention = spec.layers[layer]
     assert isinstance(attention, LSHAttentionSpec)
     vectors = query_key[attention_mask == 1].reshape(-1, spec.num_heads, spec.head_size).astype(np.float64)
@@ -113,15 +106,8 @@ def trace_pattern(
     buckets: NDArray[np.int32],
     head: int = 0,
 ) -> AttentionPattern:
-    """The pattern of one head over a sequence whose length is a multiple of the layer's chunk length.
-
-    Args:
-        spec: the model.
-        layer: index of an LSH layer.
-        query_key: float32 [L, H*D], one sequence.
-        buckets: int32 [H, R, L].
-        head: index of the head.
-    """
+    """The pattern of one head of an LSH layer over one sequence, whose length is a multiple of the layer's
+    chunk length: `query_key` float32 [L, H*D], `buckets` int32 [H, R, L]."""
     attention = spec.layers[layer]
     assert isinstance(attention, LSHAttentionSpec)
     length = len(query_key)

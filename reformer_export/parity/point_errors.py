@@ -17,8 +17,8 @@ from reformer_export.parity.compare import (
     greatest_difference,
 )
 from reformer_export.parity.points import Point
+from reformer_export.reference.eager import recorded_rotations
 from reformer_export.reference.eager_values import Values
-from reformer_export.reference.rotations import recorded_rotations
 from reformer_export.spec import DType, ModelSpec
 
 SMALLEST_MAGNITUDE: Final = 1e-3

@@ -105,20 +105,15 @@ class VerifyResult:
     def to_dict(self) -> dict[str, Any]:
         """The summary and every case, in JSON values."""
         cases = [
-            {
-                **dataclasses.asdict(result),
-                "case": result.case.to_dict(),
-                "flips": result.flips,
-                "passed": result.passed,
-            }
+            dataclasses.asdict(result)
+            | {"case": result.case.to_dict(), "flips": result.flips, "passed": result.passed}
             for result in self.cases
         ]
         return {**self.summary(), "cases": cases}
 
     def verdict(self) -> str:
         """One line: passed or failed, the worst case, and how often hashes flipped."""
-        worst = self.worst
-        summary = self.summary()
+        worst, summary = self.worst, self.summary()
         return (
             f"{'Passed' if self.passed else 'FAILED'}: {len(self.cases)} cases; worst: {worst.case} "
             f"(pinned error {worst.pinned_error:.1e}, tolerance {worst.tolerance:.1e}, "

@@ -29,13 +29,8 @@ ON_CPU: Final = RuntimeOptions(provider="cpu")
 class ParitySession:
     """An artifact beside eager.
 
-    Attributes:
-        manifest: the artifact's.
-        eager: the truth.
-        runtime: the artifact as it was opened; an engine's runtime for an engine.
-        graph: model.onnx, whose values can be exposed.
-        hashing: the points of `find_hashing`.
-        seed: of the random inputs.
+    `runtime`: the artifact as it was opened; `graph`: its model.onnx, whose points can be exposed; `hashing`:
+    the points of `find_hashing`; `seed`: of the random inputs.
     """
 
     manifest: Manifest
@@ -89,17 +84,11 @@ def open_session(
     beside: RuntimeOptions = ON_CPU,
     manifest: Manifest | None = None,
 ) -> Iterator[ParitySession]:
-    """Open the artifact in `folder` and eager from `checkpoint_folder`.
+    """Open the artifact in `folder` as `options` say, and eager from the checkpoint that it was made from.
 
-    Args:
-        folder: the artifact.
-        checkpoint_folder: what it was exported from.
-        options: what runs the artifact.
-        seed: of the random inputs.
-        eager: of an earlier session on the same checkpoint; None to load it.
-        beside: its `threads` and `native` are those of ONNX Runtime on the CPU, which runs model.onnx beside
-            an engine.
-        manifest: of an artifact whose manifest.json is still to be written; None to read it.
+    `eager`: that of an earlier session on the same checkpoint; None to load it. `beside`: its `threads` and
+    `native` are those of ONNX Runtime on the CPU, which runs model.onnx beside an engine. `manifest`: of an
+    artifact whose manifest.json is still to be written; None to read it.
 
     Raises:
         ArtifactError: the artifact is broken.

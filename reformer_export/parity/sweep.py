@@ -3,34 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from reformer_export.parity.cases import Case, add_num_hashes_cases, check_cases, default_cases
 from reformer_export.parity.compare import compare_outputs, tolerance
 from reformer_export.parity.expose import ExposedGraph
 from reformer_export.parity.point_errors import Judge
 from reformer_export.parity.results import CaseResult, VerifyResult
-from reformer_export.parity.session import ON_CPU, ParitySession, open_session
-from reformer_export.runtimes import Runtime, RuntimeOptions
-
-OnResult = Callable[[CaseResult], None]
-
-
-def verify_artifact(
-    folder: Path,
-    checkpoint_folder: Path,
-    cases: Sequence[Case] | None = None,
-    options: RuntimeOptions = ON_CPU,
-    seed: int = 0,
-    on_result: OnResult | None = None,
-) -> VerifyResult:
-    """`sweep` in a session of its own, see `open_session`."""
-    with open_session(folder, checkpoint_folder, options, seed) as session:
-        return sweep(session, cases, on_result)
+from reformer_export.parity.session import ParitySession
+from reformer_export.runtimes import Runtime
 
 
 def sweep(
-    session: ParitySession, cases: Sequence[Case] | None = None, on_result: OnResult | None = None
+    session: ParitySession,
+    cases: Sequence[Case] | None = None,
+    on_result: Callable[[CaseResult], None] | None = None,
 ) -> VerifyResult:
     """Compare the session's artifact with eager, case by case; `on_result` is told of each.
 

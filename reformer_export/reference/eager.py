@@ -55,6 +55,14 @@ def open_eager(checkpoint_folder: Path, manifest: Manifest) -> EagerReformer:
     return eager
 
 
+def recorded_rotations(spec: ModelSpec, layer: int) -> NDArray[np.float32]:
+    """Rotations [H, D, R, S] drawn again from an LSH layer's seed: the file's own are under test."""
+    attention = spec.layers[layer]
+    assert isinstance(attention, LSHAttentionSpec)
+    rotations: NDArray[np.float32] = draw_rotations(attention.hash_seed, spec.rotations_shape(layer)).numpy()
+    return rotations
+
+
 @dataclass(frozen=True)
 class EagerRun:
     """What one eager forward pass gave.

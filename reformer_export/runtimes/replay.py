@@ -91,13 +91,10 @@ def check_subgraph_folder(out: Path) -> None:
 def run_node(
     folder: Path, native: NativeMode | None = None, provider: str | None = None, threads: int | None = None
 ) -> NodeRun:
-    """Run the node in `folder` again.
+    """Run the node in `folder`, which `verify --bisect` wrote, again.
 
-    Args:
-        folder: what `verify --bisect` wrote.
-        native: as in `reformer_export.load`; None for what ran it then.
-        provider: ONNX Runtime's name of an execution provider; None for that which ran it then.
-        threads: as in `reformer_export.load`.
+    `native` and `threads` are `RuntimeOptions`', `provider` is ONNX Runtime's name of an execution provider;
+    None for what ran it then.
 
     Raises:
         ArtifactError: a file is missing, broken, or not the one that was written.

@@ -18,13 +18,13 @@ from reformer_export.contract import DOMAIN
 from reformer_export.export import ExportOptions, write_artifact
 from reformer_export.libraries.operators import find_native_library
 from reformer_export.parity.cases import Case
-from reformer_export.parity.sweep import verify_artifact
 from reformer_export.reference.eager import EagerReformer
 from reformer_export.runtimes import RuntimeOptions
 from tests.configurations import random_inputs, reformer_configs
 from tests.hf_models import build_model as build_hf_model
 from tests.hf_models import config_t, save_model
 from tests.modeling.test_reformer import HEADS
+from tests.parity.sessions import sweep_artifact
 
 WITHOUT_SHRINKING = (Phase.explicit, Phase.reuse, Phase.generate)
 """An export takes seconds: shrinking a failure would take many minutes."""
@@ -117,7 +117,7 @@ def test_cases_2_3_5_one_file_every_length_and_batch(exported):
     lengths = (1, 2, 7, 8, 9, 16, 20, 24, 32, 48, 64)
     cases = [Case(n, batch, masked=False) for n in lengths for batch in (1, 2)]
     for native in NATIVE_MODES:
-        result = verify_artifact(out, folder, cases, RuntimeOptions(provider="cpu", native=native))
+        result = sweep_artifact(out, folder, cases, RuntimeOptions(provider="cpu", native=native))
         assert max(case.free_error for case in result.cases) < 1e-5
 
 
@@ -156,7 +156,7 @@ def test_every_opset(tmp_path, opset):
     model = export(folder, tmp_path / "out", ExportOptions(opset=opset))
     assert [o.version for o in model.opset_import if o.domain == ""] == [opset]
     assert {o.version for f in model.functions for o in f.opset_import if o.domain == ""} == {opset}
-    result = verify_artifact(tmp_path / "out", folder, [Case(8, 1, masked=False), Case(20, 2, masked=True)])
+    result = sweep_artifact(tmp_path / "out", folder, [Case(8, 1, masked=False), Case(20, 2, masked=True)])
     assert result.passed
     assert result.cases[1].free_error < 1e-5
 
@@ -169,7 +169,7 @@ def test_every_head(tmp_path, task):
     manifest = read_manifest(tmp_path / "out")
     assert [value.name for value in model.graph.output] == list(manifest.spec.output_names)
     cases = [Case(1, 1, masked=False), Case(8, 2, masked=True), Case(27, 3, masked=True)]
-    result = verify_artifact(tmp_path / "out", folder, cases)
+    result = sweep_artifact(tmp_path / "out", folder, cases)
     assert result.passed
     assert max(case.free_error for case in result.cases) < 1e-5
 
@@ -180,7 +180,7 @@ def test_external_data(tmp_path):
     manifest = read_manifest(tmp_path / "out")
     assert "model.onnx.data" in manifest.files
     assert (tmp_path / "out/model.onnx.data").stat().st_size > 4 * 50 * 16
-    assert verify_artifact(tmp_path / "out", folder, [Case(20, 2, masked=True)]).passed
+    assert sweep_artifact(tmp_path / "out", folder, [Case(20, 2, masked=True)]).passed
 
 
 @settings(max_examples=12, deadline=None, phases=WITHOUT_SHRINKING)
@@ -196,7 +196,7 @@ def test_matches_eager_for_random_configurations(config, seed):
         lengths = [1, longest, *map(int, rng.integers(1, longest + 1, 6))]
         cases = [Case(n, int(rng.integers(1, 4)), masked=n > 1 and bool(rng.integers(2))) for n in lengths]
         options = [RuntimeOptions(provider="cpu", native=native) for native in NATIVE_MODES]
-        results = [verify_artifact(out, folder, cases, chosen, seed) for chosen in options]
+        results = [sweep_artifact(out, folder, cases, chosen, seed) for chosen in options]
     assert all(result.passed for result in results)
     for case in (case for result in results for case in result.cases):
         assert case.pinned_error < 1e-4
@@ -210,4 +210,4 @@ def test_half_precision(tmp_path, dtype, native):
     export(folder, tmp_path / "out", ExportOptions(dtype=dtype))
     cases = [Case(n, 2, masked=n > 1) for n in (1, 8, 20, 64)]
     options = RuntimeOptions(provider="cpu", native=native)
-    assert verify_artifact(tmp_path / "out", folder, cases, options).passed
+    assert sweep_artifact(tmp_path / "out", folder, cases, options).passed

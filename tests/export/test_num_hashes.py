@@ -24,11 +24,11 @@ from reformer_export.export import ExportOptions, write_artifact
 from reformer_export.libraries.operators import find_native_library
 from reformer_export.modeling import build_model
 from reformer_export.parity.cases import Case
-from reformer_export.parity.sweep import verify_artifact
 from reformer_export.runtimes import RuntimeOptions
 from tests.configurations import random_inputs, reformer_configs
 from tests.hf_models import build_model as build_hf_model
 from tests.hf_models import config_t, save_model
+from tests.parity.sessions import sweep_artifact
 
 WITHOUT_SHRINKING = (Phase.explicit, Phase.reuse, Phase.generate)
 NATIVE_MODES = ("off", "on") if find_native_library("auto") else ("off",)
@@ -152,7 +152,7 @@ def test_half_precision(folder: Path, tmp_path: Path, dtype: str, native: str) -
     export(folder, tmp_path / "out", ExportOptions(dtype=dtype, runtime_num_hashes=True))
     cases = [Case(20, 2, masked=True, num_hashes=count) for count in (1, 3, None)]
     options = RuntimeOptions(provider="cpu", native=native)
-    assert verify_artifact(tmp_path / "out", folder, cases, options).passed
+    assert sweep_artifact(tmp_path / "out", folder, cases, options).passed
 
 
 def test_layers_with_one_seed_share_their_rotations(tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_layers_with_one_seed_share_their_rotations(tmp_path: Path) -> None:
     graph = onnx.load(str(out / "model.onnx")).graph
     assert len({node.input[0] for node in graph.node if node.name.startswith("first_rounds")}) == 1
     cases = [Case(24, 2, masked=False, num_hashes=count) for count in (1, 4)]
-    assert verify_artifact(out, folder, cases).passed
+    assert sweep_artifact(out, folder, cases).passed
 
 
 def test_a_model_that_does_not_hash_has_no_dial(tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_any_count_of_any_maximum_equals_canonical_and_eager(
         length = int(rng.integers(1, read_manifest(out).spec.max_length + 1))
         case = Case(length, 2, masked=length > 1, num_hashes=count)
         options = [RuntimeOptions(provider="cpu", native=native) for native in NATIVE_MODES]
-        results = [verify_artifact(out, folder, [case], chosen, seed) for chosen in options]
+        results = [sweep_artifact(out, folder, [case], chosen, seed) for chosen in options]
         canonical = canonical_with_first_rounds(folder, max_hashes, count)
         ids, mask = random_inputs(rng, config.vocab_size, length, 2, masked=True)
         (expected,) = canonical(torch.from_numpy(ids), torch.from_numpy(mask))

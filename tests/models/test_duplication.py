@@ -19,7 +19,7 @@ from benchmarks.duplication_table import (
 )
 from reformer_export.artifact.manifest import read_manifest
 from reformer_export.parity.cases import Case
-from reformer_export.parity.sweep import verify_artifact
+from tests.parity.sessions import sweep_artifact
 
 LENGTH = 2 * HALF_LENGTH
 
@@ -60,7 +60,7 @@ def test_artifact_agrees_with_eager_and_keeps_the_seed(with_four_hashes):
     (layer,) = read_manifest(with_four_hashes).spec.layers
     assert (layer.num_hashes, layer.hash_seed, layer.chunk_length) == (4, 0, 16)
     cases = [Case(LENGTH, 2, masked=False), Case(100, 1, masked=False)]
-    assert verify_artifact(with_four_hashes, MODELS / "lsh-4", cases).passed
+    assert sweep_artifact(with_four_hashes, MODELS / "lsh-4", cases).passed
 
 
 def test_accuracy_depends_on_the_number_of_hashes(with_four_hashes, sequences, tmp_path):

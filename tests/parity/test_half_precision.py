@@ -9,9 +9,9 @@ import transformers
 
 from reformer_export.export import ExportOptions
 from reformer_export.parity.cases import Case
-from reformer_export.parity.sweep import verify_artifact
 from tests.export.test_export import export
 from tests.hf_models import build_model
+from tests.parity.sessions import sweep_artifact
 
 SHIPPED = Path(__file__).parents[2] / "models" / "kjv-bytes"
 CASES = [Case(200, 2, masked=True), Case(512, 2, masked=True)]
@@ -72,7 +72,7 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_errors_and_flip_rates_are_those_stated(checkpoint: Path, tmp_path: Path, dtype: str) -> None:
     export(checkpoint, tmp_path / "out", ExportOptions(dtype=dtype))
-    result = verify_artifact(tmp_path / "out", checkpoint, CASES)
+    result = sweep_artifact(tmp_path / "out", checkpoint, CASES)
     assert result.passed, result.verdict()  # flips are stated, and fail nothing as long as they are explained
     assert max(case.pinned_error / case.tolerance for case in result.cases) < SHARE[dtype]
     least, most = RATE[dtype]

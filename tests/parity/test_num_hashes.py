@@ -16,11 +16,11 @@ from reformer_export.artifact.manifest import RuntimeNumHashes, read_manifest, w
 from reformer_export.checkpoints import LoadOptions, load_huggingface
 from reformer_export.export import ExportOptions, write_artifact
 from reformer_export.parity.cases import Case, add_num_hashes_cases, default_cases
-from reformer_export.parity.sweep import verify_artifact
 from reformer_export.reference.eager import EagerReformer, FirstRounds
 from tests.configurations import random_inputs
 from tests.hf_models import config_t, save_model
 from tests.modeling.test_reformer import HEADS
+from tests.parity.sessions import sweep_artifact
 
 MAX_HASHES = 4
 
@@ -109,7 +109,7 @@ def test_every_head(tmp_path: Path, task: str) -> None:
     checkpoint = load_huggingface(str(folder), LoadOptions(num_hashes=3))
     write_artifact(checkpoint, tmp_path / "out", ExportOptions(runtime_num_hashes=True))
     cases = [Case(27, 2, masked=True, num_hashes=count) for count in (1, 2, 3)]
-    result = verify_artifact(tmp_path / "out", folder, cases)
+    result = sweep_artifact(tmp_path / "out", folder, cases)
     assert result.passed, result.verdict()
     assert [case.hashed for case in result.cases] == sorted({case.hashed for case in result.cases})
 
@@ -125,8 +125,6 @@ def test_rounds_in_another_order_are_found(out: Path, tmp_path: Path) -> None:
     manifest = read_manifest(out)
     files = {"model.onnx": sha256_of_file(tmp_path / "model.onnx")}
     write_manifest(tmp_path, dataclasses.replace(manifest, files=files))
-    result = verify_artifact(
-        tmp_path, out.parent / "ReformerModel", [Case(40, 2, masked=False, num_hashes=1)]
-    )
+    result = sweep_artifact(tmp_path, out.parent / "ReformerModel", [Case(40, 2, masked=False, num_hashes=1)])
     assert not result.passed
     assert result.cases[0].unexplained > 0

@@ -15,6 +15,7 @@ from tests.parity.planted import CASE, LSH
 
 @pytest.mark.parametrize("times", [1, 2])
 def test_eager_is_built_once_and_every_file_is_hashed_once(artifacts, tmp_path, monkeypatch, times) -> None:
+    encoder = artifacts("encoder")
     hashed: Counter[str] = Counter()
     built = []
     sha256_of_file, init = manifests.sha256_of_file, EagerReformer.__init__
@@ -22,17 +23,11 @@ def test_eager_is_built_once_and_every_file_is_hashed_once(artifacts, tmp_path, 
         manifests, "sha256_of_file", lambda path: (hashed.update([path.name]), sha256_of_file(path))[1]
     )
     monkeypatch.setattr(EagerReformer, "__init__", lambda *args: (built.append(args), init(*args))[1])
-    encoder = artifacts("encoder")
     options = ["--report", tmp_path / "report.html"] if times == 1 else []
     outcome = run_program(
-        *(
-            "verify",
-            encoder.folder,
-            "--checkpoint",
-            encoder.checkpoint,
-            *["--runtime", "onnxruntime"] * times,
-        ),
-        *("--lengths", "20", "--batch-sizes", "2", "--bisect", tmp_path / "node", *options),
+        *("verify", encoder.folder, "--checkpoint", encoder.checkpoint, "--lengths", "20"),
+        *("--batch-sizes", "2", "--bisect", tmp_path / "node", *["--runtime", "onnxruntime"] * times),
+        *options,
     )
     assert outcome.status == 0, outcome.stderr
     assert "No node differs" in outcome.stdout

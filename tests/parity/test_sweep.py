@@ -8,9 +8,9 @@ import transformers
 
 from reformer_export.errors import InputError
 from reformer_export.parity.cases import Case, choose_cases, default_cases, longest_comparable, make_inputs
-from reformer_export.parity.sweep import verify_artifact
 from reformer_export.spec import AxialPositionsSpec, LocalAttentionSpec, LSHAttentionSpec, ModelSpec
 from tests.hf_models import config_t, save_model
+from tests.parity.sessions import sweep_artifact
 
 
 @pytest.fixture
@@ -70,4 +70,4 @@ def test_cases_that_do_not_fit_are_refused(tmp_path):
     export(folder, tmp_path / "out")
     for cases in ([], [Case(65, 1, False)], [Case(0, 1, False)]):
         with pytest.raises(InputError):
-            verify_artifact(tmp_path / "out", folder, cases)
+            sweep_artifact(tmp_path / "out", folder, cases)

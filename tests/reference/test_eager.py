@@ -7,8 +7,7 @@ from safetensors.torch import load_file, save_file
 
 from reformer_export.artifact.manifest import read_manifest
 from reformer_export.checkpoints import LoadOptions, load_huggingface
-from reformer_export.reference.eager import EagerReformer, open_eager
-from reformer_export.reference.rotations import recorded_rotations
+from reformer_export.reference.eager import EagerReformer, open_eager, recorded_rotations
 from tests.export.test_export import export
 from tests.hf_models import build_model, config_t, needs_separate_bias, save_model
 

@@ -9,10 +9,10 @@ import transformers
 import reformer_export
 from reformer_export.export import ExportOptions
 from reformer_export.parity.cases import Case
-from reformer_export.parity.sweep import verify_artifact
 from reformer_export.runtimes import RuntimeOptions
 from tests.export.test_export import export
 from tests.hf_models import config_t, save_model
+from tests.parity.sessions import sweep_artifact
 
 pytestmark = pytest.mark.gpu
 
@@ -24,7 +24,7 @@ def test_cuda_matches_eager(tmp_path, dtype, native):
     export(folder, tmp_path / "out", ExportOptions(dtype=dtype))
     cases = [Case(n, batch, masked=n > 1) for n in (1, 7, 8, 9, 20, 32, 64) for batch in (1, 3)]
     options = RuntimeOptions(provider="cuda", native=native)
-    assert verify_artifact(tmp_path / "out", folder, cases, options).passed
+    assert sweep_artifact(tmp_path / "out", folder, cases, options).passed
 
 
 @pytest.mark.parametrize("native", ["off", "on"])
