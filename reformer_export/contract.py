@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from reformer_export.errors import InputError
+
 DOMAIN: Final = "reformer"
 VERSION: Final = 1
 
@@ -64,12 +66,25 @@ INPUT_NAMES: Final = ("input_ids", "attention_mask")
 NUM_HASHES_INPUT: Final = "num_hashes"
 """The graph input, int64 [1], that says how many rounds of hashing a run uses; all of them without it."""
 
+MIN_OPSET: Final = 18
+MAX_OPSET: Final = 23
+DEFAULT_OPSET: Final = 20
+"""ONNX opsets: those that have the function bodies' operators and that the exporter can write."""
+
 SCOPES_KEY: Final = "pkg.torch.onnx.name_scopes"
 """torch.onnx's metadata of a node: the modules that it came from, and its own name, as a Python list. By
 them a difference is located."""
 
 PRODUCT: Final = ".product"
 """After the name of a linear module: its matrix product, before the bias, where they are two nodes."""
+
+
+def check_opset(opset: int) -> None:
+    """InputError unless the function bodies' operators exist in `opset` and the exporter can write it."""
+    if not MIN_OPSET <= opset <= MAX_OPSET:
+        raise InputError(
+            "opset", opset, f"{MIN_OPSET} to {MAX_OPSET}", f"choose another `opset` (default {DEFAULT_OPSET})"
+        )
 
 
 def neighbour_shifts(num_chunks_before: int, num_chunks_after: int, num_chunks: int) -> list[int]:

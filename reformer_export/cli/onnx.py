@@ -12,6 +12,7 @@ from reformer_export.cli.failures import leave_on_termination, refuse_in_one_lin
 from reformer_export.cli.option_names import Command
 from reformer_export.cli.option_values import num_buckets_from_option
 from reformer_export.cli.tables import echo_on_stderr
+from reformer_export.contract import DEFAULT_OPSET
 from reformer_export.spec import DTYPES, TASKS
 from reformer_export.workflows.export import ExportedArtifact, ExportRequest, export_checkpoint
 from reformer_export.workflows.progress import say_nothing
@@ -65,7 +66,7 @@ from reformer_export.workflows.progress import say_nothing
     metavar="N",
     help="Compute the feed-forward's inner dimension in N slices: less memory at great lengths.",
 )
-@click.option("--opset", type=int, help="ONNX opset, 18 or later.  [default: 20]")
+@click.option("--opset", type=int, default=DEFAULT_OPSET, help="ONNX opset, 18 or later.  [default: 20]")
 @click.option("--revision", help="Branch, tag or commit of a hub checkpoint.")
 @click.option(
     "--allow-pickle", is_flag=True, help="Read pytorch_model.bin (weights only) if there is no safetensors."

@@ -59,7 +59,7 @@ def check_profiles(spec: ModelSpec, profiles: Sequence[EngineProfile]) -> None:
     """InputError unless the model takes every shape of every profile."""
     for profile in profiles:
         batch, length = profile.maximum
-        shape, fix = format_shape(profile.maximum), "give smaller `maximums`"
+        shape, fix = format_shape(profile.maximum), "lower `maximums`"
         if length > spec.max_length:
             got = f"a longest sequence of {length} tokens ({shape})"
             raise InputError("profile", got, f"at most {spec.max_length}, the model's limit", fix)

@@ -16,8 +16,8 @@ from reformer_export import __version__
 from reformer_export.artifact.files import sha256_of_file
 from reformer_export.artifact.manifest import EXTERNAL_DATA_NAME, MODEL_NAME, Manifest, write_manifest
 from reformer_export.checkpoints import Checkpoint, tokenizer_files
-from reformer_export.contract import OPERATORS, VERSION
-from reformer_export.export.graph import DEFAULT_OPSET, save_model, trace_model, weights_nbytes
+from reformer_export.contract import DEFAULT_OPSET, OPERATORS, VERSION
+from reformer_export.export.graph import save_model, trace_model, weights_nbytes
 from reformer_export.export.num_hashes import add_num_hashes_input, runtime_num_hashes_of
 from reformer_export.libraries.operators import find_native_library
 from reformer_export.modeling import Reformer, build_model

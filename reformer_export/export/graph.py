@@ -13,23 +13,12 @@ import onnx
 import onnx_ir as ir
 import torch
 
-from reformer_export.contract import DOMAIN, INPUT_NAMES, SCOPES_KEY
-from reformer_export.errors import ExportError, InputError
+from reformer_export.contract import DEFAULT_OPSET, DOMAIN, INPUT_NAMES, SCOPES_KEY, check_opset
+from reformer_export.errors import ExportError
 from reformer_export.export.functions import attach_function_bodies, custom_translation_table
 from reformer_export.modeling import Reformer
 
-MIN_OPSET: Final = 18
-MAX_OPSET: Final = 23
-DEFAULT_OPSET: Final = 20
 PROTOBUF_LIMIT_BYTES: Final = 2**31 - 1
-
-
-def check_opset(opset: int) -> None:
-    """InputError unless the function bodies' operators exist in `opset` and the exporter can write it."""
-    if not MIN_OPSET <= opset <= MAX_OPSET:
-        raise InputError(
-            "opset", opset, f"{MIN_OPSET} to {MAX_OPSET}", f"choose another `opset` (default {DEFAULT_OPSET})"
-        )
 
 
 def trace_model(model: Reformer, opset: int = DEFAULT_OPSET) -> ir.Model:

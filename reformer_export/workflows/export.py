@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from reformer_export.artifact.folder import check_new_folder, new_folder
 from reformer_export.artifact.manifest import Manifest
+from reformer_export.contract import DEFAULT_OPSET, check_opset
 from reformer_export.errors import InputError, ParityError
 from reformer_export.spec import DTYPES, DType, LogitsPositions, Task
 from reformer_export.workflows.checkpoint_source import source_with_path
@@ -36,7 +37,7 @@ class ExportRequest:
         max_length: greatest sequence length, tokens.
         logits: of all positions, or of the last attended one (for generation).
         feed_forward_slices: cuts the feed-forward's inner dimension: less memory at great lengths.
-        opset: ONNX opset, 18 or later; None for 20.
+        opset: ONNX opset, 18 or later.
         revision: branch, tag or commit of a hub checkpoint.
         allow_pickle: read pytorch_model.bin (weights only) if there is no safetensors.
         verify: compare with eager on a few inputs before anything is written.
@@ -52,13 +53,14 @@ class ExportRequest:
     max_length: int | None = None
     logits: LogitsPositions = "all"
     feed_forward_slices: int = 1
-    opset: int | None = None
+    opset: int = DEFAULT_OPSET
     revision: str | None = None
     allow_pickle: bool = False
     verify: bool = True
     overwrite: bool = False
 
     def __post_init__(self) -> None:
+        check_opset(self.opset)
         if self.dtype not in DTYPES:
             raise InputError("dtype", repr(self.dtype), f"one of {', '.join(DTYPES)}", "choose one of them")
         if self.max_hashes is not None and self.num_hashes is not None:
@@ -78,10 +80,9 @@ class ExportRequest:
 
     def export_options(self) -> ExportOptions:
         """The part that writes the graph."""
-        from reformer_export.export import DEFAULT_OPSET, ExportOptions
+        from reformer_export.export import ExportOptions
 
-        opset = DEFAULT_OPSET if self.opset is None else self.opset
-        return ExportOptions(self.dtype, opset, runtime_num_hashes=self.max_hashes is not None)
+        return ExportOptions(self.dtype, self.opset, runtime_num_hashes=self.max_hashes is not None)
 
 
 @dataclass(frozen=True)
