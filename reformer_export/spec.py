@@ -6,10 +6,9 @@ from an artifact's manifest. Knows nothing of torch, ONNX or any runtime.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, Final, Literal, get_args
+from typing import Final, Literal, get_args
 
 from reformer_export.errors import SpecError
 
@@ -228,19 +227,10 @@ class ModelSpec:
                 "choose a divisor",
             )
         if not isinstance(self.is_causal, bool):
-            raise SpecError(
-                "is_causal",
-                repr(self.is_causal),
-                "true or false",
-                "mend is_decoder in the checkpoint's config.json",
-            )
-        if not (self.logits == "all" or (self.logits == "last" and self.task == "text-generation")):
-            raise SpecError(
-                "logits",
-                self.logits,
-                f"'all' for the task {self.task}",
-                "use `logits` last with text-generation only",
-            )
+            raise SpecError("is_causal", repr(self.is_causal), "true or false", MEND_CONFIG)
+        if self.logits != "all" and (self.logits != "last" or self.task != "text-generation"):
+            fix = "use `logits` last with text-generation only"
+            raise SpecError("logits", self.logits, f"'all' for the task {self.task}", fix)
         self._check_positions()
 
     def _check_positions(self) -> None:
@@ -305,44 +295,3 @@ class ModelSpec:
     def padded_length(self, length: int) -> int:
         """The length at which `transformers` runs a sequence of `length` tokens."""
         return padded_length(length, self.padding_multiple, self.padding_threshold)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; `spec_from_dict` reads them back."""
-        values = dataclasses.asdict(self)
-        values["positions"] = {"kind": _KIND_OF[type(self.positions)], **values["positions"]}
-        values["layers"] = [
-            {"kind": _KIND_OF[type(layer)], **fields}
-            for layer, fields in zip(self.layers, values["layers"], strict=True)
-        ]
-        return values
-
-
-_KIND_OF: Final[dict[type[Any], str]] = {
-    LSHAttentionSpec: "lsh",
-    LocalAttentionSpec: "local",
-    AxialPositionsSpec: "axial",
-    LearnedPositionsSpec: "learned",
-}
-_TYPE_OF: Final = {kind: kind_type for kind_type, kind in _KIND_OF.items()}
-
-
-def spec_from_dict(values: dict[str, Any]) -> ModelSpec:
-    """Rebuild a ModelSpec from `ModelSpec.to_dict()`'s JSON; SpecError when it is not one."""
-    try:
-        fields = dict(values)
-        fields["positions"] = _part_from_dict(fields["positions"], ("axial", "learned"))
-        fields["layers"] = tuple(_part_from_dict(layer, ("lsh", "local")) for layer in fields["layers"])
-        return ModelSpec(**fields)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise SpecError(
-            f"model description: got fields that do not fit ({error}), expected those of ModelSpec; "
-            "export the checkpoint again with this version"
-        ) from error
-
-
-def _part_from_dict(values: dict[str, Any], kinds: tuple[str, ...]) -> Any:
-    fields = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
-    kind = fields.pop("kind")
-    if kind not in kinds:
-        raise ValueError(f"kind {kind!r} is none of {kinds}")
-    return _TYPE_OF[kind](**fields)

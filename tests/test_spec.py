@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from typing import Any
 
@@ -22,7 +21,6 @@ from reformer_export.spec import (
     LocalAttentionSpec,
     LSHAttentionSpec,
     ModelSpec,
-    spec_from_dict,
 )
 from tests.runtimes.artifacts import make_spec
 
@@ -67,12 +65,6 @@ def specs(draw: st.DrawFn) -> ModelSpec:
         feed_forward_slices=slices,
         logits=draw(st.sampled_from(["all", "last"])) if task == "text-generation" else "all",
     )
-
-
-@given(specs())
-@settings(deadline=None)
-def test_a_spec_survives_json(spec: ModelSpec) -> None:
-    assert spec_from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
 
 
 @given(specs())
@@ -208,48 +200,3 @@ def test_axial_positions_that_are_refused(shape: tuple[int, ...], dims: tuple[in
 def test_learned_positions_that_are_refused() -> None:
     with pytest.raises(SpecError, match="max_position_embeddings"):
         LearnedPositionsSpec(0)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"layers": "abc"},
-        {"layers": [5]},
-        {"layers": [{"kind": "full"}]},
-        {"layers": [{"kind": ["lsh"]}]},
-        {"layers": [{"kind": "axial", "shape": [8], "dims": [4]}]},
-        {"layers": [{"kind": "local", "chunk_length": 8}]},
-        {"layers": None},
-        {"positions": None},
-        {"positions": {"num_positions": 8}},
-        {"positions": {"kind": "learned", "num_positions": 8, "more": 1}},
-        {"positions": {"kind": "local", "chunk_length": 8}},
-        {"more": 1},
-    ],
-)
-def test_dicts_that_are_no_spec(changes: dict[str, Any]) -> None:
-    with pytest.raises(SpecError, match="fields that do not fit"):
-        spec_from_dict(make_spec().to_dict() | changes)
-
-
-@pytest.mark.parametrize("values", [None, 5, [], "spec", {}])
-def test_values_that_are_no_dict(values: Any) -> None:
-    with pytest.raises(SpecError, match="fields that do not fit"):
-        spec_from_dict(values)
-
-
-@given(
-    st.recursive(
-        st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
-        max_leaves=6,
-    ),
-    st.sampled_from([*make_spec().to_dict()]),
-)
-@settings(deadline=None)
-def test_any_value_in_any_field_is_read_or_refused(value: Any, field: str) -> None:
-    try:
-        spec = spec_from_dict(make_spec().to_dict() | {field: value})
-    except SpecError:
-        return
-    assert json.loads(json.dumps(spec.to_dict()))[field] == value

@@ -17,9 +17,10 @@ from reformer_export.artifact.files import (
     sha256_of_file,
     write_atomically,
 )
+from reformer_export.artifact.spec_values import spec_from_values, values_from_spec
 from reformer_export.contract import NUM_HASHES_INPUT
 from reformer_export.errors import ArtifactError, SpecError
-from reformer_export.spec import DType, LSHAttentionSpec, ModelSpec, spec_from_dict
+from reformer_export.spec import DType, LSHAttentionSpec, ModelSpec
 
 MANIFEST_VERSION: Final = 1
 MANIFEST_NAME: Final = "manifest.json"
@@ -76,7 +77,7 @@ class Manifest:
     def to_dict(self) -> dict[str, Any]:
         return {
             "manifest_version": MANIFEST_VERSION,
-            "spec": self.spec.to_dict(),
+            "spec": values_from_spec(self.spec),
             "max_length": self.spec.max_length,
             "dtype": self.dtype,
             "opset": self.opset,
@@ -137,7 +138,7 @@ def read_manifest(folder: Path) -> Manifest:
     found = _FILE.read_version(path, "manifest_version", MANIFEST_VERSION)
     fields = _FILE.convert(path, {"dial": None, **found}, _ManifestFields)  # old ones do not mention it
     try:
-        spec = spec_from_dict(fields.spec)
+        spec = spec_from_values(fields.spec)
     except SpecError as error:
         raise _FILE.refuse(path, f"a spec that is refused: {error}") from error
     values = vars(fields) | {"spec": spec}

@@ -36,14 +36,12 @@ class LoadOptions:
     def __post_init__(self) -> None:
         if self.task != "auto" and self.task not in TASKS:
             raise InputError(
-                f"task: got {self.task!r}, expected auto or one of {', '.join(TASKS)}; choose with --task"
+                "task", repr(self.task), f"auto or one of {', '.join(TASKS)}", "choose with `task`"
             )
         if self.max_length is not None and self.max_length < 1:
-            raise InputError(
-                f"max length: got {self.max_length}, expected at least 1 token; give another --max-length"
-            )
+            raise InputError("max length", self.max_length, "at least 1 token", "give another `max_length`")
         if self.logits not in get_args(LogitsPositions):
-            raise InputError(f"logits: got {self.logits!r}, expected all or last; choose with --logits")
+            raise InputError("logits", repr(self.logits), "all or last", "choose with `logits`")
 
 
 @dataclass(frozen=True)

@@ -90,8 +90,10 @@ def _reformer_config(path: Path, raw: dict[str, Any]) -> Any:
         return ReformerConfig(**known)
     except Exception as error:  # its validators raise errors of several libraries
         raise CheckpointError(
-            f"{path}: got values that transformers refuses ({' '.join(str(error).split())[:300]}), "
-            "expected those of a ReformerConfig; mend them"
+            path,
+            f"values that transformers refuses ({' '.join(str(error).split())[:300]})",
+            "those of a ReformerConfig",
+            "mend them",
         ) from error
 
 
@@ -138,8 +140,10 @@ def choose_task(config: Config, heads: tuple[str, ...], asked: str) -> Task:
     stored = TASK_OF_ARCHITECTURE[architecture] if architecture else _task_from_heads(config, heads)
     if asked not in ("auto", stored):
         raise InputError(
-            f"task: got {asked} for a checkpoint of {architecture or 'no named architecture'}, expected "
-            f"{stored} or feature-extraction; choose another --task or checkpoint"
+            "task",
+            f"{asked} for a checkpoint of {architecture or 'no named architecture'}",
+            f"{stored} or feature-extraction",
+            "choose another `task` or checkpoint",
         )
     return stored
 
@@ -245,9 +249,11 @@ def limit_length(spec: ModelSpec, max_length: int) -> ModelSpec:
     """
     if max_length > spec.max_length:
         raise InputError(
-            f"max length: got {max_length} tokens, expected at most {spec.max_length}: the model has "
-            f"{spec.position_limit} positions and pads to a multiple of {spec.padding_multiple}; "
-            "give a smaller --max-length"
+            "max length",
+            f"{max_length} tokens",
+            f"at most {spec.max_length}: the model has {spec.position_limit} positions and pads to a "
+            f"multiple of {spec.padding_multiple}",
+            "give a smaller `max_length`",
         )
     return dataclasses.replace(spec, max_position_embeddings=spec.padded_length(max_length))
 
@@ -279,13 +285,13 @@ def _check_overrides(config: Config, options: LoadOptions) -> None:
     for name in ("num_hashes", "num_buckets", "hash_seed"):
         if getattr(options, name) is not None:
             raise InputError(
-                f"{name}: got {getattr(options, name)}, expected none, as {config.path} has no LSH layer; "
-                f"leave --{name.replace('_', '-')}{' or --max-hashes' if name == 'num_hashes' else ''} out"
+                name,
+                getattr(options, name),
+                f"none, as {config.path} has no LSH layer",
+                f"leave `{name}`{' or `max_hashes`' if name == 'num_hashes' else ''} out",
             )
 
 
 def _error(path: Path, field: str, got: object, expected: str, fix: str = "mend it") -> CheckpointError:
     text = repr(got)
-    return CheckpointError(
-        f"{path}: {field}: got {text if len(text) <= 80 else text[:77] + '...'}, expected {expected}; {fix}"
-    )
+    return CheckpointError(f"{path}: {field}", text if len(text) <= 80 else text[:77] + "...", expected, fix)

@@ -36,7 +36,7 @@ def choose_hash_seeds(stored: int | None, lsh_layers: tuple[int, ...], options: 
     """One seed for each of `lsh_layers` (indices among all layers), in that order.
 
     A stored seed, or one that overrides it, serves all layers, as in `transformers`. Without a stored seed
-    `transformers` draws anew on every call; here layer i gets the base seed (`--hash-seed`, else 0) plus i.
+    `transformers` draws anew on every call; here layer i gets the base seed (`hash_seed`, else 0) plus i.
     """
     if stored is None:
         base = options.hash_seed or 0

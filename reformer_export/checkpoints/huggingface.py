@@ -35,8 +35,10 @@ def load_huggingface(source: str, options: LoadOptions) -> Checkpoint:
         return _load(location, options)
     except OSError as error:
         raise CheckpointError(
-            f"checkpoint {location.folder}: got '{error.strerror or error}' while reading it, expected "
-            "readable files; check the disk and the permissions"
+            f"checkpoint {location.folder}",
+            f"'{error.strerror or error}' while reading it",
+            "readable files",
+            "check the disk and the permissions",
         ) from error
 
 

@@ -114,8 +114,10 @@ def normalise_names(folder: Path, stored: Iterable[str]) -> dict[str, str]:
         short = name.removeprefix(BASE_PREFIX)
         if short in names:
             raise CheckpointError(
-                f"checkpoint {folder}: got both {names[short]!r} and {name!r}, expected one of them; "
-                "save the checkpoint again"
+                f"checkpoint {folder}",
+                f"both {names[short]!r} and {name!r}",
+                "one of them",
+                "save the checkpoint again",
             )
         names[short] = name
     return names
@@ -159,9 +161,10 @@ def _check_names(folder: Path, spec: ModelSpec, missing: list[str], unexpected: 
     for kind, wrong in (("no tensor", missing), ("the unexpected tensor", unexpected)):
         if wrong:
             raise CheckpointError(
-                f"checkpoint {folder}: got {kind} {wrong[0]!r}{_more(wrong)}, expected the tensors of a "
-                f"Reformer of {len(spec.layers)} layers for {spec.task} as config.json says; "
-                "check that the weights and config.json belong together"
+                f"checkpoint {folder}",
+                f"{kind} {wrong[0]!r}{_more(wrong)}",
+                f"the tensors of a Reformer of {len(spec.layers)} layers for {spec.task} as config.json says",
+                "check that the weights and config.json belong together",
             )
 
 
@@ -170,16 +173,19 @@ def _check_headers(shapes: dict[str, Shape], headers: dict[str, TensorHeader]) -
     if wrong:
         header = headers[wrong[0]]
         raise CheckpointError(
-            f"{header.file}: got the shape {list(header.shape)} of {wrong[0]}{_more(wrong)}, expected "
-            f"{list(shapes[wrong[0]])} as config.json says; "
-            "check that the weights and config.json belong together"
+            header.file,
+            f"the shape {list(header.shape)} of {wrong[0]}{_more(wrong)}",
+            f"{list(shapes[wrong[0]])} as config.json says",
+            "check that the weights and config.json belong together",
         )
     wrong = [name for name in shapes if headers[name].dtype not in STORED_DTYPES.values()]
     if wrong:
         header = headers[wrong[0]]
         raise CheckpointError(
-            f"{header.file}: got the type {header.dtype} of {wrong[0]}{_more(wrong)}, expected one of "
-            f"{', '.join(STORED_DTYPES.values())}; save the checkpoint in float32"
+            header.file,
+            f"the type {header.dtype} of {wrong[0]}{_more(wrong)}",
+            f"one of {', '.join(STORED_DTYPES.values())}",
+            "save the checkpoint in float32",
         )
 
 

@@ -50,13 +50,17 @@ def locate_checkpoint(source: str, options: LoadOptions) -> Location:
         return Location(path, path.resolve().name)
     if source and path.exists():
         raise CheckpointError(
-            f"checkpoint: got the file {source}, expected a folder with {CONFIG_NAME} and weights, or a "
-            "hub id; give the folder that holds it"
+            "checkpoint",
+            f"the file {source}",
+            f"a folder with {CONFIG_NAME} and weights, or a hub id",
+            "give the folder that holds it",
         )
     if not _HUB_ID.fullmatch(source):
         raise CheckpointError(
-            f"checkpoint: got {source!r}, which does not exist, expected a folder or a hub id such as "
-            "google/reformer-enwik8; check the spelling"
+            "checkpoint",
+            f"{source!r}, which does not exist",
+            "a folder or a hub id such as google/reformer-enwik8",
+            "check the spelling",
         )
     return _download(source, options)
 
@@ -74,9 +78,10 @@ def _download(source: str, options: LoadOptions) -> Location:
     except Exception as error:  # the hub client raises those of its HTTP library, which may change, too
         at = f" at revision {options.revision}" if options.revision else ""
         raise CheckpointError(
-            f"checkpoint: got {source}{at}, which is no folder here, and the hub did not give it "
-            f"({_reason(error)}), expected a checkpoint; download it where there is a "
-            "network and give its folder"
+            "checkpoint",
+            f"{source}{at}, which is no folder here, and the hub did not give it ({_reason(error)})",
+            "a checkpoint",
+            "download it where there is a network and give its folder",
         ) from error
     return Location(folder, source, options.revision, folder.name)
 

@@ -54,13 +54,17 @@ def open_weights(folder: Path, allow_pickle: bool) -> WeightFiles:
         return SafetensorsFiles(*_list_files(folder, SAFETENSORS_NAME))
     if not _has(folder, PICKLE_NAME):
         raise CheckpointError(
-            f"checkpoint {folder}: got no weights, expected {SAFETENSORS_NAME} or {SAFETENSORS_NAME}"
-            f"{INDEX_SUFFIX}; give the folder that `save_pretrained` wrote"
+            f"checkpoint {folder}",
+            "no weights",
+            f"{SAFETENSORS_NAME} or {SAFETENSORS_NAME}{INDEX_SUFFIX}",
+            "give the folder that `save_pretrained` wrote",
         )
     if not allow_pickle:
         raise CheckpointError(
-            f"checkpoint {folder}: got only {PICKLE_NAME}, a pickle, expected {SAFETENSORS_NAME}; convert "
-            "it with `save_pretrained`, or use --allow-pickle if you trust its author"
+            f"checkpoint {folder}",
+            f"only {PICKLE_NAME}, a pickle",
+            SAFETENSORS_NAME,
+            "convert it with `save_pretrained`, or use `allow_pickle=True` if you trust its author",
         )
     return PickleFiles(*_list_files(folder, PICKLE_NAME))
 
@@ -77,7 +81,7 @@ def _list_files(folder: Path, name: str) -> tuple[tuple[Path, ...], Path | None,
     weight_map = read_json(index, MAX_INDEX_BYTES).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(
-            f"{index}: got no weight_map, expected one from tensor names to files; save the checkpoint again"
+            index, "no weight_map", "one from tensor names to files", "save the checkpoint again"
         )
     promised = {tensor: _shard_path(index, shard) for tensor, shard in weight_map.items()}
     return tuple(sorted(set(promised.values()))), index, promised
@@ -87,14 +91,18 @@ def _shard_path(index: Path, shard: object) -> Path:
     # Only a bare name stays in the folder. Links are followed: the hub's own cache is made of them.
     if not isinstance(shard, str) or shard in ("", ".", "..") or any(char in shard for char in "/\\\0"):
         raise CheckpointError(
-            f"{index}: got the file name {shard!r}, expected the name of a file beside the index; "
-            "the index was tampered with, download the checkpoint again"
+            index,
+            f"the file name {shard!r}",
+            "the name of a file beside the index",
+            "the index was tampered with, download the checkpoint again",
         )
     path = index.parent / shard
     if not path.is_file():
         raise CheckpointError(
-            f"{index}: got the file name {shard!r}, which is missing, expected all shards beside the index; "
-            "download the rest of the checkpoint"
+            index,
+            f"the file name {shard!r}, which is missing",
+            "all shards beside the index",
+            "download the rest of the checkpoint",
         )
     return path
 
@@ -103,16 +111,20 @@ def _check_promises(index: Path, promised: dict[str, Path], headers: dict[str, T
     for name, path in promised.items():
         if name not in headers or headers[name].file != path:
             raise CheckpointError(
-                f"{index}: got the tensor {name!r} in {path.name}, expected that file to have it; "
-                "the shards are of different checkpoints, download them again"
+                index,
+                f"the tensor {name!r} in {path.name}",
+                "that file to have it",
+                "the shards are of different checkpoints, download them again",
             )
 
 
 def _add_header(headers: dict[str, TensorHeader], name: str, header: TensorHeader) -> None:
     if name in headers:
         raise CheckpointError(
-            f"{header.file}: got the tensor {name!r}, which {headers[name].file.name} has too, expected it "
-            "once; the shards are of different checkpoints, download them again"
+            header.file,
+            f"the tensor {name!r}, which {headers[name].file.name} has too",
+            "it once",
+            "the shards are of different checkpoints, download them again",
         )
     headers[name] = header
 
@@ -123,8 +135,10 @@ def float32_copy(name: str, tensor: torch.Tensor, file: Path) -> torch.Tensor:
     bad = copy.numel() - int(torch.isfinite(copy).sum())
     if bad:
         raise CheckpointError(
-            f"{file}: got {bad} of {copy.numel()} values of the tensor {name} infinite or not a number, "
-            "expected finite float32 values; the checkpoint is damaged or its training diverged"
+            file,
+            f"{bad} of {copy.numel()} values of the tensor {name} infinite or not a number",
+            "finite float32 values",
+            "the checkpoint is damaged or its training diverged",
         )
     return copy
 
@@ -165,15 +179,18 @@ def _open_safetensors(file: Path) -> Iterator[Any]:
             yield stream
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
-            f"{file}: got {file.stat().st_size} bytes that are no whole safetensors file "
-            f"({' '.join(str(error).split())}), expected one; download it again"
+            file,
+            f"{file.stat().st_size} bytes that are no whole safetensors file "
+            f"({' '.join(str(error).split())})",
+            "one",
+            "download it again",
         ) from error
 
 
 def _refuse_lfs_pointer(file: Path) -> None:
     with file.open("rb") as stream:
         if stream.read(len(_LFS_POINTER)) == _LFS_POINTER:
-            raise CheckpointError(f"{file}: got a Git LFS pointer, expected the weights; run `git lfs pull`")
+            raise CheckpointError(file, "a Git LFS pointer", "the weights", "run `git lfs pull`")
 
 
 class PickleFiles:
@@ -203,13 +220,17 @@ def _load_pickle(file: Path) -> dict[str, torch.Tensor]:
         values = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except Exception as error:  # a broken pickle can raise nearly anything
         raise CheckpointError(
-            f"{file}: got a pickle that does not load as tensors only ({type(error).__name__}), expected a "
-            "state dict; convert it to safetensors where you trust it, or download it again"
+            file,
+            f"a pickle that does not load as tensors only ({type(error).__name__})",
+            "a state dict",
+            "convert it to safetensors where you trust it, or download it again",
         ) from error
     if not isinstance(values, dict) or not all(_is_plain(name, value) for name, value in values.items()):
         raise CheckpointError(
-            f"{file}: got a pickle that is no state dict, expected a dict from names to dense tensors; "
-            "save `model.state_dict()`"
+            file,
+            "a pickle that is no state dict",
+            "a dict from names to dense tensors",
+            "save `model.state_dict()`",
         )
     return values
 

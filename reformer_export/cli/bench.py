@@ -31,8 +31,7 @@ def names_from_option(_ctx: click.Context, param: click.Parameter, text: str) ->
     names = tuple(name for name in AGAINST if name in given)
     if len(names) != len(given):
         raise InputError(
-            f"{param.opts[0]}: got {text!r}, expected {', '.join(AGAINST)} with commas, or none; "
-            "name each once"
+            param.opts[0], repr(text), f"{', '.join(AGAINST)} with commas, or none", "name each once"
         )
     return names
 

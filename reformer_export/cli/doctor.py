@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
-from reformer_export.cli.option_names import Command
+from reformer_export.cli.option_names import Command, name_fields
+from reformer_export.cli.run import command as run
 from reformer_export.cli.tables import print_table
 from reformer_export.errors import EXIT_CHECK_FAILED
 from reformer_export.report.tables import machine_tables
@@ -33,9 +35,19 @@ def command(ctx: click.Context, path: Path | None, as_json: bool) -> None:
     """
     report = inspect_machine(path)
     if as_json:
-        click.echo(json.dumps({**dataclasses.asdict(report), "can_run": report.can_run}, indent=2))
+        values = {**dataclasses.asdict(report), "can_run": report.can_run}
+        click.echo(json.dumps(_name_fields(values), indent=2))
     else:
         for table in machine_tables(report):
-            print_table(table)
+            print_table(dataclasses.replace(table, rows=_name_fields(table.rows)))
     if not report.can_run:
         ctx.exit(EXIT_CHECK_FAILED)
+
+
+def _name_fields(values: Any) -> Any:
+    """`values`, whose texts hold errors of the library, in the flags of `run`."""
+    if isinstance(values, str):
+        return name_fields(values, run)
+    if isinstance(values, dict):
+        return {name: _name_fields(value) for name, value in values.items()}
+    return [_name_fields(value) for value in values] if isinstance(values, list | tuple) else values

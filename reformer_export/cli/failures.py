@@ -36,19 +36,25 @@ def refuse_in_one_line(doing: str) -> Iterator[None]:
         raise
     except MemoryError as error:
         raise ExportError(
-            f"{doing}: got no more memory, expected room for it; use a smaller model, batch or length, or a "
-            "machine with more memory"
+            doing,
+            "no more memory",
+            "room for it",
+            "use a smaller model, batch or length, or a machine with more memory",
         ) from error
     except OSError as error:
         place = f" ({error.filename})" if error.filename else ""
         raise OutputError(
-            f"{doing}: got '{error.strerror or _one_line(error)}'{place}, expected readable files and a disk "
-            "with room, TMPDIR's too; free some space or check the permissions"
+            doing,
+            f"'{error.strerror or _one_line(error)}'{place}",
+            "readable files and a disk with room, TMPDIR's too",
+            "free some space or check the permissions",
         ) from error
     except Exception as error:
         raise ExportError(
-            f"{doing}: got {type(error).__name__}: {_one_line(error)}, expected it to work; "
-            "`reformer-export --debug ...` shows where, please report it"
+            doing,
+            f"{type(error).__name__}: {_one_line(error)}",
+            "it to work",
+            "`reformer-export --debug ...` shows where, please report it",
         ) from error
 
 

@@ -117,9 +117,7 @@ def _read_prompt(prompt: str | None, prompt_file: Path | None, prompt_ids: str |
     options = {"--prompt": prompt, "--prompt-file": prompt_file, "--prompt-ids": prompt_ids}
     given = [name for name, value in options.items() if value is not None]
     if len(given) != 1:
-        raise InputError(
-            f"prompt: got {' and '.join(given) or 'none'}, expected one of {', '.join(options)}; give one"
-        )
+        raise InputError("prompt", " and ".join(given) or "none", f"one of {', '.join(options)}", "give one")
     if prompt_ids is not None:
         return ids_from_text("prompt_ids", prompt_ids)
     if prompt is not None:
@@ -129,7 +127,7 @@ def _read_prompt(prompt: str | None, prompt_file: Path | None, prompt_ids: str |
         return prompt_file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
-            f"--prompt-file: got {prompt_file}, which cannot be read ({error}), expected UTF-8 text; check it"
+            "--prompt-file", f"{prompt_file}, which cannot be read ({error})", "UTF-8 text", "check it"
         ) from error
 
 

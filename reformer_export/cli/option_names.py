@@ -33,8 +33,16 @@ def name_options(error: ReformerExportError, ctx: click.Context) -> None:
     """
     from reformer_export.cli.onnx import command as onnx
 
-    known = (*onnx.params, *ctx.command.params)
-    options = {option.name: option for option in known if isinstance(option, click.Option)}
+    options = _list_options(onnx, ctx.command)
+    if error.what in options and ctx.get_parameter_source(error.what) is ParameterSource.COMMANDLINE:
+        error.what = options[error.what].opts[0]
+    for part in ("what", "got", "expected", "fix"):
+        setattr(error, part, name_fields(getattr(error, part), onnx, ctx.command))
+
+
+def name_fields(text: str, *commands: click.Command) -> str:
+    """`text` with the flags of the commands' options in place of their fields."""
+    options = _list_options(*commands)
 
     def flag(found: re.Match[str]) -> str:
         name, is_on, value = found.groups()
@@ -45,7 +53,10 @@ def name_options(error: ReformerExportError, ctx: click.Context) -> None:
             return (option.secondary_opts or option.opts)[0]
         return f"{option.opts[0]} {value}" if value else option.opts[0]
 
-    if error.what in options and ctx.get_parameter_source(error.what) is ParameterSource.COMMANDLINE:
-        error.what = options[error.what].opts[0]
-    for part in ("what", "got", "expected", "fix"):
-        setattr(error, part, _FIELD.sub(flag, getattr(error, part)))
+    return _FIELD.sub(flag, text)
+
+
+def _list_options(*commands: click.Command) -> dict[str | None, click.Option]:
+    """By name; the last command's win."""
+    params = (param for command in commands for param in command.params)
+    return {param.name: param for param in params if isinstance(param, click.Option)}

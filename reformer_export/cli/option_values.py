@@ -37,7 +37,7 @@ def shapes_from_option(
     for text in texts:
         numbers = _integers(text, "x", param.opts[0], expected)
         if numbers is None or len(numbers) != 2 or min(numbers) < 1:
-            raise InputError(f"{param.opts[0]}: got {text!r}, expected {expected}")
+            raise InputError(param.opts[0], repr(text), expected)
         shapes.append((numbers[0], numbers[1]))
     return tuple(shapes)
 
@@ -48,7 +48,7 @@ def _integers(text: str | None, separator: str, what: str, expected: str) -> tup
     try:
         return tuple(int(number) for number in text.lower().split(separator))
     except ValueError as error:
-        raise InputError(f"{what}: got {text!r}, expected {expected}") from error
+        raise InputError(what, repr(text), expected) from error
 
 
 def output_path_from_option(_ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
@@ -60,7 +60,7 @@ def output_path_from_option(_ctx: click.Context, param: click.Parameter, path: P
     except OSError as error:
         raise output_error(path, error) from error
     if got is not None:
-        raise OutputError(f"{param.opts[0]}: got {path}, {got}, expected a file to write; choose another")
+        raise OutputError(param.opts[0], f"{path}, {got}", "a file to write", "choose another")
     return path
 
 

@@ -18,7 +18,7 @@ from reformer_export.batch.sequences import ids_from_text
 from reformer_export.batch.sources import LINE_FORMATS
 from reformer_export.cli.bad_lines import LineMessages, OnError
 from reformer_export.cli.failures import end_by_signal, refuse_in_one_line
-from reformer_export.cli.option_names import Command
+from reformer_export.cli.option_names import Command, name_fields
 from reformer_export.cli.runtime_options import open_artifact, runtime_options
 from reformer_export.cli.stream_progress import show_stream_progress
 from reformer_export.cli.summary_output import make_summaries, report_totals
@@ -160,7 +160,7 @@ def _check_output(output: Path | None, as_json: bool, resume: bool, restart: boo
 
 
 def _say(sentence: str) -> None:
-    click.echo(sentence.replace("`resume=True`", "--resume"), err=True)
+    click.echo(name_fields(sentence, click.get_current_context().command), err=True)
 
 
 def open_source(

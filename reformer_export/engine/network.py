@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from reformer_export.contract import PLUGIN_NAMESPACE, PLUGIN_VERSION
+from reformer_export.contract import PLUGIN_NAMESPACE
 from reformer_export.engine.request import BuildRequest
-from reformer_export.errors import EngineError, RuntimeUnavailableError
+from reformer_export.errors import EngineError
 
 SHOWN_PARSER_ERRORS: Final = 3
 
@@ -22,28 +22,6 @@ class ParsedNetwork:
     parser: Any
     network: Any
     plugin_layers: dict[str, int]
-
-
-def load_plugins(trt: Any, request: BuildRequest) -> None:
-    """Load the plugin library into TensorRT's registry.
-
-    Raises:
-        RuntimeUnavailableError: it does not load, or lacks one of the operators.
-    """
-    registry = trt.get_plugin_registry()
-    registry.load_library(request.plugin)  # says nothing, whether it loads or not
-    present = {
-        creator.name
-        for creator in registry.all_creators
-        if creator.plugin_namespace == PLUGIN_NAMESPACE and creator.plugin_version == PLUGIN_VERSION
-    }
-    missing = sorted(set(request.operators) - present)
-    if missing:
-        got = ", ".join(sorted(present)) or "none"
-        raise RuntimeUnavailableError(
-            f"TensorRT plugin library {request.plugin}: got plugins {got} after loading it, expected also "
-            f"{', '.join(missing)}; take the library and the package from one release"
-        )
 
 
 def parse_network(trt: Any, log: Any, request: BuildRequest) -> ParsedNetwork:

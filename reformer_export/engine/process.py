@@ -14,10 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
+import msgspec
+
 from reformer_export import errors
 from reformer_export.artifact.engine_record import EngineRuntime
 from reformer_export.engine.progress import Progress
-from reformer_export.engine.request import BuildRequest, BuildResult, result_from_event
+from reformer_export.engine.request import BuildRequest, BuildResult
 from reformer_export.errors import EngineError, ReformerExportError
 
 OnProgress = Callable[[Progress], None]
@@ -52,7 +54,7 @@ def run_worker(request: BuildRequest, on_progress: OnProgress, on_log: OnLog) ->
             status = process.wait()
         lines = _output_lines(output)
     if outcome is not None and outcome["event"] == "result":
-        return result_from_event(outcome)
+        return msgspec.convert(outcome, BuildResult)
     for line in lines:
         on_log(line)
     if outcome is None:

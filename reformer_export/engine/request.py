@@ -1,6 +1,7 @@
 """What goes between the program and the process that builds: a request there, events back, all JSON.
 
-Both sides are this package, so the JSON is trusted.
+Both sides are this package, so the JSON is trusted. The event that ends a build well has the fields of
+`BuildResult`.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 
@@ -50,8 +50,3 @@ class BuildResult:
     compute_capabilities: tuple[str, ...]
     plugin_layers: dict[str, int]
     notes: tuple[str, ...]
-
-
-def result_from_event(values: dict[str, Any]) -> BuildResult:
-    """The result that came as the event `values`."""
-    return msgspec.convert(values, BuildResult)

@@ -17,19 +17,16 @@ from pathlib import Path
 from typing import Any, Final, TextIO
 
 from reformer_export.engine.config import build_plan
-from reformer_export.engine.gpus import (
-    check_tensorrt_gpu,
-    choose_compute_capabilities,
-    find_compute_capability,
-)
-from reformer_export.engine.network import load_plugins, parse_network
+from reformer_export.engine.gpus import choose_compute_capabilities, find_compute_capability
+from reformer_export.engine.network import parse_network
 from reformer_export.engine.progress import PhaseTree, Progress
 from reformer_export.engine.request import BuildRequest, BuildResult, request_from_json
-from reformer_export.errors import EngineError, ReformerExportError, RuntimeUnavailableError
-from reformer_export.libraries.architectures import LEAST_COMPUTE_CAPABILITY, ComputeCapability
+from reformer_export.errors import EngineError, ReformerExportError
+from reformer_export.libraries.architectures import ComputeCapability
 from reformer_export.libraries.tensorrt import describe_tensorrt_library
 from reformer_export.runtimes.tensorrt.log import make_log
 from reformer_export.runtimes.tensorrt.packages import import_tensorrt
+from reformer_export.runtimes.tensorrt.plugins import load_plugins
 
 PROGRESS_SECONDS: Final = 0.1
 """Between two progress events: TensorRT reports thousands of steps a second."""
@@ -66,7 +63,7 @@ class Events:
 
 def make_build_log(trt: Any, events: Events) -> Any:
     """An ILogger that sends TensorRT's messages as events, and whose `cause()` is its last error."""
-    errors = ["no engine and no word why"]
+    errors = ["no reason in its log"]
 
     def send(severity: str, text: str) -> None:
         if severity == "error":  # internal ones are about TensorRT's own log, too
@@ -102,9 +99,9 @@ def make_monitor(trt: Any, events: Events) -> Any:
 def run_build(request: BuildRequest, events: Events) -> BuildResult:
     """Build the engine into the file `request.engine`."""
     trt = import_tensorrt(request.options.runtime)
-    compute_capabilities = _choose_gpus(trt, request)
+    compute_capabilities = choose_compute_capabilities(trt, request.options)
     log = make_build_log(trt, events)
-    load_plugins(trt, request)
+    load_plugins(trt, request.plugin, request.operators, log.cause)
     events.send_progress(Progress(0.0, "Parsing model.onnx", 0, 1))
     parsed = parse_network(trt, log, request)
     plan = build_plan(trt, log, make_monitor(trt, events), request, parsed, compute_capabilities)
@@ -113,28 +110,6 @@ def run_build(request: BuildRequest, events: Events) -> BuildResult:
     if request.layers is not None:
         notes += _report_layers(trt, log, request, plan, compute_capabilities)
     return BuildResult(trt.__version__, compute_capabilities, parsed.plugin_layers, notes)
-
-
-def _choose_gpus(trt: Any, request: BuildRequest) -> tuple[str, ...]:
-    if request.options.runtime == "tensorrt":
-        return (check_tensorrt_gpu(),)
-    chosen = choose_compute_capabilities(request.options.compute_capabilities, supported_capabilities(trt))
-    flags = request.options.flags
-    if (flags.refit or flags.stripped) and find_compute_capability() is None:
-        raise RuntimeUnavailableError(
-            "`refit`, `stripped`",
-            "a machine without an NVIDIA GPU",
-            "one, which TensorRT-RTX needs to build an engine whose weights can be exchanged",
-            "build it on a machine with one, or without them",
-        )
-    return chosen
-
-
-def supported_capabilities(trt: Any) -> tuple[str, ...]:
-    """The compute capabilities, such as "8.9", that this TensorRT-RTX and the plugins know."""
-    names = (name.removeprefix("SM") for name in trt.ComputeCapability.__members__ if name.startswith("SM"))
-    known = sorted(ComputeCapability(int(name[:-1]), int(name[-1])) for name in names)
-    return tuple(str(capability) for capability in known if capability >= LEAST_COMPUTE_CAPABILITY)
 
 
 def _kernel_notes(request: BuildRequest, compute_capabilities: tuple[str, ...]) -> tuple[str, ...]:

@@ -28,8 +28,7 @@ def check_opset(opset: int) -> None:
     """InputError unless the function bodies' operators exist in `opset` and the exporter can write it."""
     if not MIN_OPSET <= opset <= MAX_OPSET:
         raise InputError(
-            f"opset: got {opset}, expected {MIN_OPSET} to {MAX_OPSET}; choose another --opset "
-            f"(default {DEFAULT_OPSET})"
+            "opset", opset, f"{MIN_OPSET} to {MAX_OPSET}", f"choose another `opset` (default {DEFAULT_OPSET})"
         )
 
 
@@ -100,16 +99,20 @@ def _check_axes(model: ir.Model) -> None:
     for value in model.graph.inputs:
         if _axes(value) != ["batch", "sequence"]:
             raise ExportError(
-                f"graph input {value.name}: got axes {_axes(value)}, expected ['batch', 'sequence']; "
-                "the exporter fixed an axis, please report the versions that `reformer-export doctor` prints"
+                f"graph input {value.name}",
+                f"axes {_axes(value)}",
+                "['batch', 'sequence']",
+                "the exporter fixed an axis, please report the versions that `reformer-export doctor` prints",
             )
     custom = [value for node in model.graph if node.domain == DOMAIN for value in node.outputs]
     for value in [*model.graph.outputs, *custom]:
         axes = _axes(value)
         if not axes or axes[0] != "batch":
             raise ExportError(
-                f"graph value {value.name}: got axes {axes}, expected the first to be 'batch'; "
-                "the exporter fixed an axis, please report the versions that `reformer-export doctor` prints"
+                f"graph value {value.name}",
+                f"axes {axes}",
+                "the first to be 'batch'",
+                "the exporter fixed an axis, please report the versions that `reformer-export doctor` prints",
             )
 
 
@@ -124,8 +127,10 @@ def save_model(model: ir.Model, path: Path, external_data: str | None) -> None:
         onnx.checker.check_model(str(path), full_check=external_data is None)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(
-            f"{path.name}: got a graph that the ONNX checker refuses ({error}), expected a valid one; "
-            "please report the versions that `reformer-export doctor` prints"
+            path.name,
+            f"a graph that the ONNX checker refuses ({error})",
+            "a valid one",
+            "please report the versions that `reformer-export doctor` prints",
         ) from error
 
 

@@ -20,9 +20,7 @@ def runtime_num_hashes_of(spec: ModelSpec) -> RuntimeNumHashes:
     rounds = {layer.num_hashes for layer in spec.layers if isinstance(layer, LSHAttentionSpec)}
     if len(rounds) != 1:
         got = "a model without LSH layers" if not rounds else f"layers with {sorted(rounds)} hashes"
-        raise InputError(
-            f"max hashes: got {got}, expected LSH layers with one number of hashes; leave --max-hashes out"
-        )
+        raise InputError("max hashes", got, "LSH layers with one number of hashes", "leave `max_hashes` out")
     return RuntimeNumHashes(rounds.pop())
 
 

@@ -113,8 +113,10 @@ def build_model(spec: ModelSpec, weights: Mapping[str, torch.Tensor], dtype: DTy
         model.load_state_dict(state, strict=True, assign=True)
     except RuntimeError as error:
         raise CheckpointError(
-            f"weights: got names or shapes that do not fit ({error}), expected those of the model "
-            "description; use the config.json that belongs to these weights"
+            "weights",
+            f"names or shapes that do not fit ({error})",
+            "those of the model description",
+            "use the config.json that belongs to these weights",
         ) from error
     return model.requires_grad_(False).eval()
 

@@ -8,12 +8,11 @@ no self mask.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 
 from reformer_export.contract import MASKED_LOGIT, neighbour_shifts
-from reformer_export.ops.native_kernels import kernels_for
+from reformer_export.ops.torch_operator import define_operator
 from reformer_export.spec import padded_length
 
 
@@ -75,26 +74,7 @@ def local_attention_reference(
     return output.reshape(batch, length, width).to(query.dtype).contiguous()
 
 
-def _compute(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    mask: torch.Tensor,
-    num_heads: int,
-    *rest: Any,
-) -> torch.Tensor:
-    """The reference's arguments: native where the library takes them, else the reference."""
-    kernels = kernels_for(num_heads, query, key, value)
-    compute = local_attention_reference if kernels is None else kernels.local_attention
-    return compute(query, key, value, mask, num_heads, *rest)
-
-
-local_attention = torch.library.custom_op(
-    "reformer::local_attention",
-    _compute,
-    mutates_args=(),
-    schema=torch.library.infer_schema(local_attention_reference, mutates_args=()),
-)
+local_attention = define_operator(local_attention_reference)
 """The operator, one node to `torch.export`; arguments and result as of `local_attention_reference`."""
 
 

@@ -8,12 +8,11 @@ arithmetic (virtual padding, wrap across rounds, rounded logsumexp) is that of t
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 
 from reformer_export.contract import MASKED_LOGIT, SELF_LOGIT, neighbour_shifts
-from reformer_export.ops.native_kernels import kernels_for
+from reformer_export.ops.torch_operator import define_operator
 from reformer_export.spec import padded_length
 
 
@@ -86,26 +85,7 @@ def lsh_attention_reference(
     return output.to(query_key.dtype).contiguous()
 
 
-def _compute(
-    query_key: torch.Tensor,
-    value: torch.Tensor,
-    buckets: torch.Tensor,
-    mask: torch.Tensor,
-    num_heads: int,
-    *rest: Any,
-) -> torch.Tensor:
-    """The reference's arguments: native where the library takes them, else the reference."""
-    kernels = kernels_for(num_heads, query_key, value)
-    compute = lsh_attention_reference if kernels is None else kernels.lsh_attention
-    return compute(query_key, value, buckets, mask, num_heads, *rest)
-
-
-lsh_attention = torch.library.custom_op(
-    "reformer::lsh_attention",
-    _compute,
-    mutates_args=(),
-    schema=torch.library.infer_schema(lsh_attention_reference, mutates_args=()),
-)
+lsh_attention = define_operator(lsh_attention_reference)
 """The operator, one node to `torch.export`; arguments and result as of `lsh_attention_reference`."""
 
 

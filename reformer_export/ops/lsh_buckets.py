@@ -9,11 +9,10 @@ index on ties; a masked token gets bucket prod(f_i).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
-from reformer_export.ops.native_kernels import kernels_for
+from reformer_export.ops.torch_operator import define_operator
 
 
 def draw_rotations(seed: int, shape: tuple[int, int, int, int]) -> torch.Tensor:
@@ -63,21 +62,7 @@ def lsh_buckets_reference(
     return torch.where(attention_mask[:, None, None, :] != 0, buckets, product).to(torch.int32)
 
 
-def _compute(
-    query_key: torch.Tensor, rotations: torch.Tensor, mask: torch.Tensor, num_heads: int, num_buckets: Any
-) -> torch.Tensor:
-    """The reference's arguments: native where the library takes them, else the reference."""
-    kernels = kernels_for(num_heads, query_key, rotations)
-    compute = lsh_buckets_reference if kernels is None else kernels.lsh_buckets
-    return compute(query_key, rotations, mask, num_heads, num_buckets)
-
-
-lsh_buckets = torch.library.custom_op(
-    "reformer::lsh_buckets",
-    _compute,
-    mutates_args=(),
-    schema=torch.library.infer_schema(lsh_buckets_reference, mutates_args=()),
-)
+lsh_buckets = define_operator(lsh_buckets_reference)
 """The operator, one node to `torch.export`; arguments and result as of `lsh_buckets_reference`."""
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from reformer_export.artifact.manifest import MODEL_NAME, Manifest
-from reformer_export.report.figures import Drawing, draw, paint_bars, paint_lines
+from reformer_export.report.figures import Drawing, draw, paint_bars, paint_series
 from reformer_export.report.page import Page, Section, Verdict
 from reformer_export.report.tables import Columns, Table, make_table, measurements_table
 
@@ -105,7 +105,7 @@ def _draw_batches(
             if row.batch == batch and number is not None:
                 series.setdefault(row.name, []).append((float(row.length), number))
         words = (f"{name}-{batch}", f"{title}, batch {batch}", tell(series))
-        drawings.append(draw(*words, paint_lines, "length (tokens)", unit, series))
+        drawings.append(draw(*words, paint_series, "length (tokens)", unit, series))
     return drawings
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Concatenate, Final, ParamSpec
 
@@ -23,6 +22,15 @@ SERIES_COLOURS: Final = ("#3d85c8", "#d9762c", "#45a05c", "#b45fa5", "#8c8c8c", 
 _TEXT: Final = "#0a0b0c"
 """Stands for the page's text colour until the drawing is text."""
 
+_COLOURED: Final = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+_STYLE: Final[dict[str, Any]] = {
+    **dict.fromkeys(_COLOURED, _TEXT),
+    **dict.fromkeys(("axes.facecolor", "figure.facecolor", "savefig.facecolor"), "none"),
+    **dict.fromkeys(("legend.frameon", "axes.spines.top", "axes.spines.right"), False),
+    "svg.fonttype": "none",
+    "svg.hashsalt": "reformer-export",
+    "font.size": 10.0,
+}
 
 Series = Mapping[str, Sequence[tuple[float, float]]]
 """A label -> its points."""
@@ -47,19 +55,6 @@ def import_extra(name: str) -> Any:
         raise MissingDependencyError("report_file", f"'{error}'", "jinja2 and matplotlib", fix) from error
 
 
-@contextmanager
-def _style() -> Iterator[None]:
-    matplotlib = import_extra("matplotlib")
-    coloured = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
-    settings: dict[str, Any] = dict.fromkeys(coloured, _TEXT)
-    settings |= {"svg.fonttype": "none", "svg.hashsalt": "reformer-export", "font.size": 10.0}
-    settings |= {"axes.facecolor": "none", "figure.facecolor": "none", "savefig.facecolor": "none"}
-    settings |= {"legend.frameon": False, "axes.spines.top": False, "axes.spines.right": False}
-    settings["axes.prop_cycle"] = matplotlib.cycler(color=SERIES_COLOURS)
-    with matplotlib.rc_context(settings):
-        yield
-
-
 def draw(
     name: str,
     title: str,
@@ -69,11 +64,11 @@ def draw(
     **kwargs: P.kwargs,
 ) -> Drawing:
     """The drawing `name` of a page: `paint` puts the other arguments on a matplotlib Figure."""
-    figures = import_extra("matplotlib.figure")
-    with _style():
+    matplotlib, figures = import_extra("matplotlib"), import_extra("matplotlib.figure")
+    stream = io.StringIO()
+    with matplotlib.rc_context(_STYLE | {"axes.prop_cycle": matplotlib.cycler(color=SERIES_COLOURS)}):
         figure = figures.Figure(figsize=(8.5, 3.6), layout="constrained")
         paint(figure, *args, **kwargs)
-        stream = io.StringIO()
         figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
     text = stream.getvalue()
     # Several drawings share one page: names of clip paths and markers must not meet.
@@ -82,18 +77,10 @@ def draw(
     return Drawing(name, title, alternative, svg)
 
 
-def paint_lines(figure: Any, x: str, y: str, series: Series) -> None:
-    """Curves over a logarithmic x and y."""
-    _paint_series(figure, x, y, series, "osD^vP", "-")
-
-
-def paint_points(figure: Any, x: str, y: str, series: Series) -> None:
-    """Points over a logarithmic x and y; zeros stand at the bottom."""
-    _paint_series(figure, x, y, series, "ox_^vP", "none")
-
-
-def _paint_series(figure: Any, x: str, y: str, series: Series, markers: str, line: str) -> None:
+def paint_series(figure: Any, x: str, y: str, series: Series, line: str = "-") -> None:
+    """Curves, or with `line` "none" points, over a logarithmic x and y; zeros stand at the bottom."""
     axes = figure.subplots()
+    markers = "ox_^vP" if line == "none" else "osD^vP"
     for (label, points), marker in zip(series.items(), markers * len(series), strict=False):
         values = [max(value, SMALLEST_SHOWN) for _, value in points]
         axes.plot([at for at, _ in points], values, marker=marker, linestyle=line, label=label)

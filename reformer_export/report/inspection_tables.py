@@ -81,6 +81,8 @@ def inspection_tables(path: str, found: Inspection) -> list[Table]:
 def model_tables(artifact: ArtifactSummary) -> list[Table]:
     """What an artifact's manifest says, and the model's layers."""
     manifest, spec, graph = artifact.manifest, artifact.manifest.spec, artifact.graph
+    unverified = "not verified; run `reformer-export verify`"
+    parity = unverified if manifest.parity is None else _describe_values(manifest.parity)
     facts = [
         ("task", _describe_task(spec)),
         ("source", _describe_values(manifest.source) or "unknown"),
@@ -96,7 +98,7 @@ def model_tables(artifact: ArtifactSummary) -> list[Table]:
         ("parameters", "unknown (needs the package onnx)" if graph is None else f"{graph.parameters:,}"),
         *_describe_num_hashes(manifest),
         ("made with", _join_pairs(manifest.versions)),
-        ("parity", _describe_parity(manifest)),
+        ("parity", parity),
     ]
     layers = make_table("Layers", LAYERS, enumerate(spec.layers))
     return [make_facts(f"Artifact {artifact.folder}", facts), layers]
@@ -152,12 +154,6 @@ def _describe_positions(spec: ModelSpec) -> str:
     if isinstance(spec.positions, AxialPositionsSpec):
         return f"axial, {'x'.join(map(str, spec.positions.shape))} = {spec.positions.num_positions:,}"
     return f"learned, {spec.positions.num_positions:,}"
-
-
-def _describe_parity(manifest: Manifest) -> str:
-    if manifest.parity is None:
-        return "not verified; run `reformer-export verify`"
-    return _describe_values(manifest.parity)
 
 
 def _describe_values(values: dict[str, Any]) -> str:

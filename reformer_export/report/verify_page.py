@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from reformer_export.parity.compare import LayerAgreement
 from reformer_export.parity.hashing import MARGIN_EDGES
 from reformer_export.report.figures import (
     Drawing,
     draw,
     paint_heat_map,
-    paint_lines,
     paint_margins,
     paint_pattern,
-    paint_points,
+    paint_series,
 )
 from reformer_export.report.page import Page, Section, Verdict
 from reformer_export.report.tables import Columns, accuracy_table, make_table, sweep_table
@@ -21,7 +20,6 @@ from reformer_export.report.verify_report import BisectReport, DataAccuracy, Ver
 from reformer_export.spec import DType
 
 if TYPE_CHECKING:
-    from reformer_export.parity.compare import LayerAgreement
     from reformer_export.parity.details import Details
     from reformer_export.parity.hashing import AttentionPattern, MarginHistogram
     from reformer_export.parity.results import VerifyResult
@@ -81,16 +79,12 @@ def _bisect_section(bisect: BisectReport) -> Section:
 
 def _errors_section(sweep: VerifyResult) -> Section:
     cases = sweep.cases
-    errors = {
-        "pinned (eager's buckets)": [case.pinned_error for case in cases],
-        "free (own buckets)": [case.free_error for case in cases],
-        "tolerance": [case.tolerance for case in cases],
-    }
     series = {
-        label: [(float(case.case.length), value) for case, value in zip(cases, values, strict=True)]
-        for label, values in errors.items()
+        "pinned (eager's buckets)": [(float(case.case.length), case.pinned_error) for case in cases],
+        "free (own buckets)": [(float(case.case.length), case.free_error) for case in cases],
+        "tolerance": [(float(case.case.length), case.tolerance) for case in cases],
     }
-    pinned, free, _ = (max(values) for values in errors.values())
+    pinned, free, _ = (max(value for _, value in points) for points in series.values())
     flipped = sum(case.flips > 0 for case in cases)
     text = (
         "Pinned: both use eager's buckets, so this judges the arithmetic. Free: the artifact hashes for "
@@ -101,8 +95,8 @@ def _errors_section(sweep: VerifyResult) -> Section:
         f"Largest pinned difference {pinned:.1e}, largest free difference {free:.1e}; a hash flipped in "
         f"{flipped} of {len(cases)} inputs."
     )
-    title, axes = "Largest difference of each input", ("length (tokens)", "largest difference")
-    drawing = draw("errors", title, told, paint_points, *axes, series)
+    axes = ("length (tokens)", "largest difference")
+    drawing = draw("errors", "Largest difference of each input", told, paint_series, *axes, series, "none")
     return Section("errors", "Difference from eager", [text], [drawing])
 
 
@@ -128,36 +122,19 @@ def _layers_section(details: Details) -> Section:
     return Section("layers", "Layer by layer", [text], [drawing])
 
 
-@dataclass(frozen=True)
-class _Hashing:
-    """One layer's margins, and how its buckets agree with eager's in each case."""
-
-    margins: MarginHistogram
-    agreements: list[LayerAgreement]
-
-    @property
-    def hashed(self) -> int:
-        return sum(agreement.hashed for agreement in self.agreements)
-
-    @property
-    def flips(self) -> int:
-        return sum(agreement.flips for agreement in self.agreements)
-
-
-HASHING: Final[Columns[_Hashing]] = {
-    "layer": lambda layer: layer.margins.layer,
-    "hashes": lambda layer: f"{layer.hashed:,}",
-    "same bucket": lambda layer: f"{1 - layer.flips / layer.hashed:.4%}" if layer.hashed else None,
-    "flips": lambda layer: layer.flips,
-    "unexplained": lambda layer: sum(agreement.unexplained for agreement in layer.agreements),
-    "float16 could move": lambda layer: f"{layer.margins.below['float16']:.2%}",
-    "bfloat16 could move": lambda layer: f"{layer.margins.below['bfloat16']:.2%}",
+HASHING: Final[Columns[tuple[MarginHistogram, LayerAgreement]]] = {
+    "layer": lambda row: row[0].layer,
+    "hashes": lambda row: f"{row[1].hashed:,}",
+    "same bucket": lambda row: f"{1 - row[1].flips / row[1].hashed:.4%}" if row[1].hashed else None,
+    "flips": lambda row: row[1].flips,
+    "unexplained": lambda row: row[1].unexplained,
+    "float16 could move": lambda row: f"{row[0].below['float16']:.2%}",
+    "bfloat16 could move": lambda row: f"{row[0].below['bfloat16']:.2%}",
 }
 
 
 def _hashing_section(sweep: VerifyResult, details: Details) -> Section:
-    agreements = [agreement for case in sweep.cases for agreement in case.layers]
-    layers = [_Hashing(each, [a for a in agreements if a.layer == each.layer]) for each in details.margins]
+    rows = [(margins, _sum_agreements(sweep, margins.layer)) for margins in details.margins]
     text = (
         "A hash picks the greatest of many scores. Its margin is how far the second was behind. A flip "
         "is explained when its margin is within the rounding of the artifact's type; one that is not "
@@ -165,13 +142,25 @@ def _hashing_section(sweep: VerifyResult, details: Details) -> Section:
         "of tokens that rounding to float16 or bfloat16 could move to another bucket."
     )
     caption = "Agreement of the buckets, and tokens that a smaller type could move"
-    drawings = [_draw_margins(layer, details.limit) for layer in layers]
-    return Section("hashing", "Hashing", [text], drawings, [make_table(caption, HASHING, layers)])
+    drawings = [_draw_margins(*row, details.limit) for row in rows]
+    return Section("hashing", "Hashing", [text], drawings, [make_table(caption, HASHING, rows)])
 
 
-def _draw_margins(layer: _Hashing, limit: float) -> Drawing:
-    margins = layer.margins
-    flips = [(margin, margin <= limit) for each in layer.agreements for margin in each.flip_margins]
+def _sum_agreements(sweep: VerifyResult, layer: int) -> LayerAgreement:
+    """How the layer's buckets agree with eager's over all cases."""
+    found = [agreement for case in sweep.cases for agreement in case.layers if agreement.layer == layer]
+    return LayerAgreement(
+        layer,
+        sum(agreement.hashed for agreement in found),
+        sum(agreement.flips for agreement in found),
+        sum(agreement.unexplained for agreement in found),
+        max((agreement.worst_margin for agreement in found), default=0.0),
+        tuple(margin for agreement in found for margin in agreement.flip_margins),
+    )
+
+
+def _draw_margins(margins: MarginHistogram, agreement: LayerAgreement, limit: float) -> Drawing:
+    flips = [(margin, margin <= limit) for margin in agreement.flip_margins]
     unexplained = sum(not explained for _, explained in flips)
     return draw(
         f"margins-{margins.layer}",
@@ -212,21 +201,20 @@ def _accuracy_section(data: DataAccuracy) -> Section:
         f"{most.tokens_per_second:,.0f} tokens a second."
     )
     curves = {
-        "Bits per character": [row.bits_per_character for row in rows],
-        "Tokens a second": [row.tokens_per_second for row in rows],
+        "Bits per character": [(float(row.num_hashes or 0), row.bits_per_character) for row in rows],
+        "Tokens a second": [(float(row.num_hashes or 0), row.tokens_per_second) for row in rows],
     }
-    hashes = [float(row.num_hashes or 0) for row in rows]
     drawings = [
         draw(
-            f"accuracy-{index}",
-            title,
+            f"accuracy-{name.split()[0].lower()}",
+            name,
             told,
-            paint_lines,
+            paint_series,
             "hashes",
-            title.lower(),
-            {title.lower(): list(zip(hashes, values, strict=True))},
+            name.lower(),
+            {name.lower(): curve},
         )
-        for index, (title, values) in enumerate(curves.items())
+        for name, curve in curves.items()
         if len(rows) > 1
     ]
     length = f"{accuracy.sequence_length:,} tokens"

@@ -18,6 +18,7 @@ from reformer_export.artifact.manifest import (
     read_manifest,
     write_manifest,
 )
+from reformer_export.artifact.spec_values import values_from_spec
 from reformer_export.errors import ArtifactError
 from tests.runtimes.artifacts import make_spec
 
@@ -178,7 +179,7 @@ def test_wrong_fields_are_refused(folder: Path, field: str, value: Any, message:
 
 
 def test_a_wrong_spec_is_refused(folder: Path) -> None:
-    spec = make_spec().to_dict() | {"num_heads": 0}
+    spec = values_from_spec(make_spec()) | {"num_heads": 0}
     edit_manifest(folder, spec=spec)
     assert "num_heads: got 0" in refusal_of(folder)
 

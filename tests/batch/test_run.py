@@ -24,7 +24,7 @@ from reformer_export.batch import (
     open_output,
     run_batches,
 )
-from reformer_export.errors import InputError, OutputError
+from reformer_export.errors import InputError
 from reformer_export.runtimes import Runtime, load
 from tests.runtimes.artifacts import next_token_table, write_artifact
 
@@ -139,47 +139,6 @@ def test_a_run_that_was_stopped_goes_on(runtime: Runtime, file: Path, tmp_path: 
         "`resume=True` goes on after them.",
         "Goes on after the first 3 lines.",
     ]
-
-
-def test_the_format_is_said_or_named(runtime: Runtime, file: Path, tmp_path: Path) -> None:
-    reader = SequenceReader.of(runtime)
-    np.save(tmp_path / "a.npy", np.ones((2, 3), np.int64))
-    (tmp_path / "a.txt").write_text("abc\n")
-    found = {}
-    for path in (file, tmp_path / "a.npy", tmp_path / "a.txt"):
-        with open_file(path, reader) as source:
-            found[path.suffix] = source.format
-            assert source.resumable
-    assert found == {".jsonl": "jsonl", ".npy": "array", ".txt": "text"}
-    with open_file(file, reader, "text") as source:
-        assert source.format == "text"
-    with (
-        pytest.raises(InputError, match=r"^line_format: got 'csv', expected one of text, jsonl"),
-        open_file(file, reader, "csv"),  # type: ignore[arg-type]
-    ):
-        pass
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "error", "message"),
-    [
-        ("o.csv", {}, InputError, r"^output: got o\.csv, expected a name ending in \.npz or \.jsonl"),
-        ("no/o.npz", {}, OutputError, "^output: got .*, whose folder does not exist"),
-        ("taken.npz", {}, OutputError, "^output: got .*, a folder"),
-        ("left.jsonl", {}, OutputError, "^output: got .*partial, .*`resume=True`.*`restart=True`"),
-        ("o.jsonl", {"resume": True, "restart": True}, InputError, "^resume: got `restart` too"),
-        ("o.npz", {"resume": True}, InputError, r"^resume: got `output` .*, expected a \.jsonl file"),
-        ("o.npz", {"restart": True}, InputError, r"^restart: got `output` .*, expected a \.jsonl file"),
-    ],
-)
-def test_outputs_are_checked_before_any_work(
-    tmp_path: Path, name: str, options: dict[str, bool], error: type[Exception], message: str
-) -> None:
-    (tmp_path / "taken.npz").mkdir()
-    (tmp_path / "left.jsonl.partial").touch()
-    with pytest.raises(error, match=message):
-        Output(tmp_path / name, **options)
-    assert Output(tmp_path / "left.jsonl", restart=True).partial.exists()
 
 
 def test_only_what_can_be_read_again_is_gone_on_with(runtime: Runtime, tmp_path: Path) -> None:

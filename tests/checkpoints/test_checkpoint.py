@@ -8,9 +8,9 @@ from reformer_export.checkpoints.checkpoint import LoadOptions
 @pytest.mark.parametrize(
     ("options", "part"),
     [
-        ({"task": "translation"}, "--task"),
-        ({"max_length": 0}, "--max-length"),
-        ({"logits": "few"}, "--logits"),
+        ({"task": "translation"}, "`task`"),
+        ({"max_length": 0}, "`max_length`"),
+        ({"logits": "few"}, "`logits`"),
     ],
 )
 def test_options_are_checked(refused, options, part):

@@ -151,7 +151,7 @@ def test_overrides_need_an_lsh_layer(refused, write_config):
 
     assert spec_of(folder).lsh_layers == ()
     for name, value in {"num_hashes": 2, "num_buckets": (4,), "hash_seed": 1}.items():
-        with refused("no LSH layer", f"--{name.replace('_', '-')}"):
+        with refused("no LSH layer", f"`{name}`"):
             spec_of(folder, **{name: value})
 
 
@@ -282,7 +282,7 @@ def test_the_task_of_each_architecture(write_config):
 def test_another_task_than_the_checkpoints_is_refused(refused, write_config):
     config = read_config(write_config(architectures=["ReformerForMaskedLM"]))
 
-    with refused("text-generation", "fill-mask", "ReformerForMaskedLM", "--task"):
+    with refused("text-generation", "fill-mask", "ReformerForMaskedLM", "`task`"):
         choose_task(config, (), "text-generation")
 
 

@@ -122,7 +122,7 @@ def test_a_pickled_checkpoint_of_old_times(refused, decoder):
     torch.save(weights, decoder / "pytorch_model.bin", _use_new_zipfile_serialization=False)
     (decoder / "model.safetensors").unlink()
 
-    with refused("--allow-pickle"):
+    with refused("`allow_pickle=True`"):
         load(decoder)
     checkpoint = load(decoder, allow_pickle=True)
     assert torch.equal(checkpoint.weights["lm_head.decoder.weight"], weights["lm_head.decoder.weight"])

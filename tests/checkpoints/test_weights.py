@@ -231,7 +231,7 @@ def test_safetensors_are_preferred_to_a_pickle(tmp_path):
 def test_pickles_need_the_flag(refused, tmp_path, zipped):
     torch.save(tensors(), tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
 
-    with refused("only pytorch_model.bin", "--allow-pickle", "convert"):
+    with refused("only pytorch_model.bin", "`allow_pickle=True`", "convert"):
         read_all(tmp_path)
     assert_equal(read_all(tmp_path, allow_pickle=True), tensors())
 

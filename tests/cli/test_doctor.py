@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from reformer_export.errors import InputError, RuntimeUnavailableError
 from reformer_export.libraries.architectures import ComputeCapability
 from reformer_export.libraries.gpus import Gpu
 from reformer_export.runtimes import machine
+from reformer_export.runtimes.machine import inspect_machine
 from tests.runtimes.artifacts import make_bare_node_model, write_artifact
 
 
@@ -49,6 +51,15 @@ def test_what_is_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     commands = {command["name"]: command["missing"] for command in report["commands"]}
     assert (commands["onnx"], commands["run"]) == (["torch"], [])
     assert "missing: pip install 'reformer-export[export]'" in invoke().stdout
+
+
+def test_what_the_library_advises_is_in_flags(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = inspect_machine()
+    advice = dataclasses.replace(machine.tensorrt, gpu='none; use `runtime="onnxruntime"`')
+    changed = dataclasses.replace(machine, tensorrt=advice)
+    monkeypatch.setattr("reformer_export.cli.doctor.inspect_machine", lambda _path: changed)
+    assert examine()["tensorrt"]["gpu"] == "none; use --runtime onnxruntime"
+    assert "none; use --runtime onnxruntime\n" in invoke().stdout
 
 
 def test_without_onnxruntime_nothing_can_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

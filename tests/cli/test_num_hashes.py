@@ -256,4 +256,4 @@ def test_models_that_have_no_such_loss(exported: Path, tmp_path: Path) -> None:
     assert "--data: got an artifact for text-classification" in error
     last = write_artifact(tmp_path / "last", logits="last")
     assert "--logits all" in refused("verify", last, "--data", exported / "text.txt")
-    assert "expected --data FILE" in refused("verify", last, "--data-length", 8)
+    assert "expected --data too" in refused("verify", last, "--data-length", 8)

@@ -1,4 +1,5 @@
-/* Stands in for libcuda.so.1: FAKE_DRIVER_GPUS devices, and FAKE_DRIVER_FAILS names the function that fails. */
+/* Stands in for libcuda.so.1: FAKE_DRIVER_GPUS devices, and FAKE_DRIVER_FAILS names the function
+ * that fails. */
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>

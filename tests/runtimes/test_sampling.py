@@ -107,6 +107,9 @@ def test_broken_logits_are_refused(bad: list[float]) -> None:
         {"top_p": 0},
         {"top_p": 1.1},
         {"top_p": math.nan},
+        {"temperature": "1"},
+        {"temperature": None},
+        {"top_p": None},
     ],
 )
 def test_options_out_of_range_are_refused(values: dict[str, Any]) -> None:

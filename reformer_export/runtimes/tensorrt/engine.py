@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from reformer_export.artifact.engine_record import EngineProfile, EngineRecord
-from reformer_export.contract import INPUT_NAMES, PLUGIN_NAMESPACE, PLUGIN_VERSION
+from reformer_export.contract import INPUT_NAMES
 from reformer_export.errors import ArtifactError, RuntimeUnavailableError
 from reformer_export.runtimes.onnx_structure import check_onnx_structure
 from reformer_export.runtimes.tensorrt.log import MessageStore, open_log
 from reformer_export.runtimes.tensorrt.packages import PACKAGES
+from reformer_export.runtimes.tensorrt.plugins import load_plugins
 from reformer_export.runtimes.tensorrt.preflight import BUILD_AGAIN
 from reformer_export.spec import ModelSpec
 
@@ -43,7 +44,10 @@ class OpenedEngine:
         self.title = f"{PACKAGES[record.runtime].title} {trt.__version__}"
         self._runtime = self._make(trt.Runtime, log)
         if plugin_library is not None:
-            _load_plugins(trt, record, plugin_library, self.store)
+            before = self.store.mark()
+            load_plugins(
+                trt, str(plugin_library), record.plugin_layers, lambda: self.store.errors_since(before)
+            )
         # Code that runs on the host is in the engine: the plugin library, or the lean runtime that makes it
         # compatible with other versions. Its SHA-256 was that of the record.
         self._runtime.engine_host_code_allowed = record.plugin.embedded or record.flags.version_compatible
@@ -137,27 +141,3 @@ class OpenedEngine:
         """Drop the engine and its runtime; contexts must be gone before."""
         self.engine = None
         self._runtime = None
-
-
-def _load_plugins(trt: Any, record: EngineRecord, library: Path, store: MessageStore) -> None:
-    """Register the plugins with the process's registry, unless that is done already."""
-    registry = trt.get_plugin_registry()
-
-    def missing() -> list[str]:
-        return [
-            name
-            for name in sorted(record.plugin_layers)
-            if registry.get_creator(name, PLUGIN_VERSION, PLUGIN_NAMESPACE) is None
-        ]
-
-    if not missing():
-        return
-    mark = store.mark()  # after the question, which TensorRT answers with an error in its log
-    registry.load_library(str(library))
-    reasons = store.errors_since(mark)
-    if absent := missing():
-        raise RuntimeUnavailableError(
-            f"plugin library {library}: got no plugin {', '.join(absent)} after loading it "
-            f"({reasons}), expected the reformer operators' plugins; "
-            "see `reformer-export doctor`"
-        )

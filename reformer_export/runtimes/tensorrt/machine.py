@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from reformer_export.artifact.engine_record import ENGINE_RUNTIMES, EngineRuntime
@@ -35,14 +36,9 @@ def examine_gpu_machine(runtime: EngineRuntime) -> Machine:
         MissingDependencyError: TensorRT or cuda-bindings is missing, or TensorRT is too old.
     """
     version = str(import_tensorrt(runtime).__version__)
-    import_cuda()
-    return _examine(version)
-
-
-def _examine(version: str) -> Machine:
     gpu, library, gpu_problem, library_problem = None, None, "", ""
     try:
-        gpu = find_gpus()[0]
+        gpu = _first_gpu()
     except RuntimeUnavailableError as error:
         expected = f"{error.expected}, which an engine needs"
         fix = 'use a machine with one, or `runtime="onnxruntime"`'
@@ -73,19 +69,29 @@ def describe_installation() -> TensorRTInstallation:
         runtime: installed_version(PACKAGES[runtime].module, PACKAGES[runtime].distributions)
         for runtime in ENGINE_RUNTIMES
     }
-    machine = _examine("")
-    gpu_problem = machine.gpu_problem.removeprefix("GPU: ")
-    try:
-        import_cuda()
-    except ReformerExportError as error:
-        gpu_problem = str(error)
-    usable = not gpu_problem and machine.library is not None
+    gpu, has_gpu = _describe(_first_gpu)
+    library, has_library = _describe(find_tensorrt_library)
     return TensorRTInstallation(
         runtimes=tuple(
             (runtime, version or f"missing: {PACKAGES[runtime].install}")
             for runtime, version in versions.items()
         ),
-        plugin_library=machine.library_problem or str(machine.library),
-        gpu=gpu_problem or str(machine.gpu),
-        can_run=tuple(runtime for runtime, version in versions.items() if usable and version),
+        plugin_library=library,
+        gpu=gpu,
+        can_run=tuple(
+            runtime for runtime, version in versions.items() if version and has_gpu and has_library
+        ),
     )
+
+
+def _first_gpu() -> Gpu:
+    import_cuda()  # without it an engine can use none
+    return find_gpus()[0]
+
+
+def _describe(find: Callable[[], object]) -> tuple[str, bool]:
+    """What is found, in words, or why it is not; and whether it is."""
+    try:
+        return str(find()), True
+    except ReformerExportError as error:
+        return str(error).removeprefix("GPU: "), False

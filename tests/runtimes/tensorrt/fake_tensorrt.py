@@ -86,17 +86,22 @@ class EngineFile:
         return MAGIC + json.dumps(self.__dict__).encode()
 
 
+@dataclass(frozen=True)
+class PluginCreator:
+    name: str
+    plugin_version: str
+    plugin_namespace: str
+
+
 class PluginRegistry:
     def __init__(self, module: FakeTensorRT) -> None:
         self._module = module
         self.loaded: list[str] = []
         self.creators: set[tuple[str, str, str]] = set()
 
-    def get_creator(self, type: str, version: str, plugin_namespace: str = "") -> object:
-        if (type, version, plugin_namespace) in self.creators:
-            return object()
-        self._module.error(f"Cannot find plugin: {type}")
-        return None
+    @property
+    def all_creators(self) -> list[PluginCreator]:
+        return [PluginCreator(*creator) for creator in sorted(self.creators)]
 
     def load_library(self, plugin_path: str) -> object:
         data = Path(plugin_path).read_bytes()

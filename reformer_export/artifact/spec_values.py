@@ -1,0 +1,53 @@
+"""A ModelSpec as the JSON values that stand in a manifest, and back."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Final
+
+from reformer_export.errors import SpecError
+from reformer_export.spec import (
+    AxialPositionsSpec,
+    LearnedPositionsSpec,
+    LocalAttentionSpec,
+    LSHAttentionSpec,
+    ModelSpec,
+)
+
+_POSITIONS: Final[dict[str, type[Any]]] = {"axial": AxialPositionsSpec, "learned": LearnedPositionsSpec}
+_LAYERS: Final[dict[str, type[Any]]] = {"lsh": LSHAttentionSpec, "local": LocalAttentionSpec}
+_KIND_OF: Final = {kind_type: kind for kind, kind_type in (_POSITIONS | _LAYERS).items()}
+
+
+def values_from_spec(spec: ModelSpec) -> dict[str, Any]:
+    """Plain JSON values; `spec_from_values` reads them back."""
+    values = dataclasses.asdict(spec)
+    values["positions"] = {"kind": _KIND_OF[type(spec.positions)], **values["positions"]}
+    values["layers"] = [
+        {"kind": _KIND_OF[type(layer)], **fields}
+        for layer, fields in zip(spec.layers, values["layers"], strict=True)
+    ]
+    return values
+
+
+def spec_from_values(values: dict[str, Any]) -> ModelSpec:
+    """The ModelSpec that `values_from_spec` gave; SpecError when it is none."""
+    try:
+        positions = _of_kind(_POSITIONS, values["positions"])
+        layers = tuple(_of_kind(_LAYERS, layer) for layer in values["layers"])
+        return ModelSpec(**{**values, "positions": positions, "layers": layers})
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise SpecError(
+            "model description",
+            f"fields that do not fit ({error})",
+            "those of ModelSpec",
+            "export the checkpoint again with this version",
+        ) from error
+
+
+def _of_kind(kinds: dict[str, type[Any]], values: dict[str, Any]) -> Any:
+    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    kind = fields.pop("kind")
+    if kind not in kinds:
+        raise ValueError(f"kind {kind!r} is none of {tuple(kinds)}")
+    return kinds[kind](**fields)

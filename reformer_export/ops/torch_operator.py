@@ -1,0 +1,31 @@
+"""A torch custom operator of domain `reformer`, from its reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from reformer_export.ops.native_kernels import kernels_for
+
+if TYPE_CHECKING:
+    from torch._library.custom_ops import CustomOpDef
+
+
+def define_operator(reference: Callable[..., torch.Tensor]) -> CustomOpDef:
+    """The operator named as `reference` is without "_reference", with its arguments and result.
+
+    It is one node to `torch.export`. The native library computes it where that takes the tensors, else the
+    reference does.
+    """
+    name = reference.__name__.removesuffix("_reference")
+
+    def compute(*arguments: Any) -> torch.Tensor:
+        floating = [x for x in arguments if isinstance(x, torch.Tensor) and x.is_floating_point()]
+        num_heads = next(x for x in arguments if isinstance(x, int))
+        kernels = kernels_for(num_heads, *floating)
+        return (reference if kernels is None else getattr(kernels, name))(*arguments)
+
+    schema = torch.library.infer_schema(reference, mutates_args=())
+    return torch.library.custom_op(f"reformer::{name}", compute, mutates_args=(), schema=schema)
