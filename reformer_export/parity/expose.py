@@ -104,17 +104,25 @@ class ModelGraph:
 @contextmanager
 def open_graph(path: Path, placement: Placement) -> Iterator[ModelGraph]:
     """Read the .onnx file `path`. Its weights go into a temporary file once, and out of memory."""
+    with TemporaryDirectory(prefix="reformer-export-") as scratch:
+        file = Path(scratch) / "model.onnx"
+        model = _move_weights(path, placement, file)
+        # Read again, as protobuf frees the weights with the message that they were in, and not before.
+        runnable = onnx.load(str(file), load_external_data=False)
+        yield ModelGraph(model, placement, Path(scratch), runnable)
+
+
+def _move_weights(path: Path, placement: Placement, file: Path) -> onnx.ModelProto:
+    """Write what of the model `path` runs into `file` and its weights beside it; give the rest as it was."""
     runnable = read_onnx(path, external_data=True)
-    model = onnx.ModelProto()  # without weights
+    model = onnx.ModelProto()
     for field in ("node", "input", "output", "value_info"):
         getattr(model.graph, field).extend(getattr(runnable.graph, field))
     types = {value.type.tensor_type.elem_type for value in model.graph.value_info}
     if placement.provider == CPU and onnx.TensorProto.BFLOAT16 in types:
         emulate_bfloat16(runnable)
-    with TemporaryDirectory(prefix="reformer-export-") as scratch:
-        file = str(Path(scratch) / "model.onnx")
-        onnx.save(runnable, file, save_as_external_data=True, location="weights", size_threshold=1024)
-        yield ModelGraph(model, placement, Path(scratch), runnable)
+    onnx.save(runnable, str(file), save_as_external_data=True, location="weights", size_threshold=1024)
+    return model
 
 
 def expose_points(model: onnx.ModelProto, given: Sequence[Point], shown: Sequence[Point]) -> onnx.ModelProto:
