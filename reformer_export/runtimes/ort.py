@@ -114,7 +114,7 @@ class OnnxRuntime(Runtime):
         """
         session = self._session
         if session is None:
-            raise InputError(f"{self.folder}: got a closed model, expected an open one; load it again")
+            raise InputError(self.folder, "a closed model", "an open one", "load it again")
         rounds = choose_num_hashes(self.manifest, num_hashes, self.num_hashes)
         ids, mask = prepare_inputs(self.spec, input_ids, attention_mask, self.config.pad_token_id)
         feeds = {"input_ids": ids, "attention_mask": mask}

@@ -83,8 +83,10 @@ def check_subgraph_folder(out: Path) -> None:
     problem = reason_to_keep(out) if out.exists() or out.is_symlink() else None
     if problem is not None:
         raise OutputError(
-            f"--bisect: got {out}, which {problem}, expected a new folder or an earlier one of --bisect; "
-            "choose another DIR"
+            "bisect",
+            f"{out}, which {problem}",
+            "a new folder or an earlier one of `bisect`",
+            "choose another DIR",
         )
 
 

@@ -45,8 +45,10 @@ def find_checkpoint(out: Path, manifest: Manifest, named: str | None) -> Path:
         if not path.is_file() or sha256_of_file(path) != digest:
             got = f"another {name} than" if path.is_file() else f"no {name}, which was in"
             raise InputError(
-                f"checkpoint {checkpoint}: got {got} the one that {out} was exported from, expected the "
-                "same files; give the right --checkpoint, or export again"
+                f"checkpoint {checkpoint}",
+                f"{got} the one that {out} was exported from",
+                "the same files",
+                "give the right `checkpoint`, or export again",
             )
     return location.folder
 
@@ -55,8 +57,10 @@ def _exported_files(out: Path, manifest: Manifest) -> dict[str, str]:
     digests = manifest.source.get("files")
     if not isinstance(digests, dict) or not digests or not all(map(_is_file_name, digests)):
         raise ArtifactError(
-            f"manifest of {out}: got no list of the checkpoint's files, expected their names and SHA-256, so "
-            "that eager runs the same weights; export the checkpoint again"
+            f"manifest of {out}",
+            "no list of the checkpoint's files",
+            "their names and SHA-256, so that eager runs the same weights",
+            "export the checkpoint again",
         )
     return digests
 
@@ -73,6 +77,8 @@ def _recorded_checkpoint(out: Path, source: dict[str, Any]) -> str:
         return str(source["name"])
     where = f"{out / path}" if isinstance(path, str) else "unknown"
     raise InputError(
-        f"checkpoint of {out}: got none where it was at the export ({where}), expected the folder or hub id "
-        "that was exported; give it with --checkpoint"
+        f"checkpoint of {out}",
+        f"none where it was at the export ({where})",
+        "the folder or hub id that was exported",
+        "give it with `checkpoint`",
     )

@@ -55,8 +55,10 @@ class OpenedEngine:
         self.engine = self._runtime.deserialize_cuda_engine(data)
         if self.engine is None:
             raise RuntimeUnavailableError(
-                f"engine {record.name}: {self.title} refuses it: got '{self.store.errors_since(mark)}', "
-                f"expected an engine it can load; {BUILD_AGAIN} on this machine"
+                f"engine {record.name}: {self.title} refuses it",
+                f"'{self.store.errors_since(mark)}'",
+                "an engine it can load",
+                f"{BUILD_AGAIN} on this machine",
             )
         names = [self.engine.get_tensor_name(index) for index in range(self.engine.num_io_tensors)]
         modes = {name: self.engine.get_tensor_mode(name) for name in names}
@@ -77,9 +79,10 @@ class OpenedEngine:
         if missing:
             reasons.append(f"no weights for {', '.join(missing[:4])}")
         raise ArtifactError(
-            f"engine {self.record.name}: {self.title} cannot take the weights of {model}: "
-            f"got '{'; '.join(reasons) or self.store.errors_since(mark)}', expected the model the engine was "
-            f"built from; {BUILD_AGAIN}"
+            f"engine {self.record.name}: {self.title} cannot take the weights of {model}",
+            f"'{'; '.join(reasons) or self.store.errors_since(mark)}'",
+            "the model the engine was built from",
+            BUILD_AGAIN,
         )
 
     def _make(self, maker: Callable[..., Any], *arguments: Any) -> Any:
@@ -89,9 +92,10 @@ class OpenedEngine:
             return maker(*arguments)
         except TypeError as error:
             raise RuntimeUnavailableError(
-                f"engine {self.record.name}: {self.title} made no {maker.__name__}: "
-                f"got '{self.store.errors_since(mark)}', expected one; see `reformer-export doctor`, or "
-                f"{BUILD_AGAIN}"
+                f"engine {self.record.name}: {self.title} made no {maker.__name__}",
+                f"'{self.store.errors_since(mark)}'",
+                "one",
+                f"see `reformer-export doctor`, or {BUILD_AGAIN}",
             ) from error
 
     def check_signature(self, spec: ModelSpec) -> None:
@@ -135,7 +139,7 @@ class OpenedEngine:
         return EngineProfile(*both.pop())
 
     def _wrong(self, got: str, expected: str) -> ArtifactError:
-        return ArtifactError(f"engine {self.record.name}: got {got}, expected {expected}; {BUILD_AGAIN}")
+        return ArtifactError(f"engine {self.record.name}", got, expected, BUILD_AGAIN)
 
     def close(self) -> None:
         """Drop the engine and its runtime; contexts must be gone before."""

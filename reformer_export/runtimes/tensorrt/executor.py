@@ -68,9 +68,11 @@ class EngineExecutor:
         profile = self._opened.record.find_profile(*shape)
         if profile is None:
             raise InputError(
-                f"input_ids: got shape {format_shape(shape)}, expected one within a profile of engine "
-                f"{self._opened.record.name} (from {self._describe_profiles()}); "
-                "use another batch size or length, or build an engine with such a profile"
+                "input_ids",
+                f"shape {format_shape(shape)}",
+                f"one within a profile of engine {self._opened.record.name} (from "
+                f"{self._describe_profiles()})",
+                "use another batch size or length, or build an engine with such a profile",
             )
         self._cuda.activate()
         key = (profile, shape)
@@ -206,7 +208,8 @@ class EngineExecutor:
 
     def _failure(self, what: str, mark: int) -> RuntimeUnavailableError:
         return RuntimeUnavailableError(
-            f"engine {self._opened.record.name}: {self._opened.title} failed on {what}: "
-            f"got '{self._opened.store.errors_since(mark)}', expected a result; "
-            "see `reformer-export doctor`, or build the engine again"
+            f"engine {self._opened.record.name}: {self._opened.title} failed on {what}",
+            f"'{self._opened.store.errors_since(mark)}'",
+            "a result",
+            "see `reformer-export doctor`, or build the engine again",
         )

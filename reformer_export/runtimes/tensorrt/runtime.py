@@ -125,8 +125,10 @@ class TensorRTRuntime(Runtime):
         with self._lock:
             if self._executor is None:
                 raise InputError(
-                    f"engine {self._record.name}: got a request after close(), expected an open engine; "
-                    "load the artifact again"
+                    f"engine {self._record.name}",
+                    "a request after close()",
+                    "an open engine",
+                    "load the artifact again",
                 )
             outputs = self._executor.run(ids, mask)
         return {name: outputs[name] for name in self.spec.output_names}
