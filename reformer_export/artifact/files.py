@@ -44,8 +44,10 @@ def resolve_inside(folder: Path, name: str) -> Path:
         inside = False
     if not inside:
         raise ArtifactError(
-            f"file name in {folder}: got {name!r}, expected a path inside the artifact; "
-            "the artifact was tampered with, export it again"
+            f"file name in {folder}",
+            repr(name),
+            "a path inside the artifact",
+            "the artifact was tampered with, export it again",
         )
     return path
 
@@ -161,5 +163,5 @@ def output_error(path: Path, error: OSError) -> OutputError:
     reason = os.strerror(error.errno) if error.errno else str(error)
     hint = "free some space (in TMPDIR too)" if error.errno in NO_ROOM else "choose another place"
     return OutputError(
-        f"writing {path}: got '{reason}', expected a writable place with room; {hint} (nothing was changed)"
+        f"writing {path}", f"'{reason}'", "a writable place with room", f"{hint} (nothing was changed)"
     )

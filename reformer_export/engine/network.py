@@ -36,15 +36,19 @@ def parse_network(trt: Any, log: Any, request: BuildRequest) -> ParsedNetwork:
     parser = trt.OnnxParser(network, log)
     if not parser.parse_from_file(request.model):
         raise EngineError(
-            f"{request.model}: got '{_parser_errors(parser, log)}' from TensorRT's parser, expected a model "
-            "that it takes; export the checkpoint again with this version"
+            request.model,
+            f"'{_parser_errors(parser, log)}' from TensorRT's parser",
+            "a model that it takes",
+            "export the checkpoint again with this version",
         )
     plugin_layers = count_plugin_layers(trt, network)
     if plugin_layers != request.operators:
         raise EngineError(
-            f"network of {Path(request.model).name}: got plugin layers {_describe_counts(plugin_layers)}, "
-            f"expected {_describe_counts(request.operators)} as the model has nodes; TensorRT would run "
-            "function bodies in their place, export the checkpoint again with this version"
+            f"network of {Path(request.model).name}",
+            f"plugin layers {_describe_counts(plugin_layers)}",
+            f"{_describe_counts(request.operators)} as the model has nodes",
+            "TensorRT would run function bodies in their place, export the checkpoint again with this "
+            "version",
         )
     return ParsedNetwork(builder, parser, network, plugin_layers)
 
