@@ -82,9 +82,9 @@ def _refuse_runtime_num_hashes(out: Path, manifest: Manifest) -> None:
     if manifest.runtime_num_hashes is not None:
         raise InputError(
             out,
-            f"an artifact exported with --max-hashes {manifest.runtime_num_hashes.max_hashes}",
+            f"an artifact exported with `max_hashes` {manifest.runtime_num_hashes.max_hashes}",
             "a fixed number of hashes, which an engine has built in",
-            "export the checkpoint with --num-hashes N in place of --max-hashes",
+            "export the checkpoint with `num_hashes` in place of `max_hashes`",
         )
 
 

@@ -66,7 +66,7 @@ def check_predicts_tokens(spec: ModelSpec) -> None:
         expected = "a causal language model, which predicts next tokens"
         raise InputError("data", got, expected, "leave `data` out")
     if spec.logits != "all":
-        got, fix = "an artifact with the logits of the last token only", "export with --logits all"
+        got, fix = "an artifact with the logits of the last token only", 'export with `logits="all"`'
         raise InputError("data", got, "those of every token", fix)
 
 

@@ -65,7 +65,7 @@ class Generation(Iterator[int]):
     ) -> None:
         spec = runtime.spec
         if spec.task != "text-generation":
-            fix = "export a language model with --task text-generation, or use run"
+            fix = 'export a language model with `task="text-generation"`, or use run'
             raise InputError("task", f"an artifact for {spec.task}", "text-generation", fix)
         length, longest = len(prompt_ids), runtime.max_length
         if length == 0:

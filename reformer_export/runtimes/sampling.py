@@ -49,7 +49,7 @@ def sample_token(logits: NDArray[np.float32], options: SamplingOptions, rng: np.
     One number is drawn from `rng`, none when the temperature is 0.
     """
     if np.isnan(logits).any() or not np.isfinite(logits.max()):
-        raise InputError("logits", "NaN or infinity", "finite numbers", "export with --dtype float32")
+        raise InputError("logits", "NaN or infinity", "finite numbers", 'export with `dtype="float32"`')
     if options.temperature == 0:
         return int(np.argmax(logits))
     order = np.argsort(-logits, kind="stable")[: options.top_k]

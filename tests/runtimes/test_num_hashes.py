@@ -89,7 +89,7 @@ def test_a_generation_keeps_its_count(out: Path) -> None:
 
 def test_a_fixed_artifact_says_how_to_get_the_choice(tmp_path: Path) -> None:
     fixed = write_artifact(tmp_path / "fixed")
-    message = r"got 2 for an artifact with 2 hashes built in, expected none; .*--max-hashes"
+    message = r"got 2 for an artifact with 2 hashes built in, expected none; .*`max_hashes`"
     with load(fixed) as model:
         assert model.num_hashes is None
         with pytest.raises(InputError, match=message):
