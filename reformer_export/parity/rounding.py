@@ -32,7 +32,7 @@ def emulate_bfloat16(model: onnx.ModelProto) -> None:
         if value.type.tensor_type.elem_type == onnx.TensorProto.BFLOAT16
     }
     upcast_in_place(model)
-    nodes = [part for node in graph.node for part in _with_rounding(node, rounded)]
+    nodes = [added for node in graph.node for added in _with_rounding(node, rounded)]
     del graph.node[:]
     graph.node.extend(nodes)
 

@@ -106,23 +106,23 @@ class ValueReader:
         positions = output[0, : self._length]
         self._put(name, positions)
         if isinstance(self.spec.positions, AxialPositionsSpec):
-            for axis, part in enumerate(positions.split(self.spec.positions.dims, dim=-1)):
-                self._put(f"{name}.{axis}", part)
+            for axis, values in enumerate(positions.split(self.spec.positions.dims, dim=-1)):
+                self._put(f"{name}.{axis}", values)
 
     def _read_slices(self, block: str) -> tuple[Hook, Hook]:
         """Hooks of the two linear modules of a feed-forward, whose inner dimension may be cut into slices."""
         slices = self.spec.feed_forward_slices
 
         def read_inner(_module: Any, _inputs: Any, output: Any) -> None:
-            for i, part in enumerate(output[:, : self._length].chunk(slices, dim=-1)):
-                self._put(f"{block}.inner.{i}", part)
+            for i, values in enumerate(output[:, : self._length].chunk(slices, dim=-1)):
+                self._put(f"{block}.inner.{i}", values)
 
         def read_outer(module: Any, inputs: Any, _output: Any) -> None:
             activations = inputs[0][:, : self._length].chunk(slices, dim=-1)
-            for i, part in enumerate(activations):
-                self._put(f"{block}.activation.{i}", part)
+            for i, values in enumerate(activations):
+                self._put(f"{block}.activation.{i}", values)
                 weight, bias = module.weight.chunk(slices, dim=1)[i], module.bias if i == 0 else None
-                self._put(f"{block}.outer.{i}", torch.nn.functional.linear(part, weight, bias))
+                self._put(f"{block}.outer.{i}", torch.nn.functional.linear(values, weight, bias))
 
         return read_inner, read_outer
 

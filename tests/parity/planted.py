@@ -78,7 +78,12 @@ CONFIGURATIONS = {
         {"task": "question-answering"},
         ExportOptions(),
     ),
-    "dial": (transformers.ReformerForMaskedLM, {"num_hashes": 4}, {}, ExportOptions(runtime_num_hashes=True)),
+    "num_hashes": (
+        transformers.ReformerForMaskedLM,
+        {"num_hashes": 4},
+        {},
+        ExportOptions(runtime_num_hashes=True),
+    ),
 }
 
 BLOCK = "encoder.layers."

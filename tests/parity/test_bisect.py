@@ -127,9 +127,9 @@ def test_a_planted_defect_is_named_in_float16(
             f"{BLOCK}0.feed_forward.outer.0",
         ),
         ("reader", scale("MatMul", "qa_outputs", factor=1.001), "MatMul", "qa_outputs"),
-        ("dial", set_attribute("LSHAttention", LSH, "num_chunks_after", 1), "LSHAttention", LSH),
+        ("num_hashes", set_attribute("LSHAttention", LSH, "num_chunks_after", 1), "LSHAttention", LSH),
     ],
-    ids=["bfloat16", "bfloat16 feed-forward", "spans", "dial"],
+    ids=["bfloat16", "bfloat16 feed-forward", "spans", "num_hashes"],
 )
 def test_a_planted_defect_is_named_in_other_models(
     artifacts, tmp_path, name, plant, operator, module
@@ -140,7 +140,9 @@ def test_a_planted_defect_is_named_in_other_models(
 
 
 @pytest.mark.parametrize("native", NATIVE_MODES)
-@pytest.mark.parametrize(("name", "layer"), [("encoder", 1), ("decoder", 2), ("classifier", 0), ("dial", 1)])
+@pytest.mark.parametrize(
+    ("name", "layer"), [("encoder", 1), ("decoder", 2), ("classifier", 0), ("num_hashes", 1)]
+)
 def test_other_rotations_are_unexplained_flips(artifacts, tmp_path, name, layer, native) -> None:
     """Not noise: their margins are far above rounding, and the arithmetic agrees."""
     module = f"{BLOCK}{layer}.attention.self_attention"
@@ -166,7 +168,7 @@ def test_other_rotations_are_unexplained_flips(artifacts, tmp_path, name, layer,
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_a_sound_artifact_has_no_node_that_differs(artifacts, tmp_path, name, native) -> None:
     cases = [CASE, Case(64, 1, masked=False), Case(5, 3, masked=True)]
-    if name == "dial":
+    if name == "num_hashes":
         cases.append(Case(20, 2, masked=True, num_hashes=2))
     for case in cases:
         result = search(artifacts(name), None, tmp_path, native, case)
