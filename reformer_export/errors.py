@@ -12,6 +12,14 @@ from typing import Final
 EXIT_CHECK_FAILED: Final = 1
 EXIT_INPUT_AT_FAULT: Final = 2
 
+MAX_REASON_CHARACTERS: Final = 300
+
+
+def one_line(error: BaseException) -> str:
+    """What `error` of a library says, as a part of our own: on one line, not too long, without backquotes."""
+    text = " ".join(str(error).replace("`", "'").split())
+    return text if len(text) <= MAX_REASON_CHARACTERS else text[:MAX_REASON_CHARACTERS] + "..."
+
 
 class ReformerExportError(Exception):
     """Base of all errors raised on purpose.

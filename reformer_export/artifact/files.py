@@ -16,14 +16,12 @@ from typing import Any, BinaryIO, Final, TypeVar
 
 import msgspec
 
-from reformer_export.errors import ArtifactError, OutputError, ReformerExportError
+from reformer_export.errors import ArtifactError, OutputError, ReformerExportError, one_line
 
 T = TypeVar("T")
 
 NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """The system's numbers for a disk, a quota or a file that is full."""
-
-MAX_REASON_CHARACTERS: Final = 300
 
 
 def sha256_of_file(path: Path) -> str:
@@ -120,8 +118,7 @@ class JsonFile:
         try:
             return msgspec.convert(values, kind)
         except (ValueError, RecursionError, ReformerExportError) as error:
-            reason = " ".join(str(error).replace("`", "'").split())[:MAX_REASON_CHARACTERS]
-            raise self.refuse(path, f"a missing or wrong field ({reason})") from error
+            raise self.refuse(path, f"a missing or wrong field ({one_line(error)})") from error
 
     def refuse(self, path: Path, got: str) -> ReformerExportError:
         """The error for a file that is `got`."""

@@ -18,7 +18,7 @@ from reformer_export.artifact.manifest import read_manifest
 from reformer_export.cli.failures import leave_on_termination, refuse_in_one_line
 from reformer_export.cli.option_names import Command
 from reformer_export.cli.option_values import output_path_from_option, shapes_from_option
-from reformer_export.cli.tables import PLAIN_PROGRESS_SECONDS, print_table
+from reformer_export.cli.tables import PLAIN_PROGRESS_SECONDS, echo_on_stderr, print_table
 from reformer_export.engine import (
     EngineOptions,
     Progress,
@@ -27,6 +27,7 @@ from reformer_export.engine import (
     size_from_text,
 )
 from reformer_export.report.tables import engine_table
+from reformer_export.workflows.progress import say_nothing
 
 
 @click.command("engine", cls=Command)
@@ -125,7 +126,7 @@ def command(
     spec = read_manifest(out).spec
     profiles = profiles_from_shapes(spec, minimums, optimums, maximums)
     engine_options = dataclasses.replace(engine_options, profiles=profiles)
-    on_log = _echo_log if ctx.find_root().params.get("debug") else _drop_log
+    on_log = echo_on_stderr if ctx.find_root().params.get("debug") else say_nothing
     with (
         leave_on_termination(),
         refuse_in_one_line("building the engine"),
@@ -146,14 +147,6 @@ def _engine_options(options: dict[str, Any]) -> EngineOptions:
     return EngineOptions(
         workspace=None if workspace is None else size_from_text(workspace), flags=flags, **options
     )
-
-
-def _echo_log(line: str) -> None:
-    click.echo(line, err=True)
-
-
-def _drop_log(_line: str) -> None:
-    return
 
 
 @contextmanager

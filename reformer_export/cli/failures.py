@@ -14,13 +14,12 @@ from typing import Final
 
 import click
 
-from reformer_export.errors import ExportError, OutputError, ReformerExportError
+from reformer_export.errors import ExportError, OutputError, ReformerExportError, one_line
 
 EXIT_OF_SIGNAL_BASE: Final = 128
 """A shell reports a program that signal n ended as 128 + n."""
 
 SIGPIPE_NUMBER: Final = 13
-MAX_REASON_CHARACTERS: Final = 300
 
 
 @contextmanager
@@ -45,22 +44,17 @@ def refuse_in_one_line(doing: str) -> Iterator[None]:
         place = f" ({error.filename})" if error.filename else ""
         raise OutputError(
             doing,
-            f"'{error.strerror or _one_line(error)}'{place}",
+            f"'{error.strerror or one_line(error)}'{place}",
             "readable files and a disk with room, TMPDIR's too",
             "free some space or check the permissions",
         ) from error
     except Exception as error:
         raise ExportError(
             doing,
-            f"{type(error).__name__}: {_one_line(error)}",
+            f"{type(error).__name__}: {one_line(error)}",
             "it to work",
             "`reformer-export --debug ...` shows where, please report it",
         ) from error
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= MAX_REASON_CHARACTERS else text[:MAX_REASON_CHARACTERS] + "..."
 
 
 @contextmanager

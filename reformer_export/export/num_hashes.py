@@ -1,4 +1,4 @@
-"""The dial: a graph input that says how many rounds of hashing a run uses.
+"""A graph input that says how many rounds of hashing a run uses.
 
 Each LSH layer's rotations are cut to their first rounds before the hash, so that hashing, sorting and
 attention all do less: the operators take the number of rounds from their inputs' shapes.
@@ -16,11 +16,11 @@ from reformer_export.spec import LSHAttentionSpec, ModelSpec
 
 
 def runtime_num_hashes_of(spec: ModelSpec) -> RuntimeNumHashes:
-    """A dial up to the model's own number of hashes; InputError when there is nothing to turn."""
+    """The choice of up to the model's own number of hashes; InputError when there is nothing to choose."""
     rounds = {layer.num_hashes for layer in spec.layers if isinstance(layer, LSHAttentionSpec)}
     if len(rounds) != 1:
         got = "a model without LSH layers" if not rounds else f"layers with {sorted(rounds)} hashes"
-        raise InputError("max hashes", got, "LSH layers with one number of hashes", "leave `max_hashes` out")
+        raise InputError("max_hashes", got, "LSH layers with one number of hashes", "leave `max_hashes` out")
     return RuntimeNumHashes(rounds.pop())
 
 

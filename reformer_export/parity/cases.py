@@ -131,11 +131,13 @@ def make_inputs(spec: ModelSpec, case: Case, seed: int) -> tuple[NDArray[np.int6
 def check_cases(spec: ModelSpec, cases: Sequence[Case]) -> None:
     """InputError unless there are cases and each fits the model."""
     if not cases:
-        raise InputError("cases: got none, expected at least one length and batch size; give --lengths")
+        raise InputError("cases", "none", "at least one length and batch size", "give `lengths`")
     for case in cases:
         fits = 1 <= case.length <= spec.max_length and case.batch >= 1
         if not fits or case.batch * case.length > MAX_TOKENS:
             raise InputError(
-                f"case: got {case}, expected a length from 1 to {spec.max_length}, a batch from 1, and "
-                f"{MAX_TOKENS} tokens at most; mend --lengths or --batch-sizes"
+                "case",
+                case,
+                f"a length from 1 to {spec.max_length}, a batch from 1, and {MAX_TOKENS} tokens at most",
+                "mend `lengths` or `batch_sizes`",
             )

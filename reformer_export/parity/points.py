@@ -211,8 +211,10 @@ def _read_scopes(node: onnx.NodeProto) -> list[str]:
 
 def _no_node(what: str) -> ArtifactError:
     return ArtifactError(
-        f"{MODEL_NAME}: got no node that says that it is {what}, expected one for each module of the "
-        "manifest's model; export the checkpoint again with this version"
+        MODEL_NAME,
+        f"no node that says that it is {what}",
+        "one for each module of the manifest's model",
+        "export the checkpoint again with this version",
     )
 
 

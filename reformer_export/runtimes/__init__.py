@@ -9,10 +9,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from reformer_export.errors import InputError
 from reformer_export.runtimes.base import Runtime
 from reformer_export.runtimes.inputs import LeftPaddingWarning
-from reformer_export.runtimes.options import RUNTIMES, RuntimeOptions
+from reformer_export.runtimes.options import RUNTIMES, RuntimeOptions, options_from_fields
 
 __all__ = ["RUNTIMES", "LeftPaddingWarning", "Runtime", "RuntimeOptions", "load"]
 
@@ -34,7 +33,7 @@ def load(path: str | os.PathLike[str], options: RuntimeOptions | None = None, **
         MissingDependencyError: the runtime is not installed.
         RuntimeUnavailableError: this machine cannot run it, for example without a GPU.
     """
-    options = _options_from_fields(options, fields)
+    options = options_from_fields(RuntimeOptions, options, fields)
     if options.is_engine:
         from reformer_export.runtimes.tensorrt.runtime import TensorRTRuntime
 
@@ -42,20 +41,3 @@ def load(path: str | os.PathLike[str], options: RuntimeOptions | None = None, **
     from reformer_export.runtimes.ort import OnnxRuntime
 
     return OnnxRuntime(path, options)
-
-
-def _options_from_fields(options: RuntimeOptions | None, fields: dict[str, Any]) -> RuntimeOptions:
-    known = RuntimeOptions.__dataclass_fields__
-    got = next((name for name in fields if name not in known), None)
-    if options is not None and fields:
-        got = f"options and {', '.join(fields)}"
-    elif options is not None and not isinstance(options, RuntimeOptions):
-        got = f"{options!r} as options"
-    if got is not None:
-        raise InputError(
-            "load",
-            got=got,
-            expected=f"RuntimeOptions, or fields of them: {', '.join(known)}",
-            fix="see `help(reformer_export.load)`",
-        )
-    return options or RuntimeOptions(**fields)

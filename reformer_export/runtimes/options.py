@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, TypeVar, get_args
 
 from reformer_export.artifact.engine_record import ENGINE_RUNTIMES, EngineRuntime
 from reformer_export.errors import InputError
@@ -14,6 +15,7 @@ RuntimeName = Literal["onnxruntime"] | EngineRuntime
 RUNTIMES: Final[tuple[RuntimeName, ...]] = (ONNXRUNTIME, *ENGINE_RUNTIMES)
 Provider = Literal["auto", "cpu", "cuda"]
 PROVIDERS: Final[tuple[Provider, ...]] = get_args(Provider)
+Options = TypeVar("Options")
 
 
 @dataclass(frozen=True)
@@ -86,3 +88,21 @@ class RuntimeOptions:
                     expected="none for this runtime",
                     fix="leave it out, or choose another runtime",
                 )
+
+
+def options_from_fields(kind: type[Options], options: Options | None, fields: dict[str, Any]) -> Options:
+    """`options`, or the `kind` of `fields`; InputError for both at once and for what is neither."""
+    known = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    got = next((name for name in fields if name not in known), None)
+    if options is not None and fields:
+        got = f"options and {', '.join(fields)}"
+    elif options is not None and not isinstance(options, kind):
+        got = f"{options!r} as options"
+    if got is not None:
+        raise InputError(
+            "options",
+            got=got,
+            expected=f"{kind.__name__}, or fields of it: {', '.join(known)}",
+            fix=f"see `help({kind.__module__}.{kind.__name__})`",
+        )
+    return kind(**fields) if options is None else options

@@ -15,10 +15,10 @@ from reformer_export.measure.contenders import AGAINST, Device, Name
 from reformer_export.measure.node_times import measure_node_times
 from reformer_export.report.bench_page import BenchReport
 from reformer_export.runtimes import Runtime, RuntimeOptions, load
+from reformer_export.runtimes.options import options_from_fields
 from reformer_export.runtimes.ort import CPU, OnnxRuntime
 from reformer_export.workflows.checkpoint_source import find_checkpoint
 from reformer_export.workflows.progress import Progress, Say, say_nothing, show_no_progress
-from reformer_export.workflows.requests import request_from_fields
 
 DEFAULT_LENGTHS: Final = (256, 1024, 4096)
 """Those of them that the model takes; the model's greatest where it takes none."""
@@ -77,7 +77,7 @@ def bench_artifact(
         ArtifactError: the artifact is broken.
         RuntimeUnavailableError: this machine cannot run it.
     """
-    request = request_from_fields(BenchRequest, request, fields)
+    request = options_from_fields(BenchRequest, request, fields)
     out = Path(out)
     manifest = read_manifest(out)
     with load(out, request.runtime) as runtime:

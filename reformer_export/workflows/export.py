@@ -12,10 +12,10 @@ from reformer_export.artifact.folder import check_new_folder, new_folder
 from reformer_export.artifact.manifest import Manifest
 from reformer_export.contract import DEFAULT_OPSET, check_opset
 from reformer_export.errors import InputError, ParityError
+from reformer_export.runtimes.options import options_from_fields
 from reformer_export.spec import DTYPES, DType, LogitsPositions, Task
 from reformer_export.workflows.checkpoint_source import source_with_path
 from reformer_export.workflows.progress import Say, say_nothing
-from reformer_export.workflows.requests import request_from_fields
 
 if TYPE_CHECKING:
     from reformer_export.checkpoints import LoadOptions
@@ -122,7 +122,7 @@ def export_checkpoint(
         ParityError: the artifact differs from eager; nothing was written.
         ExportError: the exporter produced a graph that does not keep the contract.
     """
-    request = request_from_fields(ExportRequest, request, fields)
+    request = options_from_fields(ExportRequest, request, fields)
     out = Path(out)
     check_new_folder(out, request.overwrite)
     say("Loading the exporter ...")

@@ -25,14 +25,13 @@ from reformer_export.measure.accuracy import (
 from reformer_export.report.verify_report import BisectReport, DataAccuracy, RuntimeReport, VerifyReport
 from reformer_export.runtimes import RUNTIMES, Runtime, RuntimeOptions
 from reformer_export.runtimes.num_hashes import choose_num_hashes
-from reformer_export.runtimes.options import ONNXRUNTIME, Provider, RuntimeName
+from reformer_export.runtimes.options import ONNXRUNTIME, Provider, RuntimeName, options_from_fields
 from reformer_export.runtimes.ort import OnnxRuntime
 from reformer_export.runtimes.replay import check_subgraph_folder
 from reformer_export.runtimes.tokenizer import load_tokenizer
 from reformer_export.spec import LSHAttentionSpec
 from reformer_export.workflows.checkpoint_source import find_checkpoint
 from reformer_export.workflows.progress import Progress, Say, say_nothing, show_no_progress
-from reformer_export.workflows.requests import request_from_fields
 
 if TYPE_CHECKING:
     from reformer_export.parity.cases import Case
@@ -129,7 +128,7 @@ def verify_artifact(
         OutputError: `bisect` is a folder of something else.
         MissingDependencyError: torch, transformers or onnx is not installed.
     """
-    request = request_from_fields(VerifyRequest, request, fields)
+    request = options_from_fields(VerifyRequest, request, fields)
     out = Path(out)
     if request.bisect is not None:
         check_subgraph_folder(request.bisect)

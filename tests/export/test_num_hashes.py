@@ -33,10 +33,12 @@ from tests.parity.sessions import sweep_artifact
 WITHOUT_SHRINKING = (Phase.explicit, Phase.reuse, Phase.generate)
 NATIVE_MODES = ("off", "on") if find_native_library("auto") else ("off",)
 MAX_HASHES = 5
-DIAL = ExportOptions(runtime_num_hashes=True)
+CHOSEN_AT_RUN = ExportOptions(runtime_num_hashes=True)
 
 
-def export(folder: Path, out: Path, options: ExportOptions = DIAL, max_hashes: int = MAX_HASHES) -> Path:
+def export(
+    folder: Path, out: Path, options: ExportOptions = CHOSEN_AT_RUN, max_hashes: int = MAX_HASHES
+) -> Path:
     out.mkdir()
     write_artifact(load_huggingface(str(folder), LoadOptions(num_hashes=max_hashes)), out, options)
     return out
@@ -61,7 +63,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def out(folder: Path) -> Path:
-    return export(folder, folder.parent / "dial")
+    return export(folder, folder.parent / "choice")
 
 
 @pytest.fixture(scope="module")
@@ -109,12 +111,12 @@ def test_the_manifest_tells_the_dial_and_its_limits(out: Path, fixed: Path) -> N
 
 @pytest.mark.parametrize("native", NATIVE_MODES)
 def test_all_rounds_are_the_fixed_export_to_the_last_bit(out: Path, fixed: Path, native: str) -> None:
-    with load(out, native=native, threads=1) as dial, load(fixed, native=native, threads=1) as plain:
+    with load(out, native=native, threads=1) as choice, load(fixed, native=native, threads=1) as plain:
         for length, masked in ((1, False), (8, False), (27, True), (64, True)):
             ids, mask = random_inputs(np.random.default_rng(length), 50, length, 2, masked=masked)
             expected = plain.run(ids, mask)["last_hidden_state"]
             for count in (None, MAX_HASHES):
-                got = dial.run(ids, mask, num_hashes=count)["last_hidden_state"]
+                got = choice.run(ids, mask, num_hashes=count)["last_hidden_state"]
                 assert np.array_equal(got, expected)
 
 
@@ -164,11 +166,11 @@ def test_layers_with_one_seed_share_their_rotations(tmp_path: Path) -> None:
     assert sweep_artifact(out, folder, cases).passed
 
 
-def test_a_model_that_does_not_hash_has_no_dial(tmp_path: Path) -> None:
+def test_a_model_that_does_not_hash_has_no_choice(tmp_path: Path) -> None:
     folder = save_model(tmp_path, config_t(attn_layers=["local"]), transformers.ReformerModel)
     checkpoint = load_huggingface(str(folder), LoadOptions())
-    with pytest.raises(InputError, match=r"a model without LSH layers, .*leave --max-hashes out"):
-        write_artifact(checkpoint, tmp_path, DIAL)
+    with pytest.raises(InputError, match=r"a model without LSH layers, .*leave `max_hashes` out"):
+        write_artifact(checkpoint, tmp_path, CHOSEN_AT_RUN)
     assert not (tmp_path / "model.onnx").exists()
 
 

@@ -23,7 +23,7 @@ from reformer_export.measure.accuracy import (
     sum_next_token_loss,
 )
 from tests.runtimes.artifacts import make_spec, write_artifact
-from tests.runtimes.test_num_hashes import write_dial_artifact
+from tests.runtimes.test_num_hashes import write_choice_artifact
 
 
 @pytest.mark.parametrize("block_elements", [1, 35, 2**22])
@@ -58,7 +58,7 @@ def test_rows_by_count(tmp_path: Path, tokens: int) -> None:
     """Logits of 4 x count for the token that comes: -log p = log(e^(4 count) + 257) - 4 count."""
     text = TokenText(np.arange(tokens), characters=2 * tokens)
     passes: list[int] = []
-    with load(write_dial_artifact(tmp_path / "out"), threads=1) as model:
+    with load(write_choice_artifact(tmp_path / "out"), threads=1) as model:
         result = measure_accuracy(model, text, 8, (2, 1), passes.append)
     assert sum(passes) == count_passes(tokens, 8, 2) == len(passes)
     assert [row.num_hashes for row in result.rows] == [2, 1]

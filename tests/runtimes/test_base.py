@@ -10,7 +10,7 @@ from reformer_export.errors import InputError
 from reformer_export.runtimes import load
 from tests.runtimes.artifacts import write_artifact
 from tests.runtimes.tensorrt.engines import open_fake, write_engine, write_library
-from tests.runtimes.test_num_hashes import write_dial_artifact
+from tests.runtimes.test_num_hashes import write_choice_artifact
 
 
 def test_onnx_runtime_in_words(tmp_path: Path) -> None:
@@ -24,7 +24,7 @@ def test_onnx_runtime_in_words(tmp_path: Path) -> None:
 
 
 def test_a_choice_of_hashes_is_in_the_words(tmp_path: Path) -> None:
-    with load(write_dial_artifact(tmp_path / "out"), provider="cpu", native="off", num_hashes=1) as model:
+    with load(write_choice_artifact(tmp_path / "out"), provider="cpu", native="off", num_hashes=1) as model:
         assert model.description == "ONNX Runtime, CPU, function bodies, 1 of 2 hashes"
 
 

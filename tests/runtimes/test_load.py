@@ -39,8 +39,8 @@ def test_anything_else_is_refused(
 ) -> None:
     with pytest.raises(InputError) as caught:
         load(out, *arguments, **fields)
-    assert (caught.value.what, caught.value.got) == ("load", got)
-    assert "fields of them: runtime, provider, threads" in str(caught.value)
+    assert (caught.value.what, caught.value.got) == ("options", got)
+    assert "fields of it: runtime, provider, threads" in str(caught.value)
 
 
 @pytest.mark.parametrize("path", [None, 5, b"out", ["out"]])

@@ -21,7 +21,7 @@ from tests.runtimes.tensorrt.engines import open_fake, write_engine, write_libra
 MAX_HASHES = 2
 
 
-def write_dial_artifact(folder: Path, *, has_input: bool = True) -> Path:
+def write_choice_artifact(folder: Path, *, has_input: bool = True) -> Path:
     """An artifact whose logits are multiplied by the number of hashes, so that they tell it."""
     folder.mkdir()
     spec = make_spec()
@@ -41,7 +41,7 @@ def write_dial_artifact(folder: Path, *, has_input: bool = True) -> Path:
 
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
-    return write_dial_artifact(tmp_path / "dial")
+    return write_choice_artifact(tmp_path / "choice")
 
 
 def hashes_of(outputs: dict[str, Any]) -> float:
@@ -101,7 +101,7 @@ def test_a_fixed_artifact_says_how_to_get_the_choice(tmp_path: Path) -> None:
 
 
 def test_a_file_without_the_input_is_refused(tmp_path: Path) -> None:
-    out = write_dial_artifact(tmp_path / "dial", has_input=False)
+    out = write_choice_artifact(tmp_path / "choice", has_input=False)
     with pytest.raises(ArtifactError, match="expected num_hashes int64"):
         load(out)
 

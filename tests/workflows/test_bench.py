@@ -48,7 +48,7 @@ def test_what_does_not_fit(exported: Path, tmp_path: Path) -> None:
         bench_artifact(exported, against=("numpy",))
     with pytest.raises(InputError, match="lengths: got 65, expected lengths from 1 to 64"):
         bench_artifact(exported, lengths=(8, 65))
-    with pytest.raises(InputError, match="options: got length, expected a BenchRequest"):
+    with pytest.raises(InputError, match="options: got length, expected BenchRequest"):
         bench_artifact(exported, length=8)
     with pytest.raises(ArtifactError, match="without manifest"):
         bench_artifact(tmp_path)

@@ -74,9 +74,9 @@ def test_an_artifact_that_differs_is_not_written(
 
 def test_what_does_not_fit(checkpoint: Path, exported: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with pytest.raises(InputError, match="options: got hashes, expected a ExportRequest, or fields"):
+    with pytest.raises(InputError, match="options: got hashes, expected ExportRequest, or fields"):
         export_checkpoint(checkpoint, out, hashes=3)
-    with pytest.raises(InputError, match="got a ExportRequest and dtype"):
+    with pytest.raises(InputError, match="got options and dtype"):
         export_checkpoint(checkpoint, out, ExportRequest(), dtype="float16")
     with pytest.raises(InputError, match="max_hashes: got 4 and `num_hashes` 2, expected one of them"):
         export_checkpoint(checkpoint, out, max_hashes=4, num_hashes=2)

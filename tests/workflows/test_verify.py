@@ -85,7 +85,7 @@ def test_everything_is_opened_once(exported: Path, tmp_path: Path, monkeypatch: 
 
 
 def test_what_does_not_fit(exported: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="options: got length, expected a VerifyRequest, or fields"):
+    with pytest.raises(InputError, match="options: got length, expected VerifyRequest, or fields"):
         verify_artifact(exported, length=3)
     with pytest.raises(InputError, match="runtimes: got 'onnx', expected onnxruntime or tensorrt"):
         verify_artifact(exported, runtimes=("onnx",))
