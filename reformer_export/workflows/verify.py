@@ -152,15 +152,15 @@ class _Verification:
 
     def run(self) -> VerifyReport:
         from reformer_export.parity.session import open_session
-        from reformer_export.reference.eager import open_eager
 
         checkpoint = find_checkpoint(self.out, self.manifest, self.request.checkpoint)
-        eager = open_eager(checkpoint, self.manifest)
+        eager = None
         report = VerifyReport(self.out, self.manifest, ())
         for runtime in self.request.runtimes:
             options, on_cpu = self.request.options_of(runtime), self.request.options_of(ONNXRUNTIME)
             options = dataclasses.replace(options, check=not report.runtimes)  # its files are hashed once
             with open_session(self.out, checkpoint, options, self.request.seed, eager, on_cpu) as session:
+                eager = session.eager
                 report = self._add_runtime(report, session)
         return report
 
