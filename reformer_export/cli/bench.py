@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import click
 
 from reformer_export.artifact.files import json_text, write_atomically
 from reformer_export.cli.failures import leave_on_termination, refuse_in_one_line
-from reformer_export.cli.option_names import Command
+from reformer_export.cli.option_names import Command, name_fields
 from reformer_export.cli.option_values import (
     STANDARD_OUTPUT,
     integers_from_option,
@@ -72,7 +73,9 @@ def names_from_option(_ctx: click.Context, param: click.Parameter, text: str) ->
 @runtime_options
 @json_file_option
 @report_option
+@click.pass_context
 def command(
+    ctx: click.Context,
     out: Path,
     batch_sizes: tuple[int, ...] | None,
     choice: RuntimeOptions,
@@ -98,6 +101,8 @@ def command(
     request = BenchRequest(choice, batch_sizes=batch_sizes or (1,), node_times=node_times, **options)
     with leave_on_termination(), refuse_in_one_line("benchmarking"):
         report = bench_artifact(out, request, say=echo_on_stderr, progress=show_progress)
+    notes = tuple(name_fields(note, ctx.command) for note in report.result.notes)
+    report = dataclasses.replace(report, result=dataclasses.replace(report.result, notes=notes))
     _print(report, json_file)
     if report_file is not None:
         from reformer_export.report import write_report
