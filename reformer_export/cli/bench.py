@@ -73,9 +73,7 @@ def names_from_option(_ctx: click.Context, param: click.Parameter, text: str) ->
 @runtime_options
 @json_file_option
 @report_option
-@click.pass_context
 def command(
-    ctx: click.Context,
     out: Path,
     batch_sizes: tuple[int, ...] | None,
     choice: RuntimeOptions,
@@ -101,7 +99,8 @@ def command(
     request = BenchRequest(choice, batch_sizes=batch_sizes or (1,), node_times=node_times, **options)
     with leave_on_termination(), refuse_in_one_line("benchmarking"):
         report = bench_artifact(out, request, say=echo_on_stderr, progress=show_progress)
-    notes = tuple(name_fields(note, ctx.command) for note in report.result.notes)
+    own = click.get_current_context().command
+    notes = tuple(name_fields(note, own) for note in report.result.notes)
     report = dataclasses.replace(report, result=dataclasses.replace(report.result, notes=notes))
     _print(report, json_file)
     if report_file is not None:
