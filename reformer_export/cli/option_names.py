@@ -31,13 +31,14 @@ def name_options(error: ReformerExportError, ctx: click.Context) -> None:
     What is at fault is an option only where one was given: else it is the checkpoint's own field. Words may
     advise another export: options that the command lacks are those of `onnx`.
     """
-    from reformer_export.cli.onnx import command as onnx
-
-    options = _list_options(onnx, ctx.command)
+    root = ctx.find_root()
+    onnx = root.command.get_command(root, "onnx") if isinstance(root.command, click.Group) else None
+    commands = (ctx.command,) if onnx is None else (onnx, ctx.command)
+    options = _list_options(*commands)
     if error.what in options and ctx.get_parameter_source(error.what) is ParameterSource.COMMANDLINE:
         error.what = options[error.what].opts[0]
     for part in ("what", "got", "expected", "fix"):
-        setattr(error, part, name_fields(getattr(error, part), onnx, ctx.command))
+        setattr(error, part, name_fields(getattr(error, part), *commands))
 
 
 def name_fields(text: str, *commands: click.Command) -> str:
