@@ -180,6 +180,7 @@ def _list_of(kind: type) -> Any:
 @click.option("--checks", type=click.Path(path_type=Path, exists=True), help="Lines for the page's Checks.")
 @click.option("--name", default="gpu", show_default=True, help="Of the result file.")
 @click.option("--page", default=PAGE, type=click.Path(path_type=Path), help="The page to write.")
+@silence_transformers()
 def main(
     lengths: list[int],
     hashes: list[int],
@@ -196,7 +197,6 @@ def main(
             "bench_gpu: got no GPU that torch can use, expected an NVIDIA GPU; nothing written", err=True
         )
         sys.exit(NO_GPU)
-    silence_transformers()
     machine = describe_gpu()
     card = find_card(machine["gpu"], machine["memory_bytes"])
     try:

@@ -181,10 +181,10 @@ def _numbers_from_text(_context: click.Context, _parameter: click.Parameter, tex
 @click.option("--seconds", default=6.0, show_default=True, help="Of timing, about, per contender and row.")
 @click.option("--memory/--no-memory", default=True, show_default=True)
 @click.option("--name", help="Of the result files.  [default: layers-THREADS]")
+@silence_transformers()
 def main(
     threads: int, lengths: list[int], hashes: list[int], seconds: float, memory: bool, name: str | None
 ) -> None:
-    silence_transformers()
     torch.set_num_threads(threads)
     ceilings, results = [measure_ceiling(threads)], []
     try:

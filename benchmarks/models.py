@@ -127,10 +127,9 @@ def _save_checkpoint(name: str, folder: Path) -> None:
 
     from reformer_export.reference.eager import silence_transformers
 
-    silence_transformers()
     torch.manual_seed(0)
     config = ReformerConfig(**_COMMON, **SHAPES[name])
-    with new_folder(folder, overwrite=False) as partial:
+    with silence_transformers(), new_folder(folder, overwrite=False) as partial:
         ReformerModelWithLMHead(config).save_pretrained(partial)
 
 

@@ -84,7 +84,7 @@ def _open_eager(setup: Setup) -> Callable[[Any], Any]:
     """Unpatched transformers eager at its fastest: no cache, and no attention mask (it would be all ones;
     without one, eager skips its gathers)."""
     from reformer_export.modeling import TORCH_DTYPES
-    from reformer_export.reference.eager import WITHOUT_CACHE, open_eager
+    from reformer_export.reference.eager import WITHOUT_CACHE, open_eager, silence_transformers
 
     assert setup.checkpoint is not None
     manifest = read_manifest(Path(setup.out))
@@ -92,7 +92,13 @@ def _open_eager(setup: Setup) -> Callable[[Any], Any]:
     model = eager.model.to(setup.device, TORCH_DTYPES[setup.dtype])
     options: dict[str, Any] = {} if manifest.spec.task in WITHOUT_CACHE else {"use_cache": False}
     options["num_hashes"] = setup.options.num_hashes  # None: those of the spec
-    return lambda ids: [model(ids, return_dict=True, **options)[name] for name in manifest.spec.output_names]
+
+    def run(ids: Any) -> list[Any]:
+        with silence_transformers():
+            result = model(ids, return_dict=True, **options)
+        return [result[name] for name in manifest.spec.output_names]
+
+    return run
 
 
 def _open_full_attention(setup: Setup) -> Callable[[Any], Any]:

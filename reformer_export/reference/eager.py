@@ -7,7 +7,7 @@ than a layer has, eager's draw of random numbers is answered with the first roun
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -39,15 +39,23 @@ MODEL_CLASSES: Final[dict[Task, str]] = {
 }
 
 
-def silence_transformers() -> None:
-    """Keep transformers' progress bars and advice off the terminal of a command."""
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+@contextlib.contextmanager
+def silence_transformers() -> Iterator[None]:
+    """Keep transformers' progress bars and advice off the terminal while the block runs."""
+    logging = transformers.logging
+    verbosity, shows_progress = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if shows_progress:
+            logging.enable_progress_bar()
 
 
 def open_eager(checkpoint_folder: Path, manifest: Manifest) -> EagerReformer:
-    """The model of the artifact that `manifest` describes, from its checkpoint; it prints nothing."""
-    silence_transformers()
+    """The model of the artifact that `manifest` describes, from its checkpoint."""
     eager = EagerReformer(checkpoint_folder, manifest.spec)
     if DECODER_BIAS in manifest.source.get("renamed_weights", {}):
         # Only `lm_head.bias` is stored, which transformers from 5.21 on reads and does not use.
@@ -101,7 +109,7 @@ class FirstRounds(TorchFunctionMode):
 
 
 class EagerReformer:
-    """transformers' own model for an artifact's spec, loaded from the checkpoint's folder."""
+    """transformers' own model for an artifact's spec, loaded from the checkpoint's folder; prints nothing."""
 
     def __init__(self, folder: Path, spec: ModelSpec) -> None:
         """Load the checkpoint in `folder` in float32; its hashing follows `spec`, as recorded at export."""
@@ -115,7 +123,8 @@ class EagerReformer:
         # Eager refuses lengths that are no multiple of these; they change its memory, not its results.
         config.chunk_size_feed_forward = config.chunk_size_lm_head = 0
         model_class = getattr(transformers, MODEL_CLASSES[spec.task])
-        self.model: Any = model_class.from_pretrained(folder, config=config, dtype=torch.float32).eval()
+        with silence_transformers():
+            self.model: Any = model_class.from_pretrained(folder, config=config, dtype=torch.float32).eval()
         self._max_hashes = 1 if first_lsh is None else first_lsh.num_hashes
         self._prefix = "" if spec.task == "feature-extraction" else "reformer."
         for index in spec.lsh_layers:
@@ -142,7 +151,7 @@ class EagerReformer:
         ]
         draws = contextlib.nullcontext() if num_hashes is None else FirstRounds(self._max_hashes)
         try:
-            with torch.random.fork_rng(devices=[]), torch.no_grad(), draws:
+            with silence_transformers(), torch.random.fork_rng(devices=[]), torch.no_grad(), draws:
                 result = self.model(
                     torch.from_numpy(input_ids),
                     attention_mask=torch.from_numpy(attention_mask),

@@ -53,3 +53,14 @@ def test_rotations_are_those_that_eager_draws(tmp_path):
         torch.manual_seed(7)
         drawn = torch.randn(spec.rotations_shape(1))
     assert np.array_equal(recorded_rotations(spec, 1), drawn.numpy())
+
+
+def test_transformers_is_silent_here_and_as_loud_as_before_elsewhere(tmp_path, capfd):
+    folder = save_model(tmp_path, config_t(), transformers.ReformerModel)
+    spec = load_huggingface(str(folder), LoadOptions()).spec
+    before = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
+    capfd.readouterr()
+    eager = EagerReformer(folder, spec)
+    eager.run(np.ones((1, 9), np.int64), np.ones((1, 9), np.int64))  # padded, of which eager would tell
+    assert capfd.readouterr() == ("", "")
+    assert (transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()) == before
