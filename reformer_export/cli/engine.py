@@ -130,7 +130,7 @@ def command(
     with (
         leave_on_termination(),
         refuse_in_one_line("building the engine"),
-        _show_build(engine_options.engine_name) as on_progress,
+        show_build(engine_options.engine_name) as on_progress,
     ):
         build = build_engine(out, engine_options, on_progress, on_log)
     for note in build.notes:
@@ -150,7 +150,7 @@ def _engine_options(options: dict[str, Any]) -> EngineOptions:
 
 
 @contextmanager
-def _show_build(name: str) -> Iterator[Callable[[Progress], None]]:
+def show_build(name: str) -> Iterator[Callable[[Progress], None]]:
     """A bar on a terminal, a plain line every few seconds elsewhere; both on standard error."""
     if not sys.stderr.isatty():
         yield _plain_lines(name)

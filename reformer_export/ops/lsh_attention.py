@@ -64,7 +64,7 @@ def lsh_attention_reference(
     keys = queries * torch.rsqrt(queries.square().mean(-1, keepdim=True) + key_norm_epsilon)
     keys = keys / math.sqrt(head_size)
 
-    order = _sorted_positions(buckets, padded)  # [B, H, R*Lp], positions
+    order = sort_positions(buckets, padded)  # [B, H, R*Lp], positions
     chunks = order.view(batch, num_heads, -1, chunk_length)
     shifts = neighbour_shifts(num_chunks_before, num_chunks_after, chunks.shape[2])
     key_positions = torch.cat([chunks.roll(-shift, 2) for shift in shifts], dim=3)
@@ -99,7 +99,7 @@ def _split_heads(x: torch.Tensor, num_heads: int) -> torch.Tensor:
     return x.float().view(*x.shape[:2], num_heads, -1).transpose(1, 2)
 
 
-def _sorted_positions(buckets: torch.Tensor, padded: int) -> torch.Tensor:
+def sort_positions(buckets: torch.Tensor, padded: int) -> torch.Tensor:
     """int [B, H, R, L] -> int64 [B, H, R*padded]: positions by (round, bucket, position), virtual last."""
     virtual = torch.iinfo(torch.int32).max
     keys = torch.nn.functional.pad(buckets.long(), (0, padded - buckets.shape[-1]), value=virtual)

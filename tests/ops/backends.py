@@ -81,7 +81,7 @@ def make_model(
 
 
 @functools.lru_cache(maxsize=64)
-def _open_session(
+def open_session(
     serialized: bytes,
     library: str | None = None,
     provider: str = "CPUExecutionProvider",
@@ -98,7 +98,7 @@ def _open_session(
 
 def run_onnxruntime_body(operator: str, inputs: Arrays, attributes: dict[str, Any]) -> NDArray[Any]:
     """The function body in plain ONNX Runtime."""
-    session = _open_session(make_model(operator, inputs, attributes).SerializeToString())
+    session = open_session(make_model(operator, inputs, attributes).SerializeToString())
     return session.run(["output"], inputs)[0]
 
 
@@ -127,7 +127,7 @@ def open_native_session(
     """One node on a native library's kernel in a session of `provider`; `profile` begins a file's name."""
     library = library or require_native()
     model = make_model(operator, inputs, attributes).SerializeToString()
-    return _open_session(model, str(library.path), provider, profile)
+    return open_session(model, str(library.path), provider, profile)
 
 
 def run_native_torch(operator: str, inputs: Arrays, attributes: dict[str, Any]) -> NDArray[Any]:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reformer_export.ops import local_attention, lsh_attention
-from reformer_export.ops.lsh_attention import _sorted_positions
+from reformer_export.ops.lsh_attention import sort_positions
 from reformer_export.ops.native_kernels import NativeKernels
 from reformer_export.spec import padded_length
 from tests.ops.backends import (
@@ -173,7 +173,7 @@ def test_order_is_a_stable_sort_with_integer_keys():
     heads, rounds, length = 4, 1, 8192
     buckets = rng.integers(0, 256, (1, heads, rounds, length)).astype(np.int32)
     expected = np.argsort(buckets, axis=-1, kind="stable").reshape(1, heads, -1)
-    assert np.array_equal(_sorted_positions(torch.from_numpy(buckets), length).numpy(), expected)
+    assert np.array_equal(sort_positions(torch.from_numpy(buckets), length).numpy(), expected)
     x = rng.standard_normal((1, length, heads * 2)).astype(np.float32)
     inputs = {
         "query_key": x,
@@ -191,10 +191,10 @@ def test_order_is_a_stable_sort_with_integer_keys():
         "padding_threshold": 64,
         "key_norm_epsilon": 1e-6,
     }
-    from tests.ops.backends import _open_session
+    from tests.ops.backends import open_session
 
     body_order = _order_value_name()
-    session = _open_session(
+    session = open_session(
         make_model("LSHAttention", inputs, attributes, extra=(body_order,)).SerializeToString()
     )
     assert np.array_equal(session.run([body_order], inputs)[0].reshape(1, heads, -1), expected)
@@ -215,7 +215,7 @@ def _order_value_name():
 
 def test_equal_tokens_keep_the_position_order():
     buckets = torch.zeros(1, 2, 3, 100, dtype=torch.int32)
-    order = _sorted_positions(buckets, 104).view(1, 2, 3, 104)
+    order = sort_positions(buckets, 104).view(1, 2, 3, 104)
     assert torch.equal(order, torch.arange(104).expand(1, 2, 3, 104))
 
 
@@ -224,7 +224,7 @@ def test_keys_do_not_overflow_int32():
     length, rng = 65536, np.random.default_rng(1)
     buckets = torch.from_numpy(rng.integers(0, 2**20, (1, 1, 1, length)).astype(np.int32))
     expected = torch.argsort(buckets.long(), dim=-1, stable=True).flatten(2)
-    assert torch.equal(_sorted_positions(buckets, length), expected)
+    assert torch.equal(sort_positions(buckets, length), expected)
     x = rng.standard_normal((1, length, 2)).astype(np.float32)
     inputs = {
         "query_key": x,
