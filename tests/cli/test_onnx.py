@@ -387,33 +387,27 @@ def interrupted(
     encoder: Path, exported: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[signal.Signals, tuple[Outcome, Path]]:
     """Programs that got a signal while they traced, and the folders that they were to write into."""
-    running = {}
+    outcomes = {}
     for number in (signal.SIGINT, signal.SIGTERM):
         folder = tmp_path_factory.mktemp("interrupted")
         shutil.copytree(exported, folder / "out")
-        program = [
-            sys.executable,
-            "-m",
-            "reformer_export.cli.main",
-            "onnx",
-            str(encoder),
-            "out",
-            "--overwrite",
-        ]
+        module = [sys.executable, "-m", "reformer_export.cli.main"]
         process = subprocess.Popen(
-            program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder
+            [*module, "onnx", str(encoder), "out", "--overwrite"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=folder,
         )
-        running[number] = (process, folder)
-    outcomes = {}
-    for number, (process, folder) in running.items():
         assert process.stderr is not None
         seen = ""
         while not seen.endswith("Tracing and writing the graph ...\n"):
             line = process.stderr.readline()
             assert line, seen
             seen += line
-        time.sleep(0.2)
-        assert list(folder.glob(".out.partial-*"))
+        while not list(folder.glob(".out.partial-*")):
+            assert process.poll() is None, seen
+            time.sleep(0.01)
         process.send_signal(number)
         stdout, stderr = process.communicate(timeout=60)
         outcomes[number] = (Outcome(process.returncode, stdout, seen + stderr), folder)
