@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 
 import reformer_export
 from benchmarks.report import Row, describe_machine, print_table
-from reformer_export.artifact.folder import new_folder
 
 MODELS: Final = Path(__file__).parents[1] / "models" / "duplication"
 TRAINED: Final = ("full", "lsh-4", "lsh-2", "lsh-1")
@@ -58,9 +57,6 @@ def export_variant(checkpoint: Path, evaluated: str, hash_seed: int, artifact: P
     sequence, which both `transformers` and the operator compute as one dense block. The export has no option
     for the chunk length, so a copy of config.json says it.
     """
-    from reformer_export.checkpoints import LoadOptions, load_huggingface
-    from reformer_export.export import ExportOptions, write_artifact
-
     full = evaluated == "full"
     with tempfile.TemporaryDirectory() as folder:
         variant = Path(shutil.copytree(checkpoint, Path(folder) / checkpoint.name))
@@ -68,9 +64,9 @@ def export_variant(checkpoint: Path, evaluated: str, hash_seed: int, artifact: P
         config["lsh_attn_chunk_length"] = 2 * HALF_LENGTH if full else CHUNK_LENGTH
         (variant / "config.json").write_text(json.dumps(config), encoding="utf-8")
         num_hashes = 1 if full else int(evaluated.removeprefix("lsh-"))
-        loaded = load_huggingface(str(variant), LoadOptions(num_hashes=num_hashes, hash_seed=hash_seed))
-        with new_folder(artifact, overwrite=False) as partial:
-            write_artifact(loaded, partial, ExportOptions())
+        reformer_export.export_checkpoint(
+            variant, artifact, num_hashes=num_hashes, hash_seed=hash_seed, verify=False
+        )
 
 
 def measure_accuracy(

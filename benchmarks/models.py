@@ -89,12 +89,16 @@ def prepare_model(
     checkpoint = CACHE / name / "checkpoint"
     if not (checkpoint / "config.json").is_file():
         _save_checkpoint(name, checkpoint)
-    from reformer_export.checkpoints import LoadOptions
-
-    options = LoadOptions(logits=logits, feed_forward_slices=feed_forward_slices)
     artifact = CACHE / name / f"{dtype}-logits-{logits}-slices-{feed_forward_slices}-{_source_digest()}"
     if not artifact.is_dir():
-        _export(checkpoint, artifact, options, dtype)
+        reformer_export.export_checkpoint(
+            checkpoint,
+            artifact,
+            dtype=dtype,
+            logits=logits,
+            feed_forward_slices=feed_forward_slices,
+            verify=False,
+        )
     return BenchmarkModel(name, checkpoint, artifact)
 
 
@@ -133,19 +137,12 @@ def _save_checkpoint(name: str, folder: Path) -> None:
         ReformerModelWithLMHead(config).save_pretrained(partial)
 
 
-def _export(checkpoint: Path, artifact: Path, options: Any, dtype: DType) -> None:
-    from reformer_export.checkpoints import load_huggingface
-    from reformer_export.export import ExportOptions, write_artifact
-
-    with new_folder(artifact, overwrite=False) as partial:
-        write_artifact(load_huggingface(str(checkpoint), options), partial, ExportOptions(dtype=dtype))
-
-
 def _source_digest() -> str:
     """Changes with any source file that shapes an artifact."""
     package = Path(reformer_export.__file__).parent
     digest = hashlib.sha256()
-    for folder in ("checkpoints", "export", "modeling", "ops"):
-        for path in sorted((package / folder).rglob("*.py")):
-            digest.update(path.read_bytes())
+    rooms = ("checkpoints", "export", "modeling", "ops")
+    paths = [path for room in rooms for path in sorted((package / room).rglob("*.py"))]
+    for path in (package / "contract.py", package / "spec.py", *paths):
+        digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
