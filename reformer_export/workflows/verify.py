@@ -85,7 +85,7 @@ class VerifyRequest:
             raise InputError(
                 "engine" if self.engine is not None else "cuda_graphs",
                 "it with no TensorRT among the runtimes",
-                "a TensorRT",
+                "a runtime of TensorRT",
                 f"add {' or '.join(ENGINE_RUNTIMES)} to `runtimes`",
             )
         if self.bisect is not None and ONNXRUNTIME not in self.runtimes:
