@@ -22,6 +22,7 @@ from benchmarks.report import Row, describe_machine, plot_cost_per_token, print_
 from benchmarks.timing import Comparison, measure_ceiling, time_pairs
 from reformer_export.measure.contenders import Run, open_contender
 from reformer_export.measure.memory import Memory, measure_pass
+from reformer_export.reference.eager import silence_transformers
 
 MEDIAN_TOLERANCE: Final = 1e-4
 """On the median over tokens of the largest difference: a bucket that flips on a near-tie changes some tokens,
@@ -180,6 +181,7 @@ def write_report(name: str, options: Options, ceiling: dict[str, float], results
 @click.option("--seconds", default=60.0, show_default=True, help="Of timing, per shape and length.")
 @click.option("--memory/--no-memory", default=True, show_default=True)
 @click.option("--name", help="Of the result files.  [default: models-CONTENDER-THREADS]")
+@silence_transformers()
 def main(
     shapes: tuple[str, ...],
     lengths: str,

@@ -10,7 +10,7 @@ import click
 
 from reformer_export.artifact.files import json_text, write_atomically
 from reformer_export.cli.failures import leave_on_termination, refuse_in_one_line
-from reformer_export.cli.option_names import Command, name_fields
+from reformer_export.cli.option_names import Command, name_own_options
 from reformer_export.cli.option_values import (
     STANDARD_OUTPUT,
     integers_from_option,
@@ -99,8 +99,7 @@ def command(
     request = BenchRequest(choice, batch_sizes=batch_sizes or (1,), node_times=node_times, **options)
     with leave_on_termination(), refuse_in_one_line("benchmarking"):
         report = bench_artifact(out, request, say=echo_on_stderr, progress=show_progress)
-    own = click.get_current_context().command
-    notes = tuple(name_fields(note, own) for note in report.result.notes)
+    notes = tuple(name_own_options(note) for note in report.result.notes)
     report = dataclasses.replace(report, result=dataclasses.replace(report.result, notes=notes))
     _print(report, json_file)
     if report_file is not None:

@@ -57,6 +57,11 @@ def name_fields(text: str, *commands: click.Command) -> str:
     return _FIELD.sub(flag, text)
 
 
+def name_own_options(text: str) -> str:
+    """`text` with the flags of the command that runs."""
+    return name_fields(text, click.get_current_context().command)
+
+
 def _list_options(*commands: click.Command) -> dict[str | None, click.Option]:
     """By name; the last command's win."""
     params = (param for command in commands for param in command.params)

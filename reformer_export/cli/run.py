@@ -18,11 +18,11 @@ from reformer_export.batch.sequences import ids_from_text
 from reformer_export.batch.sources import LINE_FORMATS
 from reformer_export.cli.bad_lines import LineMessages, OnError
 from reformer_export.cli.failures import end_by_signal, refuse_in_one_line
-from reformer_export.cli.option_names import Command, name_fields
+from reformer_export.cli.option_names import Command
 from reformer_export.cli.runtime_options import open_artifact, runtime_options
 from reformer_export.cli.stream_progress import show_stream_progress
 from reformer_export.cli.summary_output import make_summaries, report_totals
-from reformer_export.cli.tables import accept_any_text
+from reformer_export.cli.tables import accept_any_text, echo_on_stderr
 from reformer_export.errors import EXIT_CHECK_FAILED, InputError
 from reformer_export.runtimes import RuntimeOptions
 
@@ -134,7 +134,7 @@ def command(
             writing: AbstractContextManager[batch.ResultWriter] = (
                 nullcontext(make_summaries(runtime, as_json))
                 if target is None
-                else batch.open_output(target, runtime, source, batching, _say)
+                else batch.open_output(target, runtime, source, batching, echo_on_stderr)
             )
             # A bar would stand between the results on a terminal.
             has_bar = output not in (None, STANDARD_OUTPUT) or not sys.stdout.isatty()
@@ -157,10 +157,6 @@ def _check_output(output: Path | None, as_json: bool, resume: bool, restart: boo
         what = "--resume" if resume else "--restart"
         raise InputError(what, "no --output", RESUMABLE, "write one, or leave it out")
     return None
-
-
-def _say(sentence: str) -> None:
-    click.echo(name_fields(sentence, click.get_current_context().command), err=True)
 
 
 def open_source(

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from reformer_export.cli.tables import echo_on_stderr
 from reformer_export.errors import InputError, MissingDependencyError
 from reformer_export.libraries.operators import NATIVE_MODES
 from reformer_export.runtimes import RUNTIMES, Runtime, RuntimeOptions, load
@@ -104,7 +105,7 @@ def open_artifact(out: str, choice: RuntimeOptions) -> Runtime:
 def _show_notes(runtime: Runtime, shown: int) -> int:
     """Show the notes after the first `shown`; how many there are."""
     for note in runtime.notes[shown:]:
-        click.echo(f"Note: {note}", err=True)
+        echo_on_stderr(f"Note: {note}")
     return len(runtime.notes)
 
 

@@ -11,6 +11,7 @@ from typing import Final
 
 import click
 
+from reformer_export.cli.option_names import name_own_options
 from reformer_export.report.tables import Table
 
 PLAIN_PROGRESS_SECONDS: Final = 5.0
@@ -18,8 +19,8 @@ COLUMN_GAP: Final = "  "
 
 
 def echo_on_stderr(line: str) -> None:
-    """Print a line beside the results."""
-    click.echo(line, err=True)
+    """Print a line of the library's beside the results, in the words of the command that runs."""
+    click.echo(name_own_options(line), err=True)
 
 
 def accept_any_text() -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -55,6 +56,15 @@ def missing_packages(name: Name) -> list[str]:
     return [package for package in _PACKAGES[name] if importlib.util.find_spec(package) is None]
 
 
+def silence_eager(setups: Sequence[Setup]) -> AbstractContextManager[None]:
+    """A block in which eager, if it is among `setups`, prints nothing; entered outside of what is timed."""
+    if all(setup.name != "eager" for setup in setups):
+        return nullcontext()
+    from reformer_export.reference.eager import silence_transformers
+
+    return silence_transformers()
+
+
 def random_ids(vocab_size: int, batch: int, length: int) -> NDArray[np.int64]:
     """Seeded token ids int64 [batch, length]."""
     return np.random.default_rng(0).integers(0, vocab_size, (batch, length), dtype=np.int64)
@@ -84,7 +94,7 @@ def _open_eager(setup: Setup) -> Callable[[Any], Any]:
     """Unpatched transformers eager at its fastest: no cache, and no attention mask (it would be all ones;
     without one, eager skips its gathers)."""
     from reformer_export.modeling import TORCH_DTYPES
-    from reformer_export.reference.eager import WITHOUT_CACHE, open_eager, silence_transformers
+    from reformer_export.reference.eager import WITHOUT_CACHE, open_eager
 
     assert setup.checkpoint is not None
     manifest = read_manifest(Path(setup.out))
@@ -92,13 +102,7 @@ def _open_eager(setup: Setup) -> Callable[[Any], Any]:
     model = eager.model.to(setup.device, TORCH_DTYPES[setup.dtype])
     options: dict[str, Any] = {} if manifest.spec.task in WITHOUT_CACHE else {"use_cache": False}
     options["num_hashes"] = setup.options.num_hashes  # None: those of the spec
-
-    def run(ids: Any) -> list[Any]:
-        with silence_transformers():
-            result = model(ids, return_dict=True, **options)
-        return [result[name] for name in manifest.spec.output_names]
-
-    return run
+    return lambda ids: [model(ids, return_dict=True, **options)[name] for name in manifest.spec.output_names]
 
 
 def _open_full_attention(setup: Setup) -> Callable[[Any], Any]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from reformer_export.artifact.manifest import read_manifest
 from reformer_export.errors import InputError, RuntimeUnavailableError
-from reformer_export.measure.contenders import Name, Run, Setup, open_contender, random_ids
+from reformer_export.measure.contenders import Name, Run, Setup, open_contender, random_ids, silence_eager
 from reformer_export.measure.memory import Memory, PassFailedError, measure_pass
 from reformer_export.measure.timing import Percentiles, time_in_turns
 
@@ -136,7 +136,8 @@ def run_benchmark(
     measurements: list[Measurement] = []
     for batch, length in shapes:
         able = {name: run for name, run in runs.items() if (name, batch, length) in memories}
-        times = _time_shape(able, random_ids(vocab_size, batch, length), options)
+        with silence_eager(setups):
+            times = _time_shape(able, random_ids(vocab_size, batch, length), options)
         measurements += [
             Measurement(batch, length, name, seconds, memories[name, batch, length])
             for name, seconds in times.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -120,15 +121,17 @@ def _choose_lengths(runtime: Runtime, given: Sequence[int] | None) -> tuple[int,
 def _choose_setups(
     out: Path, manifest: Manifest, request: BenchRequest, device: Device
 ) -> tuple[list[Setup], list[str]]:
-    """The artifact and whoever of `against` can run here; a note for each of the others."""
-    setups, notes = [Setup("artifact", str(out), request.runtime, device)], []
+    """The artifact, whose files were checked before, and whoever of `against` can run here; a note for each
+    of the others."""
+    runtime = dataclasses.replace(request.runtime, check=False)
+    setups, notes = [Setup("artifact", str(out), runtime, device)], []
     for name in request.against:
         try:
             checkpoint = _find_what_it_needs(name, out, manifest, request, device)
         except _MissingError as missing:
             notes.append(f"{name}: left out, {missing}")
         else:
-            setups.append(Setup(name, str(out), request.runtime, device, checkpoint))
+            setups.append(Setup(name, str(out), runtime, device, checkpoint))
     return setups, notes
 
 

@@ -134,6 +134,7 @@ def test_a_checkpoint_that_is_gone_is_a_note_but_a_wrong_one_an_error(exported: 
     (note,) = json.loads(outcome.stdout)["notes"]
     assert note.startswith("eager: left out, checkpoint of ")
     assert "--checkpoint" in note
+    assert f"Note: {note}" in outcome.messages
     found = bench(
         out, "--no-memory", "--against", "eager", "--json", "-", "--checkpoint", _checkpoint(exported)
     )

@@ -10,7 +10,7 @@ import pytest
 import transformers
 
 from reformer_export.errors import InputError
-from reformer_export.measure.contenders import Setup, open_contender, random_ids
+from reformer_export.measure.contenders import Setup, open_contender, random_ids, silence_eager
 from reformer_export.runtimes import RuntimeOptions
 from tests.cli.program import run_program
 from tests.hf_models import config_t, save_model
@@ -56,3 +56,13 @@ def test_a_setup_is_json_and_back() -> None:
     assert msgspec.json.decode(text, type=Setup) == setup
     with pytest.raises((msgspec.ValidationError, InputError)):
         msgspec.json.decode(text.replace(b"tensorrt-rtx", b"onnxruntime"), type=Setup)
+
+
+def test_eager_is_silent_only_where_it_is_measured() -> None:
+    before = transformers.logging.get_verbosity()
+    artifact = Setup("artifact", "out", RuntimeOptions())
+    with silence_eager([artifact]):
+        assert transformers.logging.get_verbosity() == before
+    with silence_eager([artifact, Setup("eager", "out", RuntimeOptions())]):
+        assert transformers.logging.get_verbosity() == transformers.logging.ERROR
+    assert transformers.logging.get_verbosity() == before

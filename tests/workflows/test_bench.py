@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 import reformer_export
+from reformer_export.artifact import manifest as manifest_module
+from reformer_export.artifact.files import sha256_of_file
+from reformer_export.artifact.manifest import read_manifest
 from reformer_export.errors import ArtifactError, InputError
 from reformer_export.runtimes import RuntimeOptions
 from reformer_export.workflows.bench import BenchRequest, bench_artifact
@@ -32,6 +35,18 @@ def test_an_artifact_beside_eager_and_full_attention(exported: Path) -> None:
     assert report.nodes.length == 20
     values = report.to_dict()
     assert {"artifact", "model_sha256", "dtype", "runtime", "results", "contenders"} <= set(values)
+
+
+def test_every_file_is_hashed_once(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[Path] = []
+
+    def count(path: Path) -> str:
+        hashed.append(path)
+        return sha256_of_file(path)
+
+    monkeypatch.setattr(manifest_module, "sha256_of_file", count)
+    bench_artifact(exported, against=(), lengths=(8,), repeat=1, memory=False)
+    assert sorted(hashed) == sorted(exported / name for name in read_manifest(exported).files)
 
 
 def test_fields_and_nothing_to_compare_with(exported: Path) -> None:
