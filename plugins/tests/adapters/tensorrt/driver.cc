@@ -1,9 +1,6 @@
 #include "driver.h"
 
-#include <cstring>
-
 #include "check.h"
-#include "control.h"
 
 namespace reformer::test {
 namespace {
@@ -58,6 +55,14 @@ void check_names(const Node& node, IPluginV3& plugin) {
   CHECK(core.getPluginName() == node.op, "%s", core.getPluginName());
   CHECK(core.getPluginVersion() == std::string("1"), "%s", core.getPluginVersion());
   CHECK(core.getPluginNamespace() == std::string("reformer"), "%s", core.getPluginNamespace());
+}
+
+size_t count_bytes(const TensorInfo& tensor) {
+  const bool half =
+      tensor.type == nvinfer1::DataType::kHALF || tensor.type == nvinfer1::DataType::kBF16;
+  size_t bytes = half ? 2 : 4;
+  for (const int64_t dim : tensor.dims) bytes *= static_cast<size_t>(dim);
+  return bytes;
 }
 
 template <typename T>
@@ -154,14 +159,20 @@ bool Context::run(const Shapes& shapes, const std::vector<const void*>& inputs, 
   if (runtime.onShapeChange(in.data(), static_cast<int32_t>(in.size()), out.data(), 1) != 0) {
     return false;
   }
-  void* const outputs[] = {output};
-  // The emulated device takes any pointer for a stream.
-  const auto stream = reinterpret_cast<cudaStream_t>(this);
-  void* const workspace = workspace_.empty() ? nullptr : workspace_.data();
-  if (runtime.enqueue(in.data(), out.data(), inputs.data(), outputs, workspace, stream) != 0) {
+  std::vector<DeviceMemory> operands;
+  std::vector<const void*> addresses;
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    operands.emplace_back(inputs[i], count_bytes(shapes.inputs[i]));
+    addresses.push_back(operands.back().data());
+  }
+  const DeviceMemory result(count_bytes(shapes.output), '\x7F');
+  void* const outputs[] = {result.data()};
+  if (runtime.enqueue(in.data(), out.data(), addresses.data(), outputs, workspace_.data(),
+                      stream_.get()) != 0) {
     return false;
   }
-  CHECK(cuda::emulation::last_stream() == this, "%s ran on another stream", node_.op.c_str());
+  stream_.finish(node_.op.c_str());
+  result.read(output);
   return true;
 }
 
@@ -169,7 +180,7 @@ std::vector<float> Context::run(const Attention& call) {
   const std::vector<char> query = encode(call.dtype, call.query);
   const std::vector<char> key = encode(call.dtype, call.key);
   const std::vector<char> value = encode(call.dtype, call.value);
-  std::vector<char> output(value.size(), '\x7F');
+  std::vector<char> output(value.size());
   const std::vector<const void*> inputs =
       call.lsh ? std::vector<const void*>{address(query), address(value), address(call.buckets),
                                           address(call.mask)}
@@ -183,7 +194,7 @@ std::vector<float> Context::run(const Attention& call) {
 std::vector<int32_t> Context::run(const Hash& call) {
   const std::vector<char> query_key = encode(call.dtype, call.query_key);
   std::vector<int32_t> buckets(
-      static_cast<size_t>(call.batch * call.heads * call.rounds * call.length), -1);
+      static_cast<size_t>(call.batch * call.heads * call.rounds * call.length));
   CHECK(run(shapes_of(node_, call.batch, call.length),
             {address(query_key), address(call.rotations), address(call.mask)}, buckets.data()),
         "%s", node_.op.c_str());

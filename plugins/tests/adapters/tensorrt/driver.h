@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "adapters/tensorrt/tensorrt_api.h"
+#include "device.h"
 #include "fields.h"
 #include "host.h"
 #include "node.h"
@@ -49,7 +50,8 @@ class Context {
  public:
   explicit Context(const Node& node, const Built& built);
 
-  // False when there is no plugin, or it refused the shapes or the call.
+  // On operands of the host, which are copied to the device and back. False when there is no
+  // plugin, or it refused the shapes or the call.
   bool run(const Shapes& shapes, const std::vector<const void*>& inputs, void* output);
   std::vector<float> run(const Attention& call);
   std::vector<int32_t> run(const Hash& call);
@@ -57,7 +59,8 @@ class Context {
  private:
   Node node_;
   PluginPointer plugin_;
-  std::vector<char> workspace_;
+  DeviceStream stream_;
+  DeviceMemory workspace_;
 };
 
 }  // namespace reformer::test

@@ -1,7 +1,9 @@
 // The plugins' numbers through TensorRT's interface, against the written-down reference: three
-// operators, three types, several shapes one after another on one context.
+// operators, three types, several shapes one after another on one context. On the emulated device
+// (test_tensorrt_plugins) and on a GPU (test_tensorrt_plugins_gpu).
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <string>
 
 #include "check.h"
@@ -15,6 +17,8 @@ namespace {
 // Dense, one chunk after virtual padding, several chunks, and back to fewer.
 constexpr Size kSizes[] = {{1, 9}, {2, 80}, {1, 37}, {2, 1}};
 constexpr Profile kProfile = {{1, 1}, {1, 37}, {2, 80}};
+
+constexpr int kNoDevice = 2;  // exit status
 
 // A bidirectional model's, a causal one's of one round, and one whose rows no vector fits.
 std::vector<Node> make_nodes() {
@@ -104,6 +108,11 @@ void check_timing_cache_ids() {
 
 int main() {
   using namespace reformer::test;
+  if (const char* problem = find_device_problem()) {
+    std::fprintf(stderr, "test_plugins: got no device (%s), expected a GPU; run it on one\n",
+                 problem);
+    return kNoDevice;
+  }
   RecordingLogger logger;
   setLoggerFinder(&logger);
   Random random(3);
