@@ -10,6 +10,8 @@ import math
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from benchmarks.gpu_cards import GPU, GPUS, H100_SXM
+
 DType = Literal["float32", "float16", "bfloat16"]
 
 ELEMENT_BYTES: Final[dict[str, int]] = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -22,41 +24,11 @@ SORT_DIGIT_BITS: Final = 11
 ROTATION_PARTS: Final[dict[str, int]] = {"float32": 1, "float16": 2, "bfloat16": 3}
 """Numbers of the element type that a float32 rotation is the sum of: each is a product of its own."""
 
+TF32_PARTS: Final = 3
+"""TF32 products that a float32 product is the sum of: high x high, and high x low twice."""
+
 QUERY_ROW_LIMIT: Final = 128
 """Largest 16-bit head whose LSH queries are taken from the tile of keys they are part of."""
-
-
-@dataclass(frozen=True)
-class GPU:
-    """Peaks of one card: per second unless said otherwise, operations counted two per multiply-add.
-
-    `tensor_flops` is the dense float16 rate with float32 accumulation; `mma_sync_share` is the part of it
-    that mma.sync instructions can reach. `l2_bytes` is the L2 read rate, `l2_capacity` its size in bytes.
-    `exp2` counts base-2 exponentials: 16 a clock and multiprocessor.
-    """
-
-    name: str
-    tensor_flops: float
-    mma_sync_share: float
-    float32_flops: float
-    dram_bytes: float
-    l2_bytes: float
-    l2_capacity: int
-    exp2: float
-
-
-# Rates: NVIDIA data sheets of the A100 (SXM, 80 GB: 2.039 TB/s; the 40 GB card has 1.555) and the H100 (SXM).
-# L2: 5,120 bytes a clock (NVIDIA A100 white paper); taken to be the same a clock on the H100, which no data
-# sheet states. Exponentials: CUDA programming guide, table of arithmetic throughput. mma.sync on Hopper:
-# published measurements agree on 60 to 65 % of what wgmma reaches.
-A100_SXM_40GB: Final = GPU(
-    "A100-SXM 40 GB", 312e12, 1.0, 19.5e12, 1.555e12, 5120 * 1.41e9, 40 << 20, 16 * 108 * 1.41e9
-)
-A100_SXM_80GB: Final = GPU(
-    "A100-SXM 80 GB", 312e12, 1.0, 19.5e12, 2.039e12, 5120 * 1.41e9, 40 << 20, 16 * 108 * 1.41e9
-)
-H100_SXM: Final = GPU("H100-SXM", 989e12, 0.62, 67e12, 3.35e12, 5120 * 1.83e9, 50 << 20, 16 * 132 * 1.83e9)
-GPUS: Final = (A100_SXM_40GB, A100_SXM_80GB, H100_SXM)
 
 
 @dataclass(frozen=True)
@@ -116,11 +88,16 @@ class AttentionShape:
 
 @dataclass(frozen=True)
 class Work:
-    """What one kernel must move and compute: bytes, and operations counted two per multiply-add."""
+    """What one kernel must move and compute: bytes, and operations counted two per multiply-add.
+
+    `float32_products` are matrix products of float32 numbers: the float32 units do them, or tensor cores as
+    three products of TF32 numbers, which keeps float32's accuracy; the faster of both counts.
+    """
 
     dram_bytes: float = 0
     l2_bytes: float = 0
     tensor_flops: float = 0
+    float32_products: float = 0
     float32_flops: float = 0
     exp2: float = 0
 
@@ -129,10 +106,16 @@ class Work:
         return {
             "DRAM": self.dram_bytes / gpu.dram_bytes,
             "L2": self.l2_bytes / gpu.l2_bytes,
-            "tensor cores": self.tensor_flops / (gpu.tensor_flops * gpu.mma_sync_share),
-            "float32": self.float32_flops / gpu.float32_flops,
+            "tensor cores": self.tensor_flops / gpu.mma_flops,
+            **self._float32_limit(gpu),
             "exp2": self.exp2 / gpu.exp2,
         }
+
+    def _float32_limit(self, gpu: GPU) -> dict[str, float]:
+        """By the unit that is faster for this card's float32 products."""
+        units = (self.float32_products + self.float32_flops) / gpu.float32_flops
+        tensor = TF32_PARTS * self.float32_products / gpu.tf32_flops
+        return {"TF32": tensor} if self.float32_products and tensor < units else {"float32": units}
 
 
 def hash_work(shape: AttentionShape) -> Work:
@@ -145,7 +128,7 @@ def hash_work(shape: AttentionShape) -> Work:
     moved = shape.hidden_bytes + rotations + 4 * rows
     flops = 2 * rows * shape.head_size * shape.rotation_size * ROTATION_PARTS[shape.dtype]
     if shape.dtype == "float32":
-        return Work(dram_bytes=moved, l2_bytes=moved, float32_flops=flops)
+        return Work(dram_bytes=moved, l2_bytes=moved, float32_products=flops)
     return Work(dram_bytes=moved, l2_bytes=moved, tensor_flops=flops)
 
 
@@ -187,7 +170,7 @@ def attend_work(shape: AttentionShape, gpu: GPU) -> Work:
         dram_bytes=tensors * reads + indices + written,
         l2_bytes=gathered + own + indices + written,
         tensor_flops=flops if half else 0,
-        float32_flops=0 if half else flops,
+        float32_products=0 if half else flops,
         exp2=shape.rows * shape.window,
     )
 
@@ -241,7 +224,7 @@ def render_floors(shape: AttentionShape) -> list[str]:
     ]
     for kernel, work in layer_work(shape, H100_SXM).items():
         amounts = [work.dram_bytes / 1e6, work.l2_bytes / 1e6, work.tensor_flops / 1e9]
-        cells = [f"{amount:.1f}" for amount in [*amounts, work.float32_flops / 1e9]]
+        cells = [f"{amount:.1f}" for amount in [*amounts, (work.float32_products + work.float32_flops) / 1e9]]
         for gpu in GPUS:
             limits = layer_work(shape, gpu)[kernel].limits(gpu)
             limit = max(limits, key=lambda name: limits[name])

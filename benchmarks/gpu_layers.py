@@ -105,10 +105,30 @@ class Ours:
         )
 
     def parts(self) -> dict[str, Run]:
-        """The layer and, where it has several, its operators by name."""
-        if self.layer.kind == "local":
-            return {"ours": self}
-        return {"ours": self, "ours: hash": self.hash_tokens, "ours: attention": self.attend}
+        """The layer, on a GPU its replay from a CUDA graph, and its operators where it has several."""
+        parts: dict[str, Run] = {"ours": self}
+        if self.mask.is_cuda:
+            parts["ours: graph"] = self.capture()
+        if self.layer.kind == "lsh":
+            parts |= {"ours: hash": self.hash_tokens, "ours: attention": self.attend}
+        return parts
+
+    def capture(self) -> Run:
+        """The layer's launches as one CUDA graph; its output stays in the graph's memory."""
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):  # torch asks for a run before the capture
+            self()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            output = self()
+
+        def replay() -> torch.Tensor:
+            graph.replay()
+            return output
+
+        return replay
 
 
 def require_kernels(device: str) -> NativeKernels:
@@ -137,6 +157,12 @@ def open_flash(gpu_layer: GPULayer) -> Run:
     return _open_full(gpu_layer, [backend])
 
 
+def open_cudnn(gpu_layer: GPULayer) -> Run:
+    """cuDNN's fused causal attention, of the 16-bit types; torch refuses the call where its build has
+    none, or cuDNN none for this card."""
+    return _open_full(gpu_layer, [SDPBackend.CUDNN_ATTENTION])
+
+
 def open_full(gpu_layer: GPULayer) -> Run:
     """Causal attention with all its logits in memory."""
     return _open_full(gpu_layer, [SDPBackend.MATH])
@@ -157,6 +183,7 @@ def _open_full(gpu_layer: GPULayer, backends: list[SDPBackend]) -> Run:
 PEERS: Final[dict[str, Callable[[GPULayer], Run]]] = {
     "hf": open_huggingface,
     "flash": open_flash,
+    "cudnn": open_cudnn,
     "full": open_full,
 }
 

@@ -1,32 +1,31 @@
-"""docs/gpu-results.md from the JSON of `bench_gpu` alone: every number on the page is one of the JSON's.
+"""docs/gpu-results.md from the JSON of one session on a GPU (benchmarks/gpu_results.py) and nothing else.
 
-    python -m benchmarks.gpu_report benchmarks/results/gpu.json docs/gpu-results.md
-
-The JSON: `machine`; `library`; `checks`, lines about the tests of the same run; `missing`, what could not be
-measured; `layers`, one entry a layer with `kind`, `tokens`, `num_hashes`, `dtype`, `seconds` (by contender, a
-list of turns), `not_timed` (by contender, why), `extra_bytes` (by contender), `floor_seconds` (by kernel, or
-null), `difference`; `kernels`, the same with `seconds` by kernel; `models`, with `model`, `tokens`, `dtype`,
-`seconds`, `not_timed`, `extra_bytes`, `difference`.
+python -m benchmarks.gpu_report benchmarks/results/gpu-h200.json docs/gpu-results.md
 """
 
 from __future__ import annotations
 
-import json
-import statistics
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-Data = Mapping[str, Any]
+from benchmarks.gpu_profile import METRICS
+from benchmarks.gpu_results import Data, load_results
+from benchmarks.gpu_targets import floor_ratio, judge_ratios, judge_rows, median_of, ratio_of
 
-TARGET_CARD: Final = "H100"
-TARGET_DTYPE: Final = "float16"
-LAYER_PEERS: Final = {"hf": "HF eager", "flash": "flash attention", "full": "full attention"}
+LAYER_PEERS: Final = {
+    "hf": "HF eager",
+    "flash": "flash attention",
+    "cudnn": "cuDNN attention",
+    "full": "full attention",
+}
 MODEL_RUNS: Final = {
     "eager": "HF eager",
-    "onnxruntime-bodies": "ONNX Runtime, bodies",
-    "onnxruntime-native": "ONNX Runtime, our kernels",
+    "onnxruntime-bodies": "bodies",
+    "onnxruntime-native": "our kernels",
+    "onnxruntime-device": "on the device",
+    "onnxruntime-bound": "bound session",
     "tensorrt": "TensorRT engine",
     "tensorrt-rtx": "TensorRT-RTX engine",
 }
@@ -34,154 +33,73 @@ NOTES: Final = (
     "Layers: the operators only, on ready projections: 8 heads x 64, chunks of 64 tokens that see the chunk "
     "before, causal, batch 1. Medians of CUDA-event times; all contenders of a row took turns in one "
     "process, and the GPU was kept busy while the host enqueued, so that a slow host does not count. "
-    "x: that contender's time over ours.",
+    "Graph: the same launches replayed as one CUDA graph. x: that contender's time over ours.",
     "HF eager: transformers' layer, unpatched, inference mode. Flash attention: torch's fused causal SDPA "
-    "over all tokens (float32: its memory-efficient kernel). Full attention: causal, all logits in memory.",
+    "over all tokens (float32: its memory-efficient kernel). cuDNN attention: the same through cuDNN, which "
+    "has none in float32. Full attention: causal, all logits in memory.",
     "Floor: the sum over our kernels of the time their scarcest resource needs at the card's peak "
-    "(docs/gpu-performance.md). MB: extra memory of one run in torch's allocator.",
+    "(docs/gpu-performance.md); memory and tensor cores at the rates that this session measured, a copy on "
+    "the device and a float16 product of 8192 x 8192 x 8192. MB: extra memory of one run in torch's "
+    "allocator.",
     "Difference: the largest of the output; float32 from transformers in its buckets, else from our "
     "float32 kernels on the same numbers.",
-    "Models: random weights, batch 1, logits of all positions; wall-clock times with ids on the host and "
-    "logits back on it, in turns. Their difference is that of our kernels from the file's bodies, hash flips "
-    "included.",
+    "Models: random weights, batch 1, logits of all positions; wall-clock times in turns. Bodies and our "
+    "kernels: `load(...).run` in ONNX Runtime with ids on the host and logits back on it; on the device: "
+    "with logits left there; bound session: ONNX Runtime's own session on bound inputs and outputs, which is what "
+    "the device takes. x: HF eager's time over that one's. Their difference is that of our kernels from the file's bodies, hash flips included.",
+    "Kernels of a session: of one run of the bound session, by torch's profiler; the fifteen slowest.",
 )
+SESSION_KERNELS: Final = 15
 
 
-def load_results(path: Path) -> Data:
-    data: Data = json.loads(path.read_text(encoding="utf-8"))
-    return data
-
-
-def render(data: Data) -> str:
-    """The page, markdown."""
-    machine = data["machine"]
-    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    lines = [
-        "# GPU results",
-        "",
-        f"{machine['gpu']} (compute capability {machine['compute_capability']}, "
-        f"{machine['memory_bytes'] / 2**30:.0f} GiB), driver {machine['driver']}, CUDA {machine['cuda']}; "
-        f"{machine['cpu']}, {machine['cores']} cores; {machine['date']}.",
-        f"Library {data['library']}; {versions}.",
-        "",
-        "Written by `make gpu-check`.",
-        "",
-        "## What was to be reached",
-        "",
-        *_table(judge_targets(data)),
-        "",
-        "## Checks",
-        "",
-        *(f"- {line}" for line in data["checks"]),
-        "",
-        "## One layer",
-        "",
-        *_table([_layer_row(entry) for entry in data["layers"]]),
-    ]
-    for entry in data["kernels"]:
-        lines += ["", f"## Kernels: {_layer_name(entry)}", "", *_table(_kernel_rows(entry))]
-    lines += ["", "## Whole models", "", *_table([_model_row(entry) for entry in data["models"]])]
-    if data["missing"]:
-        lines += ["", "## Not measured", "", *(f"- {line}" for line in data["missing"])]
+def render(data: Data, source: str = "") -> str:
+    """The page, markdown; `source` is the file that `data` was read from."""
+    lines = [*_render_head(data, source), *_section("Times to reach", judge_rows(data))]
+    lines += [*_section("Ratios to reach", judge_ratios(data)), "", "## Checks", ""]
+    lines += [f"- {line}" for line in data.get("checks", ["not run together with this"])]
+    lines += _section("One layer", [_layer_row(entry) for entry in data.get("layers", ())])
+    for entry in data.get("kernels", ()):
+        lines += _section(f"Kernels: {_layer_name(entry)}", _kernel_rows(entry))
+    if data.get("profiles"):
+        lines += _section("What the profiler says", [_profile_row(entry) for entry in data["profiles"]])
+    lines += _section("Whole models", [_model_row(entry) for entry in data.get("models", ())])
+    for entry in data.get("session_kernels", ()):
+        name = f"{entry['model']}, {entry['dtype']}, {entry['tokens']:,} tokens"
+        lines += _section(f"Kernels of a session: {name}", _session_rows(entry))
+    missing = [line for part in data.get("missing", {}).values() for line in part]
+    if missing:
+        lines += ["", "## Not measured", "", *(f"- {line}" for line in missing)]
     return "\n".join([*lines, "", "## How", "", *(f"- {note}" for note in NOTES), ""])
 
 
-def judge_targets(data: Data) -> list[dict[str, str]]:
-    """The four lines that the kernels were to reach, each against what was measured."""
-    layers = {
-        (entry["tokens"], entry["num_hashes"]): entry
-        for entry in data["layers"]
-        if entry["dtype"] == TARGET_DTYPE and entry["kind"] == "lsh"
-    }
-    target = layers.get((16384, 4))
-    rows = [
-        _judge(
-            "LSH layer, 16,384 tokens, 4 hashes: HF eager's time / ours, at least 10",
-            [("", _ratio(target, "hf"))],
-            lambda value: value >= 10,
-        ),
-        _judge(
-            "the same layer: our time / the floor, at most 2.5",
-            [("", _floor_ratio(target))],
-            lambda value: value <= 2.5,
-        ),
-        _judge(
-            "LSH layer: flash attention's time / ours, above 1 from 8,192 tokens at 1 hash and 16,384 at 4",
-            _flash_ratios(layers),
-            lambda value: value > 1,
-        ),
-        _judge(
-            "whole model: HF eager's time / the best of ours, at least 5",
-            [
-                (f"{entry['model']} at {entry['tokens']:,}", _model_ratio(entry))
-                for entry in data["models"]
-                if entry["dtype"] == TARGET_DTYPE
-            ],
-            lambda value: value >= 5,
-        ),
-    ]
-    if TARGET_CARD not in data["machine"]["gpu"]:
-        for row in rows:
-            row["verdict"] += f" (asked of an {TARGET_CARD})"
-    return rows
-
-
-def _judge(
-    target: str, measured: Sequence[tuple[str, float | None]], holds: Callable[[float], bool]
-) -> dict[str, str]:
-    """One target; a measurement that is missing leaves it open unless another one has failed it."""
-    words = ", ".join(
-        f"{'not measured' if value is None else format(value, '.2f')} {where}".strip()
-        for where, value in measured
+def _render_head(data: Data, source: str) -> list[str]:
+    machine = data["machine"]
+    host = ", ".join(
+        str(machine[key]) + " cores" * (key == "cores") for key in ("cpu", "cores") if key in machine
     )
-    known = [value for _, value in measured if value is not None]
-    if not all(holds(value) for value in known):
-        verdict = "not reached"
-    elif not known or len(known) < len(measured):
-        verdict = "not measured"
-    else:
-        verdict = "reached"
-    return {f"target ({TARGET_DTYPE})": target, "measured": words or "not measured", "verdict": verdict}
-
-
-def _flash_ratios(layers: Mapping[tuple[int, int], Data]) -> list[tuple[str, float | None]]:
-    wanted = {(shortest, hashes) for shortest, hashes in ((8192, 1), (16384, 4))}
-    longer = {
-        (tokens, hashes)
-        for tokens, hashes in layers
-        if (hashes == 1 and tokens >= 8192) or (hashes == 4 and tokens >= 16384)
-    }
-    return [
-        (f"at {tokens:,}, {hashes} hash{'es' * (hashes > 1)}", _ratio(layers.get((tokens, hashes)), "flash"))
-        for tokens, hashes in sorted(wanted | longer)
+    described = [
+        f"{machine['gpu']} (compute capability {machine['compute_capability']}, "
+        f"{machine['memory_bytes'] / 2**30:.0f} GiB), driver {machine['driver']}, CUDA {machine['cuda']}; "
+        f"{f'{host}; ' if host else ''}{machine['date']}."
     ]
+    if "code" in data:
+        described.append(f"Code: {data['code']}.")
+    if "library" in data:
+        described.append(f"Library: {data['library']}.")
+    described.append(", ".join(f"{name} {version}" for name, version in machine["versions"].items()) + ".")
+    if "ceilings" in data:
+        copy, product = data["ceilings"]["copy_bytes"], data["ceilings"]["product_flops"]
+        described.append(
+            f"Measured ceilings: device copy {copy / 1e12:.2f} TB/s (read and written), float16 product "
+            f"{product / 1e12:.0f} TFLOP/s."
+        )
+    made = f"Made from `{source}`" if source else "Made"
+    made += " by `python -m benchmarks.gpu_report`; `make gpu-check` measures anew."
+    return ["# GPU results", "", *described, "", made]
 
 
-def _median(entry: Data | None, name: str) -> float | None:
-    seconds = entry["seconds"].get(name) if entry else None
-    return statistics.median(seconds) if seconds else None
-
-
-def _ratio(entry: Data | None, peer: str) -> float | None:
-    """The peer's median over ours."""
-    ours, theirs = _median(entry, "ours"), _median(entry, peer)
-    return None if ours is None or theirs is None else theirs / ours
-
-
-def _floor_ratio(entry: Data | None) -> float | None:
-    ours = _median(entry, "ours")
-    floor = entry["floor_seconds"] if entry else None
-    return None if ours is None or not floor else ours / sum(floor.values())
-
-
-def _model_ratio(entry: Data) -> float | None:
-    ours = [
-        median
-        for name in MODEL_RUNS
-        if name not in ("eager", "onnxruntime-bodies") and (median := _median(entry, name)) is not None
-    ]
-    eager = _median(entry, "eager")
-    return None if eager is None or not ours else eager / min(ours)
+def _section(title: str, rows: Sequence[Mapping[str, str]]) -> list[str]:
+    return ["", f"## {title}", "", *_table(rows)]
 
 
 def _layer_name(entry: Data) -> str:
@@ -190,20 +108,21 @@ def _layer_name(entry: Data) -> str:
 
 
 def _layer_row(entry: Data) -> dict[str, str]:
-    floor = _floor_ratio(entry)
+    floor = floor_ratio(entry)
     row = {
         "layer": entry["kind"],
         "dtype": entry["dtype"],
         "tokens": f"{entry['tokens']:,}",
         "hashes": str(entry["num_hashes"] or "-"),
-        "ours us": _microseconds(_median(entry, "ours")),
-        "hash us": _microseconds(_median(entry, "ours: hash")),
-        "attention us": _microseconds(_median(entry, "ours: attention")),
+        "ours us": _microseconds(median_of(entry, "ours")),
+        "graph us": _microseconds(median_of(entry, "ours: graph")),
+        "hash us": _microseconds(median_of(entry, "ours: hash")),
+        "attention us": _microseconds(median_of(entry, "ours: attention")),
         "x floor": "-" if floor is None else f"{floor:.2f}",
     }
     for peer, words in LAYER_PEERS.items():
-        row[f"{words} us"] = entry["not_timed"].get(peer) or _microseconds(_median(entry, peer))
-        ratio = _ratio(entry, peer)
+        row[f"{words} us"] = entry["not_timed"].get(peer) or _microseconds(median_of(entry, peer))
+        ratio = ratio_of(entry, peer)
         row[f"x {words}"] = "-" if ratio is None else f"{ratio:.2f}"
     for name, words in {"ours": "ours", **LAYER_PEERS}.items():
         row[f"{words} MB"] = _megabytes(entry["extra_bytes"].get(name))
@@ -223,11 +142,32 @@ def _kernel_rows(entry: Data) -> list[dict[str, str]]:
     ]
 
 
+def _profile_row(entry: Data) -> dict[str, str]:
+    metrics: Mapping[str, str] = entry["metrics"]
+    row = {"layer": entry["layer"], "kernel": f"`{entry['kernel']}`"}
+    return row | {name: metrics.get(name, "-").removesuffix(" register/thread") for name in METRICS}
+
+
+def _session_rows(entry: Data) -> list[dict[str, str]]:
+    kernels = entry["kernels"]
+    total = entry["total_seconds"]
+    rows = [
+        {
+            "kernel": f"`{kernel['name']}`",
+            "calls": f"{kernel['calls']:g}",
+            "us": _microseconds(kernel["seconds"]),
+            "share": f"{kernel['seconds'] / total:.1%}",
+        }
+        for kernel in kernels[:SESSION_KERNELS]
+    ]
+    return [*rows, {"kernel": "**all**", "calls": "", "us": _microseconds(total), "share": ""}]
+
+
 def _model_row(entry: Data) -> dict[str, str]:
     row = {"model": entry["model"], "dtype": entry["dtype"], "tokens": f"{entry['tokens']:,}"}
-    eager = _median(entry, "eager")
+    eager = median_of(entry, "eager")
     for name, words in MODEL_RUNS.items():
-        seconds = _median(entry, name)
+        seconds = median_of(entry, name)
         row[f"{words} ms"] = entry["not_timed"].get(name) or _milliseconds(seconds)
         if name != "eager":
             row[f"x {words}"] = "-" if eager is None or seconds is None else f"{eager / seconds:.2f}"
@@ -236,9 +176,10 @@ def _model_row(entry: Data) -> dict[str, str]:
 
 
 def _table(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    """Without the columns that no row has anything in."""
     if not rows:
         return ["Nothing was measured."]
-    columns = list(rows[0])
+    columns = [column for column in rows[0] if any(row[column] != "-" for row in rows)]
     lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
     return lines + ["| " + " | ".join(row[column] for column in columns) + " |" for row in rows]
 
@@ -257,4 +198,4 @@ def _megabytes(size: int | None) -> str:
 
 if __name__ == "__main__":
     source, target = (Path(argument) for argument in sys.argv[1:])
-    target.write_text(render(load_results(source)), encoding="utf-8")
+    target.write_text(render(load_results(source), source.as_posix()), encoding="utf-8")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import torch
+
+from benchmarks.gpu_cards import Ceilings
 
 Run = Callable[[], Any]
 
@@ -36,6 +39,22 @@ def time_in_turns(runs: Mapping[str, Run], turns: int) -> dict[str, list[float]]
             if turn >= WARM_UPS:
                 seconds[name].append(elapsed)
     return seconds
+
+
+def measure_ceilings(copied_bytes: int = 2 << 30, size: int = 8192, repeats: int = 5) -> Ceilings:
+    """The rates that this GPU reaches now: of a copy larger than any cache, and of a float16 product."""
+    source = torch.ones(copied_bytes // 4, device="cuda")
+    target = torch.empty_like(source)
+    left, right = (torch.randn(size, size, device="cuda", dtype=torch.float16) for _ in range(2))
+    product = torch.empty_like(left)
+    runs: dict[str, Run] = {
+        "copy": lambda: target.copy_(source),
+        "product": lambda: torch.mm(left, right, out=product),
+    }
+    seconds = {name: statistics.median(times) for name, times in time_in_turns(runs, repeats).items()}
+    return Ceilings(
+        copy_bytes=2 * copied_bytes / seconds["copy"], product_flops=2 * size**3 / seconds["product"]
+    )
 
 
 def measure_extra_bytes(run: Run) -> int:
