@@ -45,8 +45,9 @@ NOTES: Final = (
     "float32 kernels on the same numbers.",
     "Models: random weights, batch 1, logits of all positions; wall-clock times in turns. Bodies and our "
     "kernels: `load(...).run` in ONNX Runtime with ids on the host and logits back on it; on the device: "
-    "with logits left there; bound session: ONNX Runtime's own session on bound inputs and outputs, which is what "
-    "the device takes. x: HF eager's time over that one's. Their difference is that of our kernels from the file's bodies, hash flips included.",
+    "with logits left there; bound session: ONNX Runtime's own session on bound inputs and outputs, which is "
+    "what the device takes. x: HF eager's time over that one's. Difference: of our kernels from the file's "
+    "bodies, hash flips included.",
     "Kernels of a session: of one run of the bound session, by torch's profiler; the fifteen slowest.",
 )
 SESSION_KERNELS: Final = 15
