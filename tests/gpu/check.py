@@ -1,63 +1,41 @@
-"""`make gpu-check`: everything that needs an NVIDIA GPU, in an environment of its own (.venv-gpu).
+"""`make gpu-check`: everything that needs an NVIDIA GPU.
 
-    python tests/gpu/check.py            build, test, sanitize, time, write docs/gpu-results.md
-    python tests/gpu/check.py --dry-run  the steps that need no GPU, with this Python
+    python -m tests.gpu.check            a clone: make .venv-gpu, build, test, sanitize, time, write the page
+    python -m tests.gpu.check --bundle DIR --results DIR
+                                         the same checks with this Python and what a bundle holds; no network
+    python -m tests.gpu.check --dry-run  the steps that need no GPU, with this Python
 
-Imports nothing but the standard library: it makes the environment that the rest needs. What failed and what
-was missing is said at the end, in one list; logs are in build/gpu-check. Exit status 1 when anything failed,
-2 without a GPU.
+Imports nothing but the standard library: in a clone it makes the environment that the rest needs. What
+failed and what was missing is said at the end, in one list, and in the results' folder: log.txt, checks.txt,
+gpu.json, gpu-results.md, tables and profiler pages. Exit status 1 when anything failed, 2 without a GPU.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
+import json
 import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-ROOT: Final = Path(__file__).resolve().parents[2]
-LOGS: Final = ROOT / "build" / "gpu-check"
-BUILD: Final = ROOT / "build" / "gpu"
-VENV: Final = ROOT / ".venv-gpu"
-LIBRARIES: Final = {
-    "REFORMER_EXPORT_LIBRARY": str(BUILD / "onnxruntime" / "libreformer_onnxruntime.so"),
-    "REFORMER_EXPORT_TENSORRT_PLUGIN": str(BUILD / "tensorrt" / "libreformer_tensorrt.so"),
-}
-SANITIZER_TOOLS: Final = ("memcheck", "racecheck", "synccheck")
-SANITIZER_ERROR: Final = 99
-DRY_ARCHITECTURE: Final = "90"
-NO_GPU: Final = 2
+from tests.gpu.checks.plans import (
+    BUILD,
+    DRY_ARCHITECTURE,
+    NO_GPU,
+    ROOT,
+    VENV,
+    Layout,
+    plan_build,
+    plan_checks,
+    plan_dry_run,
+    plan_environment,
+)
+from tests.gpu.checks.steps import LOG_NAME, Budget, Outcome, Step, run_plan
 
-
-@dataclass(frozen=True)
-class Step:
-    """One command; `expected` is the exit status of one that does what it should.
-
-    When an `optional` one fails, or the program of one that `may_be_absent` is not there, that is reported as
-    missing, and the check goes on.
-    """
-
-    name: str
-    command: tuple[str, ...]
-    optional: bool = False
-    may_be_absent: bool = False
-    expected: int = 0
-    environment: Mapping[str, str] = field(default_factory=dict)
-    folder: Path = ROOT
-
-
-@dataclass
-class Outcome:
-    """What came out so far. `lines` say what was done, for the page; the others what was not."""
-
-    lines: list[str] = field(default_factory=list)
-    failed: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
+CLONE_RESULTS: Final = ROOT / "build" / "gpu-check"
 
 
 def find_architecture() -> str | None:
@@ -71,161 +49,116 @@ def find_architecture() -> str | None:
     return found.group(1) + found.group(2) if found else None
 
 
-def plan_environment() -> list[Step]:
-    """.venv-gpu: torch with CUDA in place of the CPU build that tests/requirements.txt may bring."""
-    pip = (str(VENV / "bin" / "python"), "-m", "pip", "install", "--quiet")
-    onnxruntime = (pip[0], "-m", "pip", "uninstall", "--quiet", "--yes", "onnxruntime", "onnxruntime-gpu")
-    probe = "import torch; assert torch.cuda.is_available(), f'torch {torch.__version__} finds no GPU'"
-    return [
-        Step("make .venv-gpu", (sys.executable, "-m", "venv", str(VENV))),
-        Step("install torch with CUDA", (*pip, "torch>=2.9")),
-        Step("install the package", (*pip, "-e", ".[dev]", "-C", "wheel.cmake=false")),
-        Step("remove onnxruntime", onnxruntime),
-        Step("install onnxruntime-gpu", (*pip, "onnxruntime-gpu[cuda,cudnn]>=1.22,<2")),
-        Step("torch finds the GPU", (pip[0], "-c", probe)),
-        Step("install TensorRT", (*pip, "-e", ".[tensorrt]", "-C", "wheel.cmake=false"), optional=True),
-        Step("install TensorRT-RTX", (*pip, "-e", ".[rtx]", "-C", "wheel.cmake=false"), optional=True),
-        Step("install compute-sanitizer", (*pip, "nvidia-cuda-sanitizer-api>=13.0,<14"), optional=True),
-    ]
+def run_all(arguments: argparse.Namespace, architecture: str | None, outcome: Outcome) -> None:
+    """In a clone environment and build come first and are needed; then every check runs, whatever the others
+    say, as long as there is time."""
+    results, budget = arguments.results, Budget(arguments.seconds)
+    if arguments.bundle:
+        layout = Layout(sys.executable, arguments.bundle / "lib", results)
+    elif arguments.dry_run:
+        layout = Layout(sys.executable, BUILD / "lib", results)
+        build = plan_build(sys.executable, DRY_ARCHITECTURE, layout.libraries)
+        if not run_plan(build, outcome, results):
+            return
+    else:
+        assert architecture is not None
+        layout = Layout(str(VENV / "bin" / "python"), BUILD / "lib", results)
+        needed = [*plan_environment(), *plan_build(sys.executable, architecture, layout.libraries)]
+        if not run_plan(needed, outcome, results):
+            return
+    plan = plan_dry_run(layout) if arguments.dry_run else plan_checks(layout)
+    for step in choose_steps(plan, arguments.only):
+        run_plan([step], outcome, results, budget)
+        write_checks(layout.data, outcome)
+    if not arguments.dry_run:
+        write_pages(layout, outcome, in_clone=arguments.bundle is None)
 
 
-def plan_build(python: str, architecture: str) -> list[Step]:
-    """Both libraries, for this machine's GPU only."""
-    configure = ("cmake", "--preset", "cuda", "-B", str(BUILD))
-    return [
-        Step("find a CUDA compiler", ("make", "cuda-toolchain", f"PYTHON={python}")),
-        Step(
-            "configure the libraries",
-            (*configure, f"-DREFORMER_CUDA_ARCHITECTURES={architecture}"),
-            folder=ROOT / "plugins",
-        ),
-        Step("build the libraries", ("cmake", "--build", str(BUILD))),
-    ]
+def choose_steps(plan: Sequence[Step], names: str | None) -> list[Step]:
+    """Those whose names contain one of `names` ("layers,tests of"); all of them for None."""
+    if names is None:
+        return list(plan)
+    return [step for step in plan if any(name in step.name for name in names.split(","))]
 
 
-def plan_checks(python: str) -> list[Step]:
-    """Tests, sanitizer and timings on the GPU."""
-    tests = (python, "-m", "pytest", "-m", "gpu or tensorrt")
-    steps = [Step("tests", tests, environment={**LIBRARIES, "REQUIRE_GPU": "1"})]
-    sanitizer = find_sanitizer(python)
-    for tool in SANITIZER_TOOLS:
-        options = ("--tool", tool, "--error-exitcode", str(SANITIZER_ERROR), "--kernel-name", "kns=reformer")
-        shapes = (python, "-m", "tests.gpu.small_shapes")
-        steps.append(Step(f"compute-sanitizer {tool}", (sanitizer, *options, *shapes), environment=LIBRARIES))
-    bench = (python, "-m", "benchmarks.bench_gpu", "--checks", str(LOGS / "checks.txt"))
-    return [*steps, Step("timings", bench, environment=LIBRARIES)]
+def write_checks(data: Path, outcome: Outcome) -> None:
+    """The checks as text and, where something was measured, among the measurements."""
+    text = "\n".join(outcome.checks) + "\n"
+    data.with_name("checks.txt").write_text(text, encoding="utf-8")
+    if data.is_file():
+        measured = json.loads(data.read_text(encoding="utf-8"))
+        measured["checks"] = outcome.checks
+        data.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
 
 
-def plan_dry_run(python: str) -> list[Step]:
-    """What can be tried without a GPU; the build is for one architecture."""
-    pytest = (python, "-m", "pytest", "-q")
-    shapes = (python, "-m", "tests.gpu.small_shapes", "--device", "cpu")
-    return [
-        *plan_build(python, DRY_ARCHITECTURE),
-        Step(
-            "collect the tests", (*pytest, "--collect-only", "-m", "gpu or tensorrt"), environment=LIBRARIES
-        ),
-        Step("tests on the CPU", (*pytest, "tests/gpu", "-m", "not gpu"), environment=LIBRARIES),
-        Step("small shapes on the CPU", shapes, environment=LIBRARIES),
-        Step("timings refuse", (python, "-m", "benchmarks.bench_gpu"), expected=NO_GPU),
-    ]
-
-
-def find_sanitizer(python: str) -> str:
-    """compute-sanitizer: that of the environment of `python`, else whatever the PATH has."""
-    packages = Path(python).parents[1] / "lib"
-    found = sorted(packages.glob("python3*/site-packages/nvidia/*/bin/compute-sanitizer"))
-    return str(found[-1]) if found else "compute-sanitizer"
-
-
-def run_step(step: Step, outcome: Outcome) -> bool:
-    """Run it, its output on the terminal and in a log; False when the rest of the plan depends on it."""
-    print(f"== {step.name}: {' '.join(step.command)}", flush=True)
-    log = LOGS / f"{re.sub('[^a-z0-9]+', '-', step.name.lower())}.log"
-    status, last, text = _run_logged(step, log)
-    outcome.missing += [f"{step.name}: {line}" for line in find_skips(text)]
-    if status == step.expected:
-        outcome.lines.append(f"{step.name}: {last or 'done'}")
-        return True
-    reason = "no such program" if status is None else f"exit status {status}, expected {step.expected}"
-    told = f"{step.name}: {reason}, see {log.relative_to(ROOT)}" + f": {last}" * bool(last)
-    is_missing = step.optional or (status is None and step.may_be_absent)
-    (outcome.missing if is_missing else outcome.failed).append(told)
-    outcome.lines.append(f"{step.name}: {'missing' if is_missing else 'FAILED'}")
-    return is_missing
-
-
-def _run_logged(step: Step, log: Path) -> tuple[int | None, str, str]:
-    """Exit status (None: no such program), last line and text of a step."""
-    lines = []
-    try:
-        process = subprocess.Popen(
-            step.command,
-            cwd=step.folder,
-            env={**os.environ, **step.environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-        )
-    except FileNotFoundError:
-        return None, "", ""
-    assert process.stdout is not None
-    with log.open("w", encoding="utf-8") as stream:
-        for line in process.stdout:
-            print(line, end="", flush=True)
-            stream.write(line)
-            lines.append(line.strip())
-    filled = [line for line in lines if line]
-    return process.wait(), filled[-1].strip("= ") if filled else "", "\n".join(lines)
-
-
-def find_skips(text: str) -> list[str]:
-    """pytest's skipped tests with their reasons, each reason once."""
-    reasons = re.findall(r"^SKIPPED \[\d+\] [^:]+(?::\d+)?: (.+)$", text, re.MULTILINE)
-    return [f"skipped: {reason}" for reason in dict.fromkeys(reasons)]
-
-
-def run_plan(steps: Sequence[Step], outcome: Outcome) -> bool:
-    """Run the steps up to the first that fails; False when one did. Writes the page's lines on the way."""
-    for step in steps:
-        if not run_step(step, outcome):
-            return False
-        write_lines(outcome)
-    return True
-
-
-def write_lines(outcome: Outcome) -> None:
-    """What `bench_gpu --checks` puts on the page."""
-    missing = [f"missing: {line}" for line in outcome.missing]
-    LOGS.mkdir(parents=True, exist_ok=True)
-    (LOGS / "checks.txt").write_text("\n".join([*outcome.lines, *missing]) + "\n", encoding="utf-8")
-
-
-def run_all(dry_run: bool, architecture: str | None, outcome: Outcome) -> None:
-    """Environment and build come first and are needed; then every check runs, whatever the others say."""
-    LOGS.mkdir(parents=True, exist_ok=True)
-    if dry_run:
-        run_plan(plan_dry_run(sys.executable), outcome)
+def write_pages(layout: Layout, outcome: Outcome, in_clone: bool) -> None:
+    """The results' page; in a clone docs/gpu-results.md and the file that it is made from, too."""
+    if not layout.data.is_file():
+        outcome.missing.append("the page: nothing was measured")
         return
-    assert architecture is not None
-    python = str(VENV / "bin" / "python")
-    if run_plan(plan_environment(), outcome) and run_plan(plan_build(sys.executable, architecture), outcome):
-        for step in plan_checks(python):
-            run_plan([step], outcome)
-            write_lines(outcome)
+    pages = [(layout.data, layout.results / "gpu-results.md")]
+    if in_clone:
+        card = json.loads(layout.data.read_text(encoding="utf-8"))["machine"]["gpu"]
+        kept = Path("benchmarks", "results", f"gpu-{short_name(card)}.json")
+        (ROOT / kept).write_bytes(layout.data.read_bytes())
+        pages.append((kept, Path("docs", "gpu-results.md")))
+    for source, page in pages:
+        step = layout.step(f"write {page.name}", "-m", "benchmarks.gpu_report", str(source), str(page))
+        run_plan([step], outcome, layout.results)
+
+
+def short_name(card: str) -> str:
+    """`NVIDIA H100 80GB HBM3` -> `h100-80gb-hbm3`."""
+    return re.sub("[^a-z0-9]+", "-", card.lower().removeprefix("nvidia ")).strip("-")
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--dry-run", action="store_true", help="the steps that need no GPU")
+    parser.add_argument("--bundle", type=Path, help="the folder that `make gpu-bundle`'s archive holds")
+    parser.add_argument(
+        "--results", type=Path, default=CLONE_RESULTS, help="where everything goes; from the current folder"
+    )
+    parser.add_argument("--seconds", type=float, help="for all checks together; default: no limit")
+    parser.add_argument("--only", help="steps whose names contain one of these, with commas between")
+    parsed = parser.parse_args(arguments)
+    parsed.results = parsed.results.resolve()
+    return parsed
+
+
+def find_misfit(described: Mapping[str, Any], python: str, architecture: str | None) -> str | None:
+    """Why the bundle that bundle.json describes is not for this Python ("3.12") or this GPU ("90"; None: there
+    is none); None when it is."""
+    if described["python"] not in (None, python):
+        return (
+            f"python: got {python}, expected {described['python']}, which the bundle's packages are for; set "
+            f"PYTHON to one, or make the bundle with --python {python}"
+        )
+    if architecture is not None and int(architecture) not in described["architectures"]:
+        return (
+            f"gpu: got compute capability {architecture}, expected one of {described['architectures']}; make the "
+            f"bundle with CUDA_ARCHITECTURES={architecture}"
+        )
+    return None
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--dry-run", action="store_true", help="the steps that need no GPU")
-    dry_run = parser.parse_args().dry_run
+    arguments = parse_arguments()
     architecture = find_architecture()
-    if architecture is None and not dry_run:
+    if architecture is None and not arguments.dry_run:
         print("gpu-check: got no GPU (nvidia-smi names none), expected an NVIDIA GPU; nothing was run")
         return NO_GPU
+    if arguments.bundle:
+        described = json.loads((arguments.bundle / "bundle.json").read_text(encoding="utf-8"))
+        python = f"{sys.version_info.major}.{sys.version_info.minor}"
+        if misfit := find_misfit(described, python, architecture):
+            print(f"gpu-check: {misfit}")
+            return NO_GPU
+    arguments.results.mkdir(parents=True, exist_ok=True)
+    for name in () if arguments.only else (LOG_NAME, "gpu.json"):
+        (arguments.results / name).unlink(missing_ok=True)
     outcome = Outcome()
-    run_all(dry_run, architecture, outcome)
+    run_all(arguments, architecture, outcome)
     print("\n== Summary")
     for line in outcome.lines:
         print(line)
@@ -233,6 +166,7 @@ def main() -> int:
         print(f"{title}: {'nothing' if not lines else ''}")
         for line in lines:
             print(f"  {line}")
+    print(f"Everything is in {arguments.results}")
     return 1 if outcome.failed else 0
 
 

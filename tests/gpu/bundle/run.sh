@@ -1,0 +1,20 @@
+#!/bin/sh
+# Everything that needs an NVIDIA GPU, without a network, in under six minutes; README.txt says more.
+#
+#   ./run.sh [--dry-run] [RESULTS]
+#
+# RESULTS is a folder (default gpu-results). $PYTHON is the Python with torch and transformers (default python3),
+# $GPU_CHECK_SECONDS the time for all checks together.
+set -eu
+here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
+dry_run=
+if [ "${1:-}" = --dry-run ]; then
+  dry_run=--dry-run
+  shift
+fi
+mkdir -p "${1:-gpu-results}"
+results=$(CDPATH='' cd -- "${1:-gpu-results}" && pwd)
+export PYTHONPATH="$here/project:$here/site${PYTHONPATH:+:$PYTHONPATH}" PYTHONDONTWRITEBYTECODE=1
+cd "$here/project"
+exec "${PYTHON:-python3}" -m tests.gpu.check --bundle "$here" --results "$results" \
+  --seconds "${GPU_CHECK_SECONDS:-345}" $dry_run
