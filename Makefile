@@ -11,6 +11,9 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 LIBRARY := reformer_export/_native/libreformer_onnxruntime.so
 TENSORRT_LIBRARY := reformer_export/_native/libreformer_tensorrt.so
 TOOLCHAIN := build/cuda-toolchain
+BUNDLE_PYTHON ?= 3.12
+# A bundle is small when it is for one kind of GPU.
+BUNDLE_ARCHITECTURES := $(or $(CUDA_ARCHITECTURES),90)
 # Compute capabilities the GPU libraries are compiled for; CUDA_ARCHITECTURES=90 is quicker.
 CUDA_ARCHITECTURES ?= 80;86;89;90;100;120
 CXX_SOURCES := $(shell find plugins -name '*.cc' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
@@ -22,7 +25,7 @@ without = [ -z "$(REQUIRE_NATIVE)" ] && echo "No $(1): its tests are skipped, ev
 FUZZ_RUNS ?= 40000
 
 .PHONY: fuzz demo test test-python test-native sanitize native cuda-toolchain tensorrt-plugin lint format bench \
-	wheel-check gpu-libraries gpu-check clean
+	wheel-check gpu-libraries gpu-check gpu-bundle clean
 
 demo: $(READY)  ## Export the shipped models, verify them against eager, write their reports, and let one write.
 	mkdir -p $(DEMO_REPORTS)
@@ -114,7 +117,11 @@ gpu-libraries: $(TOOLCHAIN)/.ready  ## Both libraries with the CUDA kernels, for
 
 # In an environment of its own, .venv-gpu; what came out is written to docs/gpu-results.md.
 gpu-check:  ## Everything that needs an NVIDIA GPU: builds, tests, sanitizer, timings.
-	$(PYTHON) tests/gpu/check.py $(GPU_CHECK_FLAGS)
+	$(PYTHON) -m tests.gpu.check $(GPU_CHECK_FLAGS)
+
+# The same for GPU machines without a network: make gpu-bundle CUDA_ARCHITECTURES=90 BUNDLE_PYTHON=3.12
+gpu-bundle: $(READY)  ## All that gpu-check needs there in one archive, dist/gpu-bundle.tar.xz; needs no GPU.
+	$(BIN)/python -m tests.gpu.bundle --architectures "$(BUNDLE_ARCHITECTURES)" --python "$(BUNDLE_PYTHON)"
 
 clean:
 	rm -rf $(VENV) $(DEMO_OUT) $(DEMO_OUT)-duplication $(DEMO_REPORTS) build dist reformer_export/_native

@@ -127,8 +127,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 
 def find_misfit(described: Mapping[str, Any], python: str, architecture: str | None) -> str | None:
-    """Why the bundle that bundle.json describes is not for this Python ("3.12") or this GPU ("90"; None: there
-    is none); None when it is."""
+    """Why the bundle that bundle.json describes is not for this Python ("3.12") or this GPU ("90", or None);
+    None when it is."""
     if described["python"] not in (None, python):
         return (
             f"python: got {python}, expected {described['python']}, which the bundle's packages are for; set "
@@ -136,8 +136,8 @@ def find_misfit(described: Mapping[str, Any], python: str, architecture: str | N
         )
     if architecture is not None and int(architecture) not in described["architectures"]:
         return (
-            f"gpu: got compute capability {architecture}, expected one of {described['architectures']}; make the "
-            f"bundle with CUDA_ARCHITECTURES={architecture}"
+            f"gpu: got compute capability {architecture}, expected one of {described['architectures']}; make "
+            f"the bundle with CUDA_ARCHITECTURES={architecture}"
         )
     return None
 

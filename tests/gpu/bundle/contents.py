@@ -83,7 +83,11 @@ def assemble_bundle(root: Path, libraries: Path, packages: Path | None, target: 
     shutil.copy2(HERE / "run.sh", folder / "run.sh")
     if packages is not None:
         copy_packages(packages, folder / "site", target.architectures)
-    described = {**asdict(target), "architectures": ", ".join(map(str, target.architectures))}
+    described = {
+        "machine": target.machine,
+        "python": target.python or "3",
+        "architectures": ", ".join(map(str, target.architectures)),
+    }
     (folder / "README.txt").write_text(README.format(**described), encoding="utf-8")
     (folder / "bundle.json").write_text(json.dumps(asdict(target), indent=1) + "\n", encoding="utf-8")
 

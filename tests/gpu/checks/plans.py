@@ -7,7 +7,7 @@ import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from tests.gpu.checks.steps import Step
 
@@ -67,11 +67,10 @@ class Layout:
         """The measurements."""
         return self.results / "gpu.json"
 
-    def step(self, name: str, *command: str, **options: object) -> Step:
+    def step(self, name: str, *command: str, **options: Any) -> Step:
         """A step of this Python's, in the project's folder."""
-        environment = {**self.environment, **options.pop("environment", {})}  # type: ignore[dict-item]
-        return Step(name, (self.python, *command), environment=environment, folder=ROOT, **options)  # type:
-        ignore[arg - type]
+        environment = {**self.environment, **options.pop("environment", {})}
+        return Step(name, (self.python, *command), environment=environment, folder=ROOT, **options)
 
 
 def plan_environment() -> list[Step]:
@@ -213,7 +212,7 @@ def plan_dry_run(layout: Layout) -> list[Step]:
     """What can be tried without a GPU."""
     pytest = ("-m", "pytest", "-q")
     page = ("benchmarks/results/gpu-h200.json", str(layout.results / "gpu-results.md"))
-    refusing = {"expected": NO_GPU, "environment": {"CUDA_VISIBLE_DEVICES": ""}}
+    refusing: dict[str, Any] = {"expected": NO_GPU, "environment": {"CUDA_VISIBLE_DEVICES": ""}}
     return [
         layout.step("what is installed", "-c", PROBE),
         layout.step("collect the tests", *pytest, "--collect-only", "-m", "gpu or tensorrt", "tests/gpu"),
