@@ -56,7 +56,7 @@ def bench_model(
     for length in lengths:
         ids = random_inputs(model.spec.vocab_size, length)
         runs = {**opened, "onnxruntime-bound": open_bound(model, ids, device)}
-        seconds, failed, outputs = _time_in_turns(runs, ids, turns)
+        seconds, failed, outputs = time_in_turns(runs, ids, turns)
         compared = [outputs[name]["logits"] for name in COMPARED if name in outputs]
         entries.append(
             {
@@ -119,7 +119,7 @@ def _open_all(model: BenchmarkModel, longest: int, device: Any) -> tuple[dict[st
     return opened, refused
 
 
-def _time_in_turns(
+def time_in_turns(
     runs: dict[str, Run], ids: NDArray[np.int64], turns: int
 ) -> tuple[dict[str, list[float]], dict[str, str], dict[str, dict[str, NDArray[np.float32]]]]:
     """Wall-clock seconds by run, what failed and why, and the last outputs."""

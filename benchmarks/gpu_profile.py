@@ -36,7 +36,7 @@ KERNEL: Final = re.compile(r"^  (\S.*?)\(.*\) \(\d+, \d+, \d+\)x\(\d+, \d+, \d+\
 def parse_page(text: str, layer: str) -> list[dict[str, Any]]:
     """Entries of `profiles` from what Nsight Compute prints, one a launch, in order."""
     found = list(KERNEL.finditer(text))
-    ends = [match.start() for match in found[1:]] + [len(text)]
+    ends = [match.start() for match in found[1:]] + [len(text)] * bool(found)
     return [
         {
             "layer": layer,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import transformers
 from click.testing import CliRunner
 
-from benchmarks.bench_gpu import NO_GPU, find_card, main
-from benchmarks.gpu_floor import A100_SXM_40GB, A100_SXM_80GB, H100_SXM, floor_seconds
+from benchmarks import gpu_models
+from benchmarks.bench_gpu import main
+from benchmarks.gpu_cards import H100_SXM
+from benchmarks.gpu_floor import floor_seconds
 from benchmarks.gpu_layers import (
     DTYPES,
     PEERS,
@@ -18,11 +21,16 @@ from benchmarks.gpu_layers import (
     measure_difference,
     open_huggingface,
 )
-from benchmarks.gpu_models import bench_model
+from benchmarks.gpu_machine import NO_GPU, Deadline
+from benchmarks.gpu_models import FEWEST_TURNS, bench_model, time_in_turns
+from benchmarks.gpu_profile import main as profile
 from benchmarks.gpu_report import MODEL_RUNS
+from benchmarks.gpu_sessions import BoundSession, render_kernels
+from benchmarks.gpu_sessions import main as list_kernels
 from benchmarks.gpu_timing import shorten_kernel_name
 from benchmarks.layers import Layer
 from benchmarks.models import BenchmarkModel
+from reformer_export import load
 from tests.export.test_export import export
 from tests.hf_models import config_t, save_model
 from tests.ops.backends import require_native
@@ -62,21 +70,6 @@ def test_the_floor_knows_the_layers():
 
 
 @pytest.mark.parametrize(
-    ("name", "memory", "card"),
-    [
-        ("NVIDIA H100 80GB HBM3", 85e9, H100_SXM),
-        ("NVIDIA H100 PCIe", 85e9, None),
-        ("NVIDIA A100-SXM4-40GB", 42e9, A100_SXM_40GB),
-        ("NVIDIA A100-SXM4-80GB", 85e9, A100_SXM_80GB),
-        ("NVIDIA A100-PCIE-40GB", 42e9, None),
-        ("NVIDIA L4", 24e9, None),
-    ],
-)
-def test_cards_with_a_floor(name, memory, card):
-    assert find_card(name, int(memory)) == card
-
-
-@pytest.mark.parametrize(
     ("name", "short"),
     [
         ("void a::attend_kernel<a::half, 64>(a::Arguments<a::half>)", "attend_kernel"),
@@ -88,24 +81,81 @@ def test_kernel_names(name, short):
     assert shorten_kernel_name(name) == short
 
 
-def test_whole_models_are_timed_and_what_cannot_be_is_told(tmp_path):
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    checkpoint = save_model(folder, config_t(is_decoder=True), transformers.ReformerModelWithLMHead)
+    export(checkpoint, folder / "out")
+    return BenchmarkModel("tiny", checkpoint, folder / "out")
+
+
+def test_whole_models_are_timed_and_what_cannot_be_is_told(model):
     require_native()
-    folder = save_model(tmp_path, config_t(is_decoder=True), transformers.ReformerModelWithLMHead)
-    export(folder, tmp_path / "out")
-    model = BenchmarkModel("tiny", folder, tmp_path / "out")
     first, second = bench_model(model, "float32", [16, 64], turns=2, device="cpu")
     assert (first["model"], first["tokens"], second["tokens"]) == ("tiny", 16, 64)
     for entry in (first, second):
-        timed = {"eager", "onnxruntime-bodies", "onnxruntime-native"}
+        timed = {"eager", "onnxruntime-bodies", "onnxruntime-native", "onnxruntime-bound"}
         assert timed <= set(entry["seconds"])
         assert set(entry["seconds"]) | set(entry["not_timed"]) == set(MODEL_RUNS)
         assert all(len(seconds) == 2 for seconds in entry["seconds"].values())
         assert entry["difference"] < 1e-4
 
 
+def test_a_bound_session_computes_what_run_does(model):
+    require_native()
+    ids = np.random.default_rng(0).integers(1, 50, (1, 64))
+    session = BoundSession(model, ids, "cpu")
+    session()
+    with load(str(model.artifact), provider="cpu", native="on") as loaded:
+        expected = loaded.run(ids)["logits"]
+    np.testing.assert_array_equal(session.binding.copy_outputs_to_cpu()[0], expected)
+
+
+def test_a_slow_contender_is_not_asked_again_and_one_that_fails_is_told(monkeypatch):
+    monkeypatch.setattr(gpu_models, "LONGEST_SECONDS", 0.0)
+
+    def fail(_ids):
+        raise RuntimeError("CUDA out of\nmemory")
+
+    ids = np.ones((1, 4), np.int64)
+    seconds, failed, outputs = time_in_turns({"slow": lambda _ids: {}, "full": fail}, ids, turns=9)
+    assert {name: len(taken) for name, taken in seconds.items()} == {"slow": FEWEST_TURNS}
+    assert failed == {"full": "CUDA out of memory"}
+    assert outputs == {}
+
+
+def test_time_that_is_over():
+    assert Deadline(0.0, begun=0.0).passed
+    assert not Deadline(3600.0).passed
+    assert not Deadline(None, begun=0.0).passed
+
+
+def test_a_session_s_kernels_as_text():
+    kernels = [
+        {"name": "attend", "calls": 12, "seconds": 3e-3},
+        {"name": "copy", "calls": 0.5, "seconds": 1e-3},
+    ]
+    entry = {
+        "model": "crime",
+        "dtype": "float16",
+        "tokens": 1024,
+        "bound_seconds": 5e-3,
+        "total_seconds": 4e-3,
+        "kernels": kernels,
+    }
+    head, first, second = render_kernels(entry)
+    assert head == "## crime float16 1024 tokens: bound session 5.00 ms, kernels 4.00 ms"
+    assert first.split() == ["3000.0", "us", "75.0%", "x12", "attend"]
+    assert second.split() == ["1000.0", "us", "25.0%", "x0.5", "copy"]
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_nothing_is_written(tmp_path):
-    result = CliRunner().invoke(main, ["--page", str(tmp_path / "page.md"), "--name", "none"])
+@pytest.mark.parametrize(
+    ("command", "arguments"), [(main, ["layers"]), (main, ["models"]), (list_kernels, []), (profile, ["run"])]
+)
+def test_without_a_gpu_nothing_is_written(command, arguments, tmp_path):
+    out = [] if arguments == ["run"] else ["--out", str(tmp_path / "gpu.json")]
+    result = CliRunner().invoke(command, [*arguments, *out])
     assert result.exit_code == NO_GPU
     assert "got no GPU" in result.output
     assert not list(tmp_path.iterdir())

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.gpu_cards import A100_SXM_80GB, GPUS, H100_SXM
 from benchmarks.gpu_floor import (
-    GPUS,
-    H100_SXM,
     LAYERS,
     AttentionShape,
     attend_work,
@@ -58,6 +57,17 @@ def test_floor_is_the_scarcest_resource() -> None:
         floors = floor_seconds(SHAPE, gpu)
         for kernel, work in layer_work(SHAPE, gpu).items():
             assert floors[kernel] == max(work.limits(gpu).values()) > 0
+
+
+def test_float32_products_take_the_faster_unit() -> None:
+    work = attend_work(replace(SHAPE, dtype="float32"), A100_SXM_80GB)
+    flops = 4 * 8 * 4 * 16384 * 64 * 128
+    assert work.float32_products == flops
+    limits = work.limits(A100_SXM_80GB)
+    assert limits["TF32"] == pytest.approx(3 * flops / 156e12)
+    assert "float32" not in limits
+    slow_tensor_cores = replace(A100_SXM_80GB, tensor_flops=39e12)
+    assert work.limits(slow_tensor_cores)["float32"] == pytest.approx(flops / 19.5e12)
 
 
 @pytest.mark.parametrize("change", [{"length": 0}, {"chunks_before": -1}, {"rotation_size": 0}])

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from benchmarks.gpu_report import judge_targets, render
+from benchmarks.gpu_report import render
+from benchmarks.gpu_results import load_results
+from benchmarks.gpu_targets import ROWS, judge_ratios, judge_rows
 
+ROOT = Path(__file__).parents[2]
 LAYER = {
     "kind": "lsh",
     "tokens": 16384,
@@ -61,18 +66,36 @@ def data():
         },
         "library": "0.1.0 (ABI 2, none, CUDA 90)",
         "checks": ["tests: 3 passed", "missing: compute-sanitizer memcheck"],
-        "missing": ["enwik8, float16: no memory"],
+        "missing": {"models": ["enwik8, float16: no memory"], "layers": []},
         "layers": [layer(8192, 1), layer(16384, 1), layer(16384, 4)],
         "kernels": [
             {**LAYER, "seconds": {"attend_kernel": 0.5e-3}},
             {**LAYER, "kind": "local", "num_hashes": 0, "seconds": {}, "floor_seconds": None},
         ],
         "models": [MODEL],
+        "ceilings": {"copy_bytes": 4.26e12, "product_flops": 785e12},
+        "profiles": [
+            {
+                "layer": "one layer",
+                "kernel": "attend",
+                "metrics": {"Duration": "122.78 us", "Registers Per Thread": "124 register/thread"},
+            }
+        ],
+        "session_kernels": [
+            {
+                "model": "crime",
+                "dtype": "float16",
+                "tokens": 16384,
+                "bound_seconds": 1.2e-3,
+                "total_seconds": 1e-3,
+                "kernels": [{"name": "nvjet", "calls": 12, "seconds": 0.75e-3}],
+            }
+        ],
     }
 
 
 def verdicts(data):
-    return [row["verdict"] for row in judge_targets(data)]
+    return [row["verdict"] for row in judge_ratios(data)]
 
 
 def test_the_page_shows_what_the_numbers_say(data):
@@ -83,10 +106,17 @@ def test_the_page_shows_what_the_numbers_say(data):
     head = next(line for line in page.splitlines() if line.startswith("| layer |"))
     shown = dict(zip([cell.strip() for cell in head.strip("|").split("|")], cells, strict=True))
     assert (shown["ours us"], shown["x HF eager"], shown["x floor"]) == ("1,100.0", "11.82", "2.20")
-    assert (shown["full attention us"], shown["x full attention"]) == ("needs 99 GB", "-")
-    assert (shown["ours MB"], shown["flash attention MB"]) == ("50.0", "-")
+    assert shown["full attention us"] == "needs 99 GB"
+    assert shown["ours MB"] == "50.0"
+    assert not {"x full attention", "flash attention MB", "cuDNN attention us"} & set(shown), (
+        "nothing in them"
+    )
     assert "| attend_kernel | 500.0 |" in page
-    assert "| crime | float16 | 16,384 | 50.00 | 1.00 | 50.00 | 10.00 | 5.00 | not installed | - |" in page
+    assert "| crime | float16 | 16,384 | 50.00 | 1.00 | 50.00 | 10.00 | 5.00 | not installed |" in page
+    assert "Measured ceilings: device copy 4.26 TB/s (read and written), float16 product 785 TFLOP/s." in page
+    assert "| one layer | `attend` | 122.78 us | 124 |" in page
+    assert "| `nvjet` | 12 | 750.0 | 75.0% |" in page
+    assert "| **all** |  | 1,000.0 |  |" in page
     assert "- enwik8, float16: no memory" in page
     assert "- missing: compute-sanitizer memcheck" in page
 
@@ -121,7 +151,7 @@ def test_what_was_not_measured_is_no_verdict(data):
     data["layers"][2]["floor_seconds"] = None
     data["models"][0]["seconds"] = {"eager": [0.05]}
     assert verdicts(data) == ["reached", "not measured", "not measured", "not measured"]
-    data["layers"], data["models"], data["kernels"], data["missing"] = [], [], [], []
+    data["layers"], data["models"], data["kernels"], data["missing"] = [], [], [], {}
     assert verdicts(data) == ["not measured"] * 4
     assert render(data).count("Nothing was measured.") == 2
 
@@ -139,4 +169,35 @@ def test_the_page_is_written_from_the_file_alone(data, tmp_path):
     command = [sys.executable, "-m", "benchmarks.gpu_report", "made-up.json", "page.md"]
     root = pytest.importorskip("reformer_export").__file__.rpartition("/reformer_export/")[0]
     subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": root}, check=True)
-    assert (tmp_path / "page.md").read_text() == render(data)
+    assert (tmp_path / "page.md").read_text() == render(data, "made-up.json")
+
+
+def test_times_to_reach(data):
+    """Rows of other layers and dtypes stay open."""
+    data["layers"][2]["seconds"]["ours: graph"] = [150e-6, 149e-6, 151e-6]
+    data["layers"][1]["seconds"]["ours: graph"] = [60.1e-6]
+    rows = judge_rows(data)
+    assert [row["verdict"] for row in rows] == [
+        "reached",
+        "not reached",
+        *["not measured"] * 5,
+        "not reached",
+    ]
+    assert [rows[i]["measured"] for i in (0, 1, 2, 7)] == ["150 us", "60 us", "-", "10 ms"]
+    data["models"][0]["dtype"] = "float32 (TF32)"
+    assert judge_rows(data)[7]["verdict"] == "not measured"
+    assert len(rows) == len(ROWS) == 8
+
+
+def test_a_session_that_measured_little_has_a_page_too(data):
+    page = render({"machine": data["machine"], "checks": ["tests: 3 passed"]})
+    assert page.count("Nothing was measured.") == 2
+    assert "- tests: 3 passed" in page
+
+
+def test_the_page_in_docs_is_made_from_its_file():
+    page = (ROOT / "docs" / "gpu-results.md").read_text()
+    source = re.search(r"Made from `(benchmarks/results/gpu-[\w-]+\.json)`", page)[1]
+    assert page == render(load_results(ROOT / source), source), (
+        f"docs/gpu-results.md: run python -m benchmarks.gpu_report {source} docs/gpu-results.md"
+    )

@@ -4,7 +4,7 @@
 #   ./run.sh [--dry-run] [RESULTS]
 #
 # RESULTS is a folder (default gpu-results). $PYTHON is the Python with torch and transformers (default python3),
-# $GPU_CHECK_SECONDS the time for all checks together.
+# $GPU_CHECK_SECONDS the time for all checks together, $GPU_CHECK_ONLY the steps to run ("layers,tests of").
 set -eu
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 dry_run=
@@ -17,4 +17,4 @@ results=$(CDPATH='' cd -- "${1:-gpu-results}" && pwd)
 export PYTHONPATH="$here/project:$here/site${PYTHONPATH:+:$PYTHONPATH}" PYTHONDONTWRITEBYTECODE=1
 cd "$here/project"
 exec "${PYTHON:-python3}" -m tests.gpu.check --bundle "$here" --results "$results" \
-  --seconds "${GPU_CHECK_SECONDS:-345}" $dry_run
+  --seconds "${GPU_CHECK_SECONDS:-345}" ${GPU_CHECK_ONLY:+--only "$GPU_CHECK_ONLY"} $dry_run

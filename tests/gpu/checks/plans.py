@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -29,6 +30,13 @@ SANITIZER_ERROR: Final = 99
 DRY_ARCHITECTURE: Final = "90"
 NO_GPU: Final = 2
 """Exit status of what needs a GPU and has none."""
+
+FIRST_TESTS: Final = {
+    "tests/gpu/test_kernels.py": 60,
+    "tests/gpu/test_onnxruntime.py": 60,
+    "tests/gpu/test_execution.py": 45,
+}
+"""With the seconds that each may take where time is short."""
 
 PROFILED_DTYPES: Final = ("float16", "float32")
 PROBE: Final = """
@@ -116,26 +124,24 @@ def plan_checks(layout: Layout) -> list[Step]:
     """Everything that needs a GPU, the most valuable first: where time ends, what is left out is last."""
     return [
         layout.step("what is installed", "-c", PROBE + PROBE_GPU, seconds=40),
-        *_plan_tests(layout),
+        *(
+            plan_tests(layout, f"tests of {Path(path).stem.removeprefix('test_')}", [path], seconds)
+            for path, seconds in FIRST_TESTS.items()
+        ),
+        Step("TensorRT plugins on the GPU", (str(layout.libraries / PLUGIN_TEST),), seconds=30),
         *_plan_sanitizer(layout),
         *_plan_timings(layout),
+        plan_tests(
+            layout, "other tests", [path for path in find_marked_tests() if path not in FIRST_TESTS], 60
+        ),
         *_plan_profiles(layout),
     ]
 
 
-def _plan_tests(layout: Layout) -> list[Step]:
-    required = {"REQUIRE_GPU": "1"}
-
-    def test(name: str, *arguments: str, seconds: float) -> Step:
-        pytest = ("-m", "pytest", "-m", "gpu or tensorrt", *arguments)
-        return layout.step(name, *pytest, environment=required, seconds=seconds)
-
-    first = ("tests/gpu/test_kernels.py", "tests/gpu/test_onnxruntime.py", "tests/gpu/test_execution.py")
-    return [
-        *(test(f"tests of {Path(path).stem.removeprefix('test_')}", path, seconds=90) for path in first),
-        Step("TensorRT plugins on the GPU", (str(layout.libraries / PLUGIN_TEST),), seconds=30),
-        test("other tests", *(path for path in find_marked_tests() if path not in first), seconds=60),
-    ]
+def plan_tests(layout: Layout, name: str, paths: Sequence[str], seconds: float) -> Step:
+    """The tests in `paths` that need a GPU or TensorRT; that there is no GPU is a failure."""
+    pytest = ("-m", "pytest", "-m", "gpu or tensorrt", *paths)
+    return layout.step(name, *pytest, environment={"REQUIRE_GPU": "1"}, seconds=seconds)
 
 
 def find_marked_tests(root: Path = ROOT) -> list[str]:
@@ -157,7 +163,7 @@ def _plan_sanitizer(layout: Layout) -> list[Step]:
         command = (sanitizer, *options, *shapes)
         steps.append(
             Step(
-                f"compute-sanitizer {tool}", command, seconds=60, environment=layout.environment, folder=ROOT
+                f"compute-sanitizer {tool}", command, seconds=35, environment=layout.environment, folder=ROOT
             )
         )
     return steps
@@ -168,8 +174,8 @@ def _plan_timings(layout: Layout) -> list[Step]:
     kernels = ("--text", str(layout.results / "kernels-onnxruntime.txt"))
     bench = ("-m", "benchmarks.bench_gpu")
     return [
-        layout.step("layers", *bench, "layers", *data, partial=True, seconds=75),
-        layout.step("whole models", *bench, "models", *data, partial=True, seconds=100),
+        layout.step("layers", *bench, "layers", *data, partial=True, seconds=60),
+        layout.step("whole models", *bench, "models", *data, partial=True, seconds=80),
         layout.step(
             "ONNX Runtime's kernels",
             "-m",
@@ -196,7 +202,7 @@ def _plan_profiles(layout: Layout) -> list[Step]:
                 f"profile {dtype}",
                 command,
                 optional=True,
-                seconds=45,
+                seconds=35,
                 environment=layout.environment,
                 folder=ROOT,
                 output=page,
