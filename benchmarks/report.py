@@ -16,7 +16,15 @@ from rich.console import Console
 from rich.table import Table
 
 RESULTS: Final = Path(__file__).parent / "results"
-_LIBRARIES: Final = ("reformer-export", "torch", "transformers", "onnxruntime", "onnx", "numpy")
+_LIBRARIES: Final = (
+    "reformer-export",
+    "torch",
+    "transformers",
+    "onnxruntime-gpu",
+    "onnxruntime",
+    "onnx",
+    "numpy",
+)
 
 Row = Mapping[str, str]
 """A table's row: column name -> text; all rows of a table have the same columns."""
@@ -30,6 +38,8 @@ def describe_machine() -> dict[str, Any]:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
+    if "onnxruntime-gpu" in versions:  # the one that is imported, whatever else is installed
+        versions.pop("onnxruntime", None)
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "cpu": _cpu_name(),

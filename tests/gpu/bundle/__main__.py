@@ -21,7 +21,6 @@ from tests.gpu.bundle.contents import (
     assemble_bundle,
     find_paths,
     install_packages,
-    install_zstandard,
 )
 from tests.gpu.checks.plans import BUILD, ROOT, plan_build
 from tests.gpu.checks.steps import Outcome, run_plan
@@ -51,7 +50,6 @@ def main() -> int:
         return 1
     packages, folder = work / "packages", work / NAME
     install_packages(target, packages)
-    install_zstandard(work / "tools")
     folder.mkdir()
     assemble_bundle(ROOT, BUILD / "lib", packages, target, folder)
     if named := find_paths(folder, (ROOT, Path(sys.prefix), Path(tempfile.gettempdir()) / NAME)):

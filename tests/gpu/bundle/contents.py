@@ -122,18 +122,9 @@ def install_packages(target: Target, folder: Path) -> None:
     options = ["--only-binary", ":all:", "--implementation", "cp", "--python-version", target.python]
     for name in platforms:
         options += ["--platform", name]
-    _pip(*options, "--target", str(folder), "-r", str(HERE / "requirements.txt"))
-
-
-def install_zstandard(folder: Path) -> None:
-    """What reads compressed images, for this Python; put on its path."""
-    _pip("--target", str(folder), "zstandard>=0.23,<1")
-    sys.path.insert(0, str(folder))
-
-
-def _pip(*arguments: str) -> None:
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    subprocess.run([*pip, "--no-compile", "--upgrade", *arguments], check=True)
+    options += ["--no-compile", "--target", str(folder), "-r", str(HERE / "requirements.txt")]
+    subprocess.run([*pip, *options], check=True)
 
 
 def find_paths(folder: Path, roots: Iterable[Path]) -> list[Path]:

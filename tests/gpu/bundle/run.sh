@@ -14,6 +14,15 @@ if [ "${1:-}" = --dry-run ]; then
 fi
 mkdir -p "${1:-gpu-results}"
 results=$(CDPATH='' cd -- "${1:-gpu-results}" && pwd)
+# ONNX Runtime looks for CUDA's libraries beside itself; here they lie where pip put them for torch.
+libraries=$("${PYTHON:-python3}" - << 'END'
+import glob, importlib.util
+spec = importlib.util.find_spec("nvidia")
+roots = spec.submodule_search_locations if spec else ()
+print(":".join(folder for root in roots for folder in sorted(glob.glob(f"{root}/*/lib"))))
+END
+)
+export LD_LIBRARY_PATH="$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
 export PYTHONPATH="$here/project:$here/site${PYTHONPATH:+:$PYTHONPATH}" PYTHONDONTWRITEBYTECODE=1
 cd "$here/project"
 exec "${PYTHON:-python3}" -m tests.gpu.check --bundle "$here" --results "$results" \

@@ -217,11 +217,12 @@ def _plan_profiles(layout: Layout) -> list[Step]:
 def plan_dry_run(layout: Layout) -> list[Step]:
     """What can be tried without a GPU."""
     pytest = ("-m", "pytest", "-q")
+    marked = find_marked_tests()
     page = ("benchmarks/results/gpu-h200.json", str(layout.results / "gpu-results.md"))
     refusing: dict[str, Any] = {"expected": NO_GPU, "environment": {"CUDA_VISIBLE_DEVICES": ""}}
     return [
         layout.step("what is installed", "-c", PROBE),
-        layout.step("collect the tests", *pytest, "--collect-only", "-m", "gpu or tensorrt", "tests/gpu"),
+        layout.step("collect the tests", *pytest, "--collect-only", "-m", "gpu or tensorrt", *marked),
         layout.step("small shapes on the CPU", "-m", "tests.gpu.small_shapes", "--device", "cpu"),
         Step(
             "TensorRT plugins refuse",
@@ -234,7 +235,7 @@ def plan_dry_run(layout: Layout) -> list[Step]:
         layout.step("kernels refuse", "-m", "benchmarks.gpu_sessions", **refusing),
         layout.step("profiles refuse", "-m", "benchmarks.gpu_profile", "run", **refusing),
         layout.step("a page", "-m", "benchmarks.gpu_report", *page),
-        layout.step("tests on the CPU", *pytest, "-m", "not gpu", "tests/gpu", seconds=600),
+        layout.step("tests on the CPU", *pytest, "-m", "not gpu", *FIRST_TESTS, seconds=600),
     ]
 
 
