@@ -72,7 +72,7 @@ def data():
             {**LAYER, "seconds": {"attend_kernel": 0.5e-3}},
             {**LAYER, "kind": "local", "num_hashes": 0, "seconds": {}, "floor_seconds": None},
         ],
-        "models": [MODEL],
+        "models": [copy.deepcopy(MODEL)],
         "ceilings": {"copy_bytes": 4.26e12, "product_flops": 785e12},
         "profiles": [
             {
