@@ -200,7 +200,7 @@ def test_every_test_that_wants_a_gpu_is_asked_once():
         for argument in step.command
         if argument.startswith("tests/")
     ]
-    assert sorted(asked) == sorted(set(marked) | {"tests/gpu/test_onnxruntime.py"})
+    assert sorted(asked) == sorted(marked)
 
 
 def test_steps_can_be_chosen():

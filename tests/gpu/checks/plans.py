@@ -31,10 +31,10 @@ DRY_ARCHITECTURE: Final = "90"
 NO_GPU: Final = 2
 """Exit status of what needs a GPU and has none."""
 
-FIRST_TESTS: Final = {
-    "tests/gpu/test_kernels.py": 60,
-    "tests/gpu/test_onnxruntime.py": 60,
-    "tests/gpu/test_execution.py": 45,
+FIRST_TESTS: Final[dict[str, float]] = {
+    "tests/gpu/test_kernels.py": 60.0,
+    "tests/gpu/test_onnxruntime.py": 60.0,
+    "tests/gpu/test_execution.py": 45.0,
 }
 """With the seconds that each may take where time is short."""
 
@@ -122,18 +122,18 @@ def plan_build(python: str, architectures: str, target: Path) -> list[Step]:
 
 def plan_checks(layout: Layout) -> list[Step]:
     """Everything that needs a GPU, the most valuable first: where time ends, what is left out is last."""
+    marked = find_marked_tests()
+    timed = time_tests(marked)
     return [
         layout.step("what is installed", "-c", PROBE + PROBE_GPU, seconds=40),
         *(
             plan_tests(layout, f"tests of {Path(path).stem.removeprefix('test_')}", [path], seconds)
-            for path, seconds in FIRST_TESTS.items()
+            for path, seconds in timed.items()
         ),
         Step("TensorRT plugins on the GPU", (str(layout.libraries / PLUGIN_TEST),), seconds=30),
         *_plan_sanitizer(layout),
         *_plan_timings(layout),
-        plan_tests(
-            layout, "other tests", [path for path in find_marked_tests() if path not in FIRST_TESTS], 60
-        ),
+        plan_tests(layout, "other tests", [path for path in marked if path not in timed], 60),
         *_plan_profiles(layout),
     ]
 
@@ -142,6 +142,12 @@ def plan_tests(layout: Layout, name: str, paths: Sequence[str], seconds: float) 
     """The tests in `paths` that need a GPU or TensorRT; that there is no GPU is a failure."""
     pytest = ("-m", "pytest", "-m", "gpu or tensorrt", *paths)
     return layout.step(name, *pytest, environment={"REQUIRE_GPU": "1"}, seconds=seconds)
+
+
+def time_tests(marked: Sequence[str]) -> dict[str, float]:
+    """The tests of the kernels, of what runs them and of what is around them, with their seconds."""
+    others = [path for path in marked if path.startswith("tests/gpu/") and "tensorrt" not in path]
+    return {**FIRST_TESTS, **{path: 30.0 for path in others if path not in FIRST_TESTS}}
 
 
 def find_marked_tests(root: Path = ROOT) -> list[str]:
