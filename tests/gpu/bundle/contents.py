@@ -22,7 +22,7 @@ from tests.gpu.bundle.keep_architecture import keep_architectures
 from tests.gpu.checks.plans import BUILT
 
 HERE: Final = Path(__file__).parent
-PROJECT: Final = ("LICENSE", "pyproject.toml", "reformer_export", "tests", "benchmarks")
+PROJECT: Final = ("LICENSE", "pyproject.toml", "reformer_export", "tests", "benchmarks", "models/kjv-bytes")
 LEFT_OUT: Final = (
     "__pycache__",
     "_native",
@@ -73,10 +73,17 @@ class Target:
     machine: str = platform.machine()
 
 
-def assemble_bundle(root: Path, libraries: Path, packages: Path | None, target: Target, folder: Path) -> None:
-    """Fill the empty `folder`, from a clone's `root`, a folder of built `libraries` and one of unpacked
-    `packages`, whose unused parts are left out."""
-    copy_project(root, folder / "project")
+def assemble_bundle(
+    root: Path,
+    libraries: Path,
+    packages: Path | None,
+    target: Target,
+    folder: Path,
+    project: Sequence[str] = PROJECT,
+) -> None:
+    """Fill the empty `folder`, from what `project` names in a clone's `root`, a folder of built `libraries`
+    and one of unpacked `packages`, whose unused parts are left out."""
+    copy_project(root, folder / "project", project)
     (folder / "lib").mkdir()
     for name in (Path(path).name for path in BUILT):
         shutil.copy2(libraries / name, folder / "lib" / name)
@@ -92,10 +99,10 @@ def assemble_bundle(root: Path, libraries: Path, packages: Path | None, target: 
     (folder / "bundle.json").write_text(json.dumps(asdict(target), indent=1) + "\n", encoding="utf-8")
 
 
-def copy_project(root: Path, target: Path) -> None:
-    """Sources, tests and benchmarks, with the results that a dry run makes a page of."""
+def copy_project(root: Path, target: Path, names: Sequence[str]) -> None:
+    """Sources, tests and benchmarks, with the results that a dry run makes a page of, and a trained model."""
     target.mkdir(parents=True)
-    for name in PROJECT:
+    for name in names:
         if (root / name).is_dir():
             shutil.copytree(root / name, target / name, ignore=shutil.ignore_patterns(*LEFT_OUT))
         else:

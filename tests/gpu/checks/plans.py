@@ -15,6 +15,7 @@ from tests.gpu.checks.steps import Step
 ROOT: Final = Path(__file__).resolve().parents[3]
 BUILD: Final = ROOT / "build" / "gpu"
 VENV: Final = ROOT / ".venv-gpu"
+WORK: Final = ROOT / "build" / "gpu-check-models"
 OPERATORS: Final = "libreformer_onnxruntime.so"
 PLUGINS: Final = "libreformer_tensorrt.so"
 PLUGIN_TEST: Final = "test_tensorrt_plugins_gpu"
@@ -38,6 +39,7 @@ FIRST_TESTS: Final[dict[str, float]] = {
 }
 """With the seconds that each may take where time is short."""
 
+VERIFIED_DTYPES: Final = ("float32", "bfloat16", "float16")
 PROFILED_DTYPES: Final = ("float16", "float32")
 PROBE: Final = """
 import onnx, onnxruntime, onnxscript, torch, transformers
@@ -132,7 +134,9 @@ def plan_checks(layout: Layout) -> list[Step]:
         ),
         Step("TensorRT plugins on the GPU", (str(layout.libraries / PLUGIN_TEST),), seconds=30),
         *_plan_sanitizer(layout),
-        *_plan_timings(layout),
+        *_plan_timings(layout)[:1],
+        *_plan_verify(layout, VERIFIED_DTYPES, "cuda"),
+        *_plan_timings(layout)[1:],
         plan_tests(layout, "other tests", [path for path in marked if path not in timed], 60),
         *_plan_profiles(layout),
     ]
@@ -158,6 +162,21 @@ def find_marked_tests(root: Path = ROOT) -> list[str]:
         for file in files
         if re.search(r"mark\.(gpu|tensorrt)\b|tests\.gpu\.backends", file.read_text(encoding="utf-8"))
     ]
+
+
+def _plan_verify(layout: Layout, dtypes: Sequence[str], provider: str) -> list[Step]:
+    """The shipped model, trained: exported here and compared with eager, in ONNX Runtime on our kernels."""
+    program = ("-m", "reformer_export.cli.main")
+    cases = ("--lengths", "1,64,1000", "--batch-sizes", "1,2", "--provider", provider, "--native", "on")
+    steps = []
+    for dtype in dtypes:
+        out = str(WORK / f"kjv-bytes-{dtype}")
+        export = ("onnx", "models/kjv-bytes", out, "--dtype", dtype, "--no-verify", "--overwrite")
+        steps.append(layout.step(f"export {dtype}", *program, *export, seconds=30))
+        steps.append(
+            layout.step(f"verify {dtype} on {provider}", *program, "verify", out, *cases, seconds=40)
+        )
+    return steps
 
 
 def _plan_sanitizer(layout: Layout) -> list[Step]:
@@ -241,6 +260,7 @@ def plan_dry_run(layout: Layout) -> list[Step]:
         layout.step("kernels refuse", "-m", "benchmarks.gpu_sessions", **refusing),
         layout.step("profiles refuse", "-m", "benchmarks.gpu_profile", "run", **refusing),
         layout.step("a page", "-m", "benchmarks.gpu_report", *page),
+        *_plan_verify(layout, ["float32"], "cpu"),
         layout.step("tests on the CPU", *pytest, "-m", "not gpu", *FIRST_TESTS, seconds=600),
     ]
 
