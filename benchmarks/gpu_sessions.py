@@ -19,7 +19,7 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.gpu_machine import require_gpu
+from benchmarks.gpu_machine import describe_gpu, require_gpu
 from benchmarks.gpu_results import update_results
 from benchmarks.models import BenchmarkModel, prepare_model, random_inputs
 from benchmarks.report import RESULTS
@@ -143,7 +143,7 @@ def main(models: str, dtypes: str, tokens: int, out: Path, text: Path | None) ->
                 missing.append(f"kernels of {name}, {dtype}: {' '.join(str(error).split())[:200]}")
                 continue
             lines += render_kernels(entries[-1])
-            update_results(out, {"session_kernels": entries})
+            update_results(out, {"machine": describe_gpu(), "session_kernels": entries})
             if text is not None:
                 text.write_text("\n".join(lines) + "\n", encoding="utf-8")
     update_results(out, {"missing": {"session_kernels": missing}})

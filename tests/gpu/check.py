@@ -52,7 +52,8 @@ def find_architecture() -> str | None:
 def run_all(arguments: argparse.Namespace, architecture: str | None, outcome: Outcome) -> None:
     """In a clone environment and build come first and are needed; then every check runs, whatever the others
     say, as long as there is time."""
-    results, budget = arguments.results, Budget(arguments.seconds)
+    results = arguments.results
+    budget = Budget(None if arguments.dry_run else arguments.seconds)
     if arguments.bundle:
         layout = Layout(sys.executable, arguments.bundle / "lib", results)
     elif arguments.dry_run:
@@ -93,13 +94,13 @@ def write_checks(data: Path, outcome: Outcome) -> None:
 
 def write_pages(layout: Layout, outcome: Outcome, in_clone: bool) -> None:
     """The results' page; in a clone docs/gpu-results.md and the file that it is made from, too."""
-    if not layout.data.is_file():
+    measured = json.loads(layout.data.read_text(encoding="utf-8")) if layout.data.is_file() else {}
+    if "machine" not in measured:
         outcome.missing.append("the page: nothing was measured")
         return
     pages = [(layout.data, layout.results / "gpu-results.md")]
     if in_clone:
-        card = json.loads(layout.data.read_text(encoding="utf-8"))["machine"]["gpu"]
-        kept = Path("benchmarks", "results", f"gpu-{short_name(card)}.json")
+        kept = Path("benchmarks", "results", f"gpu-{short_name(measured['machine']['gpu'])}.json")
         (ROOT / kept).write_bytes(layout.data.read_bytes())
         pages.append((kept, Path("docs", "gpu-results.md")))
     for source, page in pages:
@@ -119,7 +120,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument(
         "--results", type=Path, default=CLONE_RESULTS, help="where everything goes; from the current folder"
     )
-    parser.add_argument("--seconds", type=float, help="for all checks together; default: no limit")
+    parser.add_argument("--seconds", type=float, help="for all checks on the GPU together; default: no limit")
     parser.add_argument("--only", help="steps whose names contain one of these, with commas between")
     parsed = parser.parse_args(arguments)
     parsed.results = parsed.results.resolve()

@@ -172,7 +172,7 @@ def _plan_verify(layout: Layout, dtypes: Sequence[str], provider: str) -> list[S
     for dtype in dtypes:
         out = str(WORK / f"kjv-bytes-{dtype}")
         export = ("onnx", "models/kjv-bytes", out, "--dtype", dtype, "--no-verify", "--overwrite")
-        steps.append(layout.step(f"export {dtype}", *program, *export, seconds=30))
+        steps.append(layout.step(f"export {dtype}", *program, *export, seconds=45))
         steps.append(
             layout.step(f"verify {dtype} on {provider}", *program, "verify", out, *cases, seconds=40)
         )
