@@ -11,9 +11,6 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 LIBRARY := reformer_export/_native/libreformer_onnxruntime.so
 TENSORRT_LIBRARY := reformer_export/_native/libreformer_tensorrt.so
 TOOLCHAIN := build/cuda-toolchain
-BUNDLE_PYTHON ?= 3.12
-# A bundle is small when it is for one kind of GPU.
-BUNDLE_ARCHITECTURES := $(or $(CUDA_ARCHITECTURES),90)
 # Compute capabilities the GPU libraries are compiled for; CUDA_ARCHITECTURES=90 is quicker.
 CUDA_ARCHITECTURES ?= 80;86;89;90;100;120
 CXX_SOURCES := $(shell find plugins -name '*.cc' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
@@ -25,7 +22,7 @@ without = [ -z "$(REQUIRE_NATIVE)" ] && echo "No $(1): its tests are skipped, ev
 FUZZ_RUNS ?= 40000
 
 .PHONY: fuzz demo test test-python test-native sanitize native cuda-toolchain tensorrt-plugin lint format bench \
-	wheel-check gpu-libraries gpu-check gpu-bundle clean
+	wheel-check gpu-libraries gpu-check clean
 
 demo: $(READY)  ## Export the shipped models, verify them against eager, write their reports, and let one write.
 	mkdir -p $(DEMO_REPORTS)
@@ -119,7 +116,11 @@ gpu-libraries: $(TOOLCHAIN)/.ready  ## Both libraries with the CUDA kernels, for
 gpu-check:  ## Everything that needs an NVIDIA GPU: builds, tests, sanitizer, timings.
 	$(PYTHON) -m tests.gpu.check $(GPU_CHECK_FLAGS)
 
-# The same for GPU machines without a network: make gpu-bundle CUDA_ARCHITECTURES=90 BUNDLE_PYTHON=3.12
+# The same for GPU machines without a network. Small when it is for one kind of GPU, so that not every one above is
+# in it unless asked for: make gpu-bundle CUDA_ARCHITECTURES="80;90" BUNDLE_PYTHON=3.12
+BUNDLE_ARCHITECTURES = $(if $(filter file,$(origin CUDA_ARCHITECTURES)),90,$(CUDA_ARCHITECTURES))
+BUNDLE_PYTHON ?= 3.12
+.PHONY: gpu-bundle
 gpu-bundle: $(READY)  ## All that gpu-check needs there in one archive, dist/gpu-bundle.tar.xz; needs no GPU.
 	$(BIN)/python -m tests.gpu.bundle --architectures "$(BUNDLE_ARCHITECTURES)" --python "$(BUNDLE_PYTHON)"
 
