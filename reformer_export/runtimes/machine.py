@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Final
 
 from reformer_export.errors import InputError, ReformerExportError
-from reformer_export.libraries.gpus import find_gpus
-from reformer_export.libraries.operators import HOW_TO_GET_IT, find_native_library
-from reformer_export.runtimes.ort import OnnxRuntime, import_onnxruntime, open_session
+from reformer_export.libraries.gpus import Gpu, find_gpus
+from reformer_export.libraries.state import LibraryState, describe_libraries
+from reformer_export.runtimes.cuda_provider import describe_missing, find_missing_libraries
+from reformer_export.runtimes.ort import CUDA, OnnxRuntime, import_onnxruntime, open_session
 from reformer_export.runtimes.tensorrt.machine import TensorRTInstallation, describe_installation
 from reformer_export.runtimes.tensorrt.packages import installed_version
 
@@ -44,15 +45,17 @@ class ArtifactState:
 
 @dataclass(frozen=True)
 class MachineReport:
-    """What `doctor` found. `gpus` are the visible ones in words; `providers` are ONNX Runtime's; `native` is
-    the operator library in words; `tensorrt` is what running engines takes."""
+    """What `doctor` found. `gpus` are the visible ones in words; `providers` are ONNX Runtime's, and
+    `cuda_problem` is what the CUDA one lacks; `native` are this package's libraries; `tensorrt` is what running
+    engines takes."""
 
     python: str
     platform: str
     libraries: tuple[Library, ...]
     gpus: tuple[str, ...]
     providers: tuple[str, ...]
-    native: str
+    cuda_problem: str
+    native: tuple[LibraryState, ...]
     tensorrt: TensorRTInstallation
     commands: tuple[CommandState, ...]
     artifact: ArtifactState | None
@@ -87,6 +90,7 @@ _NEEDS: Final[dict[str, tuple[str, ...]]] = {
     "generate": ("numpy", "onnxruntime"),
     "bench": ("numpy", "onnxruntime"),
     "inspect": (),
+    "build-library": (),
     "doctor": (),
 }
 
@@ -98,13 +102,17 @@ def inspect_machine(path: Path | None = None) -> MachineReport:
         for module, distributions, purpose, install in _LIBRARIES
     )
     installed = {library.name for library in libraries if library.version is not None}
+    gpus, providers = _list_gpus(), _list_providers()
     return MachineReport(
         python=platform.python_version(),
         platform=f"{platform.system()} {platform.machine()}",
         libraries=libraries,
-        gpus=_list_gpus(),
-        providers=_list_providers(),
-        native=_describe_native(),
+        gpus=tuple(f"{gpu}, its driver knows CUDA {gpu.cuda_version}" for gpu in gpus),
+        providers=providers,
+        cuda_problem=describe_missing(find_missing_libraries(import_onnxruntime()))
+        if CUDA in providers
+        else "",
+        native=describe_libraries(gpus),
         tensorrt=describe_installation(),
         commands=tuple(
             CommandState(name, tuple(need for need in needs if need not in installed))
@@ -114,14 +122,6 @@ def inspect_machine(path: Path | None = None) -> MachineReport:
     )
 
 
-def _describe_native() -> str:
-    try:
-        library = find_native_library("auto")
-    except ReformerExportError as error:
-        return f"unusable: {error}"
-    return str(library) if library else f"missing (generic operators run instead): {HOW_TO_GET_IT}"
-
-
 def _list_providers() -> tuple[str, ...]:
     try:
         return tuple(import_onnxruntime().get_available_providers())
@@ -129,9 +129,9 @@ def _list_providers() -> tuple[str, ...]:
         return ()
 
 
-def _list_gpus() -> tuple[str, ...]:
+def _list_gpus() -> tuple[Gpu, ...]:
     try:
-        return tuple(f"{gpu}, its driver knows CUDA {gpu.cuda_version}" for gpu in find_gpus())
+        return find_gpus()
     except ReformerExportError:
         return ()
 

@@ -1,0 +1,56 @@
+"""Whether this machine has the libraries that ONNX Runtime's CUDA provider needs.
+
+Asked before ONNX Runtime tries: where one is missing it writes coloured lines of its own to standard error,
+and goes on without CUDA.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import io
+from pathlib import Path
+from typing import Any, Final
+
+from reformer_export.libraries.elf import list_needed
+from reformer_export.libraries.gpus import DRIVER
+
+PROVIDER_NAME: Final = "libonnxruntime_providers_cuda.so"
+INSTALL: Final = "pip install 'reformer-export[gpu]'"
+
+
+def preload_cuda_libraries(onnxruntime: Any) -> None:
+    """Load CUDA's and cuDNN's libraries from the packages that bring them, where the module can."""
+    if hasattr(onnxruntime, "preload_dlls"):
+        with contextlib.redirect_stdout(io.StringIO()):
+            onnxruntime.preload_dlls()
+
+
+def find_missing_libraries(onnxruntime: Any) -> tuple[str, ...]:
+    """The libraries that the CUDA provider of the module `onnxruntime` needs and that are not found here, such
+    as libcuda.so.1, the driver's, or libcublas.so.13; none where the system names them otherwise."""
+    preload_cuda_libraries(onnxruntime)
+    try:
+        needed = list_needed(Path(onnxruntime.__file__).parent / "capi" / PROVIDER_NAME)
+    except (OSError, TypeError):
+        return ()
+    return tuple(name for name in needed if not _loads(name))
+
+
+def describe_missing(missing: tuple[str, ...]) -> str:
+    """What is missing and what to do, in one sentence without a full stop."""
+    parts = []
+    if DRIVER in missing:
+        parts.append(f"no NVIDIA driver ({DRIVER})")
+    others = [name for name in missing if name != DRIVER]
+    if others:
+        parts.append(f"no {', no '.join(others)} ({INSTALL} brings CUDA's libraries)")
+    return " and ".join(parts)
+
+
+def _loads(name: str) -> bool:
+    try:
+        ctypes.CDLL(name)
+    except OSError:
+        return False
+    return True
