@@ -48,10 +48,17 @@ def command(cuda: bool, tensorrt: bool, architectures: str, overwrite: bool, as_
     with leave_on_termination(), refuse_in_one_line("building the library"), _show_compiling() as advance:
         build = build_libraries(options, overwrite, _say, advance)
     if as_json:
-        values = {**dataclasses.asdict(build.record), "folder": str(build.folder), "is_new": build.is_new}
+        values = {
+            **dataclasses.asdict(build.record),
+            "folder": str(build.folder),
+            "is_new": build.is_new,
+            "note": build.note,
+        }
         click.echo(json_text(values))
         return
     _say("Built." if build.is_new else "It is built already; --overwrite builds it again.")
+    if build.note:
+        _say(f"Note: {build.note}")
     print_table(library_build_table(build))
 
 

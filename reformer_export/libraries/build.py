@@ -1,8 +1,9 @@
 """Build the native libraries on this machine, from the sources in the package, into the user's cache.
 
-Nothing is fetched or compiled unless this is called. What is fetched is told before: CMake and Ninja where the
-PATH has none, CUDA's compiler and TensorRT's headers where the machine has none, all with pip into a folder
-that is gone afterwards; headers that neither the package nor the system has (plugins/cmake/find_headers.cmake).
+Nothing is fetched or compiled unless this is called, and what is fetched is told before: CMake and Ninja
+where the PATH has none, CUDA's compiler and TensorRT's headers where the machine has none, all with pip into
+a folder that is gone afterwards, and headers that neither the package nor the system has
+(plugins/cmake/find_headers.cmake).
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ from reformer_export.libraries.sources import find_sources, hash_sources
 from reformer_export.libraries.tensorrt import describe_tensorrt_library
 
 _OWNER_ONLY: Final = 0o700
+_OPERATORS: Final = library_name("reformer_onnxruntime")
+_PLUGINS: Final = library_name("reformer_tensorrt")
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,21 @@ class LibraryBuild:
     @property
     def paths(self) -> tuple[Path, ...]:
         return tuple(self.folder / name for name in self.record.files)
+
+    @property
+    def note(self) -> str:
+        """What a user may not expect of this build, a sentence; "" for nothing."""
+        packaged = INSTALLED / _OPERATORS
+        if self.record.architectures or not packaged.is_file():
+            return ""
+        try:
+            architectures = describe_library(packaged.resolve()).architectures
+        except RuntimeUnavailableError:
+            return ""
+        if not architectures:
+            return ""
+        without = "The package's own library has CUDA kernels, this one has none"
+        return f"{without}, and is used until {self.folder} is deleted."
 
 
 @dataclass(frozen=True)
@@ -176,12 +194,11 @@ def _packaged_headers() -> dict[str, str]:
 
 def _keep(plan: _Plan, install: Path, seconds: float) -> BuildRecord:
     """Check what was built, then put it in its place with its record, whole or not at all."""
-    operators, plugins = (install / library_name(f"reformer_{stem}") for stem in ("onnxruntime", "tensorrt"))
-    described = describe_library(operators)
-    libraries = [operators]
+    libraries = [install / _OPERATORS]
+    described = describe_library(libraries[0])
     if plan.tensorrt:
-        describe_tensorrt_library(plugins)
-        libraries.append(plugins)
+        libraries.append(install / _PLUGINS)
+        describe_tensorrt_library(libraries[1])
     record = BuildRecord(
         record_version=RECORD_VERSION,
         version=__version__,

@@ -7,8 +7,8 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -78,41 +78,39 @@ class Log:
                     if found:
                         self._advance(int(found[1]), int(found[2]))
                     elif not reason and _ERROR_LINE.search(line):
-                        reason = f", '{' '.join(line.split())[:_SHOWN_CHARACTERS]}'"
+                        # CMake says what it is in the lines below.
+                        rest = process.stdout.readline() if line.rstrip().endswith(":") else ""
+                        stream.write(rest)
+                        reason = f", '{' '.join((line + rest).split())[:_SHOWN_CHARACTERS]}'"
                 status = process.wait()
         if status != 0:
             raise self._failure(command, f"exit status {status}{reason}")
 
     def _failure(self, command: tuple[str, ...], got: str) -> LibraryBuildError:
         name = Path(command[0]).name if command[1:3] != ("-m", "pip") else "pip"
-        return LibraryBuildError(
-            f"building the library: {name}", got, "success", f"its output is in {self.path}"
-        )
+        fix = f"see its output in {self.path}"
+        return LibraryBuildError(f"building the library: {name}", got, "success", fix)
 
 
-class _ended:
-    """A block after which the process has ended."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._process = process
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *_: object) -> None:
-        if self._process.poll() is None:
-            self._process.terminate()  # ninja ends its compilers
+@contextmanager
+def _ended(process: subprocess.Popen[str]) -> Iterator[None]:
+    """A block after which the process has ended, whatever ends the block."""
+    try:
+        yield
+    finally:
+        if process.poll() is None:
+            process.terminate()  # ninja ends its compilers
             with suppress(subprocess.TimeoutExpired):
-                self._process.wait(_STOP_SECONDS)
-            self._process.kill()
-        self._process.wait()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
+                process.wait(_STOP_SECONDS)
+            process.kill()
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
 
 
 @dataclass(frozen=True)
 class Toolchain:
-    """The programs of a build. `nvcc` where this machine has its own; `cuda` is a folder that
+    """The programs of a build, `nvcc` where there are CUDA kernels in it; `cuda` is a folder that
     plugins/scripts/get_cuda_toolchain.sh made, where something of CUDA's or TensorRT's had to be fetched."""
 
     cmake: str
@@ -125,7 +123,7 @@ def get_toolchain(work: Path, sources: Path, with_cuda: bool, with_tensorrt: boo
     """What this machine has, and the rest from pip into the folder `work`."""
     cmake, ninja = shutil.which("cmake"), shutil.which("ninja")
     if cmake is None or ninja is None:
-        log.say("Fetching CMake and Ninja with pip, into a temporary folder")
+        log.say("Fetching CMake and Ninja (30 MB) with pip, into a temporary folder")
         tools = work / "tools"
         _pip_install(log, tools, sources / "requirements-build.txt")
         cmake = str(tools / "cmake" / "data" / "bin" / "cmake")
@@ -136,13 +134,13 @@ def get_toolchain(work: Path, sources: Path, with_cuda: bool, with_tensorrt: boo
     if nvcc is not None and not with_tensorrt:
         return Toolchain(cmake, ninja, nvcc)
     wanted = [
-        *(["CUDA's compiler (some 300 MB)"] if nvcc is None else []),
+        *(["CUDA's compiler (105 MB)"] if nvcc is None else []),
         *(["TensorRT's headers"] if with_tensorrt else []),
     ]
     log.say(f"Fetching {' and '.join(wanted)} with pip, into a temporary folder")
     script, cuda = sources / "scripts" / "get_cuda_toolchain.sh", work / "cuda-toolchain"
     log.run("sh", str(script), str(cuda), environment={"PYTHON": sys.executable, "CUDACXX": str(nvcc or "")})
-    return Toolchain(cmake, ninja, nvcc, cuda)
+    return Toolchain(cmake, ninja, nvcc or cuda / "cuda" / "bin" / "nvcc", cuda)
 
 
 def _pip_install(log: Log, target: Path, requirements: Path) -> None:

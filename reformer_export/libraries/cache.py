@@ -62,9 +62,9 @@ def cache_folder() -> Path | None:
 
     As the XDG base directory specification has it: $XDG_CACHE_HOME where it is absolute, else ~/.cache.
     """
-    named = os.environ.get("XDG_CACHE_HOME", "")
+    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
     try:
-        base = Path(named) if os.path.isabs(named) else Path.home() / ".cache"
+        base = named if named.is_absolute() else Path.home() / ".cache"
     except RuntimeError:
         return None
     return base / "reformer-export"
@@ -80,15 +80,16 @@ def builds_folder() -> Path | None:
 
 
 def find_built_library(name: str) -> Path | None:
-    """The library in the newest build that has a file `name`; None without one.
+    """The library in the newest build that has a file `name`, with CUDA kernels before without; None without
+    one.
 
     Raises:
         RuntimeUnavailableError: that file is not what was built.
     """
-    found = [(record.built, folder, record) for folder, record in _read_builds() if name in record.files]
+    found = [(folder, record) for folder, record in _read_builds() if name in record.files]
     if not found:
         return None
-    _, folder, record = max(found, key=lambda build: build[0])
+    folder, record = max(found, key=lambda build: (bool(build[1].architectures), build[1].built))
     check_built_file(folder / name, record.files[name])
     return folder / name
 
@@ -146,6 +147,6 @@ def is_ours(folder: Path) -> bool:
         return False
     if not folder.is_dir():
         return False
-    return not hasattr(os, "geteuid") or (
-        status.st_uid == os.geteuid() and not status.st_mode & _OTHERS_WRITE
-    )
+    if not hasattr(os, "geteuid"):  # Windows, where a user's folders are the user's own
+        return True
+    return status.st_uid == os.geteuid() and not status.st_mode & _OTHERS_WRITE

@@ -19,7 +19,7 @@ _SECONDS: Final = 60
 
 
 def find_cxx_compiler() -> str | None:
-    """The command of the C++ compiler that CMake would take, such as /usr/bin/c++: $CXX or one on the PATH."""
+    """The C++ compiler that CMake would take, such as /usr/bin/c++: $CXX or one on the PATH; None without."""
     named = os.environ.get("CXX")
     if named:
         return named if shutil.which(shlex.split(named)[0]) else None

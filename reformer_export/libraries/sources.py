@@ -10,7 +10,7 @@ from typing import Final
 from reformer_export.errors import RuntimeUnavailableError
 
 _PACKAGE: Final = Path(__file__).parents[1]
-PACKAGED: Final = _PACKAGE / "_sources"
+PACKAGED: Final = _PACKAGE / "_sources" / "plugins"
 CLONED: Final = _PACKAGE.parent / "plugins"
 _NOT_COMPILED: Final = ("tests", "CMakePresets.json")
 """What is beside the sources in a clone, and in no package."""

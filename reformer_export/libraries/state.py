@@ -48,14 +48,12 @@ def _describe_operators(gpus: Sequence[Gpu]) -> tuple[LibraryState, LibraryState
 
 
 def _describe_cuda(library: NativeLibrary, found: str, gpus: Sequence[Gpu]) -> LibraryState:
-    if library.architectures:
-        name = "CUDA kernels"
-        return LibraryState(
-            name, f"{found}, for {_list(library.architectures)}", _runs(library.architectures, gpus)
-        )
+    name, built = "CUDA kernels", library.architectures
+    if built:
+        return LibraryState(name, f"{found}, for {_list(built)}", _runs(built, gpus))
     if gpus:
-        return LibraryState("CUDA kernels", f"not in the library: {how_to_build('--cuda')}", "")
-    return LibraryState("CUDA kernels", "not in the library", _NO_GPU)
+        return LibraryState(name, f"not in the library: {how_to_build('--cuda')}", "")
+    return LibraryState(name, "not in the library", _NO_GPU)
 
 
 def _describe_plugins(gpus: Sequence[Gpu]) -> LibraryState:
@@ -64,11 +62,10 @@ def _describe_plugins(gpus: Sequence[Gpu]) -> LibraryState:
         library = find_tensorrt_library()
     except ReformerExportError as error:
         return LibraryState(name, f"missing: {error.fix}" if error.got.startswith("no ") else str(error), "")
+    built = library.cuda_architectures
     origin = describe_origin(library.path, tensorrt.LIBRARY_VARIABLE)
-    found = (
-        f"{library.version} (ABI {library.abi_version}), {origin}, for {_list(library.cuda_architectures)}"
-    )
-    return LibraryState(name, found, _runs(library.cuda_architectures, gpus))
+    found = f"{library.version} (ABI {library.abi_version}), {origin}, for {_list(built)}"
+    return LibraryState(name, found, _runs(built, gpus))
 
 
 def _list(architectures: Sequence[int]) -> str:

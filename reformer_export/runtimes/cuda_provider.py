@@ -27,8 +27,8 @@ def preload_cuda_libraries(onnxruntime: Any) -> None:
 
 
 def find_missing_libraries(onnxruntime: Any) -> tuple[str, ...]:
-    """The libraries that the CUDA provider of the module `onnxruntime` needs and that are not found here, such
-    as libcuda.so.1, the driver's, or libcublas.so.13; none where the system names them otherwise."""
+    """What the CUDA provider of the module `onnxruntime` needs and does not find here, such as libcuda.so.1,
+    which is the driver's, or libcublas.so.13; none where the system names its libraries otherwise."""
     preload_cuda_libraries(onnxruntime)
     try:
         needed = list_needed(Path(onnxruntime.__file__).parent / "capi" / PROVIDER_NAME)

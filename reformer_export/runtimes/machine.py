@@ -46,8 +46,8 @@ class ArtifactState:
 @dataclass(frozen=True)
 class MachineReport:
     """What `doctor` found. `gpus` are the visible ones in words; `providers` are ONNX Runtime's, and
-    `cuda_problem` is what the CUDA one lacks; `native` are this package's libraries; `tensorrt` is what running
-    engines takes."""
+    `cuda_problem` is what the CUDA one lacks; `native` are this package's libraries; `tensorrt` is what
+    running engines takes."""
 
     python: str
     platform: str
@@ -109,9 +109,7 @@ def inspect_machine(path: Path | None = None) -> MachineReport:
         libraries=libraries,
         gpus=tuple(f"{gpu}, its driver knows CUDA {gpu.cuda_version}" for gpu in gpus),
         providers=providers,
-        cuda_problem=describe_missing(find_missing_libraries(import_onnxruntime()))
-        if CUDA in providers
-        else "",
+        cuda_problem=_describe_cuda_problem() if CUDA in providers else "",
         native=describe_libraries(gpus),
         tensorrt=describe_installation(),
         commands=tuple(
@@ -127,6 +125,10 @@ def _list_providers() -> tuple[str, ...]:
         return tuple(import_onnxruntime().get_available_providers())
     except ReformerExportError:
         return ()
+
+
+def _describe_cuda_problem() -> str:
+    return describe_missing(find_missing_libraries(import_onnxruntime()))
 
 
 def _list_gpus() -> tuple[Gpu, ...]:
