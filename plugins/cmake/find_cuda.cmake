@@ -1,6 +1,6 @@
 # Sets REFORMER_BUILD_CUDA to ON or OFF where it is AUTO, and REFORMER_NVCC to the CUDA compiler where it
 # is ON: CMAKE_CUDA_COMPILER or $CUDACXX, where one of them is given, else the first that is new enough of
-# nvcc on the PATH, in /usr/local/cuda and in REFORMER_CUDA_TOOLCHAIN.
+# nvcc on the PATH, in REFORMER_CUDA_TOOLCHAIN and in /usr/local/cuda.
 # AUTO is OFF where there is none that works; ON stops there.
 set(REFORMER_LEAST_NVCC 12.8)
 
@@ -24,7 +24,7 @@ function(reformer_find_nvcc RESULT PROBLEM)
     set(candidates $ENV{CUDACXX})
   else()
     find_program(on_path nvcc NO_CACHE)
-    set(candidates ${on_path} /usr/local/cuda/bin/nvcc ${REFORMER_CUDA_TOOLCHAIN}/cuda/bin/nvcc)
+    set(candidates ${on_path} ${REFORMER_CUDA_TOOLCHAIN}/cuda/bin/nvcc /usr/local/cuda/bin/nvcc)
   endif()
   set(${RESULT} "" PARENT_SCOPE)
   set(problems "")
