@@ -12,7 +12,8 @@ import pytest
 from tests.libraries.fake_toolchain import write_nvcc, write_program
 from tests.required import skip_unless_required
 
-MODULES = Path(__file__).parents[2] / "plugins/cmake"
+ROOT = Path(__file__).parents[2]
+MODULES = ROOT / "plugins/cmake"
 SHIPPED = re.search(
     r"set\(REFORMER_ALL_CUDA_ARCHITECTURES ([0-9 ]+)\)", (MODULES / "architectures.cmake").read_text()
 )[1].replace(" ", ",")
@@ -77,6 +78,13 @@ def test_this_machine_s_gpus(tmp_path: Path) -> None:
     result, said = choose(tmp_path, "native")
     assert result == "stopped"
     assert "nvidia-smi names no GPU here" in said
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/installing.md"])
+def test_the_pages_list_what_is_shipped(page: str) -> None:
+    numbers = [int(number) for number in SHIPPED.split(",")]
+    words = ", ".join(f"{number // 10}.{number % 10}" for number in numbers)
+    assert words in " ".join((ROOT / page).read_text().split())
 
 
 def test_a_newer_generation_has_three_digits(tmp_path: Path) -> None:
