@@ -19,7 +19,8 @@ from reformer_export.parity.expose import ExposedGraph, ModelGraph, open_graph
 from reformer_export.parity.points import Point, find_hashing
 from reformer_export.reference.eager import EagerReformer, open_eager
 from reformer_export.runtimes import Runtime, RuntimeOptions, load
-from reformer_export.runtimes.ort import CPU, OnnxRuntime, Placement
+from reformer_export.runtimes.ort import OnnxRuntime
+from reformer_export.runtimes.ort_session import CPU, Placement
 from reformer_export.spec import ModelSpec
 
 ON_CPU: Final = RuntimeOptions(provider="cpu")
@@ -105,7 +106,7 @@ def open_session(
 
 
 def _place_graph(runtime: Runtime, options: RuntimeOptions) -> Placement:
-    """The runtime's own place; the CPU for an engine, and for bfloat16, whose values numpy does not have."""
-    if isinstance(runtime, OnnxRuntime) and runtime.manifest.dtype != "bfloat16":
+    """The runtime's own place; the CPU for an engine."""
+    if isinstance(runtime, OnnxRuntime):
         return runtime.placement
     return Placement(CPU, options.threads, find_native_library(options.native))

@@ -10,7 +10,8 @@ from typing import Final
 from reformer_export.errors import InputError, ReformerExportError
 from reformer_export.libraries.gpus import find_gpus
 from reformer_export.libraries.operators import HOW_TO_GET_IT, find_native_library
-from reformer_export.runtimes.ort import OnnxRuntime, import_onnxruntime, open_session
+from reformer_export.runtimes.ort import OnnxRuntime
+from reformer_export.runtimes.ort_session import import_onnxruntime, open_session
 from reformer_export.runtimes.tensorrt.machine import TensorRTInstallation, describe_installation
 from reformer_export.runtimes.tensorrt.packages import installed_version
 

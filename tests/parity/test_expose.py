@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 from reformer_export.errors import MissingDependencyError
 from reformer_export.parity.expose import expose_points, open_graph
 from reformer_export.parity.points import Point, Role
-from reformer_export.runtimes.ort import Placement
+from reformer_export.runtimes.ort_session import Placement
 
 SIZE = 1000
 
