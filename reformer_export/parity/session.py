@@ -15,6 +15,7 @@ from reformer_export.artifact.manifest import MODEL_NAME, Manifest
 from reformer_export.contract import NUM_HASHES_INPUT
 from reformer_export.libraries.operators import find_native_library
 from reformer_export.parity.cases import Case, make_inputs
+from reformer_export.parity.compare import Precision
 from reformer_export.parity.expose import ExposedGraph, ModelGraph, open_graph
 from reformer_export.parity.points import Point, find_hashing
 from reformer_export.reference.eager import EagerReformer, open_eager
@@ -49,6 +50,11 @@ class ParitySession:
     def placement(self) -> Placement:
         """Where ONNX Runtime runs the exposed graph."""
         return self.graph.placement
+
+    @property
+    def precision(self) -> Precision:
+        """What the graph's arithmetic is judged by."""
+        return "tf32" if self.placement.tf32 else self.manifest.dtype
 
     @property
     def reads_buckets(self) -> bool:

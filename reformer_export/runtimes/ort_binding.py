@@ -7,6 +7,7 @@ numpy does not have, and those that a caller does not want, are cast on the devi
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from reformer_export.runtimes.cast_graph import CAST_INPUT, CAST_OUTPUT, cast_model
 from reformer_export.runtimes.device_arrays import DeviceArray, DeviceInput
 from reformer_export.runtimes.options import Device
-from reformer_export.runtimes.ort_session import Placement, open_graph_bytes
+from reformer_export.runtimes.ort_session import Placement, import_onnxruntime, open_graph_bytes
 from reformer_export.runtimes.pinned import PinnedBuffers
 
 FLOAT32: Final = "tensor(float)"
@@ -125,8 +126,11 @@ class BoundSession:
             value = self._cast(feed.astype(np.float32, copy=False), wanted, _bind_on(self.device))
         else:
             array = np.ascontiguousarray(feed, NUMPY_TYPES.get(wanted))
-            binding.bind_cpu_input(name, array)
-            return array
+            if name in self._required:
+                binding.bind_cpu_input(name, array)
+                return array
+            # Which refuses to see an input with a default.
+            value = import_onnxruntime().OrtValue.ortvalue_from_numpy(array)
         binding.bind_ortvalue_input(name, value)
         return value
 
@@ -169,16 +173,21 @@ class BoundSession:
     def _reserve(self, shape: tuple[int, ...], dtype: Any) -> NDArray[Any] | None:
         return None if self._pinned is None else self._pinned.lease(shape, np.dtype(dtype))
 
-    @property
+    @functools.cached_property
+    def _required(self) -> frozenset[str]:
+        """The inputs without a default."""
+        return frozenset(value.name for value in self.session.get_inputs())
+
+    @functools.cached_property
     def _input_types(self) -> dict[str, str]:
         inputs = (*self.session.get_inputs(), *self.session.get_overridable_initializers())
         return {value.name: value.type for value in inputs}
 
-    @property
+    @functools.cached_property
     def _output_types(self) -> dict[str, str]:
         return {value.name: value.type for value in self.session.get_outputs()}
 
-    @property
+    @functools.cached_property
     def _output_shapes(self) -> dict[str, list[int | str | None]]:
         return {value.name: value.shape for value in self.session.get_outputs()}
 

@@ -49,7 +49,7 @@ def test_a_tie_has_no_margin() -> None:
     histogram = measure_margins(spec, 0, query_key.numpy(), rotations.numpy(), mask.numpy())
     assert histogram.counts[0] >= 2 * 2
     assert histogram.below["float32"] == 0.25
-    assert set(histogram.below) == set(EPSILON)
+    assert set(histogram.below) == set(DTYPES)
 
 
 def test_masked_tokens_are_left_out() -> None:
