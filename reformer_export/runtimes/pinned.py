@@ -67,6 +67,7 @@ class PinnedBuffers:
         # An array may go while `lease` runs, on the same thread: it gives back without a lock.
         self._returned: deque[_Block] = deque()
         self._lock = threading.Lock()
+        self._is_closed = False
 
     def lease(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any] | None:
         """An array with any contents; None where there is no memory for it."""
@@ -77,14 +78,26 @@ class PinnedBuffers:
         if block is None:
             return None
         memory = HostMemory(block.address, shape, dtype)
-        weakref.finalize(memory, self._returned.append, block).atexit = False
+        weakref.finalize(memory, self._give_back, block).atexit = False
         return np.asarray(memory)
 
     def close(self) -> None:
-        """Free what nobody holds; what is still held is freed by a later call, or with the process."""
+        """Free what nobody holds, and what is still held as soon as nobody does."""
+        self._is_closed = True
         with self._lock:
             self._collect()
             self._free_idle()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def _give_back(self, block: _Block) -> None:
+        """Called where an array goes: takes no lock."""
+        self._returned.append(block)
+        if self._is_closed:
+            with contextlib.suppress(IndexError):
+                while True:
+                    self._allocator.free(self._returned.popleft().address)
 
     def _collect(self) -> None:
         with contextlib.suppress(IndexError):

@@ -5,9 +5,8 @@ import pytest
 import torch
 
 from reformer_export.ops import lsh_attention_reference, lsh_buckets_reference
-from reformer_export.parity.compare import EPSILON
 from reformer_export.parity.hashing import MARGIN_EDGES, measure_margins, trace_pattern
-from reformer_export.spec import LSHAttentionSpec, ModelSpec
+from reformer_export.spec import DTYPES, LSHAttentionSpec, ModelSpec
 from tests.test_spec import replace
 
 FACTORS = (4, 6)
