@@ -25,6 +25,7 @@ _ON_THE_GPU: Final = 2
 _MANAGED: Final = 13
 """kDLCUDAManaged: memory that the GPU reads too."""
 
+_HOST_TYPES: Final = (np.ndarray, list, tuple)
 _INTEGERS: Final = ("tensor(int32)", "tensor(int64)")
 _TYPES: Final = {
     "tensor(float)": "float32",
@@ -148,6 +149,8 @@ def _not_bindable(name: str, got: str) -> InputError:
 
 def is_on_gpu(device: Device, input_ids: object, attention_mask: object) -> bool:
     """Whether the inputs lie on the GPU, for a model on `device`; InputError where that does not fit."""
+    if isinstance(input_ids, _HOST_TYPES) and isinstance(attention_mask, (*_HOST_TYPES, type(None))):
+        return False
     given = {"input_ids": input_ids, "attention_mask": attention_mask}
     places = {name: _place_of(values) for name, values in given.items() if values is not None}
     for name, place in places.items():
@@ -162,7 +165,7 @@ def is_on_gpu(device: Device, input_ids: object, attention_mask: object) -> bool
 
 
 def _place_of(values: object) -> Device:
-    if isinstance(values, np.ndarray | list | tuple):
+    if isinstance(values, _HOST_TYPES):
         return "cpu"
     if hasattr(values, "__dlpack_device__"):
         return "cpu" if values.__dlpack_device__()[0] in _ON_THE_HOST else "cuda"

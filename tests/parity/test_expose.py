@@ -117,7 +117,9 @@ def test_bfloat16_stays_bfloat16_on_a_gpu(bfloat16_model, tmp_path, monkeypatch)
         return open_session(path)
 
     monkeypatch.setattr(expose, "open_session", open_on_cpu)
-    monkeypatch.setattr(ort_binding, "open_graph_bytes", lambda model, _: open_graph_bytes(model, Placement()))
+    monkeypatch.setattr(
+        ort_binding, "open_graph_bytes", lambda model, _: open_graph_bytes(model, Placement())
+    )
     onnx.save(bfloat16_model, str(tmp_path / "model.onnx"))
     s, t, y = (
         dataclasses.replace(point(name), rank=rank, elem_type=TensorProto.BFLOAT16)
