@@ -6,7 +6,6 @@ Other libraries' arrays come and go by DLPack, those of libraries without it by 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -92,15 +91,15 @@ class DeviceArray:
 
 @dataclass(frozen=True)
 class DeviceInput:
-    """An array on a session's device.
+    """A contiguous array on a session's device.
 
-    `element_type`: ONNX Runtime's name of it; `bind`: binds it, without a copy, to an input of a binding, by
-    name; `kept`: what has to be kept until it has been read.
+    `element_type`: ONNX Runtime's name of it; `address`: of its first element; `kept`: what has to be kept
+    until it has been read.
     """
 
     shape: tuple[int, ...]
     element_type: str
-    bind: Callable[[Any, str], None]
+    address: int
     kept: object
 
 
@@ -118,12 +117,7 @@ def device_input(name: str, values: Any) -> DeviceInput:
         value = onnxruntime.OrtValue(state.OrtValue.from_dlpack(values.__dlpack__()))
     except Exception as error:  # BufferError, TypeError and RuntimeError, as the library of the array has it
         raise _not_bindable(name, f"'{one_line(error)}'") from error
-    return DeviceInput(
-        tuple(value.shape()),
-        value.data_type(),
-        lambda binding, to: binding.bind_ortvalue_input(to, value),
-        value,
-    )
+    return DeviceInput(tuple(value.shape()), value.data_type(), int(value.data_ptr()), value)
 
 
 def _from_cuda_array_interface(name: str, values: Any) -> DeviceInput:
@@ -133,13 +127,7 @@ def _from_cuda_array_interface(name: str, values: Any) -> DeviceInput:
     contiguous = tuple(dtype.itemsize * int(np.prod(shape[axis + 1 :])) for axis in range(len(shape)))
     if described.get("strides") not in (None, contiguous):
         raise _not_bindable(name, f"strides {described['strides']}")
-    address = int(described["data"][0])
-    return DeviceInput(
-        shape,
-        f"tensor({dtype.name})",
-        lambda binding, to: binding.bind_input(to, "cuda", 0, dtype.type, list(shape), address),
-        values,
-    )
+    return DeviceInput(shape, f"tensor({dtype.name})", int(described["data"][0]), values)
 
 
 def _not_bindable(name: str, got: str) -> InputError:

@@ -136,7 +136,7 @@ class BoundSession:
         wanted = self._input_types[name]
         if isinstance(feed, DeviceInput):
             if feed.element_type == wanted:
-                feed.bind(binding, name)
+                self._bind_address(binding, name, feed)
                 return feed
             value = self._cast(feed, wanted, _bind_on(self.device))
         elif wanted == FLOATS["bfloat16"]:
@@ -161,7 +161,7 @@ class BoundSession:
             return value
         binding = self._cast_session(source, target).io_binding()
         if isinstance(value, DeviceInput):
-            value.bind(binding, CAST_INPUT)
+            self._bind_address(binding, CAST_INPUT, value)
             binding.synchronize_inputs()
         elif isinstance(value, np.ndarray):
             value = np.ascontiguousarray(value)
@@ -171,6 +171,10 @@ class BoundSession:
         bind_output(binding, CAST_OUTPUT)
         self._cast_session(source, target).run_with_iobinding(binding)
         return binding.get_outputs()[0]
+
+    def _bind_address(self, binding: Any, name: str, feed: DeviceInput) -> None:
+        dtype = NUMPY_TYPES[feed.element_type]
+        binding.bind_input(name, self.device, 0, dtype, list(feed.shape), feed.address)
 
     def _cast_session(self, source: str, target: str) -> Any:
         with self._lock:
