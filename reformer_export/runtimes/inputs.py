@@ -84,6 +84,8 @@ def _row_from_input(what: str, values: object, fix: str) -> NDArray[np.integer]:
         row = np.asarray(values)
     except ValueError as error:
         raise InputError(what, "values of unequal depth", "integers", fix) from error
+    except (TypeError, RuntimeError) as error:  # such as a row on a GPU
+        raise InputError(what, f"'{one_line(error)}'", "one row of integers on the host", fix) from error
     if row.ndim != 1:
         raise InputError(what, f"shape {list(row.shape)}", "one row of integers", fix)
     if row.size == 0:

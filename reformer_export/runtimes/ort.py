@@ -11,7 +11,7 @@ import numpy as np
 
 from reformer_export.artifact.manifest import MODEL_NAME, Manifest
 from reformer_export.contract import INPUT_NAMES, NUM_HASHES_INPUT
-from reformer_export.errors import ArtifactError, InputError, RuntimeUnavailableError
+from reformer_export.errors import ArtifactError, InputError, ReformerExportError, RuntimeUnavailableError
 from reformer_export.libraries.operators import MAX_CUDA_HEAD_SIZE, NativeLibrary, find_native_library
 from reformer_export.runtimes.base import Runtime, Where, check_place
 from reformer_export.runtimes.device_arrays import is_on_gpu, prepare_device_inputs
@@ -114,6 +114,8 @@ class OnnxRuntime(Runtime):
             else:
                 sizes = dict(zip(("batch", "sequence"), ids.shape, strict=True))
                 values = (bound.run if as_float32 else bound.run_as_is)(names, feeds, sizes)
+        except ReformerExportError:
+            raise
         except Exception as error:
             raise error_from_run(error, ids.shape, bound.device) from error
         return dict(zip(names, values, strict=True))

@@ -30,7 +30,8 @@ class ProviderError(RuntimeUnavailableError):
 
 @dataclass(frozen=True)
 class _Failure:
-    """`words`: a regular expression, whose group is put into `got`; the rest: an error's parts."""
+    """`words`: a regular expression, of which the group that matched is put into `got`; the rest: an error's
+    parts."""
 
     words: str
     got: str
@@ -78,7 +79,12 @@ _FAILURES: Final = (
         "a GPU that they were built for",
         "install another onnxruntime-gpu: older ones know older GPUs, newer ones newer",
     ),
-    _Failure(r"(CUDA failure \d+: [^;]*?) ;", "'{}'", "CUDA to work", "see `reformer-export doctor`"),
+    _Failure(
+        r"(CU\w+ failure \d+: [^;]*?) ;|(CUDA error \w+:[^;]*)",
+        "'{}'",
+        "CUDA to work",
+        "see `reformer-export doctor`; after a failed launch, start the program again",
+    ),
 )
 """The first whose words are found says what is wrong."""
 
@@ -126,7 +132,8 @@ def find_provider_failure(error: Exception) -> ProviderError | None:
     for failure in _FAILURES:
         found = re.search(failure.words, str(error))
         if found is not None:
-            return ProviderError(failure.got.format(*found.groups()), failure.expected, failure.fix)
+            named = [group.strip() for group in found.groups() if group]
+            return ProviderError(failure.got.format(*named), failure.expected, failure.fix)
     return None
 
 

@@ -40,8 +40,8 @@ class Placement:
     def providers(self) -> list[tuple[str, dict[str, str]]]:
         """ONNX Runtime's argument of that name; the CPU takes what the provider has no kernel for.
 
-        The CUDA provider multiplies in TF32 unless it is told not to: one product in a thousand hashes would
-        then fall into another bucket.
+        The CUDA provider multiplies in TF32 unless it is told not to: one hash in a thousand would then fall
+        into another bucket.
         """
         options = {"use_tf32": str(int(self.tf32))} if self.provider == CUDA else {}
         return list({self.provider: (self.provider, options), CPU: (CPU, {})}.values())

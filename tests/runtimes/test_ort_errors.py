@@ -53,6 +53,14 @@ UNUSABLE = {
         "device",
         "no code for this GPU in ONNX Runtime's CUDA provider or in a library that it uses",
     ),
+    "cuBLAS fails": (
+        "CUBLAS failure 13: CUBLAS_STATUS_EXECUTION_FAILED ; GPU=0 ; hostname=x ; expr=f();",
+        "'CUBLAS failure 13: CUBLAS_STATUS_EXECUTION_FAILED'",
+    ),
+    "a launch fails": (
+        f"{NODE}CUDA error cudaErrorIllegalAddress:an illegal memory access was encountered",
+        "'CUDA error cudaErrorIllegalAddress:an illegal memory access was encountered'",
+    ),
     "another": (f"{CALL}CUDA failure 999: unknown error{AT}", "'CUDA failure 999: unknown error'"),
 }
 NO_MEMORY = {

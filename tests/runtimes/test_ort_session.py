@@ -11,7 +11,7 @@ import pytest
 from reformer_export.errors import InputError, RuntimeUnavailableError
 from reformer_export.libraries.installed import ABI_VERSION
 from reformer_export.libraries.operators import NativeLibrary
-from reformer_export.runtimes import load, ort
+from reformer_export.runtimes import load, ort, ort_binding
 from reformer_export.runtimes.ort_errors import ProviderError
 from reformer_export.runtimes.ort_session import CPU, CUDA, Placement, open_session
 from tests.cli.program import run_program
@@ -159,6 +159,21 @@ def test_failures_of_a_run(
         monkeypatch.setattr("tests.runtimes.cuda_stand_in.Session.run_with_iobinding", fail)
         with pytest.raises((ProviderError, InputError), match=expected):
             model.run([[5]])
+
+
+def test_a_cast_that_cannot_be_opened_is_not_the_model_s_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in(monkeypatch)
+
+    def refuse(*_arguments: Any) -> None:
+        raise ProviderError("no GPU any more", "one", "get one")
+
+    monkeypatch.setattr(ort_binding, "open_graph_bytes", refuse)
+    with load(write_artifact(tmp_path / "out", dtype="float16"), provider="cuda") as model:
+        with pytest.raises(ProviderError, match="cuda, but no GPU any more"):
+            model.run([[5]])
+        assert model.run([[5]], dtype="float16")["logits"].argmax() == 6
 
 
 def test_a_machine_without_cuda_is_not_the_library_s_fault(
