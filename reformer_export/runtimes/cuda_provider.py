@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from reformer_export.libraries.elf import list_needed
 from reformer_export.libraries.gpus import DRIVER
+from reformer_export.runtimes.ort_errors import ProviderError
 
 PROVIDER_NAME: Final = "libonnxruntime_providers_cuda.so"
 INSTALL: Final = "pip install 'reformer-export[gpu]'"
@@ -35,6 +36,14 @@ def find_missing_libraries(onnxruntime: Any) -> tuple[str, ...]:
     except (OSError, TypeError):
         return ()
     return tuple(name for name in needed if not _loads(name))
+
+
+def check_cuda_libraries(onnxruntime: Any) -> None:
+    """Load what the packages bring; ProviderError when something that the CUDA provider needs is missing."""
+    missing = find_missing_libraries(onnxruntime)
+    if missing:
+        fix = "install NVIDIA's driver" if DRIVER in missing else INSTALL
+        raise ProviderError(describe_missing(missing), "NVIDIA's driver and CUDA's libraries", fix)
 
 
 def describe_missing(missing: tuple[str, ...]) -> str:

@@ -11,7 +11,8 @@ from reformer_export.errors import InputError, ReformerExportError
 from reformer_export.libraries.gpus import Gpu, find_gpus
 from reformer_export.libraries.state import LibraryState, describe_libraries
 from reformer_export.runtimes.cuda_provider import describe_missing, find_missing_libraries
-from reformer_export.runtimes.ort import CUDA, OnnxRuntime, import_onnxruntime, open_session
+from reformer_export.runtimes.ort import OnnxRuntime
+from reformer_export.runtimes.ort_session import CUDA, import_onnxruntime, open_session
 from reformer_export.runtimes.tensorrt.machine import TensorRTInstallation, describe_installation
 from reformer_export.runtimes.tensorrt.packages import installed_version
 
