@@ -280,6 +280,16 @@ def test_a_build_without_cuda_says_what_it_takes_the_place_of(tools: FakeToolcha
     assert str(build_libraries().folder) in note
 
 
+def test_a_build_that_another_is_used_before_says_so(tools: FakeToolchain) -> None:
+    tools.make_products("90")
+    write_nvcc(tools.bin / "nvcc", "13.0")
+    with_cuda = build_libraries(LibraryOptions(cuda=True, architectures=(90,)))
+    assert with_cuda.note == ""
+    tools.make_products()
+    note = build_libraries().note
+    assert note.startswith(f"{with_cuda.paths[0]} is used in its place: ")
+
+
 def test_the_record_says_what_was_built(tools: FakeToolchain) -> None:
     tools.make_products()
     build = build_libraries()
