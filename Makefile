@@ -113,6 +113,7 @@ wheel-check: wheel
 	rm -rf build/deployment
 	$(PYTHON) -m venv build/deployment
 	build/deployment/bin/python -m pip install --quiet "$$(ls -t dist/*.whl | head -n 1)[cpu]"
+	! build/deployment/bin/python -c "import torch" 2> /dev/null
 	$(BIN)/python tests/deployment.py build/deployment $(DEMO_OUT)
 
 gpu-libraries: $(TOOLCHAIN)/.ready  ## Both libraries with the CUDA kernels, for this clone.

@@ -30,6 +30,7 @@ from reformer_export.libraries.cache import (
     builds_folder,
     cache_folder,
     check_built_file,
+    find_built_library,
     is_ours,
     read_record,
 )
@@ -59,6 +60,9 @@ class LibraryBuild:
     @property
     def note(self) -> str:
         """What a user may not expect of this build, a sentence; "" for nothing."""
+        used = find_built_library(_OPERATORS)
+        if used is not None and used.parent != self.folder:
+            return f"{used} is used in its place: it is newer, or has CUDA kernels and this one has none."
         packaged = INSTALLED / _OPERATORS
         if self.record.architectures or not packaged.is_file():
             return ""
@@ -181,7 +185,8 @@ def _compile(plan: _Plan, toolchain: Toolchain, work: Path, log: Log) -> Path:
     log.run(toolchain.cmake, "-S", str(plan.sources), "-B", str(build), "-G", "Ninja", *flags)
     log.say(f"Compiling{f' for GPUs of {plan.architectures}' if plan.architectures else ''}")
     log.run(toolchain.cmake, "--build", str(build), "--target", "reformer_libraries")
-    log.run(toolchain.cmake, "--install", str(build), "--strip", "--prefix", str(install))
+    place = ("--strip", "--prefix", str(install))
+    log.run(toolchain.cmake, "--install", str(build), *place, environment={"DESTDIR": ""})
     return install
 
 

@@ -75,8 +75,9 @@ def architectures_from_text(text: str) -> Architectures:
 
 
 def _find_native() -> tuple[int, ...]:
+    """Those of the GPUs here, less GPUs that are too old where there are others."""
     try:
-        return tuple(gpu.compute_capability.architecture for gpu in find_gpus())
+        found = {gpu.compute_capability for gpu in find_gpus()}
     except RuntimeUnavailableError as error:
         raise RuntimeUnavailableError(
             "`architectures`",
@@ -84,3 +85,9 @@ def _find_native() -> tuple[int, ...]:
             "a GPU here, or the numbers of those that the library is for",
             'give them, such as `architectures="80;90"`, or `architectures="all"`',
         ) from error
+    fitting = {capability for capability in found if capability >= LEAST_COMPUTE_CAPABILITY}
+    if not fitting:
+        got = f"native, and GPUs of compute capability {', '.join(map(str, sorted(found)))}"
+        expected = f"one of {LEAST_COMPUTE_CAPABILITY} or newer"
+        raise RuntimeUnavailableError("`architectures`", got, expected, "the kernels need a newer GPU")
+    return tuple(capability.architecture for capability in fitting)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -66,6 +67,7 @@ class Log:
                     text=True,
                     errors="replace",
                     env={**os.environ, **(environment or {})},
+                    start_new_session=True,
                 )
             except OSError as error:
                 raise self._failure(command, f"'{error.strerror or error}'") from error
@@ -94,18 +96,23 @@ class Log:
 
 @contextmanager
 def _ended(process: subprocess.Popen[str]) -> Iterator[None]:
-    """A block after which the process has ended, whatever ends the block."""
+    """A block after which the process and its children (CMake's, Ninja's) have ended, whatever ends it."""
     try:
         yield
     finally:
         if process.poll() is None:
-            process.terminate()  # ninja ends its compilers
+            _signal(process, signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):
                 process.wait(_STOP_SECONDS)
-            process.kill()
+            _signal(process, signal.SIGKILL)
         process.wait()
         if process.stdout is not None:
             process.stdout.close()
+
+
+def _signal(process: subprocess.Popen[str], number: int) -> None:
+    with suppress(OSError):  # none of them is there any more
+        os.killpg(process.pid, number)
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ def _describe_operators(gpus: Sequence[Gpu]) -> tuple[LibraryState, LibraryState
 def _describe_cuda(library: NativeLibrary, found: str, gpus: Sequence[Gpu]) -> LibraryState:
     name, built = "CUDA kernels", library.architectures
     if built:
-        return LibraryState(name, f"{found}, for {_list(built)}", _runs(built, gpus))
+        return LibraryState(name, f"{found}, for {_list(built)}", _runs(built, gpus, "--cuda"))
     if gpus:
         return LibraryState(name, f"not in the library: {how_to_build('--cuda')}", "")
     return LibraryState(name, "not in the library", _NO_GPU)
@@ -65,23 +65,23 @@ def _describe_plugins(gpus: Sequence[Gpu]) -> LibraryState:
     built = library.cuda_architectures
     origin = describe_origin(library.path, tensorrt.LIBRARY_VARIABLE)
     found = f"{library.version} (ABI {library.abi_version}), {origin}, for {_list(built)}"
-    return LibraryState(name, found, _runs(built, gpus))
+    return LibraryState(name, found, _runs(built, gpus, "--tensorrt"))
 
 
 def _list(architectures: Sequence[int]) -> str:
     return ", ".join(f"sm_{number}" for number in architectures)
 
 
-def _runs(architectures: Sequence[int], gpus: Sequence[Gpu]) -> str:
-    """What the GPUs run of code for `architectures`, those of one kind once."""
-    return "; ".join(dict.fromkeys(_runs_on(architectures, gpu) for gpu in gpus)) or _NO_GPU
+def _runs(architectures: Sequence[int], gpus: Sequence[Gpu], option: str) -> str:
+    """What the GPUs run of code for `architectures`, each kind once; `option` builds it for others."""
+    return "; ".join(dict.fromkeys(_runs_on(architectures, gpu, option) for gpu in gpus)) or _NO_GPU
 
 
-def _runs_on(architectures: Sequence[int], gpu: Gpu) -> str:
+def _runs_on(architectures: Sequence[int], gpu: Gpu, option: str) -> str:
     code = code_for(architectures, gpu.compute_capability)
     if code is not None:
         how = "yes" if code == "machine code" else "yes, once its driver has compiled the PTX,"
         return f"{how} on {gpu.name}"
     if gpu.compute_capability < LEAST_COMPUTE_CAPABILITY:
         return f"no: {gpu.name} is older than compute capability {LEAST_COMPUTE_CAPABILITY}"
-    return f"no code for {gpu.name}: {how_to_build('--tensorrt')}"
+    return f"no code for {gpu.name}: {how_to_build(option)}"

@@ -156,7 +156,6 @@ def machine_tables(machine: MachineReport) -> list[Table]:
     ]
     engines = [
         *machine.tensorrt.runtimes,
-        ("plugin library", machine.tensorrt.plugin_library),
         ("GPU", machine.tensorrt.gpu),
         ("engines run here with", ", ".join(machine.tensorrt.can_run) or "none"),
     ]

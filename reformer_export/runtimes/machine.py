@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import platform
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,9 +68,12 @@ class MachineReport:
         return bool(self.providers) and (self.artifact is None or self.artifact.problem is None)
 
 
+_ONE_MODULE: Final = ("onnxruntime", "onnxruntime-gpu")
+"""The distributions of which only one can be used: the one that was installed last."""
+
 _LIBRARIES: Final = (
     ("numpy", ("numpy",), "all commands", "reformer-export"),
-    ("onnxruntime", ("onnxruntime", "onnxruntime-gpu"), "run, generate, verify", "reformer-export[cpu]"),
+    ("onnxruntime", _ONE_MODULE, "run, generate, verify", "reformer-export[cpu]"),
     ("onnx", ("onnx",), "onnx, verify, inspect of an .onnx, bfloat16 on the CPU", "reformer-export[export]"),
     ("onnxscript", ("onnxscript",), "onnx", "reformer-export[export]"),
     ("onnx_graphsurgeon", ("onnx-graphsurgeon",), "verify --bisect and --report", "reformer-export[export]"),
@@ -110,7 +114,7 @@ def inspect_machine(path: Path | None = None) -> MachineReport:
         libraries=libraries,
         gpus=tuple(f"{gpu}, its driver knows CUDA {gpu.cuda_version}" for gpu in gpus),
         providers=providers,
-        cuda_problem=_describe_cuda_problem() if CUDA in providers else "",
+        cuda_problem=_describe_cuda_problem(providers),
         native=describe_libraries(gpus),
         tensorrt=describe_installation(),
         commands=tuple(
@@ -128,8 +132,21 @@ def _list_providers() -> tuple[str, ...]:
         return ()
 
 
-def _describe_cuda_problem() -> str:
-    return describe_missing(find_missing_libraries(import_onnxruntime()))
+def _describe_cuda_problem(providers: tuple[str, ...]) -> str:
+    if CUDA in providers:
+        return describe_missing(find_missing_libraries(import_onnxruntime()))
+    if all(map(_is_installed, _ONE_MODULE)):
+        fix = f"pip uninstall {' '.join(_ONE_MODULE)}, then pip install 'reformer-export[gpu]'"
+        return f"hidden: {' and '.join(_ONE_MODULE)} are installed, and are one module; {fix}"
+    return ""
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def _list_gpus() -> tuple[Gpu, ...]:

@@ -98,6 +98,14 @@ def test_what_the_cuda_provider_lacks_is_told(monkeypatch: pytest.MonkeyPatch) -
     assert f"its CUDA provider  {words}" in invoke().stdout
 
 
+def test_two_packages_that_are_one_module_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_is_installed", lambda _name: True)
+    problem = examine()["cuda_problem"]
+    assert problem.startswith(
+        "hidden: onnxruntime and onnxruntime-gpu are installed, and are one module; pip un"
+    )
+
+
 def refuse() -> None:
     raise RuntimeUnavailableError("GPU", "none", "one", "buy one")
 

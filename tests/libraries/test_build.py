@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,14 @@ from reformer_export.libraries.build import build_libraries
 from reformer_export.libraries.build_options import LibraryOptions
 from reformer_export.libraries.cache import RECORD_NAME, builds_folder, cache_folder, find_built_library
 from reformer_export.libraries.operators import describe_library
-from tests.libraries.fake_toolchain import OPERATORS, PLUGINS, FakeToolchain, compile_library, write_nvcc
+from tests.libraries.fake_toolchain import (
+    OPERATORS,
+    PLUGINS,
+    FakeToolchain,
+    compile_library,
+    write_nvcc,
+    write_program,
+)
 from tests.runtimes.tensorrt.engines import write_library
 
 ROOT = Path(__file__).parents[2]
@@ -204,6 +212,29 @@ def test_an_interrupt_leaves_nothing(tools: FakeToolchain, tmp_path: Path) -> No
     assert list_cache(tmp_path) == []
 
 
+def test_an_interrupt_ends_what_cmake_started(tools: FakeToolchain, tmp_path: Path) -> None:
+    child = tmp_path / "child"
+    script = f'#!/bin/sh\nsleep 600 & echo $! > "{child}"\necho "[1/2] one"\nwait\n'
+    write_program(tools.bin / "cmake", script)
+
+    def interrupt(_done: int, _total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_libraries(advance=interrupt)
+    with pytest.raises(ProcessLookupError):
+        wait_for_the_end(int(child.read_text()))
+
+
+def wait_for_the_end(process: int) -> None:
+    """ProcessLookupError once it has ended; a zombie, which nobody waits for, has."""
+    for _ in range(100):
+        os.kill(process, 0)
+        if Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+            raise ProcessLookupError
+        time.sleep(0.1)
+
+
 def test_without_a_compiler(tools: FakeToolchain, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(RuntimeUnavailableError, match=r"C\+\+ compiler: got none, expected .*apt install"):
@@ -247,6 +278,16 @@ def test_a_build_without_cuda_says_what_it_takes_the_place_of(tools: FakeToolcha
     note = build_libraries().note
     assert note.startswith("The package's own library has CUDA kernels, this one has none")
     assert str(build_libraries().folder) in note
+
+
+def test_a_build_that_another_is_used_before_says_so(tools: FakeToolchain) -> None:
+    tools.make_products("90")
+    write_nvcc(tools.bin / "nvcc", "13.0")
+    with_cuda = build_libraries(LibraryOptions(cuda=True, architectures=(90,)))
+    assert with_cuda.note == ""
+    tools.make_products()
+    note = build_libraries().note
+    assert note.startswith(f"{with_cuda.paths[0]} is used in its place: ")
 
 
 def test_the_record_says_what_was_built(tools: FakeToolchain) -> None:

@@ -51,6 +51,18 @@ def test_what_cmake_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert LibraryOptions(tensorrt=True).list_architectures() == "86;90"
 
 
+def test_native_with_gpus_that_are_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    old = Gpu("old", ComputeCapability(6, 0), 1)
+    new = Gpu("new", ComputeCapability(9, 0), 1)
+    monkeypatch.setattr(build_options, "find_gpus", lambda: (old, new))
+    assert LibraryOptions(cuda=True).list_architectures() == "90"
+    monkeypatch.setattr(build_options, "find_gpus", lambda: (old, old))
+    with pytest.raises(
+        RuntimeUnavailableError, match=r"got native, and GPUs of compute capability 6\.0, exp"
+    ):
+        LibraryOptions(cuda=True).list_architectures()
+
+
 def test_native_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse() -> None:
         raise RuntimeUnavailableError("GPU", "no NVIDIA driver", "one", "buy one")

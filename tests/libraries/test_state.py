@@ -19,7 +19,7 @@ HOPPER = Gpu("NVIDIA H200", ComputeCapability(9, 0), 1)
 BLACKWELL = Gpu("NVIDIA B200", ComputeCapability(10, 0), 1)
 ADA = Gpu("NVIDIA L4", ComputeCapability(8, 9), 1)
 VOLTA = Gpu("NVIDIA V100", ComputeCapability(7, 0), 1)
-NO_CODE = "no code for NVIDIA L4: `reformer-export build-library --tensorrt` builds it"
+NO_CODE = "no code for NVIDIA L4: `reformer-export build-library {}` builds it"
 PATH = INSTALLED.resolve() / "libreformer_onnxruntime.so"
 CPU = NativeLibrary(PATH, "0.1.0", 2, "AVX3")
 CUDA = NativeLibrary(PATH, "0.1.0", 2, "AVX3", "90")
@@ -68,7 +68,8 @@ def test_all_there_without_a_gpu(machine: pytest.MonkeyPatch) -> None:
     [
         ((HOPPER, HOPPER), "yes on NVIDIA H200"),
         ((BLACKWELL,), "yes, once its driver has compiled the PTX, on NVIDIA B200"),
-        ((ADA,), "no code for NVIDIA L4: `reformer-export build-library --tensorrt` builds it"),
+        ((ADA,), NO_CODE),
+        ((HOPPER, ADA), f"yes on NVIDIA H200; {NO_CODE}"),
         (
             (HOPPER, BLACKWELL),
             "yes on NVIDIA H200; yes, once its driver has compiled the PTX, on NVIDIA B200",
@@ -77,7 +78,8 @@ def test_all_there_without_a_gpu(machine: pytest.MonkeyPatch) -> None:
 )
 def test_what_runs_on_which_gpu(machine: pytest.MonkeyPatch, gpus: tuple[Gpu, ...], runs: str) -> None:
     found = describe(machine, CUDA, PLUGINS, *gpus)
-    assert found["CUDA kernels"][1] == found["TensorRT plugins"][1] == runs
+    assert found["CUDA kernels"][1] == runs.format("--cuda")
+    assert found["TensorRT plugins"][1] == runs.format("--tensorrt")
 
 
 def test_a_gpu_that_is_too_old_is_told_no_command(machine: pytest.MonkeyPatch) -> None:
