@@ -28,7 +28,7 @@ from reformer_export.spec import DType, ModelSpec
 BUILD_FOR_CUDA: Final = "`reformer-export build-library --cuda`"
 BODIES_ON_CUDA: Final = (
     "Generic operators run on CUDA in place of the native kernels, 27 times slower than eager where it was "
-    "measured (12 layers, 16,384 tokens)"
+    "measured (H200, 12 layers, 16,384 tokens)"
 )
 """docs/gpu.md has the measurement, and why."""
 TF32_ROUNDS: Final = (

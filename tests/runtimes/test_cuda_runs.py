@@ -21,7 +21,7 @@ IDS = np.array([[5, 6, 7], [9, 9, 257]])
 LOGITS = next_token_table(258)[IDS]
 NO_KERNELS = (
     "Generic operators run on CUDA in place of the native kernels, 27 times slower than eager where it was "
-    "measured (12 layers, 16,384 tokens): no native library is installed. "
+    "measured (H200, 12 layers, 16,384 tokens): no native library is installed. "
     "`reformer-export build-library --cuda` builds them for this GPU."
 )
 
