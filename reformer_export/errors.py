@@ -85,3 +85,7 @@ class EngineError(ReformerExportError):
 
 class RuntimeUnavailableError(ReformerExportError):
     """A runtime was asked for that this machine cannot run."""
+
+
+class LibraryBuildError(ReformerExportError):
+    """A native library cannot be built here; the message names the log."""

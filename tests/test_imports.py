@@ -32,6 +32,7 @@ FLOORS = (
 SIDEWAYS = {
     ("report", "parity"),  # the results that a page shows
     ("report", "measure"),
+    ("libraries", "artifact"),  # its one reader of JSON and its writer of whole folders, for built libraries
     ("spec", "contract"),
 }
 """Which rooms of one floor may import another."""

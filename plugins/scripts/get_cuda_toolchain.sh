@@ -5,7 +5,7 @@
 #
 #   DESTINATION/tensorrt/include   TensorRT's headers
 #   DESTINATION/cuda               CUDA's compiler, headers and static runtime; a link when $CUDACXX
-#                                  or nvcc on the PATH says that this machine has its own
+#                                  or nvcc on the PATH says that this machine has its own, 12.8 or newer
 #
 # Everything comes from pip, by the exact versions in requirements-cuda.txt; $PYTHON says which
 # Python's pip (default python3).
@@ -22,7 +22,13 @@ mkdir -p "$destination"
 work=$(mktemp -d "$destination/unpacking.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 
-if compiler=${CUDACXX:-$(command -v nvcc)}; then
+# Whether the compiler $1 says that it is 12.8 or newer.
+is_new_enough() {
+  "$1" --version | sed -n 's/.*release \([0-9]*\)\.\([0-9]*\).*/\1 \2/p' \
+    | awk '{ found = $1 > 12 || $1 == 12 && $2 >= 8 } END { exit !found }'
+}
+
+if compiler=${CUDACXX:-$(command -v nvcc)} && is_new_enough "$compiler"; then
   echo "CUDA compiler: $compiler"
   grep '^kernel-lens==' "$requirements" > "$work/requirements.txt"
 else

@@ -153,6 +153,7 @@ def _print_json(runtime: Runtime, generation: Generation, seconds: float, seed: 
         "seed": seed,
         "seconds": seconds,
         "tokens_per_second": len(generation.ids) / seconds,
+        "runtime": runtime.description,
         "providers": list(runtime.providers),
     }
     click.echo(json.dumps(report, indent=2))

@@ -15,7 +15,18 @@ from reformer_export import __version__
 from reformer_export.errors import ReformerExportError
 
 EXIT_INTERRUPTED: Final = 130
-COMMANDS: Final = ("onnx", "verify", "replay", "engine", "run", "generate", "bench", "inspect", "doctor")
+COMMANDS: Final = (
+    "onnx",
+    "verify",
+    "replay",
+    "engine",
+    "run",
+    "generate",
+    "bench",
+    "inspect",
+    "build-library",
+    "doctor",
+)
 
 
 class LazyGroup(click.Group):
@@ -27,7 +38,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"reformer_export.cli.{cmd_name}")
+        module = importlib.import_module(f"reformer_export.cli.{cmd_name.replace('-', '_')}")
         command = module.command
         assert isinstance(command, click.Command)
         return command
@@ -47,6 +58,7 @@ def cli(debug: bool) -> None:
     reformer-export run OUT "some text"        one forward pass
     reformer-export generate OUT --prompt ...  continue a text
     reformer-export bench OUT                  time and memory, against eager and full attention
+    reformer-export build-library              native libraries for this machine
     """
 
 

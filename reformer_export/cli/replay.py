@@ -12,7 +12,7 @@ from reformer_export.cli.option_names import Command
 from reformer_export.errors import EXIT_CHECK_FAILED
 from reformer_export.libraries.operators import NATIVE_MODES, NativeMode
 from reformer_export.parity.replay import Replay, judge_run
-from reformer_export.runtimes.ort import CPU, CUDA
+from reformer_export.runtimes.ort_session import CPU, CUDA
 from reformer_export.runtimes.replay import run_node
 
 PROVIDERS = {"cpu": CPU, "cuda": CUDA}

@@ -41,7 +41,7 @@ def runtime_options(command: Command) -> Command:
     no_check_option = click.option(
         "--no-check", is_flag=True, help="Do not compare the artifact's files with the manifest's SHA-256."
     )
-    with_own = native_option(threads_option(num_hashes_option(no_check_option(with_choice))))
+    with_own = native_option(threads_option(tf32_option(num_hashes_option(no_check_option(with_choice)))))
     return runtime_option(engine_options(provider_option(with_own)))
 
 
@@ -78,6 +78,15 @@ def provider_option(command: Command) -> Command:
         default="auto",
         show_default=True,
         help="ONNX Runtime: where to run; auto takes CUDA when it is there.",
+    )(command)
+
+
+def tf32_option(command: Command) -> Command:
+    """Add --tf32."""
+    return click.option(
+        "--tf32",
+        is_flag=True,
+        help="CUDA: round what float32's products multiply to TF32; faster, with the errors of float16.",
     )(command)
 
 

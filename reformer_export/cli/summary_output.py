@@ -83,7 +83,12 @@ def make_summaries(runtime: Runtime, as_json: bool) -> SummaryTables | JsonSumma
 
     if not as_json:
         return SummaryTables(summarize)
-    head = {"artifact": str(runtime.folder), "task": runtime.spec.task, "providers": list(runtime.providers)}
+    head = {
+        "artifact": str(runtime.folder),
+        "task": runtime.spec.task,
+        "runtime": runtime.description,
+        "providers": list(runtime.providers),
+    }
     return JsonSummaries(head, summarize)
 
 

@@ -16,7 +16,7 @@ from reformer_export.cli.option_values import (
     json_file_option,
     report_option,
 )
-from reformer_export.cli.runtime_options import engine_options, native_option
+from reformer_export.cli.runtime_options import engine_options, native_option, tf32_option
 from reformer_export.cli.tables import echo_on_stderr, print_table, show_progress
 from reformer_export.errors import EXIT_CHECK_FAILED, InputError
 from reformer_export.report.tables import accuracy_table, sweep_table
@@ -83,6 +83,7 @@ from reformer_export.workflows.verify import VerifyRequest, verify_artifact
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the random inputs."
 )
 @native_option
+@tf32_option
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of an operator; default: all cores.")
 @json_file_option
 @report_option
@@ -105,6 +106,9 @@ def command(
 
     An engine's buckets cannot be read: there pinned differences and flips are those of ONNX Runtime on the
     same file, and the engine's own outputs have to agree at the median token.
+
+    With --tf32 on CUDA, float32's products round what they multiply to ten bits of mantissa: the result says
+    so, and is judged by the tolerance and the flips of such a rounding.
 
     An artifact exported with --max-hashes is compared at fewer hashes too: there eager runs with the first
     rounds of the artifact's, since its own draw would be another. With --data, a language model's next-token

@@ -1,4 +1,8 @@
-"""What the two native libraries have in common: where they are, and the version of their C interface."""
+"""What the two native libraries have in common: where they are, and the version of their C interface.
+
+A library is looked for in this order: where an environment variable says, among those that `reformer-export
+build-library` built for this version, in the package.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from reformer_export.errors import RuntimeUnavailableError
+from reformer_export.libraries.cache import find_built_library
 
 ABI_VERSION: Final = 2
 """REFORMER_ABI_VERSION of the header that this version's callers were written for."""
@@ -25,8 +30,23 @@ def library_name(stem: str) -> str:
 
 
 def library_path(stem: str, variable: str) -> Path:
-    """The file that the environment variable names, else the one in the package; either may be missing."""
-    return Path(os.environ.get(variable) or INSTALLED / library_name(stem)).resolve()
+    """The file to use; it may be missing where the environment variable or the package should have it.
+
+    Raises:
+        RuntimeUnavailableError: the one that was built on this machine is damaged.
+    """
+    named = os.environ.get(variable)
+    if named:
+        return Path(named).resolve()
+    name = library_name(stem)
+    return (find_built_library(name) or INSTALLED / name).resolve()
+
+
+def describe_origin(path: Path, variable: str) -> str:
+    """Where the library that `library_path` found comes from, in words."""
+    if os.environ.get(variable):
+        return f"named by ${variable}"
+    return "of the package" if path.parent == INSTALLED.resolve() else f"built here, in {path.parent}"
 
 
 def check_abi(what: str, version: int, fix: str = "") -> None:

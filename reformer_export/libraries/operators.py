@@ -16,6 +16,7 @@ from typing import Final, Literal, get_args
 
 from reformer_export.errors import InputError, RuntimeUnavailableError
 from reformer_export.libraries.architectures import ComputeCapability, code_for, parse_architectures
+from reformer_export.libraries.compiler import how_to_build
 from reformer_export.libraries.installed import check_abi, library_name, library_path
 
 NativeMode = Literal["auto", "on", "off"]
@@ -28,10 +29,6 @@ LIBRARY_VARIABLE: Final = "REFORMER_EXPORT_LIBRARY"
 """Environment variable: another library than the installed one, for trying a build."""
 
 _STEM: Final = "reformer_onnxruntime"
-HOW_TO_GET_IT: Final = (
-    "install a C++ compiler, then `pip install --force-reinstall --no-deps reformer-export` (or, in a clone, "
-    "`make native`)"
-)
 
 
 @dataclass(frozen=True)
@@ -46,10 +43,14 @@ class NativeLibrary:
     cpu_target: str
     cuda_architectures: str | None = None
 
+    @property
+    def architectures(self) -> tuple[int, ...]:
+        """Those of the CUDA kernels as numbers; none without CUDA."""
+        return parse_architectures(self.cuda_architectures or "")
+
     def has_code_for(self, major: int, minor: int) -> bool:
         """Whether the CUDA kernels run on a GPU of compute capability `major`.`minor`."""
-        architectures = parse_architectures(self.cuda_architectures or "")
-        return code_for(architectures, ComputeCapability(major, minor)) is not None
+        return code_for(self.architectures, ComputeCapability(major, minor)) is not None
 
     def __str__(self) -> str:
         cuda = f", CUDA {self.cuda_architectures}" if self.cuda_architectures else ""
@@ -75,7 +76,7 @@ def find_native_library(mode: NativeMode = "auto") -> NativeLibrary | None:
             "native library",
             "none",
             f"{library_name(_STEM)} beside the package",
-            f'{HOW_TO_GET_IT}, or use `native="auto"`',
+            f'{how_to_build()}, or use `native="auto"`',
         )
     return None
 

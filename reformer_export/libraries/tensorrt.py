@@ -14,15 +14,11 @@ from typing import Final
 
 from reformer_export.errors import RuntimeUnavailableError
 from reformer_export.libraries.architectures import Code, ComputeCapability, code_for, parse_architectures
+from reformer_export.libraries.compiler import how_to_build
 from reformer_export.libraries.installed import check_abi, library_path
 
 LIBRARY_VARIABLE: Final = "REFORMER_EXPORT_TENSORRT_PLUGIN"
 """Environment variable: another library than the installed one, for trying a build."""
-
-HOW_TO_GET_IT: Final = (
-    "build it in a clone with CUDA's compiler (plugins/README.md), or name a built one with "
-    f"${LIBRARY_VARIABLE}"
-)
 
 _ELF_MAGIC: Final = b"\x7fELF"
 _MARKER: Final = re.compile(
@@ -67,7 +63,7 @@ def describe_tensorrt_library(path: Path) -> TensorRTLibrary:
     try:
         if not path.is_file():
             expected = "the reformer operators' plugins"
-            raise RuntimeUnavailableError(what, f"no {path}", expected, HOW_TO_GET_IT)
+            raise RuntimeUnavailableError(what, f"no {path}", expected, _how_to_get_it())
         marker = _find_marker(path)
     except OSError as error:
         raise RuntimeUnavailableError(
@@ -78,11 +74,15 @@ def describe_tensorrt_library(path: Path) -> TensorRTLibrary:
             f"{what} {path}",
             "a file that is not it",
             "a shared library with the reformer operators' plugins",
-            HOW_TO_GET_IT,
+            _how_to_get_it(),
         )
     abi_version, version, architectures = marker
     check_abi(f"{what} {path}", int(abi_version))
     return TensorRTLibrary(path, version, int(abi_version), parse_architectures(architectures))
+
+
+def _how_to_get_it() -> str:
+    return f"{how_to_build('--tensorrt')}, or name a built one with ${LIBRARY_VARIABLE}"
 
 
 def _find_marker(path: Path) -> tuple[str, str, str] | None:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reformer_export.measure.contenders import random_ids
-from reformer_export.runtimes.ort import Placement, open_session
+from reformer_export.runtimes.ort_session import Placement, open_session
 
 
 @dataclass(frozen=True)

@@ -150,7 +150,7 @@ def _search_case(session: ParitySession, points: list[Point], case: Case) -> Bis
     ids, mask = session.draw(case)
     values = session.eager.run(ids, mask, case.num_hashes, points=None).values
     inputs = session.graph_inputs(ids, mask, case.num_hashes)
-    judge = Judge(session.spec, session.manifest.dtype, values, mask)
+    judge = Judge(session.spec, session.precision, values, mask)
     buckets = [point for point in points if point.role == "buckets"]
     got = session.graph.expose(buckets, points).run(inputs, values)
     pinned = judge.judge(points, got, got)

@@ -4,23 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reformer_export.spec import DType, LSHAttentionSpec, ModelSpec
 
-EPSILON: Final[dict[DType, float]] = {"float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
-"""Spacing of the dtype's numbers at 1."""
+Precision = DType | Literal["tf32"]
+"""What the arithmetic is judged by: the artifact's dtype, or TF32 where its products round to that."""
 
-TOLERANCE: Final[dict[DType, float]] = {"float32": 5e-5, "float16": 1e-2, "bfloat16": 6e-2}
+EPSILON: Final[dict[Precision, float]] = {
+    "float32": 2.0**-23,
+    "tf32": 2.0**-10,
+    "float16": 2.0**-10,
+    "bfloat16": 2.0**-7,
+}
+"""Spacing of the precision's numbers at 1. TF32 has float16's 10 bits of mantissa."""
+
+TOLERANCE: Final[dict[Precision, float]] = {
+    "float32": 5e-5,
+    "tf32": 1e-2,
+    "float16": 1e-2,
+    "bfloat16": 6e-2,
+}
 """Largest allowed output error with pinned buckets, absolute for outputs up to 1 and relative to the largest
-output above that."""
+output above that. TF32's is float16's: docs/parity.md derives it."""
 
 FLIP_ROUNDINGS: Final = 16
 """A flip is explained when the two scores' gap, relative to the vectors' norms, is below so many roundings
-of the dtype: what the layers before may have added up to."""
+of the precision: what the layers before may have added up to."""
 
 MAX_KEPT_MARGINS: Final = 1000
 
@@ -30,7 +43,7 @@ class LayerAgreement:
     """How one LSH layer's buckets agree with eager's.
 
     `hashed` counts token hashes (batch x heads x rounds x unmasked tokens); `flips` those that differ;
-    `unexplained` the flips with a margin above the dtype's rounding; `worst_margin` the largest relative
+    `unexplained` the flips with a margin above the precision's rounding; `worst_margin` the largest relative
     margin among the flips; `flip_margins` the largest `MAX_KEPT_MARGINS` of them, largest first.
     """
 
@@ -98,15 +111,15 @@ def _absolute_difference(got: NDArray[Any], expected: NDArray[Any]) -> NDArray[n
     return np.nan_to_num(difference, nan=np.inf, posinf=np.inf)
 
 
-def tolerance(dtype: DType, greatest: float) -> float:
+def tolerance(precision: Precision, greatest: float) -> float:
     """The allowed error of outputs whose largest magnitude is `greatest`."""
-    return TOLERANCE[dtype] * max(1.0, greatest)
+    return TOLERANCE[precision] * max(1.0, greatest)
 
 
 def compare_buckets(
     layer: int,
     spec: ModelSpec,
-    dtype: DType,
+    precision: Precision,
     got: NDArray[np.int32],
     expected: NDArray[np.int32],
     query_key: NDArray[np.float32],
@@ -131,7 +144,7 @@ def compare_buckets(
         )
         for b, h, r, position in np.argwhere(differs)
     ]
-    limit = FLIP_ROUNDINGS * EPSILON[dtype]
+    limit = FLIP_ROUNDINGS * EPSILON[precision]
     margins.sort(reverse=True)
     return LayerAgreement(
         layer,

@@ -78,7 +78,7 @@ class Details:
 
 def collect_details(session: ParitySession, cases: Sequence[Case]) -> Details:
     """Look into the model on `cases`, those of a sweep, and on two inputs of its own."""
-    spec, limit = session.spec, FLIP_ROUNDINGS * EPSILON[session.manifest.dtype]
+    spec, limit = session.spec, FLIP_ROUNDINGS * EPSILON[session.precision]
     layers = measure_layers(session, cases)
     if not spec.lsh_layers:
         return Details(layers, (), None, limit)
@@ -110,7 +110,7 @@ def measure_layers(session: ParitySession, cases: Sequence[Case]) -> tuple[Point
         ids, mask = session.draw(case)
         values = session.eager.run(ids, mask, case.num_hashes, names).values
         got = exposed.run(session.graph_inputs(ids, mask, case.num_hashes), values)
-        for found in Judge(session.spec, session.manifest.dtype, values, mask).judge(shown, got, {}):
+        for found in Judge(session.spec, session.precision, values, mask).judge(shown, got, {}):
             known = worst.setdefault(found.point.name, found)
             if found.share > known.share:
                 worst[found.point.name] = found

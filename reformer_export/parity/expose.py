@@ -23,7 +23,8 @@ from reformer_export.errors import MissingDependencyError
 from reformer_export.parity.points import Point
 from reformer_export.parity.rounding import emulate_bfloat16
 from reformer_export.runtimes.onnx_file import read_onnx
-from reformer_export.runtimes.ort import CPU, Placement, open_session
+from reformer_export.runtimes.ort_binding import BoundSession
+from reformer_export.runtimes.ort_session import CPU, Placement, open_session
 
 GIVEN: Final = "eager."
 """Before a point's name: the graph input that stands for it."""
@@ -32,9 +33,9 @@ GIVEN: Final = "eager."
 class ExposedGraph:
     """A graph with points exposed, open in ONNX Runtime."""
 
-    def __init__(self, session: Any, given: Sequence[Point], shown: Sequence[Point]) -> None:
+    def __init__(self, session: BoundSession, given: Sequence[Point], shown: Sequence[Point]) -> None:
         self._session = session
-        self._inputs = {value.name for value in session.get_inputs()}
+        self._inputs = {value.name for value in session.session.get_inputs()}
         self._given, self._shown = given, shown
 
     def feeds(
@@ -53,10 +54,7 @@ class ExposedGraph:
     ) -> dict[str, NDArray[Any]]:
         """The shown points' values by name, in the graph's own shapes: float32, buckets int32."""
         results = self._session.run([point.value for point in self._shown], self.feeds(inputs, values))
-        return {
-            point.name: value if point.role == "buckets" else value.astype(np.float32)
-            for point, value in zip(self._shown, results, strict=True)
-        }
+        return {point.name: value for point, value in zip(self._shown, results, strict=True)}
 
 
 def _fit(point: Point, value: NDArray[Any]) -> NDArray[Any]:
@@ -66,7 +64,7 @@ def _fit(point: Point, value: NDArray[Any]) -> NDArray[Any]:
         value = value.reshape(-1, value.shape[-1])
     if point.elem_type == onnx.TensorProto.FLOAT16:
         return value.astype(np.float16)
-    if point.elem_type == onnx.TensorProto.BFLOAT16:  # which runs in float32, with its roundings
+    if point.elem_type == onnx.TensorProto.BFLOAT16:  # which numpy does not have
         rounded: NDArray[np.float32] = torch.from_numpy(value).bfloat16().float().numpy()
         return rounded
     return value
@@ -90,7 +88,8 @@ class ModelGraph:
         """Open it with points exposed, see `expose_points`."""
         path = self.folder / "exposed.onnx"
         onnx.save(expose_points(self.runnable, given, shown), str(path))
-        return ExposedGraph(open_session(path, self.placement), given, shown)
+        session = BoundSession(open_session(path, self.placement), self.placement)
+        return ExposedGraph(session, given, shown)
 
     def extract(self, given: Sequence[Point], shown: Sequence[Point]) -> onnx.ModelProto:
         """What `expose` opens, with the weights that it needs in it."""

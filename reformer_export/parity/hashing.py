@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from reformer_export.contract import KEY_NORM_EPSILON, MASKED_LOGIT, SELF_LOGIT, neighbour_shifts
 from reformer_export.parity.compare import EPSILON, split_factors
-from reformer_export.spec import DType, LSHAttentionSpec, ModelSpec
+from reformer_export.spec import DTYPES, DType, LSHAttentionSpec, ModelSpec
 
 MARGIN_EDGES: Final = tuple(float(edge) for edge in np.logspace(-9, 0, 46))
 """Borders of the histogram's bars; margins are at most 1."""
@@ -86,7 +86,7 @@ def measure_margins(
         margins = np.minimum(margins, (_at(score, best) - _at(score, second)) / sizes)
     counts, _ = np.histogram(np.clip(margins, MARGIN_EDGES[0], 1.0), MARGIN_EDGES)
     nearest = margins.min(axis=(1, 2), initial=np.inf)
-    roundings = {dtype: rounding_margin(dtype, spec.head_size) for dtype in EPSILON}
+    roundings = {dtype: rounding_margin(dtype, spec.head_size) for dtype in DTYPES}
     below = {
         dtype: float((nearest < rounding).mean()) if len(nearest) else 0.0
         for dtype, rounding in roundings.items()

@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from reformer_export.parity.compare import (
     TOLERANCE,
     LayerAgreement,
+    Precision,
     compare_buckets,
     greatest_difference,
 )
 from reformer_export.parity.points import Point
 from reformer_export.reference.eager import recorded_rotations
 from reformer_export.reference.eager_values import Values
-from reformer_export.spec import DType, ModelSpec
+from reformer_export.spec import ModelSpec
 
 SMALLEST_MAGNITUDE: Final = 1e-3
 """Errors of a value that is nowhere greater are judged as if it were so great: float16 is coarse there."""
@@ -69,7 +70,7 @@ class Judge:
     """Compares one run's values with eager's: `eager` by point, `attention_mask` int64 [B, L]."""
 
     spec: ModelSpec
-    dtype: DType
+    precision: Precision
     eager: Values
     attention_mask: NDArray[np.int64]
 
@@ -97,7 +98,7 @@ class Judge:
     def _judge_values(self, point: Point, got: NDArray[Any]) -> PointError:
         expected, judged = self.eager[point.name], self.judged(point)
         greatest = float(np.abs(expected[judged]).max(initial=0.0))
-        limit = TOLERANCE[self.dtype] * max(greatest, SMALLEST_MAGNITUDE)
+        limit = TOLERANCE[self.precision] * max(greatest, SMALLEST_MAGNITUDE)
         return PointError(point, greatest_difference(got, expected, judged), greatest, limit)
 
     def _judge_buckets(self, point: Point, got: Values, query_keys: Values) -> PointError:
@@ -114,7 +115,7 @@ class Judge:
         return compare_buckets(
             point.layer,
             self.spec,
-            self.dtype,
+            self.precision,
             got[point.name],
             self.eager[point.name],
             query_keys[point.module + ".query_key"].reshape(*self.attention_mask.shape, -1),

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from reformer_export.parity.cases import Case
-from reformer_export.parity.compare import LayerAgreement
+from reformer_export.parity.compare import LayerAgreement, Precision
+from reformer_export.spec import DType
 
 UNREAD_BUCKETS: Final = (
     "; the engine hashes for itself where nobody can look: pinned errors and flips are ONNX Runtime's on the "
     "same model.onnx, and the engine's own outputs agree at the median token at least"
 )
+
+TF32_ASKED_FOR: Final = "; products round to TF32, as was asked for, and are judged so"
 
 
 @dataclass(frozen=True)
@@ -66,11 +69,12 @@ class CaseResult:
 
 @dataclass(frozen=True)
 class VerifyResult:
-    """A whole sweep on one runtime."""
+    """A whole sweep on one runtime of an artifact in `dtype`, judged by `precision`."""
 
     runtime: str
-    dtype: str
+    dtype: DType
     cases: tuple[CaseResult, ...]
+    precision: Precision
 
     @property
     def passed(self) -> bool:
@@ -91,6 +95,7 @@ class VerifyResult:
         return {
             "runtime": self.runtime,
             "dtype": self.dtype,
+            "precision": self.precision,
             "passed": self.passed,
             "num_cases": len(self.cases),
             "worst": str(self.worst.case),
@@ -119,5 +124,6 @@ class VerifyResult:
             f"(pinned error {worst.pinned_error:.1e}, tolerance {worst.tolerance:.1e}, "
             f"{worst.unexplained} unexplained flips); {summary['flips']} of {summary['hashed']} hashes "
             f"flipped ({self.flip_rate:.3%})"
+            + (TF32_ASKED_FOR if self.precision == "tf32" else "")
             + ("" if all(case.reads_buckets for case in self.cases) else UNREAD_BUCKETS)
         )

@@ -15,11 +15,13 @@ from reformer_export.artifact.manifest import MODEL_NAME, Manifest
 from reformer_export.contract import NUM_HASHES_INPUT
 from reformer_export.libraries.operators import find_native_library
 from reformer_export.parity.cases import Case, make_inputs
+from reformer_export.parity.compare import Precision
 from reformer_export.parity.expose import ExposedGraph, ModelGraph, open_graph
 from reformer_export.parity.points import Point, find_hashing
 from reformer_export.reference.eager import EagerReformer, open_eager
 from reformer_export.runtimes import Runtime, RuntimeOptions, load
-from reformer_export.runtimes.ort import CPU, OnnxRuntime, Placement
+from reformer_export.runtimes.ort import OnnxRuntime
+from reformer_export.runtimes.ort_session import CPU, Placement
 from reformer_export.spec import ModelSpec
 
 ON_CPU: Final = RuntimeOptions(provider="cpu")
@@ -48,6 +50,11 @@ class ParitySession:
     def placement(self) -> Placement:
         """Where ONNX Runtime runs the exposed graph."""
         return self.graph.placement
+
+    @property
+    def precision(self) -> Precision:
+        """What the graph's arithmetic is judged by."""
+        return "tf32" if self.placement.tf32 else self.manifest.dtype
 
     @property
     def reads_buckets(self) -> bool:
@@ -105,7 +112,7 @@ def open_session(
 
 
 def _place_graph(runtime: Runtime, options: RuntimeOptions) -> Placement:
-    """The runtime's own place; the CPU for an engine, and for bfloat16, whose values numpy does not have."""
-    if isinstance(runtime, OnnxRuntime) and runtime.manifest.dtype != "bfloat16":
+    """The runtime's own place; the CPU for an engine."""
+    if isinstance(runtime, OnnxRuntime):
         return runtime.placement
     return Placement(CPU, options.threads, find_native_library(options.native))

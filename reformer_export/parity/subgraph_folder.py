@@ -12,7 +12,7 @@ import onnx
 from reformer_export.artifact.files import json_text, sha256_of_file
 from reformer_export.artifact.folder import new_folder
 from reformer_export.parity.bisect import BisectResult
-from reformer_export.runtimes.ort import Placement
+from reformer_export.runtimes.ort_session import Placement
 from reformer_export.runtimes.replay import (
     ARRAYS_NAME,
     GRAPH_NAME,
@@ -59,6 +59,7 @@ def write_subgraph(out: Path, result: BisectResult, placement: Placement) -> boo
             native=placement.library is not None,
             provider=placement.provider,
             files={path.name: sha256_of_file(path) for path in sorted(folder.iterdir())},
+            tf32=placement.tf32,
         )
         (folder / RECORD_NAME).write_text(json_text(dataclasses.asdict(record)) + "\n", encoding="utf-8")
     return True

@@ -11,6 +11,7 @@ from reformer_export.parity.point_errors import Judge
 from reformer_export.parity.results import CaseResult, VerifyResult
 from reformer_export.parity.session import ParitySession
 from reformer_export.runtimes import Runtime
+from reformer_export.runtimes.ort import OnnxRuntime
 
 
 def sweep(
@@ -36,7 +37,8 @@ def sweep(
         results.append(_run_case(session, graph, case))
         if on_result is not None:
             on_result(results[-1])
-    return VerifyResult(_describe_runtime(session.runtime), session.manifest.dtype, tuple(results))
+    runtime = _describe_runtime(session.runtime)
+    return VerifyResult(runtime, session.manifest.dtype, tuple(results), session.precision)
 
 
 def takes_case(runtime: Runtime, case: Case) -> bool:
@@ -49,24 +51,25 @@ def _describe_runtime(runtime: Runtime) -> str:
     provider = runtime.providers[0]
     if not provider.endswith("ExecutionProvider"):
         return provider
+    rounding = ", TF32" if isinstance(runtime, OnnxRuntime) and runtime.placement.tf32 else ""
     native = f", native {runtime.native}" if runtime.native else ""
-    return f"onnxruntime {provider.removesuffix('ExecutionProvider')}{native}"
+    return f"onnxruntime {provider.removesuffix('ExecutionProvider')}{rounding}{native}"
 
 
 def _run_case(session: ParitySession, graph: ExposedGraph, case: Case) -> CaseResult:
     """One input on eager, on the graph with eager's buckets, and on the runtime."""
-    dtype = session.manifest.dtype
+    precision = session.precision
     ids, mask = session.draw(case)
     truth = session.eager.run(ids, mask, case.num_hashes)
     got = graph.run(session.graph_inputs(ids, mask, case.num_hashes), truth.values)
     pinned_difference = compare_outputs(got, truth.outputs, mask)
-    judge = Judge(session.spec, dtype, truth.values, mask)
+    judge = Judge(session.spec, precision, truth.values, mask)
     layers = [judge.count_flips(point, got, got) for point in session.hashing if point.role == "buckets"]
     free_difference = compare_outputs(session.runtime.run(ids, mask, case.num_hashes), truth.outputs, mask)
     return CaseResult(
         case,
         pinned_difference.worst,
-        tolerance(dtype, pinned_difference.greatest),
+        tolerance(precision, pinned_difference.greatest),
         tuple(layers),
         free_difference.worst,
         free_difference.median,

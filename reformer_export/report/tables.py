@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 if TYPE_CHECKING:
     from reformer_export.artifact.engine_record import EngineRecord
+    from reformer_export.libraries.build import LibraryBuild
+    from reformer_export.libraries.state import LibraryState
     from reformer_export.measure.accuracy import AccuracyRow
     from reformer_export.measure.run import BenchmarkResult, Measurement
     from reformer_export.parity.results import CaseResult, VerifyResult
@@ -69,6 +71,12 @@ LIBRARIES: Final[Columns[Library]] = {
     "for": lambda library: library.purpose,
 }
 
+NATIVE_LIBRARIES: Final[Columns[LibraryState]] = {
+    "code": lambda state: state.name,
+    "found": lambda state: state.found,
+    "runs here": lambda state: state.runs or "no",
+}
+
 
 def sweep_table(folder: Path, sweep: VerifyResult) -> Table:
     """A row for each case of a sweep over the artifact in `folder`."""
@@ -127,6 +135,15 @@ def engine_table(caption: str, record: EngineRecord, *more: tuple[str, str]) -> 
     return make_facts(caption, [*facts, *more])
 
 
+def library_build_table(build: LibraryBuild) -> Table:
+    """What was built, and where it lies."""
+    record = build.record
+    cuda = ", ".join(f"sm_{number}" for number in record.architectures)
+    files = ((name, f"{file.size:,} B, SHA-256 {file.sha256}") for name, file in record.files.items())
+    facts = [("CUDA kernels for", cuda or "none"), *files, ("built in", f"{record.seconds:.0f} s")]
+    return make_facts(f"Native libraries in {build.folder}", facts)
+
+
 def machine_tables(machine: MachineReport) -> list[Table]:
     """What can be run here, and what is missing."""
     gpus = machine.gpus or ("no NVIDIA GPU found",)
@@ -135,11 +152,10 @@ def machine_tables(machine: MachineReport) -> list[Table]:
         ("platform", machine.platform),
         *(("GPU", gpu) for gpu in gpus),
         ("ONNX Runtime", ", ".join(machine.providers) or "missing: no artifact can be run"),
-        ("native kernels", machine.native),
+        *([("its CUDA provider", machine.cuda_problem)] if machine.cuda_problem else []),
     ]
     engines = [
         *machine.tensorrt.runtimes,
-        ("plugin library", machine.tensorrt.plugin_library),
         ("GPU", machine.tensorrt.gpu),
         ("engines run here with", ", ".join(machine.tensorrt.can_run) or "none"),
     ]
@@ -149,6 +165,7 @@ def machine_tables(machine: MachineReport) -> list[Table]:
     )
     tables = [
         make_facts("Machine", facts),
+        make_table("Native libraries", NATIVE_LIBRARIES, machine.native),
         make_facts("TensorRT", engines),
         make_table("Libraries", LIBRARIES, machine.libraries),
         make_facts("Commands", commands),

@@ -56,7 +56,7 @@ def _verdict(sweep: VerifyResult) -> Verdict:
         reason = (
             f"{len(sweep.cases)} inputs compared with eager; with eager's buckets the largest difference "
             f"is {max(case.pinned_error for case in sweep.cases):.1e}; {rate}, each within the rounding of "
-            f"{sweep.dtype}."
+            f"{sweep.precision}."
         )
         return Verdict(True, "Yes: it is the same model", reason)
     failed = [case for case in sweep.cases if not case.passed]

@@ -6,11 +6,11 @@ import functools
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
-import numpy as np
 from numpy.typing import NDArray
 
 from reformer_export.artifact.engine_record import EngineRecord
@@ -20,13 +20,38 @@ from reformer_export.libraries.operators import NativeLibrary
 from reformer_export.runtimes.generation import Generation, GenerationOptions
 from reformer_export.runtimes.inputs import IdsLike
 from reformer_export.runtimes.num_hashes import choose_num_hashes
-from reformer_export.runtimes.options import RuntimeOptions
+from reformer_export.runtimes.options import Device, RuntimeOptions
 from reformer_export.runtimes.source_config import read_source_config
 from reformer_export.runtimes.tokenizer import Tokenizer, load_tokenizer
-from reformer_export.spec import ModelSpec
+from reformer_export.spec import DType, ModelSpec
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+    from reformer_export.runtimes.device_arrays import DeviceArray
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where the outputs of a run shall be, and in which type."""
+
+    device: Device = "cpu"
+    dtype: DType = "float32"
+
+
+def check_place(where: Where, device: Device, dtype: DType) -> None:
+    """InputError unless a model on `device`, whose outputs are `dtype`, can put its outputs there."""
+    devices, dtypes = tuple(dict.fromkeys(("cpu", device))), tuple(dict.fromkeys(("float32", dtype)))
+    if where.device not in devices:
+        expected = f"{' or '.join(devices)} from this runtime here"
+        fix = 'leave it out, or open the model in ONNX Runtime with `provider="cuda"`'
+        raise InputError("device", repr(where.device), expected, fix)
+    if where.dtype not in dtypes:
+        fix = "leave it out for float32"
+        raise InputError("dtype", repr(where.dtype), f"{' or '.join(dtypes)} from this runtime here", fix)
+    if where.dtype == "bfloat16" and where.device == "cpu":
+        fix = 'leave it out for float32, or use `device="cuda"`'
+        raise InputError("dtype", "bfloat16 on the host", "a type that numpy has", fix)
 
 
 class Runtime(ABC):
@@ -95,14 +120,66 @@ class Runtime(ABC):
     def native(self) -> NativeLibrary | None:
         """The operator library whose kernels run the custom nodes; None where none does."""
 
-    @abstractmethod
+    @overload
     def run(
         self,
         input_ids: IdsLike,
         attention_mask: IdsLike | None = None,
         num_hashes: int | None = None,
-    ) -> dict[str, NDArray[np.float32]]:
-        """One forward pass; see `OnnxRuntime.run`."""
+        *,
+        device: Literal["cpu"] = "cpu",
+        dtype: DType = "float32",
+    ) -> dict[str, NDArray[Any]]: ...
+
+    @overload
+    def run(
+        self,
+        input_ids: IdsLike,
+        attention_mask: IdsLike | None = None,
+        num_hashes: int | None = None,
+        *,
+        device: Literal["cuda"],
+        dtype: DType = "float32",
+    ) -> dict[str, DeviceArray]: ...
+
+    def run(
+        self,
+        input_ids: IdsLike,
+        attention_mask: IdsLike | None = None,
+        num_hashes: int | None = None,
+        *,
+        device: Device = "cpu",
+        dtype: DType = "float32",
+    ) -> dict[str, Any]:
+        """One forward pass.
+
+        Args:
+            input_ids: token ids, integers [batch, sequence], or rows of unequal length, which are padded on
+                the right and masked. Padding a row changes a Reformer's answer slightly: its last chunks
+                attend around the end. For a model on CUDA, also an int64 or int32 array on the GPU (DLPack or
+                `__cuda_array_interface__`, such as torch's), which is read where it lies; its values are not
+                checked.
+            attention_mask: 1 for a token, 0 for padding, of the shape of `input_ids`, and where it lies; None
+                for all ones.
+            num_hashes: rounds of hashing, from 1 to the manifest's `runtime_num_hashes.max_hashes`: fewer
+                are faster and attend worse. None for those the artifact was opened with. Only artifacts
+                exported with --max-hashes take it.
+            device: where the outputs shall be: "cpu" for numpy arrays; "cuda", for a model on CUDA, for
+                arrays that stay on the GPU (`torch.from_dlpack` and the like read them there).
+            dtype: of the outputs: "float32", or the artifact's own, which saves a conversion. numpy has no
+                bfloat16.
+
+        Returns:
+            The task's outputs by name (`spec.output_names`), with the batch first. A later run does not
+            change them.
+        """
+        return self._run(input_ids, attention_mask, num_hashes, Where(device, dtype))
+
+    @abstractmethod
+    def _run(
+        self, input_ids: IdsLike, attention_mask: IdsLike | None, num_hashes: int | None, where: Where
+    ) -> dict[str, Any]:
+        """`run`, whose documentation it has."""
 
     @abstractmethod
     def close(self) -> None:

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reformer_export.errors import InputError
+from reformer_export.errors import InputError, one_line
 from reformer_export.spec import ModelSpec
 
-IdsLike = Sequence[Sequence[int]] | Sequence[NDArray[np.integer]] | NDArray[np.integer]
-"""Rows of integers: an array [batch, sequence], or one sequence a row, whose lengths may differ."""
+
+class SupportsDLPack(Protocol):
+    """Another library's array, such as torch's."""
+
+    def __dlpack__(self) -> Any: ...
+
+    def __dlpack_device__(self) -> tuple[int, int]: ...
+
+
+IdsLike = Sequence[Sequence[int]] | Sequence[NDArray[np.integer]] | NDArray[np.integer] | SupportsDLPack
+"""Rows of integers: an array [batch, sequence], numpy's or another library's, or one sequence a row, whose
+lengths may differ."""
 
 
 class LeftPaddingWarning(UserWarning):
@@ -53,6 +64,12 @@ def prepare_inputs(
 
 def _rows_from_input(name: str, values: IdsLike) -> list[NDArray[np.integer]]:
     fix = f"give {name} as a list of rows, e.g. [[5, 6, 7]]"
+    if not isinstance(values, np.ndarray) and hasattr(values, "__dlpack__"):
+        array: Any = values
+        try:
+            values = np.from_dlpack(array)
+        except (BufferError, RuntimeError, TypeError) as error:
+            raise InputError(name, f"'{one_line(error)}'", "an array of integers", fix) from error
     if isinstance(values, np.ndarray) and values.ndim != 2:
         raise InputError(name, f"an array of shape {list(values.shape)}", "[batch, sequence]", fix)
     if isinstance(values, str | bytes) or not isinstance(values, Sequence | np.ndarray):
@@ -67,6 +84,8 @@ def _row_from_input(what: str, values: object, fix: str) -> NDArray[np.integer]:
         row = np.asarray(values)
     except ValueError as error:
         raise InputError(what, "values of unequal depth", "integers", fix) from error
+    except (TypeError, RuntimeError) as error:  # such as a row on a GPU
+        raise InputError(what, f"'{one_line(error)}'", "one row of integers on the host", fix) from error
     if row.ndim != 1:
         raise InputError(what, f"shape {list(row.shape)}", "one row of integers", fix)
     if row.size == 0:
@@ -107,5 +126,5 @@ def _check_mask(id_rows: list[NDArray[np.integer]], mask_rows: list[NDArray[np.i
             f"attention_mask: rows {left_padded[:8]} are padded on the left. A Reformer's output depends on "
             "absolute positions and chunks: this is not the unpadded text's answer; pad on the right.",
             LeftPaddingWarning,
-            stacklevel=4,
+            stacklevel=5,
         )

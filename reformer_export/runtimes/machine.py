@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import platform
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from reformer_export.errors import InputError, ReformerExportError
-from reformer_export.libraries.gpus import find_gpus
-from reformer_export.libraries.operators import HOW_TO_GET_IT, find_native_library
-from reformer_export.runtimes.ort import OnnxRuntime, import_onnxruntime, open_session
+from reformer_export.libraries.gpus import Gpu, find_gpus
+from reformer_export.libraries.state import LibraryState, describe_libraries
+from reformer_export.runtimes.cuda_provider import describe_missing, find_missing_libraries
+from reformer_export.runtimes.ort import OnnxRuntime
+from reformer_export.runtimes.ort_session import CUDA, import_onnxruntime, open_session
 from reformer_export.runtimes.tensorrt.machine import TensorRTInstallation, describe_installation
 from reformer_export.runtimes.tensorrt.packages import installed_version
 
@@ -44,15 +47,17 @@ class ArtifactState:
 
 @dataclass(frozen=True)
 class MachineReport:
-    """What `doctor` found. `gpus` are the visible ones in words; `providers` are ONNX Runtime's; `native` is
-    the operator library in words; `tensorrt` is what running engines takes."""
+    """What `doctor` found. `gpus` are the visible ones in words; `providers` are ONNX Runtime's, and
+    `cuda_problem` is what the CUDA one lacks; `native` are this package's libraries; `tensorrt` is what
+    running engines takes."""
 
     python: str
     platform: str
     libraries: tuple[Library, ...]
     gpus: tuple[str, ...]
     providers: tuple[str, ...]
-    native: str
+    cuda_problem: str
+    native: tuple[LibraryState, ...]
     tensorrt: TensorRTInstallation
     commands: tuple[CommandState, ...]
     artifact: ArtifactState | None
@@ -63,9 +68,12 @@ class MachineReport:
         return bool(self.providers) and (self.artifact is None or self.artifact.problem is None)
 
 
+_ONE_MODULE: Final = ("onnxruntime", "onnxruntime-gpu")
+"""The distributions of which only one can be used: the one that was installed last."""
+
 _LIBRARIES: Final = (
     ("numpy", ("numpy",), "all commands", "reformer-export"),
-    ("onnxruntime", ("onnxruntime", "onnxruntime-gpu"), "run, generate, verify", "reformer-export[cpu]"),
+    ("onnxruntime", _ONE_MODULE, "run, generate, verify", "reformer-export[cpu]"),
     ("onnx", ("onnx",), "onnx, verify, inspect of an .onnx, bfloat16 on the CPU", "reformer-export[export]"),
     ("onnxscript", ("onnxscript",), "onnx", "reformer-export[export]"),
     ("onnx_graphsurgeon", ("onnx-graphsurgeon",), "verify --bisect and --report", "reformer-export[export]"),
@@ -87,6 +95,7 @@ _NEEDS: Final[dict[str, tuple[str, ...]]] = {
     "generate": ("numpy", "onnxruntime"),
     "bench": ("numpy", "onnxruntime"),
     "inspect": (),
+    "build-library": (),
     "doctor": (),
 }
 
@@ -98,13 +107,15 @@ def inspect_machine(path: Path | None = None) -> MachineReport:
         for module, distributions, purpose, install in _LIBRARIES
     )
     installed = {library.name for library in libraries if library.version is not None}
+    gpus, providers = _list_gpus(), _list_providers()
     return MachineReport(
         python=platform.python_version(),
         platform=f"{platform.system()} {platform.machine()}",
         libraries=libraries,
-        gpus=_list_gpus(),
-        providers=_list_providers(),
-        native=_describe_native(),
+        gpus=tuple(f"{gpu}, its driver knows CUDA {gpu.cuda_version}" for gpu in gpus),
+        providers=providers,
+        cuda_problem=_describe_cuda_problem(providers),
+        native=describe_libraries(gpus),
         tensorrt=describe_installation(),
         commands=tuple(
             CommandState(name, tuple(need for need in needs if need not in installed))
@@ -114,14 +125,6 @@ def inspect_machine(path: Path | None = None) -> MachineReport:
     )
 
 
-def _describe_native() -> str:
-    try:
-        library = find_native_library("auto")
-    except ReformerExportError as error:
-        return f"unusable: {error}"
-    return str(library) if library else f"missing (generic operators run instead): {HOW_TO_GET_IT}"
-
-
 def _list_providers() -> tuple[str, ...]:
     try:
         return tuple(import_onnxruntime().get_available_providers())
@@ -129,9 +132,26 @@ def _list_providers() -> tuple[str, ...]:
         return ()
 
 
-def _list_gpus() -> tuple[str, ...]:
+def _describe_cuda_problem(providers: tuple[str, ...]) -> str:
+    if CUDA in providers:
+        return describe_missing(find_missing_libraries(import_onnxruntime()))
+    if all(map(_is_installed, _ONE_MODULE)):
+        fix = f"pip uninstall {' '.join(_ONE_MODULE)}, then pip install 'reformer-export[gpu]'"
+        return f"hidden: {' and '.join(_ONE_MODULE)} are installed, and are one module; {fix}"
+    return ""
+
+
+def _is_installed(distribution: str) -> bool:
     try:
-        return tuple(f"{gpu}, its driver knows CUDA {gpu.cuda_version}" for gpu in find_gpus())
+        importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _list_gpus() -> tuple[Gpu, ...]:
+    try:
+        return find_gpus()
     except ReformerExportError:
         return ()
 

@@ -15,6 +15,8 @@ RuntimeName = Literal["onnxruntime"] | EngineRuntime
 RUNTIMES: Final[tuple[RuntimeName, ...]] = (ONNXRUNTIME, *ENGINE_RUNTIMES)
 Provider = Literal["auto", "cpu", "cuda"]
 PROVIDERS: Final[tuple[Provider, ...]] = get_args(Provider)
+Device = Literal["cpu", "cuda"]
+"""Where a value lies: on the host, or on the first GPU that this process may use."""
 Options = TypeVar("Options")
 
 
@@ -30,14 +32,16 @@ class RuntimeOptions:
             "on" (an error without it) or "off" (the function bodies in the file).
         engine: for TensorRT, which of the artifact's engines; None for the only one that fits this machine.
         cuda_graphs: for TensorRT, launch the work of shapes that come again as one CUDA graph.
+        tf32: on CUDA, let products of float32 round what they multiply to TF32 (10 bits of mantissa): faster,
+            with the errors and the flipped hashes of float16. For artifacts in float32.
         num_hashes: rounds of hashing of runs that name no other, for an artifact exported with --max-hashes;
             None for all of them.
         check: compare every file of the artifact with its SHA-256 in the manifest; an engine and its plugin
             library are always compared with the engine's record.
 
-    `provider`, `threads`, `native` and `num_hashes` are ONNX Runtime's: TensorRT always takes the GPU, its
-    plugins, and the hashes that were built in. InputError for a value that is out of range, or not the chosen
-    runtime's.
+    `provider`, `threads`, `native`, `tf32` and `num_hashes` are ONNX Runtime's: TensorRT always takes the
+    GPU, its plugins, and the types and hashes that were built in. InputError for a value that is out of
+    range, or not the chosen runtime's.
     """
 
     runtime: RuntimeName = ONNXRUNTIME
@@ -46,6 +50,7 @@ class RuntimeOptions:
     native: NativeMode = "auto"
     engine: str | None = None
     cuda_graphs: bool = False
+    tf32: bool = False
     num_hashes: int | None = None
     check: bool = True
 
@@ -58,9 +63,12 @@ class RuntimeOptions:
         self._require("threads", threads_fit, "an integer from 1 up", "leave it out to use all cores")
         is_name = self.engine is None or isinstance(self.engine, str)
         self._require("engine", is_name, "an engine's name", "leave it out to use the one that fits")
-        for name in ("cuda_graphs", "check"):
+        for name in ("cuda_graphs", "tf32", "check"):
             self._require(name, isinstance(getattr(self, name), bool), "True or False", "choose one of them")
         self._refuse_what_the_runtime_does_not_take()
+        if self.tf32 and self.provider == "cpu":
+            fix = 'leave it out, or use `provider="cuda"`'
+            raise InputError("tf32", "it on the CPU, which has none", "CUDA as the provider", fix)
 
     def _require(self, name: str, holds: bool, expected: str, fix: str) -> None:
         if not holds:
@@ -78,6 +86,7 @@ class RuntimeOptions:
                 "provider": self.provider == "cpu",
                 "threads": self.threads is not None,
                 "native": self.native == "off",
+                "tf32": self.tf32,
                 "num_hashes": self.num_hashes is not None,
             }
         for name, is_given in given.items():

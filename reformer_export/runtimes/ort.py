@@ -2,49 +2,40 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from reformer_export.artifact.manifest import MODEL_NAME, Manifest
 from reformer_export.contract import INPUT_NAMES, NUM_HASHES_INPUT
-from reformer_export.errors import (
-    ArtifactError,
-    InputError,
-    MissingDependencyError,
-    ReformerExportError,
-    RuntimeUnavailableError,
-)
+from reformer_export.errors import ArtifactError, InputError, ReformerExportError, RuntimeUnavailableError
 from reformer_export.libraries.operators import MAX_CUDA_HEAD_SIZE, NativeLibrary, find_native_library
-from reformer_export.runtimes.base import Runtime
+from reformer_export.runtimes.base import Runtime, Where, check_place
+from reformer_export.runtimes.device_arrays import is_on_gpu, prepare_device_inputs
 from reformer_export.runtimes.inputs import IdsLike, prepare_inputs
 from reformer_export.runtimes.num_hashes import choose_num_hashes
-from reformer_export.runtimes.onnx_structure import check_onnx_structure
 from reformer_export.runtimes.options import RuntimeOptions
-from reformer_export.runtimes.upcast import run_bfloat16, upcast_model
-from reformer_export.spec import ModelSpec
+from reformer_export.runtimes.ort_binding import BoundSession, Feed
+from reformer_export.runtimes.ort_errors import ProviderError, error_from_run
+from reformer_export.runtimes.ort_session import CPU, CUDA, Placement, choose_provider, open_session
+from reformer_export.runtimes.pinned import open_pinned_buffers
+from reformer_export.runtimes.upcast import upcast_model
+from reformer_export.spec import DType, ModelSpec
 
-CPU: Final = "CPUExecutionProvider"
-CUDA: Final = "CUDAExecutionProvider"
-LOG_FATAL_ONLY: Final = 4
-"""ONNX Runtime's severity: errors reach the user as exceptions, not as log lines too."""
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Where ONNX Runtime runs a graph: its name of an execution provider, the CPU threads an operator may use
-    (None: all cores), and the operator library whose kernels replace the function bodies."""
-
-    provider: str = CPU
-    threads: int | None = None
-    library: NativeLibrary | None = None
+BUILD_FOR_CUDA: Final = "`reformer-export build-library --cuda`"
+BODIES_ON_CUDA: Final = (
+    "Generic operators run on CUDA in place of the native kernels, 27 times slower than eager where it was "
+    "measured (H200, 12 layers, 16,384 tokens)"
+)
+"""docs/gpu.md has the measurement, and why."""
+TF32_ROUNDS: Final = (
+    "Products on the GPU round float32 to TF32, whose mantissa has 10 bits: errors, and hashes that fall "
+    "otherwise, are those of float16."
+)
+OTHER_TYPES_ARE_FAST: Final = "products of float16 and bfloat16 are as fast without it"
 
 
 class OnnxRuntime(Runtime):
@@ -62,11 +53,15 @@ class OnnxRuntime(Runtime):
         """
         options = options or RuntimeOptions()
         super().__init__(path, options, manifest)
+        if options.tf32 and self.manifest.dtype != "float32":
+            got = f"it for an artifact in {self.manifest.dtype}"
+            raise InputError("tf32", got, "one in float32", f"leave it out: {OTHER_TYPES_ARE_FAST}")
         self._placement = Placement()
         session = self._open(options)
         _check_signature(self.folder / MODEL_NAME, session, self.manifest)
         self._providers = tuple(session.get_providers())
-        self._session: Any = session
+        self._pinned = open_pinned_buffers() if self._placement.provider == CUDA else None
+        self._bound: BoundSession | None = BoundSession(session, self._placement, self._pinned)
 
     @property
     def providers(self) -> tuple[str, ...]:
@@ -78,10 +73,11 @@ class OnnxRuntime(Runtime):
 
     @property
     def description(self) -> str:
+        provider = self.providers[0].removesuffix("ExecutionProvider") + ", TF32" * self._placement.tf32
         kernels = "function bodies" if self.native is None else f"native kernels {self.native}"
         choice = self.manifest.runtime_num_hashes
         rounds = "" if choice is None else f", {self.num_hashes} of {choice.max_hashes} hashes"
-        return f"ONNX Runtime, {self.providers[0].removesuffix('ExecutionProvider')}, {kernels}{rounds}"
+        return f"ONNX Runtime, {provider}, {kernels}{rounds}"
 
     @property
     def placement(self) -> Placement:
@@ -89,60 +85,58 @@ class OnnxRuntime(Runtime):
         return self._placement
 
     def close(self) -> None:
-        self._session = None
+        self._bound = None
+        if self._pinned is not None:
+            self._pinned.close()
 
-    def run(
-        self,
-        input_ids: IdsLike,
-        attention_mask: IdsLike | None = None,
-        num_hashes: int | None = None,
-    ) -> dict[str, NDArray[np.float32]]:
-        """One forward pass.
-
-        Args:
-            input_ids: token ids, integers [batch, sequence], or rows of unequal length, which are padded on
-                the right and masked. Padding a row changes a Reformer's answer slightly: its last chunks
-                attend around the end.
-            attention_mask: 1 for a token, 0 for padding, of the shape of `input_ids`; None for all ones.
-            num_hashes: rounds of hashing, from 1 to the manifest's `runtime_num_hashes.max_hashes`: fewer
-                are faster and attend worse. None for those the artifact was opened with. Only artifacts
-                exported with --max-hashes take it.
-
-        Returns:
-            The task's outputs by name (`spec.output_names`), float32 whatever the artifact's dtype, with
-            the batch first.
-        """
-        session = self._session
-        if session is None:
+    def _run(
+        self, input_ids: IdsLike, attention_mask: IdsLike | None, num_hashes: int | None, where: Where
+    ) -> dict[str, Any]:
+        bound = self._bound
+        if bound is None:
             raise InputError(self.folder, "a closed model", "an open one", "load it again")
+        check_place(where, bound.device, self._graph_dtype)
         rounds = choose_num_hashes(self.manifest, num_hashes, self.num_hashes)
-        ids, mask = prepare_inputs(self.spec, input_ids, attention_mask, self.config.pad_token_id)
+        ids: Feed
+        mask: Feed
+        if is_on_gpu(bound.device, input_ids, attention_mask):
+            ids, mask = prepare_device_inputs(self.spec, input_ids, attention_mask)
+        else:
+            ids, mask = prepare_inputs(self.spec, input_ids, attention_mask, self.config.pad_token_id)
         feeds = {"input_ids": ids, "attention_mask": mask}
         if rounds is not None:
             feeds[NUM_HASHES_INPUT] = np.array([rounds], np.int64)
-        names = list(self.spec.output_names)
+        names = self.spec.output_names
+        as_float32 = where.dtype == "float32"
         try:
-            if any(output.type == "tensor(bfloat16)" for output in session.get_outputs()):
-                return run_bfloat16(session, names, feeds)
-            values = session.run(names, feeds)
+            if where.device == "cuda":
+                values: list[Any] = bound.run_on_device(names, feeds, as_float32)
+            else:
+                sizes = dict(zip(("batch", "sequence"), ids.shape, strict=True))
+                values = (bound.run if as_float32 else bound.run_as_is)(names, feeds, sizes)
+        except ReformerExportError:
+            raise
         except Exception as error:
-            raise _error_from_run(error, ids.shape) from error
-        return {name: value.astype(np.float32, copy=False) for name, value in zip(names, values, strict=True)}
+            raise error_from_run(error, ids.shape, bound.device) from error
+        return dict(zip(names, values, strict=True))
+
+    @property
+    def _graph_dtype(self) -> DType:
+        """Of the outputs as the graph gives them: the artifact's, but upcast from bfloat16 on the CPU."""
+        is_upcast = self.manifest.dtype == "bfloat16" and self._placement.provider == CPU
+        return "float32" if is_upcast else self.manifest.dtype
 
     def _open(self, options: RuntimeOptions) -> Any:
         model = self.folder / MODEL_NAME
-        if _choose_provider(options.provider) == CUDA:
-            session = self._open_on_cuda(model, options)
-            if session is not None and CUDA in session.get_providers():
-                return session
-            if options.provider == "cuda":
-                got, expected = (
-                    "ONNX Runtime could not start CUDA here",
-                    "a GPU, its driver and CUDA's libraries",
-                )
-                raise _no_cuda(got, expected, "see `reformer-export doctor`")
-            if session is not None:
-                self._notes = ["CUDA could not be started, so the model runs on the CPU."]
+        session = None
+        if choose_provider(options.provider) == CUDA:
+            session = self._try_cuda(model, options)
+        if session is not None:
+            if self._placement.tf32:
+                self._notes.append(TF32_ROUNDS)
+            return session
+        if options.tf32:
+            self._notes.append("There is no TF32 on the CPU: products are float32's.")
         self._placement = Placement(CPU, options.threads, find_native_library(options.native))
         if self.manifest.dtype != "bfloat16":
             return open_session(model, self._placement)
@@ -152,29 +146,45 @@ class OnnxRuntime(Runtime):
         with tempfile.TemporaryDirectory(prefix="reformer-export-", ignore_cleanup_errors=True) as folder:
             return open_session(upcast_model(model, Path(folder)), self._placement)
 
+    def _try_cuda(self, model: Path, options: RuntimeOptions) -> Any:
+        """A session on CUDA; None, and a note, where the CPU has to do and `provider` leaves it to us."""
+        try:
+            session = self._open_on_cuda(model, options)
+            if session is None or CUDA in session.get_providers():
+                return session
+            reason, fix = "ONNX Runtime could not start CUDA here", "see `reformer-export doctor`"
+            raise ProviderError(reason, "a GPU, its driver and CUDA's libraries", fix)
+        except ProviderError as error:
+            if options.provider == "cuda":
+                raise
+            self._notes = [f"CUDA could not be started, so the model runs on the CPU: {error.reason}."]
+            return None
+
     def _open_on_cuda(self, model: Path, options: RuntimeOptions) -> Any:
         """A session on CUDA, with the library's kernels where it has them, else on the function bodies.
 
         None when "on" asks for kernels, CUDA has none and `provider` leaves it to us: then on to the CPU.
         """
         library = find_native_library(options.native)
-        problem = None if library is None else find_cuda_problem(library, self.spec)
+        problem = (
+            "no native library is installed" if library is None else find_cuda_problem(library, self.spec)
+        )
         if library is not None and problem is None:
-            self._placement = Placement(CUDA, options.threads, library)
+            self._placement = Placement(CUDA, options.threads, library, options.tf32)
             try:
                 return open_session(model, self._placement)
-            except ReformerExportError as error:
+            except ArtifactError as error:
                 problem = str(error)  # such as a GPU that the library has no code for
-        if problem is not None and options.native == "on":
+        if options.native == "on":
             if options.provider == "cuda":
                 got = f"no kernels for CUDA ({problem})"
-                fix = 'build it with CUDA for this GPU, or use `native="auto"` or `provider="cpu"`'
+                fix = f'use {BUILD_FOR_CUDA}, `native="auto"` or `provider="cpu"`'
                 raise RuntimeUnavailableError("native", got, "a library that has them", fix)
             self._notes.append(f"The model runs on the CPU, for which there are native kernels: {problem}.")
             return None
-        if problem is not None:
-            self._notes.append(f"Generic operators run on CUDA in place of the native kernels: {problem}.")
-        self._placement = Placement(CUDA, options.threads)
+        if options.native == "auto":
+            self._notes.append(f"{BODIES_ON_CUDA}: {problem}. {BUILD_FOR_CUDA} builds them for this GPU.")
+        self._placement = Placement(CUDA, options.threads, None, options.tf32)
         return open_session(model, self._placement)
 
 
@@ -185,86 +195,6 @@ def find_cuda_problem(library: NativeLibrary, spec: ModelSpec) -> str | None:
     if spec.head_size > MAX_CUDA_HEAD_SIZE:
         return f"heads of {spec.head_size} elements, where they take {MAX_CUDA_HEAD_SIZE}"
     return None
-
-
-def import_onnxruntime() -> Any:
-    """The onnxruntime module; MissingDependencyError names the extras that bring it."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        fix = "pip install 'reformer-export[cpu]', or 'reformer-export[gpu]' for CUDA"
-        raise MissingDependencyError("onnxruntime", f"'{error}'", "the package", fix) from error
-    return onnxruntime
-
-
-def open_session(model: Path, placement: Placement | None = None, profile: Path | None = None) -> Any:
-    """An `onnxruntime.InferenceSession` of the file `model`; ArtifactError when it is refused.
-
-    Args:
-        model: an .onnx file; its external data, if any, must lie in its folder (ONNX Runtime checks it).
-        placement: where to run it; the CPU is always added as the last provider.
-        profile: what the name of the profile begins with that the session writes; None for no profile.
-    """
-    placement = placement or Placement()
-    onnxruntime = import_onnxruntime()
-    check_onnx_structure(model)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = LOG_FATAL_ONLY
-    options.intra_op_num_threads = placement.threads or 0
-    # A pattern's block stands beside what the arena holds already: it doubled the memory of long sequences.
-    options.enable_mem_pattern = False
-    if profile is not None:
-        options.enable_profiling = True
-        options.profile_file_prefix = str(profile)
-    if placement.provider == CUDA and hasattr(onnxruntime, "preload_dlls"):
-        with contextlib.redirect_stdout(io.StringIO()):
-            onnxruntime.preload_dlls()
-    try:
-        if placement.library is not None:
-            options.register_custom_ops_library(str(placement.library.path))
-        providers = list(dict.fromkeys((placement.provider, CPU)))
-        return onnxruntime.InferenceSession(str(model), options, providers=providers)
-    except Exception as error:
-        raise _error_from_open(model, error) from error
-
-
-def _choose_provider(provider: str) -> str:
-    available = import_onnxruntime().get_available_providers()
-    if provider == "cuda" and CUDA not in available:
-        fix = "pip uninstall onnxruntime, then pip install 'reformer-export[gpu]'"
-        raise _no_cuda("the installed ONNX Runtime has no CUDA", "the GPU package", fix)
-    return CUDA if provider != "cpu" and CUDA in available else CPU
-
-
-def _no_cuda(got: str, expected: str, fix: str) -> RuntimeUnavailableError:
-    return RuntimeUnavailableError(
-        "provider", f"cuda, but {got}", expected, f'{fix}, or use `provider="cpu"`'
-    )
-
-
-def _is_want_of_memory(error: Exception) -> bool:
-    words = ("bad_alloc", "allocate memory")
-    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
-
-
-def _error_from_open(model: Path, error: Exception) -> ReformerExportError:
-    if _is_want_of_memory(error):
-        got = f"no memory for its {model.stat().st_size} bytes"
-        return RuntimeUnavailableError(model, got, "enough to open it", "use a machine with more memory")
-    expected, fix = "a model it can open", "export the checkpoint again, or install a newer ONNX Runtime"
-    if "is not a registered function/op" in str(error):
-        expected = "each custom node to have a function body in the file or a registered library"
-        fix = "export the checkpoint again with reformer-export"
-    return ArtifactError(f"{model}: ONNX Runtime refuses it", f"'{error}'", expected, fix)
-
-
-def _error_from_run(error: Exception, shape: tuple[int, ...]) -> ReformerExportError:
-    if _is_want_of_memory(error):
-        got = f"{list(shape)} tokens, for which memory does not suffice"
-        return InputError("input_ids", got, "fewer", "use a smaller batch or shorter rows")
-    what = f"model.onnx: ONNX Runtime failed on input_ids of shape {list(shape)}"
-    fix = "check the artifact with `reformer-export verify`"
-    return ArtifactError(what, f"'{error}'", "a result", fix)
 
 
 def _check_signature(model: Path, session: Any, manifest: Manifest) -> None:

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from reformer_export.artifact.files import JsonFile, resolve_inside, sha256_of_file
 from reformer_export.errors import ArtifactError, OutputError, RuntimeUnavailableError
 from reformer_export.libraries.operators import NativeMode, find_native_library
-from reformer_export.runtimes.ort import Placement, import_onnxruntime, open_session
+from reformer_export.runtimes.ort_binding import BoundSession
+from reformer_export.runtimes.ort_session import CUDA, Placement, import_onnxruntime, open_session
 
 RECORD_NAME: Final = "node.json"
 GRAPH_NAME: Final = "node.onnx"
@@ -39,7 +40,7 @@ class NodeRecord:
 
     `buckets`: whether its result are hash buckets, of which those that differ are counted; else numbers,
     whose largest difference counts. `error`, `tolerance`: then, in those units; `explained`: differing
-    buckets that rounding explains. `native`, `provider`: what ran it. `files`: SHA-256 (hex) by name.
+    buckets that rounding explains. `native`, `provider`, `tf32`: what ran it. `files`: SHA-256 (hex) by name.
     """
 
     node: str
@@ -53,6 +54,7 @@ class NodeRecord:
     native: bool
     provider: str
     files: dict[str, str]
+    tf32: bool = False
 
 
 @dataclass(frozen=True)
@@ -121,14 +123,17 @@ def run_node(
             fix='use `provider="cpu"`',
         )
     library = find_native_library(native or ("on" if record.native else "off"))
-    session = open_session(folder / GRAPH_NAME, Placement(provider, threads, library))
+    placement = Placement(provider, threads, library, record.tf32 and provider == CUDA)
+    session = open_session(folder / GRAPH_NAME, placement)
     names = [value.name for value in session.get_inputs()]
     arrays = _read_arrays(folder / ARRAYS_NAME)
     for name in (*names, *RESULTS):
         if name not in arrays:
             raise RECORD_FILE.refuse(folder / ARRAYS_NAME, f"no array {name}")
     try:
-        (got,) = session.run(None, {name: arrays[name] for name in names})
+        (output,) = session.get_outputs()
+        feeds = {name: arrays[name] for name in names}
+        (got,) = BoundSession(session, placement).run([output.name], feeds)
     except Exception as error:
         raise RECORD_FILE.refuse(folder / GRAPH_NAME, f"'{error}' from ONNX Runtime") from error
     return NodeRun(record, got, *(arrays[name] for name in RESULTS))

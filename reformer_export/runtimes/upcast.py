@@ -1,17 +1,14 @@
-"""bfloat16 to float32: a model, for runtimes without bfloat16 kernels (needs `onnx`), and a run's outputs.
+"""A bfloat16 model in float32, for runtimes without bfloat16 kernels (needs `onnx`).
 
 Every bfloat16 value is a float32 value, so the weights are unchanged; the arithmetic becomes more exact.
 """
 
 from __future__ import annotations
 
-import ctypes
-import math
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from reformer_export.errors import OutputError
 from reformer_export.runtimes.onnx_file import import_onnx, read_onnx
@@ -62,28 +59,3 @@ def upcast_in_place(message: Any) -> None:
         if field.message_type is not None:
             for child in [value] if hasattr(value, "ListFields") else value:
                 upcast_in_place(child)
-
-
-def run_bfloat16(
-    session: Any, names: list[str], feeds: dict[str, NDArray[np.int64]]
-) -> dict[str, NDArray[np.float32]]:
-    """As `session.run`, for outputs in bfloat16, which numpy does not know."""
-    binding = session.io_binding()
-    for name, value in feeds.items():
-        binding.bind_cpu_input(name, value)
-    for name in names:
-        binding.bind_output(name)
-    session.run_with_iobinding(binding)
-    return {
-        name: float32_from_ortvalue(value) for name, value in zip(names, binding.get_outputs(), strict=True)
-    }
-
-
-def float32_from_ortvalue(value: Any) -> NDArray[np.float32]:
-    """A numpy copy of an OrtValue in CPU memory; bfloat16 is the upper half of a float32."""
-    if value.data_type() != "tensor(bfloat16)":
-        copy: NDArray[np.float32] = value.numpy().astype(np.float32)
-        return copy
-    shape: tuple[int, ...] = tuple(value.shape())
-    halves = (ctypes.c_uint16 * math.prod(shape)).from_address(value.data_ptr())
-    return (np.ctypeslib.as_array(halves).astype(np.uint32) << 16).view(np.float32).reshape(shape)

@@ -17,7 +17,8 @@ from reformer_export.measure.node_times import measure_node_times
 from reformer_export.report.bench_page import BenchReport
 from reformer_export.runtimes import Runtime, RuntimeOptions, load
 from reformer_export.runtimes.options import options_from_fields
-from reformer_export.runtimes.ort import CPU, OnnxRuntime
+from reformer_export.runtimes.ort import OnnxRuntime
+from reformer_export.runtimes.ort_session import CPU
 from reformer_export.workflows.checkpoint_source import find_checkpoint
 from reformer_export.workflows.progress import Progress, Say, say_nothing, show_no_progress
 

@@ -49,6 +49,7 @@ class VerifyRequest:
         engine, cuda_graphs: of the TensorRT runtimes, as in `RuntimeOptions`.
         provider, native, threads: of ONNX Runtime, as in `RuntimeOptions`; with an engine they are for ONNX
             Runtime on the CPU, which runs model.onnx with pinned buckets beside it.
+        tf32: as in `RuntimeOptions`; the comparison is then judged by that rounding.
         lengths: sequence lengths, tokens; None for those around the chunk lengths and up to the longest.
         batch_sizes: None for 1 to 3.
         num_hashes: numbers of hash rounds, for an artifact whose runs choose them; none for all, and a few
@@ -67,6 +68,7 @@ class VerifyRequest:
     provider: Provider = "cpu"
     native: NativeMode = "auto"
     threads: int | None = None
+    tf32: bool = False
     lengths: Sequence[int] | None = None
     batch_sizes: Sequence[int] | None = None
     num_hashes: Sequence[int] = ()
@@ -95,6 +97,14 @@ class VerifyRequest:
                 f"{ONNXRUNTIME} among the runtimes",
                 f"add {ONNXRUNTIME} to `runtimes`",
             )
+        if self.tf32 and ONNXRUNTIME not in self.runtimes:
+            raise InputError(
+                "tf32",
+                f"it with {self.runtimes[0]}, which computes in the types of the engine",
+                f"{ONNXRUNTIME} among the runtimes",
+                "leave it out",
+            )
+        self.options_of(ONNXRUNTIME)  # which refuses what does not go together, before any work
         if self.data is None and self.data_length is not None:
             raise InputError("data_length", f"{self.data_length} without a text", "`data` too", "add it")
 
@@ -102,7 +112,9 @@ class VerifyRequest:
         """What opens `runtime`, with those of the options that are its own."""
         if runtime in ENGINE_RUNTIMES:
             return RuntimeOptions(runtime, engine=self.engine, cuda_graphs=self.cuda_graphs)
-        return RuntimeOptions(runtime, provider=self.provider, native=self.native, threads=self.threads)
+        return RuntimeOptions(
+            runtime, provider=self.provider, native=self.native, threads=self.threads, tf32=self.tf32
+        )
 
 
 def verify_artifact(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -41,7 +42,13 @@ def test_this_machine() -> None:
     words = invoke().stdout
     assert "onnxruntime" in words
     assert "engines run here with" in words
-    assert "generate  ready" in words
+    assert re.search(r"generate +ready", words)
+    assert [library["name"] for library in report["native"]] == [
+        "CPU kernels",
+        "CUDA kernels",
+        "TensorRT plugins",
+    ]
+    assert "Native libraries" in words
 
 
 def test_what_is_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,6 +86,24 @@ def test_a_gpu_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "find_gpus", refuse)
     assert examine()["gpus"] == []
     assert "no NVIDIA GPU found" in invoke().stdout
+
+
+def test_what_the_cuda_provider_lacks_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert examine()["cuda_problem"] == ""
+    assert "its CUDA provider" not in invoke().stdout
+    monkeypatch.setattr(machine, "_list_providers", lambda: (machine.CUDA,))
+    monkeypatch.setattr(machine, "find_missing_libraries", lambda _module: ("libcublas.so.13",))
+    words = "no libcublas.so.13 (pip install 'reformer-export[gpu]' brings CUDA's libraries)"
+    assert examine()["cuda_problem"] == words
+    assert f"its CUDA provider  {words}" in invoke().stdout
+
+
+def test_two_packages_that_are_one_module_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_is_installed", lambda _name: True)
+    problem = examine()["cuda_problem"]
+    assert problem.startswith(
+        "hidden: onnxruntime and onnxruntime-gpu are installed, and are one module; pip un"
+    )
 
 
 def refuse() -> None:

@@ -44,7 +44,15 @@ def gpu(tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
 @pytest.mark.parametrize("command", [run_command, generate_command])
 def test_the_options_become_one_choice(command: click.Command) -> None:
     names = {name for parameter in command.params for name in parameter.opts}
-    assert names >= {"--runtime", "--engine", "--cuda-graphs", "--provider", "--native", "--threads"}
+    assert names >= {
+        "--runtime",
+        "--engine",
+        "--cuda-graphs",
+        "--provider",
+        "--native",
+        "--threads",
+        "--tf32",
+    }
 
 
 def test_a_choice_has_the_defaults_of_load(out: Path) -> None:

@@ -12,7 +12,7 @@ from reformer_export.measure.node_times import (
     profile_model,
     rank_operators,
 )
-from reformer_export.runtimes.ort import Placement
+from reformer_export.runtimes.ort_session import Placement
 from tests.runtimes.artifacts import write_artifact
 
 

@@ -202,5 +202,5 @@ def test_errors_that_add_up_are_not_blamed_on_a_node(artifacts, tmp_path) -> Non
 )
 def test_the_smallest_cases_that_failed_are_searched(sizes, failed, chosen) -> None:
     cases = [CaseResult(Case(n, 1, False), float(n in failed), 0.5, (), 0.0) for n in sizes]
-    found = choose_failing_cases(VerifyResult("onnxruntime CPU", "float32", tuple(cases)))
+    found = choose_failing_cases(VerifyResult("onnxruntime CPU", "float32", tuple(cases), "float32"))
     assert [case.length for case in found] == chosen

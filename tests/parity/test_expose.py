@@ -6,12 +6,15 @@ import sys
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper
 
 from reformer_export.errors import MissingDependencyError
+from reformer_export.parity import expose
 from reformer_export.parity.expose import expose_points, open_graph
 from reformer_export.parity.points import Point, Role
-from reformer_export.runtimes.ort import Placement
+from reformer_export.runtimes import ort_binding
+from reformer_export.runtimes.ort_session import CUDA, Placement, open_graph_bytes, open_session
 
 SIZE = 1000
 
@@ -78,6 +81,63 @@ def test_values_are_given_in_the_graphs_type_and_rank(model, tmp_path, elem_type
         feeds = graph.expose([given], [T]).feeds({}, {"the s": np.full((2, 3, 4), 1 / 3, np.float32)})
     (value,) = feeds.values()
     assert (value.shape, value.dtype, set(value.ravel())) == ((6, 4), expected.dtype, {expected})
+
+
+@pytest.fixture
+def bfloat16_model() -> onnx.ModelProto:
+    """y = x in bfloat16, reshaped: operators that the CPU has in bfloat16 too."""
+    half = TensorProto.BFLOAT16
+    names = {
+        "x": helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 3]),
+        "s": helper.make_tensor_value_info("s", half, [2, 3]),
+        "t": helper.make_tensor_value_info("t", half, [3, 2]),
+        "y": helper.make_tensor_value_info("y", half, [6]),
+    }
+    shapes = [
+        onnx.numpy_helper.from_array(np.array(value, np.int64), name)
+        for name, value in (("to_t", [3, 2]), ("to_y", [6]))
+    ]
+    nodes = [
+        helper.make_node("Cast", ["x"], ["s"], to=half),
+        helper.make_node("Reshape", ["s", "to_t"], ["t"]),
+        helper.make_node("Reshape", ["t", "to_y"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes, "g", [names["x"]], [names["y"]], shapes, value_info=[names["s"], names["t"]]
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+def test_bfloat16_stays_bfloat16_on_a_gpu(bfloat16_model, tmp_path, monkeypatch) -> None:
+    """numpy has none: values are given and shown in float32. The provider is a stand-in."""
+    opened = []
+
+    def open_on_cpu(path, placement):
+        opened.append(placement)
+        return open_session(path)
+
+    monkeypatch.setattr(expose, "open_session", open_on_cpu)
+    monkeypatch.setattr(
+        ort_binding, "open_graph_bytes", lambda model, _: open_graph_bytes(model, Placement())
+    )
+    onnx.save(bfloat16_model, str(tmp_path / "model.onnx"))
+    s, t, y = (
+        dataclasses.replace(point(name), rank=rank, elem_type=TensorProto.BFLOAT16)
+        for name, rank in (("s", 2), ("t", 2), ("y", 1))
+    )
+    x = np.array([[1, 1 + 2**-7, 1 + 2**-8], [1 / 3, -2, 1e38]], np.float32)
+    rounded = torch.from_numpy(x).bfloat16().float().numpy()
+    with open_graph(tmp_path / "model.onnx", Placement(CUDA)) as graph:
+        monkeypatch.setattr(Placement, "device", "cpu")
+        assert graph.runnable.graph.output[0].type.tensor_type.elem_type == TensorProto.BFLOAT16
+        whole = graph.expose([], [s, y]).run({"x": x}, {})
+        alone = graph.expose([s, t], [t, y]).run({"x": x}, {"the s": x, "the t": 2 * x.reshape(3, 2)})
+    assert [placement.provider for placement in opened] == [CUDA] * 2
+    assert {value.dtype for value in (*whole.values(), *alone.values())} == {np.dtype(np.float32)}
+    np.testing.assert_array_equal(whole["the s"], rounded)
+    np.testing.assert_array_equal(whole["the y"], rounded.ravel())
+    np.testing.assert_array_equal(alone["the t"], rounded.reshape(3, 2))
+    np.testing.assert_array_equal(alone["the y"], 2 * rounded.ravel())
 
 
 def test_weights_leave_memory_and_come_back_for_what_is_extracted(model, tmp_path) -> None:

@@ -5,9 +5,8 @@ import pytest
 import torch
 
 from reformer_export.ops import lsh_attention_reference, lsh_buckets_reference
-from reformer_export.parity.compare import EPSILON
 from reformer_export.parity.hashing import MARGIN_EDGES, measure_margins, trace_pattern
-from reformer_export.spec import LSHAttentionSpec, ModelSpec
+from reformer_export.spec import DTYPES, LSHAttentionSpec, ModelSpec
 from tests.test_spec import replace
 
 FACTORS = (4, 6)
@@ -49,7 +48,7 @@ def test_a_tie_has_no_margin() -> None:
     histogram = measure_margins(spec, 0, query_key.numpy(), rotations.numpy(), mask.numpy())
     assert histogram.counts[0] >= 2 * 2
     assert histogram.below["float32"] == 0.25
-    assert set(histogram.below) == set(EPSILON)
+    assert set(histogram.below) == set(DTYPES)
 
 
 def test_masked_tokens_are_left_out() -> None:

@@ -17,7 +17,7 @@ from reformer_export.parity.expose import open_graph
 from reformer_export.parity.points import find_hashing
 from reformer_export.parity.rounding import emulate_bfloat16
 from reformer_export.reference.eager_values import attention_name
-from reformer_export.runtimes.ort import Placement
+from reformer_export.runtimes.ort_session import Placement
 from tests.export.test_export import export
 from tests.hf_models import config_t, save_model
 

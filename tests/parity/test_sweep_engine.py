@@ -15,7 +15,7 @@ from reformer_export.parity import session
 from reformer_export.parity.cases import Case
 from reformer_export.parity.sweep import sweep
 from reformer_export.runtimes import RuntimeOptions, load
-from reformer_export.runtimes.ort import CPU, Placement
+from reformer_export.runtimes.ort_session import CPU, Placement
 from tests.export.test_export import export
 from tests.hf_models import config_t, save_model
 

@@ -25,7 +25,7 @@ def make_case(flips: int = 0, unexplained: int = 0, margin: float = 0.0, error: 
 
 def make_sweep(*cases: CaseResult) -> VerifyResult:
     """A case that passes, and `cases`."""
-    return VerifyResult("onnxruntime CPU", "float32", (make_case(), *cases))
+    return VerifyResult("onnxruntime CPU", "float32", (make_case(), *cases), "float32")
 
 
 def make_benchmark(out: Path, *eager_seconds: float, memory: bool = True) -> BenchmarkResult:

@@ -73,7 +73,8 @@ def test_a_machine() -> None:
     state = ArtifactState("out", "a reason", ("a note",))
     machine = dataclasses.replace(inspect_machine(), gpus=("L4", "L40"), providers=(), artifact=state)
     tables = {table.caption: table.rows for table in machine_tables(machine)}
-    assert list(tables) == ["Machine", "TensorRT", "Libraries", "Commands", "Artifact out"]
+    captions = ["Machine", "Native libraries", "TensorRT", "Libraries", "Commands", "Artifact out"]
+    assert list(tables) == captions
     assert [text for name, text in tables["Machine"] if name == "GPU"] == ["L4", "L40"]
     assert ("ONNX Runtime", "missing: no artifact can be run") in tables["Machine"]
     assert tables["Artifact out"] == (("can run here", "no"), ("why", "a reason"), ("note", "a note"))

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,7 +22,18 @@ def prepare(ids: Any, mask: Any = None, pad: int = 0) -> tuple[list[list[int]], 
     return got_ids.tolist(), got_mask.tolist()
 
 
-@pytest.mark.parametrize("kind", [list, np.array, lambda rows: np.array(rows, np.uint8), tuple])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        list,
+        tuple,
+        np.array,
+        lambda rows: np.array(rows, np.uint8),
+        torch.tensor,
+        lambda rows: torch.tensor(rows, dtype=torch.int32),
+        lambda rows: [torch.tensor(row) for row in rows],
+    ],
+)
 def test_rectangular_rows_pass_unchanged(kind: Any) -> None:
     rows = [[1, 2, 49], [3, 0, 5]]
     assert prepare(kind(rows)) == (rows, [[1, 1, 1], [1, 1, 1]])
@@ -95,3 +107,27 @@ def test_left_padding_warns_and_right_padding_does_not() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         prepare([[1, 2, 3]], np.array([[True, False, True]]))
+
+
+class Unreadable:
+    """As a tensor on a GPU is to numpy."""
+
+    def __array__(self, *_arguments: Any, **_options: Any) -> Any:
+        raise TypeError("can't convert cuda:0 device type tensor to numpy")
+
+    def __dlpack__(self, **_options: Any) -> Any:
+        raise BufferError("gone")
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 1, 0
+
+
+def test_what_numpy_cannot_read_is_one_line() -> None:
+    with pytest.raises(InputError, match="input_ids, row 0: got 'can't convert cuda:0 device type tensor"):
+        prepare([Unreadable()])
+    with pytest.raises(InputError, match="input_ids: got 'gone', expected an array of integers"):
+        prepare(Unreadable())
+    with pytest.raises(InputError, match="float32 values"):
+        prepare(torch.ones(2, 3))
+    with pytest.raises(InputError, match=r"an array of shape \[3\]"):
+        prepare(torch.ones(3, dtype=torch.int64))

@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from reformer_export.artifact.manifest import MODEL_NAME, RuntimeNumHashes, write_manifest
 from reformer_export.errors import ArtifactError, InputError
 from reformer_export.runtimes import load
+from reformer_export.runtimes.ort_binding import BoundSession
 from tests.runtimes.artifacts import make_manifest, make_model, make_spec, write_artifact
 from tests.runtimes.tensorrt.engines import open_fake, write_engine, write_library
 
@@ -69,10 +70,10 @@ def test_an_artifact_is_opened_with_its_count(out: Path) -> None:
 def test_another_count_never_reaches_the_graph(out: Path, count: Any) -> None:
     message = f"num_hashes: got {count!r}, expected a whole number from 1 to {MAX_HASHES}"
     with load(out) as model:
-        with mock.patch.object(model, "_session") as session:
+        with mock.patch.object(BoundSession, "run") as run:
             with pytest.raises(InputError, match=message):
                 model.run([[5]], num_hashes=count)
-            session.run.assert_not_called()
+            run.assert_not_called()
         with pytest.raises(InputError, match=message):
             model.generate([5], num_hashes=count)
     with pytest.raises(InputError, match=message):

@@ -24,6 +24,7 @@ from reformer_export.runtimes import RUNTIMES, RuntimeOptions
         ("threads", 2.0, "an integer from 1 up"),
         ("engine", 5, "an engine's name"),
         ("cuda_graphs", "yes", "True or False"),
+        ("tf32", 1, "True or False"),
         ("check", None, "True or False"),
     ],
 )
@@ -36,14 +37,15 @@ def test_values_out_of_range_or_of_another_type(field: str, value: Any, expected
 
 
 OF_ENGINES = {"engine": "x", "cuda_graphs": True}
-OF_ONNXRUNTIME = {"provider": "cpu", "threads": 2, "native": "off", "num_hashes": 1}
+OF_ONNXRUNTIME = {"provider": "cpu", "threads": 2, "native": "off", "num_hashes": 1, "tf32": True}
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_options_are_those_that_the_runtime_takes(runtime: Any) -> None:
     is_engine = runtime != "onnxruntime"
     taken, refused = (OF_ENGINES, OF_ONNXRUNTIME) if is_engine else (OF_ONNXRUNTIME, OF_ENGINES)
-    assert RuntimeOptions(runtime, **taken).is_engine is is_engine
+    together = {**taken, "provider": "cuda"} if "tf32" in taken else taken
+    assert RuntimeOptions(runtime, **together).is_engine is is_engine
     for field, value in refused.items():
         with pytest.raises(InputError) as caught:
             RuntimeOptions(runtime, **{field: value})
@@ -51,6 +53,13 @@ def test_options_are_those_that_the_runtime_takes(runtime: Any) -> None:
             f"{field}: got one that {runtime} does not take, expected none for this runtime; "
             "leave it out, or choose another runtime"
         )
+
+
+def test_tf32_is_not_the_cpu_s() -> None:
+    message = "tf32: got it on the CPU, which has none, expected CUDA as the provider"
+    with pytest.raises(InputError, match=message):
+        RuntimeOptions(provider="cpu", tf32=True)
+    assert RuntimeOptions(provider="auto", tf32=True).tf32
 
 
 @pytest.mark.parametrize("runtime", ["tensorrt", "tensorrt-rtx"])

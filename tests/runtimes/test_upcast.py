@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from reformer_export.errors import ArtifactError
-from reformer_export.runtimes.ort import open_session
+from reformer_export.runtimes.ort_session import open_session
 from reformer_export.runtimes.upcast import upcast_in_place, upcast_model
 
 BF16, FLOAT = TensorProto.BFLOAT16, TensorProto.FLOAT

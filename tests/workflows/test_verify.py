@@ -103,3 +103,13 @@ def test_what_does_not_fit(exported: Path, tmp_path: Path) -> None:
     empty.touch()
     with pytest.raises(InputError, match=r"data: got .*empty.txt, which is empty"):
         verify_artifact(exported, data=empty)
+
+
+def test_tf32_is_onnx_runtime_s_on_cuda() -> None:
+    """Refused when the request is made, before any work."""
+    with pytest.raises(InputError, match=r"tf32: got it on the CPU"):
+        VerifyRequest(tf32=True)
+    with pytest.raises(InputError, match=r"tf32: got it with tensorrt"):
+        VerifyRequest(tf32=True, provider="cuda", runtimes=("tensorrt",))
+    request = VerifyRequest(tf32=True, provider="cuda", runtimes=("onnxruntime", "tensorrt"))
+    assert [request.options_of(runtime).tf32 for runtime in request.runtimes] == [True, False]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from reformer_export.runtimes.pinned import HostMemory
 from reformer_export.runtimes.tensorrt.cuda import CudaDevice, CudaError
 
 
@@ -80,22 +81,10 @@ class TensorBuffers:
 
     def view(self, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
         """The pinned block's first bytes as an array; it must not outlive the next `reserve` or `close`."""
-        return np.asarray(_Memory(self._pinned[name].address, shape, np.dtype(dtype)))
+        return np.asarray(HostMemory(self._pinned[name].address, shape, np.dtype(dtype)))
 
     def close(self) -> None:
         """Free everything, whatever fails on the way."""
         with contextlib.ExitStack() as stack:
             for block in (*self._device.values(), *self._pinned.values()):
                 stack.callback(block.release)
-
-
-class _Memory:
-    """An address that numpy can look at (numpy's array interface, version 3)."""
-
-    def __init__(self, address: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-        self.__array_interface__ = {
-            "version": 3,
-            "data": (address, False),
-            "shape": shape,
-            "typestr": dtype.str,
-        }

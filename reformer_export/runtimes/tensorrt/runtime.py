@@ -8,13 +8,11 @@ import threading
 import weakref
 from typing import Any, cast
 
-import numpy as np
-from numpy.typing import NDArray
-
 from reformer_export.artifact.engine_record import EngineProfile, EngineRecord, EngineRuntime
 from reformer_export.artifact.manifest import MODEL_NAME
 from reformer_export.errors import InputError
-from reformer_export.runtimes.base import Runtime
+from reformer_export.runtimes.base import Runtime, Where, check_place
+from reformer_export.runtimes.device_arrays import is_on_gpu
 from reformer_export.runtimes.inputs import IdsLike, prepare_inputs
 from reformer_export.runtimes.num_hashes import choose_num_hashes
 from reformer_export.runtimes.options import RuntimeOptions
@@ -110,16 +108,13 @@ class TensorRTRuntime(Runtime):
         executor = self._executor
         return [*self._notes, *(executor.notes if executor else ())]
 
-    def run(
-        self,
-        input_ids: IdsLike,
-        attention_mask: IdsLike | None = None,
-        num_hashes: int | None = None,
-    ) -> dict[str, NDArray[np.float32]]:
-        """One forward pass; as `OnnxRuntime.run`, for shapes within one of the engine's profiles.
-
-        An engine has its number of hashes built in.
-        """
+    def _run(
+        self, input_ids: IdsLike, attention_mask: IdsLike | None, num_hashes: int | None, where: Where
+    ) -> dict[str, Any]:
+        """`run` for shapes within one of the engine's profiles, from the host and to it. An engine has its
+        number of hashes built in."""
+        check_place(where, "cpu", "float32")
+        is_on_gpu("cpu", input_ids, attention_mask)
         choose_num_hashes(self.manifest, num_hashes)
         ids, mask = prepare_inputs(self.spec, input_ids, attention_mask, self.config.pad_token_id)
         with self._lock:

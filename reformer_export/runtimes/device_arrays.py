@@ -1,0 +1,194 @@
+"""Arrays that lie where a session computes: as inputs without a copy, as outputs that stay.
+
+Other libraries' arrays come and go by DLPack, those of libraries without it by `__cuda_array_interface__`
+(version 3): neither torch nor any other library is needed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reformer_export.errors import InputError, one_line
+from reformer_export.runtimes.options import Device
+from reformer_export.runtimes.ort_session import import_onnxruntime
+from reformer_export.spec import ModelSpec
+
+_ON_THE_HOST: Final = (1, 3)
+"""kDLCPU and kDLCUDAHost of dlpack.h."""
+_ON_THE_GPU: Final = 2
+"""kDLCUDA."""
+_MANAGED: Final = 13
+"""kDLCUDAManaged: memory that the GPU reads too."""
+
+_HOST_TYPES: Final = (np.ndarray, list, tuple)
+_INTEGERS: Final = ("tensor(int32)", "tensor(int64)")
+_TYPES: Final = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(bfloat16)": "bfloat16",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+}
+_TYPESTRS: Final = {"float32": "<f4", "float16": "<f2", "int32": "<i4", "int64": "<i8"}
+
+
+class DeviceArray:
+    """An output that lies where it was computed; `torch.from_dlpack(x)`, `cupy.from_dlpack(x)` and the like
+    look at it without a copy. Its values are there: no stream need be waited for.
+
+    Attributes:
+        shape: sizes of its axes.
+        dtype: "float32", "float16" or "bfloat16".
+        device: "cuda" (the first GPU that this process may use) or "cpu".
+    """
+
+    def __init__(self, value: Any, device: Device, owner: object) -> None:
+        """Of an `onnxruntime.OrtValue`; `owner` is kept as long as this is."""
+        self._value = value
+        self._owner = owner
+        self.shape: tuple[int, ...] = tuple(value.shape())
+        self.dtype = _TYPES[value.data_type()]
+        self.device = device
+
+    def __repr__(self) -> str:
+        return f"DeviceArray(shape={self.shape}, dtype={self.dtype}, device={self.device})"
+
+    def __dlpack__(
+        self,
+        *,
+        stream: Any = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> Any:
+        """A DLPack capsule, which keeps the memory alive."""
+        if copy or (dl_device is not None and tuple(dl_device) != self.__dlpack_device__()):
+            raise BufferError("got a wish for a copy, expected one for the memory itself; copy the result")
+        return self._value._get_c_value().__dlpack__()
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        kind, index = self._value._get_c_value().__dlpack_device__()
+        return int(kind), int(index)
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        """Version 3; AttributeError on the CPU, and for bfloat16, which it does not know."""
+        if self.device != "cuda" or self.dtype not in _TYPESTRS:
+            raise AttributeError(f"no __cuda_array_interface__ of {self.dtype} on {self.device}")
+        return {
+            "version": 3,
+            "shape": self.shape,
+            "typestr": _TYPESTRS[self.dtype],
+            "data": (self._value.data_ptr(), False),
+            "strides": None,
+            "stream": None,
+        }
+
+
+@dataclass(frozen=True)
+class DeviceInput:
+    """A contiguous array on a session's device.
+
+    `element_type`: ONNX Runtime's name of it; `address`: of its first element; `kept`: what has to be kept
+    until it has been read.
+    """
+
+    shape: tuple[int, ...]
+    element_type: str
+    address: int
+    kept: object
+
+
+def device_input(name: str, values: Any) -> DeviceInput:
+    """The input `name`, an array on the session's device; InputError when it cannot be bound as it is."""
+    if not hasattr(values, "__dlpack__"):
+        return _from_cuda_array_interface(name, values)
+    kind, index = values.__dlpack_device__()
+    if kind not in (*_ON_THE_HOST, _ON_THE_GPU, _MANAGED) or index != 0:
+        raise _not_bindable(name, f"an array on device {index} of DLPack's kind {kind}")
+    onnxruntime = import_onnxruntime()
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    try:
+        value = onnxruntime.OrtValue(state.OrtValue.from_dlpack(values.__dlpack__()))
+    except Exception as error:  # BufferError, TypeError and RuntimeError, as the library of the array has it
+        raise _not_bindable(name, f"'{one_line(error)}'") from error
+    return DeviceInput(tuple(value.shape()), value.data_type(), int(value.data_ptr()), value)
+
+
+def _from_cuda_array_interface(name: str, values: Any) -> DeviceInput:
+    described = values.__cuda_array_interface__
+    shape, typestr = tuple(described["shape"]), described["typestr"]
+    dtype = np.dtype(typestr)
+    contiguous = tuple(dtype.itemsize * int(np.prod(shape[axis + 1 :])) for axis in range(len(shape)))
+    if described.get("strides") not in (None, contiguous):
+        raise _not_bindable(name, f"strides {described['strides']}")
+    return DeviceInput(shape, f"tensor({dtype.name})", int(described["data"][0]), values)
+
+
+def _not_bindable(name: str, got: str) -> InputError:
+    fix = "make it contiguous there, choose the GPU with CUDA_VISIBLE_DEVICES, or give an array of the host"
+    return InputError(name, got, "a contiguous array on the first GPU that this process may use", fix)
+
+
+def is_on_gpu(device: Device, input_ids: object, attention_mask: object) -> bool:
+    """Whether the inputs lie on the GPU, for a model on `device`; InputError where that does not fit."""
+    if isinstance(input_ids, _HOST_TYPES) and isinstance(attention_mask, (*_HOST_TYPES, type(None))):
+        return False
+    given = {"input_ids": input_ids, "attention_mask": attention_mask}
+    places = {name: _place_of(values) for name, values in given.items() if values is not None}
+    for name, place in places.items():
+        if place == "cuda" and device == "cpu":
+            fix = 'copy it to the host, or open the model in ONNX Runtime with `provider="cuda"`'
+            raise InputError(name, "an array on a GPU", "one of the host, which this runtime takes", fix)
+    if len(set(places.values())) == 2:
+        on_gpu, other = sorted(places, key=lambda name: places[name] != "cuda")
+        fix = f"copy {other} to the GPU"
+        raise InputError(on_gpu, f"an array on a GPU, and {other} on the host", "both at one place", fix)
+    return places["input_ids"] == "cuda"
+
+
+def _place_of(values: object) -> Device:
+    if isinstance(values, _HOST_TYPES):
+        return "cpu"
+    if hasattr(values, "__dlpack_device__"):
+        return "cpu" if values.__dlpack_device__()[0] in _ON_THE_HOST else "cuda"
+    return "cuda" if hasattr(values, "__cuda_array_interface__") else "cpu"
+
+
+def prepare_device_inputs(
+    spec: ModelSpec, input_ids: Any, attention_mask: Any
+) -> tuple[DeviceInput, DeviceInput | NDArray[np.int64]]:
+    """Ids and mask on the session's device, integers [batch, sequence], to bind as they are; the mask is made
+    on the host where there is none.
+
+    Their values are not looked at: that would wait for the GPU. An id outside of the vocabulary reads
+    another one's row or zeros (core/providers/cuda/tensor/gather_impl.cu).
+
+    Raises:
+        InputError: the types or shapes do not fit the model, or an array is not contiguous.
+    """
+    ids = device_input("input_ids", input_ids)
+    mask = None if attention_mask is None else device_input("attention_mask", attention_mask)
+    for name, given in (("input_ids", ids), ("attention_mask", mask)):
+        if given is None:
+            continue
+        if given.element_type not in _INTEGERS:
+            got, fix = f"{given.element_type} on the GPU", "convert it there"
+            raise InputError(name, got, "int64 or int32", fix)
+        if len(given.shape) != 2 or 0 in given.shape:
+            got = f"an array of shape {list(given.shape)}"
+            raise InputError(name, got, "[batch, sequence]", "reshape it")
+    if ids.shape[1] > spec.max_length:
+        fix = "shorten the text, or split it"
+        raise InputError("input_ids", f"{ids.shape[1]} tokens", f"at most {spec.max_length}", fix)
+    if mask is None:
+        return ids, np.ones(ids.shape, np.int64)
+    if mask.shape != ids.shape:
+        got, expected = f"shape {list(mask.shape)}", f"{list(ids.shape)} as input_ids"
+        raise InputError("attention_mask", got, expected, "give one value a token, or no mask")
+    return ids, mask

@@ -1,0 +1,109 @@
+"""Open a graph in ONNX Runtime: on which provider, with which options, with which kernels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from reformer_export.errors import MissingDependencyError
+from reformer_export.libraries.operators import NativeLibrary
+from reformer_export.runtimes.cuda_provider import check_cuda_libraries
+from reformer_export.runtimes.onnx_structure import check_onnx_structure
+from reformer_export.runtimes.options import Device
+from reformer_export.runtimes.ort_errors import ProviderError, error_from_open
+
+CPU: Final = "CPUExecutionProvider"
+CUDA: Final = "CUDAExecutionProvider"
+LOG_FATAL_ONLY: Final = 4
+"""ONNX Runtime's severity: errors reach the user as exceptions, not as log lines too."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where ONNX Runtime runs a graph: its name of an execution provider, the CPU threads an operator may use
+    (None: all cores), the operator library whose kernels replace the function bodies, and whether CUDA's
+    products of float32 round what they multiply to TF32."""
+
+    provider: str = CPU
+    threads: int | None = None
+    library: NativeLibrary | None = None
+    tf32: bool = False
+
+    @property
+    def device(self) -> Device:
+        """Where the graph's values lie."""
+        return "cuda" if self.provider == CUDA else "cpu"
+
+    @property
+    def providers(self) -> list[tuple[str, dict[str, str]]]:
+        """ONNX Runtime's argument of that name; the CPU takes what the provider has no kernel for.
+
+        The CUDA provider multiplies in TF32 unless it is told not to: one hash in a thousand would then fall
+        into another bucket.
+        """
+        options = {"use_tf32": str(int(self.tf32))} if self.provider == CUDA else {}
+        return list({self.provider: (self.provider, options), CPU: (CPU, {})}.values())
+
+
+def import_onnxruntime() -> Any:
+    """The onnxruntime module; MissingDependencyError names the extras that bring it."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        fix = "pip install 'reformer-export[cpu]', or 'reformer-export[gpu]' for CUDA"
+        raise MissingDependencyError("onnxruntime", f"'{error}'", "the package", fix) from error
+    return onnxruntime
+
+
+def choose_provider(provider: str) -> str:
+    """ONNX Runtime's name for `RuntimeOptions.provider`; RuntimeUnavailableError where it has no CUDA."""
+    available = import_onnxruntime().get_available_providers()
+    if provider == "cuda" and CUDA not in available:
+        fix = "pip uninstall onnxruntime, then pip install 'reformer-export[gpu]'"
+        raise ProviderError("the installed ONNX Runtime has no CUDA", "the GPU package", fix)
+    return CUDA if provider != "cpu" and CUDA in available else CPU
+
+
+def open_session(model: Path, placement: Placement | None = None, profile: Path | None = None) -> Any:
+    """An `onnxruntime.InferenceSession` of the file `model`.
+
+    Args:
+        model: an .onnx file; its external data, if any, must lie in its folder (ONNX Runtime checks it).
+        placement: where to run it; the CPU is always added as the last provider.
+        profile: what the name of the profile begins with that the session writes; None for no profile.
+
+    Raises:
+        ArtifactError: the model is refused.
+        ProviderError: CUDA does not work here.
+        RuntimeUnavailableError: memory does not suffice.
+    """
+    check_onnx_structure(model)
+    return _open(model, placement or Placement(), profile)
+
+
+def open_graph_bytes(model: bytes, placement: Placement) -> Any:
+    """A session of a graph of our own; errors as of `open_session`."""
+    return _open(model, placement, None)
+
+
+def _open(model: Path | bytes, placement: Placement, profile: Path | None) -> Any:
+    onnxruntime = import_onnxruntime()
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = LOG_FATAL_ONLY
+    options.intra_op_num_threads = placement.threads or 0
+    # A pattern's block stands beside what the arena holds already: it doubled the memory of long sequences.
+    options.enable_mem_pattern = False
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
+    if placement.provider == CUDA:
+        check_cuda_libraries(onnxruntime)
+    try:
+        if placement.library is not None:
+            options.register_custom_ops_library(str(placement.library.path))
+        source = model if isinstance(model, bytes) else str(model)
+        # Falling back would print to standard output, and run on the CPU what was to run on the GPU.
+        return onnxruntime.InferenceSession(source, options, providers=placement.providers, enable_fallback=0)
+    except Exception as error:
+        raise error_from_open(model if isinstance(model, Path) else None, error) from error
