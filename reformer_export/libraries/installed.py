@@ -9,7 +9,7 @@ from typing import Final
 
 from reformer_export.errors import RuntimeUnavailableError
 
-ABI_VERSION: Final = 2
+ABI_VERSION: Final = 3
 """REFORMER_ABI_VERSION of the header that this version's callers were written for."""
 
 INSTALLED: Final = Path(__file__).parents[1] / "_native"
