@@ -195,9 +195,11 @@ class _Finder:
 
     def add_last_norm(self, num_layers: int) -> None:
         norm = "encoder.layer_norm"
-        streams = self.nodes[self._producers[self.stream(norm)]].input  # of a Concat
-        if num_layers > 0:
-            self.add(f"encoder.layers.{num_layers - 1}.hidden_states", streams[-1], num_layers - 1)
+        both = self.stream(norm)
+        (streams,) = [node.input for node in self.nodes if both in node.output] or [()]
+        if len(streams) != 2:
+            raise _no_node(f"{norm} (a norm over two streams)")
+        self.add(f"encoder.layers.{num_layers - 1}.hidden_states", streams[1], num_layers - 1)
         self.add_modules(norm)
 
     def add_head(self, spec: ModelSpec) -> None:

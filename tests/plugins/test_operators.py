@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 HEADER = (ROOT / "plugins/adapters/operators.h").read_text()
 CONTRACT = (ROOT / "docs/operators.md").read_text()
-OPERATORS = ("LSHBuckets", "LSHAttention", "LocalAttention")
+OPERATORS = ("LSHBuckets", "LSHAttention", "LocalAttention", "ResidualNorm")
 LETTERS = {"H*D": "W"}
 """How the header spells a size that is no single letter."""
 
