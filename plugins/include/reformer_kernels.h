@@ -253,8 +253,8 @@ REFORMER_API reformer_status
 reformer_cuda_lsh_attention(const reformer_lsh_attention_params* params) REFORMER_NOEXCEPT;
 REFORMER_API reformer_status
 reformer_cuda_local_attention(const reformer_local_attention_params* params) REFORMER_NOEXCEPT;
-REFORMER_API reformer_status reformer_cuda_residual_norm(const reformer_residual_norm_params* params)
-    REFORMER_NOEXCEPT;
+REFORMER_API reformer_status
+reformer_cuda_residual_norm(const reformer_residual_norm_params* params) REFORMER_NOEXCEPT;
 
 #ifdef __cplusplus
 } /* extern "C" */

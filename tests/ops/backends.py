@@ -35,6 +35,7 @@ FUNCTIONS = {
     "LocalAttention": bodies.LocalAttention,
     "ResidualNorm": bodies.ResidualNorm,
 }
+INPUT_NAMES = {operator.name: operator.inputs for operator in OPERATORS}
 OUTPUT_NAMES = {operator.name: list(operator.outputs) for operator in OPERATORS}
 OUTPUT_TYPES = {"buckets": TensorProto.INT32, "stream_out": TensorProto.FLOAT}
 """Of outputs whose type is not T."""

@@ -19,7 +19,8 @@ namespace reformer {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// A row's vectors, the last one possibly a part: `Whole` and `Part` differ in how memory is reached.
+// A row's vectors, the last one possibly a part: `Whole` and `Part` differ in how memory is
+// reached.
 struct Whole {
   template <typename T>
   VF load(const T* source) const {
@@ -49,9 +50,7 @@ struct Part {
     store_floats(values, rest);
     std::memcpy(static_cast<void*>(target), rest, count * sizeof(T));
   }
-  VF keep(VF values) const {
-    return hn::IfThenElseZero(hn::FirstN(F32(), count), values);
-  }
+  VF keep(VF values) const { return hn::IfThenElseZero(hn::FirstN(F32(), count), values); }
 };
 
 // visit(access, offset, accumulator) for every vector of a row of `size` floats. Four accumulators
@@ -108,9 +107,8 @@ HWY_INLINE void norm_rows_of(const NormJob& job, int64_t begin, int64_t end) {
 }
 
 void norm_rows(const NormJob& job, int64_t begin, int64_t end) {
-  dispatch_dtype<hwy::float16_t, hwy::bfloat16_t>(job.dtype, [&](auto element) HWY_ATTR {
-    norm_rows_of<decltype(element)>(job, begin, end);
-  });
+  dispatch_dtype<hwy::float16_t, hwy::bfloat16_t>(
+      job.dtype, [&](auto element) HWY_ATTR { norm_rows_of<decltype(element)>(job, begin, end); });
 }
 
 }  // namespace HWY_NAMESPACE

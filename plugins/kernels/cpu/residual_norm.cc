@@ -16,9 +16,8 @@ void run_norm(const NormJob& job, const reformer_execution& execution) {
   const NormFunction norm = select_norm();
   const int64_t grain = std::max(choose_grain(job.sizes.rows, execution.num_workers),
                                  kLeastElements / job.sizes.size);
-  parallel_ranges(
-      execution, job.sizes.rows, grain,
-      [&](int64_t /*worker*/, int64_t begin, int64_t end) { norm(job, begin, end); });
+  parallel_ranges(execution, job.sizes.rows, grain,
+                  [&](int64_t /*worker*/, int64_t begin, int64_t end) { norm(job, begin, end); });
 }
 
 }  // namespace
@@ -35,8 +34,7 @@ reformer_status reformer_cpu_residual_norm_workspace(const reformer_residual_nor
 
 reformer_status reformer_cpu_residual_norm(const reformer_residual_norm_params* params) noexcept {
   reformer::NormJob job;
-  const auto status =
-      reformer::check_residual_norm(params, reformer::Extent::kCall, &job.sizes);
+  const auto status = reformer::check_residual_norm(params, reformer::Extent::kCall, &job.sizes);
   if (status != REFORMER_OK || job.sizes.rows == 0) return status;
   job.dtype = params->update.dtype;
   job.epsilon = params->epsilon;

@@ -19,11 +19,11 @@ reformer_status run_norm(const reformer_residual_norm_params& params, const Norm
   arguments.rows = sizes.rows;
   arguments.size = static_cast<int32_t>(sizes.size);
   arguments.epsilon = params.epsilon;
-  arguments.vector_rows =
-      has_vector_rows(arguments.stream, sizes.size) &&
-      has_vector_rows(arguments.update, sizes.size) && is_vector_aligned(arguments.scale) &&
-      is_vector_aligned(arguments.bias) && has_vector_rows(arguments.stream_out, sizes.size) &&
-      has_vector_rows(arguments.normed, sizes.size);
+  arguments.vector_rows = has_vector_rows(arguments.stream, sizes.size) &&
+                          has_vector_rows(arguments.update, sizes.size) &&
+                          is_vector_aligned(arguments.scale) && is_vector_aligned(arguments.bias) &&
+                          has_vector_rows(arguments.stream_out, sizes.size) &&
+                          has_vector_rows(arguments.normed, sizes.size);
   return report_launch("ResidualNorm", params.execution,
                        launch_norm(arguments, params.execution.stream));
 }

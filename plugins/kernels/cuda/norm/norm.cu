@@ -1,9 +1,8 @@
 // Every element is read once and written once: between the passes over it (the mean, what differs
 // from it, the result) a row is in its threads' registers. Rows too wide for that are read back.
-#include "kernels/cuda/norm/norm.h"
-
 #include "kernels/common/sizes.h"
 #include "kernels/cuda/device/vectors.cuh"
+#include "kernels/cuda/norm/norm.h"
 
 namespace reformer::cuda {
 namespace {
@@ -99,8 +98,7 @@ __global__ void __launch_bounds__(kTeam == kWarpSize ? kWarpBlock : kTeam)
     }
   }
   squares = add_over_team<kTeam>(squares, shared + kTeam / kWarpSize);
-  const float inverse =
-      1.0f / sqrtf(squares / static_cast<float>(size) + arguments.epsilon);
+  const float inverse = 1.0f / sqrtf(squares / static_cast<float>(size) + arguments.epsilon);
 
 #pragma unroll
   for (int p = 0; p < kPieces; ++p) {
@@ -137,8 +135,7 @@ __global__ void __launch_bounds__(kBlock) norm_wide_rows(const NormArguments<T> 
     squares += apart * apart;
   }
   squares = add_over_team<kBlock>(squares, shared + kBlock / kWarpSize);
-  const float inverse =
-      1.0f / sqrtf(squares / static_cast<float>(size) + arguments.epsilon);
+  const float inverse = 1.0f / sqrtf(squares / static_cast<float>(size) + arguments.epsilon);
   for (int64_t i = threadIdx.x; i < size; i += kBlock) {
     const float unit = (row[i] - mean) * inverse;
     arguments.normed[first + i] = from_float<T>(unit * arguments.scale[i] + arguments.bias[i]);
