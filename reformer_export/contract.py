@@ -15,8 +15,8 @@ VERSION: Final = 1
 
 PLUGIN_NAMESPACE: Final = DOMAIN
 PLUGIN_VERSION: Final = str(VERSION)
-"""The attributes plugin_namespace and plugin_version of the nodes that have plugins: with them TensorRT prefers
-the plugin to the function body."""
+"""The attributes plugin_namespace and plugin_version of the nodes that have plugins: with them TensorRT
+prefers the plugin to the function body."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 from onnxscript import OnnxFunction
 
-from reformer_export.contract import LOCAL_ATTENTION, LSH_ATTENTION, LSH_BUCKETS, OPERATORS, RESIDUAL_NORM, Operator
+from reformer_export.contract import (
+    LOCAL_ATTENTION,
+    LSH_ATTENTION,
+    LSH_BUCKETS,
+    OPERATORS,
+    RESIDUAL_NORM,
+    Operator,
+)
 from reformer_export.export import bodies
 from tests.plugins.test_operators import read_contract
 

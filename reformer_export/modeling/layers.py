@@ -6,8 +6,8 @@ T is the model's dtype. The streams and the norms are float32 whatever T is: eve
 in float16 or bfloat16 each addition would round all that is in it. Between a norm and the next addition
 everything is T.
 
-An addition to a stream belongs to the norm that reads the sum, so that both are one node: what a block computes
-travels to the next norm of its stream as an `update`.
+An addition to a stream belongs to the norm that reads the sum, so that both are one node: what a block
+computes travels to the next norm of its stream as an `update`.
 """
 
 from __future__ import annotations

@@ -126,7 +126,9 @@ def test_streams_that_others_read_are_not_written_over():
                 domain=DOMAIN,
                 **EPSILON,
             )
-            for i, (stream, update) in enumerate([("first", "update"), ("first", "normed0"), ("sum1", "sum0")])
+            for i, (stream, update) in enumerate(
+                [("first", "update"), ("first", "normed0"), ("sum1", "sum0")]
+            )
         ),
     ]
     inputs = make_inputs(np.random.default_rng(2), 2, 70, 64)

@@ -31,6 +31,7 @@ from tests.parity.planted import (
     scale,
     set_attribute,
     shift_words,
+    split_norms,
     subtract,
     swap_inputs,
 )
@@ -229,6 +230,19 @@ def test_a_sound_artifact_has_no_node_that_differs(artifacts, tmp_path, name, na
         assert result.verdict() == f"No node differs ({case})"
         assert (result.named, result.subgraph, result.first_beyond) == (None, None, None)
         assert 0 < result.largest.share < 0.5
+
+
+def test_an_artifact_of_an_earlier_version_is_searched(artifacts, tmp_path) -> None:
+    """Its additions are nodes of their own."""
+    assert search(artifacts("encoder"), split_norms, tmp_path).named is None
+
+    def plant(model: onnx.ModelProto) -> None:
+        split_norms(model)
+        scale("LayerNormalization", f"{BLOCK}1.attention.layer_norm", factor=1.001)(model)
+
+    named = search(artifacts("encoder"), plant, tmp_path).named
+    assert named is not None
+    assert named.wrong.point.module == f"{BLOCK}1.attention.layer_norm"
 
 
 def test_errors_that_add_up_are_not_blamed_on_a_node(artifacts, tmp_path) -> None:
