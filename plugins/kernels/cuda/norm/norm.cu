@@ -60,7 +60,9 @@ __device__ __forceinline__ void store_piece(const Global<T>& target,
   }
 }
 
-// A team of kTeam threads has a row, each thread kPieces pieces of it, kTeam pieces apart.
+// A team of kTeam threads has a row, each thread kPieces pieces of it, kTeam pieces apart. A thread
+// whose piece lies behind the row's end reads the first one in its place and counts zeros: without
+// branches all loads of a pass are under way at once.
 template <typename T, int kWidth, int kPieces, int kTeam>
 __global__ void __launch_bounds__(kTeam == kWarpSize ? kWarpBlock : kTeam)
     norm_rows(const NormArguments<T> arguments) {
@@ -69,32 +71,37 @@ __global__ void __launch_bounds__(kTeam == kWarpSize ? kWarpBlock : kTeam)
                       static_cast<int>(threadIdx.x) / kTeam;
   if (row >= arguments.rows) return;  // a whole warp
   const int size = arguments.size;
-  const int64_t first = row * size + lane * kWidth;
-  const auto has_piece = [&](int p) { return (p * kTeam + lane) * kWidth < size; };
+  const int64_t first = row * size;
+  const auto column = [&](int p) { return (p * kTeam + lane) * kWidth; };
+  const auto read_column = [&](int p) { return column(p) < size ? column(p) : 0; };
   float* shared = kTeam == kWarpSize ? nullptr : reinterpret_cast<float*>(dynamic_shared());
 
-  float values[kPieces][kWidth] = {};
+  float values[kPieces][kWidth];
+  float updates[kPieces][kWidth];
+#pragma unroll
+  for (int p = 0; p < kPieces; ++p) {
+    load_piece<float>(arguments.stream + (first + read_column(p)), values[p]);
+    load_piece<T>(arguments.update + (first + read_column(p)), updates[p]);
+  }
   float sum = 0;
 #pragma unroll
-  for (int p = 0; p < kPieces; ++p) {  // nothing is stored yet: all loads may be under way at once
-    if (!has_piece(p)) continue;
-    float update[kWidth];
-    load_piece<float>(arguments.stream + first + p * kTeam * kWidth, values[p]);
-    load_piece<T>(arguments.update + first + p * kTeam * kWidth, update);
+  for (int p = 0; p < kPieces; ++p) {
 #pragma unroll
-    for (int i = 0; i < kWidth; ++i) sum += values[p][i] += update[i];
+    for (int i = 0; i < kWidth; ++i) {
+      values[p][i] += updates[p][i];
+      sum += column(p) < size ? values[p][i] : 0.0f;
+    }
   }
   const float mean = add_over_team<kTeam>(sum, shared) / static_cast<float>(size);
 
   float squares = 0;
 #pragma unroll
   for (int p = 0; p < kPieces; ++p) {
-    if (!has_piece(p)) continue;
-    store_piece<float>(arguments.stream_out + first + p * kTeam * kWidth, values[p]);
+    if (column(p) < size) store_piece<float>(arguments.stream_out + (first + column(p)), values[p]);
 #pragma unroll
     for (int i = 0; i < kWidth; ++i) {
       values[p][i] -= mean;
-      squares += values[p][i] * values[p][i];
+      squares += column(p) < size ? values[p][i] * values[p][i] : 0.0f;
     }
   }
   squares = add_over_team<kTeam>(squares, shared + kTeam / kWarpSize);
@@ -102,16 +109,18 @@ __global__ void __launch_bounds__(kTeam == kWarpSize ? kWarpBlock : kTeam)
 
 #pragma unroll
   for (int p = 0; p < kPieces; ++p) {
-    if (!has_piece(p)) continue;
     float scale[kWidth];
     float bias[kWidth];
-    load_piece<float>(arguments.scale + (p * kTeam + lane) * kWidth, scale);
-    load_piece<float>(arguments.bias + (p * kTeam + lane) * kWidth, bias);
+    load_piece<float>(arguments.scale + read_column(p), scale);
+    load_piece<float>(arguments.bias + read_column(p), bias);
 #pragma unroll
     for (int i = 0; i < kWidth; ++i) {
       values[p][i] = values[p][i] * inverse * scale[i] + bias[i];
     }
-    store_piece<T>(arguments.normed + first + p * kTeam * kWidth, values[p]);
+  }
+#pragma unroll
+  for (int p = 0; p < kPieces; ++p) {
+    if (column(p) < size) store_piece<T>(arguments.normed + (first + column(p)), values[p]);
   }
 }
 
