@@ -48,6 +48,9 @@ template <typename Backend, typename Operator>
 struct CustomOp : Ort::CustomOpBase<CustomOp<Backend, Operator>, Kernel<Backend, Operator>, true> {
   explicit CustomOp(ONNXTensorElementDataType element_type) : element_type_(element_type) {
     OrtCustomOp::version = kApiVersion;
+    OrtCustomOp::InferOutputShapeFn = [](const OrtCustomOp*, OrtShapeInferContext* context) {
+      return infer_outputs(context);
+    };
     if constexpr (kInPlaceOutputs<Operator> > 0) {
       OrtCustomOp::GetMayInplace = list_in_place_outputs;
       OrtCustomOp::ReleaseMayInplace = [](int* inputs, int* outputs) {
@@ -62,23 +65,6 @@ struct CustomOp : Ort::CustomOpBase<CustomOp<Backend, Operator>, Kernel<Backend,
     return catch_errors(
         [&] { *kernel = new Kernel<Backend, Operator>(Ort::ConstKernelInfo(info)); });
   }
-  // Says nothing where an input's rank is unknown.
-  static Ort::Status InferOutputShape(Ort::ShapeInferContext& context) {
-    return Ort::Status(catch_errors([&] {
-      for (size_t i = 0; i < std::size(Operator::kOutputs); ++i) {
-        const TensorRule& rule = Operator::kOutputs[i].rule;
-        Ort::ShapeInferContext::Shape shape;
-        for (size_t axis = 0; axis < rule.shape.size(); ++axis) {
-          const Source source = find_source<Operator>(i, axis);
-          const auto input = context.GetInputShape(source.input);
-          if (input.size() != Operator::kInputs[source.input].rule.shape.size()) return;
-          shape.push_back(input[source.axis]);
-        }
-        const auto type = resolve(rule, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT);
-        Ort::ThrowOnError(context.SetOutputShape(i, shape, type).release());
-      }
-    }));
-  }
   const char* GetName() const { return Operator::kName; }
   const char* GetExecutionProviderType() const { return Backend::kProvider; }
   size_t GetInputTypeCount() const { return std::size(Operator::kInputs); }
@@ -91,6 +77,33 @@ struct CustomOp : Ort::CustomOpBase<CustomOp<Backend, Operator>, Kernel<Backend,
   }
 
  private:
+  // Says nothing where an input's rank is unknown.
+  static OrtStatusPtr infer_outputs(OrtShapeInferContext* ort_context) {
+    return catch_errors([&] {
+      Ort::ShapeInferContext context(&Ort::GetApi(), ort_context);
+      for (size_t i = 0; i < std::size(Operator::kOutputs); ++i) {
+        const TensorRule& rule = Operator::kOutputs[i].rule;
+        Ort::ShapeInferContext::Shape shape;
+        for (size_t axis = 0; axis < rule.shape.size(); ++axis) {
+          const Source source = find_source<Operator>(i, axis);
+          const auto input = context.GetInputShape(source.input);
+          if (input.size() != Operator::kInputs[source.input].rule.shape.size()) return;
+          shape.push_back(input[source.axis]);
+        }
+        const auto type = resolve(rule, read_element_type(ort_context));
+        Ort::ThrowOnError(context.SetOutputShape(i, shape, type).release());
+      }
+    });
+  }
+  // T of the node at hand: the operators of all T share one schema.
+  static ONNXTensorElementDataType read_element_type(OrtShapeInferContext* context) {
+    OrtTensorTypeAndShapeInfo* info = nullptr;  // the context's
+    auto type = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
+    Ort::ThrowOnError(Ort::GetApi().ShapeInferContext_GetInputTypeShape(
+        context, find_element_input<Operator>(), &info));
+    Ort::ThrowOnError(Ort::GetApi().GetTensorElementType(info, &type));
+    return type;
+  }
   // ONNX Runtime gives both arrays back to ReleaseMayInplace.
   static size_t list_in_place_outputs(int** inputs, int** outputs) {
     constexpr int kCount = kInPlaceOutputs<Operator>;
