@@ -91,7 +91,7 @@ def attention_bytes(element: int, head_size: int, lsh: bool, window: int = 128) 
 
 
 # As in the kernels' sources: hash/half.cuh, hash/float32.cu, sort/sort.cu, attention/key_scale.cu,
-# attention/combine.cu.
+# attention/combine.cu, norm/norm.cu (type, elements of a piece, pieces of a thread, threads of a row).
 LAUNCHES: Final = {
     r"hash_tokens<.*HashTile<float16, 64>": Launch(128, 128 * 72 * 2),
     r"hash_tokens<.*HashTile<bfloat16, 64>": Launch(128, 2 * 3 * 32 * 72 * 2),
@@ -101,6 +101,10 @@ LAUNCHES: Final = {
     r"sum_digits": Launch(256, 4 * 8),
     r"scatter_positions": Launch(256, 2 * 8 * 2048),
     r"combine_rounds<float16, true>": Launch(256, 0),
+    **{
+        rf"norm_rows<{shape}>": Launch(128, 0)
+        for shape in ("float16, 8, 1, 32", "float16, 8, 4, 32", "float, 4, 2, 32", "float, 4, 8, 32")
+    },
     **{
         rf"attend_chunk<{element}, {size}>": Launch(128, attention_bytes(width, size, lsh=True))
         for element, width in (("float16", 2), ("float", 4))

@@ -15,18 +15,22 @@ VERSION: Final = 1
 
 PLUGIN_NAMESPACE: Final = DOMAIN
 PLUGIN_VERSION: Final = str(VERSION)
-"""The attributes plugin_namespace and plugin_version of every node: with them TensorRT prefers our plugin to
-the function body."""
+"""The attributes plugin_namespace and plugin_version of the nodes that have plugins: with them TensorRT
+prefers the plugin to the function body."""
 
 
 @dataclass(frozen=True)
 class Operator:
-    """An operator's signature, in the order of its node's inputs; it has one output."""
+    """An operator's signature, in the order of its node's inputs and outputs.
+
+    `has_plugin`: TensorRT runs a plugin of ours for it, and not its function body.
+    """
 
     name: str
     inputs: tuple[str, ...]
-    output: str
+    outputs: tuple[str, ...]
     attributes: tuple[str, ...]
+    has_plugin: bool = True
 
 
 _CHUNKING: Final = (
@@ -35,18 +39,25 @@ _CHUNKING: Final = (
 )
 
 LSH_BUCKETS: Final = Operator(
-    "LSHBuckets", ("query_key", "rotations", "attention_mask"), "buckets", ("num_heads", "num_buckets")
+    "LSHBuckets", ("query_key", "rotations", "attention_mask"), ("buckets",), ("num_heads", "num_buckets")
 )
 LSH_ATTENTION: Final = Operator(
     "LSHAttention",
     ("query_key", "value", "buckets", "attention_mask"),
-    "output",
+    ("output",),
     (*_CHUNKING, "key_norm_epsilon"),
 )
 LOCAL_ATTENTION: Final = Operator(
-    "LocalAttention", ("query", "key", "value", "attention_mask"), "output", _CHUNKING
+    "LocalAttention", ("query", "key", "value", "attention_mask"), ("output",), _CHUNKING
 )
-OPERATORS: Final = (LSH_BUCKETS, LSH_ATTENTION, LOCAL_ATTENTION)
+RESIDUAL_NORM: Final = Operator(
+    "ResidualNorm",
+    ("stream", "update", "scale", "bias"),
+    ("stream_out", "normed"),
+    ("epsilon",),
+    has_plugin=False,
+)
+OPERATORS: Final = (LSH_BUCKETS, LSH_ATTENTION, LOCAL_ATTENTION, RESIDUAL_NORM)
 
 ROUND_AXIS: Final = 2
 """Of the rotations [H, D, R, S] and of the buckets [B, H, R, L]."""

@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 from onnxscript import OnnxFunction
 
-from reformer_export.contract import LOCAL_ATTENTION, LSH_ATTENTION, LSH_BUCKETS, OPERATORS, Operator
+from reformer_export.contract import (
+    LOCAL_ATTENTION,
+    LSH_ATTENTION,
+    LSH_BUCKETS,
+    OPERATORS,
+    RESIDUAL_NORM,
+    Operator,
+)
 from reformer_export.export import bodies
 from tests.plugins.test_operators import read_contract
 
@@ -13,7 +20,7 @@ from tests.plugins.test_operators import read_contract
 @pytest.mark.parametrize("operator", OPERATORS, ids=lambda operator: operator.name)
 def test_it_is_the_contract_of_the_text(operator: Operator) -> None:
     contract = read_contract(operator.name)
-    assert (*operator.inputs, operator.output) == tuple(name for name, *_ in contract.tensors)
+    assert (*operator.inputs, *operator.outputs) == tuple(name for name, *_ in contract.tensors)
     assert frozenset(operator.attributes) == contract.attributes
 
 
@@ -23,6 +30,7 @@ def test_it_is_the_contract_of_the_text(operator: Operator) -> None:
         (LSH_BUCKETS, bodies.LSHBuckets),
         (LSH_ATTENTION, bodies.LSHAttention),
         (LOCAL_ATTENTION, bodies.LocalAttention),
+        (RESIDUAL_NORM, bodies.ResidualNorm),
     ],
     ids=lambda value: value.name,
 )
@@ -33,3 +41,4 @@ def test_the_function_bodies_take_what_it_says(operator: Operator, body: OnnxFun
         operator.inputs,
         operator.attributes,
     )
+    assert len(proto.output) == len(operator.outputs)

@@ -9,6 +9,7 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <vector>
 
 #include "reformer_kernels.h"
@@ -19,11 +20,11 @@ namespace reformer {
 constexpr const char* kDomain = "reformer";
 constexpr const char* kOperatorVersion = "1";
 
-// T is the type of the first input: float32, float16 or bfloat16.
+// T is float32, float16 or bfloat16, the same in all of a call's tensors.
 enum class Element { kT, kFloat32, kInt32 };
 
 // A shape has one letter a dimension: B batch, L length, W heads * head size, H heads, D head size,
-// R num_hashes, S rotation size.
+// R num_hashes, S rotation size, N hidden size.
 struct TensorRule {
   const char* name;
   Element element;
@@ -68,8 +69,8 @@ struct LSHBuckets {
       {{"query_key", Element::kT, "BLW"}, &Params::query_key},
       {{"rotations", Element::kFloat32, "HDRS"}, &Params::rotations},
       {{"attention_mask", Element::kInt32, "BL"}, &Params::attention_mask}};
-  static constexpr TensorField<Params> kOutput = {{"buckets", Element::kInt32, "BHRL"},
-                                                  &Params::buckets};
+  static constexpr TensorField<Params> kOutputs[] = {
+      {{"buckets", Element::kInt32, "BHRL"}, &Params::buckets}};
 
   template <typename Reader>
   static void read_attributes(Reader& reader, Params& params) {
@@ -90,7 +91,8 @@ struct LSHAttention {
       {{"value", Element::kT, "BLW"}, &Params::value},
       {{"buckets", Element::kInt32, "BHRL"}, &Params::buckets},
       {{"attention_mask", Element::kInt32, "BL"}, &Params::attention_mask}};
-  static constexpr TensorField<Params> kOutput = {{"output", Element::kT, "BLW"}, &Params::output};
+  static constexpr TensorField<Params> kOutputs[] = {
+      {{"output", Element::kT, "BLW"}, &Params::output}};
 
   template <typename Reader>
   static void read_attributes(Reader& reader, Params& params) {
@@ -112,7 +114,8 @@ struct LocalAttention {
       {{"key", Element::kT, "BLW"}, &Params::key},
       {{"value", Element::kT, "BLW"}, &Params::value},
       {{"attention_mask", Element::kInt32, "BL"}, &Params::attention_mask}};
-  static constexpr TensorField<Params> kOutput = {{"output", Element::kT, "BLW"}, &Params::output};
+  static constexpr TensorField<Params> kOutputs[] = {
+      {{"output", Element::kT, "BLW"}, &Params::output}};
 
   template <typename Reader>
   static void read_attributes(Reader& reader, Params& params) {
@@ -121,9 +124,42 @@ struct LocalAttention {
   }
 };
 
+struct ResidualNorm {
+  using Params = reformer_residual_norm_params;
+  static constexpr const char* kName = "ResidualNorm";
+  static constexpr Functions<Params> kCPU = {reformer_cpu_residual_norm_workspace,
+                                             reformer_cpu_residual_norm};
+  static constexpr Functions<Params> kCUDA = {reformer_cuda_residual_norm_workspace,
+                                              reformer_cuda_residual_norm};
+  static constexpr TensorField<Params> kInputs[] = {
+      {{"stream", Element::kFloat32, "BLN"}, &Params::stream},
+      {{"update", Element::kT, "BLN"}, &Params::update},
+      {{"scale", Element::kFloat32, "N"}, &Params::scale},
+      {{"bias", Element::kFloat32, "N"}, &Params::bias}};
+  static constexpr TensorField<Params> kOutputs[] = {
+      {{"stream_out", Element::kFloat32, "BLN"}, &Params::stream_out},
+      {{"normed", Element::kT, "BLN"}, &Params::normed}};
+  // Outputs that may take the memory of the input at the same place.
+  static constexpr int kInPlace = 2;
+
+  template <typename Reader>
+  static void read_attributes(Reader& reader, Params& params) {
+    reader.number("epsilon", params.epsilon);
+  }
+};
+
 template <typename... Operators>
 struct OperatorList {};
-using AllOperators = OperatorList<LSHBuckets, LSHAttention, LocalAttention>;
+using AllOperators = OperatorList<LSHBuckets, LSHAttention, LocalAttention, ResidualNorm>;
+// What TensorRT gets plugins for: it fuses the others' function bodies itself.
+using PluginOperators = OperatorList<LSHBuckets, LSHAttention, LocalAttention>;
+
+// How many outputs may take the memory of the input at the same place.
+template <typename Operator, typename = void>
+constexpr int kInPlaceOutputs = 0;
+template <typename Operator>
+constexpr int kInPlaceOutputs<Operator, std::void_t<decltype(Operator::kInPlace)>> =
+    Operator::kInPlace;
 
 // A node's parameters without tensors and execution.
 template <typename Operator, typename Reader>
@@ -148,14 +184,16 @@ void copy_factors(const char* op, const char* name, const std::vector<int32_t>& 
   count = static_cast<int32_t>(factors.size());
 }
 
-// The tensors of a call, inputs in the order of kInputs.
+// The tensors of a call, in the order of kInputs and kOutputs.
 template <typename Operator>
-void set_tensors(const reformer_tensor* inputs, const reformer_tensor& output,
+void set_tensors(const reformer_tensor* inputs, const reformer_tensor* outputs,
                  typename Operator::Params& params) {
   for (size_t i = 0; i < std::size(Operator::kInputs); ++i) {
     params.*Operator::kInputs[i].field = inputs[i];
   }
-  params.*Operator::kOutput.field = output;
+  for (size_t i = 0; i < std::size(Operator::kOutputs); ++i) {
+    params.*Operator::kOutputs[i].field = outputs[i];
+  }
 }
 
 inline int32_t dtype_of(const TensorRule& rule, int32_t element_type) {
@@ -170,15 +208,23 @@ inline int32_t dtype_of(const TensorRule& rule, int32_t element_type) {
   return element_type;
 }
 
-// Which dimension of the inputs has the size of a dimension of the output.
+// The first input whose type is T.
+template <typename Operator>
+constexpr size_t find_element_input() {
+  size_t input = 0;
+  while (Operator::kInputs[input].rule.element != Element::kT) ++input;
+  return input;
+}
+
+// Which dimension of the inputs has the size of a dimension of an output.
 struct Source {
   size_t input;
   size_t axis;
 };
 
 template <typename Operator>
-constexpr Source find_source(size_t output_axis) {
-  const char letter = Operator::kOutput.rule.shape[output_axis];
+constexpr Source find_source(size_t output, size_t output_axis) {
+  const char letter = Operator::kOutputs[output].rule.shape[output_axis];
   size_t input = 0;
   while (Operator::kInputs[input].rule.shape.find(letter) == std::string_view::npos) ++input;
   return {input, Operator::kInputs[input].rule.shape.find(letter)};
@@ -186,11 +232,12 @@ constexpr Source find_source(size_t output_axis) {
 
 // The output that these inputs give, without data.
 template <typename Operator>
-reformer_tensor describe_output(const reformer_tensor* inputs) {
-  const TensorRule& rule = Operator::kOutput.rule;
-  reformer_tensor output{nullptr, dtype_of(rule, inputs[0].dtype), rule.rank(), {}};
+reformer_tensor describe_output(const reformer_tensor* inputs, size_t index) {
+  const TensorRule& rule = Operator::kOutputs[index].rule;
+  const int32_t element_type = inputs[find_element_input<Operator>()].dtype;
+  reformer_tensor output{nullptr, dtype_of(rule, element_type), rule.rank(), {}};
   for (size_t axis = 0; axis < rule.shape.size(); ++axis) {
-    const Source source = find_source<Operator>(axis);
+    const Source source = find_source<Operator>(index, axis);
     output.dims[axis] = inputs[source.input].dims[source.axis];
   }
   return output;

@@ -1,8 +1,8 @@
 /**
- * Reformer attention kernels: the C interface.
+ * Reformer kernels: the C interface.
  *
- * Three operators: LSHBuckets, LSHAttention, LocalAttention. Every backend (CPU here, CUDA beside
- * it) takes the same structs.
+ * Four operators: LSHBuckets, LSHAttention, LocalAttention, ResidualNorm. Every backend (CPU here,
+ * CUDA beside it) takes the same structs.
  *
  * Rules that hold for every function:
  *   - it never allocates memory, never throws, keeps no state, and may be called from any number of
@@ -16,7 +16,7 @@
  * in a CUDA graph. They cannot look at data, so a negative bucket is not an error there: it sorts
  * behind the others. Head sizes up to REFORMER_CUDA_MAX_HEAD_SIZE.
  *
- * Letters in shapes: B batch, L length (tokens), H heads, D head size, R num_hashes.
+ * Letters in shapes: B batch, L length (tokens), H heads, D head size, R num_hashes, N hidden size.
  * T is float32, float16 or bfloat16, the same for all T tensors of one call; arithmetic is float32.
  */
 #ifndef REFORMER_KERNELS_H_
@@ -39,7 +39,7 @@ extern "C" {
 #endif
 
 /** Changes whenever a struct or the meaning of a field changes. */
-#define REFORMER_ABI_VERSION 2u
+#define REFORMER_ABI_VERSION 3u
 
 /** num_buckets is a product of even factors that fits in int32: at most 30 of them. */
 #define REFORMER_MAX_BUCKET_FACTORS 30
@@ -175,6 +175,27 @@ typedef struct reformer_local_attention_params {
   reformer_execution execution;
 } reformer_local_attention_params;
 
+/**
+ * A residual addition and the layer norm of its result: with x = stream + update in float32,
+ * stream_out = x and normed = (x - mean(x)) / sqrt(mean((x - mean(x))^2) + epsilon) * scale + bias
+ * over the last dimension, in float32, rounded once to T.
+ *
+ * stream_out may be stream itself, and normed may be update itself (the same data pointer): every
+ * row is read before it is written. Otherwise no output may overlap an input or the other output.
+ */
+typedef struct reformer_residual_norm_params {
+  uint32_t struct_size;       /**< sizeof(reformer_residual_norm_params) */
+  uint32_t abi_version;       /**< REFORMER_ABI_VERSION */
+  float epsilon;              /**< >= 0 */
+  reformer_tensor stream;     /**< float32 [B, L, N], N >= 1 */
+  reformer_tensor update;     /**< T [B, L, N] */
+  reformer_tensor scale;      /**< float32 [N] */
+  reformer_tensor bias;       /**< float32 [N] */
+  reformer_tensor stream_out; /**< output, float32 [B, L, N] */
+  reformer_tensor normed;     /**< output, T [B, L, N] */
+  reformer_execution execution;
+} reformer_residual_norm_params;
+
 /** What this library is. Set struct_size before the call. */
 typedef struct reformer_library {
   uint32_t struct_size;   /**< sizeof(reformer_library) */
@@ -199,6 +220,8 @@ REFORMER_API reformer_status reformer_cpu_lsh_attention_workspace(
     const reformer_lsh_attention_params* params, uint64_t* size) REFORMER_NOEXCEPT;
 REFORMER_API reformer_status reformer_cpu_local_attention_workspace(
     const reformer_local_attention_params* params, uint64_t* size) REFORMER_NOEXCEPT;
+REFORMER_API reformer_status reformer_cpu_residual_norm_workspace(
+    const reformer_residual_norm_params* params, uint64_t* size) REFORMER_NOEXCEPT;
 
 /** Run an operator on host memory. */
 REFORMER_API reformer_status reformer_cpu_lsh_buckets(const reformer_lsh_buckets_params* params)
@@ -207,6 +230,8 @@ REFORMER_API reformer_status reformer_cpu_lsh_attention(const reformer_lsh_atten
     REFORMER_NOEXCEPT;
 REFORMER_API reformer_status
 reformer_cpu_local_attention(const reformer_local_attention_params* params) REFORMER_NOEXCEPT;
+REFORMER_API reformer_status reformer_cpu_residual_norm(const reformer_residual_norm_params* params)
+    REFORMER_NOEXCEPT;
 
 /**
  * Bytes of device workspace; the same rules as for the CPU. Absent from a library built without
@@ -218,6 +243,8 @@ REFORMER_API reformer_status reformer_cuda_lsh_attention_workspace(
     const reformer_lsh_attention_params* params, uint64_t* size) REFORMER_NOEXCEPT;
 REFORMER_API reformer_status reformer_cuda_local_attention_workspace(
     const reformer_local_attention_params* params, uint64_t* size) REFORMER_NOEXCEPT;
+REFORMER_API reformer_status reformer_cuda_residual_norm_workspace(
+    const reformer_residual_norm_params* params, uint64_t* size) REFORMER_NOEXCEPT;
 
 /** Enqueue an operator on device memory, on execution.stream. */
 REFORMER_API reformer_status reformer_cuda_lsh_buckets(const reformer_lsh_buckets_params* params)
@@ -226,6 +253,8 @@ REFORMER_API reformer_status
 reformer_cuda_lsh_attention(const reformer_lsh_attention_params* params) REFORMER_NOEXCEPT;
 REFORMER_API reformer_status
 reformer_cuda_local_attention(const reformer_local_attention_params* params) REFORMER_NOEXCEPT;
+REFORMER_API reformer_status
+reformer_cuda_residual_norm(const reformer_residual_norm_params* params) REFORMER_NOEXCEPT;
 
 #ifdef __cplusplus
 } /* extern "C" */

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <vector>
 
 #include "reformer_kernels.h"
@@ -96,7 +97,9 @@ void fuzz_call(Bytes& bytes, Params& params, bool runnable,
   char error[64];
   params.struct_size = static_cast<uint32_t>(bytes.number(sizeof(Params)));
   params.abi_version = static_cast<uint32_t>(bytes.number(REFORMER_ABI_VERSION));
-  params.num_heads = static_cast<int32_t>(bytes.number(kHeads));
+  if constexpr (!std::is_same_v<Params, reformer_residual_norm_params>) {
+    params.num_heads = static_cast<int32_t>(bytes.number(kHeads));
+  }
   params.execution.num_workers = static_cast<int32_t>(bytes.number(2));
   params.execution.error = bytes.byte() == 255 ? nullptr : error;
   params.execution.error_size = bytes.byte() % (sizeof(error) + 1);
@@ -165,17 +168,38 @@ void fuzz_local(Bytes& bytes, Arena& arena) {
   fuzz_call(bytes, params, runnable, BACKEND(local_attention_workspace), BACKEND(local_attention));
 }
 
+void fuzz_norm(Bytes& bytes, Arena& arena) {
+  reformer_residual_norm_params params{};
+  const std::initializer_list<int64_t> hidden = {kBatch, kLength, kHeads * kHeadSize};
+  const int32_t dtype = bytes.byte() % 3;
+  params.epsilon = static_cast<float>(bytes.number(1));
+  params.stream = fuzz_tensor(bytes, arena, REFORMER_FLOAT32, hidden);
+  params.update = fuzz_tensor(bytes, arena, dtype, hidden);
+  params.scale = fuzz_tensor(bytes, arena, REFORMER_FLOAT32, {kHeads * kHeadSize});
+  params.bias = fuzz_tensor(bytes, arena, REFORMER_FLOAT32, {kHeads * kHeadSize});
+  params.stream_out = fuzz_tensor(bytes, arena, REFORMER_FLOAT32, hidden);
+  params.normed = fuzz_tensor(bytes, arena, dtype, hidden);
+  if (bytes.byte() % 4 == 0) params.stream_out.data = params.stream.data;
+  if (bytes.byte() % 4 == 0) params.normed.data = params.update.data;
+  const bool runnable = fits_arena({&params.stream, &params.update, &params.scale, &params.bias,
+                                    &params.stream_out, &params.normed});
+  fuzz_call(bytes, params, runnable, BACKEND(residual_norm_workspace), BACKEND(residual_norm));
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   Bytes bytes(data, size);
   Arena arena;
-  switch (bytes.byte() % 3) {
+  switch (bytes.byte() % 4) {
     case 0:
       fuzz_buckets(bytes, arena);
       break;
     case 1:
       fuzz_lsh(bytes, arena);
+      break;
+    case 2:
+      fuzz_norm(bytes, arena);
       break;
     default:
       fuzz_local(bytes, arena);

@@ -18,6 +18,7 @@ from reformer_export.artifact.engine_record import (
 )
 from reformer_export.artifact.files import sha256_of_file
 from reformer_export.artifact.manifest import ENGINES_NAME, MODEL_NAME, Manifest, check_files, read_manifest
+from reformer_export.contract import OPERATORS
 from reformer_export.engine.options import EngineOptions
 from reformer_export.engine.process import OnLog, OnProgress, run_worker
 from reformer_export.engine.profiles import check_profiles, default_profile
@@ -62,7 +63,9 @@ def build_engine(
     manifest = read_manifest(out)
     _refuse_runtime_num_hashes(out, manifest)
     check_files(out, manifest)
-    operators = check_onnx_structure(out / MODEL_NAME)
+    nodes = check_onnx_structure(out / MODEL_NAME)
+    fused = {operator.name for operator in OPERATORS if not operator.has_plugin}
+    operators = {name: count for name, count in nodes.items() if name not in fused}
     options = dataclasses.replace(options, profiles=options.profiles or (default_profile(manifest.spec),))
     check_profiles(manifest.spec, options.profiles)
     library = find_tensorrt_library()

@@ -20,7 +20,7 @@ class BuildRequest:
     """Everything the building process needs; paths are absolute.
 
     `options` are the user's, with their profiles and without `timing_cache`; `operators` counts model.onnx's
-    nodes of the domain `reformer` by operator; `engine` and `layers` are files to write, `layers` only when
+    nodes that plugins run by operator; `engine` and `layers` are files to write, `layers` only when
     asked; `timing_cache` is read if it exists and replaced at the end.
     """
 

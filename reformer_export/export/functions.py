@@ -30,6 +30,7 @@ def custom_translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
         operators.lsh_buckets.default: bodies.lsh_buckets_node,
         operators.lsh_attention.default: bodies.lsh_attention_node,
         operators.local_attention.default: bodies.local_attention_node,
+        operators.residual_norm.default: bodies.residual_norm_node,
         torch.ops.aten.floor_divide.default: _divide_positions,
     }
 
@@ -39,7 +40,7 @@ def attach_function_bodies(model: ir.Model) -> None:
     opset = model.opset_imports[""]
     assert opset is not None
     used = {node.op_type for node in model.graph if node.domain == DOMAIN}
-    for operator in (bodies.LSHBuckets, bodies.LSHAttention, bodies.LocalAttention):
+    for operator in (bodies.LSHBuckets, bodies.LSHAttention, bodies.LocalAttention, bodies.ResidualNorm):
         if operator.name not in used:
             continue
         function = ir.serde.deserialize_function(bodies.function_body(operator, opset))

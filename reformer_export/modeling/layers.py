@@ -5,6 +5,9 @@ Module names follow transformers' modeling_reformer.py, so that its weights load
 T is the model's dtype. The streams and the norms are float32 whatever T is: every layer adds to a stream, and
 in float16 or bfloat16 each addition would round all that is in it. Between a norm and the next addition
 everything is T.
+
+An addition to a stream belongs to the norm that reads the sum, so that both are one node: what a block
+computes travels to the next norm of its stream as an `update`.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import torch
 from torch import nn
 
 from reformer_export.contract import KEY_NORM_EPSILON
-from reformer_export.ops import draw_rotations, local_attention, lsh_attention, lsh_buckets
+from reformer_export.ops import draw_rotations, local_attention, lsh_attention, lsh_buckets, residual_norm
 from reformer_export.spec import Activation, AttentionSpec, LocalAttentionSpec, LSHAttentionSpec, ModelSpec
 
 
@@ -34,19 +37,29 @@ ACTIVATIONS: Final[dict[Activation, Callable[[torch.Tensor], torch.Tensor]]] = {
 }
 
 
-class StreamNorm(nn.LayerNorm):
+class StreamNorm(nn.Module):
     """Layer norm of a float32 stream, with float32 parameters; only the result is rounded to `dtype`.
 
     Float32 in the graph's own types, since ONNX's `stash_type` is an offer that not every runtime takes.
     """
 
     def __init__(self, size: int, eps: float, dtype: torch.dtype) -> None:
-        super().__init__(size, eps=eps)
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.bias = nn.Parameter(torch.zeros(size))
+        self.eps = eps
         self.output_dtype = dtype
 
-    def forward(self, stream: torch.Tensor) -> torch.Tensor:
-        """float32 [..., size] -> T [..., size]."""
-        return super().forward(stream).to(self.output_dtype)
+    def forward(
+        self, stream: torch.Tensor, update: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Stream float32 [B, L, size], and what to add to it, T or float32 of that shape, or None -> the sum
+        float32 [B, L, size], its norm T [B, L, size]."""
+        if update is None:
+            normed = nn.functional.layer_norm(stream, self.weight.shape, self.weight, self.bias, self.eps)
+        else:
+            stream, normed = residual_norm(stream, update, self.weight, self.bias, self.eps)
+        return stream, normed.to(self.output_dtype)
 
 
 class LSHSelfAttention(nn.Module):
@@ -139,18 +152,22 @@ class Attention(nn.Module):
             self.self_attention = LocalSelfAttention(spec, attention)
         self.output = AttentionOutput(spec)
 
-    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """float32 [B, L, hidden_size], int32 [B, L] -> T [B, L, hidden_size]."""
-        attended = self.self_attention(self.layer_norm(hidden_states), attention_mask)
+    def forward(
+        self, hidden_states: torch.Tensor, update: torch.Tensor | None, attention_mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Stream float32 [B, L, hidden_size], what to add to it first, or None, and int32 [B, L] -> that sum,
+        and what this block adds to the other stream, T [B, L, hidden_size]."""
+        hidden_states, normalised = self.layer_norm(hidden_states, update)
+        attended = self.self_attention(normalised, attention_mask)
         projected: torch.Tensor = self.output.dense(attended)
-        return projected
+        return hidden_states, projected
 
 
 class FeedForward(nn.Module):
     """Layer norm and a two-layer perceptron whose inner dimension is computed in slices.
 
     With n slices only 1/n of the inner activations [B, L, feed_forward_size] is alive at a time; the sum of
-    the slices' outputs is the same up to the order of summation.
+    the slices' outputs, float32 whatever T is, is the same up to the order of summation.
     """
 
     def __init__(self, spec: ModelSpec, dtype: torch.dtype) -> None:
@@ -162,14 +179,18 @@ class FeedForward(nn.Module):
         self.inner = nn.ModuleList(nn.Linear(spec.hidden_size, inner) for _ in slices)
         self.outer = nn.ModuleList(nn.Linear(inner, spec.hidden_size, bias=i == 0) for i in slices)
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """float32 [B, L, hidden_size] -> float32 [B, L, hidden_size]."""
+    def forward(
+        self, attention_stream: torch.Tensor, update: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Stream float32 [B, L, hidden_size], what to add to it first -> that sum, and what this block adds
+        to the other stream, T (float32 with more slices than one) [B, L, hidden_size]."""
+        attention_stream, normalised = self.layer_norm(attention_stream, update)
         # Two dimensions: a Gemm with its bias and activation inside, where three kernels would pass memory.
-        normalised = self.layer_norm(hidden_states).reshape(-1, hidden_states.shape[-1])
-        output: torch.Tensor = self.outer[0](self.activation(self.inner[0](normalised))).float()
+        rows = normalised.reshape(-1, normalised.shape[-1])
+        output: torch.Tensor = self.outer[0](self.activation(self.inner[0](rows)))
         for inner, outer in list(zip(self.inner, self.outer, strict=True))[1:]:
-            output = output + outer(self.activation(inner(normalised))).float()
-        return output.reshape(hidden_states.shape)
+            output = output.float() + outer(self.activation(inner(rows))).float()
+        return attention_stream, output.reshape(attention_stream.shape)
 
 
 class ReversibleLayer(nn.Module):
@@ -181,8 +202,14 @@ class ReversibleLayer(nn.Module):
         self.feed_forward = FeedForward(spec, dtype)
 
     def forward(
-        self, attention_stream: torch.Tensor, hidden_states: torch.Tensor, attention_mask: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Two streams float32 [B, L, hidden_size] and int32 [B, L] -> the next two streams."""
-        attention_stream = attention_stream + self.attention(hidden_states, attention_mask).float()
-        return attention_stream, hidden_states + self.feed_forward(attention_stream)
+        self,
+        attention_stream: torch.Tensor,
+        hidden_states: torch.Tensor,
+        update: torch.Tensor | None,
+        attention_mask: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Two streams float32 [B, L, hidden_size], what to add to the second first, or None, and int32 [B, L]
+        -> the next two streams, the second without the last thing returned, which is to be added to it."""
+        hidden_states, attended = self.attention(hidden_states, update, attention_mask)
+        attention_stream, update = self.feed_forward(attention_stream, attended)
+        return attention_stream, hidden_states, update

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 from torch import nn
@@ -29,11 +30,15 @@ class Encoder(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """float32 [B, L, hidden_size], int32 [B, L] -> T [B, L, 2 * hidden_size]."""
-        attention_stream = hidden_states
+        attention_stream, update = hidden_states, None
         for layer in self.layers:
-            attention_stream, hidden_states = layer(attention_stream, hidden_states, attention_mask)
-        normalised: torch.Tensor = self.layer_norm(torch.cat([attention_stream, hidden_states], dim=-1))
-        return normalised
+            attention_stream, hidden_states, update = layer(
+                attention_stream, hidden_states, update, attention_mask
+            )
+        if update is not None:
+            hidden_states = hidden_states + update.float()
+        _, normalised = self.layer_norm(torch.cat([attention_stream, hidden_states], dim=-1))
+        return cast(torch.Tensor, normalised)
 
 
 class LMHead(nn.Module):

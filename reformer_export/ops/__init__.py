@@ -1,9 +1,10 @@
-"""The three operators: one file an operator, with its contract, PyTorch reference and torch custom
+"""The operators: one file an operator, with its contract, PyTorch reference and torch custom
 operator."""
 
 from reformer_export.ops.local_attention import local_attention, local_attention_reference
 from reformer_export.ops.lsh_attention import lsh_attention, lsh_attention_reference
 from reformer_export.ops.lsh_buckets import draw_rotations, lsh_buckets, lsh_buckets_reference
+from reformer_export.ops.residual_norm import residual_norm, residual_norm_reference
 
 __all__ = [
     "draw_rotations",
@@ -13,4 +14,6 @@ __all__ = [
     "lsh_attention_reference",
     "lsh_buckets",
     "lsh_buckets_reference",
+    "residual_norm",
+    "residual_norm_reference",
 ]

@@ -29,7 +29,7 @@ def allocate_workspace(size: int, device: torch.device) -> torch.Tensor:
 
 
 class NativeKernels:
-    """The three operators of one library on one backend.
+    """The operators of one library on one backend.
 
     On the CPU they run on as many threads as torch uses; on CUDA they are enqueued on torch's current stream
     of the tensors' device, and nothing waits for them.
@@ -96,6 +96,22 @@ class NativeKernels:
         tensors |= {"attention_mask": attention_mask, "output": output}
         self._call("local_attention", params, tensors)
         return output
+
+    def residual_norm(
+        self,
+        stream: torch.Tensor,
+        update: torch.Tensor,
+        scale: torch.Tensor,
+        bias: torch.Tensor,
+        epsilon: float,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `residual_norm_reference`."""
+        stream_out = torch.empty_like(stream, memory_format=torch.contiguous_format)
+        normed = torch.empty_like(update, memory_format=torch.contiguous_format)
+        tensors = {"stream": stream, "update": update, "scale": scale, "bias": bias}
+        tensors |= {"stream_out": stream_out, "normed": normed}
+        self._call("residual_norm", structs.ResidualNorm(epsilon=epsilon), tensors)
+        return stream_out, normed
 
     def _call(self, name: str, params: Any, tensors: dict[str, torch.Tensor]) -> None:
         kept = {field: tensor.contiguous() for field, tensor in tensors.items()}
@@ -176,14 +192,17 @@ def cuda_kernels(device: int) -> NativeKernels | None:
     return NativeKernels(library, "cuda")
 
 
-def kernels_for(num_heads: int, *tensors: torch.Tensor) -> NativeKernels | None:
-    """The kernels when they can take these tensors [B, L, H*D] or rotations: all on the CPU or all on one GPU
-    that the library has code for, of a dtype and a head size they know. Else None."""
+def kernels_for(num_heads: int | None, *tensors: torch.Tensor) -> NativeKernels | None:
+    """The kernels when they can take these floating-point tensors: all on the CPU or all on one GPU that the
+    library has code for, of a dtype they know. `num_heads`: of the first, [B, L, H*D], whose heads must have
+    a size they know; None where there are no heads. Else None."""
     (device, *others) = {tensor.device for tensor in tensors}
     if others or not all(tensor.dtype in DTYPES for tensor in tensors):
         return None
     if device.type == "cpu":
         return cpu_kernels()
-    if device.type != "cuda" or tensors[0].shape[-1] > num_heads * MAX_CUDA_HEAD_SIZE:
+    if device.type != "cuda":
+        return None
+    if num_heads is not None and tensors[0].shape[-1] > num_heads * MAX_CUDA_HEAD_SIZE:
         return None
     return cuda_kernels(device.index)

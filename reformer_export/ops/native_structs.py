@@ -45,16 +45,13 @@ class Chunking(ctypes.Structure):
     ]
 
 
-_HEADER: Final = [
-    ("struct_size", ctypes.c_uint32),
-    ("abi_version", ctypes.c_uint32),
-    ("num_heads", ctypes.c_int32),
-]
+_HEADER: Final = [("struct_size", ctypes.c_uint32), ("abi_version", ctypes.c_uint32)]
+_HEADS: Final = [*_HEADER, ("num_heads", ctypes.c_int32)]
 
 
 class LSHBuckets(ctypes.Structure):
     _fields_ = [
-        *_HEADER,
+        *_HEADS,
         ("num_factors", ctypes.c_int32),
         ("num_buckets", ctypes.c_int32 * MAX_BUCKET_FACTORS),
         *((name, Tensor) for name in ("query_key", "rotations", "attention_mask", "buckets")),
@@ -64,7 +61,7 @@ class LSHBuckets(ctypes.Structure):
 
 class LSHAttention(ctypes.Structure):
     _fields_ = [
-        *_HEADER,
+        *_HEADS,
         ("key_norm_epsilon", ctypes.c_float),
         ("chunking", Chunking),
         *((name, Tensor) for name in ("query_key", "value", "buckets", "attention_mask", "output")),
@@ -74,8 +71,17 @@ class LSHAttention(ctypes.Structure):
 
 class LocalAttention(ctypes.Structure):
     _fields_ = [
-        *_HEADER,
+        *_HEADS,
         ("chunking", Chunking),
         *((name, Tensor) for name in ("query", "key", "value", "attention_mask", "output")),
+        ("execution", Execution),
+    ]
+
+
+class ResidualNorm(ctypes.Structure):
+    _fields_ = [
+        *_HEADER,
+        ("epsilon", ctypes.c_float),
+        *((name, Tensor) for name in ("stream", "update", "scale", "bias", "stream_out", "normed")),
         ("execution", Execution),
     ]

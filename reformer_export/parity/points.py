@@ -21,6 +21,7 @@ from reformer_export.contract import (
     LSH_ATTENTION,
     LSH_BUCKETS,
     PRODUCT,
+    RESIDUAL_NORM,
     SCOPES_KEY,
     Operator,
 )
@@ -62,7 +63,7 @@ def find_points(model: onnx.ModelProto, spec: ModelSpec) -> list[Point]:
     for layer, attention in enumerate(spec.layers):
         finder.add_attention(layer, isinstance(attention, LSHAttentionSpec))
         finder.add_feed_forward(layer, spec.feed_forward_slices)
-    finder.add_modules("encoder.layer_norm")
+    finder.add_last_norm(len(spec.layers))
     finder.add_head(spec)
     return sorted(finder.points.values(), key=lambda point: point.node)
 
@@ -114,11 +115,17 @@ class _Finder:
         return [node for node in inside if not op_types or node.op_type in op_types]
 
     def last(self, module: str) -> str:
-        """The value that `module` results in."""
+        """The value that `module` results in, of a norm that adds first the normed one."""
         inside = self.within(module)
         if not inside:
             raise _no_node(module)
-        return str(inside[-1].output[0])
+        return str(inside[-1].output[-1])
+
+    def stream(self, norm: str) -> str:
+        """The sum that the module `norm` reads or, where it adds itself, computes."""
+        for node in self.directly_in(norm, "LayerNormalization", RESIDUAL_NORM.name):
+            return str(node.input[0] if node.op_type == "LayerNormalization" else node.output[0])
+        raise _no_node(norm)
 
     def only(self, module: str, operator: Operator) -> str:
         """The result of the only node of an operator of ours in `module` and the modules in it."""
@@ -160,6 +167,9 @@ class _Finder:
     def add_attention(self, layer: int, is_lsh: bool) -> None:
         block = f"encoder.layers.{layer}"
         attention = attention_name(layer)
+        if layer > 0:
+            hidden_states = self.stream(f"{block}.attention.layer_norm")
+            self.add(f"encoder.layers.{layer - 1}.hidden_states", hidden_states, layer - 1)
         self.add_modules(f"{block}.attention.layer_norm", layer=layer)
         for projection in ("query_key", "value") if is_lsh else ("query", "key", "value"):
             self.add_linear(f"{attention}.{projection}", layer)
@@ -168,14 +178,11 @@ class _Finder:
         operator = self.only(attention, LSH_ATTENTION if is_lsh else LOCAL_ATTENTION)
         self.add(attention, operator, layer, "attention operator")
         self.add_linear(f"{block}.attention.output.dense", layer, "attention output")
-        sums = [node for node in self.directly_in(block) if node.op_type != "Cast"]
-        if len(sums) != 2:
-            raise _no_node(f"{block} (two residual additions, got {len(sums)})")
-        self.add(f"{block}.attention_stream", sums[0].output[0], layer)
-        self.add(f"{block}.hidden_states", sums[1].output[0], layer)
 
     def add_feed_forward(self, layer: int, slices: int) -> None:
         block = f"encoder.layers.{layer}.feed_forward"
+        stream = self.stream(f"{block}.layer_norm")
+        self.add(f"encoder.layers.{layer}.attention_stream", stream, layer)
         self.add_modules(f"{block}.layer_norm", layer=layer)
         for i in range(slices):
             self.add_linear(f"{block}.inner.{i}", layer)
@@ -185,6 +192,15 @@ class _Finder:
             self.add(f"{block}.activation.{i}", products[0].input[0], layer)
             self.add_linear(f"{block}.outer.{i}", layer)
         self.add(block, self.last(block), layer, "feed forward")
+
+    def add_last_norm(self, num_layers: int) -> None:
+        norm = "encoder.layer_norm"
+        both = self.stream(norm)
+        (streams,) = [node.input for node in self.nodes if both in node.output] or [()]
+        if len(streams) != 2:
+            raise _no_node(f"{norm} (a norm over two streams)")
+        self.add(f"encoder.layers.{num_layers - 1}.hidden_states", streams[1], num_layers - 1)
+        self.add_modules(norm)
 
     def add_head(self, spec: ModelSpec) -> None:
         if spec.task in ("text-generation", "fill-mask"):

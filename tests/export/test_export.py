@@ -37,8 +37,9 @@ CONTRACT_ATTRIBUTES = {
     },
 }  # fmt: skip
 CONTRACT_ATTRIBUTES["LSHAttention"] = CONTRACT_ATTRIBUTES["LocalAttention"] | {"key_norm_epsilon"}
+CONTRACT_ATTRIBUTES["ResidualNorm"] = {"epsilon"}
 NATIVE_MODES = ("off", "on") if find_native_library("auto") else ("off",)
-CONTRACT_INPUTS = {"LSHBuckets": 3, "LSHAttention": 4, "LocalAttention": 4}
+CONTRACT_INPUTS = {"LSHBuckets": 3, "LSHAttention": 4, "LocalAttention": 4, "ResidualNorm": 4}
 
 
 def export(
@@ -65,11 +66,16 @@ def exported(tmp_path_factory):
 def test_nodes_keep_the_contract(exported):
     _, _, model = exported
     nodes = [node for node in model.graph.node if node.domain == DOMAIN]
-    assert [node.op_type for node in nodes] == ["LocalAttention", "LSHBuckets", "LSHAttention"]
+    norm = "ResidualNorm"
+    assert [node.op_type for node in nodes] == [
+        *("LocalAttention", norm, norm),
+        *("LSHBuckets", "LSHAttention", norm),
+    ]
     for node in nodes:
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-        assert attributes.pop("plugin_namespace") == b"reformer"
-        assert attributes.pop("plugin_version") == b"1"
+        if node.op_type != norm:
+            assert attributes.pop("plugin_namespace") == b"reformer"
+            assert attributes.pop("plugin_version") == b"1"
         assert set(attributes) == CONTRACT_ATTRIBUTES[node.op_type]
         assert len(node.input) == CONTRACT_INPUTS[node.op_type]
         assert all(node.input)
@@ -85,9 +91,10 @@ def test_axes_are_symbols_and_custom_outputs_are_typed(exported):
     typed = {value.name: axes_of(value) for value in graph.value_info}
     expected = {"LocalAttention": ["batch", "sequence", 16], "LSHBuckets": ["batch", 2, 2, "sequence"]}
     expected["LSHAttention"] = expected["LocalAttention"]
+    expected["ResidualNorm"] = ["batch", "sequence", 16]
     for node in graph.node:
         if node.domain == DOMAIN:
-            assert typed[node.output[0]] == expected[node.op_type]
+            assert all(typed[name] == expected[node.op_type] for name in node.output)
 
 
 def test_checker_and_strict_shape_inference_are_clean(exported):
@@ -140,7 +147,25 @@ def test_manifest_describes_the_files(exported):
     assert [layer.hash_seed for layer in manifest.spec.layers[1:]] == [1]
     assert manifest.source["hash_seed"]["from"] == "drawn per layer"
     assert list(manifest.rotations_sha256) == ["1"]
-    assert manifest.operators == {"LSHBuckets": 1, "LSHAttention": 1, "LocalAttention": 1}
+    operators = ("LSHBuckets", "LSHAttention", "LocalAttention", "ResidualNorm")
+    assert manifest.operators == dict.fromkeys(operators, 1)
+
+
+@pytest.mark.parametrize("slices", [1, 2])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_no_norm_reads_an_addition_that_is_a_node_of_its_own(tmp_path, dtype, slices):
+    """What is left: the embeddings' norm, and the last one, over the two streams side by side."""
+    folder = save_model(tmp_path, config_t(attn_layers=["lsh", "local", "lsh"]), transformers.ReformerModel)
+    options = ExportOptions(dtype=dtype)
+    model = export(folder, tmp_path / "out", options, feed_forward_slices=slices)
+    producers = {name: node.op_type for node in model.graph.node for name in node.output}
+    norms = [node for node in model.graph.node if node.op_type == "LayerNormalization"]
+    assert [producers[node.input[0]] for node in norms] == ["Add", "Concat"]
+    fused = [node for node in model.graph.node if node.op_type == "ResidualNorm"]
+    assert len(fused) == 2 * 3 - 1
+    streams = {name for node in fused for name in node.output[:1]}
+    additions = [node for node in model.graph.node if node.op_type == "Add" and streams & set(node.input)]
+    assert len(additions) == 1  # the last one, to the stream that no norm reads alone
 
 
 def test_same_seed_shares_one_initialiser(tmp_path):

@@ -23,13 +23,13 @@ ELEMENT_TYPES = {
 }
 FLOATING = {*ELEMENT_TYPES.values(), TensorProto.DOUBLE}
 LAYERS = 2
-SLICES = 2
-"""Of the feed-forward: their sum is float32 as well."""
+ONE_SLICE = "feature-extraction"
+"""The task whose feed-forward is whole; that of the others is cut into two slices, whose sum is float32."""
 
-CASTS_OF_LAYER = 2 + 1 + SLICES
-"""Two norms' results to T; the attention's and each slice's contribution to its stream, to float32."""
-CASTS = {"float32": 0, "half": LAYERS * CASTS_OF_LAYER + 1 + 2}
-"""Besides the layers': the last norm's result to T; words and positions to float32."""
+CASTS = {"float32": 0, "whole": 5, "sliced": 4 + 2 * LAYERS + LAYERS - 1}
+"""In half precision: words and positions to float32, the first and the last norm's results to T, and the last
+feed-forward's result to float32; or each slice's, and the norms of their sums to T. Other norms add by
+themselves what is T."""
 
 Types = dict[str, int]
 """Element type by the name of a value."""
@@ -45,7 +45,8 @@ def exported(
     config = config_t(is_decoder=task == "text-generation", num_labels=2 if "question" in task else 5)
     folder = save_model(root, config, HEADS[task])
     logits = {"logits": "last"} if task == "text-generation" else {}
-    model = export(folder, root / "out", ExportOptions(dtype=dtype), feed_forward_slices=SLICES, **logits)
+    slices = 1 if task == ONE_SLICE else 2
+    model = export(folder, root / "out", ExportOptions(dtype=dtype), feed_forward_slices=slices, **logits)
     onnx.checker.check_model(model, full_check=True)
     inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
     graph = inferred.graph
@@ -83,18 +84,28 @@ def test_no_node_mixes_types(exported) -> None:
 def test_norms_and_streams_are_float32(exported) -> None:
     model, types, dtype = exported
     norms = [node for node in model.graph.node if node.op_type == "LayerNormalization"]
-    assert len(norms) == 2 * LAYERS + 1
     for node in norms:
         assert types_of([*node.input, *node.output], types) == [TensorProto.FLOAT] * 4
     # What a norm reads is a sum over the layers so far, or both sums side by side: never rounded to T.
     producers = {name: node for node in model.graph.node for name in node.output}
     read = [producers[node.input[0]] for node in norms]
-    assert [node.op_type for node in read] == ["Add"] * 2 * LAYERS + ["Concat"]
+    assert [node.op_type for node in read] == ["Add", "Concat"]
     for node in read:
         assert set(types_of([*node.input, *node.output], types)) == {TensorProto.FLOAT}
     consumers = [node for node in model.graph.node if node.input and node.input[0] in norms[0].output]
     if dtype != "float32":
         assert [cast_target(node) for node in consumers] == [ELEMENT_TYPES[dtype]]
+
+
+def test_streams_of_fused_norms_are_float32_and_what_is_added_t(exported) -> None:
+    model, types, dtype = exported
+    t, float32 = ELEMENT_TYPES[dtype], TensorProto.FLOAT
+    norms = [node for node in model.graph.node if node.op_type == "ResidualNorm"]
+    sliced = any("outer.1" in name for name in types)
+    expected = [t, float32 if sliced else t] * LAYERS
+    for node, element in zip(norms, expected[:-1], strict=True):
+        assert types_of(node.input, types) == [float32, element, float32, float32]
+        assert types_of(node.output, types) == [float32, element]
 
 
 def test_operators_take_t_and_float32_rotations(exported) -> None:
@@ -105,7 +116,7 @@ def test_operators_take_t_and_float32_rotations(exported) -> None:
         "LSHAttention": ([t, t, int32, int32], [t]),
         "LocalAttention": ([t, t, t, int32], [t]),
     }
-    nodes = [node for node in model.graph.node if node.domain == DOMAIN]
+    nodes = [n for n in model.graph.node if n.domain == DOMAIN and n.op_type != "ResidualNorm"]
     assert {node.op_type for node in nodes} == set(expected)
     for node in nodes:
         assert (types_of(node.input, types), types_of(node.output, types)) == expected[node.op_type]
@@ -116,6 +127,7 @@ def test_operators_take_t_and_float32_rotations(exported) -> None:
 def test_weights_and_outputs_are_t_but_norms_and_rotations(exported) -> None:
     model, types, dtype = exported
     kept = {name for node in model.graph.node if node.op_type == "LayerNormalization" for name in node.input}
+    kept |= {name for node in model.graph.node if node.op_type == "ResidualNorm" for name in node.input[2:]}
     kept |= {node.input[1] for node in model.graph.node if node.op_type == "LSHBuckets"}
     for tensor in model.graph.initializer:
         if tensor.data_type in FLOATING:
@@ -129,7 +141,8 @@ def test_casts_are_those_of_the_design(exported) -> None:
     model, types, dtype = exported
     casts = [node for node in model.graph.node if node.op_type == "Cast"]
     floating = [node for node in casts if types[node.input[0]] in FLOATING]
-    assert len(floating) == CASTS["float32" if dtype == "float32" else "half"]
+    sliced = any("outer.1" in name for name in types)
+    assert len(floating) == CASTS["float32" if dtype == "float32" else "sliced" if sliced else "whole"]
     others = {(types[node.input[0]], cast_target(node)) for node in casts if node not in floating}
     assert others == {(TensorProto.INT64, TensorProto.INT32)}  # the mask; positions stay integers
 
@@ -139,12 +152,12 @@ def test_softmax_and_hash_are_inside_the_operators(exported) -> None:
     assert {node.op_type for node in model.graph.node} & {"Softmax", "Exp", "ArgMax", "TopK"} == set()
 
 
-@pytest.mark.parametrize("operator", ["LSHBuckets", "LSHAttention", "LocalAttention"])
+@pytest.mark.parametrize("operator", ["LSHBuckets", "LSHAttention", "LocalAttention", "ResidualNorm"])
 def test_bodies_compute_in_float32(exported, operator: str) -> None:
     """What enters a body in T is cut and cast to float32, and nothing else reads it."""
     model, _, _ = exported
     (function,) = (f for f in model.functions if f.name == operator)
-    in_t = set(function.input) & {"query_key", "query", "key", "value"}
+    in_t = set(function.input) & {"query_key", "query", "key", "value", "update"}
     assert in_t
     casts = 0
     for node in all_nodes(function.node):

@@ -57,10 +57,11 @@ class DeviceKernels:
     def put(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         return [tensor.to(self.device) for tensor in tensors]
 
-    def run(self, operator: str, tensors: Sequence[torch.Tensor], attributes: dict[str, Any]) -> torch.Tensor:
-        """The operator on tensors of any device; its result on the CPU."""
-        run: Callable[..., torch.Tensor] = getattr(self.kernels, NATIVE_NAMES[operator])
-        return run(*self.put(tensors), *attributes.values()).cpu()
+    def run(self, operator: str, tensors: Sequence[torch.Tensor], attributes: dict[str, Any]) -> Any:
+        """The operator on tensors of any device; its result, or the tuple of its results, on the CPU."""
+        run: Callable[..., Any] = getattr(self.kernels, NATIVE_NAMES[operator])
+        results = run(*self.put(tensors), *attributes.values())
+        return tuple(x.cpu() for x in results) if isinstance(results, tuple) else results.cpu()
 
     def capture(self, run: Callable[[], torch.Tensor]) -> tuple[Callable[[], object], torch.Tensor]:
         """Record `run` in a CUDA graph; the CPU, which has none, calls it again. Returns a replay, and where
@@ -119,12 +120,23 @@ def _find_cuda_problem() -> str | None:
     return None
 
 
-def run_reference(operator: str, tensors: Sequence[torch.Tensor], attributes: dict[str, Any]) -> torch.Tensor:
-    """The operator's PyTorch reference, on the CPU."""
+def run_reference(operator: str, tensors: Sequence[torch.Tensor], attributes: dict[str, Any]) -> Any:
+    """The operator's PyTorch reference, on the CPU: its result, or the tuple of its results."""
     return REFERENCES[operator](*tensors, *attributes.values())
 
 
-def assert_close(got: torch.Tensor, expected: torch.Tensor) -> None:
-    """Every element, with the tolerance of the dtype."""
+def join(results: Any) -> torch.Tensor:
+    """A result as it is, the tuple of several as one tensor of bytes."""
+    if isinstance(results, torch.Tensor):
+        return results
+    return torch.cat([tensor.contiguous().view(torch.uint8).flatten() for tensor in results])
+
+
+def assert_close(got: Any, expected: Any) -> None:
+    """Every element of a result or of a tuple of results, with the tolerance of the dtype."""
+    if isinstance(expected, tuple):
+        for one, wanted in zip(got, expected, strict=True):
+            assert_close(one, wanted)
+        return
     tolerance = TOLERANCES[expected.dtype]
     torch.testing.assert_close(got, expected, atol=tolerance, rtol=tolerance)

@@ -23,6 +23,7 @@ METHODS = {
     "LSHBuckets": "lsh_buckets",
     "LSHAttention": "lsh_attention",
     "LocalAttention": "local_attention",
+    "ResidualNorm": "residual_norm",
 }
 SHAPES = [
     Shape(1, head_size=1, rounds=1, chunk=1),
@@ -49,7 +50,8 @@ def main() -> int:
             for operator, method in METHODS.items():
                 tensors, attributes = make_case(operator, shape, dtype)
                 result = getattr(kernels, method)(*(t.to(device) for t in tensors), *attributes.values())
-                if not result.float().isfinite().all():
+                results = result if isinstance(result, tuple) else (result,)
+                if not all(tensor.float().isfinite().all() for tensor in results):
                     print(f"{operator} {shape.name} {dtype}: got a value that is not finite", file=sys.stderr)
                     return 1
                 count += 1

@@ -7,7 +7,15 @@ import functools
 import pytest
 import torch
 
-from tests.gpu.backends import ALL_DEVICES, DTYPES, NATIVE_NAMES, assert_close, open_kernels, run_reference
+from tests.gpu.backends import (
+    ALL_DEVICES,
+    DTYPES,
+    NATIVE_NAMES,
+    assert_close,
+    join,
+    open_kernels,
+    run_reference,
+)
 from tests.gpu.cases import Shape, make_case
 
 SHAPE = Shape(1030, rounds=3, other_chunk=128)
@@ -17,7 +25,7 @@ GUARD_VALUE = 0xA5
 
 pytestmark = [
     pytest.mark.parametrize("device", ALL_DEVICES),
-    pytest.mark.parametrize("operator", ["LSHBuckets", "LSHAttention", "LocalAttention"]),
+    pytest.mark.parametrize("operator", ["LSHBuckets", "LSHAttention", "LocalAttention", "ResidualNorm"]),
 ]
 
 
@@ -27,10 +35,10 @@ def assert_same_bits(got, expected):
 
 
 def make_job(opened, operator, dtype=torch.float16, seed=0):
-    """The operator on tensors that lie on the device already: returns its result there."""
+    """The operator on tensors that lie on the device already: returns its result there, joined."""
     tensors, attributes = make_case(operator, EMULATED_SHAPE if opened.is_emulated else SHAPE, dtype, seed)
     run = getattr(opened.kernels, NATIVE_NAMES[operator])
-    return functools.partial(run, *opened.put(tensors), *attributes.values())
+    return functools.partial(lambda *given: join(run(*given)), *opened.put(tensors), *attributes.values())
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -110,5 +118,4 @@ def test_tensors_need_the_alignment_of_an_element_only(device, operator, dtype):
     for tensor in opened.put(tensors):
         room = torch.empty(tensor.numel() + 1, dtype=tensor.dtype, device=tensor.device)
         moved.append(room[1:].view(tensor.shape).copy_(tensor))
-    got = getattr(opened.kernels, NATIVE_NAMES[operator])(*moved, *attributes.values()).cpu()
-    assert_close(got, run_reference(operator, tensors, attributes))
+    assert_close(opened.run(operator, moved, attributes), run_reference(operator, tensors, attributes))

@@ -16,35 +16,50 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from reformer_export import ops
-from reformer_export.contract import DOMAIN, VERSION
+from reformer_export.contract import DOMAIN, OPERATORS, VERSION
 from reformer_export.export import bodies
 from reformer_export.export.bodies.function_body import function_body
 from reformer_export.libraries.operators import NativeLibrary, find_native_library
 from reformer_export.ops.native_kernels import NativeKernels
 
 Arrays = dict[str, NDArray[Any]]
-REFERENCES: dict[str, Callable[..., torch.Tensor]] = {
+REFERENCES: dict[str, Callable[..., Any]] = {
     "LSHBuckets": ops.lsh_buckets_reference,
     "LSHAttention": ops.lsh_attention_reference,
     "LocalAttention": ops.local_attention_reference,
+    "ResidualNorm": ops.residual_norm_reference,
 }
 FUNCTIONS = {
     "LSHBuckets": bodies.LSHBuckets,
     "LSHAttention": bodies.LSHAttention,
     "LocalAttention": bodies.LocalAttention,
+    "ResidualNorm": bodies.ResidualNorm,
 }
-INPUT_NAMES = {
-    "LSHBuckets": ("query_key", "rotations", "attention_mask"),
-    "LSHAttention": ("query_key", "value", "buckets", "attention_mask"),
-    "LocalAttention": ("query", "key", "value", "attention_mask"),
-}
-OUTPUT_TYPES = {"LSHBuckets": TensorProto.INT32, "LSHAttention": None, "LocalAttention": None}
+INPUT_NAMES = {operator.name: operator.inputs for operator in OPERATORS}
+OUTPUT_NAMES = {operator.name: list(operator.outputs) for operator in OPERATORS}
+OUTPUT_TYPES = {"buckets": TensorProto.INT32, "stream_out": TensorProto.FLOAT}
+"""Of outputs whose type is not T."""
+ELEMENT_INPUTS = {"ResidualNorm": "update"}
+"""The input whose type is T, where it is not the first."""
+
+Results = Any
+"""An operator's only output, or the list of its outputs."""
 
 
-def run_reference(operator: str, inputs: Arrays, attributes: dict[str, Any]) -> NDArray[Any]:
+def run_reference(operator: str, inputs: Arrays, attributes: dict[str, Any]) -> Results:
     """The operator's PyTorch reference."""
     tensors = {name: torch.from_numpy(value) for name, value in inputs.items()}
-    return REFERENCES[operator](**tensors, **attributes).numpy()
+    return arrays_of(REFERENCES[operator](**tensors, **attributes))
+
+
+def arrays_of(results: Any) -> Results:
+    """Torch's result, a tensor or a tuple of them, as arrays."""
+    return results.numpy() if isinstance(results, torch.Tensor) else [tensor.numpy() for tensor in results]
+
+
+def unwrap(values: list[NDArray[Any]]) -> Results:
+    """What a session gave."""
+    return values[0] if len(values) == 1 else values
 
 
 def make_model(
@@ -57,7 +72,7 @@ def make_model(
     node = helper.make_node(
         operator,
         names,
-        ["output", *extra],
+        [*OUTPUT_NAMES[operator], *extra],
         domain=DOMAIN,
         plugin_namespace="reformer",
         plugin_version="1",
@@ -69,9 +84,16 @@ def make_model(
         declared.append(
             helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), axes)
         )
-    dtype = OUTPUT_TYPES[operator] or helper.np_dtype_to_tensor_dtype(next(iter(inputs.values())).dtype)
+    like = inputs[ELEMENT_INPUTS.get(operator, names[0])]
     rank = 4 if operator == "LSHBuckets" else 3
-    outputs = [helper.make_tensor_value_info("output", dtype, [f"output_{axis}" for axis in range(rank)])]
+    outputs = [
+        helper.make_tensor_value_info(
+            name,
+            OUTPUT_TYPES.get(name, helper.np_dtype_to_tensor_dtype(like.dtype)),
+            [f"output_{axis}" for axis in range(rank)],
+        )
+        for name in OUTPUT_NAMES[operator]
+    ]
     outputs += [helper.make_tensor_value_info(name, TensorProto.INT64, list("bhrl")) for name in extra]
     graph = helper.make_graph([node], "one_node", declared, outputs)
     opsets = [helper.make_opsetid("", opset), helper.make_opsetid(DOMAIN, VERSION)]
@@ -96,24 +118,24 @@ def open_session(
     return ort.InferenceSession(serialized, options, providers=[provider])
 
 
-def run_onnxruntime_body(operator: str, inputs: Arrays, attributes: dict[str, Any]) -> NDArray[Any]:
+def run_onnxruntime_body(operator: str, inputs: Arrays, attributes: dict[str, Any]) -> Results:
     """The function body in plain ONNX Runtime."""
     session = open_session(make_model(operator, inputs, attributes).SerializeToString())
-    return session.run(["output"], inputs)[0]
+    return unwrap(session.run(OUTPUT_NAMES[operator], inputs))
 
 
-def run_onnx_reference_body(operator: str, inputs: Arrays, attributes: dict[str, Any]) -> NDArray[Any]:
+def run_onnx_reference_body(operator: str, inputs: Arrays, attributes: dict[str, Any]) -> Results:
     """The function body in ONNX's own reference evaluator."""
     evaluator = onnx.reference.ReferenceEvaluator(make_model(operator, inputs, attributes))
-    return evaluator.run(["output"], inputs)[0]
+    return unwrap(evaluator.run(OUTPUT_NAMES[operator], inputs))
 
 
 def run_native_onnxruntime(
     operator: str, inputs: Arrays, attributes: dict[str, Any], provider: str = "CPUExecutionProvider"
-) -> NDArray[Any]:
+) -> Results:
     """The native library's kernel, registered with ONNX Runtime."""
     session = open_native_session(operator, inputs, attributes, provider)
-    return session.run(["output"], inputs)[0]
+    return unwrap(session.run(OUTPUT_NAMES[operator], inputs))
 
 
 def open_native_session(
@@ -130,11 +152,11 @@ def open_native_session(
     return open_session(model, str(library.path), provider, profile)
 
 
-def run_native_torch(operator: str, inputs: Arrays, attributes: dict[str, Any]) -> NDArray[Any]:
+def run_native_torch(operator: str, inputs: Arrays, attributes: dict[str, Any]) -> Results:
     """The native library's kernel on torch tensors, through its C interface."""
     kernels = NativeKernels(require_native())
     tensors = [torch.from_numpy(value) for value in inputs.values()]
-    return getattr(kernels, NATIVE_NAMES[operator])(*tensors, *attributes.values()).numpy()
+    return arrays_of(getattr(kernels, NATIVE_NAMES[operator])(*tensors, *attributes.values()))
 
 
 def require_native() -> NativeLibrary:
@@ -149,8 +171,9 @@ NATIVE_NAMES = {
     "LSHBuckets": "lsh_buckets",
     "LSHAttention": "lsh_attention",
     "LocalAttention": "local_attention",
+    "ResidualNorm": "residual_norm",
 }
-BACKENDS: dict[str, Callable[[str, Arrays, dict[str, Any]], NDArray[Any]]] = {
+BACKENDS: dict[str, Callable[[str, Arrays, dict[str, Any]], Results]] = {
     "onnxruntime-body": run_onnxruntime_body,
     "onnx-reference-body": run_onnx_reference_body,
     "native-onnxruntime": run_native_onnxruntime,

@@ -122,11 +122,11 @@ def own_tensor(
     return own
 
 
-def scale(op_type: str, module: str, index: int = 1, factor: float = 1.05) -> Plant:
+def scale(op_type: str, module: str, index: int = 1, factor: float = 1.05, offset: float = 0.0) -> Plant:
     def plant(model: onnx.ModelProto) -> None:
         tensor = own_tensor(model, op_type, module, index)
         values = onnx.numpy_helper.to_array(tensor)
-        scaled = (values.astype(np.float32) * np.float32(factor)).astype(values.dtype)
+        scaled = (values.astype(np.float32) * np.float32(factor) + np.float32(offset)).astype(values.dtype)
         tensor.CopyFrom(onnx.numpy_helper.from_array(scaled, tensor.name))
 
     return plant
@@ -152,6 +152,38 @@ def swap_inputs(op_type: str, module: str) -> Plant:
 def subtract(module: str) -> Plant:
     def plant(model: onnx.ModelProto) -> None:
         node_of(model, "Add", module).op_type = "Sub"
+
+    return plant
+
+
+def split_norms(model: onnx.ModelProto) -> None:
+    """Each ResidualNorm as earlier versions exported it: the addition in the layer, and a norm of its sum."""
+    for node in [n for n in model.graph.node if n.op_type == "ResidualNorm"]:
+        scopes = next(entry.value for entry in node.metadata_props if entry.key == SCOPES_KEY)
+        layer = scopes[: scopes.index(BLOCK)] + f"{BLOCK}0', 'add']"
+        stream, update, *weights = node.input
+        sum_, normed = node.output
+        parts = [
+            (layer, "Add", [stream, update], [sum_], {}),
+            (scopes, "LayerNormalization", [sum_, *weights], [normed], {"epsilon": node.attribute[0].f}),
+        ]
+        index = list(model.graph.node).index(node)
+        model.graph.node.remove(node)
+        for scope, op_type, inputs, outputs, attributes in reversed(parts):
+            part = onnx.helper.make_node(op_type, inputs, outputs, f"{op_type}.{sum_}", **attributes)
+            part.metadata_props.add(key=SCOPES_KEY, value=scope)
+            model.graph.node.insert(index, part)
+
+
+def negate_update(norm: str) -> Plant:
+    """What a residual addition adds, taken off instead."""
+
+    def plant(model: onnx.ModelProto) -> None:
+        node = node_of(model, "ResidualNorm", norm)
+        nodes = list(model.graph.node)
+        negative = onnx.helper.make_node("Neg", [node.input[1]], [f"planted.{node.input[1]}"])
+        model.graph.node.insert(nodes.index(node), negative)
+        node_of(model, "ResidualNorm", norm).input[1] = negative.output[0]
 
     return plant
 

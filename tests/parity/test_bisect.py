@@ -26,10 +26,12 @@ from tests.parity.planted import (
     LSH,
     Artifact,
     Plant,
+    negate_update,
     own_tensor,
     scale,
     set_attribute,
     shift_words,
+    split_norms,
     subtract,
     swap_inputs,
 )
@@ -55,13 +57,52 @@ ENCODER_PLANTS = [
         0,
         f"{BLOCK}0.attention.output.dense",
     ),
-    ("a residual", subtract(f"{BLOCK}1"), "Sub", 1, f"{BLOCK}1"),
+    ("the last residual", subtract("encoder"), "Sub", 1, f"{BLOCK}1"),
     (
-        "a norm",
-        scale("LayerNormalization", f"{BLOCK}1.feed_forward.layer_norm", factor=1.001),
-        "LayerNormalization",
+        "an attention's residual",
+        negate_update(f"{BLOCK}0.feed_forward.layer_norm"),
+        "ResidualNorm",
+        0,
+        f"{BLOCK}0.attention",
+    ),
+    (
+        "a feed-forward's residual",
+        negate_update(f"{BLOCK}1.attention.layer_norm"),
+        "ResidualNorm",
+        0,
+        f"{BLOCK}0",
+    ),
+    *(
+        (
+            f"a norm's {name} in {block}",
+            scale("ResidualNorm", f"{BLOCK}1.{block}.layer_norm", index, 1.001, offset),
+            "ResidualNorm",
+            1,
+            f"{BLOCK}1.{block}.layer_norm",
+        )
+        for index, name, offset in ((2, "weight", 0.0), (3, "bias", 0.002))
+        for block in ("attention", "feed_forward")
+    ),
+    (
+        "a norm's epsilon",
+        set_attribute("ResidualNorm", f"{BLOCK}1.attention.layer_norm", "epsilon", 0.5),
+        "ResidualNorm",
         1,
-        f"{BLOCK}1.feed_forward.layer_norm",
+        f"{BLOCK}1.attention.layer_norm",
+    ),
+    (
+        "the first norm",
+        scale("LayerNormalization", f"{BLOCK}0.attention.layer_norm", factor=1.001),
+        "LayerNormalization",
+        0,
+        f"{BLOCK}0.attention.layer_norm",
+    ),
+    (
+        "the last norm",
+        scale("LayerNormalization", "encoder.layer_norm", factor=1.001),
+        "LayerNormalization",
+        None,
+        "encoder.layer_norm",
     ),
     ("NaN", scale("Gemm", f"{BLOCK}0.feed_forward.inner.0", factor=np.nan), "Gemm", 0, None),
 ]
@@ -96,6 +137,20 @@ DECODER_PLANTS = [
         "Gemm",
         1,
         f"{BLOCK}1.feed_forward.outer.1",
+    ),
+    (
+        "a norm over slices' sum",
+        scale("ResidualNorm", f"{BLOCK}1.attention.layer_norm", 2),
+        "ResidualNorm",
+        1,
+        f"{BLOCK}1.attention.layer_norm",
+    ),
+    (
+        "a norm",
+        scale("ResidualNorm", f"{BLOCK}1.feed_forward.layer_norm", 2),
+        "ResidualNorm",
+        1,
+        f"{BLOCK}1.feed_forward.layer_norm",
     ),
     ("the head's product", scale("MatMul", "lm_head.decoder"), "MatMul", None, "lm_head.decoder"),
 ]
@@ -175,6 +230,19 @@ def test_a_sound_artifact_has_no_node_that_differs(artifacts, tmp_path, name, na
         assert result.verdict() == f"No node differs ({case})"
         assert (result.named, result.subgraph, result.first_beyond) == (None, None, None)
         assert 0 < result.largest.share < 0.5
+
+
+def test_an_artifact_of_an_earlier_version_is_searched(artifacts, tmp_path) -> None:
+    """Its additions are nodes of their own."""
+    assert search(artifacts("encoder"), split_norms, tmp_path).named is None
+
+    def plant(model: onnx.ModelProto) -> None:
+        split_norms(model)
+        scale("LayerNormalization", f"{BLOCK}1.attention.layer_norm", factor=1.001)(model)
+
+    named = search(artifacts("encoder"), plant, tmp_path).named
+    assert named is not None
+    assert named.wrong.point.module == f"{BLOCK}1.attention.layer_norm"
 
 
 def test_errors_that_add_up_are_not_blamed_on_a_node(artifacts, tmp_path) -> None:

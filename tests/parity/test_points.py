@@ -5,7 +5,7 @@ import pytest
 
 from reformer_export.errors import ArtifactError
 from reformer_export.parity.points import find_hashing, find_points, find_subgraph
-from tests.parity.planted import LSH
+from tests.parity.planted import LSH, split_norms
 
 
 def test_the_graph_says_where_every_module_ends(artifacts) -> None:
@@ -14,6 +14,10 @@ def test_the_graph_says_where_every_module_ends(artifacts) -> None:
     names = [point.name for point in find_points(model, encoder.manifest.spec)]
     assert len(names) == len(set(names)) == 5 + 13 + 13 + 1
     assert names[-1] == "encoder.layer_norm"
+    earlier = onnx.ModelProto()
+    earlier.CopyFrom(model)
+    split_norms(earlier)
+    assert sorted(point.name for point in find_points(earlier, encoder.manifest.spec)) == sorted(names)
     for node in model.graph.node:
         del node.metadata_props[:]
     with pytest.raises(ArtifactError, match="got no node that says that it is embeddings"):

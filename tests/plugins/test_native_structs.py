@@ -19,6 +19,7 @@ STRUCTS: dict[str, type[ctypes.Structure]] = {
     "reformer_lsh_buckets_params": native_structs.LSHBuckets,
     "reformer_lsh_attention_params": native_structs.LSHAttention,
     "reformer_local_attention_params": native_structs.LocalAttention,
+    "reformer_residual_norm_params": native_structs.ResidualNorm,
 }
 TYPES: dict[str, Any] = {
     "int32_t": ctypes.c_int32,

@@ -8,17 +8,19 @@ from pathlib import Path
 
 import pytest
 
+from reformer_export import contract
+
 ROOT = Path(__file__).parents[2]
 HEADER = (ROOT / "plugins/adapters/operators.h").read_text()
 CONTRACT = (ROOT / "docs/operators.md").read_text()
-OPERATORS = ("LSHBuckets", "LSHAttention", "LocalAttention")
+OPERATORS = ("LSHBuckets", "LSHAttention", "LocalAttention", "ResidualNorm")
 LETTERS = {"H*D": "W"}
 """How the header spells a size that is no single letter."""
 
 
 @dataclass(frozen=True)
 class Operator:
-    """`tensors` are the inputs and then the output: name, element type, one letter a dimension."""
+    """`tensors` are the inputs and then the outputs: name, element type, one letter a dimension."""
 
     tensors: tuple[tuple[str, str, str], ...]
     attributes: frozenset[str]
@@ -64,6 +66,8 @@ def test_the_adapters_describe_the_contract(name: str) -> None:
 
 def test_the_adapters_offer_these_operators() -> None:
     assert re.findall(r"AllOperators = OperatorList<([^>]+)>", HEADER) == [", ".join(OPERATORS)]
+    plugins = [operator.name for operator in contract.OPERATORS if operator.has_plugin]
+    assert re.findall(r"PluginOperators = OperatorList<([^>]+)>", HEADER) == [", ".join(plugins)]
     assert re.findall(r'kName = "(\w+)"', HEADER) == list(OPERATORS)
     domain, version = re.findall(r'constexpr const char\* k(?:Domain|OperatorVersion) = "(\w+)"', HEADER)
     assert f"Domain `{domain}`, version {version}." in CONTRACT

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <exception>
+#include <iterator>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -79,19 +80,23 @@ class Workspace {
   void* data_ = nullptr;
 };
 
-// Checks shapes, allocates `output` and the workspace, and runs an operator. `params` has every
-// field filled but `execution` and output data.
-template <typename Backend, typename Params>
-void run_operator(const Backend& backend, const Functions<Params>& functions,
-                  const Ort::KernelContext& context, Params& params, reformer_tensor& output) {
+// Checks shapes, allocates the outputs and the workspace, and runs an operator. `params` has every
+// field filled but `execution` and the outputs' data.
+template <typename Operator, typename Backend>
+void run_operator(const Backend& backend, const Ort::KernelContext& context,
+                  typename Operator::Params& params) {
+  const auto& functions = Backend::template kFunctions<Operator>;
   char error[512] = "";
   params.execution.error = error;
   params.execution.error_size = sizeof(error);
   backend.prepare(context, params.execution);
   uint64_t size = 0;
   check_status(functions.measure(&params, &size), error);
-  output.data =
-      context.GetOutput(0, output.dims, static_cast<size_t>(output.rank)).GetTensorMutableRawData();
+  for (size_t i = 0; i < std::size(Operator::kOutputs); ++i) {
+    reformer_tensor& output = params.*Operator::kOutputs[i].field;
+    output.data = context.GetOutput(i, output.dims, static_cast<size_t>(output.rank))
+                      .GetTensorMutableRawData();
+  }
   const Workspace<Backend> workspace(backend, context, size);
   params.execution.workspace = workspace.data();
   params.execution.workspace_size = size;

@@ -28,10 +28,13 @@ class Kernel {
         inputs[i] =
             view_tensor(Operator::kName, Operator::kInputs[i].rule.name, context.GetInput(i));
       }
+      reformer_tensor outputs[std::size(Operator::kOutputs)];
+      for (size_t i = 0; i < std::size(outputs); ++i) {
+        outputs[i] = describe_output<Operator>(inputs, i);
+      }
       auto params = params_;
-      set_tensors<Operator>(inputs, describe_output<Operator>(inputs), params);
-      run_operator(backend_, Backend::template kFunctions<Operator>, context, params,
-                   params.*Operator::kOutput.field);
+      set_tensors<Operator>(inputs, outputs, params);
+      run_operator<Operator>(backend_, context, params);
     });
   }
 
@@ -45,6 +48,16 @@ template <typename Backend, typename Operator>
 struct CustomOp : Ort::CustomOpBase<CustomOp<Backend, Operator>, Kernel<Backend, Operator>, true> {
   explicit CustomOp(ONNXTensorElementDataType element_type) : element_type_(element_type) {
     OrtCustomOp::version = kApiVersion;
+    OrtCustomOp::InferOutputShapeFn = [](const OrtCustomOp*, OrtShapeInferContext* context) {
+      return infer_outputs(context);
+    };
+    if constexpr (kInPlaceOutputs<Operator> > 0) {
+      OrtCustomOp::GetMayInplace = list_in_place_outputs;
+      OrtCustomOp::ReleaseMayInplace = [](int* inputs, int* outputs) {
+        delete[] inputs;
+        delete[] outputs;
+      };
+    }
   }
 
   OrtStatusPtr CreateKernelV2(const OrtApi& /*api*/, const OrtKernelInfo* info,
@@ -52,33 +65,53 @@ struct CustomOp : Ort::CustomOpBase<CustomOp<Backend, Operator>, Kernel<Backend,
     return catch_errors(
         [&] { *kernel = new Kernel<Backend, Operator>(Ort::ConstKernelInfo(info)); });
   }
-  // Says nothing where an input's rank is unknown.
-  static Ort::Status InferOutputShape(Ort::ShapeInferContext& context) {
-    return Ort::Status(catch_errors([&] {
-      const TensorRule& rule = Operator::kOutput.rule;
-      Ort::ShapeInferContext::Shape shape;
-      for (size_t axis = 0; axis < rule.shape.size(); ++axis) {
-        const Source source = find_source<Operator>(axis);
-        const auto input = context.GetInputShape(source.input);
-        if (input.size() != Operator::kInputs[source.input].rule.shape.size()) return;
-        shape.push_back(input[source.axis]);
-      }
-      const auto type = resolve(rule, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT);
-      Ort::ThrowOnError(context.SetOutputShape(0, shape, type).release());
-    }));
-  }
   const char* GetName() const { return Operator::kName; }
   const char* GetExecutionProviderType() const { return Backend::kProvider; }
   size_t GetInputTypeCount() const { return std::size(Operator::kInputs); }
-  size_t GetOutputTypeCount() const { return 1; }
+  size_t GetOutputTypeCount() const { return std::size(Operator::kOutputs); }
   ONNXTensorElementDataType GetInputType(size_t index) const {
     return resolve(Operator::kInputs[index].rule, element_type_);
   }
-  ONNXTensorElementDataType GetOutputType(size_t /*index*/) const {
-    return resolve(Operator::kOutput.rule, element_type_);
+  ONNXTensorElementDataType GetOutputType(size_t index) const {
+    return resolve(Operator::kOutputs[index].rule, element_type_);
   }
 
  private:
+  // Says nothing where an input's rank is unknown.
+  static OrtStatusPtr infer_outputs(OrtShapeInferContext* ort_context) {
+    return catch_errors([&] {
+      Ort::ShapeInferContext context(&Ort::GetApi(), ort_context);
+      for (size_t i = 0; i < std::size(Operator::kOutputs); ++i) {
+        const TensorRule& rule = Operator::kOutputs[i].rule;
+        Ort::ShapeInferContext::Shape shape;
+        for (size_t axis = 0; axis < rule.shape.size(); ++axis) {
+          const Source source = find_source<Operator>(i, axis);
+          const auto input = context.GetInputShape(source.input);
+          if (input.size() != Operator::kInputs[source.input].rule.shape.size()) return;
+          shape.push_back(input[source.axis]);
+        }
+        const auto type = resolve(rule, read_element_type(ort_context));
+        Ort::ThrowOnError(context.SetOutputShape(i, shape, type).release());
+      }
+    });
+  }
+  // T of the node at hand: the operators of all T share one schema.
+  static ONNXTensorElementDataType read_element_type(OrtShapeInferContext* context) {
+    OrtTensorTypeAndShapeInfo* info = nullptr;  // the context's
+    auto type = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
+    Ort::ThrowOnError(Ort::GetApi().ShapeInferContext_GetInputTypeShape(
+        context, find_element_input<Operator>(), &info));
+    Ort::ThrowOnError(Ort::GetApi().GetTensorElementType(info, &type));
+    return type;
+  }
+  // ONNX Runtime gives both arrays back to ReleaseMayInplace.
+  static size_t list_in_place_outputs(int** inputs, int** outputs) {
+    constexpr int kCount = kInPlaceOutputs<Operator>;
+    *inputs = new int[kCount];
+    *outputs = new int[kCount];
+    for (int i = 0; i < kCount; ++i) (*inputs)[i] = (*outputs)[i] = i;
+    return kCount;
+  }
   static ONNXTensorElementDataType resolve(const TensorRule& rule, ONNXTensorElementDataType type) {
     switch (rule.element) {
       case Element::kFloat32:

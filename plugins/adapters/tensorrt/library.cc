@@ -14,11 +14,11 @@
 namespace reformer::tensorrt {
 namespace {
 
-static_assert(REFORMER_ABI_VERSION == 2, "write the new number into the marker");
+static_assert(REFORMER_ABI_VERSION == 3, "write the new number into the marker");
 
 // Says what the library is to those who must not load it: it is read out of the file.
 [[gnu::used]] const char kMarker[] =
-    "reformer-tensorrt-plugin abi=2 version=" REFORMER_VERSION " cuda=" REFORMER_CUDA_LIST;
+    "reformer-tensorrt-plugin abi=3 version=" REFORMER_VERSION " cuda=" REFORMER_CUDA_LIST;
 
 template <typename Operator>
 class Creator final : public nvinfer1::IPluginCreatorV3One {
@@ -58,7 +58,7 @@ const auto& creators_of(OperatorList<Operators...> /*operators*/) {
 }  // namespace reformer::tensorrt
 
 extern "C" REFORMER_API nvinfer1::IPluginCreatorInterface* const* getCreators(int32_t& count) {
-  const auto& creators = reformer::tensorrt::creators_of(reformer::AllOperators());
+  const auto& creators = reformer::tensorrt::creators_of(reformer::PluginOperators());
   count = static_cast<int32_t>(creators.size());
   return creators.data();
 }

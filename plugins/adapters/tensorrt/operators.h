@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -17,7 +18,8 @@ namespace reformer::tensorrt {
 template <typename Operator>
 const OperatorRules& rules_of() {
   static const OperatorRules rules = [] {
-    OperatorRules made{Operator::kName, {}, Operator::kOutput.rule, {}};
+    static_assert(std::size(Operator::kOutputs) == 1 && find_element_input<Operator>() == 0);
+    OperatorRules made{Operator::kName, {}, Operator::kOutputs[0].rule, {}};
     for (const auto& input : Operator::kInputs) made.inputs.push_back(input.rule);
     read_parameters<Operator>(AttributeLister{made.attributes});
     return made;
@@ -59,7 +61,7 @@ Tensors empty_tensors(const typename Operator::Params& params) {
     std::transform(rule.shape.begin(), rule.shape.end(), tensor.dims, size_of);
     tensors.inputs.push_back(tensor);
   }
-  tensors.output = describe_output<Operator>(tensors.inputs.data());
+  tensors.output = describe_output<Operator>(tensors.inputs.data(), 0);
   return tensors;
 }
 
@@ -78,9 +80,10 @@ class OperatorPlugin final : public Plugin {
  private:
   Plugin* copy() const override { return new OperatorPlugin(*this); }
   nvinfer1::DimsExprs output_shape(const nvinfer1::DimsExprs* inputs) const override {
-    nvinfer1::DimsExprs shape{Operator::kOutput.rule.rank(), {}};
-    for (size_t axis = 0; axis < Operator::kOutput.rule.shape.size(); ++axis) {
-      const Source source = find_source<Operator>(axis);
+    const TensorRule& rule = Operator::kOutputs[0].rule;
+    nvinfer1::DimsExprs shape{rule.rank(), {}};
+    for (size_t axis = 0; axis < rule.shape.size(); ++axis) {
+      const Source source = find_source<Operator>(0, axis);
       shape.d[axis] = inputs[source.input].d[source.axis];
     }
     return shape;
@@ -97,7 +100,7 @@ class OperatorPlugin final : public Plugin {
   Params fill(const Tensors& tensors, const reformer_execution& execution) const {
     Params params = params_;
     params.execution = execution;
-    set_tensors<Operator>(tensors.inputs.data(), tensors.output, params);
+    set_tensors<Operator>(tensors.inputs.data(), &tensors.output, params);
     return params;
   }
 

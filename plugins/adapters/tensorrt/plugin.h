@@ -1,4 +1,4 @@
-// What the three plugins share: TensorRT's plugin interface, mapped onto one call of the kernels'
+// What the plugins share: TensorRT's plugin interface, mapped onto one call of the kernels'
 // C interface.
 #pragma once
 

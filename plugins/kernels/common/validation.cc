@@ -4,6 +4,7 @@
 #include <cstdarg>
 #include <cstdio>
 #include <limits>
+#include <utility>
 
 #include "kernels/common/tensor_checks.h"
 
@@ -102,6 +103,19 @@ void resolve_chunking(Checker& check, const reformer_chunking& chunking, Attenti
               (sizes->before + sizes->after + 1) * chunking.chunk_length, kMaxInt32);
 }
 
+// In place is fine: a row is read before it is written.
+void check_norm_memory(Checker& check, const reformer_residual_norm_params& params) {
+  if (params.stream_out.data != params.stream.data) {
+    check.disjoint("stream_out", params.stream_out, {&params.stream});
+  }
+  if (params.normed.data != params.update.data) {
+    check.disjoint("normed", params.normed, {&params.update});
+  }
+  check.disjoint("stream_out", params.stream_out, {&params.update, &params.scale, &params.bias});
+  check.disjoint("normed", params.normed,
+                 {&params.stream, &params.scale, &params.bias, &params.stream_out});
+}
+
 }  // namespace
 
 reformer_status check_lsh_buckets(const reformer_lsh_buckets_params* params, Extent extent,
@@ -184,6 +198,47 @@ reformer_status check_local_attention(const reformer_local_attention_params* par
   check.data("output", params->output);
   check.disjoint("output", params->output,
                  {&params->query, &params->key, &params->value, &params->attention_mask});
+  return check.status();
+}
+
+reformer_status check_residual_norm(const reformer_residual_norm_params* params, Extent extent,
+                                    NormSizes* sizes) {
+  if (const reformer_status status = check_header(params)) return status;
+  Checker check("ResidualNorm", params->execution);
+  check.execution();
+  check.dtype("stream", params->stream, REFORMER_FLOAT32);
+  check.shape("stream", params->stream, {kAny, kAny, kAny});
+  if (!check.ok()) return check.status();
+  const int64_t batch = params->stream.dims[0];
+  const int64_t length = params->stream.dims[1];
+  sizes->rows = batch * length;
+  sizes->size = params->stream.dims[2];
+  if (sizes->size < 1) {
+    check.fail(REFORMER_ERROR_SHAPE, "stream has last dimension 0, expected at least 1");
+  }
+  check.limit("the size of a row", sizes->size, kMaxInt32);
+  check.floating("update", params->update);
+  check.shape("update", params->update, {batch, length, sizes->size});
+  for (const auto& [name, tensor] :
+       {std::pair{"scale", &params->scale}, std::pair{"bias", &params->bias}}) {
+    check.dtype(name, *tensor, REFORMER_FLOAT32);
+    check.shape(name, *tensor, {sizes->size});
+  }
+  check.dtype("stream_out", params->stream_out, REFORMER_FLOAT32);
+  check.shape("stream_out", params->stream_out, {batch, length, sizes->size});
+  check.like("normed", params->normed, "update", params->update);
+  if (!(params->epsilon >= 0) || !std::isfinite(params->epsilon)) {
+    check.fail(REFORMER_ERROR_ATTRIBUTE, "epsilon is %g, expected a finite number >= 0",
+               static_cast<double>(params->epsilon));
+  }
+  if (extent == Extent::kShapes) return check.status();
+  check.data("stream", params->stream);
+  check.data("update", params->update);
+  check.data("scale", params->scale);
+  check.data("bias", params->bias);
+  check.data("stream_out", params->stream_out);
+  check.data("normed", params->normed);
+  check_norm_memory(check, *params);
   return check.status();
 }
 

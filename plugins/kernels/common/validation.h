@@ -40,12 +40,19 @@ struct AttentionSizes {
   bool empty = false;  // no tokens: nothing to do
 };
 
+struct NormSizes {
+  int64_t rows = 0;  // B * L
+  int64_t size = 0;  // N
+};
+
 reformer_status check_lsh_buckets(const reformer_lsh_buckets_params* params, Extent extent,
                                   HashSizes* sizes);
 reformer_status check_lsh_attention(const reformer_lsh_attention_params* params, Extent extent,
                                     AttentionSizes* sizes);
 reformer_status check_local_attention(const reformer_local_attention_params* params, Extent extent,
                                       AttentionSizes* sizes);
+reformer_status check_residual_norm(const reformer_residual_norm_params* params, Extent extent,
+                                    NormSizes* sizes);
 reformer_status check_workspace(const char* op, const reformer_execution& execution,
                                 uint64_t needed);
 

@@ -12,4 +12,6 @@ set(REFORMER_CUDA_SOURCES
   kernels/cuda/local_attention.cu
   kernels/cuda/lsh_attention.cu
   kernels/cuda/lsh_buckets.cu
+  kernels/cuda/norm/norm.cu
+  kernels/cuda/residual_norm.cu
   kernels/cuda/sort/sort.cu)

@@ -4,13 +4,16 @@ from reformer_export.export.bodies.function_body import function_body
 from reformer_export.export.bodies.local_attention import LocalAttention, local_attention_node
 from reformer_export.export.bodies.lsh_attention import LSHAttention, lsh_attention_node
 from reformer_export.export.bodies.lsh_buckets import LSHBuckets, lsh_buckets_node
+from reformer_export.export.bodies.residual_norm import ResidualNorm, residual_norm_node
 
 __all__ = [
     "LSHAttention",
     "LSHBuckets",
     "LocalAttention",
+    "ResidualNorm",
     "function_body",
     "local_attention_node",
     "lsh_attention_node",
     "lsh_buckets_node",
+    "residual_norm_node",
 ]

@@ -12,6 +12,7 @@ import pytest
 from reformer_export.errors import MissingDependencyError, RuntimeUnavailableError
 from reformer_export.libraries.architectures import ComputeCapability
 from reformer_export.libraries.gpus import Gpu
+from reformer_export.libraries.installed import ABI_VERSION
 from reformer_export.libraries.tensorrt import LIBRARY_VARIABLE
 from reformer_export.runtimes import load
 from reformer_export.runtimes.tensorrt import machine as tensorrt_machine
@@ -107,7 +108,7 @@ def test_the_installation_where_nothing_is_missing(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(tensorrt_machine, "find_gpus", lambda: (HOPPER, HOPPER))
     found = describe_installation()
     assert dict(found.runtimes)["tensorrt-rtx"] == "1.7.1.116"
-    assert found.plugin_library == "0.1.0 (ABI 2, sm_80, sm_86, sm_89, sm_90, sm_120)"
+    assert found.plugin_library == f"0.1.0 (ABI {ABI_VERSION}, sm_80, sm_86, sm_89, sm_90, sm_120)"
     assert found.gpu == "A GPU (compute capability 9.0, 80.0 GiB)"
     assert found.can_run == ("tensorrt-rtx",)
     monkeypatch.setattr(tensorrt_machine, "find_gpus", refuse)

@@ -110,7 +110,9 @@ void check_engine_fields(const std::string& op) {
   };
   Fields fields = built.fields;
   fields.set("abi_version", std::vector<int32_t>{1});
-  refuse("ABI 1", fields, "ABI version 1, this library has 2: build the engine again");
+  refuse("ABI 1", fields,
+         "ABI version 1, this library has " + std::to_string(REFORMER_ABI_VERSION) +
+             ": build the engine again");
   fields.remove("abi_version");
   refuse("no ABI", fields, "does not say which ABI");
   fields.set("abi_version", std::string("2"));

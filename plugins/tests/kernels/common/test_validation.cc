@@ -1,6 +1,7 @@
 // Every kind of wrong parameter gives its status and its words, and touches nothing.
 #include <cstring>
 #include <functional>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -115,6 +116,107 @@ const std::vector<Case>& wrong_cases() {
   return cases;
 }
 
+// A correct call of ResidualNorm, B 1, L 2, N 4.
+struct NormCall {
+  std::vector<float> stream = std::vector<float>(8, 0.5f);
+  std::vector<float> update = std::vector<float>(8, 0.25f);
+  std::vector<float> row = std::vector<float>(4, 1.0f);
+  std::vector<float> stream_out = std::vector<float>(8, -7.0f);
+  std::vector<float> normed = stream_out;
+  char error[256] = "";
+  reformer_residual_norm_params params{};
+
+  NormCall() {
+    params.struct_size = sizeof(params);
+    params.abi_version = REFORMER_ABI_VERSION;
+    params.epsilon = 1e-6f;
+    params.stream = {stream.data(), REFORMER_FLOAT32, 3, {1, 2, 4}};
+    params.update = {update.data(), REFORMER_FLOAT32, 3, {1, 2, 4}};
+    params.scale = params.bias = {row.data(), REFORMER_FLOAT32, 1, {4}};
+    params.stream_out = {stream_out.data(), REFORMER_FLOAT32, 3, {1, 2, 4}};
+    params.normed = {normed.data(), REFORMER_FLOAT32, 3, {1, 2, 4}};
+    params.execution.num_workers = 1;
+    params.execution.error = error;
+    params.execution.error_size = sizeof(error);
+  }
+  NormCall(const NormCall&) = delete;
+};
+
+struct NormCase {
+  reformer_status status;
+  const char* message;  // a part of it
+  std::function<void(NormCall&)> spoil;
+};
+
+const std::vector<NormCase>& wrong_norms() {
+  static const std::vector<NormCase> cases = {
+      {REFORMER_ERROR_VERSION, "", [](NormCall& c) { c.params.struct_size = 8; }},
+      {REFORMER_ERROR_ATTRIBUTE, "num_workers is 0",
+       [](NormCall& c) { c.params.execution.num_workers = 0; }},
+      {REFORMER_ERROR_ATTRIBUTE, "epsilon is -1", [](NormCall& c) { c.params.epsilon = -1; }},
+      {REFORMER_ERROR_ATTRIBUTE, "expected a finite number >= 0",
+       [](NormCall& c) { c.params.epsilon = std::numeric_limits<float>::quiet_NaN(); }},
+      {REFORMER_ERROR_DTYPE, "stream has dtype float16, expected float32",
+       [](NormCall& c) { c.params.stream.dtype = REFORMER_FLOAT16; }},
+      {REFORMER_ERROR_DTYPE, "update has dtype int32",
+       [](NormCall& c) { c.params.update.dtype = REFORMER_INT32; }},
+      {REFORMER_ERROR_DTYPE, "normed has dtype bfloat16, expected float32 as update has",
+       [](NormCall& c) { c.params.normed.dtype = REFORMER_BFLOAT16; }},
+      {REFORMER_ERROR_DTYPE, "stream_out has dtype float16",
+       [](NormCall& c) { c.params.stream_out.dtype = REFORMER_FLOAT16; }},
+      {REFORMER_ERROR_SHAPE, "stream has rank 2, expected 3",
+       [](NormCall& c) { c.params.stream.rank = 2; }},
+      {REFORMER_ERROR_SHAPE, "last dimension 0, expected at least 1",
+       [](NormCall& c) { c.params.stream.dims[2] = 0; }},
+      {REFORMER_ERROR_SHAPE, "update has shape [1, 2, 3], expected [1, 2, 4]",
+       [](NormCall& c) { c.params.update.dims[2] = 3; }},
+      {REFORMER_ERROR_SHAPE, "bias has shape [5], expected [4]",
+       [](NormCall& c) { c.params.bias.dims[0] = 5; }},
+      {REFORMER_ERROR_TOO_LARGE, "the size of a row",
+       [](NormCall& c) { c.params.stream.dims[2] = int64_t{1} << 31; }},
+      {REFORMER_ERROR_NULL_POINTER, "scale has no data",
+       [](NormCall& c) { c.params.scale.data = nullptr; }},
+      {REFORMER_ERROR_ALIGNMENT, "update is at an address",
+       [](NormCall& c) { c.params.update.data = reinterpret_cast<char*>(c.update.data()) + 1; }},
+      {REFORMER_ERROR_OVERLAP, "stream_out shares memory",
+       [](NormCall& c) { c.params.stream.data = c.stream_out.data() + 1; }},
+      {REFORMER_ERROR_OVERLAP, "stream_out shares memory",
+       [](NormCall& c) { c.params.update.data = c.stream_out.data(); }},
+      {REFORMER_ERROR_OVERLAP, "normed shares memory",
+       [](NormCall& c) { c.params.stream.data = c.normed.data(); }},
+      {REFORMER_ERROR_OVERLAP, "normed shares memory",
+       [](NormCall& c) { c.params.stream_out.data = c.normed.data(); }},
+  };
+  return cases;
+}
+
+void check_norm_case(const NormCase& wrong) {
+  NormCall call;
+  wrong.spoil(call);
+  const reformer_status status = reformer_cpu_residual_norm(&call.params);
+  CHECK(status == wrong.status, "status %d, expected %d (%s): %s", status, wrong.status,
+        wrong.message, call.error);
+  CHECK(std::strstr(call.error, wrong.message) != nullptr, "message \"%s\" lacks \"%s\"",
+        call.error, wrong.message);
+  for (const float x : call.stream_out) CHECK(x == -7.0f, "touched (%s)", wrong.message);
+}
+
+void check_norm_edges() {
+  NormCall call;
+  CHECK(reformer_cpu_residual_norm(&call.params) == REFORMER_OK, "%s", call.error);
+  CHECK(reformer_cpu_residual_norm(nullptr) == REFORMER_ERROR_NULL_POINTER, "null params");
+  CHECK(reformer_cpu_residual_norm_workspace(&call.params, nullptr) == REFORMER_ERROR_NULL_POINTER,
+        "null size");
+  call.params.stream_out.data = call.stream.data();
+  call.params.normed.data = call.update.data();
+  CHECK(reformer_cpu_residual_norm(&call.params) == REFORMER_OK, "in place: %s", call.error);
+  for (reformer_tensor* tensor :
+       {&call.params.stream, &call.params.update, &call.params.stream_out, &call.params.normed}) {
+    *tensor = {nullptr, REFORMER_FLOAT32, 3, {1, 0, 4}};
+  }
+  CHECK(reformer_cpu_residual_norm(&call.params) == REFORMER_OK, "no rows: %s", call.error);
+}
+
 void check_edges() {
   Call call;
   CHECK(reformer_cpu_lsh_attention(&call.params) == REFORMER_OK, "%s", call.error);
@@ -154,7 +256,9 @@ void check_library() {
 
 int main() {
   for (const auto& wrong : reformer::test::wrong_cases()) reformer::test::check_case(wrong);
+  for (const auto& wrong : reformer::test::wrong_norms()) reformer::test::check_norm_case(wrong);
   reformer::test::check_edges();
+  reformer::test::check_norm_edges();
   reformer::test::check_library();
   return FINISH_TEST();
 }

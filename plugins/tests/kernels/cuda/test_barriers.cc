@@ -18,6 +18,7 @@
 #include "control.h"
 #include "cuda_backend.h"
 #include "hash_cases.h"
+#include "norm_cases.h"
 
 namespace reformer::test {
 namespace {
@@ -58,6 +59,9 @@ class Suite {
     add(random, {1, 260, 1, 8, 1, 130, 1, 1, 9}, bf16, false);
     add(random, {1, 100, 1, 128, 1, 50, 1, 0, 9}, f32, false);
     add(random, {1, 100, 1, 256, 1, 50, 1, 0, 9}, f32, false);
+    for (const int64_t size : {1100, 2000, 8200}) {
+      norms_.push_back(fill_norm(random, f16, 2, size, 3.0f));
+    }
   }
 
   // Whether all checks hold; stops at the first that does not.
@@ -65,6 +69,9 @@ class Suite {
     for (const uint32_t seed : {1u, 2u}) {
       for (const HashCase& hash : hashes_) {
         if (!hash.holds(seed)) return false;
+      }
+      for (const Norm& norm : norms_) {
+        if (measure_on_device(norm, seed) > 1) return false;
       }
       for (const AttentionCase& attention : attentions_) {
         if (!attention.holds(seed)) return false;
@@ -83,6 +90,7 @@ class Suite {
   }
 
   std::vector<HashCase> hashes_;
+  std::vector<Norm> norms_;
   std::vector<AttentionCase> attentions_;
 };
 

@@ -2,6 +2,8 @@
 // are in test_validation.cc.
 #include <cstring>
 #include <functional>
+#include <iterator>
+#include <type_traits>
 #include <vector>
 
 #include "check.h"
@@ -16,6 +18,7 @@ struct Calls {
   std::vector<float> query = std::vector<float>(64, 0.5f);
   std::vector<float> key = std::vector<float>(64, 0.25f);
   std::vector<float> output = std::vector<float>(64, -7.0f);
+  std::vector<float> normed = output;
   std::vector<float> rotations = std::vector<float>(32, 1.0f);
   std::vector<int32_t> buckets = std::vector<int32_t>(32, 1);
   std::vector<int32_t> mask = std::vector<int32_t>(8, 1);
@@ -25,6 +28,7 @@ struct Calls {
   reformer_lsh_buckets_params hash{};
   reformer_lsh_attention_params lsh{};
   reformer_local_attention_params local{};
+  reformer_residual_norm_params norm{};
 
   Calls() {
     fill(&hash);
@@ -45,6 +49,12 @@ struct Calls {
     local.query = view(query);
     local.key = local.value = view(key);
     local.output = view(output);
+    fill(&norm);
+    norm.epsilon = 1e-6f;
+    norm.stream = norm.update = view(query);
+    norm.scale = norm.bias = {key.data(), REFORMER_FLOAT32, 1, {8}};
+    norm.stream_out = view(output);
+    norm.normed = view(normed);
   }
   Calls(const Calls&) = delete;
 
@@ -52,8 +62,10 @@ struct Calls {
   void fill(Params* params) {
     params->struct_size = sizeof(Params);
     params->abi_version = REFORMER_ABI_VERSION;
-    params->num_heads = 2;
-    params->attention_mask = {mask.data(), REFORMER_INT32, 2, {1, 8}};
+    if constexpr (!std::is_same_v<Params, reformer_residual_norm_params>) {
+      params->num_heads = 2;
+      params->attention_mask = {mask.data(), REFORMER_INT32, 2, {1, 8}};
+    }
     params->execution.num_workers = 1;
     params->execution.workspace = workspace.data();
     params->execution.workspace_size = workspace.size();
@@ -81,6 +93,7 @@ void check_correct() {
   uint64_t size = 1;
   expect(reformer_cuda_local_attention_workspace(&calls.local, &size), REFORMER_OK, calls.error,
          "");
+  expect(reformer_cuda_residual_norm(&calls.norm), REFORMER_OK, calls.error, "");
   CHECK(size == 0, "local attention asks for %llu bytes", static_cast<unsigned long long>(size));
 }
 
@@ -152,9 +165,10 @@ void check_refused_launches() {
   const std::function<reformer_status(Calls&)> operators[] = {
       [](Calls& calls) { return reformer_cuda_lsh_buckets(&calls.hash); },
       [](Calls& calls) { return reformer_cuda_lsh_attention(&calls.lsh); },
-      [](Calls& calls) { return reformer_cuda_local_attention(&calls.local); }};
-  const int launches[] = {2, 12, 1};
-  for (int op = 0; op < 3; ++op) {
+      [](Calls& calls) { return reformer_cuda_local_attention(&calls.local); },
+      [](Calls& calls) { return reformer_cuda_residual_norm(&calls.norm); }};
+  const int launches[] = {2, 12, 1, 1};
+  for (size_t op = 0; op < std::size(launches); ++op) {
     for (int launch = 0; launch < launches[op]; ++launch) {
       Calls calls;
       cuda::emulation::refuse_launch_after(launch);
