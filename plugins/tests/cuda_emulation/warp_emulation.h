@@ -193,13 +193,6 @@ inline void load_matrix_x4_transposed(uint32_t (&r)[4], const void* row_address,
                              emulation::distribute_matrices<true>);
 }
 
-inline float round_to_tf32(float value, const char* file = __builtin_FILE(),
-                           int line = __builtin_LINE()) {
-  emulation::demand_ampere({file, line}, "TF32");
-  if (!std::isfinite(value)) return value;
-  return emulation::float_of((emulation::bits_of(value) + 0x1000) & ~uint32_t{0x1FFF});
-}
-
 inline void multiply_16x8x8_float16(float (&d)[4], const uint32_t (&a)[2], uint32_t b,
                                     const char* file = __builtin_FILE(),
                                     int line = __builtin_LINE()) {

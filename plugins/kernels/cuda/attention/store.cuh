@@ -10,17 +10,7 @@
 
 namespace reformer::cuda {
 
-// Two neighbouring elements in shared memory.
-template <typename T>
-__device__ __forceinline__ void store_pair(T* target, float low, float high) {
-  if constexpr (sizeof(T) == 2) {
-    *reinterpret_cast<uint32_t*>(target) = pack2<T>(low, high);
-  } else {
-    *reinterpret_cast<ColumnPair<float>*>(target) = {{low, high}};
-  }
-}
-
-// Finishes the rows, puts them into `staging` [16, kStride] and writes their logsumexps.
+// Finishes a tile of 16 rows, puts them into `staging` [16, kStride] and writes their logsumexps.
 template <typename Tile>
 __device__ __forceinline__ void stage_rows(const AttentionArguments<typename Tile::T>& arguments,
                                            const AttentionPlan& plan, const AttentionBlock& block,
@@ -36,11 +26,7 @@ __device__ __forceinline__ void stage_rows(const AttentionArguments<typename Til
       const int64_t round = static_cast<int64_t>(block.pair) * plan.rounds + block.round;
       arguments.lse[round * plan.length + positions[row]] = end.lse;
     }
-#pragma unroll
-    for (int n = 0; n < Tile::kHeadSize / 8; ++n) {
-      store_pair(staging + row * Tile::kStride + MatrixSteps<Tile>::result_column(n, lane),
-                 result[n][2 * r] * end.factor, result[n][2 * r + 1] * end.factor);
-    }
+    MatrixSteps<Tile>::store_row(result, r, end.factor, lane, staging + row * Tile::kStride);
   }
 }
 
@@ -56,7 +42,7 @@ __device__ __forceinline__ Global<T> find_target(const AttentionArguments<T>& ar
   return arguments.partial + (block.first_element + rounds * round_elements);
 }
 
-// Writes `rows` staged rows to their positions.
+// Writes the warp's first `rows` staged rows to their positions.
 template <typename Tile>
 __device__ __forceinline__ void write_rows(const AttentionPlan& plan, bool vector_rows,
                                            Global<typename Tile::T> target,
@@ -78,7 +64,7 @@ __device__ __forceinline__ void write_rows(const AttentionPlan& plan, bool vecto
   const int32_t first_column = lane % Tile::kLaneVectors * Tile::kVector;
   staging += first_row * Tile::kStride + first_column;
 #pragma unroll
-  for (int32_t row = 0; row < kWarpRows; row += kStep) {
+  for (int32_t row = 0; row < Tile::kWarpRows; row += kStep) {
     if (first_row + row >= rows) break;
     const auto target_row =
         offset_rows(target + first_column, positions[first_row + row], plan.width_bytes);

@@ -100,18 +100,6 @@ __device__ __forceinline__ void load_matrix_x4_transposed(uint32_t (&r)[4],
                : "memory");
 }
 
-// The nearest TF32 number (11 bits of float32's 24; halves away from zero) as a float32.
-__device__ __forceinline__ float round_to_tf32(float value) {
-#if __CUDA_ARCH__ >= 800
-  uint32_t bits;
-  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(value));
-  return __uint_as_float(bits);
-#else
-  __trap();
-  return value;
-#endif
-}
-
 // Matrix steps on tensor cores, d += a * b, D 16 x 8. With g = lane / 4 and t = lane % 4 a lane has
 //   d[0], d[1] of row g, d[2], d[3] of row g + 8, columns 2t and the next
 // The sum of exact products and d is rounded towards zero.
