@@ -148,6 +148,8 @@ Global<T> offset_rows(const Global<T>& base, int32_t row, int32_t width_bytes) {
   return base + static_cast<int64_t>(row) * (width_bytes / static_cast<int32_t>(sizeof(T)));
 }
 
+inline int64_t multiply_wide(int32_t a, int32_t b) { return int64_t{a} * b; }
+
 inline void forget_origin(uint32_t& /*value*/) {}
 
 inline float exp2_approximate(float x) {
@@ -155,6 +157,7 @@ inline float exp2_approximate(float x) {
   return result < std::numeric_limits<float>::min() ? 0.0f : result;
 }
 
+constexpr bool kForTuring = false;  // what bounds registers, which are not emulated
 inline bool is_turing() { return emulation::turing; }
 
 template <typename T>

@@ -29,9 +29,12 @@ __device__ __forceinline__ void start_block(const AttentionArguments<typename Ti
   const int32_t row = static_cast<int32_t>(threadIdx.x);
   static_assert(Tile::kThreads >= Tile::kQueryRows, "a thread has one query at most");
   if (row < Tile::kQueryRows) {
-    shared.query_positions[row] =
-        row < block.rows ? position_at(arguments, plan, block, block.round, block.first_slot + row)
-                         : kNoKey;
+    // The list of keys starts with the chunk's own.
+    int32_t position = Tile::kKnowsOwnKeys ? first.first_position() : kNoKey;
+    if (!Tile::kKnowsOwnKeys && row < block.rows) {
+      position = position_at(arguments, plan, block, block.round, block.first_slot + row);
+    }
+    shared.query_positions[row] = row < block.rows ? position : kNoKey;
   }
   first.store_positions(shared, 0);
   __syncthreads();
@@ -42,6 +45,26 @@ __device__ __forceinline__ void start_block(const AttentionArguments<typename Ti
 
 __device__ __forceinline__ int32_t own_warp() {
   return static_cast<int32_t>(threadIdx.x / kWarpSize);
+}
+
+// A position avoids itself where the block's own rows are the first keys and listed nowhere else.
+template <typename Tile>
+__device__ __forceinline__ void avoid_own(int32_t tile, int32_t lane,
+                                          typename MatrixSteps<Tile>::Scores& scores) {
+  // By warp, so that the columns are known when this is compiled.
+#pragma unroll
+  for (int warp = 0; warp < Tile::kWarps; ++warp) {
+    if (own_warp() != warp) continue;
+#pragma unroll
+    for (int m = 0; m < Tile::kRowTiles; ++m) {
+      const int first_row = warp * Tile::kWarpRows + 16 * m;
+      if constexpr (Tile::kQueryRows == Tile::kKeys) {
+        avoid_diagonal(first_row, lane, scores[m]);
+      } else {
+        avoid_diagonal(first_row - tile * Tile::kKeys, lane, scores[m]);
+      }
+    }
+  }
 }
 
 // Softmax weights of a tile's keys, from the products with them; `result` shrinks to the new
@@ -66,10 +89,7 @@ __device__ __forceinline__ void weigh_tile(const AttentionArguments<typename Til
   if (arguments.is_lsh && !lists_self_once(plan, block)) {
     avoid_position(positions, shared.key_positions + metadata, lane, scores);
   } else if (arguments.is_lsh && tile < Tile::kQueryRows / Tile::kKeys) {
-#pragma unroll
-    for (int m = 0; m < Tile::kRowTiles; ++m) {
-      avoid_diagonal(first_row + 16 * m - tile * Tile::kKeys, lane, scores[m]);
-    }
+    avoid_own<Tile>(tile, lane, scores);
   }
   const int32_t columns = plan.window_keys - entry;
   if (columns < Tile::kKeys) clear_scores(columns, lane, scores);
@@ -91,11 +111,9 @@ __device__ __forceinline__ void finish_rows(const AttentionArguments<typename Ti
   const int32_t first_row = own_warp() * Tile::kWarpRows;
   const int32_t* positions = shared.query_positions + first_row;
   const int32_t count = min(block.rows - first_row, static_cast<int32_t>(Tile::kWarpRows));
-#pragma unroll
-  for (int m = 0; m < Tile::kRowTiles; ++m) {
-    stage_rows<Tile>(arguments, plan, block, rows[m], result[m], positions + 16 * m, count - 16 * m,
-                     lane, staging + 16 * m * Tile::kStride);
-  }
+  const RowFactors<Tile> factors =
+      finish_states<Tile>(arguments, plan, block, rows, positions, count, lane);
+  stage_rows<Tile>(result, factors, lane, staging);
   __syncwarp();
   write_rows<Tile>(plan, arguments.vector_rows, find_target(arguments, plan, block), positions,
                    count, lane, staging);

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "kernels/cuda/attention/tile.cuh"
+#include "kernels/cuda/device/warp.cuh"
 
 namespace reformer::cuda {
 
@@ -20,8 +21,8 @@ __device__ __forceinline__ int32_t position_at(const AttentionArguments<T>& argu
                                                const AttentionBlock& block, int32_t round,
                                                int32_t slot) {
   if (arguments.identity_order || slot >= plan.length) return slot;
-  const int64_t row = static_cast<int64_t>(block.pair) * plan.rounds + round;
-  return arguments.order[row * plan.length + slot];
+  const int64_t first_row = static_cast<int64_t>(block.pair) * plan.rounds;
+  return arguments.order[first_row * plan.length + multiply_wide(round, plan.length) + slot];
 }
 
 // Position of an entry of the block's list of keys. The list starts with the block's own chunk and
@@ -102,6 +103,8 @@ class KeyMetadata {
       position_[i] = own_tile < plan.key_tiles ? find_key(arguments, plan, block, entry) : kNoKey;
     }
   }
+  // Position of the thread's first key.
+  __device__ __forceinline__ int32_t first_position() const { return position_[0]; }
   __device__ __forceinline__ void store_positions(const AttentionShared<Tile>& shared,
                                                   int32_t tile) const {
 #pragma unroll
@@ -131,8 +134,10 @@ class KeyMetadata {
   static constexpr int kKeys = kTiles * Tile::kKeys;
   static constexpr int kShare = (kKeys + Tile::kThreads - 1) / Tile::kThreads;
 
+  // Its quotient and remainder by kKeys are known ahead as far as threads allow.
   static __device__ __forceinline__ int32_t own_key(int i) {
-    return static_cast<int32_t>(threadIdx.x) + i * Tile::kThreads;
+    const uint32_t thread = Tile::kThreads <= Tile::kKeys ? threadIdx.x % Tile::kKeys : threadIdx.x;
+    return static_cast<int32_t>(thread) + i * Tile::kThreads;
   }
   static __device__ __forceinline__ bool has_key(int i) {
     return kKeys % Tile::kThreads == 0 || own_key(i) < kKeys;

@@ -19,8 +19,12 @@ template <typename Tile>
 struct MatrixSteps<Tile, false> {
   static constexpr int kRowTiles = Tile::kRowTiles;
   static constexpr int kKeyTiles = Tile::kKeys / 8;
-  // Tiles of 8 columns of a result whose values a lane loads together, as neighbouring columns.
-  static constexpr int kGroup = Tile::kHeadSize < 32 ? 2 : 4;
+  // Tiles of 8 columns of a result whose values a lane loads together, as neighbouring columns: 4
+  // where registers suffice.
+  static constexpr int kGroup = Tile::kHeadSize == 16 || Tile::kHeadSize == 256 ? 2 : 4;
+  // Whether corrections of values are added up apart, and not with the sums: registers again. The
+  // sums of a tile of keys are then rounded towards zero three times as often, 12 times in all.
+  static constexpr bool kApart = Tile::kHeadSize * kRowTiles != 128 || kRowTiles == 1;
   using Scores = float[kRowTiles][kKeyTiles][4];
   using Result = float[kRowTiles][Tile::kHeadSize / 8][4];
 
@@ -42,7 +46,7 @@ struct MatrixSteps<Tile, false> {
       Scores sums, corrections;
       clear_sums(sums);
       clear_sums(corrections);
-#pragma unroll
+#pragma unroll(kRowTiles == 1 ? 4 : 1)
       for (int step = 0; step < kSumElements / 8; ++step) {
         multiply_step(query_rows + first + 8 * step, keys + first + 8 * step, lane, sums,
                       corrections);
@@ -78,7 +82,7 @@ struct MatrixSteps<Tile, false> {
 #pragma unroll
     for (int first = 0; first < Tile::kHeadSize / 8; first += kGroup) {
       float sums[kRowTiles][kGroup][4] = {};
-      float corrections[kRowTiles][kGroup][4] = {};
+      float corrections[kApart ? kRowTiles : 1][kGroup][4] = {};
 #pragma unroll
       for (int step = 0; step < kKeyTiles; ++step) {
         const float* row = rows + 8 * step * Tile::kStride + 8 * first;
@@ -89,7 +93,8 @@ struct MatrixSteps<Tile, false> {
           const SplitOperand<2> b = split_operand({even.at[j], odd.at[j]});
 #pragma unroll
           for (int m = 0; m < kRowTiles; ++m) {
-            multiply_add_16x8x8(sums[m][j], corrections[m][j], weights.steps[m][step], b);
+            multiply_add_16x8x8(sums[m][j], kApart ? corrections[m][j] : sums[m][j],
+                                weights.steps[m][step], b);
           }
         }
       }
@@ -99,7 +104,7 @@ struct MatrixSteps<Tile, false> {
         for (int j = 0; j < kGroup; ++j) {
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
-            result[m][first + j][i] += sums[m][j][i] + corrections[m][j][i];
+            result[m][first + j][i] += sums[m][j][i] + (kApart ? corrections[m][j][i] : 0);
           }
         }
       }
@@ -123,7 +128,7 @@ struct MatrixSteps<Tile, false> {
 
  private:
   // Products are added up in pieces of a row: a long sum loses digits that the logits then lack.
-  static constexpr int kSumElements = Tile::kHeadSize < 32 ? Tile::kHeadSize : 32;
+  static constexpr int kSumElements = Tile::kHeadSize <= 64 ? Tile::kHeadSize : 32;
 
   static __device__ __forceinline__ void clear_sums(Scores& sums) {
 #pragma unroll

@@ -40,17 +40,21 @@ __device__ __forceinline__ void copy_rows(const AttentionArguments<typename Tile
     copy_elements<Tile, kRows>(plan, tensor + block.first_element, positions, thread, target);
     return;
   }
-  // A thread's columns are the same in every row that it has a part of.
-  constexpr int kStep = Tile::kThreads / Tile::kLaneVectors;
-  const int32_t first_row = static_cast<int32_t>(thread / Tile::kLaneVectors);
+  // A thread has a part, always of the same columns, of kShare rows in a row. Their positions come
+  // first: nothing then waits for shared memory between copies.
+  constexpr int kShare = kRows * Tile::kLaneVectors / Tile::kThreads;
+  static_assert(kShare * Tile::kThreads == kRows * Tile::kLaneVectors, "every thread has as many");
+  const int32_t first_row = static_cast<int32_t>(thread / Tile::kLaneVectors) * kShare;
   const int32_t first_column = static_cast<int32_t>(thread % Tile::kLaneVectors * Tile::kVector);
   const Global<const typename Tile::T> source = tensor + (block.first_element + first_column);
-  positions += first_row;
   target += first_row * Tile::kStride + first_column;
+  int32_t own_positions[kShare];
 #pragma unroll
-  for (int32_t row = 0; row < kRows; row += kStep) {
-    const bool stored = is_stored(plan, positions[row]);
-    const auto source_row = offset_rows(source, positions[row], plan.width_bytes);
+  for (int32_t row = 0; row < kShare; ++row) own_positions[row] = positions[first_row + row];
+#pragma unroll
+  for (int32_t row = 0; row < kShare; ++row) {
+    const bool stored = is_stored(plan, own_positions[row]);
+    const auto source_row = offset_rows(source, own_positions[row], plan.width_bytes);
 #pragma unroll
     for (int32_t column = 0; column < Tile::kHeadSize;
          column += Tile::kLaneVectors * Tile::kVector) {

@@ -6,6 +6,7 @@
 
 #include "kernels/cuda/attention/plan.h"
 #include "kernels/cuda/device/device.h"
+#include "kernels/cuda/device/warp.cuh"
 
 namespace reformer::cuda {
 
@@ -51,9 +52,10 @@ struct AttentionTile {
   static constexpr bool kKnowsOwnKeys = kQueryRows <= 2 * kKeys;
 
   // Blocks a multiprocessor should hold: the bound on registers. Each of its four parts has 16 K of
-  // them, for two warps of up to 255 or for three of up to 168.
+  // them, for two warps of up to 255 or for three of up to 168. Turing's shared memory has no room
+  // for more blocks than the former allows.
   static constexpr int kMinBlocks =
-      kWarps == 2 ? (kHalf ? 6 : 4) : (kRowBytes <= 512 && kSize <= 128 ? 3 : 2);
+      kForTuring ? 1 : (kWarps == 2 ? (kHalf ? 6 : 4) : (kSize == 128 ? 3 : 2));
 };
 
 template <typename Tile>
