@@ -35,8 +35,8 @@ peak rate is half of float16's on every card.
 TF32_PARTS: Final = 3
 """TF32 products that a float32 product is the sum of: high x high, and high x low twice."""
 
-QUERY_ROW_LIMIT: Final = 128
-"""Largest 16-bit head whose LSH queries are taken from the tile of keys they are part of."""
+OWN_ROW_BYTES: Final = 256
+"""Bytes of a head's row up to which an LSH block finds its queries among its keys (attention/tile.cuh)."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ def attend_work(shape: AttentionShape, gpu: GPU) -> Work:
     tensors = (2 if shape.num_hashes else 3) * shape.hidden_bytes
     written = shape.rounds * shape.hidden_bytes + (4 * shape.rows if shape.rounds > 1 else 0)
     indices = 0 if shape.dense or not shape.num_hashes else 4 * shape.rows
-    found = shape.num_hashes and element == 2 and shape.head_size <= QUERY_ROW_LIMIT
+    found = shape.num_hashes and shape.head_size * element <= OWN_ROW_BYTES
     own = 0 if found else shape.rounds * shape.hidden_bytes
     gathered = shape.rows / query_rows * shape.window * shape.head_size * element * 2
     reads = 1 if tensors <= gpu.l2_capacity else shape.rounds

@@ -2,7 +2,7 @@
 # it was, and REFORMER_CUDA_LIST the same as text, "80,90".
 
 # What is shipped: the one place that lists it.
-set(REFORMER_ALL_CUDA_ARCHITECTURES 80 86 89 90 100 120)
+set(REFORMER_ALL_CUDA_ARCHITECTURES 75 80 86 89 90 100 120)
 
 # Sets RESULT to the compute capabilities of this machine's GPUs, such as "80;90"; "" without one.
 function(reformer_find_gpus RESULT)

@@ -53,7 +53,8 @@ void check_refusals() {
   CHECK(!survives([] { return run(name_half_a_warp, 1, 32, 0); }), "half a warp");
   CHECK(!survives([] { return run(do_nothing, 1, 48, 0); }), "48 threads");
   CHECK(!survives([] { return run(do_nothing, 1, 2048, 0); }), "2048 threads");
-  CHECK(!survives([] { return run(do_nothing, 1, 32, 100 * 1024); }), "100 KB of shared memory");
+  CHECK(!survives([] { return run(do_nothing, 1, 32, 64 * 1024 + 16); }),
+        "more than 64 KB of shared memory");
   CHECK(survives([] { return run(write_shared, 1, 32, 40, size_t{39}); }), "the last byte");
   CHECK(!survives([] { return run(write_shared, 1, 32, 40, size_t{40}); }), "behind the last byte");
 }
@@ -112,6 +113,11 @@ void check_copies() {
   for (const float value : target) CHECK(value == 0, "a copy that is not valid brought %g", value);
   CHECK(run(copy_through_shared, 1, 32, 512, from, view(target), false, true), "launch");
   for (const float value : target) CHECK(std::isnan(value), "%g before it was waited for", value);
+  // On Turing a copy is done at once.
+  emulation::emulate_turing(true);
+  CHECK(run(copy_through_shared, 1, 32, 512, from, view(target), false, true), "launch");
+  emulation::emulate_turing(false);
+  for (size_t i = 0; i < target.size(); ++i) CHECK(target[i] == source[127 - i], "element %zu", i);
 }
 
 __global__ void note_order(Global<int32_t> count, Global<int32_t> order) {
