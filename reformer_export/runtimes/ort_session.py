@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from reformer_export.artifact.files import require_utf8
 from reformer_export.errors import MissingDependencyError
 from reformer_export.libraries.operators import NativeLibrary
 from reformer_export.runtimes.cuda_provider import check_cuda_libraries
@@ -48,6 +50,8 @@ class Placement:
 
 def import_onnxruntime() -> Any:
     """The onnxruntime module; MissingDependencyError names the extras that bring it."""
+    # Importing 1.29 and later would write under HOME and look up a host; nothing stops that afterwards.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime
     except ImportError as error:
@@ -74,10 +78,11 @@ def open_session(model: Path, placement: Placement | None = None, profile: Path 
         profile: what the name of the profile begins with that the session writes; None for no profile.
 
     Raises:
-        ArtifactError: the model is refused.
+        ArtifactError: the model is refused, or its path is one that ONNX Runtime does not take.
         ProviderError: CUDA does not work here.
         RuntimeUnavailableError: memory does not suffice.
     """
+    require_utf8(model)
     check_onnx_structure(model)
     return _open(model, placement or Placement(), profile)
 
