@@ -66,11 +66,12 @@ class CaseResult:
 
 @dataclass(frozen=True)
 class VerifyResult:
-    """A whole sweep on one runtime."""
+    """A whole sweep on one runtime; `notes` say what to know of eager, a sentence each."""
 
     runtime: str
     dtype: str
     cases: tuple[CaseResult, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -100,6 +101,7 @@ class VerifyResult:
             "flips": sum(case.flips for case in self.cases),
             "flip_rate": self.flip_rate,
             "unexplained_flips": sum(case.unexplained for case in self.cases),
+            "notes": list(self.notes),
         }
 
     def to_dict(self) -> dict[str, Any]:

@@ -36,7 +36,8 @@ def sweep(
         results.append(_run_case(session, graph, case))
         if on_result is not None:
             on_result(results[-1])
-    return VerifyResult(_describe_runtime(session.runtime), session.manifest.dtype, tuple(results))
+    runtime, notes = _describe_runtime(session.runtime), session.eager.notes
+    return VerifyResult(runtime, session.manifest.dtype, tuple(results), notes)
 
 
 def takes_case(runtime: Runtime, case: Case) -> bool:

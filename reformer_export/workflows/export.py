@@ -138,7 +138,10 @@ def export_checkpoint(
 
         def compare(manifest: Manifest) -> dict[str, Any]:
             say("Comparing with eager ...")
-            return _compare_shortly(folder, manifest, loaded.folder).summary()
+            result = _compare_shortly(folder, manifest, loaded.folder)
+            for note in result.notes:
+                say(f"Note: {note}.")
+            return result.summary()
 
         manifest = write_artifact(loaded, folder, export_options, compare if request.verify else None)
     return ExportedArtifact(out, manifest)

@@ -160,6 +160,9 @@ class _Verification:
             options, on_cpu = self.request.options_of(runtime), self.request.options_of(ONNXRUNTIME)
             options = dataclasses.replace(options, check=not report.runtimes)  # its files are hashed once
             with open_session(self.out, checkpoint, options, self.request.seed, eager, on_cpu) as session:
+                if eager is None:
+                    for note in session.eager.notes:
+                        self.say(f"Note: {note}.")
                 eager = session.eager
                 report = self._add_runtime(report, session)
         return report
