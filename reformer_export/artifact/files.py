@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, Final, TypeVar
 
 import msgspec
 
-from reformer_export.errors import ArtifactError, OutputError, ReformerExportError, one_line
+from reformer_export.errors import ArtifactError, InputError, OutputError, ReformerExportError, one_line
 
 T = TypeVar("T")
 
@@ -31,6 +31,16 @@ def sha256_of_file(path: Path) -> str:
         while block := stream.read(2**20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def read_text(what: str, path: Path) -> str:
+    """The text in the UTF-8 file `path`, its line ends as they are and without a byte order mark; InputError,
+    which names `what`, when it cannot be read."""
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        got = f"{path}, which cannot be read ({error})"
+        raise InputError(what, got, "UTF-8 text", "check it") from error
 
 
 def resolve_inside(folder: Path, name: str) -> Path:

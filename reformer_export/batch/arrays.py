@@ -86,7 +86,9 @@ class ArraySource(Source):
         self._reader = reader
         try:
             file = resources.enter_context(_BoundedReads(io.FileIO(path)))
-            arrays = self._open_npz(file, resources) if path.suffix == ".npz" else self._open_npy(file)
+            arrays = (
+                self._open_npz(file, resources) if path.suffix.lower() == ".npz" else self._open_npy(file)
+            )
         except OSError as error:
             raise unreadable(path, error) from error
         except BROKEN as error:

@@ -17,7 +17,7 @@ from reformer_export.artifact.engine_record import EngineRecord
 from reformer_export.artifact.manifest import Manifest, check_files, read_manifest
 from reformer_export.errors import InputError, ReformerExportError
 from reformer_export.libraries.operators import NativeLibrary
-from reformer_export.runtimes.generation import Generation, GenerationOptions
+from reformer_export.runtimes.generation import Generation, GenerationOptions, ids_from_prompt
 from reformer_export.runtimes.inputs import IdsLike
 from reformer_export.runtimes.num_hashes import choose_num_hashes
 from reformer_export.runtimes.options import RuntimeOptions
@@ -115,7 +115,7 @@ class Runtime(ABC):
             print(piece, end="", flush=True)
         """
         if not isinstance(prompt, str):
-            return Generation(self, prompt, GenerationOptions(**options))
+            return Generation(self, ids_from_prompt(prompt), GenerationOptions(**options))
         return Generation(self, self.tokenizer.encode(prompt), GenerationOptions(**options), self.tokenizer)
 
     def __enter__(self) -> Self:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from reformer_export.artifact.engine_record import ENGINE_RUNTIMES
+from reformer_export.artifact.files import read_text
 from reformer_export.artifact.manifest import Manifest, read_manifest
 from reformer_export.errors import InputError
 from reformer_export.libraries.operators import NativeMode
@@ -239,12 +240,7 @@ def _own_num_hashes(manifest: Manifest) -> int | None:
 def _read_text(manifest: Manifest, path: Path) -> str:
     """The text in the file `path`, for a model that predicts every next token."""
     check_predicts_tokens(manifest.spec)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            "data", f"{path}, which cannot be read ({error})", "UTF-8 text", "check it"
-        ) from error
+    text = read_text("data", path)
     if not text:
         raise InputError("data", f"{path}, which is empty", "some text", "give another file")
     return text
