@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, Final, TypeVar
 
 import msgspec
 
+from reformer_export.artifact.hub import blobs_of
 from reformer_export.errors import ArtifactError, InputError, OutputError, ReformerExportError, one_line
 
 T = TypeVar("T")
@@ -44,10 +45,15 @@ def read_text(what: str, path: Path) -> str:
 
 
 def resolve_inside(folder: Path, name: str) -> Path:
-    """The path of `name` in `folder`; ArtifactError when it would leave the folder (.., absolute, links)."""
+    """The path of `name` in `folder`; ArtifactError when it would leave the folder (.., absolute, links).
+
+    Links in the hub's cache may lead to the files that it keeps beside its snapshots (hub.py).
+    """
     try:
         path = (folder / name).resolve()
-        inside = name != "" and path.is_relative_to(folder.resolve())
+        named = Path(os.path.normpath(folder.resolve() / name)).is_relative_to(folder.resolve())
+        homes = (folder.resolve(), blobs_of(folder))
+        inside = name != "" and named and any(home and path.is_relative_to(home) for home in homes)
     except (ValueError, RuntimeError, OSError):  # a null byte, a loop of links, a name that is too long
         inside = False
     if not inside:

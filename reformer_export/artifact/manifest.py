@@ -154,7 +154,8 @@ def check_files(folder: Path, manifest: Manifest) -> None:
     if MODEL_NAME not in manifest.files:
         raise ArtifactError(folder / MANIFEST_NAME, f"no {MODEL_NAME}", "it", "export again")
     for name, expected in manifest.files.items():
-        path = resolve_inside(folder, name)
+        resolve_inside(folder, name)
+        path = folder / name
         try:
             got = sha256_of_file(path) if path.is_file() else None
         except OSError as error:

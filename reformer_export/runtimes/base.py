@@ -6,7 +6,6 @@ import functools
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reformer_export.artifact.engine_record import EngineRecord
+from reformer_export.artifact.hub import locate_artifact
 from reformer_export.artifact.manifest import Manifest, check_files, read_manifest
 from reformer_export.errors import InputError, ReformerExportError
 from reformer_export.libraries.operators import NativeLibrary
@@ -42,9 +42,10 @@ class Runtime(ABC):
     def __init__(
         self, path: str | os.PathLike[str], options: RuntimeOptions, manifest: Manifest | None = None
     ) -> None:
-        """Compare each file in the folder `path` with its SHA-256 in `manifest`, else in the folder's own."""
+        """Compare each file in the folder or hub repository `path` with its SHA-256 in `manifest`, else in
+        the folder's own."""
         try:
-            self.folder = Path(path)
+            self.folder = locate_artifact(path, with_engines=options.is_engine)
         except TypeError as error:
             fix = "give its path, as text or a Path"
             raise InputError("path", repr(path), "an artifact's folder", fix) from error

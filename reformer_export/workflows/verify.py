@@ -14,6 +14,7 @@ import numpy as np
 
 from reformer_export.artifact.engine_record import ENGINE_RUNTIMES
 from reformer_export.artifact.files import read_text
+from reformer_export.artifact.hub import locate_artifact
 from reformer_export.artifact.manifest import Manifest, read_manifest
 from reformer_export.errors import InputError
 from reformer_export.libraries.operators import NativeMode
@@ -117,7 +118,7 @@ def verify_artifact(
     """Compare the artifact in the folder `out` with eager over lengths, batches and masks.
 
     Args:
-        out: the artifact's folder.
+        out: the artifact's folder, or its hub id.
         request: what to compare.
         say: is told what is being done, a line each.
         progress: is told how far the comparison is.
@@ -130,7 +131,7 @@ def verify_artifact(
         MissingDependencyError: torch, transformers or onnx is not installed.
     """
     request = options_from_fields(VerifyRequest, request, fields)
-    out = Path(out)
+    out = locate_artifact(out, with_engines=bool(set(request.runtimes) & set(ENGINE_RUNTIMES)))
     if request.bisect is not None:
         check_subgraph_folder(request.bisect)
     manifest = read_manifest(out)
