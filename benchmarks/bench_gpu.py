@@ -23,9 +23,9 @@ from benchmarks.gpu_report import render
 from benchmarks.gpu_timing import Run, measure_extra_bytes, measure_kernels, time_in_turns
 from benchmarks.layers import Layer
 from benchmarks.report import RESULTS, describe_machine
+from reformer_export.checkpoints.quiet import silence_transformers
 from reformer_export.errors import ReformerExportError
 from reformer_export.libraries.operators import find_native_library
-from reformer_export.reference.eager import silence_transformers
 
 PAGE: Final = Path(__file__).parent.parent / "docs" / "gpu-results.md"
 LENGTHS: Final = "1024,2048,4096,8192,16384,32768,65536"

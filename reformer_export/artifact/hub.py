@@ -21,7 +21,7 @@ _REPOSITORY: Final = "models--"
 _SNAPSHOTS: Final = "snapshots"
 _BLOBS: Final = "blobs"
 
-_ARTIFACT_FILES: Final = ("*.json", "*.onnx", "*.onnx.data", "spiece.model", "vocab.txt", "merges.txt")
+_ARTIFACT_FILES: Final = ("*.json", "*.onnx", "*.onnx.data", "*.model", "vocab.txt", "merges.txt")
 _ENGINE_FILES: Final = ("engines/*",)
 _NESTED: Final = ("*/*",)
 

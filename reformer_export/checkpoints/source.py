@@ -23,12 +23,13 @@ TOKENIZER_NAMES: Final = (
     "special_tokens_map.json",
     "added_tokens.json",
     "spiece.model",
+    "tokenizer.model",
     "vocab.json",
     "vocab.txt",
     "merges.txt",
 )
 
-_HUB_PATTERNS: Final = ("*.json", "*.safetensors", "spiece.model", "vocab.txt", "merges.txt")
+_HUB_PATTERNS: Final = ("*.json", "*.safetensors", "*.model", "vocab.txt", "merges.txt")
 _HUB_PICKLE_PATTERNS: Final = ("pytorch_model*.bin",)
 
 

@@ -7,7 +7,7 @@ than a layer has, eager's draw of random numbers is answered with the first roun
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from reformer_export.artifact.manifest import Manifest
 from reformer_export.checkpoints import HEAD_OF_TASK, read_head_bias
+from reformer_export.checkpoints.quiet import silence_transformers
 from reformer_export.ops import draw_rotations
 from reformer_export.reference.eager_values import (
     SPAN_OUTPUTS,
@@ -37,21 +38,6 @@ MODEL_CLASSES: Final[dict[Task, str]] = {
     "text-classification": "ReformerForSequenceClassification",
     "question-answering": "ReformerForQuestionAnswering",
 }
-
-
-@contextlib.contextmanager
-def silence_transformers() -> Iterator[None]:
-    """Keep transformers' progress bars and advice off the terminal while the block runs."""
-    logging = transformers.logging
-    verbosity, shows_progress = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if shows_progress:
-            logging.enable_progress_bar()
 
 
 def open_eager(checkpoint_folder: Path, manifest: Manifest) -> EagerReformer:

@@ -74,7 +74,7 @@ class Runtime(ABC):
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
         """Text to token ids and back; an error says what the artifact, or this Python, lacks for it."""
-        return load_tokenizer(self.folder, self.spec.vocab_size)
+        return load_tokenizer(self.folder, self.spec.vocab_size, self.manifest.tokenizer)
 
     @property
     def record(self) -> EngineRecord | None:

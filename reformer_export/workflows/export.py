@@ -20,6 +20,7 @@ from reformer_export.workflows.progress import Say, say_nothing
 if TYPE_CHECKING:
     from reformer_export.checkpoints import LoadOptions
     from reformer_export.export import ExportOptions
+    from reformer_export.export.tokenizer import TokenizerChoice
     from reformer_export.parity.results import VerifyResult
 
 
@@ -36,6 +37,8 @@ class ExportRequest:
         hash_seed: seed of the random rotations, for a checkpoint that has none.
         max_length: greatest sequence length, tokens.
         logits: of all positions, or of the last attended one (for generation).
+        tokenizer: how text becomes ids: "auto" by the checkpoint's own tokenizer, or by bytes where it has
+            none and exactly their 258 ids; "bytes" (id = byte + 2); "none" for token ids only.
         feed_forward_slices: cuts the feed-forward's inner dimension: less memory at great lengths.
         opset: ONNX opset, 18 or later.
         revision: branch, tag or commit of a hub checkpoint.
@@ -52,6 +55,7 @@ class ExportRequest:
     hash_seed: int | None = None
     max_length: int | None = None
     logits: LogitsPositions = "all"
+    tokenizer: TokenizerChoice = "auto"
     feed_forward_slices: int = 1
     opset: int = DEFAULT_OPSET
     revision: str | None = None
@@ -63,6 +67,8 @@ class ExportRequest:
         check_opset(self.opset)
         if self.dtype not in DTYPES:
             raise InputError("dtype", repr(self.dtype), f"one of {', '.join(DTYPES)}", "choose one of them")
+        if self.tokenizer not in ("auto", "bytes", "none"):
+            raise InputError("tokenizer", repr(self.tokenizer), "auto, bytes or none", "choose one of them")
         if self.max_hashes is not None and self.num_hashes is not None:
             raise InputError(
                 "max_hashes",
@@ -82,7 +88,12 @@ class ExportRequest:
         """The part that writes the graph."""
         from reformer_export.export import ExportOptions
 
-        return ExportOptions(self.dtype, self.opset, runtime_num_hashes=self.max_hashes is not None)
+        return ExportOptions(
+            self.dtype,
+            self.opset,
+            runtime_num_hashes=self.max_hashes is not None,
+            tokenizer=self.tokenizer,
+        )
 
 
 @dataclass(frozen=True)
@@ -127,6 +138,7 @@ def export_checkpoint(
     check_new_folder(out, request.overwrite)
     say("Loading the exporter ...")
     from reformer_export.checkpoints import load_huggingface
+    from reformer_export.checkpoints.tokenizer import has_tokenizer
     from reformer_export.export import write_artifact
 
     load_options, export_options = request.load_options(), request.export_options()
@@ -144,6 +156,8 @@ def export_checkpoint(
             return result.summary()
 
         manifest = write_artifact(loaded, folder, export_options, compare if request.verify else None)
+    if manifest.tokenizer is not None and manifest.tokenizer.kind == "none" and has_tokenizer(loaded.folder):
+        say(f"Note: it takes token ids only, no text: {manifest.tokenizer.detail}.")
     return ExportedArtifact(out, manifest)
 
 

@@ -30,7 +30,6 @@ from reformer_export.runtimes.num_hashes import choose_num_hashes
 from reformer_export.runtimes.options import ONNXRUNTIME, Provider, RuntimeName, options_from_fields
 from reformer_export.runtimes.ort import OnnxRuntime
 from reformer_export.runtimes.replay import check_subgraph_folder
-from reformer_export.runtimes.tokenizer import load_tokenizer
 from reformer_export.spec import LSHAttentionSpec
 from reformer_export.workflows.checkpoint_source import find_checkpoint
 from reformer_export.workflows.progress import Progress, Say, say_nothing, show_no_progress
@@ -207,7 +206,7 @@ class _Verification:
         assert self.request.data is not None
         choice = self.manifest.runtime_num_hashes
         length = runtime.max_length if self.request.data_length is None else self.request.data_length
-        ids = np.asarray(load_tokenizer(self.out, runtime.spec.vocab_size).encode(text), np.int64)
+        ids = np.asarray(runtime.tokenizer.encode(text), np.int64)
         counts: tuple[int | None, ...] = tuple(dict.fromkeys(self.request.num_hashes))
         counts = counts or ((None,) if choice is None else choice.counts)
         passes = count_passes(len(ids), length, len(counts))
