@@ -146,7 +146,7 @@ def _open(folder: Path, class_name: str) -> tuple[SourceTokenizer | None, str]:
             for text in source.probe_texts():
                 source.encode(text)
         except Exception as error:
-            return None, f"{name}, which fails on a text ({one_line(error) or type(error).__name__})"
+            return None, f"{name}, which fails on a text ({_words(error)})"
         return source, ""
 
 
