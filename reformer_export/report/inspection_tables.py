@@ -158,12 +158,8 @@ def _describe_task(spec: ModelSpec) -> str:
 
 
 def _describe_tokenizer(record: TokenizerRecord) -> str:
-    words = {
-        "tokenizer.json": "by tokenizer.json",
-        "bytes": "as bytes (id = byte + 2)",
-        "none": "token ids only",
-    }
-    return f"{words[record.kind]}: {record.detail}" if record.detail else words[record.kind]
+    words = TEXT_BY_KIND[record.kind]
+    return f"{words}: {record.detail}" if record.detail else words
 
 
 def _describe_positions(spec: ModelSpec) -> str:
