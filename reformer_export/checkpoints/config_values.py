@@ -1,6 +1,7 @@
 """Values of a config.json that transformers stores as they are, and fails on when the model is built or runs.
 
-Fields without effect on the result are among them: eager, with which an export is compared, reads them too.
+Its releases check more or less of them by themselves, 5.0 nothing. Fields without effect on the result are
+among them: eager, with which an export is compared, reads them too.
 """
 
 from __future__ import annotations
@@ -38,16 +39,45 @@ def _is_label_count(value: object) -> bool:
     return type(value) is int and 1 <= value <= MAX_NUM_LABELS
 
 
+def _is_integer(value: object) -> bool:
+    return type(value) is int
+
+
+def _is_integer_or_none(value: object) -> bool:
+    return value is None or type(value) is int
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, list)
+
+
+def _is_bucket_count(value: object) -> bool:
+    return _is_integer_or_none(value) or (isinstance(value, list) and all(map(_is_integer, value)))
+
+
 def _is_pair(value: object) -> bool:
     return isinstance(value, list | tuple) and len(value) == AXIAL_AXES
 
 
+_INTEGER: Final = (_is_integer, "an integer")
+_CHUNK_LENGTH: Final = (_is_integer_or_none, "an integer of at least 1 token")
 _PROBABILITY: Final = (_is_probability, "a probability from 0 to 1")
 _SPREAD: Final = (_is_spread, "a finite number from 0 up")
 _DTYPE: Final = (_is_dtype, "float32, float16, bfloat16 or float64")
 _AXES: Final = (_is_pair, "two axes, as transformers computes with no other number of them")
 
 _RULES: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
+    "vocab_size": _INTEGER,
+    "pad_token_id": (_is_integer_or_none, "a token id"),
+    "attn_layers": (_is_list, "a list of 'local' and 'lsh'"),
+    "hidden_act": (_is_text, "the name of an activation"),
+    "local_attn_chunk_length": _CHUNK_LENGTH,
+    "lsh_attn_chunk_length": _CHUNK_LENGTH,
+    "num_buckets": (_is_bucket_count, "an even integer, a list of them, or null"),
     "num_labels": (_is_label_count, f"an integer from 1 to {MAX_NUM_LABELS}"),
     "hidden_dropout_prob": _PROBABILITY,
     "local_attention_probs_dropout_prob": _PROBABILITY,
