@@ -17,6 +17,7 @@ from reformer_export.errors import ArtifactError, MissingDependencyError, Reform
 EXAMPLE_ID: Final = "google/reformer-enwik8"
 
 _ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+_FILE_SUFFIXES: Final = (".onnx", ".engine", ".json")
 _REPOSITORY: Final = "models--"
 _SNAPSHOTS: Final = "snapshots"
 _BLOBS: Final = "blobs"
@@ -26,13 +27,12 @@ _ENGINE_FILES: Final = ("engines/*",)
 _NESTED: Final = ("*/*",)
 
 
-def is_hub_id(name: str) -> bool:
-    """Whether `name` is OWNER/NAME and no folder is meant: neither it nor one named OWNER is here."""
-    return (
-        _ID.fullmatch(name) is not None
-        and not os.path.lexists(name)
-        and not os.path.lexists(name.partition("/")[0])
-    )
+def is_hub_id(name: str, *, meant: bool = False) -> bool:
+    """Whether `name` is OWNER/NAME and no folder or file is meant: neither it nor a folder OWNER is here,
+    unless it is known that the hub is `meant`."""
+    if _ID.fullmatch(name) is None or name.endswith(_FILE_SUFFIXES):
+        return False
+    return meant or not (os.path.lexists(name) or os.path.lexists(name.partition("/")[0]))
 
 
 def locate_artifact(out: str | os.PathLike[str], *, with_engines: bool = False) -> Path:

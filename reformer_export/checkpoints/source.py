@@ -55,7 +55,7 @@ def locate_checkpoint(source: str, options: LoadOptions) -> Location:
             f"a folder with {CONFIG_NAME} and weights, or a hub id",
             "give the folder that holds it",
         )
-    if not hub.is_hub_id(source):
+    if not hub.is_hub_id(source, meant=options.revision is not None):
         raise CheckpointError(
             "checkpoint",
             f"{source!r}, which does not exist",

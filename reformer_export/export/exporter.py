@@ -27,7 +27,15 @@ from reformer_export.spec import DType
 EXTERNAL_DATA_THRESHOLD: Final = 1_500_000_000
 """Bytes of weights above which they go into a file of their own (protobuf's limit is 2 GiB)."""
 
-_RECORDED_LIBRARIES: Final = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime", "numpy")
+_RECORDED_LIBRARIES: Final = (
+    "torch",
+    "transformers",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "tokenizers",
+    "numpy",
+)
 
 
 @dataclass(frozen=True)

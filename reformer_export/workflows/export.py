@@ -156,8 +156,14 @@ def export_checkpoint(
             return result.summary()
 
         manifest = write_artifact(loaded, folder, export_options, compare if request.verify else None)
-    if manifest.tokenizer is not None and manifest.tokenizer.kind == "none" and has_tokenizer(loaded.folder):
-        say(f"Note: it takes token ids only, no text: {manifest.tokenizer.detail}.")
+    text = manifest.tokenizer
+    if (
+        text is not None
+        and text.kind == "none"
+        and request.tokenizer == "auto"
+        and has_tokenizer(loaded.folder)
+    ):
+        say(f"Note: it takes token ids only, no text: {text.detail}.")
     return ExportedArtifact(out, manifest)
 
 

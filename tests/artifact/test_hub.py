@@ -50,6 +50,9 @@ def test_what_means_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert not hub.is_hub_id(name), name
     for name in ("me\\x", "~/x", "me/x y", "me/\0", "mé/x", "-x/y"):
         assert not hub.is_hub_id(name), name
+    for name in ("out/model.onnx", "engines/a.engine", "engines/a.json"):
+        assert not hub.is_hub_id(name), name
+    assert hub.is_hub_id("runs/second", meant=True)  # such as one with a revision
 
 
 def test_a_path_object_is_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
