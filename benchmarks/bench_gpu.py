@@ -26,9 +26,9 @@ from benchmarks.gpu_results import update_results
 from benchmarks.gpu_timing import Run, measure_extra_bytes, measure_kernels, time_in_turns
 from benchmarks.layers import Layer
 from benchmarks.report import RESULTS
+from reformer_export.checkpoints.quiet import silence_transformers
 from reformer_export.errors import ReformerExportError
 from reformer_export.libraries.operators import find_native_library
-from reformer_export.reference.eager import silence_transformers
 
 LENGTHS: Final = "16384,1024,4096,65536,2048,8192,32768"
 """What is most wanted first: time may end before the list does."""

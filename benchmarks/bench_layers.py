@@ -31,9 +31,9 @@ from benchmarks.layers import (
     has_lucidrains,
 )
 from benchmarks.timing import Comparison, measure_ceiling
+from reformer_export.checkpoints.quiet import silence_transformers
 from reformer_export.errors import ReformerExportError
 from reformer_export.measure.timing import PAUSE_SECONDS, time_once
-from reformer_export.reference.eager import silence_transformers
 
 LENGTHS: Final = "1024,2048,4096,8192,16384,65536"
 CROSSING_LENGTHS: Final = (2048, 8192)

@@ -20,9 +20,9 @@ from benchmarks.contenders import NATIVE, set_up
 from benchmarks.models import SHAPES, BenchmarkModel, count_flops, prepare_model, random_inputs
 from benchmarks.report import Row, describe_machine, plot_cost_per_token, print_table, write_results
 from benchmarks.timing import Comparison, measure_ceiling, time_pairs
+from reformer_export.checkpoints.quiet import silence_transformers
 from reformer_export.measure.contenders import Run, open_contender
 from reformer_export.measure.memory import Memory, measure_pass
-from reformer_export.reference.eager import silence_transformers
 
 MEDIAN_TOLERANCE: Final = 1e-4
 """On the median over tokens of the largest difference: a bucket that flips on a near-tie changes some tokens,

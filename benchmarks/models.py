@@ -129,7 +129,7 @@ def _save_checkpoint(name: str, folder: Path) -> None:
     import torch
     from transformers import ReformerConfig, ReformerModelWithLMHead
 
-    from reformer_export.reference.eager import silence_transformers
+    from reformer_export.checkpoints.quiet import silence_transformers
 
     torch.manual_seed(0)
     config = ReformerConfig(**_COMMON, **SHAPES[name])

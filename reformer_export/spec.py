@@ -18,6 +18,7 @@ Task = Literal[
 DType = Literal["float32", "float16", "bfloat16"]
 Activation = Literal["relu", "gelu", "gelu_new", "silu", "tanh", "sigmoid"]
 LogitsPositions = Literal["all", "last"]
+TokenizerChoice = Literal["auto", "bytes", "none"]
 
 TASKS: Final[tuple[Task, ...]] = get_args(Task)
 DTYPES: Final[tuple[DType, ...]] = get_args(DType)

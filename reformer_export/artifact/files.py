@@ -16,7 +16,8 @@ from typing import Any, BinaryIO, Final, TypeVar
 
 import msgspec
 
-from reformer_export.errors import ArtifactError, OutputError, ReformerExportError, one_line
+from reformer_export.artifact.hub import blobs_of
+from reformer_export.errors import ArtifactError, InputError, OutputError, ReformerExportError, one_line
 
 T = TypeVar("T")
 
@@ -52,11 +53,26 @@ def sha256_of_file(path: Path) -> str:
     return digest.hexdigest()
 
 
+def read_text(what: str, path: Path) -> str:
+    """The text in the UTF-8 file `path`, its line ends as they are and without a byte order mark; InputError,
+    which names `what`, when it cannot be read."""
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        got = f"{path}, which cannot be read ({error})"
+        raise InputError(what, got, "UTF-8 text", "check it") from error
+
+
 def resolve_inside(folder: Path, name: str) -> Path:
-    """The path of `name` in `folder`; ArtifactError when it would leave the folder (.., absolute, links)."""
+    """The path of `name` in `folder`; ArtifactError when it would leave the folder (.., absolute, links).
+
+    Links in the hub's cache may lead to the files that it keeps beside its snapshots (hub.py).
+    """
     try:
         path = (folder / name).resolve()
-        inside = name != "" and path.is_relative_to(folder.resolve())
+        named = Path(os.path.normpath(folder.resolve() / name)).is_relative_to(folder.resolve())
+        homes = (folder.resolve(), blobs_of(folder))
+        inside = name != "" and named and any(home and path.is_relative_to(home) for home in homes)
     except (ValueError, RuntimeError, OSError):  # a null byte, a loop of links, a name that is too long
         inside = False
     if not inside:

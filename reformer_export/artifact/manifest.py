@@ -6,6 +6,7 @@ file it names. `folder.py` makes the folder.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -54,6 +55,20 @@ class RuntimeNumHashes:
         return {"input": NUM_HASHES_INPUT, "max_hashes": self.max_hashes, "note": note}
 
 
+TokenizerKind = Literal["tokenizer.json", "bytes", "none"]
+
+
+@dataclass(frozen=True)
+class TokenizerRecord:
+    """How text becomes ids: by the artifact's tokenizer.json, as bytes (id = byte + 2), or not at all.
+
+    `detail` says whose tokenizer it is, or why.
+    """
+
+    kind: TokenizerKind
+    detail: str = ""
+
+
 @dataclass(frozen=True)
 class Manifest:
     """What an artifact says of itself.
@@ -61,7 +76,8 @@ class Manifest:
     `files` maps each file's name to its SHA-256 (hex); `rotations_sha256` maps an LSH layer's index to the
     SHA-256 of its rotations (float32, C order); `source` says where the checkpoint came from;
     `versions` names the tools and libraries that made it; `parity` is the verify summary, if one ran;
-    `runtime_num_hashes` is None for a model with a fixed number of hashes.
+    `runtime_num_hashes` is None for a model with a fixed number of hashes; `tokenizer` is None where an older
+    version wrote the manifest.
     """
 
     spec: ModelSpec
@@ -74,6 +90,7 @@ class Manifest:
     files: dict[str, str] = field(default_factory=dict)
     parity: dict[str, Any] | None = None
     runtime_num_hashes: RuntimeNumHashes | None = None
+    tokenizer: TokenizerRecord | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -84,6 +101,7 @@ class Manifest:
             "opset": self.opset,
             "operators": self.operators,
             "dial": None if self.runtime_num_hashes is None else self.runtime_num_hashes.to_dict(),
+            "tokenizer": None if self.tokenizer is None else dataclasses.asdict(self.tokenizer),
             "source": self.source,
             "rotations_sha256": self.rotations_sha256,
             "versions": self.versions,
@@ -119,6 +137,7 @@ class _ManifestFields:
     parity: dict[str, Any] | None
     spec: dict[str, Any]
     dial: _NumHashesChoice | None
+    tokenizer: TokenizerRecord | None
 
 
 def _no_manifest(path: Path) -> ArtifactError:
@@ -137,7 +156,8 @@ def read_manifest(folder: Path) -> Manifest:
     """Read and check `folder`/manifest.json; ArtifactError when it is missing, broken or of another kind."""
     path = folder / MANIFEST_NAME
     found = _FILE.read_version(path, "manifest_version", MANIFEST_VERSION)
-    fields = _FILE.convert(path, {"dial": None, **found}, _ManifestFields)  # old ones do not mention it
+    found = {"dial": None, "tokenizer": None, **found}  # older versions do not mention them
+    fields = _FILE.convert(path, found, _ManifestFields)
     try:
         spec = spec_from_values(fields.spec)
     except SpecError as error:
@@ -155,7 +175,8 @@ def check_files(folder: Path, manifest: Manifest) -> None:
     if MODEL_NAME not in manifest.files:
         raise ArtifactError(folder / MANIFEST_NAME, f"no {MODEL_NAME}", "it", "export again")
     for name, expected in manifest.files.items():
-        path = resolve_inside(folder, name)
+        resolve_inside(folder, name)
+        path = folder / name
         with reading(path):
             got = sha256_of_file(path) if path.is_file() else None
         if got is None:

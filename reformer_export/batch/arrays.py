@@ -86,7 +86,8 @@ class ArraySource(Source):
         self._reader = reader
         try:
             file = resources.enter_context(_BoundedReads(io.FileIO(path)))
-            arrays = self._open_npz(file, resources) if path.suffix == ".npz" else self._open_npy(file)
+            is_archive = path.suffix.lower() == ".npz"
+            arrays = self._open_npz(file, resources) if is_archive else self._open_npy(file)
         except OSError as error:
             raise unreadable(path, error) from error
         except BROKEN as error:

@@ -17,6 +17,7 @@ from reformer_export.errors import InputError
 LineFormat = Literal["text", "jsonl"]
 
 STANDARD_INPUT: Final = Path("-")
+JSONL_SUFFIXES: Final = (".jsonl", ".ndjson")
 BLOCK_BYTES: Final = 2**16
 SMALLEST_LINE_BYTES: Final = 2**20
 LINE_BYTES_A_TOKEN: Final = 32

@@ -19,14 +19,20 @@ from numpy.typing import NDArray
 
 from reformer_export.artifact.files import replace_file
 from reformer_export.batch.batching import Totals
+from reformer_export.batch.lines import JSONL_SUFFIXES
 from reformer_export.batch.results import SequenceResult
 from reformer_export.batch.sequences import Consumed, InputLine
 from reformer_export.errors import InputError, OutputError
 
 STANDARD_OUTPUT: Final = Path("-")
-OUTPUT_SUFFIXES: Final = (".npz", ".jsonl")
+OUTPUT_SUFFIXES: Final = (".npz", *JSONL_SUFFIXES)
 RESUMABLE: Final = "a .jsonl file, which alone can be gone on with"
 COPY_BYTES: Final = 2**20
+
+
+def is_jsonl(path: Path) -> bool:
+    """Whether the name is that of a file of JSON lines."""
+    return path.suffix.lower() in JSONL_SUFFIXES
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,7 @@ class Output:
     @property
     def is_jsonl(self) -> bool:
         """Whether it is a file of JSON lines."""
-        return self.path.suffix == ".jsonl"
+        return is_jsonl(self.path)
 
     @property
     def partial(self) -> Path:
@@ -67,7 +73,7 @@ class Output:
         return self.path.parent / f"{self.path.name}.partial"
 
     def _check_path(self) -> None:
-        if self.path.suffix not in OUTPUT_SUFFIXES:
+        if self.path.suffix.lower() not in OUTPUT_SUFFIXES:
             expected = "a name ending in .npz or .jsonl, or - for JSON lines on standard output"
             raise InputError("output", self.path.name, expected, "rename it")
         if not self.path.parent.is_dir():
@@ -105,7 +111,7 @@ def open_whole_file(path: Path) -> Iterator[ResultWriter]:
         yield JsonLinesWriter(sys.stdout.buffer)
         return
     with replace_file(path) as stream, ExitStack() as resources:
-        if path.suffix == ".jsonl":
+        if is_jsonl(path):
             yield JsonLinesWriter(stream)
             return
         writer = NpzWriter(path.parent, resources)

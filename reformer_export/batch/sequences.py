@@ -155,13 +155,20 @@ class SequenceReader:
             values = json.loads(line)
         except (ValueError, RecursionError) as error:  # ValueError: a number of thousands of digits, too
             return bad(f"got no JSON ({error}), expected an object; {EXAMPLE}")
-        if isinstance(values, dict) and isinstance(values.get("text"), str):
-            return self.read_text(index, where, values["text"])
-        if not isinstance(values, dict) or not isinstance(values.get("input_ids"), list):
+        fields: dict[str, Any] = values if isinstance(values, dict) else {}
+        rows = {name: fields[name] for name in ("input_ids", "attention_mask") if name in fields}
+        if rows and "text" in fields:
+            return bad(f"got text and {' and '.join(rows)}, expected text alone; leave one of them out")
+        if isinstance(fields.get("text"), str):
+            return self.read_text(index, where, fields["text"])
+        if not isinstance(fields.get("input_ids"), list):
             return bad(f"got {line[:60]!r}, expected an object with input_ids or text; {EXAMPLE}")
-        mask = values.get("attention_mask")
+        for name, row in rows.items():
+            if isinstance(row, list) and any(isinstance(value, bool) for value in row):
+                return bad(f"got true or false among {name}, expected integers; mend it")
+        mask = fields.get("attention_mask")
         try:
-            ids = np.asarray(values["input_ids"])
+            ids = np.asarray(fields["input_ids"])
             mask = None if mask is None else np.asarray(mask)
         except ValueError:
             return bad("got lists of unequal depth, expected a list of integers; mend it")

@@ -2,32 +2,54 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final, get_args
 
 from reformer_export.batch.arrays import ArraySource
-from reformer_export.batch.lines import STANDARD_INPUT, LineFormat, LineSource
+from reformer_export.batch.lines import JSONL_SUFFIXES, STANDARD_INPUT, LineFormat, LineSource
 from reformer_export.batch.sequences import SequenceReader, Source
 from reformer_export.errors import InputError
 
 LINE_FORMATS: Final[tuple[LineFormat, ...]] = get_args(LineFormat)
 ARRAY_SUFFIXES: Final = (".npz", ".npy")
+TEXT_SUFFIXES: Final = ("", ".txt", ".text")
+"""Of files whose lines are texts; a pipe's name has no suffix."""
 
 
 @contextmanager
-def open_file(path: Path, reader: SequenceReader, line_format: LineFormat | None = None) -> Iterator[Source]:
+def open_file(
+    path: str | os.PathLike[str], reader: SequenceReader, line_format: LineFormat | None = None
+) -> Iterator[Source]:
     """The sequences in the file `path`, of any size, which is open during the block.
 
-    What it holds is said by `line_format`, else by its name; standard input, which is `-`, is JSON lines,
-    which can hold any text. InputError for a file that cannot be read, or arrays that do not fit.
+    What it holds is said by `line_format`, else by its name, in capitals too; standard input, which is `-`,
+    is JSON lines, which can hold any text. InputError for a file that cannot be read, a name that says
+    nothing of these, or arrays that do not fit.
     """
+    path = Path(path)
     if line_format not in (None, *LINE_FORMATS):
         raise InputError("line_format", repr(line_format), f"one of {', '.join(LINE_FORMATS)}", "choose one")
     with ExitStack() as resources:
-        if line_format is None and path.suffix in ARRAY_SUFFIXES:
+        if line_format is None and path.suffix.lower() in ARRAY_SUFFIXES:
             yield ArraySource(path, reader, resources)
             return
-        is_jsonl = path == STANDARD_INPUT or path.suffix == ".jsonl"
-        yield LineSource(path, line_format or ("jsonl" if is_jsonl else "text"), reader, resources)
+        yield LineSource(path, line_format or _format_from_name(path), reader, resources)
+
+
+def _format_from_name(path: Path) -> LineFormat:
+    """What the lines of `path` are; InputError when its name does not say, as a .json file's."""
+    suffix = path.suffix.lower()
+    if path == STANDARD_INPUT or suffix in JSONL_SUFFIXES:
+        return "jsonl"
+    if suffix in TEXT_SUFFIXES:
+        return "text"
+    suffixes = ", ".join(filter(None, (*TEXT_SUFFIXES, *JSONL_SUFFIXES, *ARRAY_SUFFIXES)))
+    raise InputError(
+        "file",
+        f"{path}, whose name does not say what it holds",
+        f"a name ending in {suffixes}",
+        'say it: `line_format="jsonl"` for a JSON object a line, `line_format="text"` for a text a line',
+    )

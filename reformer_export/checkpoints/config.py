@@ -10,6 +10,7 @@ from typing import Any, Final
 from reformer_export.checkpoints import hashing
 from reformer_export.checkpoints.checkpoint import LoadOptions
 from reformer_export.checkpoints.config_fields import HONOURED, IRRELEVANT, KNOWN, REFUSED
+from reformer_export.checkpoints.config_values import find_wrong_value
 from reformer_export.checkpoints.source import CONFIG_NAME, MAX_CONFIG_BYTES, read_json
 from reformer_export.errors import CheckpointError, InputError
 from reformer_export.spec import (
@@ -30,9 +31,6 @@ TASK_OF_ARCHITECTURE: Final[dict[str, Task]] = {
     "ReformerForSequenceClassification": "text-classification",
     "ReformerForQuestionAnswering": "question-answering",
 }
-
-MAX_NUM_LABELS: Final = 2**20
-"""transformers builds a dict of that many names; above any real classifier."""
 
 SAME_ACTIVATION: Final = {
     "swish": "silu",
@@ -73,9 +71,9 @@ def read_config(folder: Path) -> Config:
     for name, (allowed, why) in REFUSED.items():
         if name in raw and raw[name] not in allowed:
             raise _error(path, name, raw[name], f"{allowed[0]!r}, as {why}")
-    labels = raw.get("num_labels", 2)
-    if type(labels) is not int or not 1 <= labels <= MAX_NUM_LABELS:
-        raise _error(path, "num_labels", labels, f"an integer from 1 to {MAX_NUM_LABELS}")
+    wrong = find_wrong_value(raw)
+    if wrong is not None:
+        raise _error(path, wrong[0], raw[wrong[0]], wrong[1])
     config = Config(path, _reformer_config(path, raw), tuple(sorted(raw.keys() - KNOWN)))
     _check_layers(config, raw)
     _check_pad_token(config)

@@ -74,7 +74,7 @@ REFUSED: Final[dict[str, tuple[tuple[Any, ...], str]]] = {
     "is_encoder_decoder": ((False, None), "a Reformer has no encoder-decoder form"),
     "pruned_heads": ((None, {}, []), "pruned heads are not supported"),
     "quantization_config": ((None,), "quantised weights are not supported"),
-    "per_layer_config": ((None, {}, []), "layers with settings of their own are not supported"),
+    "per_layer_config": ((None, {}), "layers with settings of their own are not supported"),
 }
 """Field name -> (values that are fine, why any other is refused)."""
 

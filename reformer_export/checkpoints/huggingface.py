@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reformer_export.artifact.files import sha256_of_file
 from reformer_export.checkpoints.checkpoint import Checkpoint, LoadOptions
 from reformer_export.checkpoints.config import Config, choose_task, read_config, spec_from_config
 from reformer_export.checkpoints.names import (
     BASE_PREFIX,
+    DECODER_BIAS,
+    LM_HEAD_BIAS,
     Selection,
     heads_among,
     normalise_names,
@@ -18,6 +20,9 @@ from reformer_export.checkpoints.names import (
 from reformer_export.checkpoints.source import Location, locate_checkpoint
 from reformer_export.checkpoints.weights import TensorHeader, WeightFiles, open_weights
 from reformer_export.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def load_huggingface(source: str, options: LoadOptions) -> Checkpoint:
@@ -40,6 +45,16 @@ def load_huggingface(source: str, options: LoadOptions) -> Checkpoint:
             "readable files",
             "check the disk and the permissions",
         ) from error
+
+
+def read_head_bias(folder: Path, allow_pickle: bool) -> torch.Tensor:
+    """The trained bias of the language-model head in the checkpoint `folder`, float32 [vocab_size]."""
+    files = open_weights(folder, allow_pickle)
+    stored = DECODER_BIAS if DECODER_BIAS in files.headers else LM_HEAD_BIAS
+    if stored not in files.headers:
+        expected = "the bias of the language-model head"
+        raise CheckpointError(f"checkpoint {folder}", f"no {DECODER_BIAS}", expected, "save it again")
+    return files.read([stored])[stored]
 
 
 def _load(location: Location, options: LoadOptions) -> Checkpoint:

@@ -38,7 +38,7 @@ def names_from_option(_ctx: click.Context, param: click.Parameter, text: str) ->
 
 
 @click.command("bench", cls=Command)
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path())
 @click.option("--checkpoint", help="Folder or hub id for eager; the one that was exported, by default.")
 @click.option(
     "--against",
@@ -74,7 +74,7 @@ def names_from_option(_ctx: click.Context, param: click.Parameter, text: str) ->
 @json_file_option
 @report_option
 def command(
-    out: Path,
+    out: str,
     batch_sizes: tuple[int, ...] | None,
     choice: RuntimeOptions,
     json_file: Path | None,

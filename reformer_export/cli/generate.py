@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from reformer_export.artifact.files import read_text
 from reformer_export.batch.sequences import ids_from_text
 from reformer_export.cli.option_names import Command
 from reformer_export.cli.runtime_options import (
@@ -121,12 +122,7 @@ def _read_prompt(prompt: str | None, prompt_file: Path | None, prompt_ids: str |
     if prompt is not None:
         return prompt
     assert prompt_file is not None
-    try:
-        return prompt_file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            "--prompt-file", f"{prompt_file}, which cannot be read ({error})", "UTF-8 text", "check it"
-        ) from error
+    return read_text("prompt_file", prompt_file)
 
 
 def _stream(generation: Generation, *, as_text: bool) -> None:

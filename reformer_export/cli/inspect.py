@@ -19,10 +19,10 @@ from reformer_export.runtimes.inspection import inspect_path
 
 
 @click.command("inspect", cls=Command)
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=click.Path())
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @report_option
-def command(path: Path, as_json: bool, report_file: Path | None) -> None:
+def command(path: str, as_json: bool, report_file: Path | None) -> None:
     """Say what PATH is: an artifact's folder, an .onnx file or an engine. Nothing is run.
 
     \b
@@ -40,5 +40,5 @@ def command(path: Path, as_json: bool, report_file: Path | None) -> None:
     if as_json:
         click.echo(json.dumps(found.to_dict(), indent=2))
         return
-    for table in inspection_tables(str(path), found):
+    for table in inspection_tables(path, found):
         print_table(table)

@@ -58,6 +58,14 @@ from reformer_export.workflows.progress import say_nothing
     help="Logits of all positions, or of the last attended one (for generation).",
 )
 @click.option(
+    "--tokenizer",
+    type=click.Choice(["auto", "bytes", "none"]),
+    default="auto",
+    show_default=True,
+    help="How text becomes ids: by the checkpoint's own tokenizer, or by bytes where it has none and exactly "
+    "their 258 ids; bytes (id = byte + 2); none for token ids only.",
+)
+@click.option(
     "--chunk-feed-forward",
     "feed_forward_slices",
     type=click.IntRange(1),

@@ -43,7 +43,7 @@ from reformer_export.runtimes import RuntimeOptions
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
-    help="Write all outputs to a .jsonl or .npz file; - for JSON lines on standard output.",
+    help="Write all outputs to a .jsonl (or .ndjson) or .npz file; - for JSON lines on standard output.",
 )
 @click.option(
     "--batch-size",
@@ -97,9 +97,10 @@ def command(
 ) -> None:
     """Run the artifact in the folder OUT once over each TEXT.
 
-    Prints summaries, or writes every output in float32 with --output. FILE is a text file with a sequence
-    a line, a .jsonl file with {"text": ...} or {"input_ids": [...]} a line, or a .npz or .npy file with
-    input_ids [batch, sequence] (and attention_mask). It may be of any size: it is read, and results are
+    Prints summaries, or writes every output in float32 with --output. FILE is a .txt file (or a
+    name without an ending) with a sequence a line, a .jsonl or .ndjson file with {"text": ...} or
+    {"input_ids": [...]} a line, or a .npz or .npy file with input_ids [batch, sequence] (and attention_mask);
+    of another name, --format says what its lines are. It may be of any size: it is read, and results are
     written, as they come and in order.
 
     A batch holds only sequences that give the same answers together as alone (the model pads them to one

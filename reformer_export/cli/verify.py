@@ -26,7 +26,7 @@ from reformer_export.workflows.verify import VerifyRequest, verify_artifact
 
 
 @click.command("verify", cls=Command)
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path())
 @click.option("--checkpoint", help="Folder or hub id; the one that was exported, by default.")
 @click.option(
     "--runtime",
@@ -91,7 +91,7 @@ from reformer_export.workflows.verify import VerifyRequest, verify_artifact
 def command(
     ctx: click.Context,
     /,
-    out: Path,
+    out: str,
     num_hashes: tuple[int, ...] | None,
     json_file: Path | None,
     report_file: Path | None,

@@ -112,7 +112,7 @@ def _make_request(
         staging.partial_cache.write_bytes(cache.read_bytes())
     return BuildRequest(
         dataclasses.replace(options, timing_cache=None),
-        model=str((out / MODEL_NAME).resolve()),
+        model=str(out.resolve() / MODEL_NAME),
         plugin=str(library.path),
         engine=str(staging.partial_engine.resolve()),
         operators=operators,

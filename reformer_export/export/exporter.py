@@ -19,25 +19,35 @@ from reformer_export.checkpoints import Checkpoint, tokenizer_files
 from reformer_export.contract import DEFAULT_OPSET, OPERATORS, VERSION
 from reformer_export.export.graph import save_model, trace_model, weights_nbytes
 from reformer_export.export.num_hashes import add_num_hashes_input, runtime_num_hashes_of
+from reformer_export.export.tokenizer import prepare_tokenizer, write_tokenizer
 from reformer_export.libraries.operators import find_native_library
 from reformer_export.modeling import Reformer, build_model
-from reformer_export.spec import DType
+from reformer_export.spec import DType, TokenizerChoice
 
 EXTERNAL_DATA_THRESHOLD: Final = 1_500_000_000
 """Bytes of weights above which they go into a file of their own (protobuf's limit is 2 GiB)."""
 
-_RECORDED_LIBRARIES: Final = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime", "numpy")
+_RECORDED_LIBRARIES: Final = (
+    "torch",
+    "transformers",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "tokenizers",
+    "numpy",
+)
 
 
 @dataclass(frozen=True)
 class ExportOptions:
     """How to write the graph. `external_data_threshold` is in bytes of weights; `runtime_num_hashes` lets
-    every run choose how many of the model's hashing rounds it uses."""
+    every run choose how many of the model's hashing rounds it uses; `tokenizer` says how text becomes ids."""
 
     dtype: DType = "float32"
     opset: int = DEFAULT_OPSET
     external_data_threshold: int = EXTERNAL_DATA_THRESHOLD
     runtime_num_hashes: bool = False
+    tokenizer: TokenizerChoice = "auto"
 
 
 Compare = Callable[[Manifest], "dict[str, Any]"]
@@ -53,10 +63,13 @@ def write_artifact(
 
     Raises:
         ExportError: the graph does not keep the contract.
-        InputError: `options.runtime_num_hashes` for a model that does not hash.
+        InputError: `options.runtime_num_hashes` for a model that does not hash, or a tokenizer that it does
+            not have the ids for.
+        MissingDependencyError: a package that reads the tokenizer's files is not installed.
         OSError: the disk refuses a write.
     """
     runtime_num_hashes = runtime_num_hashes_of(checkpoint.spec) if options.runtime_num_hashes else None
+    text, tokenizer = prepare_tokenizer(checkpoint.folder, checkpoint.spec.vocab_size, options.tokenizer)
     model = build_model(checkpoint.spec, checkpoint.weights, options.dtype)
     graph = trace_model(model, options.opset)
     if runtime_num_hashes is not None:
@@ -65,6 +78,8 @@ def write_artifact(
     save_model(graph, folder / MODEL_NAME, external)
     for path in tokenizer_files(checkpoint.folder):
         shutil.copyfile(path, folder / path.name)
+    if tokenizer is not None:
+        text = write_tokenizer(tokenizer, checkpoint.folder, folder, text)
     manifest = Manifest(
         spec=checkpoint.spec,
         dtype=options.dtype,
@@ -75,6 +90,7 @@ def write_artifact(
         versions=_versions(),
         files={path.name: sha256_of_file(path) for path in sorted(folder.iterdir())},
         runtime_num_hashes=runtime_num_hashes,
+        tokenizer=text,
     )
     if compare is not None:
         manifest = dataclasses.replace(manifest, parity=compare(manifest))

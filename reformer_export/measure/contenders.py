@@ -60,7 +60,7 @@ def silence_eager(setups: Sequence[Setup]) -> AbstractContextManager[None]:
     """A block in which eager, if it is among `setups`, prints nothing; entered outside of what is timed."""
     if all(setup.name != "eager" for setup in setups):
         return nullcontext()
-    from reformer_export.reference.eager import silence_transformers
+    from reformer_export.checkpoints.quiet import silence_transformers
 
     return silence_transformers()
 

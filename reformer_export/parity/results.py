@@ -77,12 +77,14 @@ class CaseResult:
 
 @dataclass(frozen=True)
 class VerifyResult:
-    """A whole sweep on one runtime of an artifact in `dtype`, judged by `precision`."""
+    """A whole sweep on one runtime of an artifact in `dtype`, judged by `precision`; `notes` say what to know
+    of eager, a sentence each."""
 
     runtime: str
     dtype: DType
     cases: tuple[CaseResult, ...]
     precision: Precision
+    notes: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -120,6 +122,7 @@ class VerifyResult:
             "flip_rate": self.flip_rate,
             "unexplained_flips": sum(case.unexplained for case in self.cases),
             **noise,
+            "notes": list(self.notes),
         }
 
     def to_dict(self) -> dict[str, Any]:

@@ -41,8 +41,8 @@ def sweep(
         results.append(_run_case(session, graph, case))
         if on_result is not None:
             on_result(results[-1])
-    runtime = _describe_runtime(session.runtime)
-    return VerifyResult(runtime, session.manifest.dtype, tuple(results), session.precision)
+    runtime, notes = _describe_runtime(session.runtime), session.eager.notes
+    return VerifyResult(runtime, session.manifest.dtype, tuple(results), session.precision, notes)
 
 
 def takes_case(runtime: Runtime, case: Case) -> bool:

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from torch.overrides import TorchFunctionMode
 
 from reformer_export.artifact.manifest import Manifest
-from reformer_export.checkpoints.names import DECODER_BIAS
+from reformer_export.checkpoints import HEAD_OF_TASK, read_head_bias
+from reformer_export.checkpoints.quiet import silence_transformers
 from reformer_export.ops import draw_rotations
 from reformer_export.reference.eager_values import (
     SPAN_OUTPUTS,
@@ -39,27 +40,12 @@ MODEL_CLASSES: Final[dict[Task, str]] = {
 }
 
 
-@contextlib.contextmanager
-def silence_transformers() -> Iterator[None]:
-    """Keep transformers' progress bars and advice off the terminal while the block runs."""
-    logging = transformers.logging
-    verbosity, shows_progress = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if shows_progress:
-            logging.enable_progress_bar()
-
-
 def open_eager(checkpoint_folder: Path, manifest: Manifest) -> EagerReformer:
-    """The model of the artifact that `manifest` describes, from its checkpoint."""
+    """The model of the artifact that `manifest` describes, from its checkpoint, with its head's bias."""
     eager = EagerReformer(checkpoint_folder, manifest.spec)
-    if DECODER_BIAS in manifest.source.get("renamed_weights", {}):
-        # Only `lm_head.bias` is stored, which transformers from 5.21 on reads and does not use.
-        eager.model.lm_head.decoder.bias = eager.model.lm_head.bias
+    if HEAD_OF_TASK.get(manifest.spec.task) == "lm_head":
+        pickled = any(name.endswith(".bin") for name in manifest.source.get("files", {}))
+        eager.add_head_bias(read_head_bias(checkpoint_folder, pickled))
     return eager
 
 
@@ -109,7 +95,12 @@ class FirstRounds(TorchFunctionMode):
 
 
 class EagerReformer:
-    """transformers' own model for an artifact's spec, loaded from the checkpoint's folder; prints nothing."""
+    """transformers' own model for an artifact's spec, loaded from the checkpoint's folder; prints nothing.
+
+    Attributes:
+        model: transformers' own.
+        notes: what a reader of a comparison should know of it, a sentence each.
+    """
 
     def __init__(self, folder: Path, spec: ModelSpec) -> None:
         """Load the checkpoint in `folder` in float32; its hashing follows `spec`, as recorded at export."""
@@ -125,6 +116,7 @@ class EagerReformer:
         model_class = getattr(transformers, MODEL_CLASSES[spec.task])
         with silence_transformers():
             self.model: Any = model_class.from_pretrained(folder, config=config, dtype=torch.float32).eval()
+        self.notes: tuple[str, ...] = ()
         self._max_hashes = 1 if first_lsh is None else first_lsh.num_hashes
         self._prefix = "" if spec.task == "feature-extraction" else "reformer."
         for index in spec.lsh_layers:
@@ -147,6 +139,24 @@ class EagerReformer:
             with torch.no_grad():
                 for weight, exact in weights:
                     weight.copy_(exact)
+
+    def add_head_bias(self, bias: torch.Tensor) -> None:
+        """Let the language-model head add `bias`, float32 [vocab_size], where it does not do so by itself.
+
+        transformers 4 added it under either name. 5.0 to 5.23 build the head without a bias; later ones leave
+        it out when a checkpoint has `lm_head.bias` alone, the old name.
+        """
+        decoder = self.model.lm_head.decoder
+        if decoder.bias is not None and torch.equal(decoder.bias, bias):
+            return
+        given = torch.zeros_like(bias) if decoder.bias is None else decoder.bias.detach()
+        decoder.bias = torch.nn.Parameter(bias, requires_grad=False)
+        difference = float((bias - given).abs().max())
+        if difference > 0:
+            self.notes += (
+                f"transformers {transformers.__version__} leaves the trained bias of the language-model head "
+                f"out (its logits are off by up to {difference:.1e}): it was added to eager here",
+            )
 
     def run(
         self,

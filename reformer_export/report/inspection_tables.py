@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from reformer_export.artifact.engine_record import EngineRecord
 from reformer_export.artifact.engine_state import EngineState, UnusableEngine
-from reformer_export.artifact.manifest import Manifest
+from reformer_export.artifact.manifest import Manifest, TokenizerKind, TokenizerRecord
 from reformer_export.report.tables import Columns, Table, engine_table, make_facts, make_table
 from reformer_export.runtimes.inspection import (
     ArtifactSummary,
@@ -67,6 +67,12 @@ CUSTOM_NODES: Final[Columns[CustomNodes]] = {
     "function body": lambda nodes: "yes" if nodes.has_function_body else "no",
 }
 
+TEXT_BY_KIND: Final[dict[TokenizerKind, str]] = {
+    "tokenizer.json": "by tokenizer.json",
+    "bytes": "as bytes (id = byte + 2)",
+    "none": "token ids only",
+}
+
 
 def inspection_tables(path: str, found: Inspection) -> list[Table]:
     """All that is told of `path`."""
@@ -93,6 +99,7 @@ def model_tables(artifact: ArtifactSummary) -> list[Table]:
         ("operators", _join_pairs(manifest.operators)),
         ("longest sequence", f"{spec.max_length:,} tokens"),
         ("vocabulary", f"{spec.vocab_size:,} ids"),
+        *([] if manifest.tokenizer is None else [("text", _describe_tokenizer(manifest.tokenizer))]),
         ("width", f"{spec.hidden_size:,}, {spec.num_heads} heads of {spec.head_size}"),
         ("feed-forward", f"{spec.feed_forward_size:,}, {spec.hidden_act}"),
         ("positions", _describe_positions(spec)),
@@ -149,6 +156,11 @@ def _describe_task(spec: ModelSpec) -> str:
     positions = " of the last token" if spec.logits == "last" else ""
     labels = f", {spec.num_labels} labels" if spec.task == "text-classification" else ""
     return f"{spec.task} ({attention}{labels}), returns {', '.join(spec.output_names)}{positions}"
+
+
+def _describe_tokenizer(record: TokenizerRecord) -> str:
+    words = TEXT_BY_KIND[record.kind]
+    return f"{words}: {record.detail}" if record.detail else words
 
 
 def _describe_positions(spec: ModelSpec) -> str:

@@ -97,7 +97,8 @@ def _errors_section(sweep: VerifyResult) -> Section:
     )
     axes = ("length (tokens)", "largest difference")
     drawing = draw("errors", "Largest difference of each input", told, paint_series, *axes, series, "none")
-    return Section("errors", "Difference from eager", [text], [drawing])
+    notes = [f"{note}." for note in sweep.notes]
+    return Section("errors", "Difference from eager", [text, *notes], [drawing])
 
 
 def _layers_section(details: Details) -> Section:

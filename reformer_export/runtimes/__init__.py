@@ -17,13 +17,14 @@ __all__ = ["RUNTIMES", "LeftPaddingWarning", "Runtime", "RuntimeOptions", "load"
 
 
 def load(path: str | os.PathLike[str], options: RuntimeOptions | None = None, **fields: Any) -> Runtime:
-    """Open the artifact in the folder `path` with a runtime.
+    """Open the artifact in the folder, or with the hub id, `path` with a runtime.
 
     with reformer_export.load("OUT", runtime="tensorrt") as model:
         logits = model.run([[5, 6, 7]])["logits"]
 
     Args:
-        path: the folder written by `reformer-export onnx`.
+        path: the folder written by `reformer-export onnx`; or, as text, OWNER/NAME of the Hugging Face hub,
+            from which it is downloaded into the hub client's cache unless it is there.
         options: where and how to run it.
         fields: in place of `options`, fields of `RuntimeOptions`.
 

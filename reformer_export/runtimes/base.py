@@ -7,18 +7,18 @@ import os
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, overload
 
 from numpy.typing import NDArray
 
 from reformer_export.artifact.engine_record import EngineRecord
+from reformer_export.artifact.hub import locate_artifact
 from reformer_export.artifact.manifest import Manifest, check_files, read_manifest
 from reformer_export.errors import InputError, ReformerExportError, one_line_repr
 from reformer_export.libraries.operators import NativeLibrary
 from reformer_export.runtimes.forks import Forkable, watch_forks
-from reformer_export.runtimes.generation import Generation, GenerationOptions
+from reformer_export.runtimes.generation import Generation, GenerationOptions, ids_from_prompt
 from reformer_export.runtimes.inputs import IdsLike
 from reformer_export.runtimes.num_hashes import choose_num_hashes
 from reformer_export.runtimes.options import Device, RuntimeOptions, options_from_fields
@@ -68,9 +68,10 @@ class Runtime(Forkable):
     def __init__(
         self, path: str | os.PathLike[str], options: RuntimeOptions, manifest: Manifest | None = None
     ) -> None:
-        """Compare each file in the folder `path` with its SHA-256 in `manifest`, else in the folder's own."""
+        """Compare each file in the folder or hub repository `path` with its SHA-256 in `manifest`, else in
+        the folder's own."""
         try:
-            self.folder = Path(path)
+            self.folder = locate_artifact(path, with_engines=options.is_engine)
         except TypeError as error:
             got, fix = one_line_repr(path), "give its path, as text or a Path"
             raise InputError("path", got, "an artifact's folder", fix) from error
@@ -101,7 +102,7 @@ class Runtime(Forkable):
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
         """Text to token ids and back; an error says what the artifact, or this Python, lacks for it."""
-        return load_tokenizer(self.folder, self.spec.vocab_size)
+        return load_tokenizer(self.folder, self.spec.vocab_size, self.manifest.tokenizer)
 
     @property
     def record(self) -> EngineRecord | None:
@@ -211,7 +212,7 @@ class Runtime(Forkable):
         """
         chosen = options_from_fields(GenerationOptions, None, options)
         if not isinstance(prompt, str):
-            return Generation(self, prompt, chosen)
+            return Generation(self, ids_from_prompt(prompt), chosen)
         return Generation(self, self.tokenizer.encode(prompt), chosen, self.tokenizer)
 
     def __enter__(self) -> Self:

@@ -14,6 +14,7 @@ import numpy as np
 
 from reformer_export.errors import InputError
 from reformer_export.runtimes.field_types import check_field_types
+from reformer_export.runtimes.inputs import row_from_input
 from reformer_export.runtimes.num_hashes import choose_num_hashes
 from reformer_export.runtimes.sampling import SamplingOptions, require_integer, sample_token
 
@@ -43,6 +44,31 @@ class GenerationOptions(SamplingOptions):
         require_integer("max_new_tokens", self.max_new_tokens, 1)
         require_integer("seed", self.seed, 0)
         check_field_types(self)
+        for token_id in self._given_eos_token_ids():
+            require_integer("eos_token_id", token_id, 0)
+
+    def choose_eos_token_ids(self, checkpoint: tuple[int, ...]) -> tuple[int, ...]:
+        """Those that were given, else the checkpoint's own."""
+        return checkpoint if self.eos_token_id is None else self._given_eos_token_ids()
+
+    def _given_eos_token_ids(self) -> tuple[int, ...]:
+        given = self.eos_token_id
+        if given is None:
+            return ()
+        if isinstance(given, Sequence | np.ndarray) and not isinstance(given, str | bytes | bytearray):
+            return tuple(given)
+        return (given,)  # type: ignore[return-value]
+
+
+def ids_from_prompt(prompt: object) -> list[int]:
+    """The token ids of a prompt that is no text; InputError unless it is a row of integers."""
+    if isinstance(prompt, Sequence) and not isinstance(prompt, bytes) and len(prompt) == 0:
+        return []
+    fix = "give text, or token ids such as [5, 6, 7]"
+    row = row_from_input("prompt", prompt, fix)
+    if row.dtype == np.bool_:
+        raise InputError("prompt", "booleans", "token ids", fix)
+    return [int(token_id) for token_id in row]
 
 
 class Generation(Iterator[int]):
@@ -82,8 +108,7 @@ class Generation(Iterator[int]):
         self._options = options
         self.tokenizer = tokenizer
         self._rng = np.random.default_rng(options.seed)
-        given = runtime.config.eos_token_ids if options.eos_token_id is None else options.eos_token_id
-        self._eos_token_ids = (given,) if isinstance(given, int | np.integer) else tuple(given)
+        self._eos_token_ids = options.choose_eos_token_ids(runtime.config.eos_token_ids)
 
     def __next__(self) -> int:
         if self.stop_reason is None and len(self.prompt_ids) + len(self.ids) >= self._runtime.max_length:

@@ -72,7 +72,7 @@ def _rows_from_input(name: str, values: IdsLike) -> list[NDArray[np.integer]]:
         raise InputError(name, type(values).__name__, "rows of integers", fix)
     if len(values) == 0:
         raise InputError(name, "no row", "at least one", fix)
-    return [_row_from_input(f"{name}, row {index}", row, fix) for index, row in enumerate(values)]
+    return [row_from_input(f"{name}, row {index}", row, fix) for index, row in enumerate(values)]
 
 
 def _array_from_other(name: str, values: Any, fix: str) -> Any:
@@ -85,7 +85,14 @@ def _array_from_other(name: str, values: Any, fix: str) -> Any:
         raise InputError(name, f"'{one_line(error)}'", "an array of integers", fix) from error
 
 
-def _row_from_input(what: str, values: object, fix: str) -> NDArray[np.integer]:
+def row_from_input(what: str, values: object, fix: str) -> NDArray[np.integer]:
+    """`values` as integers or booleans [length]; InputError when they are no row of them."""
+    if isinstance(values, str | bytes | bytearray | memoryview):  # the last two would be rows of bytes
+        raise InputError(what, type(values).__name__, "integers", fix)
+    if isinstance(values, list | tuple):
+        kinds = {isinstance(value, bool | np.bool_) for value in values}
+        if kinds == {True, False}:
+            raise InputError(what, "booleans among the integers", "integers", fix)
     try:
         row = np.asarray(values)
     except ValueError as error:
@@ -93,7 +100,8 @@ def _row_from_input(what: str, values: object, fix: str) -> NDArray[np.integer]:
     except Exception as error:  # an object of another library can raise anything
         raise InputError(what, f"'{one_line(error)}'", "one row of integers on the host", fix) from error
     if row.ndim != 1:
-        raise InputError(what, f"shape {list(row.shape)}", "one row of integers", fix)
+        got = f"shape {list(row.shape)}" if row.ndim else type(values).__name__
+        raise InputError(what, got, "one row of integers", fix)
     if row.size == 0:
         raise InputError(what, "no token", "at least one", "leave empty rows out")
     if not np.issubdtype(row.dtype, np.integer) and row.dtype != np.bool_:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
@@ -19,6 +20,7 @@ from reformer_export.artifact.engine_state import (
     is_engine_path,
 )
 from reformer_export.artifact.files import reading, resolve_inside, sha256_of_file
+from reformer_export.artifact.hub import locate_artifact
 from reformer_export.artifact.manifest import MODEL_NAME, Manifest, read_manifest
 from reformer_export.contract import DOMAIN, LSH_BUCKETS
 from reformer_export.errors import ArtifactError, MissingDependencyError
@@ -158,13 +160,14 @@ def _inspect_artifact(folder: Path) -> ArtifactSummary:
     return ArtifactSummary(str(folder), manifest, tuple(files), examine_engines(folder), graph)
 
 
-def inspect_path(path: Path) -> Inspection:
-    """What `path` is: an artifact's folder, an .onnx file, an engine or its record.
+def inspect_path(path: str | os.PathLike[str]) -> Inspection:
+    """What `path` is: an artifact's folder or hub id, an .onnx file, an engine or its record.
 
     Raises:
         ArtifactError: anything else, or a broken manifest, .onnx file or record.
         MissingDependencyError: an .onnx file, and the package onnx is not installed.
     """
+    path = locate_artifact(path, with_engines=True)
     if is_engine_path(path):
         return inspect_engine(path)
     if path.is_dir():

@@ -81,7 +81,13 @@ _LIBRARIES: Final = (
     ("transformers", ("transformers",), "onnx, verify", "reformer-export[export]"),
     ("safetensors", ("safetensors",), "onnx, verify", "reformer-export[export]"),
     ("tokenizers", ("tokenizers",), "text with a tokenizer.json", "reformer-export[text]"),
-    ("sentencepiece", ("sentencepiece",), "text with a spiece.model", "reformer-export[text]"),
+    ("huggingface_hub", ("huggingface-hub",), "hub ids in place of folders", "huggingface-hub"),
+    (
+        "sentencepiece",
+        ("sentencepiece",),
+        "onnx of a checkpoint with a spiece.model",
+        "reformer-export[export]",
+    ),
 )
 """Module, the distributions that bring it, purpose, what to install."""
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from reformer_export.artifact.files import reading
+from reformer_export.artifact.hub import blobs_of
 from reformer_export.errors import ArtifactError, MissingDependencyError
 from reformer_export.runtimes.onnx_structure import check_onnx_structure
 
@@ -21,6 +22,26 @@ def import_onnx() -> Any:
         fix = "pip install 'reformer-export[export]'"
         raise MissingDependencyError("onnx", f"'{error}'", "the package", fix) from error
     return onnx
+
+
+def _follow_links(model: Any, folder: Path) -> Path:
+    """The folder in which the weights' external data lies, under the names that are then set in `model`.
+
+    `onnx` refuses a link. In the hub's cache every file is one, and `check_onnx_structure` has looked where
+    it leads to.
+    """
+    blobs = blobs_of(folder)
+    if blobs is None:
+        return folder
+    links = [
+        entry
+        for tensor in model.graph.initializer
+        for entry in tensor.external_data
+        if entry.key == "location" and (folder / entry.value).is_symlink()
+    ]
+    for entry in links:
+        entry.value = (folder / entry.value).resolve().relative_to(blobs).as_posix()
+    return blobs if links else folder
 
 
 def read_onnx(path: Path, *, external_data: bool) -> Any:
@@ -41,7 +62,7 @@ def read_onnx(path: Path, *, external_data: bool) -> Any:
     try:
         model = onnx.load_model_from_string(path.read_bytes())
         if external_data:
-            onnx.load_external_data_for_model(model, str(path.parent))
+            onnx.load_external_data_for_model(model, str(_follow_links(model, path.parent)))
     except Exception as error:  # protobuf's DecodeError, onnx's ValidationError and OSError share no base
         raise ArtifactError(path, f"'{error}'", "a readable ONNX model", fix) from error
     if not model.HasField("graph"):

@@ -1,7 +1,7 @@
-"""Text to token ids and back, with what the artifact's folder holds.
+"""Text to token ids and back, with what the artifact's folder holds: tokenizer.json, or bytes.
 
-tokenizer.json (package `tokenizers`), else spiece.model (package `sentencepiece`), else bytes: the id of a
-byte is byte + 2, as in the enwik8 checkpoint, which comes without a tokenizer.
+The export writes a tokenizer of any format as tokenizer.json (export/tokenizer.py). Bytes (id = byte + 2) are
+for models that say so: the enwik8 checkpoint comes without a tokenizer and has exactly their ids.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from reformer_export.artifact.manifest import TokenizerRecord
 from reformer_export.errors import ArtifactError, InputError, MissingDependencyError
 
 TOKENIZER_JSON_NAME: Final = "tokenizer.json"
-SENTENCEPIECE_NAME: Final = "spiece.model"
+OTHER_NAMES: Final = ("spiece.model", "vocab.txt", "vocab.json", "merges.txt", "tokenizer.model")
+"""Files of tokenizers that are not read here."""
 BYTE_OFFSET: Final = 2
 """Ids 0 (padding) and 1 are no bytes (model card of google/reformer-enwik8)."""
 BYTE_VOCAB_SIZE: Final = BYTE_OFFSET + 256
@@ -40,20 +42,25 @@ class Tokenizer(Protocol):
         is unfinished at the end becomes U+FFFD."""
 
 
-def load_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
-    """The tokenizer of the artifact in `folder`; InputError when it has none and its ids are not bytes."""
-    if (folder / TOKENIZER_JSON_NAME).is_file():
-        return _load_tokenizer_json(folder / TOKENIZER_JSON_NAME)
-    if (folder / SENTENCEPIECE_NAME).is_file():
-        return _load_sentencepiece(folder / SENTENCEPIECE_NAME)
-    if vocab_size >= BYTE_VOCAB_SIZE:
+def load_tokenizer(folder: Path, vocab_size: int, record: TokenizerRecord | None = None) -> Tokenizer:
+    """The tokenizer of the artifact in `folder`; InputError when it has none and its ids are not bytes.
+
+    `record` is what the manifest says of it; None where an older version wrote the manifest.
+    """
+    kind = "" if record is None else record.kind
+    if kind == "bytes":
         return ByteTokenizer()
-    names = f"no {TOKENIZER_JSON_NAME} and no {SENTENCEPIECE_NAME}"
+    if kind != "none" and (folder / TOKENIZER_JSON_NAME).is_file():
+        return _load_tokenizer_json(folder / TOKENIZER_JSON_NAME)
+    others = [name for name in OTHER_NAMES if (folder / name).is_file()]
+    if not kind and not others and vocab_size == BYTE_VOCAB_SIZE:
+        return ByteTokenizer()
+    got = f"no {TOKENIZER_JSON_NAME}{f' but {others[0]}' if others else ''} and {vocab_size} ids"
     raise InputError(
         "tokenizer",
-        got=f"{names} in {folder} and {vocab_size} ids",
-        expected=f"one of them, or at least {BYTE_VOCAB_SIZE} ids for bytes",
-        fix="give token ids",
+        got=f"none for the model in {folder} ({record.detail if record else got})",
+        expected=f"{TOKENIZER_JSON_NAME}, or a model of the {BYTE_VOCAB_SIZE} ids of bytes",
+        fix='give token ids, or export the checkpoint again with its tokenizer, or with `tokenizer="bytes"`',
     )
 
 
@@ -63,7 +70,8 @@ class ByteTokenizer:
     name = "bytes (id = byte + 2)"
 
     def encode(self, text: str) -> list[int]:
-        return [byte + BYTE_OFFSET for byte in text.encode("utf-8", errors="surrogateescape")]
+        """Bytes of a command line that are no UTF-8 are themselves (surrogateescape, PEP 383)."""
+        return [byte + BYTE_OFFSET for byte in _encode_text(text, "surrogateescape")]
 
     def decode(self, ids: Sequence[int]) -> str:
         return _bytes_from_ids(ids).decode("utf-8", errors="replace")
@@ -76,6 +84,14 @@ class ByteTokenizer:
                 yield piece
         if piece := decoder.decode(b"", final=True):
             yield piece
+
+
+def _encode_text(text: str, errors: str) -> bytes:
+    try:
+        return text.encode("utf-8", errors)
+    except UnicodeEncodeError as error:
+        got = f"half of a character at position {error.start} (a lone surrogate)"
+        raise InputError("text", got, "text that UTF-8 can write", "mend it") from error
 
 
 def _bytes_from_ids(ids: Sequence[int]) -> bytes:
@@ -95,6 +111,7 @@ class LibraryTokenizer:
         self._decode = decode
 
     def encode(self, text: str) -> list[int]:
+        _encode_text(text, "strict")
         try:
             return self._encode(text)
         except Exception as error:  # the libraries raise plain Exception
@@ -129,26 +146,13 @@ def _load_tokenizer_json(path: Path) -> Tokenizer:
         tokenizer = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises plain Exception
         raise _broken(path, error) from error
+    tokenizer.no_truncation()  # which transformers leaves out too, unless a call asks for them
+    tokenizer.no_padding()
     return LibraryTokenizer(
         path,
         f"{TOKENIZER_JSON_NAME} (tokenizers {tokenizers.__version__})",
         lambda text: list(tokenizer.encode(text).ids),
         lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True)),
-    )
-
-
-def _load_sentencepiece(path: Path) -> Tokenizer:
-    sentencepiece = _import_extra("sentencepiece", path)
-    try:
-        processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
-    except (OSError, RuntimeError) as error:
-        raise _broken(path, error) from error
-    size = processor.vocab_size()
-    return LibraryTokenizer(
-        path,
-        f"{SENTENCEPIECE_NAME} (sentencepiece {sentencepiece.__version__})",
-        lambda text: list(processor.encode(text)),
-        lambda ids: str(processor.decode([i for i in ids if i < size])),
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from reformer_export.artifact.hub import locate_artifact
 from reformer_export.artifact.manifest import MODEL_NAME, Manifest, read_manifest
 from reformer_export.errors import InputError
 from reformer_export.measure import BenchmarkOptions, Setup, missing_packages, run_benchmark
@@ -70,7 +71,7 @@ def bench_artifact(
     """Measure the artifact in the folder `out` beside eager and full attention, on the device it runs on.
 
     Args:
-        out: the artifact's folder.
+        out: the artifact's folder, or its hub id.
         request: what to measure.
         say: is told what runs it, and what a user should know, a line each.
         progress: is told how far the measurement is.
@@ -82,7 +83,7 @@ def bench_artifact(
         RuntimeUnavailableError: this machine cannot run it.
     """
     request = options_from_fields(BenchRequest, request, fields)
-    out = Path(out)
+    out = locate_artifact(out, with_engines=request.runtime.is_engine)
     manifest = read_manifest(out)
     with load(out, request.runtime) as runtime:
         say(f"Runs on {runtime.description}.")

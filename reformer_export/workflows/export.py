@@ -16,7 +16,7 @@ from reformer_export.errors import InputError, ParityError
 from reformer_export.libraries.packages import COMPARING, EXPORTING, require_packages
 from reformer_export.runtimes.field_types import check_field_types
 from reformer_export.runtimes.options import options_from_fields
-from reformer_export.spec import DType, LogitsPositions, Task
+from reformer_export.spec import DType, LogitsPositions, Task, TokenizerChoice
 from reformer_export.workflows.checkpoint_source import source_with_path
 from reformer_export.workflows.progress import Say, say_nothing
 
@@ -39,6 +39,8 @@ class ExportRequest:
         hash_seed: seed of the random rotations, for a checkpoint that has none.
         max_length: greatest sequence length, tokens.
         logits: of all positions, or of the last attended one (for generation).
+        tokenizer: how text becomes ids: "auto" by the checkpoint's own tokenizer, or by bytes where it has
+            none and exactly their 258 ids; "bytes" (id = byte + 2); "none" for token ids only.
         feed_forward_slices: cuts the feed-forward's inner dimension: less memory at great lengths.
         opset: ONNX opset, 18 or later.
         revision: branch, tag or commit of a hub checkpoint.
@@ -55,6 +57,7 @@ class ExportRequest:
     hash_seed: int | None = None
     max_length: int | None = None
     logits: LogitsPositions = "all"
+    tokenizer: TokenizerChoice = "auto"
     feed_forward_slices: int = 1
     opset: int = DEFAULT_OPSET
     revision: str | None = None
@@ -84,7 +87,12 @@ class ExportRequest:
         """The part that writes the graph."""
         from reformer_export.export import ExportOptions
 
-        return ExportOptions(self.dtype, self.opset, runtime_num_hashes=self.max_hashes is not None)
+        return ExportOptions(
+            self.dtype,
+            self.opset,
+            runtime_num_hashes=self.max_hashes is not None,
+            tokenizer=self.tokenizer,
+        )
 
 
 @dataclass(frozen=True)
@@ -132,6 +140,7 @@ def export_checkpoint(
     check_new_folder(out, request.overwrite)
     say("Loading the exporter ...")
     from reformer_export.checkpoints import load_huggingface
+    from reformer_export.checkpoints.tokenizer import has_tokenizer
     from reformer_export.export import write_artifact
 
     load_options, export_options = request.load_options(), request.export_options()
@@ -143,9 +152,20 @@ def export_checkpoint(
 
         def compare(manifest: Manifest) -> dict[str, Any]:
             say("Comparing with eager ...")
-            return _compare_shortly(folder, manifest, loaded.folder).summary()
+            result = _compare_shortly(folder, manifest, loaded.folder)
+            for note in result.notes:
+                say(f"Note: {note}.")
+            return result.summary()
 
         manifest = write_artifact(loaded, folder, export_options, compare if request.verify else None)
+    text = manifest.tokenizer
+    if (
+        text is not None
+        and text.kind == "none"
+        and request.tokenizer == "auto"
+        and has_tokenizer(loaded.folder)
+    ):
+        say(f"Note: it takes token ids only, no text: {text.detail}.")
     return ExportedArtifact(out, manifest)
 
 

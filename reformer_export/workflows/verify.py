@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from reformer_export.artifact.engine_record import ENGINE_RUNTIMES
+from reformer_export.artifact.files import read_text
+from reformer_export.artifact.hub import locate_artifact
 from reformer_export.artifact.manifest import Manifest, read_manifest
 from reformer_export.errors import InputError
 from reformer_export.libraries.operators import NativeMode
@@ -30,7 +32,6 @@ from reformer_export.runtimes.num_hashes import choose_num_hashes
 from reformer_export.runtimes.options import ONNXRUNTIME, Provider, RuntimeName, options_from_fields
 from reformer_export.runtimes.ort import OnnxRuntime
 from reformer_export.runtimes.replay import check_subgraph_folder
-from reformer_export.runtimes.tokenizer import load_tokenizer
 from reformer_export.spec import LSHAttentionSpec
 from reformer_export.workflows.checkpoint_source import find_checkpoint
 from reformer_export.workflows.progress import Progress, Say, say_nothing, show_no_progress
@@ -137,7 +138,7 @@ def verify_artifact(
     """Compare the artifact in the folder `out` with eager over lengths, batches and masks.
 
     Args:
-        out: the artifact's folder.
+        out: the artifact's folder, or its hub id.
         request: what to compare.
         say: is told what is being done, a line each.
         progress: is told how far the comparison is.
@@ -151,7 +152,7 @@ def verify_artifact(
     """
     request = options_from_fields(VerifyRequest, request, fields)
     require_packages("verifying", (*COMPARING, *(REPORTING if request.details else ())))
-    out = Path(out)
+    out = locate_artifact(out, with_engines=bool(set(request.runtimes) & set(ENGINE_RUNTIMES)))
     if request.bisect is not None:
         check_subgraph_folder(request.bisect)
     manifest = read_manifest(out)
@@ -182,6 +183,9 @@ class _Verification:
             options, on_cpu = self.request.options_of(runtime), self.request.options_of(ONNXRUNTIME)
             options = dataclasses.replace(options, check=not report.runtimes)  # its files are hashed once
             with open_session(self.out, checkpoint, options, self.request.seed, eager, on_cpu) as session:
+                if eager is None:
+                    for note in session.eager.notes:
+                        self.say(f"Note: {note}.")
                 eager = session.eager
                 report = self._add_runtime(report, session)
         return report
@@ -224,7 +228,7 @@ class _Verification:
         assert self.request.data is not None
         choice = self.manifest.runtime_num_hashes
         length = runtime.max_length if self.request.data_length is None else self.request.data_length
-        ids = np.asarray(load_tokenizer(self.out, runtime.spec.vocab_size).encode(text), np.int64)
+        ids = np.asarray(runtime.tokenizer.encode(text), np.int64)
         counts: tuple[int | None, ...] = tuple(dict.fromkeys(self.request.num_hashes))
         counts = counts or ((None,) if choice is None else choice.counts)
         passes = count_passes(len(ids), length, len(counts))
@@ -258,12 +262,7 @@ def _own_num_hashes(manifest: Manifest) -> int | None:
 def _read_text(manifest: Manifest, path: Path) -> str:
     """The text in the file `path`, for a model that predicts every next token."""
     check_predicts_tokens(manifest.spec)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            "data", f"{path}, which cannot be read ({error})", "UTF-8 text", "check it"
-        ) from error
+    text = read_text("data", path)
     if not text:
         raise InputError("data", f"{path}, which is empty", "some text", "give another file")
     return text

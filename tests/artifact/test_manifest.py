@@ -14,6 +14,8 @@ from reformer_export.artifact.manifest import (
     MAX_MANIFEST_BYTES,
     Manifest,
     RuntimeNumHashes,
+    TokenizerKind,
+    TokenizerRecord,
     check_files,
     read_manifest,
     write_manifest,
@@ -78,7 +80,8 @@ def test_a_choice_of_hashes_is_read_as_it_was_written(folder: Path) -> None:
     values = json.loads((folder / "manifest.json").read_text())
     assert values["manifest_version"] == 1  # who does not know of it runs all rounds, which is right
     order = (
-        "manifest_version spec max_length dtype opset operators dial source rotations_sha256 versions files"
+        "manifest_version spec max_length dtype opset operators dial tokenizer source rotations_sha256 "
+        "versions files"
     )
     assert list(values) == [*order.split(), "parity"]
     assert "Only num_hashes = 2 equals transformers' draw" in values["dial"]["note"]
@@ -87,6 +90,24 @@ def test_a_choice_of_hashes_is_read_as_it_was_written(folder: Path) -> None:
 def test_a_manifest_from_before_there_was_a_choice(folder: Path) -> None:
     edit_manifest(folder, dial=...)
     assert read_manifest(folder).runtime_num_hashes is None
+
+
+@pytest.mark.parametrize("kind", ["tokenizer.json", "bytes", "none"])
+def test_how_text_becomes_ids_is_read_as_it_was_written(folder: Path, kind: TokenizerKind) -> None:
+    manifest = make_manifest(tokenizer=TokenizerRecord(kind, "why"))
+    write_manifest(folder, manifest)
+    assert read_manifest(folder) == manifest
+    edit_manifest(folder, tokenizer=...)
+    assert read_manifest(folder).tokenizer is None
+
+
+@pytest.mark.parametrize(
+    "tokenizer", [[], "bytes", {}, {"kind": "words"}, {"kind": None}, {"kind": "none", "detail": 1}]
+)
+def test_a_wrong_tokenizer_is_refused(folder: Path, tokenizer: object) -> None:
+    edit_manifest(folder, tokenizer=tokenizer)
+    with pytest.raises(ArtifactError, match="a missing or wrong field"):
+        read_manifest(folder)
 
 
 @pytest.mark.parametrize(

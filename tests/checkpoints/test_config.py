@@ -100,12 +100,6 @@ def test_missing_fields_get_the_defaults_of_transformers(tmp_path):
     assert choices["hash_seed"] == {"checkpoint": None, "used": [1, 3, 5], "from": "drawn per layer"}
 
 
-def test_three_axes(write_config):
-    folder = write_config(axial_pos_shape=[4, 4, 4], axial_pos_embds_dim=[4, 4, 8])
-
-    assert spec_of(folder).positions == AxialPositionsSpec((4, 4, 4), (4, 4, 8))
-
-
 @pytest.mark.parametrize(
     ("max_length", "factors", "limit"),
     [(None, (16,), 64), (64, (16,), 64), (60, (16,), 64), (17, (4,), 24), (8, (2,), 8), (1, (2,), 1)],

@@ -21,7 +21,6 @@ FOLDER = Path("checkpoint")
 VARIANTS = {
     "axial": {},
     "learned": {"axial_pos_embds": False},
-    "three axes": {"axial_pos_shape": [2, 4, 8], "axial_pos_embds_dim": [4, 4, 8]},
     "narrow heads": {"attention_head_size": 3, "num_attention_heads": 5, "feed_forward_size": 7},
     "lsh only": {"attn_layers": ["lsh", "lsh", "lsh"]},
     "labels": {"num_labels": 5},

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import subprocess
@@ -119,3 +120,18 @@ def test_the_program_streams_utf_8(tmp_path: Path) -> None:
         result = subprocess.run([*program, *options], capture_output=True, check=False, env=environment)
         assert result.returncode == 0, result.stderr
         assert result.stdout.decode().replace(os.linesep, "\n") == expected
+
+
+def test_a_prompt_file_keeps_its_line_ends_and_loses_its_mark(out: Path, tmp_path: Path) -> None:
+    """The ids are those of the text that was written: CRLF stays, a byte order mark is none of it."""
+    (tmp_path / "prompt.txt").write_bytes(codecs.BOM_UTF8 + b"a\r\nb\r")
+    result = invoke(out, "--prompt-file", tmp_path / "prompt.txt", "--max-new-tokens", 1, "--json")
+    assert json.loads(result.stdout)["prompt_ids"] == [byte + 2 for byte in b"a\r\nb\r"]
+
+
+def test_a_prompt_file_that_ends_within_a_character(out: Path, tmp_path: Path) -> None:
+    (tmp_path / "prompt.txt").write_bytes(b"abc\xe2\x98")
+    result = invoke(out, "--prompt-file", tmp_path / "prompt.txt")
+    assert isinstance(result.exception, InputError)
+    assert str(result.exception).startswith("--prompt-file: got ")
+    assert "unexpected end of data" in str(result.exception)

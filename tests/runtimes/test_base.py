@@ -42,5 +42,5 @@ def test_the_tokenizer_is_loaded_once_and_a_missing_one_is_an_error(tmp_path: Pa
         assert model.tokenizer is model.tokenizer
     with load(write_artifact(tmp_path / "none", vocab_size=50)) as model:
         for _ in range(2):
-            with pytest.raises(InputError, match=r"got no tokenizer\.json"):
+            with pytest.raises(InputError, match=r"no tokenizer\.json and 50 ids"):
                 _ = model.tokenizer

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -126,3 +127,39 @@ def test_other_tasks_are_refused(tmp_path: Path) -> None:
 def test_options_out_of_range_are_refused(values: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=next(iter(values))):
         GenerationOptions(**values)
+
+
+@pytest.mark.parametrize("eos", ["x", b"x", "12", 1.5, [1, "x"], [True], [[1]], -1, {"a": 1}])
+def test_end_tokens_are_ids(runtime: Any, eos: Any) -> None:
+    with pytest.raises(InputError, match=r"^eos_token_id: got .*expected an integer from 0 up"):
+        runtime.generate([9], eos_token_id=eos)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "got"),
+    [
+        (b"abc", "bytes"),
+        (bytearray(b"abc"), "bytearray"),
+        (memoryview(b"abc"), "memoryview"),
+        (["a", "b"], "<U1 values"),
+        ([5, True, 7], "booleans among the integers"),
+        ([True, False], "booleans"),
+        ([5.0], "float64 values"),
+        ([[5, 6]], "shape [1, 2]"),
+        (np.ones((1, 2), np.int64), "shape [1, 2]"),
+        (5, "int"),
+        (None, "NoneType"),
+        ({5, 6}, "set"),
+        (iter([5]), "list_iterator"),
+    ],
+)
+def test_a_prompt_is_text_or_ids(runtime: Any, prompt: Any, got: str) -> None:
+    with pytest.raises(
+        InputError, match=rf"^prompt: got {re.escape(got)}, expected .*give text, or token ids"
+    ):
+        runtime.generate(prompt)
+
+
+def test_ids_of_any_integer_type_are_a_prompt(runtime: Any) -> None:
+    for prompt in ([5, 9], (5, 9), np.array([5, 9], np.int32), range(5, 10, 4), [np.int64(5), 9]):
+        assert list(runtime.generate(prompt, **greedy(max_new_tokens=2))) == [10, 11]

@@ -66,7 +66,7 @@ def test_the_mask_recovers_the_rows(rows: list[list[int]]) -> None:
         ([[1.0]], "float64 values"),
         ([[True]], "booleans"),
         ([["1"]], "expected integers"),
-        ([1, 2], "shape"),
+        ([1, 2], "row 0: got int, expected one row"),
         ([[[1]]], "expected one row"),
         ([[1, [2, 3]]], "unequal depth"),
         ("abc", "got str"),

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import io
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,44 +8,34 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reformer_export.artifact.manifest import TokenizerRecord
 from reformer_export.errors import ArtifactError, InputError, MissingDependencyError
 from reformer_export.runtimes.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
+from tests.tokenizer_formats import (
+    make_byte_level,
+    write_config,
+    write_sentencepiece,
+    write_tokenizer_json,
+)
 
 TEXT = "In the beginning ☃ été 漢字"
 
 
-def write_tokenizer_json(folder: Path) -> None:
-    tokenizers = pytest.importorskip("tokenizers", reason="the extra `text` is not installed")
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = tokenizers.decoders.ByteLevel()
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=300,
-        special_tokens=["<end>"],
-        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator([TEXT] * 3, trainer)
-    tokenizer.save(str(folder / "tokenizer.json"))
+def write_sentencepiece_artifact(folder: Path) -> None:
+    """What an export makes of a checkpoint with spiece.model alone."""
+    pytest.importorskip("transformers", reason="the extra `export` is not installed")
+    from reformer_export.checkpoints.tokenizer import open_tokenizer
+
+    write_config(folder)
+    write_sentencepiece(folder)
+    open_tokenizer(folder).backend.save(str(folder / "tokenizer.json"))
+    (folder / "spiece.model").unlink()
 
 
-def write_sentencepiece(folder: Path) -> None:
-    sentencepiece = pytest.importorskip("sentencepiece", reason="the extra `text` is not installed")
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter([TEXT] * 20),
-        model_writer=model,
-        vocab_size=40,
-        hard_vocab_limit=False,
-        minloglevel=2,
-    )
-    (folder / "spiece.model").write_bytes(model.getvalue())
-
-
-@pytest.fixture(params=[write_tokenizer_json, write_sentencepiece, lambda folder: None])
+@pytest.fixture(params=[write_tokenizer_json, write_sentencepiece_artifact, lambda folder: None])
 def tokenizer(tmp_path: Path, request: pytest.FixtureRequest) -> Tokenizer:
     request.param(tmp_path)
-    return load_tokenizer(tmp_path, 320)
+    return load_tokenizer(tmp_path, 258)
 
 
 def test_text_comes_back(tokenizer: Tokenizer) -> None:
@@ -96,12 +85,6 @@ def test_special_tokens_are_no_text(tmp_path: Path) -> None:
     assert tokenizer.decode([0, *tokenizer.encode("In"), 0]) == "In"
 
 
-def test_sentencepiece_ignores_ids_beyond_its_vocabulary(tmp_path: Path) -> None:
-    write_sentencepiece(tmp_path)
-    tokenizer = load_tokenizer(tmp_path, 320)
-    assert tokenizer.decode([*tokenizer.encode("In"), 319]) == "In"
-
-
 @given(st.text())
 def test_bytes_come_back(text: str) -> None:
     tokenizer = ByteTokenizer()
@@ -121,25 +104,55 @@ def test_ids_that_are_no_bytes_are_ignored() -> None:
     assert ByteTokenizer().decode([0, 1, 99, 258, 319, 100]) == "ab"
 
 
-def test_a_small_vocabulary_without_tokenizer_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"257 ids, expected one of them.*give token ids"):
-        load_tokenizer(tmp_path, 257)
+@pytest.mark.parametrize("vocab_size", [50, 257, 259, 320, 1000])
+def test_other_vocabularies_are_no_bytes(tmp_path: Path, vocab_size: int) -> None:
+    """Bytes only where the model says so: by exactly their ids, or by its manifest."""
+    with pytest.raises(
+        InputError, match=rf"no tokenizer.json and {vocab_size} ids\).*give token ids, or export"
+    ):
+        load_tokenizer(tmp_path, vocab_size)
+    said = load_tokenizer(tmp_path, vocab_size, TokenizerRecord("bytes"))
+    assert said.encode("a") == [99]
 
 
-@pytest.mark.parametrize("name", ["tokenizer.json", "spiece.model"])
-def test_a_broken_tokenizer_is_refused(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_bytes(b"{broken")
-    with pytest.raises(ArtifactError, match=name):
+@pytest.mark.parametrize("name", ["spiece.model", "vocab.txt", "vocab.json", "merges.txt"])
+def test_a_tokenizer_of_another_format_is_never_taken_for_bytes(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(InputError, match=rf"no tokenizer.json but {name} and 258 ids"):
         load_tokenizer(tmp_path, 258)
 
 
-@pytest.mark.parametrize(
-    ("name", "module"), [("tokenizer.json", "tokenizers"), ("spiece.model", "sentencepiece")]
-)
-def test_a_missing_package_names_its_extra(
-    tmp_path: Path, name: str, module: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / name).write_bytes(b"{}")
-    monkeypatch.setitem(sys.modules, module, None)
+def test_what_the_manifest_refuses_is_refused(tmp_path: Path) -> None:
+    write_tokenizer_json(tmp_path)
+    with pytest.raises(InputError, match=r"\(two of them\), expected tokenizer.json"):
+        load_tokenizer(tmp_path, 258, TokenizerRecord("none", "two of them"))
+
+
+def test_truncation_and_padding_of_the_file_are_left_out(tmp_path: Path) -> None:
+    tokenizer = make_byte_level()
+    ids = tokenizer.encode(TEXT).ids
+    tokenizer.enable_truncation(3)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    assert load_tokenizer(tmp_path, 300).encode(TEXT) == ids
+    tokenizer.no_truncation()
+    tokenizer.enable_padding(length=100)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    assert load_tokenizer(tmp_path, 300).encode(TEXT) == ids
+
+
+def test_half_of_a_character_is_refused(tokenizer: Tokenizer) -> None:
+    with pytest.raises(InputError, match=r"^text: got half of a character at position 1"):
+        tokenizer.encode("a\ud800")
+
+
+def test_a_broken_tokenizer_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_bytes(b"{broken")
+    with pytest.raises(ArtifactError, match=r"tokenizer\.json"):
+        load_tokenizer(tmp_path, 258)
+
+
+def test_a_missing_package_names_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tokenizer.json").write_bytes(b"{}")
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(MissingDependencyError, match=r"reformer-export\[text\]"):
         load_tokenizer(tmp_path, 258)

@@ -6,13 +6,16 @@ from pathlib import Path
 
 import onnx
 import pytest
+import torch
 from onnx import numpy_helper
+from safetensors.torch import load_file, save_file
 
 import reformer_export
 from reformer_export.artifact import manifest as manifest_module
 from reformer_export.artifact.files import sha256_of_file
 from reformer_export.errors import InputError, OutputError
 from reformer_export.reference import eager as eager_module
+from reformer_export.report.verify_page import page_from_verify
 from reformer_export.workflows.verify import VerifyRequest, verify_artifact
 
 CASES = {"lengths": (1, 20), "batch_sizes": (2,)}
@@ -113,3 +116,23 @@ def test_tf32_is_onnx_runtime_s_on_cuda() -> None:
         VerifyRequest(tf32=True, provider="cuda", runtimes=("tensorrt",))
     request = VerifyRequest(tf32=True, provider="cuda", runtimes=("onnxruntime", "tensorrt"))
     assert [request.options_of(runtime).tf32 for runtime in request.runtimes] == [True, False]
+
+
+def test_a_bias_that_the_installed_eager_leaves_out_is_added_and_spoken_of(
+    exported: Path, checkpoint: Path, tmp_path: Path, head_without_bias: None
+) -> None:
+    """As with transformers 5.0 to 5.23, on a head with a trained bias."""
+    folder, out = tmp_path / "checkpoint", tmp_path / "out"
+    shutil.copytree(checkpoint, folder)
+    weights = load_file(folder / "model.safetensors")
+    weights["lm_head.decoder.bias"] = torch.linspace(-2, 3, 50)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    said: list[str] = []
+    reformer_export.export_checkpoint(folder, out, say=said.append)
+    report = verify_artifact(out, **CASES, say=said.append)
+    assert report.passed
+    (note,) = report.to_dict()["notes"]
+    assert "leaves the trained bias of the language-model head out (its logits are off by up to 3.0e" in note
+    assert said.count(f"Note: {note}.") == 2  # once by each
+    errors = next(section for section in page_from_verify(report).sections if section.name == "errors")
+    assert f"{note}." in errors.paragraphs
