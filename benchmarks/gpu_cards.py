@@ -11,10 +11,10 @@ from typing import Final
 class GPU:
     """Peaks of one card: per second unless said otherwise, operations counted two per multiply-add.
 
-    `tensor_flops` is the dense float16 rate with float32 accumulation, TF32's is half of it;
-    `mma_sync_share` is the part of either that mma.sync instructions can reach. `l2_bytes` is the L2 read
-    rate, `l2_capacity` its size in bytes. `exp2` counts base-2 exponentials: 16 a clock and multiprocessor.
-    Infinite where it is not known: that resource then bounds nothing.
+    `tensor_flops` is the dense float16 rate with float32 accumulation; `mma_sync_share` is the part of it
+    that mma.sync instructions can reach. `l2_bytes` is the L2 read rate, `l2_capacity` its size in bytes.
+    `exp2` counts base-2 exponentials: 16 a clock and multiprocessor. Infinite where it is not known: that
+    resource then bounds nothing.
     """
 
     name: str
@@ -30,11 +30,6 @@ class GPU:
     def mma_flops(self) -> float:
         """float16 operations a second that the kernels can reach on tensor cores."""
         return self.tensor_flops * self.mma_sync_share
-
-    @property
-    def tf32_flops(self) -> float:
-        """TF32 operations a second, likewise."""
-        return self.mma_flops / 2
 
 
 @dataclass(frozen=True)

@@ -32,11 +32,11 @@ float16 and bfloat16 rotations are the sum of two and three parts. float32 takes
 peak rate is half of float16's on every card.
 """
 
-TF32_PARTS: Final = 3
-"""TF32 products that a float32 product is the sum of: high x high, and high x low twice."""
-
 OWN_ROW_BYTES: Final = 256
 """Bytes of a head's row up to which an LSH block finds its queries among its keys (attention/tile.cuh)."""
+
+FLOAT32_PRODUCTS: Final = 6
+"""A float32 product is three of TF32, each of which takes as long as two of float16."""
 
 
 @dataclass(frozen=True)
@@ -96,16 +96,11 @@ class AttentionShape:
 
 @dataclass(frozen=True)
 class Work:
-    """What one kernel must move and compute: bytes, and operations counted two per multiply-add.
-
-    `float32_products` are matrix products of float32 numbers: the float32 units do them, or tensor cores as
-    three products of TF32 numbers, which keeps float32's accuracy; the faster of both counts.
-    """
+    """What one kernel must move and compute: bytes, and operations counted two per multiply-add."""
 
     dram_bytes: float = 0
     l2_bytes: float = 0
     tensor_flops: float = 0
-    float32_products: float = 0
     float32_flops: float = 0
     exp2: float = 0
 
@@ -115,15 +110,9 @@ class Work:
             "DRAM": self.dram_bytes / gpu.dram_bytes,
             "L2": self.l2_bytes / gpu.l2_bytes,
             "tensor cores": self.tensor_flops / gpu.mma_flops,
-            **self._float32_limit(gpu),
+            "float32": self.float32_flops / gpu.float32_flops,
             "exp2": self.exp2 / gpu.exp2,
         }
-
-    def _float32_limit(self, gpu: GPU) -> dict[str, float]:
-        """By the unit that is faster for this card's float32 products."""
-        units = (self.float32_products + self.float32_flops) / gpu.float32_flops
-        tensor = TF32_PARTS * self.float32_products / gpu.tf32_flops
-        return {"TF32": tensor} if self.float32_products and tensor < units else {"float32": units}
 
 
 def hash_work(shape: AttentionShape) -> Work:
@@ -180,8 +169,7 @@ def attend_work(shape: AttentionShape, gpu: GPU) -> Work:
     return Work(
         dram_bytes=tensors * reads + indices + written,
         l2_bytes=gathered + own + indices + written,
-        tensor_flops=flops if half else 0,
-        float32_products=0 if half else flops,
+        tensor_flops=flops if half else flops * FLOAT32_PRODUCTS,
         exp2=shape.rows * shape.window,
     )
 
@@ -235,7 +223,7 @@ def render_floors(shape: AttentionShape) -> list[str]:
     ]
     for kernel, work in layer_work(shape, H100_SXM).items():
         amounts = [work.dram_bytes / 1e6, work.l2_bytes / 1e6, work.tensor_flops / 1e9]
-        cells = [f"{amount:.1f}" for amount in [*amounts, (work.float32_products + work.float32_flops) / 1e9]]
+        cells = [f"{amount:.1f}" for amount in [*amounts, work.float32_flops / 1e9]]
         for gpu in GPUS:
             limits = layer_work(shape, gpu)[kernel].limits(gpu)
             limit = max(limits, key=lambda name: limits[name])

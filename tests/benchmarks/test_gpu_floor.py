@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.gpu_cards import A100_SXM_80GB, GPUS, H100_SXM
+from benchmarks.gpu_cards import GPUS, H100_SXM
 from benchmarks.gpu_floor import (
     LAYERS,
     AttentionShape,
@@ -74,17 +74,6 @@ def test_sorting_reads_what_it_must() -> None:
     assert sort_work(replace(SHAPE, num_buckets=1024)).l2_bytes == 12 * rows  # 11 bits
     assert sort_work(replace(SHAPE, length=65536)).l2_bytes == 4 * 12 * rows
     assert sort_work(replace(SHAPE, length=65536, num_buckets=2048)).l2_bytes == 4 * 32 * rows
-
-
-def test_float32_products_take_the_faster_unit() -> None:
-    work = attend_work(replace(SHAPE, dtype="float32"), A100_SXM_80GB)
-    flops = 4 * 8 * 4 * 16384 * 64 * 128
-    assert work.float32_products == flops
-    limits = work.limits(A100_SXM_80GB)
-    assert limits["TF32"] == pytest.approx(3 * flops / 156e12)
-    assert "float32" not in limits
-    slow_tensor_cores = replace(A100_SXM_80GB, tensor_flops=39e12)
-    assert work.limits(slow_tensor_cores)["float32"] == pytest.approx(flops / 19.5e12)
 
 
 @pytest.mark.parametrize("change", [{"length": 0}, {"chunks_before": -1}, {"rotation_size": 0}])

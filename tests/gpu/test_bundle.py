@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.gpu.bundle.__main__ import read_architectures
 from tests.gpu.bundle.archive import pack
 from tests.gpu.bundle.contents import PROJECT, Target, assemble_bundle, copy_packages, find_paths
 from tests.gpu.bundle.keep_architecture import (
@@ -143,6 +145,12 @@ def test_packages_lose_what_is_not_used(tmp_path):
     copy_packages(packages, tmp_path / "site", [90])
     left = sorted(path.relative_to(tmp_path / "site").as_posix() for path in tmp_path.glob("site/**/*.*"))
     assert left == ["onnx/helper.py", "onnxruntime/capi/libonnxruntime_providers_cuda.so"]
+
+
+def test_architectures_are_read_and_others_refused():
+    assert read_architectures("80;90") == read_architectures("80,90") == (80, 90)
+    with pytest.raises(argparse.ArgumentTypeError, match="got 'all', expected compute capabilities"):
+        read_architectures("all")
 
 
 # The archive.
