@@ -101,12 +101,12 @@ def command(
         report = bench_artifact(out, request, say=echo_on_stderr, progress=show_progress)
     notes = tuple(name_own_options(note) for note in report.result.notes)
     report = dataclasses.replace(report, result=dataclasses.replace(report.result, notes=notes))
-    _print(report, json_file)
     if report_file is not None:
         from reformer_export.report import write_report
         from reformer_export.report.bench_page import page_from_bench
 
         write_report(report_file, page_from_bench(report))
+    _print(report, json_file)
 
 
 def _print(report: BenchReport, json_file: Path | None) -> None:

@@ -17,7 +17,7 @@ from reformer_export.artifact.engine_record import ENGINE_RUNTIMES, EngineFlags
 from reformer_export.artifact.files import json_text
 from reformer_export.artifact.manifest import read_manifest
 from reformer_export.cli.failures import leave_on_termination, refuse_in_one_line
-from reformer_export.cli.option_names import Command
+from reformer_export.cli.option_names import Command, is_debug
 from reformer_export.cli.option_values import output_path_from_option, shapes_from_option
 from reformer_export.cli.tables import PLAIN_PROGRESS_SECONDS, print_table
 from reformer_export.engine import (
@@ -127,7 +127,7 @@ def command(
     spec = read_manifest(out).spec
     profiles = profiles_from_shapes(spec, minimums, optimums, maximums)
     engine_options = dataclasses.replace(engine_options, profiles=profiles)
-    on_log = functools.partial(click.echo, err=True) if ctx.find_root().params.get("debug") else say_nothing
+    on_log = functools.partial(click.echo, err=True) if is_debug(ctx) else say_nothing
     with (
         leave_on_termination(),
         refuse_in_one_line("building the engine"),

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,8 +17,6 @@ from reformer_export.errors import ExportError, OutputError, ReformerExportError
 EXIT_OF_SIGNAL_BASE: Final = 128
 """A shell reports a program that signal n ended as 128 + n."""
 
-SIGPIPE_NUMBER: Final = 13
-
 
 @contextmanager
 def refuse_in_one_line(doing: str) -> Iterator[None]:
@@ -31,7 +27,7 @@ def refuse_in_one_line(doing: str) -> Iterator[None]:
     """
     try:
         yield
-    except (ReformerExportError, click.exceptions.Exit, click.ClickException):
+    except (ReformerExportError, click.exceptions.Exit, click.ClickException, click.Abort):
         raise
     except MemoryError as error:
         raise ExportError(
@@ -81,15 +77,10 @@ def _leave(left: str, number: int, _frame: FrameType | None) -> None:
 
 @contextmanager
 def end_by_signal(left: str) -> Iterator[None]:
-    """Leave with 128 + the signal's number, saying what is `left`, on SIGTERM, SIGHUP and Ctrl-C; silently
-    when nobody reads standard output any more."""
+    """Leave with 128 + the signal's number, saying what is `left`, on SIGTERM, SIGHUP and Ctrl-C."""
     with leave_on_termination(left):
         try:
             yield
         except KeyboardInterrupt:
             click.echo(f"Interrupted: {left}.", err=True)
             raise SystemExit(EXIT_OF_SIGNAL_BASE + signal.SIGINT) from None
-        except BrokenPipeError:
-            # Python would write what it still holds at the end, and complain.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise SystemExit(EXIT_OF_SIGNAL_BASE + SIGPIPE_NUMBER) from None

@@ -15,7 +15,6 @@ from reformer_export.cli.runtime_options import (
     open_artifact,
     runtime_options,
 )
-from reformer_export.cli.tables import accept_any_text
 from reformer_export.errors import InputError
 from reformer_export.runtimes import Runtime, RuntimeOptions
 from reformer_export.runtimes.generation import Generation
@@ -86,7 +85,6 @@ def command(
       reformer-export generate OUT --prompt "Once" --temperature 0 --max-new-tokens 50
       reformer-export generate OUT --prompt-ids 75,112 --seed 3
     """
-    accept_any_text()
     given = _read_prompt(prompt, prompt_file, prompt_ids)
     runtime = open_artifact(out, choice)
     generation = runtime.generate(

@@ -1,19 +1,24 @@
 """Entry point `reformer-export`: finds the command, turns errors into one line and an exit status.
 
-Exit status: 0 done; 1 a check did not hold; 2 the user's input is at fault; 130 interrupted.
+Exit status: 0 done; 1 a check did not hold; 2 the user's input is at fault; 130 interrupted; 141 nobody reads
+standard output any more.
 """
 
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 from typing import Final
 
 import click
 
 from reformer_export import __version__
+from reformer_export.cli.option_names import make_debug_option
+from reformer_export.cli.standard_streams import guard_standard_streams
 from reformer_export.errors import ReformerExportError
 
+PROGRAM: Final = "reformer-export"
 EXIT_INTERRUPTED: Final = 130
 COMMANDS: Final = ("onnx", "verify", "replay", "engine", "run", "generate", "bench", "inspect", "doctor")
 
@@ -32,29 +37,57 @@ class LazyGroup(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Every command with the first sentence of its help, whole: click would cut it."""
+        commands = [(name, self.get_command(ctx, name)) for name in COMMANDS]
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, _first_sentence(each)) for name, each in commands if each])
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="reformer-export")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-def cli(debug: bool) -> None:
-    """Take a trained PyTorch Reformer (LSH attention) to production.
+
+def _first_sentence(command: click.Command) -> str:
+    paragraph = inspect.cleandoc(command.help or "").split("\n\n")[0]
+    return " ".join(paragraph.split()).split(". ")[0].rstrip(".") + "."
+
+
+@click.group(
+    cls=LazyGroup, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]}
+)
+@click.version_option(__version__, prog_name=PROGRAM)
+@click.pass_context
+def cli(ctx: click.Context) -> None:
+    """Take a trained PyTorch Reformer (LSH attention) to production: export, verify, build, run, measure.
 
     \b
-    reformer-export onnx CHECKPOINT OUT        checkpoint -> verified model.onnx
-    reformer-export verify OUT                 compare with eager again, in depth
-    reformer-export replay DIR                 run the node again that verify --bisect named
-    reformer-export engine OUT --runtime ...   model.onnx -> TensorRT engine
-    reformer-export run OUT "some text"        one forward pass
-    reformer-export generate OUT --prompt ...  continue a text
-    reformer-export bench OUT                  time and memory, against eager and full attention
+    First steps:
+      reformer-export doctor
+      reformer-export onnx CHECKPOINT OUT
+      reformer-export run OUT "some text"
+
+    `reformer-export COMMAND --help` has a command's options and examples.
     """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+cli.params.append(make_debug_option())
 
 
 def main() -> None:
     """Run the command line and leave the process with the documented exit status."""
     debug = "--debug" in sys.argv[1:]
     try:
-        status = cli.main(standalone_mode=False)
+        with guard_standard_streams():
+            _leave_with_status(debug)
+    except ReformerExportError as error:  # of standard output itself, which nothing else could tell
+        if debug:
+            raise
+        _leave(f"Error: {error}", error.exit_status)
+
+
+def _leave_with_status(debug: bool) -> None:
+    try:
+        status = cli.main(prog_name=PROGRAM, standalone_mode=False)
+        sys.stdout.flush()
     except ReformerExportError as error:
         if debug:
             raise
@@ -68,7 +101,7 @@ def main() -> None:
 
 def _describe_usage_error(error: click.ClickException) -> str:
     context = getattr(error, "ctx", None)
-    command = context.command_path if context is not None else "reformer-export"
+    command = context.command_path if context is not None else PROGRAM
     return f"Error: {' '.join(error.format_message().split())} See `{command} --help`."
 
 

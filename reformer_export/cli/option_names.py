@@ -3,26 +3,48 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Any, Final
 
 import click
 from click.core import ParameterSource
 
+from reformer_export.cli.failures import refuse_in_one_line
 from reformer_export.errors import ReformerExportError
 
+_DEBUG_KEY: Final = "reformer_export.debug"
 _FIELD: Final = re.compile(r'`(\w+)(?:=(?:(True|False)|"([^"]*)"))?`')
 """`threads`, `overwrite=True`, `provider="cpu"` in the words of an error."""
 
 
 class Command(click.Command):
-    """A command whose errors speak of its own options."""
+    """A command whose errors speak of its own options, and which takes --debug as the program does."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.params.append(make_debug_option())
 
     def invoke(self, ctx: click.Context) -> object:
         try:
-            return super().invoke(ctx)
+            with refuse_in_one_line(f"reformer-export {self.name}"):
+                return super().invoke(ctx)
         except ReformerExportError as error:
             name_options(error, ctx)
             raise
+
+
+def make_debug_option() -> click.Option:
+    """--debug, of the program and of each of its commands; `is_debug` tells whether either was given."""
+
+    def note(ctx: click.Context, _param: click.Parameter, is_given: bool) -> None:
+        ctx.meta[_DEBUG_KEY] = is_debug(ctx) or is_given
+
+    text = "Show the traceback of an error."
+    return click.Option(["--debug"], is_flag=True, expose_value=False, callback=note, help=text)
+
+
+def is_debug(ctx: click.Context) -> bool:
+    """Whether --debug was given, before the command's name or after it."""
+    return bool(ctx.meta.get(_DEBUG_KEY))
 
 
 def name_options(error: ReformerExportError, ctx: click.Context) -> None:

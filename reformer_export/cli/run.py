@@ -22,7 +22,7 @@ from reformer_export.cli.option_names import Command
 from reformer_export.cli.runtime_options import open_artifact, runtime_options
 from reformer_export.cli.stream_progress import show_stream_progress
 from reformer_export.cli.summary_output import make_summaries, report_totals
-from reformer_export.cli.tables import accept_any_text, echo_on_stderr
+from reformer_export.cli.tables import echo_on_stderr
 from reformer_export.errors import EXIT_CHECK_FAILED, InputError
 from reformer_export.runtimes import RuntimeOptions
 
@@ -120,7 +120,6 @@ def command(
       zcat all.jsonl.gz | reformer-export run OUT --file - --output - | gzip > all-out.jsonl.gz
       reformer-export run OUT --runtime tensorrt-rtx "In the beginning"
     """
-    accept_any_text()
     if batches["rows"] is None and batches["tokens"] is None:
         batches["rows"] = 1
     batching = batch.Batching(**batches)

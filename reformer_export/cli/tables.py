@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -21,12 +20,6 @@ COLUMN_GAP: Final = "  "
 def echo_on_stderr(line: str) -> None:
     """Print a line of the library's beside the results, in the words of the command that runs."""
     click.echo(name_own_options(line), err=True)
-
-
-def accept_any_text() -> None:
-    """Let standard output print "?" for what its encoding lacks: a model's text can hold any character."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")
 
 
 def print_table(table: Table) -> None:

@@ -132,12 +132,12 @@ def command(
         )
     with leave_on_termination(), refuse_in_one_line("verifying"):
         report = verify_artifact(out, request, say=echo_on_stderr, progress=show_progress)
-    _print(report, json_file)
     if report_file is not None:
         from reformer_export.report import write_report
         from reformer_export.report.verify_page import page_from_verify
 
         write_report(report_file, page_from_verify(report))
+    _print(report, json_file)
     for result in report.failed:
         click.echo(f"Error: parity with eager: {result.verdict()}", err=True)
     if report.names_node and not report.failed:

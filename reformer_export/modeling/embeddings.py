@@ -52,6 +52,7 @@ class Embeddings(nn.Module):
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
+        self.max_length = spec.max_length
         self.word_embeddings = nn.Embedding(spec.vocab_size, spec.hidden_size)
         self.position_embeddings: nn.Module
         if isinstance(spec.positions, AxialPositionsSpec):
@@ -61,7 +62,9 @@ class Embeddings(nn.Module):
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
         """int64 [B, L] -> float32 [B, L, hidden_size]."""
-        positions = torch.arange(input_ids.shape[1], device=input_ids.device)
+        # Beyond the model's length there are fewer positions than words, and adding them fails in any runtime:
+        # a gather beyond its table would give zeros on a GPU, and axial coordinates wrap around.
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device)[: self.max_length]
         words: torch.Tensor = self.word_embeddings(input_ids)
         where: torch.Tensor = self.position_embeddings(positions)
         return words.float() + where.float()

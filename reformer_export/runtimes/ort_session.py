@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -49,6 +50,8 @@ class Placement:
 
 def import_onnxruntime() -> Any:
     """The onnxruntime module; MissingDependencyError names the extras that bring it."""
+    # Importing 1.29 and later would write under HOME and look up a host; nothing stops that afterwards.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime
     except ImportError as error:

@@ -43,7 +43,9 @@ def LocalAttention(  # noqa: N802
     virtual = op.Where(op.LessOrEqual(length, threshold), length, rounded)
     dense = op.LessOrEqual(virtual, chunk)
     padded = op.Where(dense, length, virtual)
-    tokens = op.Where(dense, length, chunk)
+    # 1, unless there is no token: then ONNX Runtime refuses to reshape, and says what the input's shape is.
+    some = op.Shape(op.Reshape(attention_mask, op.Concat(batch, length, minus_one, axis=0)), start=2, end=3)
+    tokens = op.Max(op.Where(dense, length, chunk), some)
     before = op.Where(dense, zero, op.Reshape(op.Constant(value_int=num_chunks_before), one))
     after = op.Where(dense, zero, op.Reshape(op.Constant(value_int=num_chunks_after), one))
     extra = op.Sub(padded, length)

@@ -38,7 +38,9 @@ def LSHBuckets(  # noqa: N802
     num_factors = op.Squeeze(op.Shape(factors))
 
     # Blocks of tokens whose scores fit the processor's cache.
-    token_scores = op.Mul(op.Mul(batch, heads), op.ReduceMax(halves, zero))
+    # 1, unless there is no token: then ONNX Runtime refuses to reshape, and says what the input's shape is.
+    some = op.Shape(op.Reshape(attention_mask, op.Concat(batch, length, minus_one, axis=0)), start=2, end=3)
+    token_scores = op.Max(op.Mul(op.Mul(batch, heads), op.ReduceMax(halves, zero)), some)
     block = op.Max(op.Div(op.Constant(value_ints=[BLOCK_ELEMENTS]), token_scores), one)
     num_blocks = op.Squeeze(op.Div(op.Sub(op.Add(length, block), one), block))
     blocks = op.SequenceEmpty(dtype=7)
