@@ -18,6 +18,11 @@ UNREAD_BUCKETS: Final = (
 TF32_ASKED_FOR: Final = "; products round to TF32, as was asked for, and are judged so"
 
 
+EAGER_NOISE: Final = (
+    "; eager itself moves by {:.1e} when its weights change in the last place, which the tolerance allows for"
+)
+
+
 @dataclass(frozen=True)
 class CaseResult:
     """The three numbers of a case, and their verdict.
@@ -25,7 +30,9 @@ class CaseResult:
     `pinned_error`: largest output difference with eager's buckets; `tolerance`: its limit; `layers`: bucket
     agreement; `free_error`: largest output difference when the graph uses its own buckets; `free_median`: the
     same at the median token. `reads_buckets` is False where the runtime's own buckets cannot be read, as in
-    an engine: pinned errors and flips are then those of ONNX Runtime on the same file.
+    an engine: pinned errors and flips are then those of ONNX Runtime on the same file. `eager_noise`: how far
+    eager's own outputs move when each weight changes in its last place, measured where the dtype's tolerance
+    did not hold, which is then at least `NOISE_UNITS` times that; None elsewhere.
     """
 
     case: Case
@@ -35,6 +42,7 @@ class CaseResult:
     free_error: float
     free_median: float = 0.0
     reads_buckets: bool = True
+    eager_noise: float | None = None
 
     @property
     def flips(self) -> int:
@@ -90,8 +98,14 @@ class VerifyResult:
         """The share of hashes that differ from eager's, 0 to 1; 0 when nothing was hashed."""
         return sum(case.flips for case in self.cases) / max(sum(case.hashed for case in self.cases), 1)
 
+    @property
+    def eager_noise(self) -> float | None:
+        """The largest among the cases where it was measured; None when it was for none."""
+        return max((case.eager_noise for case in self.cases if case.eager_noise is not None), default=None)
+
     def summary(self) -> dict[str, Any]:
-        """The sweep in a few JSON values."""
+        """The sweep in a few JSON values; `eager_noise` only where it was measured."""
+        noise = {} if self.eager_noise is None else {"eager_noise": self.eager_noise}
         return {
             "runtime": self.runtime,
             "dtype": self.dtype,
@@ -105,6 +119,7 @@ class VerifyResult:
             "flips": sum(case.flips for case in self.cases),
             "flip_rate": self.flip_rate,
             "unexplained_flips": sum(case.unexplained for case in self.cases),
+            **noise,
         }
 
     def to_dict(self) -> dict[str, Any]:
@@ -126,4 +141,5 @@ class VerifyResult:
             f"flipped ({self.flip_rate:.3%})"
             + (TF32_ASKED_FOR if self.precision == "tf32" else "")
             + ("" if all(case.reads_buckets for case in self.cases) else UNREAD_BUCKETS)
+            + ("" if self.eager_noise is None else EAGER_NOISE.format(self.eager_noise))
         )

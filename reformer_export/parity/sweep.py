@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
+
+import numpy as np
 
 from reformer_export.parity.cases import Case, add_num_hashes_cases, check_cases, default_cases
 from reformer_export.parity.compare import compare_outputs, tolerance
 from reformer_export.parity.expose import ExposedGraph
+from reformer_export.parity.noise import NOISE_UNITS, measure_noise
 from reformer_export.parity.point_errors import Judge
 from reformer_export.parity.results import CaseResult, VerifyResult
 from reformer_export.parity.session import ParitySession
@@ -66,7 +70,7 @@ def _run_case(session: ParitySession, graph: ExposedGraph, case: Case) -> CaseRe
     judge = Judge(session.spec, precision, truth.values, mask)
     layers = [judge.count_flips(point, got, got) for point in session.hashing if point.role == "buckets"]
     free_difference = compare_outputs(session.runtime.run(ids, mask, case.num_hashes), truth.outputs, mask)
-    return CaseResult(
+    result = CaseResult(
         case,
         pinned_difference.worst,
         tolerance(precision, pinned_difference.greatest),
@@ -74,4 +78,10 @@ def _run_case(session: ParitySession, graph: ExposedGraph, case: Case) -> CaseRe
         free_difference.worst,
         free_difference.median,
         session.reads_buckets,
+    )
+    if result.passed or result.unexplained or np.isinf(result.pinned_error):
+        return result
+    noise = measure_noise(session.eager, truth, ids, mask, case.num_hashes)
+    return dataclasses.replace(
+        result, tolerance=max(result.tolerance, NOISE_UNITS * noise), eager_noise=noise
     )

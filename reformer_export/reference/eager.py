@@ -132,6 +132,22 @@ class EagerReformer:
             assert isinstance(layer, LSHAttentionSpec)
             self.model.get_submodule(self._prefix + attention_name(index)).hash_seed = layer.hash_seed
 
+    @contextlib.contextmanager
+    def noisy_weights(self, seed: int) -> Iterator[None]:
+        """While the block runs, every weight is the next float32 number above or below it, drawn by `seed`."""
+        generator = torch.Generator().manual_seed(seed)
+        weights = [(weight, weight.detach().clone()) for weight in self.model.parameters()]
+        try:
+            with torch.no_grad():
+                for weight, exact in weights:
+                    signs = torch.randint(0, 2, exact.shape, generator=generator) * 2 - 1
+                    weight.copy_(torch.nextafter(exact, signs * torch.inf))
+            yield
+        finally:
+            with torch.no_grad():
+                for weight, exact in weights:
+                    weight.copy_(exact)
+
     def run(
         self,
         input_ids: NDArray[np.int64],

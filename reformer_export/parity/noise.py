@@ -1,0 +1,39 @@
+"""How far eager is from itself: a model can be too sensitive for any tolerance that knows only the dtype."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reformer_export.parity.compare import compare_outputs
+from reformer_export.reference.eager import EagerReformer, EagerRun
+
+NOISE_UNITS: Final = 2
+"""An error is eager's own up to so many times its noise: eager and the file each compute, to rounding, the exact
+result of weights that differ from the stored ones in about the last place (backward error analysis, as in Higham,
+Accuracy and Stability of Numerical Algorithms, 2002, section 1.5)."""
+
+DRAWS: Final = 3
+
+
+def measure_noise(
+    eager: EagerReformer,
+    truth: EagerRun,
+    input_ids: NDArray[np.int64],
+    attention_mask: NDArray[np.int64],
+    num_hashes: int | None,
+) -> float:
+    """The largest change of eager's outputs `truth`, where every weight changes in its last place.
+
+    Ids and mask are int64 [B, L]. Of `DRAWS` draws those count in which every hash stays as it is: what a flip
+    moves is no rounding. 0 where none does.
+    """
+    noise = 0.0
+    for seed in range(DRAWS):
+        with eager.noisy_weights(seed):
+            run = eager.run(input_ids, attention_mask, num_hashes)
+        if all(np.array_equal(run.buckets[layer], truth.buckets[layer]) for layer in truth.buckets):
+            noise = max(noise, compare_outputs(run.outputs, truth.outputs, attention_mask).worst)
+    return noise
