@@ -125,6 +125,15 @@ class EngineRecord:
         """Plain JSON values; `read_engine_record` reads them back."""
         return {"engine_record_version": ENGINE_RECORD_VERSION, **dataclasses.asdict(self)}
 
+    @property
+    def host_code(self) -> str | None:
+        """The machine code for the host that the engine carries, in words; None when it carries none."""
+        carried = {
+            "the plugin library": self.plugin.embedded,
+            "the lean runtime of a version-compatible engine": self.flags.version_compatible,
+        }
+        return " and ".join(name for name, is_there in carried.items() if is_there) or None
+
     def find_profile(self, batch: int, length: int) -> int | None:
         """The index of the profile that takes the shape and was tuned closest to its length, or None."""
         fitting = [i for i, profile in enumerate(self.profiles) if profile.takes(batch, length)]

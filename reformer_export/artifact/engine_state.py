@@ -15,7 +15,7 @@ from reformer_export.artifact.engine_record import (
     list_engines,
     read_engine_record,
 )
-from reformer_export.artifact.files import sha256_of_file
+from reformer_export.artifact.files import reading, sha256_of_file
 from reformer_export.artifact.manifest import ENGINES_NAME, MODEL_NAME
 from reformer_export.errors import ArtifactError, ReformerExportError
 
@@ -33,11 +33,21 @@ class EngineState:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values of the engine by itself."""
-        return {"kind": "engine", "record": self.record.to_dict(), "state": self.state}
+        return {
+            "kind": "engine",
+            "record": self.record.to_dict(),
+            "state": self.state,
+            "host_code": self.record.host_code,
+        }
 
     def entry(self) -> dict[str, Any]:
         """JSON values of the engine in its artifact's list."""
-        return {"name": self.name, "state": self.state, "record": dataclasses.asdict(self.record)}
+        return {
+            "name": self.name,
+            "state": self.state,
+            "host_code": self.record.host_code,
+            "record": dataclasses.asdict(self.record),
+        }
 
 
 @dataclass(frozen=True)
@@ -78,12 +88,14 @@ def examine_engine(out: Path, name: str) -> EngineState:
     """The engine `name` of the artifact `out`; the errors of `read_engine_record`."""
     record = read_engine_record(out, name)
     path, model = engine_path(out, name), out / MODEL_NAME
-    if not path.is_file():
-        return EngineState(record, "missing")
-    if path.stat().st_size != record.engine_bytes or sha256_of_file(path) != record.engine_sha256:
-        return EngineState(record, "changed")
-    if model.is_file() and sha256_of_file(model) != record.model_sha256:
-        return EngineState(record, "of another model.onnx")
+    with reading(path):
+        if not path.is_file():
+            return EngineState(record, "missing")
+        if path.stat().st_size != record.engine_bytes or sha256_of_file(path) != record.engine_sha256:
+            return EngineState(record, "changed")
+    with reading(model):
+        if model.is_file() and sha256_of_file(model) != record.model_sha256:
+            return EngineState(record, "of another model.onnx")
     return EngineState(record, "ok")
 
 

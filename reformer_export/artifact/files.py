@@ -24,6 +24,25 @@ NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """The system's numbers for a disk, a quota or a file that is full."""
 
 
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn the system's refusal to read `path` in the block into an ArtifactError."""
+    try:
+        yield
+    except OSError as error:
+        reason = f"'{error.strerror or one_line(error)}'"
+        raise ArtifactError(path, reason, "a readable file", "check its permissions") from error
+
+
+def require_utf8(path: Path) -> None:
+    """ArtifactError for a path with bytes that are no UTF-8, which only Python and the system can open."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        expected = "one that is: ONNX Runtime and onnx take no other"
+        raise ArtifactError(path, "a path that is not UTF-8", expected, "rename the folder") from error
+
+
 def sha256_of_file(path: Path) -> str:
     """SHA-256 (hex) of a file's bytes."""
     digest = hashlib.sha256()

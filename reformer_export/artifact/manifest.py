@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 from reformer_export.artifact.files import (
     JsonFile,
     json_text,
+    reading,
     resolve_inside,
     sha256_of_file,
     write_atomically,
@@ -155,11 +156,8 @@ def check_files(folder: Path, manifest: Manifest) -> None:
         raise ArtifactError(folder / MANIFEST_NAME, f"no {MODEL_NAME}", "it", "export again")
     for name, expected in manifest.files.items():
         path = resolve_inside(folder, name)
-        try:
+        with reading(path):
             got = sha256_of_file(path) if path.is_file() else None
-        except OSError as error:
-            reason = f"'{error.strerror or error}'"
-            raise ArtifactError(path, reason, "a readable file", "check its permissions") from error
         if got is None:
             raise ArtifactError(path, "no such file", "it beside the manifest", "export again")
         if got != expected:

@@ -57,7 +57,12 @@ def runtime_option(command: Command) -> Command:
 
 
 def engine_options(command: Command) -> Command:
-    """Add --engine and --cuda-graphs."""
+    """Add --engine, --allow-engine-code and --cuda-graphs."""
+    command = click.option(
+        "--allow-engine-code",
+        is_flag=True,
+        help="TensorRT: open an engine that carries machine code, which runs as you (`inspect` says which do).",
+    )(command)
     command = click.option(
         "--cuda-graphs",
         is_flag=True,

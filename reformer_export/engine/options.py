@@ -10,6 +10,7 @@ from typing import Final
 from reformer_export.artifact.engine_record import EngineFlags, EngineProfile, EngineRuntime
 from reformer_export.errors import InputError
 from reformer_export.libraries.architectures import ComputeCapability
+from reformer_export.runtimes.field_types import check_field_types
 
 MAX_BUILDER_LEVEL: Final = 5
 
@@ -61,6 +62,7 @@ class EngineOptions:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
+        check_field_types(self)
         if self.builder_level is not None and not 0 <= self.builder_level <= MAX_BUILDER_LEVEL:
             raise InputError("builder_level", self.builder_level, f"0 to {MAX_BUILDER_LEVEL}", "choose one")
         for text in self.compute_capabilities:

@@ -49,6 +49,7 @@ ENGINES: Final[Columns[EngineState | UnusableEngine]] = {
     "compute capabilities": _from_record(lambda record: ", ".join(record.compute_capabilities)),
     "longest": _from_record(lambda record: f"{max(each.maximum[1] for each in record.profiles):,} tokens"),
     "size": _from_record(lambda record: f"{record.engine_bytes:,} B"),
+    "code for the host": _from_record(lambda record: record.host_code or "none"),
     "state": lambda engine: (
         f"unusable: {engine.problem}" if isinstance(engine, UnusableEngine) else engine.state
     ),

@@ -120,6 +120,7 @@ def engine_table(caption: str, record: EngineRecord, *more: tuple[str, str]) -> 
         *profiles,
         ("plugin layers", layers or "none"),
         ("plugin library", f"{plugin.file_name} {plugin.version} (ABI {plugin.abi_version}), {carried}"),
+        ("code for the host", record.host_code or "none"),
         ("built with", ", ".join(words for words, value in flags.items() if value) or "no special options"),
         ("size", f"{record.engine_bytes:,} B"),
         ("built in", f"{record.build_seconds:.1f} s by reformer-export {record.tool_version}"),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import os
-from abc import ABC, abstractmethod
+import reprlib
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, overload
 
 from numpy.typing import NDArray
 
@@ -17,10 +18,11 @@ from reformer_export.artifact.engine_record import EngineRecord
 from reformer_export.artifact.manifest import Manifest, check_files, read_manifest
 from reformer_export.errors import InputError, ReformerExportError
 from reformer_export.libraries.operators import NativeLibrary
+from reformer_export.runtimes.forks import Forkable, watch_forks
 from reformer_export.runtimes.generation import Generation, GenerationOptions
 from reformer_export.runtimes.inputs import IdsLike
 from reformer_export.runtimes.num_hashes import choose_num_hashes
-from reformer_export.runtimes.options import Device, RuntimeOptions
+from reformer_export.runtimes.options import Device, RuntimeOptions, options_from_fields
 from reformer_export.runtimes.source_config import read_source_config
 from reformer_export.runtimes.tokenizer import Tokenizer, load_tokenizer
 from reformer_export.spec import DType, ModelSpec
@@ -54,7 +56,7 @@ def check_place(where: Where, device: Device, dtype: DType) -> None:
         raise InputError("dtype", "bfloat16 on the host", "a type that numpy has", fix)
 
 
-class Runtime(ABC):
+class Runtime(Forkable):
     """An artifact whose files were checked; one small subclass a runtime runs it.
 
     Attributes:
@@ -71,14 +73,16 @@ class Runtime(ABC):
         try:
             self.folder = Path(path)
         except TypeError as error:
-            fix = "give its path, as text or a Path"
-            raise InputError("path", repr(path), "an artifact's folder", fix) from error
+            got, fix = " ".join(reprlib.repr(path).split()), "give its path, as text or a Path"
+            raise InputError("path", got, "an artifact's folder", fix) from error
         self.manifest = manifest or read_manifest(self.folder)
         self.num_hashes = choose_num_hashes(self.manifest, options.num_hashes)
         if options.check:
             check_files(self.folder, self.manifest)
         self.config = read_source_config(self.folder, self.spec.vocab_size)
         self._notes: list[str] = []
+        self._is_abandoned = False
+        watch_forks(self)
 
     @property
     def spec(self) -> ModelSpec:
@@ -173,7 +177,22 @@ class Runtime(ABC):
             The task's outputs by name (`spec.output_names`), with the batch first. A later run does not
             change them.
         """
+        if self._is_abandoned:
+            raise InputError(
+                self.folder,
+                "a run in a process that was forked after the model was opened",
+                "one in the process that opened it: threads and GPU memory do not go along",
+                'load it after the fork, or start processes with the method "spawn"',
+            )
         return self._run(input_ids, attention_mask, num_hashes, Where(device, dtype))
+
+    def __reduce_ex__(self, _protocol: object) -> NoReturn:
+        raise InputError(
+            self.folder,
+            "a copy or pickle of an open model",
+            f"`load({str(self.folder)!r})` where it is needed: threads and GPU memory cannot be copied",
+            "send the folder's path",
+        )
 
     @abstractmethod
     def _run(
@@ -191,9 +210,10 @@ class Runtime(ABC):
         for piece in model.generate("In the beginning", max_new_tokens=100).pieces():
             print(piece, end="", flush=True)
         """
+        chosen = options_from_fields(GenerationOptions, None, options)
         if not isinstance(prompt, str):
-            return Generation(self, prompt, GenerationOptions(**options))
-        return Generation(self, self.tokenizer.encode(prompt), GenerationOptions(**options), self.tokenizer)
+            return Generation(self, prompt, chosen)
+        return Generation(self, self.tokenizer.encode(prompt), chosen, self.tokenizer)
 
     def __enter__(self) -> Self:
         return self

@@ -64,12 +64,8 @@ def prepare_inputs(
 
 def _rows_from_input(name: str, values: IdsLike) -> list[NDArray[np.integer]]:
     fix = f"give {name} as a list of rows, e.g. [[5, 6, 7]]"
-    if not isinstance(values, np.ndarray) and hasattr(values, "__dlpack__"):
-        array: Any = values
-        try:
-            values = np.from_dlpack(array)
-        except (BufferError, RuntimeError, TypeError) as error:
-            raise InputError(name, f"'{one_line(error)}'", "an array of integers", fix) from error
+    if not isinstance(values, np.ndarray | Sequence):
+        values = _array_from_other(name, values, fix)
     if isinstance(values, np.ndarray) and values.ndim != 2:
         raise InputError(name, f"an array of shape {list(values.shape)}", "[batch, sequence]", fix)
     if isinstance(values, str | bytes) or not isinstance(values, Sequence | np.ndarray):
@@ -79,12 +75,22 @@ def _rows_from_input(name: str, values: IdsLike) -> list[NDArray[np.integer]]:
     return [_row_from_input(f"{name}, row {index}", row, fix) for index, row in enumerate(values)]
 
 
+def _array_from_other(name: str, values: Any, fix: str) -> Any:
+    """Another library's array as numpy's, without importing that library; what is no array as it is."""
+    try:
+        if hasattr(values, "__dlpack__"):
+            return np.from_dlpack(values)
+        return np.asarray(values) if hasattr(values, "__array__") else values
+    except Exception as error:  # whatever that library raises
+        raise InputError(name, f"'{one_line(error)}'", "an array of integers", fix) from error
+
+
 def _row_from_input(what: str, values: object, fix: str) -> NDArray[np.integer]:
     try:
         row = np.asarray(values)
     except ValueError as error:
         raise InputError(what, "values of unequal depth", "integers", fix) from error
-    except (TypeError, RuntimeError) as error:  # such as a row on a GPU
+    except Exception as error:  # another library's: a row on a GPU, or an object that can raise anything
         raise InputError(what, f"'{one_line(error)}'", "one row of integers on the host", fix) from error
     if row.ndim != 1:
         raise InputError(what, f"shape {list(row.shape)}", "one row of integers", fix)

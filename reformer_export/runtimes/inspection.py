@@ -18,7 +18,7 @@ from reformer_export.artifact.engine_state import (
     inspect_engine,
     is_engine_path,
 )
-from reformer_export.artifact.files import resolve_inside, sha256_of_file
+from reformer_export.artifact.files import reading, resolve_inside, sha256_of_file
 from reformer_export.artifact.manifest import MODEL_NAME, Manifest, read_manifest
 from reformer_export.contract import DOMAIN, LSH_BUCKETS
 from reformer_export.errors import ArtifactError, MissingDependencyError
@@ -145,11 +145,12 @@ def _inspect_artifact(folder: Path) -> ArtifactSummary:
     files = []
     for name, expected in manifest.files.items():
         path = resolve_inside(folder, name)
-        if path.is_file():
-            state = "ok" if sha256_of_file(path) == expected else "changed"
-            files.append(FileState(name, path.stat().st_size, state))
-        else:
-            files.append(FileState(name, None, "missing"))
+        with reading(path):
+            if path.is_file():
+                state = "ok" if sha256_of_file(path) == expected else "changed"
+                files.append(FileState(name, path.stat().st_size, state))
+            else:
+                files.append(FileState(name, None, "missing"))
     graph = None
     if (folder / MODEL_NAME).is_file():
         with suppress(MissingDependencyError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
+from reformer_export.artifact.files import reading
 from reformer_export.errors import ArtifactError, MissingDependencyError
 from reformer_export.runtimes.onnx_structure import check_onnx_structure
 
@@ -28,9 +29,10 @@ def read_onnx(path: Path, *, external_data: bool) -> Any:
     `onnx` refuses external data that lies outside the file's folder.
     """
     onnx = import_onnx()
-    if not path.is_file():
-        raise ArtifactError(path, "no such file", "an .onnx file", "check the path")
-    size = path.stat().st_size
+    with reading(path):
+        if not path.is_file():
+            raise ArtifactError(path, "no such file", "an .onnx file", "check the path")
+        size = path.stat().st_size
     if size > MAX_PROTOBUF_BYTES:
         expected = f"at most {MAX_PROTOBUF_BYTES}, protobuf's limit"
         raise ArtifactError(path, f"{size} bytes", expected, "store the weights as external data")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import reprlib
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeVar, get_args
 
 from reformer_export.artifact.engine_record import ENGINE_RUNTIMES, EngineRuntime
 from reformer_export.errors import InputError
-from reformer_export.libraries.operators import NATIVE_MODES, NativeMode
+from reformer_export.libraries.operators import NativeMode
+from reformer_export.runtimes.field_types import check_field_types
 
 ONNXRUNTIME: Final = "onnxruntime"
 RuntimeName = Literal["onnxruntime"] | EngineRuntime
@@ -18,6 +21,16 @@ PROVIDERS: Final[tuple[Provider, ...]] = get_args(Provider)
 Device = Literal["cpu", "cuda"]
 """Where a value lies: on the host, or on the first GPU that this process may use."""
 Options = TypeVar("Options")
+
+
+OVERSUBSCRIBED: Final = 64
+"""Threads that any machine may be asked for; more than it has only wait for each other: 1,024 on two cores take
+minutes to open a model."""
+
+
+def max_threads() -> int:
+    """Threads that an operator may be given here."""
+    return max(OVERSUBSCRIBED, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)
@@ -38,6 +51,8 @@ class RuntimeOptions:
             None for all of them.
         check: compare every file of the artifact with its SHA-256 in the manifest; an engine and its plugin
             library are always compared with the engine's record.
+        allow_engine_code: open an engine that carries machine code for the host (an embedded plugin library,
+            or the lean runtime of a version-compatible engine), which runs as you: for senders you trust.
 
     `provider`, `threads`, `native`, `tf32` and `num_hashes` are ONNX Runtime's: TensorRT always takes the
     GPU, its plugins, and the types and hashes that were built in. InputError for a value that is out of
@@ -53,18 +68,16 @@ class RuntimeOptions:
     tf32: bool = False
     num_hashes: int | None = None
     check: bool = True
+    allow_engine_code: bool = False
 
     def __post_init__(self) -> None:
-        for name, choices in (("runtime", RUNTIMES), ("provider", PROVIDERS), ("native", NATIVE_MODES)):
-            self._require(
-                name, getattr(self, name) in choices, f"one of {', '.join(choices)}", "choose one of them"
-            )
-        threads_fit = self.threads is None or (type(self.threads) is int and self.threads >= 1)
-        self._require("threads", threads_fit, "an integer from 1 up", "leave it out to use all cores")
+        most = max_threads()
+        threads_fit = self.threads is None or (type(self.threads) is int and 1 <= self.threads <= most)
+        expected = f"an integer from 1 up to {most} on this machine"
+        self._require("threads", threads_fit, expected, "leave it out to use all cores")
         is_name = self.engine is None or isinstance(self.engine, str)
         self._require("engine", is_name, "an engine's name", "leave it out to use the one that fits")
-        for name in ("cuda_graphs", "tf32", "check"):
-            self._require(name, isinstance(getattr(self, name), bool), "True or False", "choose one of them")
+        check_field_types(self)
         self._refuse_what_the_runtime_does_not_take()
         if self.tf32 and self.provider == "cpu":
             fix = 'leave it out, or use `provider="cuda"`'
@@ -72,7 +85,8 @@ class RuntimeOptions:
 
     def _require(self, name: str, holds: bool, expected: str, fix: str) -> None:
         if not holds:
-            raise InputError(name, got=repr(getattr(self, name)), expected=expected, fix=fix)
+            got = " ".join(reprlib.repr(getattr(self, name)).split())
+            raise InputError(name, got=got, expected=expected, fix=fix)
 
     @property
     def is_engine(self) -> bool:
@@ -80,7 +94,11 @@ class RuntimeOptions:
         return self.runtime != ONNXRUNTIME
 
     def _refuse_what_the_runtime_does_not_take(self) -> None:
-        given = {"engine": self.engine is not None, "cuda_graphs": self.cuda_graphs}
+        given = {
+            "engine": self.engine is not None,
+            "cuda_graphs": self.cuda_graphs,
+            "allow_engine_code": self.allow_engine_code,
+        }
         if self.is_engine:
             given = {
                 "provider": self.provider == "cpu",
@@ -106,7 +124,7 @@ def options_from_fields(kind: type[Options], options: Options | None, fields: di
     if options is not None and fields:
         got = f"options and {', '.join(fields)}"
     elif options is not None and not isinstance(options, kind):
-        got = f"{options!r} as options"
+        got = f"{' '.join(reprlib.repr(options).split())} as options"
     if got is not None:
         raise InputError(
             "options",

@@ -15,6 +15,7 @@ from reformer_export.errors import ArtifactError, InputError, ReformerExportErro
 from reformer_export.libraries.operators import MAX_CUDA_HEAD_SIZE, NativeLibrary, find_native_library
 from reformer_export.runtimes.base import Runtime, Where, check_place
 from reformer_export.runtimes.device_arrays import is_on_gpu, prepare_device_inputs
+from reformer_export.runtimes.forks import keep_for_good
 from reformer_export.runtimes.inputs import IdsLike, prepare_inputs
 from reformer_export.runtimes.num_hashes import choose_num_hashes
 from reformer_export.runtimes.options import RuntimeOptions
@@ -88,6 +89,12 @@ class OnnxRuntime(Runtime):
         self._bound = None
         if self._pinned is not None:
             self._pinned.close()
+
+    def abandon(self) -> None:
+        self._is_abandoned = True
+        keep_for_good(self._bound)
+        keep_for_good(self._pinned)
+        self._bound = self._pinned = None
 
     def _run(
         self, input_ids: IdsLike, attention_mask: IdsLike | None, num_hashes: int | None, where: Where

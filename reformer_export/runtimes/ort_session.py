@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from reformer_export.artifact.files import require_utf8
 from reformer_export.errors import MissingDependencyError
 from reformer_export.libraries.operators import NativeLibrary
 from reformer_export.runtimes.onnx_structure import check_onnx_structure
@@ -78,10 +79,11 @@ def open_session(model: Path, placement: Placement | None = None, profile: Path 
         profile: what the name of the profile begins with that the session writes; None for no profile.
 
     Raises:
-        ArtifactError: the model is refused.
+        ArtifactError: the model is refused, or its path is one that ONNX Runtime does not take.
         ProviderError: CUDA does not work here.
         RuntimeUnavailableError: memory does not suffice.
     """
+    require_utf8(model)
     check_onnx_structure(model)
     return _open(model, placement or Placement(), profile)
 

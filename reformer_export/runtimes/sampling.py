@@ -18,7 +18,10 @@ def require_integer(name: str, value: object, minimum: int) -> None:
 
 
 def _is_finite(value: object) -> bool:
-    return isinstance(value, int | float | np.integer | np.floating) and math.isfinite(value)
+    try:
+        return isinstance(value, int | float | np.integer | np.floating) and math.isfinite(value)
+    except OverflowError:  # an integer beyond all floats
+        return False
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from reformer_export.measure.contenders import AGAINST, Device, Name
 from reformer_export.measure.node_times import measure_node_times
 from reformer_export.report.bench_page import BenchReport
 from reformer_export.runtimes import Runtime, RuntimeOptions, load
+from reformer_export.runtimes.field_types import check_field_types
 from reformer_export.runtimes.options import options_from_fields
 from reformer_export.runtimes.ort import OnnxRuntime
 from reformer_export.runtimes.ort_session import CPU
@@ -52,9 +53,10 @@ class BenchRequest:
     node_times: bool = False
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.against if name not in AGAINST]
-        if unknown:
-            raise InputError("against", repr(unknown[0]), f"of {', '.join(AGAINST)}", "name each once")
+        check_field_types(self)
+        for name, least in (("repeat", 1), ("warm_up", 0)):
+            if getattr(self, name) < least:
+                raise InputError(name, getattr(self, name), f"{least} or more", "give another")
 
 
 def bench_artifact(

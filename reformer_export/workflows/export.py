@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from reformer_export.artifact.files import require_utf8
 from reformer_export.artifact.folder import check_new_folder, new_folder
 from reformer_export.artifact.manifest import Manifest
 from reformer_export.contract import DEFAULT_OPSET, check_opset
 from reformer_export.errors import InputError, ParityError
+from reformer_export.runtimes.field_types import check_field_types
 from reformer_export.runtimes.options import options_from_fields
-from reformer_export.spec import DTYPES, DType, LogitsPositions, Task
+from reformer_export.spec import DType, LogitsPositions, Task
 from reformer_export.workflows.checkpoint_source import source_with_path
 from reformer_export.workflows.progress import Say, say_nothing
 
@@ -60,9 +62,8 @@ class ExportRequest:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
+        check_field_types(self)
         check_opset(self.opset)
-        if self.dtype not in DTYPES:
-            raise InputError("dtype", repr(self.dtype), f"one of {', '.join(DTYPES)}", "choose one of them")
         if self.max_hashes is not None and self.num_hashes is not None:
             raise InputError(
                 "max_hashes",
@@ -124,6 +125,7 @@ def export_checkpoint(
     """
     request = options_from_fields(ExportRequest, request, fields)
     out = Path(out)
+    require_utf8(out)
     check_new_folder(out, request.overwrite)
     say("Loading the exporter ...")
     from reformer_export.checkpoints import load_huggingface

@@ -24,6 +24,7 @@ from reformer_export.measure.accuracy import (
 )
 from reformer_export.report.verify_report import BisectReport, DataAccuracy, RuntimeReport, VerifyReport
 from reformer_export.runtimes import RUNTIMES, Runtime, RuntimeOptions
+from reformer_export.runtimes.field_types import check_field_types
 from reformer_export.runtimes.num_hashes import choose_num_hashes
 from reformer_export.runtimes.options import ONNXRUNTIME, Provider, RuntimeName, options_from_fields
 from reformer_export.runtimes.ort import OnnxRuntime
@@ -46,7 +47,7 @@ class VerifyRequest:
     Attributes:
         checkpoint: folder or hub id; None for the one that was exported.
         runtimes: what runs the artifact.
-        engine, cuda_graphs: of the TensorRT runtimes, as in `RuntimeOptions`.
+        engine, cuda_graphs, allow_engine_code: of the TensorRT runtimes, as in `RuntimeOptions`.
         provider, native, threads: of ONNX Runtime, as in `RuntimeOptions`; with an engine they are for ONNX
             Runtime on the CPU, which runs model.onnx with pinned buckets beside it.
         tf32: as in `RuntimeOptions`; the comparison is then judged by that rounding.
@@ -65,6 +66,7 @@ class VerifyRequest:
     runtimes: tuple[RuntimeName, ...] = (ONNXRUNTIME,)
     engine: str | None = None
     cuda_graphs: bool = False
+    allow_engine_code: bool = False
     provider: Provider = "cpu"
     native: NativeMode = "auto"
     threads: int | None = None
@@ -79,13 +81,14 @@ class VerifyRequest:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for runtime in self.runtimes:
-            if runtime not in RUNTIMES:
-                raise InputError("runtimes", repr(runtime), " or ".join(RUNTIMES), "name one")
+        check_field_types(self)
+        if not self.runtimes:
+            raise InputError("runtimes", "none", " or ".join(RUNTIMES), "name one")
         is_engine = bool(set(self.runtimes) & set(ENGINE_RUNTIMES))
-        if (self.engine is not None or self.cuda_graphs) and not is_engine:
+        of_engines = [name for name in ("engine", "cuda_graphs", "allow_engine_code") if getattr(self, name)]
+        if of_engines and not is_engine:
             raise InputError(
-                "engine" if self.engine is not None else "cuda_graphs",
+                of_engines[0],
                 "it with no TensorRT among the runtimes",
                 "a runtime of TensorRT",
                 f"add {' or '.join(ENGINE_RUNTIMES)} to `runtimes`",
@@ -111,7 +114,12 @@ class VerifyRequest:
     def options_of(self, runtime: RuntimeName) -> RuntimeOptions:
         """What opens `runtime`, with those of the options that are its own."""
         if runtime in ENGINE_RUNTIMES:
-            return RuntimeOptions(runtime, engine=self.engine, cuda_graphs=self.cuda_graphs)
+            return RuntimeOptions(
+                runtime,
+                engine=self.engine,
+                cuda_graphs=self.cuda_graphs,
+                allow_engine_code=self.allow_engine_code,
+            )
         return RuntimeOptions(
             runtime, provider=self.provider, native=self.native, threads=self.threads, tf32=self.tf32
         )

@@ -48,9 +48,8 @@ class OpenedEngine:
             load_plugins(
                 trt, str(plugin_library), record.plugin_layers, lambda: self.store.errors_since(before)
             )
-        # Code that runs on the host is in the engine: the plugin library, or the lean runtime that makes it
-        # compatible with other versions. Its SHA-256 was that of the record.
-        self._runtime.engine_host_code_allowed = record.plugin.embedded or record.flags.version_compatible
+        # The user has allowed it (preflight), and its SHA-256 was that of the record.
+        self._runtime.engine_host_code_allowed = record.host_code is not None
         mark = self.store.mark()
         self.engine = self._runtime.deserialize_cuda_engine(data)
         if self.engine is None:

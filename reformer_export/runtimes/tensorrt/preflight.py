@@ -13,7 +13,7 @@ from reformer_export.artifact.engine_record import (
     list_engines,
     read_engine_record,
 )
-from reformer_export.artifact.files import resolve_inside, sha256_of_file
+from reformer_export.artifact.files import reading, resolve_inside, sha256_of_file
 from reformer_export.artifact.manifest import ENGINES_NAME, MODEL_NAME, Manifest
 from reformer_export.errors import ArtifactError, InputError, ReformerExportError, RuntimeUnavailableError
 from reformer_export.libraries.architectures import ComputeCapability
@@ -162,6 +162,21 @@ def _check_library(record: EngineRecord, machine: Machine, gpu: Gpu) -> list[str
     ]
 
 
+def check_host_code(record: EngineRecord, allowed: bool) -> None:
+    """InputError for an engine that carries machine code for the host, unless that is `allowed`.
+
+    Its SHA-256 says that it is unchanged, not who made it: such an engine is a program.
+    """
+    if record.host_code is None or allowed:
+        return
+    raise InputError(
+        f"engine {record.name}",
+        f"one that carries machine code, which would run as you ({record.host_code})",
+        "your word for it",
+        "use `allow_engine_code=True` if you trust whoever built it, or build it again here",
+    )
+
+
 def read_engine(folder: Path, manifest: Manifest, record: EngineRecord) -> bytes:
     """The engine's bytes, when they and the model are those of the record.
 
@@ -179,7 +194,7 @@ def read_engine(folder: Path, manifest: Manifest, record: EngineRecord) -> bytes
             BUILD_AGAIN,
         )
     path = resolve_inside(folder, f"{ENGINES_NAME}/{record.name}{ENGINE_SUFFIX}")
-    try:
+    with reading(path):
         if not path.is_file():
             raise ArtifactError(path, "no such file", "the engine", BUILD_AGAIN)
         size = path.stat().st_size
@@ -187,9 +202,6 @@ def read_engine(folder: Path, manifest: Manifest, record: EngineRecord) -> bytes
             expected = f"{record.engine_bytes} as its record says"
             raise ArtifactError(path, f"{size} bytes", expected, again)
         data = path.read_bytes()
-    except OSError as error:
-        reason = f"'{error.strerror or error}'"
-        raise ArtifactError(path, reason, "a readable file", "check its permissions") from error
     got = hashlib.sha256(data).hexdigest()
     if got != record.engine_sha256:
         expected = f"{record.engine_sha256[:16]}... as its record says"

@@ -13,6 +13,7 @@ from reformer_export.artifact.manifest import MODEL_NAME
 from reformer_export.errors import InputError
 from reformer_export.runtimes.base import Runtime, Where, check_place
 from reformer_export.runtimes.device_arrays import is_on_gpu
+from reformer_export.runtimes.forks import keep_for_good
 from reformer_export.runtimes.inputs import IdsLike, prepare_inputs
 from reformer_export.runtimes.num_hashes import choose_num_hashes
 from reformer_export.runtimes.options import RuntimeOptions
@@ -21,7 +22,12 @@ from reformer_export.runtimes.tensorrt.engine import OpenedEngine
 from reformer_export.runtimes.tensorrt.executor import EngineExecutor
 from reformer_export.runtimes.tensorrt.machine import Machine, examine_gpu_machine
 from reformer_export.runtimes.tensorrt.packages import import_cuda, import_tensorrt
-from reformer_export.runtimes.tensorrt.preflight import check_machine, choose_engine, read_engine
+from reformer_export.runtimes.tensorrt.preflight import (
+    check_host_code,
+    check_machine,
+    choose_engine,
+    read_engine,
+)
 
 
 class TensorRTRuntime(Runtime):
@@ -58,6 +64,7 @@ class TensorRTRuntime(Runtime):
         runtime = cast(EngineRuntime, options.runtime)
         facts = examine_gpu_machine(runtime) if machine is None else machine
         self._record = choose_engine(self.folder, runtime, options.engine, facts)
+        check_host_code(self._record, options.allow_engine_code)
         self._notes += check_machine(self._record, facts)
         data = read_engine(self.folder, self.manifest, self._record)
         self._gpu = facts.gpu
@@ -127,6 +134,13 @@ class TensorRTRuntime(Runtime):
                 )
             outputs = self._executor.run(ids, mask)
         return {name: outputs[name] for name in self.spec.output_names}
+
+    def abandon(self) -> None:
+        self._is_abandoned = True
+        self._release.detach()
+        keep_for_good(self._executor)
+        self._executor = None
+        self._lock = threading.Lock()  # whoever held the other one is not in this process
 
     def close(self) -> None:
         """Release the engine and all its memory, after a request that is running; see `Runtime.close`."""

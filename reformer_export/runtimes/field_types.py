@@ -1,0 +1,70 @@
+"""The fields of an options' dataclass against their declared types: what Python lets pass is refused in one line."""
+
+from __future__ import annotations
+
+import os
+import reprlib
+import types
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
+
+from reformer_export.errors import InputError
+
+_NUMBERS: dict[Any, tuple[type, ...]] = {int: (int, np.integer), float: (int, float, np.integer, np.floating)}
+
+
+def check_field_types(options: object) -> None:
+    """InputError for the first field of the dataclass `options` whose value is not of its declared type.
+
+    A path may be given as text, and a sequence as a list or an array: the field then gets a Path, or a tuple.
+    """
+    for name, kind in get_type_hints(type(options)).items():
+        value = _convert(getattr(options, name), kind)
+        if not _fits(value, kind):
+            got = " ".join(reprlib.repr(value).replace("`", "'").split())
+            is_choice = kind is bool or get_origin(kind) is Literal
+            fix = "choose one of them" if is_choice else "give one"
+            raise InputError(name, got, describe_type(kind), fix)
+        object.__setattr__(options, name, value)
+
+
+def _convert(value: Any, kind: Any) -> Any:
+    kinds = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+    if Path in kinds and isinstance(value, str | os.PathLike) and not isinstance(value, Path):
+        path = os.fspath(value)
+        return Path(path) if isinstance(path, str) else value
+    takes_many = any(get_origin(each) in (tuple, Sequence) for each in kinds)
+    if takes_many and isinstance(value, list | range | np.ndarray):
+        return tuple(value.tolist() if isinstance(value, np.ndarray) else value)
+    return value
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, each) for each in arguments)
+    if origin is Literal:
+        return any(isinstance(value, type(each)) and value == each for each in arguments)
+    if origin in (tuple, Sequence):
+        return isinstance(value, tuple) and all(_fits(each, arguments[0]) for each in value)
+    if kind is None or kind is type(None):
+        return value is None
+    if kind in _NUMBERS:
+        return isinstance(value, _NUMBERS[kind]) and not isinstance(value, bool)
+    return isinstance(value, kind)
+
+
+def describe_type(kind: Any) -> str:
+    """A declared type in words."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        return " or ".join(dict.fromkeys(describe_type(each) for each in arguments))
+    if origin is Literal:
+        return f"one of {', '.join(map(str, arguments))}"
+    if origin in (tuple, Sequence):
+        return f"several, each {describe_type(arguments[0])}"
+    words = {bool: "True or False", int: "an integer", float: "a number", str: "text", Path: "a path"}
+    return "None" if kind in (None, type(None)) else words.get(kind, f"a {getattr(kind, '__name__', kind)}")

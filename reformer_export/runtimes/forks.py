@@ -1,0 +1,47 @@
+"""A process that forks with an open model: its child has the model, but neither the model's threads nor its GPU.
+
+A run there may wait for a thread that does not exist, and a session that ends there joins one. So the child refuses
+to run the model, and leaves it alone for good.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import weakref
+from abc import ABC, abstractmethod
+from typing import Final
+
+
+class Forkable(ABC):
+    """What a forked child must let go of."""
+
+    @abstractmethod
+    def abandon(self) -> None:
+        """Called in a forked child: from here on nothing of it may run there, its end included."""
+
+
+_OPEN: Final[weakref.WeakSet[Forkable]] = weakref.WeakSet()
+
+
+def watch_forks(model: Forkable) -> None:
+    """Let `model` be abandoned in every child that this process forks."""
+    _OPEN.add(model)
+    _watch()
+
+
+@functools.cache
+def _watch() -> None:
+    if hasattr(os, "register_at_fork"):  # Windows starts every process anew
+        os.register_at_fork(after_in_child=_abandon_all)
+
+
+def _abandon_all() -> None:
+    for model in list(_OPEN):
+        model.abandon()
+
+
+def keep_for_good(thing: object) -> None:
+    """Never end `thing`, whoever lets go of it."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
