@@ -10,6 +10,7 @@ import click
 
 from reformer_export.artifact.files import output_error
 from reformer_export.errors import InputError, OutputError
+from reformer_export.libraries.packages import REPORTING, require_packages
 
 STANDARD_OUTPUT: Final = Path("-")
 
@@ -64,6 +65,13 @@ def output_path_from_option(_ctx: click.Context, param: click.Parameter, path: P
     return path
 
 
+def report_path_from_option(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
+    """A page to write, refused before any work also where the packages are missing that make it."""
+    if path is not None:
+        require_packages(param.opts[0], REPORTING)
+    return output_path_from_option(ctx, param, path)
+
+
 def json_file_option(command: Callable[..., object]) -> Callable[..., object]:
     """Add --json FILE, the argument `json_file`."""
     return click.option(
@@ -83,6 +91,6 @@ def report_option(command: Callable[..., object]) -> Callable[..., object]:
         "report_file",
         type=click.Path(path_type=Path),
         metavar="FILE.html",
-        callback=output_path_from_option,
+        callback=report_path_from_option,
         help="Write a page with pictures, for people; it opens without a network.",
     )(command)

@@ -61,7 +61,7 @@ def engine_options(command: Command) -> Command:
     command = click.option(
         "--allow-engine-code",
         is_flag=True,
-        help="TensorRT: open an engine that carries machine code, which runs as you (`inspect` says which do).",
+        help="TensorRT: open an engine that carries machine code, which runs as you (see `inspect`).",
     )(command)
     command = click.option(
         "--cuda-graphs",

@@ -62,8 +62,8 @@ class Embeddings(nn.Module):
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
         """int64 [B, L] -> float32 [B, L, hidden_size]."""
-        # Beyond the model's length there are fewer positions than words, and adding them fails in any runtime:
-        # a gather beyond its table would give zeros on a GPU, and axial coordinates wrap around.
+        # Beyond the model's length there are fewer positions than words, and adding them fails in any
+        # runtime: a gather beyond its table would give zeros on a GPU, and axial coordinates wrap around.
         positions = torch.arange(input_ids.shape[1], device=input_ids.device)[: self.max_length]
         words: torch.Tensor = self.word_embeddings(input_ids)
         where: torch.Tensor = self.position_embeddings(positions)

@@ -11,9 +11,9 @@ from reformer_export.parity.compare import compare_outputs
 from reformer_export.reference.eager import EagerReformer, EagerRun
 
 NOISE_UNITS: Final = 2
-"""An error is eager's own up to so many times its noise: eager and the file each compute, to rounding, the exact
-result of weights that differ from the stored ones in about the last place (backward error analysis, as in Higham,
-Accuracy and Stability of Numerical Algorithms, 2002, section 1.5)."""
+"""An error is eager's own up to so many times its noise: eager and the file each compute, to rounding, the
+exact result of weights that differ from the stored ones in about the last place (backward error analysis, as in
+Higham, Accuracy and Stability of Numerical Algorithms, 2002, section 1.5)."""
 
 DRAWS: Final = 3
 
@@ -27,8 +27,8 @@ def measure_noise(
 ) -> float:
     """The largest change of eager's outputs `truth`, where every weight changes in its last place.
 
-    Ids and mask are int64 [B, L]. Of `DRAWS` draws those count in which every hash stays as it is: what a flip
-    moves is no rounding. 0 where none does.
+    Ids and mask are int64 [B, L]. Of `DRAWS` draws those count in which every hash stays as it is: what a
+    flip moves is no rounding. 0 where none does.
     """
     noise = 0.0
     for seed in range(DRAWS):

@@ -134,7 +134,7 @@ class EagerReformer:
 
     @contextlib.contextmanager
     def noisy_weights(self, seed: int) -> Iterator[None]:
-        """While the block runs, every weight is the next float32 number above or below it, drawn by `seed`."""
+        """While the block runs, every weight is the next float32 above or below it, drawn by `seed`."""
         generator = torch.Generator().manual_seed(seed)
         weights = [(weight, weight.detach().clone()) for weight in self.model.parameters()]
         try:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import io
 import itertools
+import os
+import shutil
+import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Concatenate, Final, ParamSpec
 
 from reformer_export.errors import MissingDependencyError
@@ -55,6 +61,25 @@ def import_extra(name: str) -> Any:
         raise MissingDependencyError("report_file", f"'{error}'", "jinja2 and matplotlib", fix) from error
 
 
+def _import_matplotlib() -> Any:
+    """matplotlib, without the folders that it would make under HOME: nobody has asked for them.
+
+    A user of it who has them keeps them, and what is set in $MPLCONFIGDIR.
+    """
+    homes = (("XDG_CONFIG_HOME", "~/.config"), ("XDG_CACHE_HOME", "~/.cache"))
+    own = [Path(os.environ.get(name) or default).expanduser() / "matplotlib" for name, default in homes]
+    if "matplotlib" in sys.modules or "MPLCONFIGDIR" in os.environ or any(path.is_dir() for path in own):
+        return import_extra("matplotlib")
+    folder = tempfile.mkdtemp(prefix="reformer-export-matplotlib-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ["MPLCONFIGDIR"] = folder
+    try:
+        import_extra("matplotlib.font_manager")  # reads the variable, and lists the fonts once
+    finally:
+        del os.environ["MPLCONFIGDIR"]
+    return import_extra("matplotlib")
+
+
 def draw(
     name: str,
     title: str,
@@ -64,7 +89,7 @@ def draw(
     **kwargs: P.kwargs,
 ) -> Drawing:
     """The drawing `name` of a page: `paint` puts the other arguments on a matplotlib Figure."""
-    matplotlib, figures = import_extra("matplotlib"), import_extra("matplotlib.figure")
+    matplotlib, figures = _import_matplotlib(), import_extra("matplotlib.figure")
     stream = io.StringIO()
     with matplotlib.rc_context(_STYLE | {"axes.prop_cycle": matplotlib.cycler(color=SERIES_COLOURS)}):
         figure = figures.Figure(figsize=(8.5, 3.6), layout="constrained")

@@ -1,4 +1,4 @@
-"""The fields of an options' dataclass against their declared types: what Python lets pass is refused in one line."""
+"""The fields of an options' dataclass against their declared types: what Python lets pass is refused."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A process that forks with an open model: its child has the model, but neither the model's threads nor its GPU.
+"""A process that forks with an open model: its child has the model, but neither its threads nor its GPU.
 
-A run there may wait for a thread that does not exist, and a session that ends there joins one. So the child refuses
-to run the model, and leaves it alone for good.
+A run there may wait for a thread that does not exist, and a session that ends there joins one (seen: a child
+that crashed at its exit). So the child refuses to run the model, and leaves it alone for good.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from reformer_export.artifact.folder import check_new_folder, new_folder
 from reformer_export.artifact.manifest import Manifest
 from reformer_export.contract import DEFAULT_OPSET, check_opset
 from reformer_export.errors import InputError, ParityError
+from reformer_export.libraries.packages import COMPARING, EXPORTING, require_packages
 from reformer_export.runtimes.field_types import check_field_types
 from reformer_export.runtimes.options import options_from_fields
 from reformer_export.spec import DType, LogitsPositions, Task
@@ -118,6 +119,7 @@ def export_checkpoint(
 
     Raises:
         InputError: an option is out of range, or does not fit the model.
+        MissingDependencyError: torch, transformers or another package is not installed.
         CheckpointError: the checkpoint is missing, broken or not supported.
         OutputError: `out` exists, or the disk refuses; nothing was changed.
         ParityError: the artifact differs from eager; nothing was written.
@@ -125,6 +127,7 @@ def export_checkpoint(
     """
     request = options_from_fields(ExportRequest, request, fields)
     out = Path(out)
+    require_packages("exporting", (*EXPORTING, *(COMPARING if request.verify else ())))
     require_utf8(out)
     check_new_folder(out, request.overwrite)
     say("Loading the exporter ...")

@@ -16,6 +16,7 @@ from reformer_export.artifact.engine_record import ENGINE_RUNTIMES
 from reformer_export.artifact.manifest import Manifest, read_manifest
 from reformer_export.errors import InputError
 from reformer_export.libraries.operators import NativeMode
+from reformer_export.libraries.packages import COMPARING, REPORTING, require_packages
 from reformer_export.measure.accuracy import (
     TokenText,
     check_predicts_tokens,
@@ -149,6 +150,7 @@ def verify_artifact(
         MissingDependencyError: torch, transformers or onnx is not installed.
     """
     request = options_from_fields(VerifyRequest, request, fields)
+    require_packages("verifying", (*COMPARING, *(REPORTING if request.details else ())))
     out = Path(out)
     if request.bisect is not None:
         check_subgraph_folder(request.bisect)

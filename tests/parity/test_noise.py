@@ -1,4 +1,4 @@
-"""A model whose own eager is unstable: the verdict knows it, and is the same for a short and a long comparison."""
+"""A model whose own eager is unstable: the verdict knows it, after a short and after a long comparison."""
 
 from __future__ import annotations
 
