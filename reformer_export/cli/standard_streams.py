@@ -1,4 +1,4 @@
-"""Standard output and error as a command needs them, be it a pipe that ends, a full disk or a closed stream."""
+"""Standard output and error as a command needs them: a pipe that ends, a full disk, a closed stream."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, Final, TextIO
 from reformer_export.errors import OutputError
 
 EXIT_PIPE_ENDED: Final = 128 + 13
-"""What a shell reports of a program that SIGPIPE ended; Python ignores the signal and has an error instead."""
+"""What a shell reports of a program that SIGPIPE ended; Python gets an error in place of the signal."""
 
 _STANDARD_DESCRIPTORS: Final = (0, 1, 2)
 

@@ -12,8 +12,8 @@ from reformer_export.reference.eager import EagerReformer, EagerRun
 
 NOISE_UNITS: Final = 2
 """An error is eager's own up to so many times its noise: eager and the file each compute, to rounding, the
-exact result of weights that differ from the stored ones in about the last place (backward error analysis, as in
-Higham, Accuracy and Stability of Numerical Algorithms, 2002, section 1.5)."""
+exact result of weights that differ from the stored ones in about the last place (backward error analysis, as
+in Higham, Accuracy and Stability of Numerical Algorithms, 2002, section 1.5)."""
 
 DRAWS: Final = 3
 

@@ -24,8 +24,8 @@ Options = TypeVar("Options")
 
 
 OVERSUBSCRIBED: Final = 64
-"""Threads that any machine may be asked for. More than it has only wait for each other: 1,024 on two cores take
-more than a minute to open a model."""
+"""Threads that any machine may be asked for. More than it has only wait for each other: 1,024 on two cores
+take more than a minute to open a model."""
 
 
 def max_threads() -> int:
