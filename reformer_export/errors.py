@@ -7,6 +7,7 @@ the command line shows them as its own options. It prints the line and leaves wi
 
 from __future__ import annotations
 
+import reprlib
 from typing import Final
 
 EXIT_CHECK_FAILED: Final = 1
@@ -19,6 +20,11 @@ def one_line(error: BaseException) -> str:
     """What `error` of a library says, as a part of our own: on one line, not too long, without backquotes."""
     text = " ".join(str(error).replace("`", "'").split())
     return text if len(text) <= MAX_REASON_CHARACTERS else text[:MAX_REASON_CHARACTERS] + "..."
+
+
+def one_line_repr(value: object) -> str:
+    """`repr` of what a caller has given, as a part of our own words: on one line, short, whatever it is."""
+    return " ".join(reprlib.repr(value).replace("`", "'").split())
 
 
 class ReformerExportError(Exception):
@@ -42,7 +48,8 @@ class ReformerExportError(Exception):
         text = self.what
         if self.got or self.expected:
             text += f": got {self.got}, expected {self.expected}"
-        return f"{text}; {self.fix}" if self.fix else text
+        text = f"{text}; {self.fix}" if self.fix else text
+        return " ".join(text.split()) if "\n" in text else text  # a file's name can hold anything
 
 
 class SpecError(ReformerExportError):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import reprlib
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from reformer_export.artifact.engine_record import EngineRecord
 from reformer_export.artifact.manifest import Manifest, check_files, read_manifest
-from reformer_export.errors import InputError, ReformerExportError
+from reformer_export.errors import InputError, ReformerExportError, one_line_repr
 from reformer_export.libraries.operators import NativeLibrary
 from reformer_export.runtimes.forks import Forkable, watch_forks
 from reformer_export.runtimes.generation import Generation, GenerationOptions
@@ -73,7 +72,7 @@ class Runtime(Forkable):
         try:
             self.folder = Path(path)
         except TypeError as error:
-            got, fix = " ".join(reprlib.repr(path).split()), "give its path, as text or a Path"
+            got, fix = one_line_repr(path), "give its path, as text or a Path"
             raise InputError("path", got, "an artifact's folder", fix) from error
         self.manifest = manifest or read_manifest(self.folder)
         self.num_hashes = choose_num_hashes(self.manifest, options.num_hashes)

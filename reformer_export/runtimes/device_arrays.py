@@ -149,7 +149,7 @@ def is_on_gpu(device: Device, input_ids: object, attention_mask: object) -> bool
         on_gpu, other = sorted(places, key=lambda name: places[name] != "cuda")
         fix = f"copy {other} to the GPU"
         raise InputError(on_gpu, f"an array on a GPU, and {other} on the host", "both at one place", fix)
-    return places["input_ids"] == "cuda"
+    return places.get("input_ids") == "cuda"
 
 
 def _place_of(values: object) -> Device:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import reprlib
 import types
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from reformer_export.errors import InputError
+from reformer_export.errors import InputError, one_line_repr
 
 _NUMBERS: dict[Any, tuple[type, ...]] = {int: (int, np.integer), float: (int, float, np.integer, np.floating)}
 
@@ -24,10 +23,9 @@ def check_field_types(options: object) -> None:
     for name, kind in get_type_hints(type(options)).items():
         value = _convert(getattr(options, name), kind)
         if not _fits(value, kind):
-            got = " ".join(reprlib.repr(value).replace("`", "'").split())
             is_choice = kind is bool or get_origin(kind) is Literal
             fix = "choose one of them" if is_choice else "give one"
-            raise InputError(name, got, describe_type(kind), fix)
+            raise InputError(name, one_line_repr(value), describe_type(kind), fix)
         object.__setattr__(options, name, value)
 
 
@@ -61,7 +59,9 @@ def describe_type(kind: Any) -> str:
     """A declared type in words."""
     origin, arguments = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
-        return " or ".join(dict.fromkeys(describe_type(each) for each in arguments))
+        choices = [word for each in arguments if get_origin(each) is Literal for word in get_args(each)]
+        others = [describe_type(each) for each in arguments if get_origin(each) is not Literal]
+        return " or ".join([*([f"one of {', '.join(choices)}"] if choices else []), *dict.fromkeys(others)])
     if origin is Literal:
         return f"one of {', '.join(map(str, arguments))}"
     if origin in (tuple, Sequence):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from reformer_export.errors import InputError
+from reformer_export.runtimes.field_types import check_field_types
 from reformer_export.runtimes.num_hashes import choose_num_hashes
 from reformer_export.runtimes.sampling import SamplingOptions, require_integer, sample_token
 
@@ -41,6 +42,7 @@ class GenerationOptions(SamplingOptions):
         super().__post_init__()
         require_integer("max_new_tokens", self.max_new_tokens, 1)
         require_integer("seed", self.seed, 0)
+        check_field_types(self)
 
 
 class Generation(Iterator[int]):

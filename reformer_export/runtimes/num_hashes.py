@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from reformer_export.artifact.manifest import Manifest
-from reformer_export.errors import InputError
+from reformer_export.errors import InputError, one_line_repr
 from reformer_export.spec import LSHAttentionSpec
 
 
@@ -22,11 +22,11 @@ def choose_num_hashes(manifest: Manifest, given: int | None, default: int | None
         rounds = {layer.num_hashes for layer in manifest.spec.layers if isinstance(layer, LSHAttentionSpec)}
         fixed = f"{min(rounds)} hashes built in" if rounds else "no hashing"
         fix = "leave it out, or export the checkpoint again with `max_hashes` to choose at run time"
-        raise InputError("num_hashes", f"{given} for an artifact with {fixed}", "none", fix)
+        raise InputError("num_hashes", f"{one_line_repr(given)} for an artifact with {fixed}", "none", fix)
     greatest = runtime_num_hashes.max_hashes
     is_integer = isinstance(given, int | np.integer) and not isinstance(given, bool)
     if not is_integer or not 1 <= given <= greatest:
         expected = f"a whole number from 1 to {greatest}, the most that this artifact was exported for"
         fix = "choose another, or export again with a greater `max_hashes`"
-        raise InputError("num_hashes", repr(given), expected, fix)
+        raise InputError("num_hashes", one_line_repr(given), expected, fix)
     return int(given)

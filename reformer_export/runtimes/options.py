@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import reprlib
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeVar, get_args
 
 from reformer_export.artifact.engine_record import ENGINE_RUNTIMES, EngineRuntime
-from reformer_export.errors import InputError
+from reformer_export.errors import InputError, one_line_repr
 from reformer_export.libraries.operators import NativeMode
 from reformer_export.runtimes.field_types import check_field_types
 
@@ -85,7 +84,7 @@ class RuntimeOptions:
 
     def _require(self, name: str, holds: bool, expected: str, fix: str) -> None:
         if not holds:
-            got = " ".join(reprlib.repr(getattr(self, name)).split())
+            got = one_line_repr(getattr(self, name))
             raise InputError(name, got=got, expected=expected, fix=fix)
 
     @property
@@ -124,7 +123,7 @@ def options_from_fields(kind: type[Options], options: Options | None, fields: di
     if options is not None and fields:
         got = f"options and {', '.join(fields)}"
     elif options is not None and not isinstance(options, kind):
-        got = f"{' '.join(reprlib.repr(options).split())} as options"
+        got = f"{one_line_repr(options)} as options"
     if got is not None:
         raise InputError(
             "options",

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from reformer_export.errors import InputError
+from reformer_export.errors import InputError, one_line_repr
 
 
 def require_integer(name: str, value: object, minimum: int) -> None:
     """InputError unless `value` is an integer of at least `minimum`."""
     if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < minimum:
-        raise InputError(name, repr(value), f"an integer from {minimum} up", "choose another")
+        raise InputError(name, one_line_repr(value), f"an integer from {minimum} up", "choose another")
 
 
 def _is_finite(value: object) -> bool:
@@ -39,11 +39,15 @@ class SamplingOptions:
 
     def __post_init__(self) -> None:
         if not (_is_finite(self.temperature) and self.temperature >= 0):
-            raise InputError("temperature", self.temperature, "0 or more", "0 takes the likeliest token")
+            raise InputError(
+                "temperature", one_line_repr(self.temperature), "0 or more", "0 takes the likeliest token"
+            )
         if self.top_k is not None:
             require_integer("top_k", self.top_k, 1)
         if not (_is_finite(self.top_p) and 0 < self.top_p <= 1):
-            raise InputError("top_p", self.top_p, "above 0 and at most 1", "1 keeps all tokens")
+            raise InputError(
+                "top_p", one_line_repr(self.top_p), "above 0 and at most 1", "1 keeps all tokens"
+            )
 
 
 def sample_token(logits: NDArray[np.float32], options: SamplingOptions, rng: np.random.Generator) -> int:

@@ -1,4 +1,4 @@
-"""The program in a process of its own, on descriptors that a test chooses: forked from a server, in milliseconds."""
+"""The program in a process of its own, forked from a server, on descriptors that a test chooses."""
 
 from __future__ import annotations
 

@@ -27,8 +27,23 @@ def test_help_names_every_command() -> None:
 
 def test_nothing_asked_shows_the_help() -> None:
     outcome = run_program()
-    assert outcome.status == 2
-    assert "Commands:" in outcome.stderr
+    assert outcome == run_program("--help")
+    assert (outcome.status, outcome.stderr) == (0, "")
+
+
+def test_the_list_of_commands_has_whole_sentences() -> None:
+    listed = " ".join(run_program().stdout.partition("Commands:")[2].split())
+    for name in COMMANDS:
+        assert re.search(rf"(^|\. ){name} [A-Z][^.]*(\.[a-z][^.]*)*\.", listed), name
+    assert "..." not in listed
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("doctor", "--debug", "--help")])
+def test_the_package_runs_as_a_module(arguments: tuple[str, ...]) -> None:
+    command = [sys.executable, "-m", "reformer_export", *arguments]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert ended.stdout == run_program(*arguments).stdout
+    assert ended.stdout.startswith("Usage: reformer-export ")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -62,8 +77,15 @@ def test_an_error_is_one_line_and_debug_shows_it_all(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(main_module.cli, "main", fail)
     outcome = run_program("doctor")
     assert (outcome.status, outcome.stdout, outcome.stderr) == (7, "", "Error: one two\n")
-    with pytest.raises(TwoLinesError):
-        run_program("--debug", "doctor")
+    for arguments in (("--debug", "doctor"), ("doctor", "--debug")):
+        with pytest.raises(TwoLinesError):
+            run_program(*arguments)
+
+
+@pytest.mark.parametrize("arguments", [("--debug", "inspect", "nowhere"), ("inspect", "nowhere", "--debug")])
+def test_debug_anywhere(arguments: tuple[str, ...]) -> None:
+    with pytest.raises(ReformerExportError, match="no such file"):
+        run_program(*arguments)
 
 
 def test_an_interrupt_leaves_130(monkeypatch: pytest.MonkeyPatch) -> None:

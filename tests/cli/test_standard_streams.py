@@ -28,7 +28,9 @@ def run_in_shell(command: str) -> subprocess.CompletedProcess[str]:
 def test_a_closed_standard_output(tmp_path: Path) -> None:
     ended = run_in_shell(f"{PROGRAM} run {write_artifact(tmp_path / 'out')} hi >&-")
     assert (ended.returncode, len(ended.stderr.splitlines())) == (2, 1)
-    assert ended.stderr.startswith("Error: standard output: got a closed one, expected one to show results on")
+    assert ended.stderr.startswith(
+        "Error: standard output: got a closed one, expected one to show results on"
+    )
 
 
 def test_a_closed_standard_error_and_input(tmp_path: Path) -> None:

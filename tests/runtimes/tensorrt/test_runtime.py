@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +11,13 @@ import numpy as np
 import pytest
 
 from reformer_export.artifact.engine_record import EngineFlags, EngineProfile, PluginRecord
+from reformer_export.artifact.files import sha256_of_file
 from reformer_export.artifact.manifest import MODEL_NAME
 from reformer_export.errors import ArtifactError, InputError, RuntimeUnavailableError
+from reformer_export.libraries.installed import ABI_VERSION
 from reformer_export.runtimes import LeftPaddingWarning, load
 from reformer_export.spec import TASKS, DType, Task
+from tests.cli.program import run_program
 from tests.runtimes.artifacts import write_artifact
 from tests.runtimes.tensorrt.engines import (
     PROFILES,
@@ -138,8 +143,68 @@ def test_an_embedded_plugin_library_needs_none_here(tmp_path: Path, library: Pat
     embedded = PluginRecord(library.name, "0" * 64, 2, "0.1.0", embedded=True)
     out = make_artifact(tmp_path, library, file={"embedded": True}, plugin=embedded)
     machine = make_machine(None, library_problem="none")
-    assert open_fake(out, library, trt=trt, machine=machine).run([[5]])["logits"].argmax() == 6
+    model = open_fake(out, library, trt=trt, machine=machine, allow_engine_code=True)
+    assert model.run([[5]])["logits"].argmax() == 6
     assert trt.registry.loaded == []
+
+
+@pytest.mark.parametrize(
+    ("embedded", "compatible", "words"),
+    [
+        (True, False, "the plugin library"),
+        (False, True, "the lean runtime of a version-compatible engine"),
+        (True, True, "the plugin library and the lean runtime of a version-compatible engine"),
+    ],
+)
+def test_an_engine_that_carries_code_is_opened_when_the_user_says_so(
+    tmp_path: Path, library: Path, embedded: bool, compatible: bool, words: str
+) -> None:
+    """The refusal comes before anything of the engine is read, whatever the machine."""
+    out = make_artifact(
+        tmp_path,
+        library,
+        file={"embedded": embedded},
+        plugin=PluginRecord(library.name, sha256_of_file(library), ABI_VERSION, "0.1.0", embedded),
+        flags=EngineFlags(version_compatible=compatible),
+    )
+    engine = out / "engines" / "fake.engine"
+    content = engine.read_bytes()
+    engine.write_bytes(b"harm")
+    with pytest.raises(InputError) as caught:
+        open_fake(out, library, machine=make_machine(None, gpu=None, gpu_problem="none"))
+    assert str(caught.value) == (
+        f"engine fake: got one that carries machine code, which would run as you ({words}), expected your "
+        "word for it; use `allow_engine_code=True` if you trust whoever built it, or build it again here"
+    )
+    engine.write_bytes(content)
+    assert open_fake(out, library, allow_engine_code=True).run([[5]])["logits"].argmax() == 6
+
+
+def test_an_engine_without_code_needs_no_word(tmp_path: Path, library: Path) -> None:
+    out = make_artifact(tmp_path, library)
+    assert open_fake(out, library).run([[5]])["logits"].argmax() == 6
+
+
+@pytest.mark.parametrize("embedded", [True, False])
+def test_inspect_says_which_engines_carry_code(tmp_path: Path, library: Path, embedded: bool) -> None:
+    plugin = PluginRecord(library.name, sha256_of_file(library), ABI_VERSION, "0.1.0", embedded)
+    out = make_artifact(tmp_path, library, plugin=plugin)
+    words = "the plugin library" if embedded else None
+    report = json.loads(run_program("inspect", out, "--json").stdout)
+    assert [engine["host_code"] for engine in report["engines"]] == [words]
+    assert (
+        json.loads(run_program("inspect", out / "engines/fake.engine", "--json").stdout)["host_code"] == words
+    )
+    assert re.search(
+        f"code for the host +{words or 'none'}", run_program("inspect", out / "engines/fake.json").stdout
+    )
+
+
+@pytest.mark.parametrize("command", [("run", "OUT", "hi"), ("verify", "OUT"), ("bench", "OUT")])
+def test_the_word_is_for_engines_only(tmp_path: Path, command: tuple[str, ...]) -> None:
+    out = write_artifact(tmp_path / "out")
+    error = run_program(*(out if word == "OUT" else word for word in command), "--allow-engine-code").error
+    assert error.startswith("Error: --allow-engine-code: got")
 
 
 def test_an_engine_without_weights_gets_those_of_the_model(tmp_path: Path, library: Path) -> None:

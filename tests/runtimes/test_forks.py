@@ -1,0 +1,54 @@
+"""A process that forks with an open model: a run there is refused in one line, nothing hangs or crashes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.runtimes.artifacts import write_artifact
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+
+CODE = """
+import os, sys
+import reformer_export
+from reformer_export.errors import ReformerExportError
+
+model = reformer_export.load({out!r}, threads={threads})
+model.run([[5, 6, 7]])
+child = os.fork()
+if child == 0:
+    try:
+        model.run([[5, 6, 7]])
+    except ReformerExportError as error:
+        print(error, flush=True)
+    {then}
+    sys.exit(7)
+_, status = os.waitpid(child, 0)
+print("child", os.waitstatus_to_exitcode(status), model.run([[5, 6, 7]])["logits"].shape)
+"""
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+@pytest.mark.parametrize(
+    "then",
+    [
+        "",
+        "model.close(); del model",
+        "print(reformer_export.load({out!r}).run([[5, 6, 7]])['logits'].shape, flush=True)",
+    ],
+    ids=["exits", "closes", "loads again"],
+)
+def test_a_forked_child(tmp_path: Path, threads: int, then: str) -> None:
+    out = str(write_artifact(tmp_path / "out"))
+    code = CODE.format(out=out, threads=threads, then=then.format(out=out))
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    refusal, *rest, last = ended.stdout.splitlines()
+    assert "got a run in a process that was forked after the model was opened" in refusal
+    assert "load it after the fork" in refusal
+    assert rest == (["(1, 3, 258)"] if "load" in then else [])
+    assert last == "child 7 (1, 3, 258)"
