@@ -51,10 +51,11 @@ def make_machine(**values: object) -> Machine:
 def test_an_engine_passes_the_checks_and_reaches_tensorrt(out: Path, name: str) -> None:
     """On a machine that is said to have the GPU, all agrees; TensorRT itself then misses the driver."""
     cuda = FakeCuda()
+    options = RuntimeOptions("tensorrt-rtx", engine=name, allow_engine_code=name == "embedded")
     with pytest.raises(
         RuntimeUnavailableError, match=rf"engine {name}: TensorRT-RTX \S+ refuses it: .*driver"
     ):
-        TensorRTRuntime(out, RuntimeOptions("tensorrt-rtx", engine=name), machine=make_machine(), cuda=cuda)
+        TensorRTRuntime(out, options, machine=make_machine(), cuda=cuda)
     assert cuda.streams == {}
 
 
