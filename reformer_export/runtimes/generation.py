@@ -42,7 +42,7 @@ class GenerationOptions(SamplingOptions):
         super().__post_init__()
         require_integer("max_new_tokens", self.max_new_tokens, 1)
         require_integer("seed", self.seed, 0)
-        check_field_types(self)
+        check_field_types(self, but=("num_hashes",))
 
 
 class Generation(Iterator[int]):
