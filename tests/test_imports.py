@@ -17,6 +17,7 @@ PACKAGE = "reformer_export"
 ROOT = Path(reformer_export.__file__).parent
 
 FLOORS = (
+    {"__main__"},
     {"cli", "serving"},
     {"workflows"},
     {"export", "engine", "parity", "measure", "report", "batch"},

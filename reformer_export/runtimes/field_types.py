@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import types
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -15,12 +15,15 @@ from reformer_export.errors import InputError, one_line_repr
 _NUMBERS: dict[Any, tuple[type, ...]] = {int: (int, np.integer), float: (int, float, np.integer, np.floating)}
 
 
-def check_field_types(options: object) -> None:
+def check_field_types(options: object, but: Collection[str] = ()) -> None:
     """InputError for the first field of the dataclass `options` whose value is not of its declared type.
 
     A path may be given as text, and a sequence as a list or an array: the field then gets a Path, or a tuple.
+    The fields `but` are checked elsewhere, with more to say.
     """
     for name, kind in get_type_hints(type(options)).items():
+        if name in but:
+            continue
         value = _convert(getattr(options, name), kind)
         if not _fits(value, kind):
             is_choice = kind is bool or get_origin(kind) is Literal

@@ -43,7 +43,7 @@ class GenerationOptions(SamplingOptions):
         super().__post_init__()
         require_integer("max_new_tokens", self.max_new_tokens, 1)
         require_integer("seed", self.seed, 0)
-        check_field_types(self)
+        check_field_types(self, but=("num_hashes",))
         for token_id in self._given_eos_token_ids():
             require_integer("eos_token_id", token_id, 0)
 
@@ -55,9 +55,7 @@ class GenerationOptions(SamplingOptions):
         given = self.eos_token_id
         if given is None:
             return ()
-        if isinstance(given, Sequence | np.ndarray) and not isinstance(given, str | bytes | bytearray):
-            return tuple(given)
-        return (given,)  # type: ignore[return-value]
+        return tuple(given) if isinstance(given, Sequence) else (given,)
 
 
 def ids_from_prompt(prompt: object) -> list[int]:

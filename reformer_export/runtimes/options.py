@@ -76,7 +76,7 @@ class RuntimeOptions:
         self._require("threads", threads_fit, expected, "leave it out to use all cores")
         is_name = self.engine is None or isinstance(self.engine, str)
         self._require("engine", is_name, "an engine's name", "leave it out to use the one that fits")
-        check_field_types(self)
+        check_field_types(self, but=("num_hashes",))
         self._refuse_what_the_runtime_does_not_take()
         if self.tf32 and self.provider == "cpu":
             fix = 'leave it out, or use `provider="cuda"`'

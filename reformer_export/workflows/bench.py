@@ -54,6 +54,10 @@ class BenchRequest:
     node_times: bool = False
 
     def __post_init__(self) -> None:
+        given = self.against if isinstance(self.against, list | tuple) else ()
+        unknown = [name for name in given if isinstance(name, str) and name not in AGAINST]
+        if unknown:
+            raise InputError("against", repr(unknown[0]), f"of {', '.join(AGAINST)}", "name each once")
         check_field_types(self)
         for name, least in (("repeat", 1), ("warm_up", 0)):
             if getattr(self, name) < least:

@@ -83,6 +83,10 @@ class VerifyRequest:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        given = self.runtimes if isinstance(self.runtimes, list | tuple) else ()
+        unknown = [name for name in given if isinstance(name, str) and name not in RUNTIMES]
+        if unknown:
+            raise InputError("runtimes", repr(unknown[0]), " or ".join(RUNTIMES), "name one")
         check_field_types(self)
         if not self.runtimes:
             raise InputError("runtimes", "none", " or ".join(RUNTIMES), "name one")

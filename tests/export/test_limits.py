@@ -47,9 +47,7 @@ def test_beyond_the_length(exported: tuple[Path, int], native: bool) -> None:
     session = open_session(model, placement(native))
     assert run(session, 1, longest).shape == (1, longest, 32)
     for length in (longest + 1, longest + 8, 2 * longest, 1000):
-        with pytest.raises(
-            Exception, match=f"by a dimension other than 1. {longest} by {length}"
-        ):
+        with pytest.raises(Exception, match=f"by a dimension other than 1. {longest} by {length}"):
             run(session, 1, length)
 
 

@@ -66,8 +66,16 @@ def test_an_artifact_with_more_to_tell(tmp_path: Path) -> None:
 def test_engines(tmp_path: Path) -> None:
     engines = (EngineState(RECORD, "ok"), UnusableEngine("stray", "unusable", "no record"))
     assert tables_of(write_artifact(tmp_path / "out"), engines=engines)["Engines"] == (
-        ("ada", "tensorrt-rtx 1.7.1.116", "8.0, 12.0", "16,384 tokens", "1,234 B", "ok"),
-        ("stray", "-", "-", "-", "-", "unusable: no record"),
+        (
+            "ada",
+            "tensorrt-rtx 1.7.1.116",
+            "8.0, 12.0",
+            "16,384 tokens",
+            "1,234 B",
+            "the plugin library",
+            "ok",
+        ),
+        ("stray", "-", "-", "-", "-", "-", "unusable: no record"),
     )
     (table,) = inspection_tables("ada.engine", EngineState(RECORD, "changed"))
     assert (table.caption, table.rows[-1]) == ("Engine ada.engine", ("state", "changed"))
