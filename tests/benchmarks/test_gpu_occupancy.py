@@ -42,7 +42,12 @@ def test_ptxas_output_is_read() -> None:
         (Launch(256, 0), 24, "80", (8, "warps")),
         (Launch(32, 0), 16, "86", (16, "blocks")),
         (Launch(128, 0), 129, "80", (3, "registers")),  # rounded up to 136
-        (Launch(64, 0), 176, "80", (4, "registers")),  # each part has room for two warps, not for two and a half
+        (
+            Launch(64, 0),
+            176,
+            "80",
+            (4, "registers"),
+        ),  # each part has room for two warps
         (Launch(64, 30_976), 168, "75", (2, "shared memory")),
     ],
 )

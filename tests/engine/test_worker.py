@@ -116,7 +116,9 @@ def test_tensorrt_rtx_takes_this_machine_s_gpu_when_none_is_named(build: Build, 
 
 
 def test_a_gpu_that_tensorrt_rtx_does_not_know(build: Build) -> None:
-    with pytest.raises(InputError, match=r"got 9\.0, this machine's GPU, expected one of 7\.5, 8\.0, 8\.9, 12\.0"):
+    with pytest.raises(
+        InputError, match=r"got 9\.0, this machine's GPU, expected one of 7\.5, 8\.0, 8\.9, 12\.0"
+    ):
         build("9.0", runtime="tensorrt-rtx")
 
 

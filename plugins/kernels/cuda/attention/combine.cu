@@ -72,8 +72,8 @@ __device__ __forceinline__ void add_any_rounds(Global<const T> partial, int64_t 
   }
 }
 
-// A block has `tokens` tokens of one head, a thread one piece of a row after another. The heads whose
-// rows attention wrote last come first: of these the L2 cache still has some.
+// A block has `tokens` tokens of one head, a thread one piece of a row after another. The heads
+// whose rows attention wrote last come first: of these the L2 cache still has some.
 template <typename T, bool kVector, int kRounds>
 __global__ void __launch_bounds__(kThreads)
     combine_rounds(const CombineArguments<T> arguments, int tokens, int blocks_per_pair) {

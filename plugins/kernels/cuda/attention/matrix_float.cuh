@@ -24,7 +24,7 @@ struct MatrixSteps<Tile, false> {
   static constexpr int kGroup = Tile::kHeadSize == 16 || Tile::kHeadSize == 256 ? 2 : 4;
   // Whether corrections of values are added up apart, and not with the sums: registers again. The
   // sums of a tile of keys are then rounded towards zero three times as often, 12 times in all.
-  static constexpr bool kApart = Tile::kHeadSize * kRowTiles != 128 || kRowTiles == 1;
+  static constexpr bool kApart = Tile::kHeadSize != 64;
   using Scores = float[kRowTiles][kKeyTiles][4];
   using Result = float[kRowTiles][Tile::kHeadSize / 8][4];
 

@@ -79,8 +79,8 @@ void check_shapes() {
   }
 }
 
-// Every head size's tiles where there are neither asynchronous copies nor matrix steps but float16's:
-// there, products by shuffles take the emulation thirty times as long.
+// Every head size's tiles where there are neither asynchronous copies nor matrix steps but
+// float16's: there, products by shuffles take the emulation thirty times as long.
 void check_turing(Random& random, int cases) {
   cuda::emulation::emulate_turing(true);
   for (const int64_t head_size : {8, 24, 64, 100, 250}) {
