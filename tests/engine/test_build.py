@@ -70,6 +70,12 @@ def test_an_engine_and_its_record(out: Path, tmp_path: Path) -> None:
     assert engine_files(out) == {"two.engine", "two.json"}
 
 
+def test_operators_without_plugins_are_left_to_tensorrt(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = {"ResidualNorm": 3, "TableRead": 1}
+    monkeypatch.setattr("reformer_export.engine.build.check_onnx_structure", lambda _: nodes)
+    assert build_engine(out, RTX).record.plugin_layers == {"TableRead": 1}
+
+
 def test_the_default_profile_reaches_the_longest_sequence(out: Path) -> None:
     record = build_engine(out, RTX).record
     assert record.profiles == (EngineProfile((1, 1), (1, 16), (1, 64)),)
