@@ -10,6 +10,9 @@ namespace reformer::cuda::emulation {
 // Determines the order in which blocks and threads run, from the next launch on.
 void set_seed(uint32_t seed);
 
+// Makes the device one of compute capability 7.5, or of 8.0 as it is at first.
+void emulate_turing(bool yes);
+
 // Leaves out one barrier or wait, "folder/file.cu:line" as met_barriers() spells it; "" for none.
 void omit_barrier(const std::string& name);
 

@@ -18,6 +18,7 @@
 namespace reformer::cuda::emulation {
 
 Place place;
+bool turing = false;
 
 namespace {
 
@@ -278,6 +279,8 @@ void finish_copies(int pending) {
 }
 
 void set_seed(uint32_t seed) { machine.random.seed(seed); }
+
+void emulate_turing(bool yes) { turing = yes; }
 
 void* last_stream() { return machine.stream; }
 

@@ -26,6 +26,9 @@ struct Place {
 };
 extern Place place;
 
+// Whether the device has compute capability 7.5 rather than 8.0: see warp.cuh.
+extern bool turing;
+
 // Prints what went wrong, where and in which thread, and aborts.
 [[noreturn, gnu::format(printf, 2, 3)]] void fail(Site site, const char* format, ...);
 

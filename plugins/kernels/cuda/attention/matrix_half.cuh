@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/attention/matrix.cuh"
+#include "kernels/cuda/device/products.cuh"
 #include "kernels/cuda/device/warp.cuh"
 
 namespace reformer::cuda {

@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "kernels/common/sizes.h"
+#include "kernels/cuda/device/products.cuh"
 #include "kernels/cuda/device/warp.cuh"
 #include "kernels/cuda/hash/columns.cuh"
 #include "kernels/cuda/hash/pack.cuh"

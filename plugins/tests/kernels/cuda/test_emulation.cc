@@ -112,6 +112,11 @@ void check_copies() {
   for (const float value : target) CHECK(value == 0, "a copy that is not valid brought %g", value);
   CHECK(run(copy_through_shared, 1, 32, 512, from, view(target), false, true), "launch");
   for (const float value : target) CHECK(std::isnan(value), "%g before it was waited for", value);
+  // On Turing a copy is done at once.
+  emulation::emulate_turing(true);
+  CHECK(run(copy_through_shared, 1, 32, 512, from, view(target), false, true), "launch");
+  emulation::emulate_turing(false);
+  for (size_t i = 0; i < target.size(); ++i) CHECK(target[i] == source[127 - i], "element %zu", i);
 }
 
 __global__ void note_order(Global<int32_t> count, Global<int32_t> order) {

@@ -2,10 +2,13 @@
 #include <cmath>
 
 #include "check.h"
+#include "child.h"
+#include "control.h"
 #include "draw.h"
 #include "half.h"
 #include "kernel_runs.h"
 #include "kernels/cuda/device/device.h"
+#include "kernels/cuda/device/products.cuh"
 #include "kernels/cuda/device/warp.cuh"
 
 namespace reformer::cuda {
@@ -91,6 +94,87 @@ void check_multiply() {
   }
 }
 
+// A step of TF32, or of split operands: A [16, 8], B [8, 8], D [16, 8], float32.
+__global__ void multiply_float32(Global<const float> a, Global<const float> b, Global<float> d,
+                                 bool split) {
+  const int lane = static_cast<int>(threadIdx.x);
+  const int group = lane / 4, t = lane % 4;
+  const float own_a[4] = {a[8 * group + t], a[8 * group + 64 + t], a[8 * group + t + 4],
+                          a[8 * group + 64 + t + 4]};
+  const float own_b[2] = {b[8 * t + group], b[8 * t + 32 + group]};
+  float sums[4] = {}, corrections[4] = {};
+  if (split) {
+    multiply_add_16x8x8(sums, corrections, split_operand(own_a), split_operand(own_b));
+  } else {
+    const uint32_t bits_a[4] = {__float_as_uint(own_a[0]), __float_as_uint(own_a[1]),
+                                __float_as_uint(own_a[2]), __float_as_uint(own_a[3])};
+    const uint32_t bits_b[2] = {__float_as_uint(own_b[0]), __float_as_uint(own_b[1])};
+    multiply_16x8x8_tf32(sums, bits_a, bits_b);
+  }
+  for (int i = 0; i < 4; ++i) {
+    d[8 * (group + i / 2 * 8) + 2 * t + i % 2] = sums[i] + corrections[i];
+  }
+}
+
+// A step of TF32 sees 11 bits of its operands; split operands keep float32's accuracy.
+void check_float32(bool split) {
+  test::Random random(5);
+  std::vector<float> a = test::draw_values(random, REFORMER_FLOAT32, 128, 1.0f);
+  std::vector<float> b = test::draw_values(random, REFORMER_FLOAT32, 64, 1.0f);
+  std::vector<float> d(128);
+  CHECK(run(multiply_float32, 1, 32, 0, Global<const float>(view(a)), Global<const float>(view(b)),
+            view(d), split),
+        "launch");
+  const auto seen = [&](float x) {
+    return static_cast<double>(split ? x : __uint_as_float(__float_as_uint(x) & 0xFFFFE000u));
+  };
+  for (size_t row = 0; row < 16; ++row) {
+    for (size_t column = 0; column < 8; ++column) {
+      double expected = 0, magnitude = 0;
+      for (size_t k = 0; k < 8; ++k) {
+        const double product = seen(a[8 * row + k]) * seen(b[8 * k + column]);
+        expected += product;
+        magnitude += std::fabs(product);
+      }
+      const double error = std::fabs(static_cast<double>(d[8 * row + column]) - expected);
+      CHECK(error <= magnitude * (split ? 0x1p-21 : 0x1p-23), "row %zu, column %zu: error %g", row,
+            column, error);
+    }
+  }
+}
+
+// What split_float promises, and that it is no more than TF32 has.
+void check_split() {
+  test::Random random(6);
+  for (const float value : test::draw_values(random, REFORMER_FLOAT32, 100000, 1.0f)) {
+    const float x = std::ldexp(value, static_cast<int>(test::draw_int(random, -90, 90)));
+    const SplitFloat split = split_float(x);
+    const double big = static_cast<double>(__uint_as_float(split.big));
+    const double small = static_cast<double>(__uint_as_float(split.small & 0xFFFFE000u));
+    const double size = std::fabs(static_cast<double>(x));
+    CHECK((split.big & 0x1FFF) == 0, "%g: a big part of more than 11 bits", size);
+    CHECK(std::fabs(static_cast<double>(x) - big) <= size * 0x1p-11, "%g is not rounded", size);
+    CHECK(std::fabs(static_cast<double>(x) - big - small) <= size * 0x1p-23, "%g loses bits", size);
+  }
+}
+
+// On Turing there are neither TF32 nor steps of 16 elements, and everything else works.
+void check_turing() {
+  emulation::emulate_turing(true);
+  check_multiply<float16, false>();
+  check_multiply<float16, true>();
+  check_multiply<bfloat16, false>();
+  check_float32(true);
+  CHECK(!test::survives([] {
+    check_float32(false);
+    return true;
+  }),
+        "a step of TF32");
+  const SplitFloat split = split_float(0.1f);
+  CHECK(split.big == __float_as_uint(0.1f) && split.small == 0, "nothing is split");
+  emulation::emulate_turing(false);
+}
+
 template <typename T>
 void check_half(int32_t dtype) {
   for (uint32_t bits = 0; bits <= 0xFFFF; ++bits) {
@@ -129,6 +213,10 @@ int main() {
   check_multiply<float16, true>();
   check_multiply<bfloat16, false>();
   check_multiply<bfloat16, true>();
+  check_float32(false);
+  check_float32(true);
+  check_split();
+  check_turing();
   check_half<float16>(REFORMER_FLOAT16);
   check_half<bfloat16>(REFORMER_BFLOAT16);
   return FINISH_TEST();
