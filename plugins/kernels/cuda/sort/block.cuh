@@ -144,8 +144,6 @@ class BlockSort {
   // The key of every step, a bucket, becomes its digit and its rank in the warp.
   __device__ __forceinline__ void rank_positions(int shift, int width) {
     DigitPair* own = shared_.counts + warp_ * (kBlockDigits / 2);
-    for (int pair = lane_; pair < (1 << width) / 2; pair += kWarpSize) own[pair] = {0, 0};
-    __syncwarp();
     const int32_t mask = (1 << width) - 1;
 #pragma unroll
     for (int first = 0; first < kBlockSortSteps; first += kBlockSortBatch) {
@@ -157,7 +155,13 @@ class BlockSort {
         const uint32_t bucket = static_cast<uint32_t>(keys_[first + i]);
         digits[i] = has_slot(first + i) ? static_cast<int32_t>(bucket >> shift) & mask : -1;
       }
-      rank_digits(reinterpret_cast<uint16_t*>(own), digits, width, ranks);
+      unsigned same[kBlockSortBatch];
+      match_digits(digits, width, same);
+      if (first == 0) {
+        for (int pair = lane_; pair < (1 << width) / 2; pair += kWarpSize) own[pair] = {0, 0};
+        __syncwarp();
+      }
+      rank_digits(reinterpret_cast<uint16_t*>(own), digits, same, ranks);
 #pragma unroll
       for (int i = 0; i < kBlockSortBatch; ++i) keys_[first + i] = digits[i] | (ranks[i] << 16);
     }

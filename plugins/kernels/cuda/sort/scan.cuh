@@ -43,14 +43,13 @@ __device__ __forceinline__ void match_digits(const int32_t (&digits)[kSteps], in
   }
 }
 
-// Ranks digits among the warp's equal ones: step by step, lane by lane. `counts` holds how often
-// each digit came before, and then how often it has come.
+// Ranks digits among the warp's equal ones, which match_digits found: step by step, lane by lane.
+// `counts` holds how often each digit came before, and then how often it has come.
 template <int kSteps>
 __device__ __forceinline__ void rank_digits(uint16_t* counts, const int32_t (&digits)[kSteps],
-                                            int width, int32_t (&ranks)[kSteps]) {
+                                            const unsigned (&same)[kSteps],
+                                            int32_t (&ranks)[kSteps]) {
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
-  unsigned same[kSteps];
-  match_digits(digits, width, same);
 #pragma unroll
   for (int step = 0; step < kSteps; ++step) {
     const bool exists = digits[step] >= 0;

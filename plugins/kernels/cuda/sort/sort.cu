@@ -154,9 +154,11 @@ __device__ __forceinline__ void scatter_tile(const SortArguments& arguments, con
       digits[step] = digit_of(read_bucket(arguments, tile, positions[step]), pass);
     }
   }
+  unsigned same[kSortSteps];
+  match_digits(digits, kSortDigitBits, same);
   for (int digit = lane; digit < kSortDigits; digit += kWarpSize) own_counts[digit] = 0;
   __syncwarp();
-  rank_digits(own_counts, digits, kSortDigitBits, ranks);
+  rank_digits(own_counts, digits, same, ranks);
   __syncthreads();
   sum_over_warps(counts);
   __syncthreads();

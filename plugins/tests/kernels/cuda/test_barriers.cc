@@ -52,7 +52,7 @@ class Suite {
     add(random, f32, 160, 48, {40, 20});
     add(random, f16, 160, 64, {40, 20});
     add(random, bf16, 160, 20, {40, 20});
-    add_sort(random, 2300, INT32_MAX);
+    add_sort(random, 3600, INT32_MAX);
     add(random, {1, 700, 1, 4, 1, 4, 1, 0, 1 << 20}, f32, true);
     add(random, {1, 192, 1, 64, 2, 64, 1, 0, 9}, f16, true);
     add(random, {1, 192, 1, 32, 2, 64, 1, 0, 9}, f32, true);
