@@ -100,16 +100,10 @@ __device__ __forceinline__ void load_matrix_x4_transposed(uint32_t (&r)[4],
                : "memory");
 }
 
-// The nearest TF32 number (11 bits of float32's 24; halves away from zero) as a float32.
+// The nearest TF32 number (11 bits of float32's 24; halves away from zero) as a float32, infinities
+// unchanged, NaN as anything. cvt.rna.tf32 becomes twice as many instructions, which spare NaN.
 __device__ __forceinline__ float round_to_tf32(float value) {
-#if __CUDA_ARCH__ >= 800
-  uint32_t bits;
-  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(value));
-  return __uint_as_float(bits);
-#else
-  __trap();
-  return value;
-#endif
+  return __uint_as_float((__float_as_uint(value) + 0x1000u) & 0xFFFFE000u);
 }
 
 // Matrix steps on tensor cores, d += a * b, D 16 x 8. With g = lane / 4 and t = lane % 4 a lane has

@@ -1,0 +1,132 @@
+// What a block of the hashing has at once.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/cuda/device/device.h"
+#include "kernels/cuda/hash/columns.cuh"
+
+namespace reformer::cuda {
+
+// Numbers of type T that add up to a float32 rotation. float16: 11 bits each, one more by the
+// second's sign. float32: two of TF32, which have as many.
+template <typename T>
+constexpr int kRotationParts = 2;
+template <>
+inline constexpr int kRotationParts<bfloat16> = 3;  // 8 bits each
+
+// Vectors of 16 bytes are what tokens and rotations are read in. Along the head size, the four
+// lanes that share a row of tokens, and a column of rotations, have one vector each of a "span":
+// two matrix steps, of which lane t has elements 4 w to 4 w + 3 of its four words w = 2 step + half
+// where the step wants those of column t of either half. Which element of a row is called which
+// column of a step is all the same to a sum, as long as both operands agree.
+template <typename Element, int kSize>
+struct HashTile {
+  using T = Element;
+  static constexpr bool kIsFloat32 = sizeof(T) == 4;
+  static constexpr int kHeadSize = kSize;  // padded
+  static constexpr int kVector = static_cast<int>(sizeof(Vector16) / sizeof(T));
+  static constexpr int kSpans = kSize / (4 * kVector);
+  static constexpr int kParts = kRotationParts<T>;
+  // Parts that the compiler may interleave: Turing's plain products of bfloat16 take many
+  // registers.
+  static constexpr int kPartsAtOnce = kParts == 2 ? 2 : 1;
+  static constexpr int kWarps = 8;
+  static constexpr int kThreads = kWarps * kWarpSize;
+  // Tiles of 16 rows that share what a warp reads of the rotations, as far as registers go.
+  static constexpr int kRowTiles = !kIsFloat32 && kSize <= 128 ? 2 : 1;
+  static constexpr int kWarpRows = 16 * kRowTiles;
+  static constexpr int kRows = kWarps * kWarpRows;
+  // Groups of columns that are multiplied at once: sums that do not wait for one another. float32
+  // has two of them in each group, and 16 bits have two tiles of rows.
+  static constexpr int kBatch = kIsFloat32 || (kParts == 3 && kSize == 128) ? 1 : 2;
+  // A column's vectors in shared memory. An odd number of 64 bytes: two columns' spans, which eight
+  // lanes read together, then lie in different banks.
+  static constexpr int kColumnVectors = 4 * (kSpans % 2 == 0 ? kSpans + 1 : kSpans);
+  static constexpr int kGroupVectors = kParts * kHashGroup * kColumnVectors;
+  static constexpr int kStageBytes = 40 * 1024;  // at most
+  static constexpr int kGroups =
+      kStageBytes / (kGroupVectors * static_cast<int>(sizeof(Vector16))) / kBatch * kBatch;
+  static constexpr size_t kSharedBytes =
+      kGroups * (kGroupVectors * sizeof(Vector16) + kHashGroup * sizeof(float));
+  // Blocks a multiprocessor should hold: the bound on registers, of which Turing's plain products
+  // of bfloat16 take many.
+  static constexpr int min_blocks(bool turing) {
+    return kSize <= 64 && !(turing && kParts == 3) ? 2 : 1;
+  }
+  static_assert(kGroups > 0, "a stage holds a batch of groups");
+};
+
+// The tokens that one block hashes: consecutive positions of one head.
+struct HashBlock {
+  int32_t pair;  // (batch, head)
+  int32_t batch;
+  int32_t head;
+  int64_t first;  // position
+};
+
+// A warp's tokens, the left operand: lane 4 g + t has vector t of every span of rows g and g + 8.
+template <typename Tile>
+struct TokenRows {
+  using T = typename Tile::T;
+
+  Vector16 vectors[Tile::kRowTiles][2][Tile::kSpans];
+
+  // first: the warp's first position. Zeros where no token or element is.
+  __device__ __forceinline__ void load(const HashArguments<T>& arguments, const HashBlock& block,
+                                       int64_t first) {
+    const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
+#pragma unroll
+    for (int row = 0; row < 2 * Tile::kRowTiles; ++row) {
+      const int64_t position = first + 8 * row + lane / 4;
+      const int64_t token = block.batch * arguments.length + position;
+      const Global<const T> source =
+          arguments.query_key + (token * arguments.heads + block.head) * arguments.head_size;
+      const int size = position < arguments.length ? static_cast<int>(arguments.head_size) : 0;
+#pragma unroll
+      for (int span = 0; span < Tile::kSpans; ++span) {
+        const int first_element = (4 * span + lane % 4) * Tile::kVector;
+        vectors[row / 2][row % 2][span] =
+            arguments.vector_rows
+                ? (first_element < size ? load_vector(source + first_element) : Vector16{})
+                : load_elements(source, first_element, size);
+      }
+    }
+  }
+
+  // The left operand of a step of a span.
+  __device__ __forceinline__ void get_operand(int tile, int span, int step,
+                                              uint32_t (&a)[4]) const {
+    a[0] = vectors[tile][0][span].words[2 * step];
+    a[1] = vectors[tile][1][span].words[2 * step];
+    a[2] = vectors[tile][0][span].words[2 * step + 1];
+    a[3] = vectors[tile][1][span].words[2 * step + 1];
+  }
+
+ private:
+  static __device__ __forceinline__ uint32_t load_bits(Global<const T> source, int i, int size) {
+    if (i >= size) return 0;
+    if constexpr (Tile::kIsFloat32) {
+      return __float_as_uint(source[i]);
+    } else {
+      return source[i].bits;
+    }
+  }
+
+  static __device__ __forceinline__ Vector16 load_elements(Global<const T> source, int first,
+                                                           int size) {
+    Vector16 vector;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if constexpr (Tile::kIsFloat32) {
+        vector.words[i] = load_bits(source, first + i, size);
+      } else {
+        vector.words[i] = load_bits(source, first + 2 * i, size) |
+                          (load_bits(source, first + 2 * i + 1, size) << 16);
+      }
+    }
+    return vector;
+  }
+};
+
+}  // namespace reformer::cuda
