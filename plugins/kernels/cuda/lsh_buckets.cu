@@ -1,4 +1,7 @@
 // LSHBuckets on CUDA: checks the call and enqueues it. It needs no workspace.
+#include <limits>
+
+#include "kernels/common/sizes.h"
 #include "kernels/common/validation.h"
 #include "kernels/cuda/hash/hash.h"
 #include "kernels/cuda/operator_call.h"
@@ -41,7 +44,16 @@ reformer_status run_hash(const reformer_lsh_buckets_params& params, const HashSi
 reformer_status check_hash(const reformer_lsh_buckets_params* params, Extent extent,
                            HashSizes* sizes) {
   if (const auto status = check_lsh_buckets(params, extent, sizes)) return status;
-  return check_device_limits(kOp, params->execution, sizes->heads, sizes->head_size);
+  const reformer_execution& execution = params->execution;
+  // The kernel counts the bytes from one element of a head to the next in an int32.
+  constexpr int64_t kMaxColumns = std::numeric_limits<int32_t>::max() / int64_t{sizeof(float)};
+  const int64_t columns = multiply_sizes({sizes->rounds, sizes->rotation_size});
+  if (columns > kMaxColumns) {
+    return report(execution, kOp, REFORMER_ERROR_TOO_LARGE,
+                  "rotations have %lld columns a head, expected at most %lld: hash fewer rounds",
+                  static_cast<long long>(columns), static_cast<long long>(kMaxColumns));
+  }
+  return check_device_limits(kOp, execution, sizes->heads, sizes->head_size);
 }
 
 }  // namespace
@@ -53,9 +65,8 @@ reformer_status reformer_cuda_lsh_buckets_workspace(const reformer_lsh_buckets_p
   if (size == nullptr) return REFORMER_ERROR_NULL_POINTER;
   reformer::HashSizes sizes;
   const auto status = check_hash(params, reformer::Extent::kShapes, &sizes);
-  if (status != REFORMER_OK) return status;
-  *size = 0;
-  return REFORMER_OK;
+  if (status == REFORMER_OK) *size = 0;
+  return status;
 }
 
 reformer_status reformer_cuda_lsh_buckets(const reformer_lsh_buckets_params* params) noexcept {
