@@ -20,8 +20,8 @@ HashArguments<T> plan_launch(const reformer_lsh_buckets_params& params, const Ha
   arguments.length = sizes.length;
   arguments.heads = sizes.heads;
   arguments.head_size = sizes.head_size;
-  arguments.rounds = sizes.rounds;
-  arguments.rotation_size = sizes.rotation_size;
+  arguments.rounds = static_cast<int32_t>(sizes.rounds);
+  arguments.rotation_size = static_cast<int32_t>(sizes.rotation_size);
   arguments.masked_bucket = sizes.masked_bucket;
   arguments.factors.count = params.num_factors;
   for (int32_t i = 0; i < params.num_factors; ++i) {

@@ -27,10 +27,12 @@ __global__ void __launch_bounds__(kBlockSortThreads, kSorts ? 1 : 2)
 template <typename T>
 reformer_status launch_preparation(const KeyScaleArguments<T>& key_scale, const SortArguments& sort,
                                    void* stream) {
+  constexpr int64_t kMaxInt32 = std::numeric_limits<int32_t>::max();
+  const int64_t width_bytes = key_scale.heads * key_scale.head_size * int64_t{sizeof(T)};
+  if (width_bytes > kMaxInt32) return REFORMER_ERROR_TOO_LARGE;
   const KeyScalePlan plan = plan_key_scale(key_scale, kBlockSortThreads);
   const int64_t sorting_blocks = sort.is_long() ? 0 : sort.segments;
-  constexpr int64_t kMaxBlocks = std::numeric_limits<int32_t>::max();
-  if (sorting_blocks > kMaxBlocks || plan.blocks > kMaxBlocks - sorting_blocks) {
+  if (sorting_blocks > kMaxInt32 || plan.blocks > kMaxInt32 - sorting_blocks) {
     return REFORMER_ERROR_TOO_LARGE;
   }
   const int64_t blocks = sorting_blocks + plan.blocks;

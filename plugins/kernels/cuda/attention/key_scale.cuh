@@ -9,6 +9,7 @@
 #include "kernels/cuda/attention/key_scale.h"
 #include "kernels/cuda/device/divisor.h"
 #include "kernels/cuda/device/vectors.cuh"
+#include "kernels/cuda/device/warp.cuh"
 
 namespace reformer::cuda {
 
@@ -41,20 +42,21 @@ KeyScalePlan plan_key_scale(const KeyScaleArguments<T>& arguments, int threads) 
   return plan;
 }
 
-// A lane's share of the squares of a group's rows. `rows` of them exist; they are `stride` elements
-// from one another.
+// A lane's share of the squares of a group's rows. `rows` of them exist.
 template <typename T>
 __device__ __forceinline__ void sum_squares(const KeyScaleArguments<T>& arguments,
-                                            Global<const T> first, int rows, int64_t stride,
-                                            int lane, int lanes, float (&sums)[kScaleRows]) {
+                                            Global<const T> first, int rows, int lane, int lanes,
+                                            float (&sums)[kScaleRows]) {
   const int head_size = static_cast<int>(arguments.head_size);
+  const int width_bytes = static_cast<int>(arguments.heads * arguments.head_size * sizeof(T));
   if (arguments.vector_rows) {
     constexpr int kElements = kVectorElements<T>;
     for (int i = lane * kElements; i < head_size; i += lanes * kElements) {
       Vector16 pieces[kScaleRows];
 #pragma unroll
       for (int row = 0; row < kScaleRows; ++row) {
-        pieces[row] = row < rows ? load_vector(first + (row * stride + i)) : Vector16{};
+        pieces[row] =
+            row < rows ? load_vector(offset_rows(first + i, row, width_bytes)) : Vector16{};
       }
 #pragma unroll
       for (int row = 0; row < kScaleRows; ++row) {
@@ -69,7 +71,7 @@ __device__ __forceinline__ void sum_squares(const KeyScaleArguments<T>& argument
   for (int i = lane; i < head_size; i += lanes) {
 #pragma unroll
     for (int row = 0; row < kScaleRows; ++row) {
-      const float value = row < rows ? to_float(first[row * stride + i]) : 0.0f;
+      const float value = row < rows ? to_float(*offset_rows(first + i, row, width_bytes)) : 0.0f;
       sums[row] += value * value;
     }
   }
@@ -95,7 +97,7 @@ __device__ __forceinline__ void scale_keys(const KeyScaleArguments<T>& arguments
   if (rows > 0) {
     sum_squares(arguments,
                 arguments.query_key + (token * arguments.heads + head) * arguments.head_size, rows,
-                arguments.heads * arguments.head_size, lane, lanes, sums);
+                lane, lanes, sums);
   }
   for (int step = lanes / 2; step > 0; step /= 2) {
 #pragma unroll

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/device/device.h"
+#include "kernels/cuda/device/divisor.h"
 #include "kernels/cuda/hash/hash.h"
 
 namespace reformer::cuda {
@@ -12,15 +13,27 @@ namespace reformer::cuda {
 // what the last group of a factor lacks is zeros.
 constexpr int kHashGroup = 8;
 
-// Walks over the groups of columns: rounds, in them factors, in them groups. Every thread of a
-// block walks alike.
+__host__ __device__ constexpr int32_t count_hash_groups(int32_t half_size) {
+  return (half_size + kHashGroup - 1) / kHashGroup;
+}
+
+// A group of columns, and the way over all of them: rounds, in them factors, in them groups.
 class ColumnWalk {
  public:
-  __device__ __forceinline__ ColumnWalk(const HashFactors& factors, int64_t rounds)
-      : factors_(factors), rounds_(rounds), half_size_(factors.half_sizes[0]) {}
+  // At the group `index` of all. by_round_groups: the groups of a round.
+  __device__ __forceinline__ ColumnWalk(const HashFactors& factors, const Divisor& by_round_groups,
+                                        int32_t index)
+      : factors_(factors),
+        round_(by_round_groups.divide(index)),
+        half_size_(factors.half_sizes[0]) {
+    int32_t group = by_round_groups.remainder(index, round_);
+    for (int32_t groups; group >= (groups = count_hash_groups(half_size_)); group -= groups) {
+      go_to_next_factor();
+    }
+    first_ = group * kHashGroup;
+  }
 
-  __device__ __forceinline__ bool is_done() const { return round_ == rounds_; }
-  __device__ __forceinline__ int64_t round() const { return round_; }
+  __device__ __forceinline__ int32_t round() const { return round_; }
   // The group's first column, within the factor and within the round.
   __device__ __forceinline__ int32_t first() const { return first_; }
   __device__ __forceinline__ int32_t first_of_round() const { return factor_first_ + first_; }
@@ -39,21 +52,24 @@ class ColumnWalk {
     }
     first_ = 0;
     if (factor_ + 1 < factors_.count) {
-      stride_ *= 2 * half_size_;
-      factor_first_ += half_size_;
-      ++factor_;
-    } else {
-      factor_ = factor_first_ = 0;
-      stride_ = 1;
-      ++round_;
+      go_to_next_factor();
+      return;
     }
-    half_size_ = factors_.half_sizes[factor_];
+    factor_ = factor_first_ = 0;
+    half_size_ = factors_.half_sizes[0];
+    stride_ = 1;
+    ++round_;
   }
 
  private:
+  __device__ __forceinline__ void go_to_next_factor() {
+    stride_ *= 2 * half_size_;
+    factor_first_ += half_size_;
+    half_size_ = factors_.half_sizes[++factor_];
+  }
+
   const HashFactors& factors_;
-  int64_t rounds_;
-  int64_t round_ = 0;
+  int32_t round_;
   int32_t factor_ = 0;
   int32_t factor_first_ = 0;  // the factor's first column, within the round
   int32_t half_size_;

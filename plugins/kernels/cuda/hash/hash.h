@@ -24,8 +24,8 @@ struct HashArguments {
   int64_t length = 0;
   int64_t heads = 0;
   int64_t head_size = 0;
-  int64_t rounds = 0;
-  int64_t rotation_size = 0;  // S
+  int32_t rounds = 0;         // R times S columns of 4 bytes are less than 2^31 bytes
+  int32_t rotation_size = 0;  // S
   int32_t masked_bucket = 0;  // N
   HashFactors factors;
   bool vector_rows = false;  // rows of query_key may be moved 16 bytes at a time

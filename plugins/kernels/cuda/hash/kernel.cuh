@@ -8,7 +8,6 @@
 #include <limits>
 
 #include "kernels/common/sizes.h"
-#include "kernels/cuda/device/divisor.h"
 #include "kernels/cuda/device/products.cuh"
 #include "kernels/cuda/hash/columns.cuh"
 #include "kernels/cuda/hash/stage.cuh"
@@ -120,7 +119,8 @@ class WarpBuckets {
     const int64_t position = first + 8 * row + lane_ / 4;
     stores_ = position < arguments.length && (kRows == 4 || lane_ % 4 < 2);
     visible_ = stores_ && arguments.mask[block.batch * arguments.length + position] != 0;
-    target_ = arguments.buckets + (block.pair * arguments.rounds * arguments.length + position);
+    target_ =
+        arguments.buckets + (int64_t{block.pair} * arguments.rounds * arguments.length + position);
   }
 
   // scales: the group's, [kHashGroup].
@@ -188,26 +188,26 @@ class WarpBuckets {
 
 template <typename Tile>
 __global__ void __launch_bounds__(Tile::kThreads, Tile::min_blocks(is_turing()))
-    hash_tokens(const HashArguments<typename Tile::T> arguments, const Divisor by_head_blocks,
-                const Divisor by_heads) {
+    hash_tokens(const HashArguments<typename Tile::T> arguments, const HashPlan plan) {
   const int32_t index = static_cast<int32_t>(blockIdx.x);
   HashBlock block;
-  block.pair = by_head_blocks.divide(index);
-  block.batch = by_heads.divide(block.pair);
-  block.head = by_heads.remainder(block.pair, block.batch);
-  block.first = int64_t{by_head_blocks.remainder(index, block.pair)} * Tile::kRows;
+  block.pair = plan.by_head_blocks.divide(index);
+  block.batch = plan.by_heads.divide(block.pair);
+  block.head = plan.by_heads.remainder(block.pair, block.batch);
+  block.first = int64_t{plan.by_head_blocks.remainder(index, block.pair)} * Tile::kRows;
   const int64_t first =
       block.first + static_cast<int>(threadIdx.x) / kWarpSize * int{Tile::kWarpRows};
   TokenRows<Tile> tokens;
   tokens.load(arguments, block, first);
   WarpBuckets<Tile> buckets(arguments, block, first);
   const HashStage<Tile> stage = layout_stage<Tile>();
-  ColumnWalk walk(arguments.factors, arguments.rounds);
-  for (;;) {
-    fill_stage<Tile>(arguments, block.head, walk, stage);
+  ColumnWalk walk(arguments.factors, plan.by_round_groups, 0);
+  for (int32_t stage_first = 0;;) {
+    fill_stage<Tile>(arguments, plan, block.head, stage_first, stage);
     __syncthreads();  // the stage is there
+    const int end = min(int{Tile::kGroups}, plan.groups - stage_first);
 #pragma unroll 1
-    for (int group = 0; group < Tile::kGroups && !walk.is_done(); group += Tile::kBatch) {
+    for (int group = 0; group < end; group += Tile::kBatch) {
       GroupProducts<Tile> d = {};
       if constexpr (Tile::kIsFloat32) {
         multiply_float32<Tile>(tokens, stage, group, d);
@@ -216,14 +216,15 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::min_blocks(is_turing()))
       }
 #pragma unroll
       for (int i = 0; i < Tile::kBatch; ++i) {
-        if (walk.is_done()) break;
+        if (group + i >= end) break;
         buckets.add_group(d[i], stage.scales + (group + i) * kHashGroup, walk);
         if (walk.ends_factor()) buckets.end_factor(walk);
         if (walk.ends_round()) buckets.end_round();
         walk.advance();
       }
     }
-    if (walk.is_done()) break;
+    stage_first += Tile::kGroups;
+    if (stage_first >= plan.groups) break;
     __syncthreads();  // everybody is done with the stage
   }
 }
@@ -233,9 +234,17 @@ reformer_status launch_tile(const HashArguments<typename Tile::T>& arguments, vo
   const int64_t head_blocks = divide_up<int64_t>(arguments.length, Tile::kRows);
   const int64_t blocks = multiply_sizes({arguments.batch, arguments.heads, head_blocks});
   if (blocks > std::numeric_limits<int32_t>::max()) return REFORMER_ERROR_TOO_LARGE;
+  int32_t round_groups = 0;
+  for (int32_t i = 0; i < arguments.factors.count; ++i) {
+    round_groups += count_hash_groups(arguments.factors.half_sizes[i]);
+  }
+  HashPlan plan;
+  plan.by_head_blocks = Divisor(static_cast<int32_t>(head_blocks));
+  plan.by_heads = Divisor(static_cast<int32_t>(arguments.heads));
+  plan.by_round_groups = Divisor(round_groups);
+  plan.groups = arguments.rounds * round_groups;
   return launch(hash_tokens<Tile>, blocks, Tile::kThreads, Tile::kSharedBytes, stream, arguments,
-                Divisor(static_cast<int32_t>(head_blocks)),
-                Divisor(static_cast<int32_t>(arguments.heads)));
+                plan);
 }
 
 // Enqueues the kernel that is made for the head size.

@@ -114,35 +114,35 @@ __device__ __forceinline__ void fill_float32(const RotationColumn& column, int t
   }
 }
 
-// Fills a stage with the groups from `walk` on; the last batch of groups to its end.
+// Fills a stage with the groups from `first` on; what is left of their last batch with zeros.
 template <typename Tile>
 __device__ __forceinline__ void fill_stage(const HashArguments<typename Tile::T>& arguments,
-                                           int32_t head, ColumnWalk walk,
+                                           const HashPlan& plan, int32_t head, int32_t first,
                                            const HashStage<Tile>& stage) {
-  const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
   const int own_column = static_cast<int>(threadIdx.x) % kWarpSize / 4;
   const int t = static_cast<int>(threadIdx.x) % 4;
-  const int64_t columns = arguments.rounds * arguments.rotation_size;
+  const int32_t columns = arguments.rounds * arguments.rotation_size;
   const Global<const float> rotations =
       arguments.rotations + (head * arguments.head_size * columns + own_column);
+  const int batches = (plan.groups - first + Tile::kBatch - 1) / Tile::kBatch;
+  const int end = min(int{Tile::kGroups}, batches * int{Tile::kBatch});
 #pragma unroll 1
-  for (int group = 0; group < Tile::kGroups; ++group) {
-    if (walk.is_done() && group % Tile::kBatch == 0) break;
-    if (group % Tile::kWarps == warp) {
-      const bool exists = !walk.is_done() && walk.first() + own_column < walk.half_size();
-      RotationColumn column;
-      column.source = rotations + (walk.round() * arguments.rotation_size + walk.first_of_round());
-      column.stride_bytes = static_cast<int32_t>(columns * sizeof(float));
-      column.size = exists ? static_cast<int32_t>(arguments.head_size) : 0;
-      Vector16* target = stage.find(group, 0, own_column) + t;
-      if constexpr (Tile::kIsFloat32) {
-        fill_float32<Tile>(column, t, target);
-      } else {
-        const float scale = fill_half<Tile>(column, t, target);
-        if (t == 0) stage.scales[group * kHashGroup + own_column] = scale;
-      }
+  for (int group = static_cast<int>(threadIdx.x) / kWarpSize; group < end; group += Tile::kWarps) {
+    const ColumnWalk place(arguments.factors, plan.by_round_groups, first + group);
+    const bool exists =
+        first + group < plan.groups && place.first() + own_column < place.half_size();
+    RotationColumn column;
+    column.source =
+        rotations + (int64_t{place.round()} * arguments.rotation_size + place.first_of_round());
+    column.stride_bytes = columns * static_cast<int32_t>(sizeof(float));
+    column.size = exists ? static_cast<int32_t>(arguments.head_size) : 0;
+    Vector16* target = stage.find(group, 0, own_column) + t;
+    if constexpr (Tile::kIsFloat32) {
+      fill_float32<Tile>(column, t, target);
+    } else {
+      const float scale = fill_half<Tile>(column, t, target);
+      if (t == 0) stage.scales[group * kHashGroup + own_column] = scale;
     }
-    if (!walk.is_done()) walk.advance();
   }
 }
 

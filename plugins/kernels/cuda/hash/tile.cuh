@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/device/device.h"
+#include "kernels/cuda/device/divisor.h"
 #include "kernels/cuda/hash/columns.cuh"
 
 namespace reformer::cuda {
@@ -57,6 +58,14 @@ struct HashTile {
   static_assert(kGroups > 0, "a stage holds a batch of groups");
 };
 
+// How a launch divides its work.
+struct HashPlan {
+  Divisor by_head_blocks;  // blocks that one head's tokens take
+  Divisor by_heads;
+  Divisor by_round_groups;  // groups of columns of a round
+  int32_t groups = 0;       // of all rounds
+};
+
 // The tokens that one block hashes: consecutive positions of one head.
 struct HashBlock {
   int32_t pair;  // (batch, head)
@@ -76,20 +85,29 @@ struct TokenRows {
   __device__ __forceinline__ void load(const HashArguments<T>& arguments, const HashBlock& block,
                                        int64_t first) {
     const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
+    const int64_t position = first + lane / 4;
+    const int64_t token = block.batch * arguments.length + position;
+    const int64_t width = arguments.heads * arguments.head_size;
+    const Global<const T> source =
+        arguments.query_key + (token * width + block.head * arguments.head_size);
+    const int64_t rows_left = arguments.length - position;
+    const int own = lane % 4 * Tile::kVector;
 #pragma unroll
     for (int row = 0; row < 2 * Tile::kRowTiles; ++row) {
-      const int64_t position = first + 8 * row + lane / 4;
-      const int64_t token = block.batch * arguments.length + position;
-      const Global<const T> source =
-          arguments.query_key + (token * arguments.heads + block.head) * arguments.head_size;
-      const int size = position < arguments.length ? static_cast<int>(arguments.head_size) : 0;
+      Vector16(&target)[Tile::kSpans] = vectors[row / 2][row % 2];
+      const Global<const T> elements = source + 8 * row * width;
+      const int size = 8 * row < rows_left ? static_cast<int>(arguments.head_size) : 0;
+      if (arguments.vector_rows) {
 #pragma unroll
-      for (int span = 0; span < Tile::kSpans; ++span) {
-        const int first_element = (4 * span + lane % 4) * Tile::kVector;
-        vectors[row / 2][row % 2][span] =
-            arguments.vector_rows
-                ? (first_element < size ? load_vector(source + first_element) : Vector16{})
-                : load_elements(source, first_element, size);
+        for (int span = 0; span < Tile::kSpans; ++span) {
+          const int first_element = 4 * Tile::kVector * span + own;
+          target[span] = first_element < size ? load_vector(elements + first_element) : Vector16{};
+        }
+      } else {
+#pragma unroll
+        for (int span = 0; span < Tile::kSpans; ++span) {
+          target[span] = load_elements(elements, 4 * Tile::kVector * span + own, size);
+        }
       }
     }
   }

@@ -100,7 +100,7 @@ class BlockSort {
   __device__ __forceinline__ void run() {
     uint32_t highest = 0;
     for_each_step([&](int step, int slot) {
-      positions_[step] = slot;
+      set_position(step, slot);
       keys_[step] = buckets_[slot];
       highest = max(highest, static_cast<uint32_t>(keys_[step]));
     });
@@ -112,12 +112,13 @@ class BlockSort {
       shift += width;
       if (shift == bits) break;
       for_each_step([&](int step, int slot) {
-        positions_[step] = shared_.places[slot];
-        keys_[step] = buckets_[positions_[step]];
+        const int position = shared_.places[slot];
+        set_position(step, position);
+        keys_[step] = buckets_[position];
       });
       __syncthreads();  // counts will be where the places are
     }
-    for (int i = static_cast<int>(threadIdx.x); i < length_; i += kBlockSortThreads) {
+    for (int i = warp_ * kWarpSize + lane_; i < length_; i += kBlockSortThreads) {
       order_[i] = shared_.places[i];
     }
   }
@@ -128,6 +129,12 @@ class BlockSort {
   }
   __device__ __forceinline__ bool has_slot(int step) const {
     return step < steps_ && find_slot(step) < length_;
+  }
+
+  // Two steps' positions share a register; the first is set first.
+  __device__ __forceinline__ void set_position(int step, int position) {
+    const uint32_t bits = static_cast<uint32_t>(position);
+    positions_[step / 2] = step % 2 == 0 ? bits : positions_[step / 2] | (bits << 16);
   }
 
   // visit(step, slot) for the steps in which the thread has a slot. Unrolled, so that arrays stay
@@ -180,7 +187,7 @@ class BlockSort {
     });
     __syncthreads();  // places will be where the starts are
     for_each_step([&](int step, int /*slot*/) {
-      shared_.places[keys_[step]] = static_cast<uint16_t>(positions_[step]);
+      shared_.places[keys_[step]] = static_cast<uint16_t>(positions_[step / 2] >> (step % 2 * 16));
     });
     __syncthreads();
   }
@@ -192,7 +199,7 @@ class BlockSort {
   int steps_;  // a warp's
   int warp_;
   int lane_;
-  int32_t positions_[kBlockSortSteps];
+  uint32_t positions_[kBlockSortSteps / 2];
   int32_t keys_[kBlockSortSteps] = {};
 };
 

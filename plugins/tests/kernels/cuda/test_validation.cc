@@ -1,11 +1,13 @@
 // What only the CUDA operators refuse, and how they report it. The checks that all backends share
 // are in test_validation.cc.
+#include <cmath>
 #include <cstring>
 #include <functional>
 #include <vector>
 
 #include "check.h"
 #include "control.h"
+#include "kernels/cuda/sort/sort.h"
 #include "reformer_kernels.h"
 
 namespace reformer::test {
@@ -147,6 +149,39 @@ void check_empty() {
   expect(reformer_cuda_lsh_buckets(&calls.hash), REFORMER_OK, calls.error, "");
 }
 
+// A call longer than a block sorts: [1, L, 1] in a workspace of exactly the bytes it asks for.
+struct LongCall {
+  std::vector<float> rows = std::vector<float>(cuda::kBlockSortLength + 5, 0.5f);
+  std::vector<float> output = std::vector<float>(rows.size());
+  std::vector<int32_t> buckets = std::vector<int32_t>(rows.size(), 3);
+  std::vector<int32_t> mask = std::vector<int32_t>(rows.size(), 1);
+  std::vector<char> workspace;
+  Calls calls;
+
+  LongCall() {
+    const int64_t length = static_cast<int64_t>(rows.size());
+    reformer_lsh_attention_params& lsh = calls.lsh;
+    lsh.num_heads = 1;
+    lsh.chunking.chunk_length = lsh.chunking.padding_multiple = 64;
+    lsh.query_key = lsh.value = {rows.data(), REFORMER_FLOAT32, 3, {1, length, 1}};
+    lsh.output = {output.data(), REFORMER_FLOAT32, 3, {1, length, 1}};
+    lsh.buckets = {buckets.data(), REFORMER_INT32, 4, {1, 1, 1, length}};
+    lsh.attention_mask = {mask.data(), REFORMER_INT32, 2, {1, length}};
+    uint64_t size = 0;
+    CHECK(reformer_cuda_lsh_attention_workspace(&lsh, &size) == REFORMER_OK, "%s", calls.error);
+    workspace.resize(size);
+    lsh.execution.workspace = workspace.data();
+    lsh.execution.workspace_size = size;
+  }
+};
+
+void check_long() {
+  LongCall call;
+  expect(reformer_cuda_lsh_attention(&call.calls.lsh), REFORMER_OK, call.calls.error, "");
+  // Every value is the same, and so is their average.
+  for (const float value : call.output) CHECK(std::fabs(value - 0.5f) < 1e-6f, "%g", value);
+}
+
 // Every launch of a call is checked: whichever is refused, the call says so.
 void check_refused_launches() {
   const std::function<reformer_status(Calls&)> operators[] = {
@@ -165,6 +200,14 @@ void check_refused_launches() {
     expect(operators[op](calls), REFORMER_OK, calls.error, "");
     cuda::emulation::refuse_launch_after(-1);
   }
+  // The preparation and the four of the long sort.
+  LongCall call;
+  for (int launch = 0; launch < 5; ++launch) {
+    cuda::emulation::refuse_launch_after(launch);
+    expect(reformer_cuda_lsh_attention(&call.calls.lsh), REFORMER_ERROR_LAUNCH, call.calls.error,
+           "refused a kernel");
+  }
+  cuda::emulation::refuse_launch_after(-1);
 }
 
 }  // namespace
@@ -177,6 +220,7 @@ int main() {
   check_workspace();
   check_huge();
   check_empty();
+  check_long();
   check_refused_launches();
   return FINISH_TEST();
 }
