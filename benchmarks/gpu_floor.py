@@ -16,11 +16,19 @@ ELEMENT_BYTES: Final[dict[str, int]] = {"float32": 4, "float16": 2, "bfloat16": 
 QUERY_ROWS: Final = 64
 """Queries a block of the attention kernel takes: each block reads its chunk's whole window."""
 
-SORT_DIGIT_BITS: Final = 11
-"""Bits of a bucket that one pass of the sort takes."""
+BLOCK_SORT_LENGTH: Final = 16384
+"""Tokens up to which one block sorts a segment, in shared memory."""
 
-ROTATION_PARTS: Final[dict[str, int]] = {"float32": 1, "float16": 2, "bfloat16": 3}
-"""Numbers of the element type that a float32 rotation is the sum of: each is a product of its own."""
+BLOCK_SORT_DIGIT_BITS: Final = 10
+LONG_SORT_DIGIT_BITS: Final = 11
+"""Bits of a bucket that one pass of the sort takes, up to that many tokens and above."""
+
+HASH_PRODUCTS: Final[dict[str, int]] = {"float32": 6, "float16": 2, "bfloat16": 3}
+"""What a product with float32 rotations costs on tensor cores, in products of 16-bit elements.
+
+float16 and bfloat16 rotations are the sum of two and three parts. float32 takes three products of TF32, whose
+peak rate is half of float16's on every card.
+"""
 
 QUERY_ROW_LIMIT: Final = 128
 """Largest 16-bit head whose LSH queries are taken from the tile of keys they are part of."""
@@ -138,14 +146,12 @@ class Work:
 def hash_work(shape: AttentionShape) -> Work:
     """LSHBuckets: reads x and the rotations, writes int32 buckets. Hashes all rounds, dense or not.
 
-    y = x . rotations: 2 * B * H * R * L * D * S, in float32; with 16-bit x on tensor cores, once a part.
+    y = x . rotations: 2 * B * H * R * L * D * S on tensor cores, several times over: `HASH_PRODUCTS`.
     """
     rows = shape.batch * shape.heads * shape.num_hashes * shape.length
     rotations = 4 * shape.heads * shape.head_size * shape.num_hashes * shape.rotation_size
     moved = shape.hidden_bytes + rotations + 4 * rows
-    flops = 2 * rows * shape.head_size * shape.rotation_size * ROTATION_PARTS[shape.dtype]
-    if shape.dtype == "float32":
-        return Work(dram_bytes=moved, l2_bytes=moved, float32_flops=flops)
+    flops = 2 * rows * shape.head_size * shape.rotation_size * HASH_PRODUCTS[shape.dtype]
     return Work(dram_bytes=moved, l2_bytes=moved, tensor_flops=flops)
 
 
@@ -157,11 +163,16 @@ def key_scale_work(shape: AttentionShape) -> Work:
 
 
 def sort_work(shape: AttentionShape) -> Work:
-    """Buckets in, positions out. A pass reads the buckets twice (count, place) and writes the positions.
+    """Buckets in, positions out.
 
-    Passes after the first also read the positions twice.
+    A block that sorts a segment reads its buckets once a pass. Above that length a pass reads them twice (count,
+    place) and writes the positions; passes after the first also read the positions twice.
     """
-    passes = max(1, math.ceil(shape.num_buckets.bit_length() / SORT_DIGIT_BITS))
+    bits = shape.num_buckets.bit_length()
+    if shape.length <= BLOCK_SORT_LENGTH:
+        passes = max(1, math.ceil(bits / BLOCK_SORT_DIGIT_BITS))
+        return Work(dram_bytes=8 * shape.rows, l2_bytes=shape.rows * (passes * 4 + 4))
+    passes = max(1, math.ceil(bits / LONG_SORT_DIGIT_BITS))
     l2_bytes = shape.rows * (passes * 12 + (passes - 1) * 8)
     return Work(dram_bytes=8 * shape.rows, l2_bytes=l2_bytes)
 

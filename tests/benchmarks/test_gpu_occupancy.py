@@ -6,12 +6,20 @@ import shutil
 
 import pytest
 
-from benchmarks.gpu_occupancy import MULTIPROCESSORS, Launch, Usage, attention_bytes, parse_ptxas, shorten
+from benchmarks.gpu_occupancy import (
+    MULTIPROCESSORS,
+    Launch,
+    Usage,
+    attention_bytes,
+    hash_bytes,
+    parse_ptxas,
+    shorten,
+)
 
 ATTEND = (
     "_ZN8reformer4cuda12attend_chunkINS0_7float16ELi64EEEvNS0_18AttentionArgumentsIT_EENS0_13AttentionPlanE"
 )
-COUNT = "_ZN8reformer4cuda12_GLOBAL__N_112count_digitsENS0_13SortArgumentsEi"
+COUNT = "_ZN8reformer4cuda12_GLOBAL__N_112count_digitsENS0_13SortArgumentsE"
 PTXAS = f"""ptxas info    : Compiling entry function '{ATTEND}' for 'sm_80'
 ptxas info    : Function properties for {ATTEND}
     8 bytes stack frame, 12 bytes spill stores, 16 bytes spill loads
@@ -31,7 +39,7 @@ def test_ptxas_output_is_read() -> None:
         122,
         28,
     )
-    assert count == Usage("count_digits(SortArguments, int)", 32, 0)
+    assert count == Usage("count_digits(SortArguments)", 32, 0)
 
 
 @pytest.mark.parametrize(
@@ -55,3 +63,9 @@ def test_blocks_of_a_multiprocessor(
 @pytest.mark.parametrize("lsh", [True, False])
 def test_attention_fits_every_architecture(element: int, head_size: int, lsh: bool) -> None:
     assert attention_bytes(element, head_size, lsh, window=10_000) <= 99 * 1024
+
+
+@pytest.mark.parametrize(("element", "parts"), [(2, 2), (2, 3), (4, 2)])
+@pytest.mark.parametrize("head_size", [32, 64, 128, 256])
+def test_hashing_needs_no_leave_for_its_memory(element: int, parts: int, head_size: int) -> None:
+    assert 8 * 1024 < hash_bytes(element, parts, head_size) <= 48 * 1024
