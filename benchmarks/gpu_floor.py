@@ -165,8 +165,8 @@ def key_scale_work(shape: AttentionShape) -> Work:
 def sort_work(shape: AttentionShape) -> Work:
     """Buckets in, positions out.
 
-    A block that sorts a segment reads its buckets once a pass. Above that length a pass reads them twice (count,
-    place) and writes the positions; passes after the first also read the positions twice.
+    A block that sorts a segment reads its buckets once a pass. Above that length a pass reads them twice
+    (count, place) and writes the positions; passes after the first also read the positions twice.
     """
     bits = shape.num_buckets.bit_length()
     if shape.length <= BLOCK_SORT_LENGTH:

@@ -101,7 +101,7 @@ def hash_bytes(element: int, parts: int, head_size: int) -> int:
 # As in the kernels' sources: hash/tile.cuh, prepare.cu, sort/block.cuh, sort/sort.cu, attention/combine.cu.
 LAUNCHES: Final = {
     r"hash_tokens<.*HashTile<float16, 64>": Launch(256, hash_bytes(2, 2, 64)),
-    r"hash_tokens<.*HashTile<float16, 128>": Launch(256, hash_bytes(2, 2, 128)),
+    r"hash_tokens<.*HashTile<float16, 128>": Launch(384, hash_bytes(2, 2, 128)),
     r"hash_tokens<.*HashTile<bfloat16, 64>": Launch(256, hash_bytes(2, 3, 64)),
     r"hash_tokens<.*HashTile<float, 64>": Launch(256, hash_bytes(4, 2, 64)),
     r"hash_tokens<.*HashTile<float, 128>": Launch(256, hash_bytes(4, 2, 128)),

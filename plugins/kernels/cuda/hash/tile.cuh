@@ -32,7 +32,8 @@ struct HashTile {
   // Parts that the compiler may interleave: Turing's plain products of bfloat16 take many
   // registers.
   static constexpr int kPartsAtOnce = kParts == 2 ? 2 : 1;
-  static constexpr int kWarps = 8;
+  // Registers for 16 warps of heads up to 64, for 12 at 128 if parts are few.
+  static constexpr int kWarps = !kIsFloat32 && kParts == 2 && kSize == 128 ? 12 : 8;
   static constexpr int kThreads = kWarps * kWarpSize;
   // Tiles of 16 rows that share what a warp reads of the rotations, as far as registers go.
   static constexpr int kRowTiles = !kIsFloat32 && kSize <= 128 ? 2 : 1;
