@@ -19,7 +19,7 @@ from benchmarks.gpu_occupancy import (
 ATTEND = (
     "_ZN8reformer4cuda12attend_chunkINS0_7float16ELi64EEEvNS0_18AttentionArgumentsIT_EENS0_13AttentionPlanE"
 )
-COUNT = "_ZN8reformer4cuda12_GLOBAL__N_112count_digitsENS0_13SortArgumentsE"
+COUNT = "_ZN8reformer4cuda12_GLOBAL__N_112count_digitsENS0_13SortArgumentsEi"
 PTXAS = f"""ptxas info    : Compiling entry function '{ATTEND}' for 'sm_80'
 ptxas info    : Function properties for {ATTEND}
     8 bytes stack frame, 12 bytes spill stores, 16 bytes spill loads
@@ -39,7 +39,7 @@ def test_ptxas_output_is_read() -> None:
         122,
         28,
     )
-    assert count == Usage("count_digits(SortArguments)", 32, 0)
+    assert count == Usage("count_digits(SortArguments, int)", 32, 0)
 
 
 @pytest.mark.parametrize(

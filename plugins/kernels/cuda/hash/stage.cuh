@@ -69,6 +69,7 @@ __device__ __forceinline__ void store_parts(float (&values)[8], float scale, Vec
     target[part * stride] = vector;
   }
 }
+
 // Fills a group of a stage with columns: lane 4 g + t has vector t of every span of column g, for
 // which `target` is the first part's first. Returns what the column's products must be multiplied
 // with.

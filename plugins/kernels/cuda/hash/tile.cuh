@@ -16,16 +16,15 @@ constexpr int kRotationParts = 2;
 template <>
 inline constexpr int kRotationParts<bfloat16> = 3;  // 8 bits each
 
-// Vectors of 16 bytes are what tokens and rotations are read in. Along the head size, the four
-// lanes that share a row of tokens, and a column of rotations, have one vector each of a "span":
-// two matrix steps, of which lane t has elements 4 w to 4 w + 3 of its four words w = 2 step + half
-// where the step wants those of column t of either half. Which element of a row is called which
-// column of a step is all the same to a sum, as long as both operands agree.
+// Tokens and rotations are read in vectors of 16 bytes. Of a "span", four of them that follow one
+// another in a row of tokens or in a column of rotations, the four lanes that share the row or
+// column have one each: two matrix steps, the first of which takes a lane's words 0 and 1, the
+// second 2 and 3. A step wants other elements of a row in these places, but to a sum it is all the
+// same in what order they come, as long as both operands agree.
 template <typename Element, int kSize>
 struct HashTile {
   using T = Element;
   static constexpr bool kIsFloat32 = sizeof(T) == 4;
-  static constexpr int kHeadSize = kSize;  // padded
   static constexpr int kVector = static_cast<int>(sizeof(Vector16) / sizeof(T));
   static constexpr int kSpans = kSize / (4 * kVector);
   static constexpr int kParts = kRotationParts<T>;

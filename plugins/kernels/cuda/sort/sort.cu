@@ -1,7 +1,7 @@
-// A stable radix sort of long segments by 11 bits of the bucket a pass. Usual bucket numbers have
-// no more, and three launches sort them; a fourth finishes segments that need more passes, a block
-// each, and returns at once where none does. How many are needed is found on the device, because
-// nothing here may wait for it.
+// A stable radix sort of long segments by 11 bits of the bucket a pass, each of three launches. How
+// many passes a segment needs is found on the device, because nothing here may wait for it: the
+// first two are launched, and return at once where there is nothing to do. The third, of buckets
+// above 2^22, which no model has, is one launch in which a segment has one block.
 #include "kernels/cuda/sort/scan.cuh"
 #include "kernels/cuda/sort/sort.h"
 #include "kernels/cuda/sort/tile.cuh"
@@ -9,6 +9,7 @@
 namespace reformer::cuda {
 namespace {
 
+constexpr int kSortLaunchedPasses = 2;
 constexpr int kDigitsPerThread = kSortDigits / kSortThreads;
 constexpr size_t kCountBytes = (kSortDigits + 1) * sizeof(int32_t);
 constexpr size_t kSumBytes = kSortWarps * sizeof(int32_t);
@@ -175,51 +176,68 @@ __device__ __forceinline__ void scatter_tile(const SortArguments& arguments, con
   }
 }
 
-// The first pass: every tile has a block, then every segment, then every tile again.
-__global__ void __launch_bounds__(kSortThreads) count_digits(const SortArguments arguments) {
-  count_tile(arguments, locate_own_tile(arguments), 0);
+// Whether the segment was sorted by earlier passes. The first pass finds out how many there are.
+__device__ __forceinline__ bool is_pass_idle(const SortArguments& arguments, int64_t segment,
+                                             int pass) {
+  return pass > 0 && pass >= arguments.segment_passes[segment];
 }
 
-__global__ void __launch_bounds__(kSortThreads) sum_digits(const SortArguments arguments) {
+// A launched pass: every tile has a block, then every segment, then every tile again.
+__global__ void __launch_bounds__(kSortThreads)
+    count_digits(const SortArguments arguments, int pass) {
+  const SortTile tile = locate_own_tile(arguments);
+  if (!is_pass_idle(arguments, tile.segment, pass)) count_tile(arguments, tile, pass);
+}
+
+__global__ void __launch_bounds__(kSortThreads)
+    sum_digits(const SortArguments arguments, int pass) {
   const int64_t segment = blockIdx.x;
-  const int32_t passes = find_passes(arguments, segment);
-  if (threadIdx.x == 0) arguments.segment_passes[segment] = passes;
+  if (is_pass_idle(arguments, segment, pass)) return;
+  if (pass == 0) {
+    const int32_t passes = find_passes(arguments, segment);
+    if (threadIdx.x == 0) arguments.segment_passes[segment] = passes;
+  }
   sum_segment(arguments, segment);
 }
 
-__global__ void __launch_bounds__(kSortThreads) scatter_positions(const SortArguments arguments) {
-  scatter_tile(arguments, locate_own_tile(arguments), 0);
+__global__ void __launch_bounds__(kSortThreads)
+    scatter_positions(const SortArguments arguments, int pass) {
+  const SortTile tile = locate_own_tile(arguments);
+  if (!is_pass_idle(arguments, tile.segment, pass)) scatter_tile(arguments, tile, pass);
 }
 
-// The other passes of a segment, which bucket numbers above 2,047 need: one block, tile by tile.
+// The last pass, which is not launched like that: a segment has one block, which goes tile by tile.
 __global__ void __launch_bounds__(kSortThreads) finish_segments(const SortArguments arguments) {
+  constexpr int kPass = kSortLaunchedPasses;
+  static_assert((kPass + 1) * kSortDigitBits >= 32, "no bucket needs more passes");
   const int64_t segment = blockIdx.x;
-  const int32_t passes = arguments.segment_passes[segment];
-  for (int pass = 1; pass < passes; ++pass) {
-    for (int64_t tile = 0; tile < arguments.tiles; ++tile) {
-      count_tile(arguments, locate_tile(arguments, segment, tile), pass);
-    }
-    __syncthreads();  // all counts are written, and shared memory is free
-    sum_segment(arguments, segment);
-    for (int64_t tile = 0; tile < arguments.tiles; ++tile) {
-      __syncthreads();  // starts are written, and shared memory is free
-      scatter_tile(arguments, locate_tile(arguments, segment, tile), pass);
-    }
-    __syncthreads();  // the order that the next pass reads is written
+  if (is_pass_idle(arguments, segment, kPass)) return;
+  for (int64_t tile = 0; tile < arguments.tiles; ++tile) {
+    count_tile(arguments, locate_tile(arguments, segment, tile), kPass);
+  }
+  __syncthreads();  // all counts are written, and shared memory is free
+  sum_segment(arguments, segment);
+  for (int64_t tile = 0; tile < arguments.tiles; ++tile) {
+    __syncthreads();  // starts are written, and shared memory is free
+    scatter_tile(arguments, locate_tile(arguments, segment, tile), kPass);
   }
 }
 
 }  // namespace
 
 reformer_status launch_long_sort(const SortArguments& arguments, void* stream) {
-  const int64_t blocks = arguments.segments * arguments.tiles;
-  reformer_status status =
-      launch(count_digits, blocks, kSortThreads, kCountBytes, stream, arguments);
-  if (status != REFORMER_OK) return status;
-  status = launch(sum_digits, arguments.segments, kSortThreads, kSumBytes, stream, arguments);
-  if (status != REFORMER_OK) return status;
-  status = launch(scatter_positions, blocks, kSortThreads, kScatterBytes, stream, arguments);
-  if (status != REFORMER_OK) return status;
+  const int64_t segments = arguments.segments;
+  const int64_t blocks = segments * arguments.tiles;
+  for (int pass = 0; pass < kSortLaunchedPasses; ++pass) {
+    reformer_status status =
+        launch(count_digits, blocks, kSortThreads, kCountBytes, stream, arguments, pass);
+    if (status != REFORMER_OK) return status;
+    status = launch(sum_digits, segments, kSortThreads, kSumBytes, stream, arguments, pass);
+    if (status != REFORMER_OK) return status;
+    status =
+        launch(scatter_positions, blocks, kSortThreads, kScatterBytes, stream, arguments, pass);
+    if (status != REFORMER_OK) return status;
+  }
   return launch(finish_segments, arguments.segments, kSortThreads, kScatterBytes, stream,
                 arguments);
 }

@@ -200,9 +200,9 @@ void check_refused_launches() {
     expect(operators[op](calls), REFORMER_OK, calls.error, "");
     cuda::emulation::refuse_launch_after(-1);
   }
-  // The preparation and the four of the long sort.
+  // The preparation and the seven of the long sort.
   LongCall call;
-  for (int launch = 0; launch < 5; ++launch) {
+  for (int launch = 0; launch < 8; ++launch) {
     cuda::emulation::refuse_launch_after(launch);
     expect(reformer_cuda_lsh_attention(&call.calls.lsh), REFORMER_ERROR_LAUNCH, call.calls.error,
            "refused a kernel");
