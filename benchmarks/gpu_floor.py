@@ -30,8 +30,11 @@ float16 and bfloat16 rotations are the sum of two and three parts. float32 takes
 peak rate is half of float16's on every card.
 """
 
-QUERY_ROW_LIMIT: Final = 128
-"""Largest 16-bit head whose LSH queries are taken from the tile of keys they are part of."""
+OWN_ROW_BYTES: Final = 256
+"""Bytes of a head's row up to which an LSH block finds its queries among its keys (attention/tile.cuh)."""
+
+FLOAT32_PRODUCTS: Final = 6
+"""A float32 product is three of TF32, each of which takes as long as two of float16."""
 
 
 @dataclass(frozen=True)
@@ -188,7 +191,7 @@ def attend_work(shape: AttentionShape, gpu: GPU) -> Work:
     tensors = (2 if shape.num_hashes else 3) * shape.hidden_bytes
     written = shape.rounds * shape.hidden_bytes + (4 * shape.rows if shape.rounds > 1 else 0)
     indices = 0 if shape.dense or not shape.num_hashes else 4 * shape.rows
-    found = shape.num_hashes and element == 2 and shape.head_size <= QUERY_ROW_LIMIT
+    found = shape.num_hashes and shape.head_size * element <= OWN_ROW_BYTES
     own = 0 if found else shape.rounds * shape.hidden_bytes
     gathered = shape.rows / query_rows * shape.window * shape.head_size * element * 2
     reads = 1 if tensors <= gpu.l2_capacity else shape.rounds
@@ -197,8 +200,7 @@ def attend_work(shape: AttentionShape, gpu: GPU) -> Work:
     return Work(
         dram_bytes=tensors * reads + indices + written,
         l2_bytes=gathered + own + indices + written,
-        tensor_flops=flops if half else 0,
-        float32_flops=0 if half else flops,
+        tensor_flops=flops if half else flops * FLOAT32_PRODUCTS,
         exp2=shape.rows * shape.window,
     )
 

@@ -25,6 +25,9 @@ REGISTERS: Final = 65536
 REGISTER_UNIT: Final = 256
 """Registers are handed out to a warp in this many."""
 
+PARTITIONS: Final = 4
+"""Parts of a multiprocessor, each with a scheduler and its share of the registers; a warp is of one."""
+
 RESERVED_BYTES: Final = 1024
 """Shared memory that the system takes of every block."""
 
@@ -39,6 +42,7 @@ class Multiprocessor:
 
 
 MULTIPROCESSORS: Final = {
+    "75": Multiprocessor(32, 16, 64 << 10),
     "80": Multiprocessor(64, 32, 164 << 10),
     "86": Multiprocessor(48, 16, 100 << 10),
     "89": Multiprocessor(48, 24, 100 << 10),
@@ -67,7 +71,8 @@ class Launch:
     def blocks(self, registers: int, limits: Multiprocessor) -> tuple[int, str]:
         """Blocks a multiprocessor holds, and what keeps it from more."""
         warps = self.threads // WARP
-        by_registers = REGISTERS // (-(-registers * WARP // REGISTER_UNIT) * REGISTER_UNIT) // warps
+        warp_registers = -(-registers * WARP // REGISTER_UNIT) * REGISTER_UNIT
+        by_registers = PARTITIONS * (REGISTERS // PARTITIONS // warp_registers) // warps
         bounds = {
             "registers": by_registers,
             "shared memory": limits.shared_bytes // (self.shared_bytes + RESERVED_BYTES),
@@ -80,14 +85,20 @@ class Launch:
 
 def attention_bytes(element: int, head_size: int, lsh: bool, window: int = 128) -> int:
     """Shared memory of attend_chunk (attention/tile.cuh), for elements of `element` bytes."""
-    half = element == 2
-    if half:
-        keys, slots = (64 if head_size <= 128 else 32), (3 if head_size <= 64 else 2)
-    else:
-        keys, slots = (64 if head_size <= 32 else 32 if head_size <= 128 else 16), 2
-    slots = min(slots, 2 * -(-window // keys))
-    rows = slots * keys + (0 if lsh and half and head_size <= 128 else 64)
-    return rows * (head_size * element + 16) + 4 * (3 * 4 * keys + 64)
+    row = element * head_size
+    keys = 8 if row > 512 else 16 if row == 512 else 64 if element == 2 else 32
+    queries = 32 if row > 512 else 64
+    in_registers = element == 2 and head_size == 128
+    tiles = -(-window // keys)
+    own = min(queries // keys, tiles) if lsh and not in_registers and queries <= 2 * keys else 0
+    slots = min(3 if row >= 512 else 2, 2 * tiles - own)
+    rows = slots * keys + (0 if lsh and in_registers else queries)
+    return rows * (row + 16) + 4 * (3 * 4 * keys + queries)
+
+
+def attention_threads(element: int, head_size: int) -> int:
+    """Threads of a block of attend_chunk."""
+    return 64 if head_size <= 64 or element * head_size > 512 else 128
 
 
 def hash_bytes(element: int, parts: int, head_size: int) -> int:
@@ -111,9 +122,11 @@ LAUNCHES: Final = {
     r"sum_digits": Launch(256, 4 * 8),
     r"scatter_positions": Launch(256, 2 * 8 * 2048),
     r"finish_segments": Launch(256, 2 * 8 * 2048),
-    r"combine_rounds<float16, true>": Launch(256, 0),
+    r"combine_rounds<float16, true, 4>": Launch(256, 0),
     **{
-        rf"attend_chunk<{element}, {size}>": Launch(128, attention_bytes(width, size, lsh=True))
+        rf"attend_chunk<{element}, {size}>": Launch(
+            attention_threads(width, size), attention_bytes(width, size, lsh=True)
+        )
         for element, width in (("float16", 2), ("float", 4))
         for size in (16, 32, 64, 128, 256)
     },

@@ -43,8 +43,8 @@ class ComputeCapability:
         return 10 * self.major + self.minor
 
 
-LEAST_COMPUTE_CAPABILITY: Final = ComputeCapability(8, 0)
-"""The kernels need Ampere or newer."""
+LEAST_COMPUTE_CAPABILITY: Final = ComputeCapability(7, 5)
+"""The kernels need Turing or newer."""
 
 
 def parse_architectures(text: str) -> tuple[int, ...]:

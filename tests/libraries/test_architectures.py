@@ -27,8 +27,9 @@ def test_texts_that_are_none(text: str) -> None:
 
 
 def test_they_are_ordered_by_number_not_by_text() -> None:
-    turing, ada, blackwell = ComputeCapability(7, 5), ComputeCapability(8, 9), ComputeCapability(10, 0)
-    assert turing < LEAST_COMPUTE_CAPABILITY < ada < blackwell
+    volta, turing = ComputeCapability(7, 0), ComputeCapability(7, 5)
+    ada, blackwell = ComputeCapability(8, 9), ComputeCapability(10, 0)
+    assert volta < turing == LEAST_COMPUTE_CAPABILITY < ada < blackwell
 
 
 @pytest.mark.parametrize(
@@ -37,6 +38,9 @@ def test_they_are_ordered_by_number_not_by_text() -> None:
         ("80,86,90", "8.0", "machine code"),
         ("80,86,90", "8.9", "machine code"),  # sm_86's
         ("80,86,90", "7.5", None),
+        ("75,80,86,89,90,100,120", "7.5", "machine code"),
+        ("75,80,86,89,90,100,120", "8.7", "machine code"),  # Jetson Orin: sm_86's
+        ("75,90", "8.7", None),
         ("86", "8.0", None),
         ("90", "8.9", None),
         ("80,90", "12.0", "PTX"),

@@ -11,8 +11,8 @@ namespace reformer::cuda::emulation {
 // As bytes: NaN in float32, float16 and bfloat16, and -1 in every integer.
 constexpr int kPoison = 0xFF;
 
-// What every architecture the kernels are built for can give a block (sm_86 and sm_120 the least).
-constexpr size_t kMaxSharedBytes = 99 * 1024;
+// What every architecture the kernels are built for can give a block (sm_75 the least).
+constexpr size_t kMaxSharedBytes = 64 * 1024;
 
 class SharedBlock {
  public:

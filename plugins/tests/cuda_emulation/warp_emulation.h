@@ -148,6 +148,8 @@ Global<T> offset_rows(const Global<T>& base, int32_t row, int32_t width_bytes) {
   return base + static_cast<int64_t>(row) * (width_bytes / static_cast<int32_t>(sizeof(T)));
 }
 
+inline int64_t multiply_wide(int32_t a, int32_t b) { return int64_t{a} * b; }
+
 inline void forget_origin(uint32_t& /*value*/) {}
 
 inline float exp2_approximate(float x) {
@@ -155,6 +157,7 @@ inline float exp2_approximate(float x) {
   return result < std::numeric_limits<float>::min() ? 0.0f : result;
 }
 
+constexpr bool kForTuring = false;  // what bounds registers, which are not emulated
 inline bool is_turing() { return emulation::turing; }
 
 template <typename T>
@@ -191,13 +194,6 @@ inline void load_matrix_x4_transposed(uint32_t (&r)[4], const void* row_address,
   const emulation::MatrixRow row = emulation::read_row({file, line}, row_address);
   emulation::warp_collective({file, line}, "ldmatrix.trans", &row, r,
                              emulation::distribute_matrices<true>);
-}
-
-inline float round_to_tf32(float value, const char* file = __builtin_FILE(),
-                           int line = __builtin_LINE()) {
-  emulation::demand_ampere({file, line}, "TF32");
-  if (!std::isfinite(value)) return value;
-  return emulation::float_of((emulation::bits_of(value) + 0x1000) & ~uint32_t{0x1FFF});
 }
 
 inline void multiply_16x8x8_float16(float (&d)[4], const uint32_t (&a)[2], uint32_t b,

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "kernels/cuda/attention/tile.cuh"
+#include "kernels/cuda/device/warp.cuh"
 
 namespace reformer::cuda {
 
@@ -20,8 +21,8 @@ __device__ __forceinline__ int32_t position_at(const AttentionArguments<T>& argu
                                                const AttentionBlock& block, int32_t round,
                                                int32_t slot) {
   if (arguments.identity_order || slot >= plan.length) return slot;
-  const int64_t row = static_cast<int64_t>(block.pair) * plan.rounds + round;
-  return arguments.order[row * plan.length + slot];
+  const int64_t first_row = static_cast<int64_t>(block.pair) * plan.rounds;
+  return arguments.order[first_row * plan.length + multiply_wide(round, plan.length) + slot];
 }
 
 // Position of an entry of the block's list of keys. The list starts with the block's own chunk and
@@ -78,13 +79,14 @@ __device__ __forceinline__ float find_scale(const AttentionArguments<T>& argumen
 template <typename Tile>
 __device__ __forceinline__ int32_t first_entry_of(const AttentionPlan& plan,
                                                   const AttentionBlock& block, int32_t tile) {
-  const int32_t own = block.query_tile * (kQueryRows / Tile::kKeys);
+  const int32_t own = block.query_tile * (Tile::kQueryRows / Tile::kKeys);
   const int32_t left = plan.key_tiles - own;
   return (tile < left ? own + tile : tile - left) * Tile::kKeys;
 }
 
-// One thread's share of the positions and scales of kTiles tiles: a key. They are read ahead of
-// their use and stored later, so that the reads' latency passes behind the products.
+// One thread's share of the positions and scales of kTiles tiles: a key or more, kThreads apart.
+// They are read ahead of their use and stored later, so that the reads' latency passes behind the
+// products.
 template <typename Tile, int kTiles>
 class KeyMetadata {
  public:
@@ -93,38 +95,59 @@ class KeyMetadata {
   __device__ __forceinline__ void read_positions(const AttentionArguments<T>& arguments,
                                                  const AttentionPlan& plan,
                                                  const AttentionBlock& block, int32_t tile) {
-    if (own_key() >= kKeys) return;
-    tile += own_key() / Tile::kKeys;
-    const int32_t entry = first_entry_of<Tile>(plan, block, tile) + own_key() % Tile::kKeys;
-    position_ = tile < plan.key_tiles ? find_key(arguments, plan, block, entry) : kNoKey;
+#pragma unroll
+    for (int i = 0; i < kShare; ++i) {
+      if (!has_key(i)) continue;
+      const int32_t own_tile = tile + own_key(i) / Tile::kKeys;
+      const int32_t entry = first_entry_of<Tile>(plan, block, own_tile) + own_key(i) % Tile::kKeys;
+      position_[i] = own_tile < plan.key_tiles ? find_key(arguments, plan, block, entry) : kNoKey;
+    }
   }
+  // Position of the thread's first key.
+  __device__ __forceinline__ int32_t first_position() const { return position_[0]; }
   __device__ __forceinline__ void store_positions(const AttentionShared<Tile>& shared,
                                                   int32_t tile) const {
-    if (own_key() < kKeys) shared.key_positions[own_entry(tile)] = position_;
+#pragma unroll
+    for (int i = 0; i < kShare; ++i) {
+      if (has_key(i)) shared.key_positions[own_entry(tile, i)] = position_[i];
+    }
   }
   __device__ __forceinline__ void read_scales(const AttentionArguments<T>& arguments,
                                               const AttentionPlan& plan,
                                               const AttentionBlock& block) {
-    if (own_key() < kKeys) scale_ = find_scale(arguments, plan, block, position_);
+#pragma unroll
+    for (int i = 0; i < kShare; ++i) {
+      if (has_key(i)) scale_[i] = find_scale(arguments, plan, block, position_[i]);
+    }
   }
   __device__ __forceinline__ void store_scales(const AttentionShared<Tile>& shared,
                                                int32_t tile) const {
-    if (own_key() >= kKeys) return;
-    shared.key_scales[own_entry(tile)] = scale_;
-    shared.key_visible[own_entry(tile)] = std::signbit(scale_) ? kHiddenKey : position_;
+#pragma unroll
+    for (int i = 0; i < kShare; ++i) {
+      if (!has_key(i)) continue;
+      shared.key_scales[own_entry(tile, i)] = scale_[i];
+      shared.key_visible[own_entry(tile, i)] = std::signbit(scale_[i]) ? kHiddenKey : position_[i];
+    }
   }
 
  private:
   static constexpr int kKeys = kTiles * Tile::kKeys;
-  static_assert(kKeys <= kBlockThreads, "a thread has one key at most");
+  static constexpr int kShare = (kKeys + Tile::kThreads - 1) / Tile::kThreads;
 
-  static __device__ __forceinline__ int32_t own_key() { return static_cast<int32_t>(threadIdx.x); }
-  static __device__ __forceinline__ int32_t own_entry(int32_t tile) {
-    return (tile * Tile::kKeys + own_key()) % (kMetadataTiles * Tile::kKeys);
+  // Its quotient and remainder by kKeys are known ahead as far as threads allow.
+  static __device__ __forceinline__ int32_t own_key(int i) {
+    const uint32_t thread = Tile::kThreads <= Tile::kKeys ? threadIdx.x % Tile::kKeys : threadIdx.x;
+    return static_cast<int32_t>(thread) + i * Tile::kThreads;
+  }
+  static __device__ __forceinline__ bool has_key(int i) {
+    return kKeys % Tile::kThreads == 0 || own_key(i) < kKeys;
+  }
+  static __device__ __forceinline__ int32_t own_entry(int32_t tile, int i) {
+    return (tile * Tile::kKeys + own_key(i)) % (kMetadataTiles * Tile::kKeys);
   }
 
-  int32_t position_ = kNoKey;
-  float scale_ = 0;
+  int32_t position_[kShare] = {};
+  float scale_[kShare] = {};
 };
 
 }  // namespace reformer::cuda

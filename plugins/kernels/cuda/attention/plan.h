@@ -12,10 +12,6 @@
 
 namespace reformer::cuda {
 
-constexpr int kWarpRows = 16;   // queries of a warp: the height of one matrix step
-constexpr int kQueryRows = 64;  // queries of a block, at most
-constexpr int kBlockThreads = kQueryRows / kWarpRows * kWarpSize;
-
 // 32 bits suffice: a grid has fewer than 2^31 blocks, a window fewer keys.
 struct AttentionPlan {
   int32_t length = 0;
@@ -26,13 +22,14 @@ struct AttentionPlan {
   int32_t chunk_length = 0;
   int32_t before = 0;
   int32_t after = 0;
-  int32_t window_keys = 0;     // (before + 1 + after) * chunk_length
-  int32_t key_tiles = 0;       // tiles of a window
-  int32_t query_tiles = 0;     // blocks of a chunk
-  int32_t round_chunks = 0;    // chunks of a round
-  int32_t all_chunks = 0;      // chunks of all rounds
-  int32_t slots = 0;           // of shared memory, at most Tile::kSlots
-  bool holds_queries = false;  // in shared memory; otherwise they are found among the keys
+  int32_t window_keys = 0;   // (before + 1 + after) * chunk_length
+  int32_t key_tiles = 0;     // tiles of a window
+  int32_t query_tiles = 0;   // blocks of a chunk
+  int32_t round_chunks = 0;  // chunks of a round
+  int32_t all_chunks = 0;    // chunks of all rounds
+  int32_t slots = 0;         // of shared memory, at most Tile::kSlots
+  int32_t query_rows = 0;    // room for queries in shared memory: Tile::kQueryRows, or none
+  int32_t own_tiles = 0;     // tiles of keys that lie in that room, as they are the queries
   Divisor by_chunk_length, by_query_tiles, by_round_chunks, by_all_chunks, by_heads;
 };
 
@@ -43,7 +40,7 @@ reformer_status plan_attention(const AttentionArguments<typename Tile::T>& argum
   constexpr int64_t kMaxInt32 = std::numeric_limits<int32_t>::max();
   const int64_t chunk = arguments.chunk_length;
   const int64_t window_chunks = arguments.before + 1 + arguments.after;
-  const int64_t query_tiles = divide_up<int64_t>(chunk, kQueryRows);
+  const int64_t query_tiles = divide_up<int64_t>(chunk, Tile::kQueryRows);
   const int64_t round_chunks = arguments.padded_length / chunk;
   // Every factor is below 2^31, but products of three may not fit int64.
   if (arguments.rounds > kMaxInt32 / (query_tiles * round_chunks)) return REFORMER_ERROR_TOO_LARGE;
@@ -69,9 +66,12 @@ reformer_status plan_attention(const AttentionArguments<typename Tile::T>& argum
   plan->query_tiles = static_cast<int32_t>(query_tiles);
   plan->round_chunks = static_cast<int32_t>(round_chunks);
   plan->all_chunks = static_cast<int32_t>(round_chunks * arguments.rounds);
-  plan->slots = std::min<int32_t>(Tile::kSlots, 2 * plan->key_tiles);
-  // An LSH block's queries are the rows of its first tile of keys.
-  plan->holds_queries = !(arguments.is_lsh && Tile::kQueryInRegisters);
+  // An LSH block's queries are the rows of its first tiles of keys.
+  if (!arguments.is_lsh || !Tile::kQueryInRegisters) plan->query_rows = Tile::kQueryRows;
+  if (arguments.is_lsh && !Tile::kQueryInRegisters && Tile::kKnowsOwnKeys) {
+    plan->own_tiles = std::min<int32_t>(Tile::kQueryRows / Tile::kKeys, plan->key_tiles);
+  }
+  plan->slots = std::min<int32_t>(Tile::kSlots, 2 * plan->key_tiles - plan->own_tiles);
   plan->by_chunk_length = Divisor(plan->chunk_length);
   plan->by_query_tiles = Divisor(plan->query_tiles);
   plan->by_round_chunks = Divisor(plan->round_chunks);
@@ -92,7 +92,7 @@ struct AttentionBlock {
 };
 
 // Neighbouring blocks share keys: chunks vary fastest but for the tiles of a chunk.
-template <typename T>
+template <typename Tile>
 __device__ __forceinline__ AttentionBlock locate_block(const AttentionPlan& plan) {
   const int32_t index = static_cast<int32_t>(blockIdx.x);
   const int32_t chunk = plan.by_query_tiles.divide(index);
@@ -103,14 +103,15 @@ __device__ __forceinline__ AttentionBlock locate_block(const AttentionPlan& plan
   block.batch = plan.by_heads.divide(block.pair);
   block.round = plan.by_round_chunks.divide(block.chunk);
   const int32_t head = plan.by_heads.remainder(block.pair, block.batch);
-  const int32_t width = plan.width_bytes / static_cast<int32_t>(sizeof(T));
+  const int32_t width = plan.width_bytes / static_cast<int32_t>(sizeof(typename Tile::T));
   block.first_element = static_cast<int64_t>(block.batch) * plan.length * width +
                         static_cast<int64_t>(head) * plan.head_size;
-  const int32_t first_row = block.query_tile * kQueryRows;
+  const int32_t first_row = block.query_tile * Tile::kQueryRows;
   block.first_slot =
       plan.by_round_chunks.remainder(block.chunk, block.round) * plan.chunk_length + first_row;
   // Virtual positions sort behind all others and have no result.
-  block.rows = min(min(plan.chunk_length - first_row, plan.length - block.first_slot), kQueryRows);
+  block.rows = min(plan.chunk_length - first_row, plan.length - block.first_slot);
+  if (block.rows > Tile::kQueryRows) block.rows = Tile::kQueryRows;
   return block;
 }
 

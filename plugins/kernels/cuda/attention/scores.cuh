@@ -1,6 +1,6 @@
-// Masks and softmax on a warp's 16 rows of scores, in base 2, spread over the lanes as the matrix
-// steps leave them: lane l has rows l / 4 and l / 4 + 8, and of every 8 columns 2 * (l % 4) and the
-// next.
+// Masks and softmax on tiles of 16 rows of scores, in base 2, spread over a warp's lanes as the
+// matrix steps leave them: lane l has rows l / 4 and l / 4 + 8, and of every 8 columns 2 * (l % 4)
+// and the next.
 #pragma once
 
 #include <cstdint>
@@ -34,52 +34,59 @@ struct RowPositions {
   int32_t limit[2];  // the last position that is visible
 };
 
-__device__ __forceinline__ RowPositions load_positions(const int32_t* warp_positions, bool causal,
+__device__ __forceinline__ RowPositions load_positions(const int32_t* tile_positions, bool causal,
                                                        int32_t lane) {
   RowPositions rows;
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
-    rows.position[r] = warp_positions[lane / 4 + 8 * r];
+    rows.position[r] = tile_positions[lane / 4 + 8 * r];
     rows.limit[r] = causal ? rows.position[r] : kNoLimit;
   }
   return rows;
 }
 
 // Products become scores: scaled, or the listed value where the key is hidden.
-template <int kTiles>
-__device__ __forceinline__ void mask_scores(const RowPositions& rows, const int32_t* visible,
-                                            const float* scales, int32_t lane,
-                                            float (&scores)[kTiles][4]) {
+template <int kRowTiles, int kTiles>
+__device__ __forceinline__ void mask_scores(const RowPositions (&rows)[kRowTiles],
+                                            const int32_t* visible, const float* scales,
+                                            int32_t lane, float (&scores)[kRowTiles][kTiles][4]) {
 #pragma unroll
   for (int n = 0; n < kTiles; ++n) {
     const int32_t column = 8 * n + 2 * (lane % 4);
     const auto from = *reinterpret_cast<const ColumnPair<int32_t>*>(visible + column);
     const auto scale = *reinterpret_cast<const ColumnPair<float>*>(scales + column);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const bool hidden = from.at[i % 2] > rows.limit[i / 2];
-      scores[n][i] = hidden ? kMaskedScore : scores[n][i] * scale.at[i % 2];
+    for (int m = 0; m < kRowTiles; ++m) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const bool hidden = from.at[i % 2] > rows[m].limit[i / 2];
+        scores[m][n][i] = hidden ? kMaskedScore : scores[m][n][i] * scale.at[i % 2];
+      }
     }
   }
 }
 
 // A position avoids itself, whatever its mask says: wherever it is listed.
-template <int kTiles>
-__device__ __forceinline__ void avoid_position(const RowPositions& rows, const int32_t* positions,
-                                               int32_t lane, float (&scores)[kTiles][4]) {
+template <int kRowTiles, int kTiles>
+__device__ __forceinline__ void avoid_position(const RowPositions (&rows)[kRowTiles],
+                                               const int32_t* positions, int32_t lane,
+                                               float (&scores)[kRowTiles][kTiles][4]) {
 #pragma unroll
   for (int n = 0; n < kTiles; ++n) {
     const int32_t column = 8 * n + 2 * (lane % 4);
     const auto position = *reinterpret_cast<const ColumnPair<int32_t>*>(positions + column);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      if (position.at[i % 2] == rows.position[i / 2]) scores[n][i] = kSelfScore;
+    for (int m = 0; m < kRowTiles; ++m) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        if (position.at[i % 2] == rows[m].position[i / 2]) scores[m][n][i] = kSelfScore;
+      }
     }
   }
 }
 
-// The same where the warp's own rows are columns `first_column` to `first_column` + 15 of the tile
-// and its positions are listed nowhere else: two diagonals of 8 x 8.
+// The same where the rows are columns `first_column` to `first_column` + 15 of the tile of keys and
+// their positions are listed nowhere else: two diagonals of 8 x 8.
 template <int kTiles>
 __device__ __forceinline__ void avoid_diagonal(int32_t first_column, int32_t lane,
                                                float (&scores)[kTiles][4]) {
@@ -96,14 +103,17 @@ __device__ __forceinline__ void avoid_diagonal(int32_t first_column, int32_t lan
 }
 
 // Places behind the last of `columns` keys weigh nothing, not even in a row that sees nothing.
-template <int kTiles>
+template <int kRowTiles, int kTiles>
 __device__ __forceinline__ void clear_scores(int32_t columns, int32_t lane,
-                                             float (&scores)[kTiles][4]) {
+                                             float (&scores)[kRowTiles][kTiles][4]) {
 #pragma unroll
-  for (int n = 0; n < kTiles; ++n) {
+  for (int m = 0; m < kRowTiles; ++m) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      if (8 * n + 2 * (lane % 4) + i % 2 >= columns) scores[n][i] = -kInfinity;
+    for (int n = 0; n < kTiles; ++n) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        if (8 * n + 2 * (lane % 4) + i % 2 >= columns) scores[m][n][i] = -kInfinity;
+      }
     }
   }
 }

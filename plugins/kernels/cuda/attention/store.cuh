@@ -10,37 +10,53 @@
 
 namespace reformer::cuda {
 
-// Two neighbouring elements in shared memory.
-template <typename T>
-__device__ __forceinline__ void store_pair(T* target, float low, float high) {
-  if constexpr (sizeof(T) == 2) {
-    *reinterpret_cast<uint32_t*>(target) = pack2<T>(low, high);
-  } else {
-    *reinterpret_cast<ColumnPair<float>*>(target) = {{low, high}};
+// What a lane's parts of its rows are multiplied with at the end.
+template <typename Tile>
+struct RowFactors {
+  float at[2 * Tile::kRowTiles];
+};
+
+// Finishes the warp's rows: writes their logsumexps and returns the factors of their results, lane
+// l's of rows l / 4 + 8i. Lane l does so for the row i = l % kLaneRows of these; its four share the
+// rest.
+template <typename Tile>
+__device__ __forceinline__ RowFactors<Tile> finish_states(
+    const AttentionArguments<typename Tile::T>& arguments, const AttentionPlan& plan,
+    const AttentionBlock& block, const RowState (&states)[Tile::kRowTiles],
+    const int32_t* positions, int32_t rows, int32_t lane) {
+  constexpr int kLaneRows = 2 * Tile::kRowTiles;
+  float max = 0, sum = 0;
+#pragma unroll
+  for (int i = 0; i < kLaneRows; ++i) {
+    const float whole_sum = sum_of_row(states[i / 2].sum[i % 2]);
+    if (lane % kLaneRows == i) {
+      max = states[i / 2].max[i % 2];
+      sum = whole_sum;
+    }
   }
+  const RowEnd end = finish_row(max, sum);
+  const int32_t row = lane / 4 + 8 * (lane % kLaneRows);
+  if (!arguments.direct && row < rows && lane % 4 < kLaneRows) {
+    const int64_t first_row = static_cast<int64_t>(block.pair) * plan.rounds + block.round;
+    arguments.lse[first_row * plan.length + positions[row]] = end.lse;
+  }
+  RowFactors<Tile> factors;
+#pragma unroll
+  for (int i = 0; i < kLaneRows; ++i) {
+    factors.at[i] = __shfl_sync(kFullWarp, end.factor, lane / 4 * 4 + i);
+  }
+  return factors;
 }
 
-// Finishes the rows, puts them into `staging` [16, kStride] and writes their logsumexps.
+// Puts finished results into `staging` [kWarpRows, kStride].
 template <typename Tile>
-__device__ __forceinline__ void stage_rows(const AttentionArguments<typename Tile::T>& arguments,
-                                           const AttentionPlan& plan, const AttentionBlock& block,
-                                           const RowState& state,
-                                           const float (&result)[Tile::kHeadSize / 8][4],
-                                           const int32_t* positions, int32_t rows, int32_t lane,
+__device__ __forceinline__ void stage_rows(const typename MatrixSteps<Tile>::Result& result,
+                                           const RowFactors<Tile>& factors, int32_t lane,
                                            typename Tile::T* staging) {
 #pragma unroll
-  for (int r = 0; r < 2; ++r) {
-    const int32_t row = lane / 4 + 8 * r;
-    const RowEnd end = finish_row(state.max[r], sum_of_row(state.sum[r]));
-    if (!arguments.direct && row < rows && lane % 4 == 0) {
-      const int64_t round = static_cast<int64_t>(block.pair) * plan.rounds + block.round;
-      arguments.lse[round * plan.length + positions[row]] = end.lse;
-    }
-#pragma unroll
-    for (int n = 0; n < Tile::kHeadSize / 8; ++n) {
-      store_pair(staging + row * Tile::kStride + MatrixSteps<Tile>::result_column(n, lane),
-                 result[n][2 * r] * end.factor, result[n][2 * r + 1] * end.factor);
-    }
+  for (int i = 0; i < 2 * Tile::kRowTiles; ++i) {
+    MatrixSteps<Tile>::store_row(result[i / 2], i % 2, factors.at[i], lane,
+                                 staging + (lane / 4 + 8 * i) * Tile::kStride);
   }
 }
 
@@ -56,7 +72,7 @@ __device__ __forceinline__ Global<T> find_target(const AttentionArguments<T>& ar
   return arguments.partial + (block.first_element + rounds * round_elements);
 }
 
-// Writes `rows` staged rows to their positions.
+// Writes the warp's first `rows` staged rows to their positions.
 template <typename Tile>
 __device__ __forceinline__ void write_rows(const AttentionPlan& plan, bool vector_rows,
                                            Global<typename Tile::T> target,
@@ -78,16 +94,18 @@ __device__ __forceinline__ void write_rows(const AttentionPlan& plan, bool vecto
   const int32_t first_column = lane % Tile::kLaneVectors * Tile::kVector;
   staging += first_row * Tile::kStride + first_column;
 #pragma unroll
-  for (int32_t row = 0; row < kWarpRows; row += kStep) {
-    if (first_row + row >= rows) break;
-    const auto target_row =
-        offset_rows(target + first_column, positions[first_row + row], plan.width_bytes);
+  for (int32_t row = 0; row < Tile::kWarpRows; row += kStep) {
+    const int32_t position = positions[first_row + row];
+    const auto target_row = offset_rows(target + first_column, position, plan.width_bytes);
 #pragma unroll
     for (int32_t column = 0; column < Tile::kHeadSize;
          column += Tile::kLaneVectors * Tile::kVector) {
-      if (first_column + column >= plan.head_size) continue;
-      store_vector(target_row + column,
-                   *reinterpret_cast<const Vector16*>(staging + row * Tile::kStride + column));
+      const auto vector =
+          *reinterpret_cast<const Vector16*>(staging + row * Tile::kStride + column);
+      // No branch around the loads, which then come before the first store.
+      if (first_row + row < rows && first_column + column < plan.head_size) {
+        store_vector(target_row + column, vector);
+      }
     }
   }
 }

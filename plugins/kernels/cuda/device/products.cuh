@@ -64,6 +64,12 @@ __device__ __forceinline__ void multiply_add_16x8x16(float (&d)[4], const uint32
   }
 }
 
+// The nearest TF32 number (11 bits of float32's 24; halves away from zero), as cvt.rna.tf32.f32 has
+// it but for NaN, which costs that instruction four others.
+__device__ __forceinline__ float round_to_tf32(float value) {
+  return __uint_as_float((__float_as_uint(value) + 0x1000u) & 0xFFFFE000u);
+}
+
 // A register of float32 operands as two TF32 numbers. On Turing `big` is the float32 itself.
 struct SplitFloat {
   uint32_t big;

@@ -16,13 +16,12 @@ namespace reformer::cuda {
 
 // Whether the code is compiled for Turing: no asynchronous copies, and of the matrix steps only
 // float16's of 16 x 8 x 8.
-__device__ __forceinline__ constexpr bool is_turing() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
-  return true;
+constexpr bool kForTuring = true;
 #else
-  return false;
+constexpr bool kForTuring = false;
 #endif
-}
+__device__ __forceinline__ constexpr bool is_turing() { return kForTuring; }
 
 __device__ __forceinline__ unsigned shared_address(const void* pointer) {
   return static_cast<unsigned>(__cvta_generic_to_shared(pointer));
@@ -32,14 +31,19 @@ __device__ __forceinline__ unsigned shared_address(const void* pointer) {
 // of a loop would take registers that its products need.
 __device__ __forceinline__ void forget_origin(uint32_t& value) { asm volatile("" : "+r"(value)); }
 
+// Product of two numbers that are not negative, as one instruction.
+__device__ __forceinline__ int64_t multiply_wide(int32_t a, int32_t b) {
+  int64_t product;  // written out, because a product of two int32 becomes one of two int64
+  asm("mul.wide.u32 %0, %1, %2;" : "=l"(product) : "r"(a), "r"(b));
+  return product;
+}
+
 // base + row * width as one instruction; `width_bytes`, not negative, is a row's elements times
 // their size. The address of a negative row must not be used.
 template <typename T>
 __device__ __forceinline__ T* offset_rows(T* base, int32_t row, int32_t width_bytes) {
   using Byte = std::conditional_t<std::is_const_v<T>, const char, char>;
-  uint64_t offset;  // written out, because a product of two int32 becomes one of two int64
-  asm("mul.wide.u32 %0, %1, %2;" : "=l"(offset) : "r"(row), "r"(width_bytes));
-  return reinterpret_cast<T*>(reinterpret_cast<Byte*>(base) + offset);
+  return reinterpret_cast<T*>(reinterpret_cast<Byte*>(base) + multiply_wide(row, width_bytes));
 }
 
 // 2^x to about 2 units in the last place; results below 2^-126 become 0.
@@ -98,12 +102,6 @@ __device__ __forceinline__ void load_matrix_x4_transposed(uint32_t (&r)[4],
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
                : "r"(shared_address(row_address))
                : "memory");
-}
-
-// The nearest TF32 number (11 bits of float32's 24; halves away from zero) as a float32, infinities
-// unchanged, NaN as anything. cvt.rna.tf32 becomes twice as many instructions, which spare NaN.
-__device__ __forceinline__ float round_to_tf32(float value) {
-  return __uint_as_float((__float_as_uint(value) + 0x1000u) & 0xFFFFE000u);
 }
 
 // Matrix steps on tensor cores, d += a * b, D 16 x 8. With g = lane / 4 and t = lane % 4 a lane has

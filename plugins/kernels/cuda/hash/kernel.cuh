@@ -187,7 +187,7 @@ class WarpBuckets {
 };
 
 template <typename Tile>
-__global__ void __launch_bounds__(Tile::kThreads, Tile::min_blocks(is_turing()))
+__global__ void __launch_bounds__(Tile::kThreads, Tile::min_blocks(kForTuring))
     hash_tokens(const HashArguments<typename Tile::T> arguments, const HashPlan plan) {
   const int32_t index = static_cast<int32_t>(blockIdx.x);
   HashBlock block;

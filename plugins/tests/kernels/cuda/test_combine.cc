@@ -24,7 +24,7 @@ Combine draw_combine(Random& random, int32_t dtype, bool only_self) {
   call.length = draw_int(random, 1, 90);
   call.heads = draw_int(random, 1, 3);
   call.head_size = draw_from(random, {1, 3, 8, 16, 20, 64, 256});
-  call.rounds = draw_int(random, 2, 6);
+  call.rounds = draw_int(random, 2, 8);
   const int64_t rows = call.batch * call.heads * call.rounds * call.length;
   call.partial = draw_values(random, dtype, rows * call.head_size, 1.0f);
   call.lse = draw_values(random, REFORMER_FLOAT32, rows, 3.0f);

@@ -53,7 +53,8 @@ void check_refusals() {
   CHECK(!survives([] { return run(name_half_a_warp, 1, 32, 0); }), "half a warp");
   CHECK(!survives([] { return run(do_nothing, 1, 48, 0); }), "48 threads");
   CHECK(!survives([] { return run(do_nothing, 1, 2048, 0); }), "2048 threads");
-  CHECK(!survives([] { return run(do_nothing, 1, 32, 100 * 1024); }), "100 KB of shared memory");
+  CHECK(!survives([] { return run(do_nothing, 1, 32, 64 * 1024 + 16); }),
+        "more than 64 KB of shared memory");
   CHECK(survives([] { return run(write_shared, 1, 32, 40, size_t{39}); }), "the last byte");
   CHECK(!survives([] { return run(write_shared, 1, 32, 40, size_t{40}); }), "behind the last byte");
 }
