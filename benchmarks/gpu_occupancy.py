@@ -101,16 +101,28 @@ def attention_threads(element: int, head_size: int) -> int:
     return 64 if head_size <= 64 or element * head_size > 512 else 128
 
 
-# As in the kernels' sources: hash/half.cuh, hash/float32.cu, sort/sort.cu, attention/key_scale.cu,
-# attention/combine.cu, norm/norm.cu (type, elements of a piece, pieces of a thread, threads of a row).
+def hash_bytes(element: int, parts: int, head_size: int) -> int:
+    """Shared memory of hash_tokens (hash/tile.cuh): a stage of groups of 8 columns, and their scales."""
+    spans = head_size * element // 64
+    group = parts * 8 * 64 * (spans + 1 if spans % 2 == 0 else spans)
+    batch = 1 if element == 4 or (parts == 3 and head_size == 128) else 2
+    return (40 * 1024 // group // batch * batch) * (group + 8 * 4)
+
+
+# As in the kernels' sources: hash/tile.cuh, prepare.cu, sort/block.cuh, sort/sort.cu, attention/combine.cu,
+# norm/norm.cu (type, elements of a piece, pieces of a thread, threads of a row).
 LAUNCHES: Final = {
-    r"hash_tokens<.*HashTile<float16, 64>": Launch(128, 128 * 72 * 2),
-    r"hash_tokens<.*HashTile<bfloat16, 64>": Launch(128, 2 * 3 * 32 * 72 * 2),
-    r"hash_tokens\(": Launch(128, (128 * 36 + 8 * (8 * 36 + 4)) * 4 + 8 * 128 * 12),
-    r"scale_keys<float16>": Launch(256, 0),
+    r"hash_tokens<.*HashTile<float16, 64>": Launch(256, hash_bytes(2, 2, 64)),
+    r"hash_tokens<.*HashTile<float16, 128>": Launch(384, hash_bytes(2, 2, 128)),
+    r"hash_tokens<.*HashTile<bfloat16, 64>": Launch(256, hash_bytes(2, 3, 64)),
+    r"hash_tokens<.*HashTile<float, 64>": Launch(256, hash_bytes(4, 2, 64)),
+    r"hash_tokens<.*HashTile<float, 128>": Launch(256, hash_bytes(4, 2, 128)),
+    r"prepare_lsh<float16, true>": Launch(512, 2 * 16 * 1024 + 16 * 8),
+    r"prepare_lsh<float16, false>": Launch(512, 0),
     r"count_digits": Launch(256, 4 * 2049),
     r"sum_digits": Launch(256, 4 * 8),
     r"scatter_positions": Launch(256, 2 * 8 * 2048),
+    r"finish_segments": Launch(256, 2 * 8 * 2048),
     r"combine_rounds<float16, true, 4>": Launch(256, 0),
     **{
         rf"norm_rows<{shape}>": Launch(128, 0)
@@ -198,7 +210,6 @@ def render_table(usages: dict[str, list[Usage]]) -> list[str]:
 
 def shorten(kernel: str) -> str:
     """Without arguments and outer template: `hash_tokens<float16, 64>`."""
-    kernel = re.sub(r"^hash_tokens\(", "hash_tokens<float>(", kernel)  # the one that is no template
     return re.sub(r"<HashTile<(.*?)> ?>", r"<\1>", kernel).split("(")[0]
 
 

@@ -6,7 +6,15 @@ import shutil
 
 import pytest
 
-from benchmarks.gpu_occupancy import MULTIPROCESSORS, Launch, Usage, attention_bytes, parse_ptxas, shorten
+from benchmarks.gpu_occupancy import (
+    MULTIPROCESSORS,
+    Launch,
+    Usage,
+    attention_bytes,
+    hash_bytes,
+    parse_ptxas,
+    shorten,
+)
 
 ATTEND = (
     "_ZN8reformer4cuda12attend_chunkINS0_7float16ELi64EEEvNS0_18AttentionArgumentsIT_EENS0_13AttentionPlanE"
@@ -62,3 +70,9 @@ def test_blocks_of_a_multiprocessor(
 @pytest.mark.parametrize("lsh", [True, False])
 def test_attention_fits_every_architecture(element: int, head_size: int, lsh: bool) -> None:
     assert attention_bytes(element, head_size, lsh, window=10_000) <= 64 * 1024
+
+
+@pytest.mark.parametrize(("element", "parts"), [(2, 2), (2, 3), (4, 2)])
+@pytest.mark.parametrize("head_size", [32, 64, 128, 256])
+def test_hashing_needs_no_leave_for_its_memory(element: int, parts: int, head_size: int) -> None:
+    assert 8 * 1024 < hash_bytes(element, parts, head_size) <= 48 * 1024

@@ -1,11 +1,10 @@
-// LSHAttention on CUDA: checks the call, lays out the workspace, enqueues the key scales, the sort,
-// the attention of every round and their combination.
+// LSHAttention on CUDA: checks the call, lays out the workspace, enqueues the preparation (key
+// scales, sort), the attention of every round and their combination.
 #include "kernels/common/validation.h"
 #include "kernels/cuda/attention/attention.h"
 #include "kernels/cuda/attention/combine.h"
-#include "kernels/cuda/attention/key_scale.h"
 #include "kernels/cuda/operator_call.h"
-#include "kernels/cuda/sort/sort.h"
+#include "kernels/cuda/prepare.h"
 #include "reformer_kernels.h"
 
 namespace reformer::cuda {
@@ -25,6 +24,8 @@ struct LshAttentionPlan {
 void layout_sort(SortArguments* sort, DeviceArena* arena) {
   const int64_t segments = sort->segments;
   sort->order = arena->allocate<int32_t>({segments, sort->length});
+  if (!sort->is_long()) return;
+  sort->tiles = divide_up(sort->length, kSortTile);
   sort->spare = arena->allocate<int32_t>({segments, sort->length});
   sort->tile_counts = arena->allocate<int32_t>({segments, sort->tiles, kSortDigits});
   sort->digit_starts = arena->allocate<int32_t>({segments, kSortDigits});
@@ -69,7 +70,6 @@ LshAttentionPlan<T> plan_launches(const reformer_lsh_attention_params& params,
   if (!sizes.dense) {
     plan.sort.segments = multiply_sizes({sizes.batch, sizes.heads, sizes.rounds});
     plan.sort.length = sizes.length;
-    plan.sort.tiles = divide_up(sizes.length, kSortTile);
   }
   layout_workspace(&plan, arena);
   return plan;
@@ -96,9 +96,9 @@ void bind_tensors(const reformer_lsh_attention_params& params, LshAttentionPlan<
 
 template <typename T>
 reformer_status enqueue(const LshAttentionPlan<T>& plan, void* stream) {
-  if (const auto status = launch_key_scale(plan.key_scale, stream)) return status;
-  if (!plan.attention.identity_order) {
-    if (const auto status = launch_sort(plan.sort, stream)) return status;
+  if (const auto status = launch_preparation(plan.key_scale, plan.sort, stream)) return status;
+  if (plan.sort.is_long()) {
+    if (const auto status = launch_long_sort(plan.sort, stream)) return status;
   }
   if (const auto status = launch_attention(plan.attention, stream)) return status;
   return plan.attention.direct ? REFORMER_OK : launch_combine(plan.combine, stream);

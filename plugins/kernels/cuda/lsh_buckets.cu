@@ -1,4 +1,7 @@
-// LSHBuckets on CUDA: checks the call, lays out the workspace, enqueues.
+// LSHBuckets on CUDA: checks the call and enqueues it. It needs no workspace.
+#include <limits>
+
+#include "kernels/common/sizes.h"
 #include "kernels/common/validation.h"
 #include "kernels/cuda/hash/hash.h"
 #include "kernels/cuda/operator_call.h"
@@ -9,48 +12,27 @@ namespace {
 
 constexpr char kOp[] = "LSHBuckets";
 
-// Fills the packed rotations' sizes from the others; padded_columns is the largest int64 when it
-// does not fit.
-template <typename T>
-void plan_packing(HashArguments<T>* arguments) {
-  constexpr int64_t kTile = HashPacking<T>::kColumnTile;
-  constexpr int64_t kMax = std::numeric_limits<int64_t>::max();
-  for (int32_t i = 0; i < arguments->factors.count; ++i) {
-    arguments->round_columns += round_up<int64_t>(arguments->factors.half_sizes[i], kHashGroup);
-  }
-  const int64_t columns = multiply_sizes({arguments->rounds, arguments->round_columns});
-  arguments->padded_columns = columns > kMax - kTile ? kMax : round_up(columns, kTile);
-  arguments->padded_size = 32;
-  while (arguments->padded_size < arguments->head_size) arguments->padded_size *= 2;
-}
-
 // The call without its tensors.
 template <typename T>
-HashArguments<T> plan_launch(const reformer_lsh_buckets_params& params, const HashSizes& sizes,
-                             DeviceArena* arena) {
+HashArguments<T> plan_launch(const reformer_lsh_buckets_params& params, const HashSizes& sizes) {
   HashArguments<T> arguments;
   arguments.batch = sizes.batch;
   arguments.length = sizes.length;
   arguments.heads = sizes.heads;
   arguments.head_size = sizes.head_size;
-  arguments.rounds = sizes.rounds;
-  arguments.rotation_size = sizes.rotation_size;
+  arguments.rounds = static_cast<int32_t>(sizes.rounds);
+  arguments.rotation_size = static_cast<int32_t>(sizes.rotation_size);
   arguments.masked_bucket = sizes.masked_bucket;
   arguments.factors.count = params.num_factors;
   for (int32_t i = 0; i < params.num_factors; ++i) {
     arguments.factors.half_sizes[i] = params.num_buckets[i] / 2;
   }
-  plan_packing(&arguments);
-  arguments.packed = arena->allocate<T>(
-      {arguments.heads, HashPacking<T>::kParts, arguments.padded_columns, arguments.padded_size});
   return arguments;
 }
 
 template <typename T>
 reformer_status run_hash(const reformer_lsh_buckets_params& params, const HashSizes& sizes) {
-  DeviceArena arena(params.execution.workspace);
-  HashArguments<T> arguments = plan_launch<T>(params, sizes, &arena);
-  if (const auto status = arena.check(kOp, params.execution)) return status;
+  HashArguments<T> arguments = plan_launch<T>(params, sizes);
   arguments.query_key = view_global<const T>(params.query_key);
   arguments.rotations = view_global<const float>(params.rotations);
   arguments.mask = view_global<const int32_t>(params.attention_mask);
@@ -62,7 +44,16 @@ reformer_status run_hash(const reformer_lsh_buckets_params& params, const HashSi
 reformer_status check_hash(const reformer_lsh_buckets_params* params, Extent extent,
                            HashSizes* sizes) {
   if (const auto status = check_lsh_buckets(params, extent, sizes)) return status;
-  return check_device_limits(kOp, params->execution, sizes->heads, sizes->head_size);
+  const reformer_execution& execution = params->execution;
+  // The kernel counts the bytes from one element of a head to the next in an int32.
+  constexpr int64_t kMaxColumns = std::numeric_limits<int32_t>::max() / int64_t{sizeof(float)};
+  const int64_t columns = multiply_sizes({sizes->rounds, sizes->rotation_size});
+  if (columns > kMaxColumns) {
+    return report(execution, kOp, REFORMER_ERROR_TOO_LARGE,
+                  "rotations have %lld columns a head, expected at most %lld: hash fewer rounds",
+                  static_cast<long long>(columns), static_cast<long long>(kMaxColumns));
+  }
+  return check_device_limits(kOp, execution, sizes->heads, sizes->head_size);
 }
 
 }  // namespace
@@ -74,14 +65,8 @@ reformer_status reformer_cuda_lsh_buckets_workspace(const reformer_lsh_buckets_p
   if (size == nullptr) return REFORMER_ERROR_NULL_POINTER;
   reformer::HashSizes sizes;
   const auto status = check_hash(params, reformer::Extent::kShapes, &sizes);
-  if (status != REFORMER_OK) return status;
-  *size = 0;
-  if (sizes.empty) return REFORMER_OK;
-  DeviceArena arena(nullptr);
-  reformer::dispatch_dtype<float16, bfloat16>(params->query_key.dtype, [&](auto element) {
-    plan_launch<decltype(element)>(*params, sizes, &arena);
-  });
-  return arena.measure(kOp, params->execution, size);
+  if (status == REFORMER_OK) *size = 0;
+  return status;
 }
 
 reformer_status reformer_cuda_lsh_buckets(const reformer_lsh_buckets_params* params) noexcept {

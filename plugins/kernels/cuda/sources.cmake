@@ -5,7 +5,6 @@ set(REFORMER_CUDA_SOURCES
   kernels/cuda/attention/combine.cu
   kernels/cuda/attention/float16.cu
   kernels/cuda/attention/float32.cu
-  kernels/cuda/attention/key_scale.cu
   kernels/cuda/hash/bfloat16.cu
   kernels/cuda/hash/float16.cu
   kernels/cuda/hash/float32.cu
@@ -14,4 +13,5 @@ set(REFORMER_CUDA_SOURCES
   kernels/cuda/lsh_buckets.cu
   kernels/cuda/norm/norm.cu
   kernels/cuda/residual_norm.cu
+  kernels/cuda/prepare.cu
   kernels/cuda/sort/sort.cu)

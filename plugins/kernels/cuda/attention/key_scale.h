@@ -11,7 +11,9 @@ template <typename T>
 struct KeyScaleArguments {
   Global<const T> query_key;   // [B, L, H*D]
   Global<const int32_t> mask;  // [B, L]
-  Global<float> key_scale;     // [B, H, L]
+  // [B, H, L]: log2(e) / (sqrt(mean(x^2) + epsilon) * sqrt(D)), so that logits come out to base 2;
+  // negative where the mask is 0: the sign is the mask.
+  Global<float> key_scale;
   int64_t batch = 0;
   int64_t length = 0;
   int64_t heads = 0;
@@ -19,10 +21,5 @@ struct KeyScaleArguments {
   float epsilon = 0;
   bool vector_rows = false;  // rows may be read 16 bytes at a time
 };
-
-// key_scale = log2(e) / (sqrt(mean(x^2) + epsilon) * sqrt(D)), so that logits come out to base 2;
-// negative where the mask is 0: the sign is the mask.
-template <typename T>
-reformer_status launch_key_scale(const KeyScaleArguments<T>& arguments, void* stream);
 
 }  // namespace reformer::cuda

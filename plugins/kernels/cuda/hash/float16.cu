@@ -1,10 +1,10 @@
-#include "kernels/cuda/hash/half.cuh"
+#include "kernels/cuda/hash/kernel.cuh"
 
 namespace reformer::cuda {
 
 template <>
 reformer_status launch_hash(const HashArguments<float16>& arguments, void* stream) {
-  return launch_hash_half(arguments, stream);
+  return launch_for_size(arguments, stream);
 }
 
 }  // namespace reformer::cuda

@@ -1,35 +1,42 @@
-// A stable radix sort of every segment by 11 bits of the bucket a pass. Usual bucket numbers have
-// no more, so later passes mostly return at once; how many are needed is found on the device,
-// because nothing here may wait for it.
+// A stable radix sort of long segments by 11 bits of the bucket a pass, each of three launches. How
+// many passes a segment needs is found on the device, because nothing here may wait for it: the
+// first two are launched, and return at once where there is nothing to do. The third, of buckets
+// above 2^22, which no model has, is one launch in which a segment has one block.
+#include "kernels/cuda/sort/scan.cuh"
 #include "kernels/cuda/sort/sort.h"
 #include "kernels/cuda/sort/tile.cuh"
 
 namespace reformer::cuda {
 namespace {
 
-constexpr int kThreads = kSortWarps * kWarpSize;
-constexpr int kDigitsPerThread = kSortDigits / kThreads;
+constexpr int kSortLaunchedPasses = 2;
+constexpr int kDigitsPerThread = kSortDigits / kSortThreads;
+constexpr size_t kCountBytes = (kSortDigits + 1) * sizeof(int32_t);
+constexpr size_t kSumBytes = kSortWarps * sizeof(int32_t);
+constexpr size_t kScatterBytes = kSortWarps * kSortDigits * sizeof(uint16_t);
 
 // How often each digit occurs in a tile, and in the first pass its highest bucket.
-__global__ void __launch_bounds__(kThreads) count_digits(const SortArguments arguments, int pass) {
-  const SortTile tile = locate_tile(arguments);
-  if (is_pass_idle(arguments, tile, pass)) return;
+__device__ __forceinline__ void count_tile(const SortArguments& arguments, const SortTile& tile,
+                                           int pass) {
   int32_t* counts = reinterpret_cast<int32_t*>(dynamic_shared());  // [kSortDigits]
   uint32_t* highest = reinterpret_cast<uint32_t*>(counts + kSortDigits);
   const int thread = static_cast<int>(threadIdx.x);
-  for (int digit = thread; digit < kSortDigits; digit += kThreads) counts[digit] = 0;
+  for (int digit = thread; digit < kSortDigits; digit += kSortThreads) counts[digit] = 0;
   if (thread == 0) *highest = 0;
   __syncthreads();
   uint32_t own_highest = 0;
-  for (int i = thread; i < tile.size; i += kThreads) {
+#pragma unroll 4
+  for (int i = thread; i < tile.size; i += kSortThreads) {
     const uint32_t bucket = read_bucket(arguments, tile, read_position(arguments, tile, pass, i));
     atomicAdd(&counts[digit_of(bucket, pass)], 1);
     own_highest = bucket > own_highest ? bucket : own_highest;
   }
-  atomicMax(highest, own_highest);
+  if (pass == 0) atomicMax(highest, own_highest);
   __syncthreads();
   const Global<int32_t> target = arguments.tile_counts + tile.index * kSortDigits;
-  for (int digit = thread; digit < kSortDigits; digit += kThreads) target[digit] = counts[digit];
+  for (int digit = thread; digit < kSortDigits; digit += kSortThreads) {
+    target[digit] = counts[digit];
+  }
   if (pass == 0 && thread == 0) arguments.tile_highest[tile.index] = *highest;
 }
 
@@ -38,21 +45,6 @@ __device__ __forceinline__ int32_t count_passes(uint32_t highest) {
   int32_t passes = 1;
   for (uint32_t rest = highest >> kSortDigitBits; rest != 0; rest >>= kSortDigitBits) ++passes;
   return passes;
-}
-
-// Exclusive prefix sum of one value a thread.
-__device__ __forceinline__ int32_t sum_before(int32_t value, int32_t* warp_sums) {
-  const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
-  const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
-  int32_t sum = value;
-  for (int step = 1; step < kWarpSize; step *= 2) {
-    const int32_t below = __shfl_up_sync(kFullWarp, sum, static_cast<unsigned>(step));
-    if (lane >= step) sum += below;
-  }
-  if (lane == kWarpSize - 1) warp_sums[warp] = sum;
-  __syncthreads();
-  for (int w = 0; w < warp; ++w) sum += warp_sums[w];
-  return sum - value;
 }
 
 // Counts of the thread's digits in consecutive tiles, read together: one tile's reads would
@@ -108,18 +100,10 @@ __device__ __forceinline__ int32_t find_passes(const SortArguments& arguments, i
   return count_passes(highest);
 }
 
-// One block a segment: turns tile_counts into starts within their digit, and fills digit_starts.
-__global__ void __launch_bounds__(kThreads) sum_digits(const SortArguments arguments, int pass) {
+// Turns a segment's tile_counts into starts within their digit, and fills digit_starts.
+__device__ __forceinline__ void sum_segment(const SortArguments& arguments, int64_t segment) {
   int32_t* warp_sums = reinterpret_cast<int32_t*>(dynamic_shared());  // [kSortWarps]
-  const int64_t segment = blockIdx.x;
-  const int thread = static_cast<int>(threadIdx.x);
-  if (pass == 0) {
-    const int32_t passes = find_passes(arguments, segment);
-    if (thread == 0) arguments.segment_passes[segment] = passes;
-  } else if (pass >= arguments.segment_passes[segment]) {
-    return;
-  }
-  const int first_digit = thread * kDigitsPerThread;
+  const int first_digit = static_cast<int>(threadIdx.x) * kDigitsPerThread;
   uint32_t totals[kDigitsPerThread] = {};
   for (int64_t tile = 0; tile < arguments.tiles; tile += kTileBatch) {
     const Global<int32_t> counts =
@@ -136,12 +120,25 @@ __global__ void __launch_bounds__(kThreads) sum_digits(const SortArguments argum
   }
 }
 
+// counts [kSortWarps, kSortDigits]: every warp's count becomes the sum of those before it.
+__device__ __forceinline__ void sum_over_warps(uint16_t* counts) {
+  for (int digit = static_cast<int>(threadIdx.x); digit < kSortDigits; digit += kSortThreads) {
+    int own[kSortWarps];
+#pragma unroll
+    for (int warp = 0; warp < kSortWarps; ++warp) own[warp] = counts[warp * kSortDigits + digit];
+    int sum = 0;
+#pragma unroll
+    for (int warp = 0; warp < kSortWarps; ++warp) {
+      counts[warp * kSortDigits + digit] = static_cast<uint16_t>(sum);
+      sum += own[warp];
+    }
+  }
+}
+
 // Moves a tile's positions to their places. A warp has consecutive positions, 32 at a time, so that
 // ranks follow the order they come in.
-__global__ void __launch_bounds__(kThreads)
-    scatter_positions(const SortArguments arguments, int pass) {
-  const SortTile tile = locate_tile(arguments);
-  if (is_pass_idle(arguments, tile, pass)) return;
+__device__ __forceinline__ void scatter_tile(const SortArguments& arguments, const SortTile& tile,
+                                             int pass) {
   uint16_t* counts = reinterpret_cast<uint16_t*>(dynamic_shared());  // [kSortWarps, kSortDigits]
   const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
@@ -153,12 +150,16 @@ __global__ void __launch_bounds__(kThreads)
   for (int step = 0; step < kSortSteps; ++step) {
     const int i = (warp * kSortSteps + step) * kWarpSize + lane;
     positions[step] = i < tile.size ? read_position(arguments, tile, pass, i) : 0;
-    digits[step] = kSortDigits;
+    digits[step] = -1;
     if (i < tile.size) {
       digits[step] = digit_of(read_bucket(arguments, tile, positions[step]), pass);
     }
   }
-  rank_in_warp(own_counts, digits, ranks);
+  unsigned same[kSortSteps];
+  match_digits(digits, kSortDigitBits, same);
+  for (int digit = lane; digit < kSortDigits; digit += kWarpSize) own_counts[digit] = 0;
+  __syncwarp();
+  rank_digits(own_counts, digits, same, ranks);
   __syncthreads();
   sum_over_warps(counts);
   __syncthreads();
@@ -168,30 +169,77 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
   for (int step = 0; step < kSortSteps; ++step) {
     const int32_t digit = digits[step];
-    if (digit == kSortDigits) continue;
+    if (digit < 0) continue;
     const int32_t place =
         digit_starts[digit] + tile_starts[digit] + own_counts[digit] + ranks[step];
     target[place] = positions[step];
   }
 }
 
+// Whether the segment was sorted by earlier passes. The first pass finds out how many there are.
+__device__ __forceinline__ bool is_pass_idle(const SortArguments& arguments, int64_t segment,
+                                             int pass) {
+  return pass > 0 && pass >= arguments.segment_passes[segment];
+}
+
+// A launched pass: every tile has a block, then every segment, then every tile again.
+__global__ void __launch_bounds__(kSortThreads)
+    count_digits(const SortArguments arguments, int pass) {
+  const SortTile tile = locate_own_tile(arguments);
+  if (!is_pass_idle(arguments, tile.segment, pass)) count_tile(arguments, tile, pass);
+}
+
+__global__ void __launch_bounds__(kSortThreads)
+    sum_digits(const SortArguments arguments, int pass) {
+  const int64_t segment = blockIdx.x;
+  if (is_pass_idle(arguments, segment, pass)) return;
+  if (pass == 0) {
+    const int32_t passes = find_passes(arguments, segment);
+    if (threadIdx.x == 0) arguments.segment_passes[segment] = passes;
+  }
+  sum_segment(arguments, segment);
+}
+
+__global__ void __launch_bounds__(kSortThreads)
+    scatter_positions(const SortArguments arguments, int pass) {
+  const SortTile tile = locate_own_tile(arguments);
+  if (!is_pass_idle(arguments, tile.segment, pass)) scatter_tile(arguments, tile, pass);
+}
+
+// The last pass, which is not launched like that: a segment has one block, which goes tile by tile.
+__global__ void __launch_bounds__(kSortThreads) finish_segments(const SortArguments arguments) {
+  constexpr int kPass = kSortLaunchedPasses;
+  static_assert((kPass + 1) * kSortDigitBits >= 32, "no bucket needs more passes");
+  const int64_t segment = blockIdx.x;
+  if (is_pass_idle(arguments, segment, kPass)) return;
+  for (int64_t tile = 0; tile < arguments.tiles; ++tile) {
+    count_tile(arguments, locate_tile(arguments, segment, tile), kPass);
+  }
+  __syncthreads();  // all counts are written, and shared memory is free
+  sum_segment(arguments, segment);
+  for (int64_t tile = 0; tile < arguments.tiles; ++tile) {
+    __syncthreads();  // starts are written, and shared memory is free
+    scatter_tile(arguments, locate_tile(arguments, segment, tile), kPass);
+  }
+}
+
 }  // namespace
 
-reformer_status launch_sort(const SortArguments& arguments, void* stream) {
-  const int64_t blocks = arguments.segments * arguments.tiles;
-  const size_t count_bytes = (kSortDigits + 1) * sizeof(int32_t);
-  const size_t sum_bytes = kSortWarps * sizeof(int32_t);
-  const size_t scatter_bytes = kSortWarps * kSortDigits * sizeof(uint16_t);
-  for (int pass = 0; pass < kSortPasses; ++pass) {
+reformer_status launch_long_sort(const SortArguments& arguments, void* stream) {
+  const int64_t segments = arguments.segments;
+  const int64_t blocks = segments * arguments.tiles;
+  for (int pass = 0; pass < kSortLaunchedPasses; ++pass) {
     reformer_status status =
-        launch(count_digits, blocks, kThreads, count_bytes, stream, arguments, pass);
+        launch(count_digits, blocks, kSortThreads, kCountBytes, stream, arguments, pass);
     if (status != REFORMER_OK) return status;
-    status = launch(sum_digits, arguments.segments, kThreads, sum_bytes, stream, arguments, pass);
+    status = launch(sum_digits, segments, kSortThreads, kSumBytes, stream, arguments, pass);
     if (status != REFORMER_OK) return status;
-    status = launch(scatter_positions, blocks, kThreads, scatter_bytes, stream, arguments, pass);
+    status =
+        launch(scatter_positions, blocks, kSortThreads, kScatterBytes, stream, arguments, pass);
     if (status != REFORMER_OK) return status;
   }
-  return REFORMER_OK;
+  return launch(finish_segments, arguments.segments, kSortThreads, kScatterBytes, stream,
+                arguments);
 }
 
 }  // namespace reformer::cuda

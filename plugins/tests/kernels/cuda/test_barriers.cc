@@ -19,6 +19,7 @@
 #include "cuda_backend.h"
 #include "hash_cases.h"
 #include "norm_cases.h"
+#include "sort_cases.h"
 
 namespace reformer::test {
 namespace {
@@ -52,7 +53,8 @@ class Suite {
     add(random, f32, 160, 48, {40, 20});
     add(random, f16, 160, 64, {40, 20});
     add(random, bf16, 160, 20, {40, 20});
-    add(random, {1, 2300, 1, 4, 1, 4, 1, 0, 1 << 20}, f32, true);
+    add_sort(random, 3600, INT32_MAX);
+    add(random, {1, 700, 1, 4, 1, 4, 1, 0, 1 << 20}, f32, true);
     add(random, {1, 192, 1, 64, 2, 64, 1, 0, 9}, f16, true);
     add(random, {1, 192, 1, 32, 2, 64, 1, 0, 9}, f32, true);
     add(random, {1, 100, 1, 256, 1, 50, 1, 0, 9}, bf16, true);
@@ -67,6 +69,10 @@ class Suite {
   // Whether all checks hold; stops at the first that does not.
   bool holds() const {
     for (const uint32_t seed : {1u, 2u}) {
+      for (const SortCase& sort : sorts_) {
+        if (!test::holds(sort, SortPath::kBlock, seed)) return false;
+        if (!test::holds(sort, SortPath::kLong, seed)) return false;
+      }
       for (const HashCase& hash : hashes_) {
         if (!hash.holds(seed)) return false;
       }
@@ -89,6 +95,15 @@ class Suite {
     attentions_.emplace_back(fill_attention(random, shape, dtype, lsh, lsh));
   }
 
+  void add_sort(Random& random, int64_t length, int64_t highest) {
+    SortCase call{1, length, {}};
+    for (int64_t i = 0; i < length; ++i) {
+      call.buckets.push_back(static_cast<int32_t>(draw_int(random, 0, highest)));
+    }
+    sorts_.push_back(call);
+  }
+
+  std::vector<SortCase> sorts_;
   std::vector<HashCase> hashes_;
   std::vector<Norm> norms_;
   std::vector<AttentionCase> attentions_;

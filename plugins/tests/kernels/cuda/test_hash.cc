@@ -69,6 +69,51 @@ void check_small_margins(Random& random, int32_t dtype) {
   CHECK(decided > 50, "only %d tokens were decided", decided);
 }
 
+// Equal columns tie exactly, wherever they lie among a step's columns and among the stages; a zero
+// token is in bucket 0, and in none of zeros that pad a factor.
+void check_equal_columns(Random& random, int32_t dtype) {
+  Hash call = fill_hash(random, dtype, 70, 64, 6, {34, 50, 2});
+  const int64_t columns = 17 + 25 + 1;
+  for (int64_t row = 0; row < call.head_size * call.rounds; ++row) {
+    float* values = call.rotations.data() + row * columns;
+    for (int64_t i = 0; i < 17; ++i) values[i] = values[0];
+    for (int64_t i = 17; i < 42; ++i) values[i] = values[17 + i % 3];
+  }
+  std::fill(call.query_key.begin(), call.query_key.begin() + 2 * call.head_size, 0.0f);
+  const std::vector<int32_t> got = run_hash(call, 1, kCudaBackend);
+  for_each_bucket(call, [&](int64_t, int64_t, int64_t, int64_t l, size_t index) {
+    const int32_t bucket = got[index];
+    if (l < 2) {
+      CHECK(bucket == 0, "a zero token is in bucket %d (dtype %d)", bucket, dtype);
+      return;
+    }
+    CHECK(bucket % 34 == 0 || bucket % 34 == 17, "column %d of equal ones", bucket % 34);
+    CHECK(bucket / 34 % 50 % 25 < 3, "column %d of three that repeat", bucket / 34 % 50);
+  });
+}
+
+// What zeros pad a factor with is never chosen: all real columns give the same negative number.
+void check_padding(int32_t dtype) {
+  Random random(9);
+  Hash call = fill_hash(random, dtype, 20, 24, 3, {2, 18});
+  std::fill(call.query_key.begin(), call.query_key.end(), 1.0f);
+  std::fill(call.rotations.begin(), call.rotations.end(), -0.25f);
+  for (const int32_t bucket : run_hash(call, 1, kCudaBackend)) {
+    CHECK(bucket == 1 + 2 * 9, "bucket %d, expected 19 (dtype %d)", bucket, dtype);
+  }
+}
+
+// The same on a device like Turing, which has neither TF32 nor bfloat16.
+void check_turing(Random& random, int32_t dtype) {
+  cuda::emulation::emulate_turing(true);
+  for (const int64_t head_size : {20, 64, 128, 250}) {
+    const Hash call = fill_hash(random, dtype, 140, head_size, 2, {20, 6});
+    check_hash(call, 1);
+    check_ties(call);
+  }
+  cuda::emulation::emulate_turing(false);
+}
+
 // No bucket is out of range, whatever the tokens hold.
 void check_not_finite(Random& random, int32_t dtype) {
   Hash call = fill_hash(random, dtype, 50, 24, 2, {6, 20});
@@ -102,6 +147,9 @@ int main(int argc, char** argv) {
     check_scales(random, dtype);
     check_small_margins(random, dtype);
     check_not_finite(random, dtype);
+    check_equal_columns(random, dtype);
+    check_padding(dtype);
+    check_turing(random, dtype);
   }
   return FINISH_TEST();
 }

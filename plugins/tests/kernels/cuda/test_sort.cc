@@ -1,89 +1,60 @@
 // The sort's kernels on the emulated device, against std::stable_sort.
-#include <algorithm>
 #include <cstdlib>
-#include <numeric>
 
 #include "check.h"
-#include "control.h"
 #include "draw.h"
-#include "kernel_runs.h"
-#include "kernels/common/sizes.h"
 #include "kernels/cuda/sort/sort.h"
+#include "sort_cases.h"
 
 namespace reformer::test {
 namespace {
 
-using cuda::make_global;
-using cuda::view;
+constexpr int64_t kTile = cuda::kSortTile;
+constexpr int64_t kLongestBlock = cuda::kBlockSortLength;
 
-std::vector<int32_t> sort_on_device(const std::vector<int32_t>& buckets, int64_t segments,
-                                    int64_t length) {
-  const int64_t tiles = divide_up(length, cuda::kSortTile);
-  const auto poisoned = [](int64_t count) {
-    return std::vector<int32_t>(static_cast<size_t>(count), -1);
-  };
-  std::vector<int32_t> order = poisoned(segments * length);
-  std::vector<int32_t> spare = poisoned(segments * length);
-  std::vector<int32_t> tile_counts = poisoned(segments * tiles * cuda::kSortDigits);
-  std::vector<int32_t> digit_starts = poisoned(segments * cuda::kSortDigits);
-  std::vector<uint32_t> tile_highest(static_cast<size_t>(segments * tiles), 0xFFFFFFFF);
-  std::vector<int32_t> segment_passes = poisoned(segments);
-  cuda::SortArguments arguments;
-  arguments.buckets = make_global(buckets.data(), segments * length);
-  arguments.order = view(order);
-  arguments.spare = view(spare);
-  arguments.tile_counts = view(tile_counts);
-  arguments.digit_starts = view(digit_starts);
-  arguments.tile_highest = view(tile_highest);
-  arguments.segment_passes = view(segment_passes);
-  arguments.segments = segments;
-  arguments.length = length;
-  arguments.tiles = tiles;
-  CHECK(cuda::launch_sort(arguments, nullptr) == REFORMER_OK, "the sort was refused");
-  return order;
-}
-
-std::vector<int32_t> sort_reference(const std::vector<int32_t>& buckets, int64_t segments,
-                                    int64_t length) {
-  std::vector<int32_t> all;
-  for (int64_t segment = 0; segment < segments; ++segment) {
-    const int32_t* row = buckets.data() + segment * length;
-    std::vector<int32_t> order(static_cast<size_t>(length));
-    std::iota(order.begin(), order.end(), 0);
-    std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
-      return static_cast<uint32_t>(row[a]) < static_cast<uint32_t>(row[b]);
-    });
-    all.insert(all.end(), order.begin(), order.end());
+// Both ways where a block can hold the segments.
+void check_sort(const SortCase& call, const char* what) {
+  for (const uint32_t seed : {1u, 2u}) {
+    CHECK(holds(call, SortPath::kLong, seed), "in tiles: %lld segments of %lld positions, %s",
+          static_cast<long long>(call.segments), static_cast<long long>(call.length), what);
+    if (call.length > kLongestBlock) continue;
+    CHECK(holds(call, SortPath::kBlock, seed), "in a block: %lld segments of %lld positions, %s",
+          static_cast<long long>(call.segments), static_cast<long long>(call.length), what);
   }
-  return all;
 }
 
 // Every segment has its own highest bucket, so that some need more passes than others.
-void check_sort(Random& random, int64_t length) {
-  const int64_t segments = draw_int(random, 1, 4);
-  std::vector<int32_t> buckets;
+void check_random(Random& random, int64_t segments, int64_t length) {
+  SortCase call{segments, length, {}};
   for (int64_t segment = 0; segment < segments; ++segment) {
-    const int64_t highest = draw_from(
-        random, {0, 1, 30, cuda::kSortDigits - 1, cuda::kSortDigits, (1 << 22) - 1, INT32_MAX});
+    const int64_t highest =
+        draw_from(random, {0, 1, 30, 511, 512, 1023, 1024, 2047, 2048, (1 << 20) - 1, 1 << 20,
+                           (1 << 22) - 1, 1 << 22, INT32_MAX});
     const int64_t lowest = draw_int(random, 0, 9) == 0 ? INT32_MIN : 0;  // pinned nonsense
     for (int64_t i = 0; i < length; ++i) {
-      buckets.push_back(static_cast<int32_t>(draw_int(random, lowest, highest)));
+      call.buckets.push_back(static_cast<int32_t>(draw_int(random, lowest, highest)));
     }
   }
-  const std::vector<int32_t> expected = sort_reference(buckets, segments, length);
-  for (const uint32_t seed : {1u, 2u}) {
-    cuda::emulation::set_seed(seed);
-    CHECK(sort_on_device(buckets, segments, length) == expected, "%lld segments of %lld positions",
-          static_cast<long long>(segments), static_cast<long long>(length));
-  }
+  check_sort(call, "random buckets");
 }
 
-// Long runs of equal buckets, which stability is about, across the borders of warps and tiles.
-void check_runs(int64_t length) {
-  std::vector<int32_t> buckets;
-  for (int64_t i = 0; i < length; ++i) buckets.push_back(static_cast<int32_t>(i / 37 % 3));
-  CHECK(sort_on_device(buckets, 1, length) == sort_reference(buckets, 1, length),
-        "runs of equal buckets, length %lld", static_cast<long long>(length));
+// buckets[i] = choose(i).
+template <typename Choose>
+void check_pattern(int64_t length, const char* what, const Choose& choose) {
+  SortCase call{1, length, {}};
+  for (int64_t i = 0; i < length; ++i) call.buckets.push_back(static_cast<int32_t>(choose(i)));
+  check_sort(call, what);
+}
+
+// What stability is about, across the borders of lanes, steps, warps and tiles; and digits that
+// agree in one pass and differ in another.
+void check_patterns(int64_t length) {
+  check_pattern(length, "one bucket", [](int64_t) { return 0; });
+  check_pattern(length, "one high bucket", [](int64_t) { return INT32_MAX; });
+  check_pattern(length, "runs of equal buckets", [](int64_t i) { return i / 37 % 3; });
+  check_pattern(length, "falling buckets", [&](int64_t i) { return length - 1 - i; });
+  check_pattern(length, "high bits alone", [&](int64_t i) { return (length - i) % 5 << 28; });
+  check_pattern(length, "negative buckets", [](int64_t i) { return i % 7 - 3; });
 }
 
 }  // namespace
@@ -93,12 +64,20 @@ int main(int argc, char** argv) {
   using namespace reformer::test;
   const int cases = argc > 1 ? std::atoi(argv[1]) : 30;
   Random random(3);
-  const int64_t tile = reformer::cuda::kSortTile;
-  for (int i = 0; i < cases; ++i) check_sort(random, draw_int(random, 1, 2 * tile));
-  for (const int64_t length : {int64_t{1}, int64_t{31}, int64_t{32}, tile - 1, tile, tile + 1}) {
-    check_sort(random, length);
-    check_runs(length);
+  for (int i = 0; i < cases; ++i) {
+    check_random(random, draw_int(random, 1, 4), draw_int(random, 1, 2 * kTile));
   }
-  check_sort(random, 5 * tile + 13);
+  for (const int64_t length :
+       {int64_t{1}, int64_t{2}, int64_t{31}, int64_t{32}, int64_t{33}, int64_t{511}, int64_t{512},
+        int64_t{513}, kTile - 1, kTile, kTile + 1}) {
+    check_random(random, 2, length);
+    check_patterns(length);
+  }
+  check_random(random, 2, 5 * kTile + 13);
+  for (const int64_t length : {kLongestBlock - 1, kLongestBlock, kLongestBlock + 1}) {
+    check_random(random, 1, length);
+    check_pattern(length, "falling buckets", [&](int64_t i) { return length - 1 - i; });
+    check_pattern(length, "one bucket", [](int64_t) { return 5; });
+  }
   return FINISH_TEST();
 }

@@ -1,5 +1,6 @@
 // What only the CUDA operators refuse, and how they report it. The checks that all backends share
 // are in test_validation.cc.
+#include <cmath>
 #include <cstring>
 #include <functional>
 #include <iterator>
@@ -8,6 +9,7 @@
 
 #include "check.h"
 #include "control.h"
+#include "kernels/cuda/sort/sort.h"
 #include "reformer_kernels.h"
 
 namespace reformer::test {
@@ -122,9 +124,10 @@ void check_workspace() {
   Calls calls;
   uint64_t size = 0;
   CHECK(reformer_cuda_lsh_buckets_workspace(&calls.hash, &size) == REFORMER_OK, "%s", calls.error);
-  calls.hash.execution.workspace_size = size - 1;
-  expect(reformer_cuda_lsh_buckets(&calls.hash), REFORMER_ERROR_WORKSPACE, calls.error,
-         "expected at least");
+  CHECK(size == 0, "hashing wants %llu bytes", static_cast<unsigned long long>(size));
+  calls.hash.execution.workspace = nullptr;
+  calls.hash.execution.workspace_size = 0;
+  expect(reformer_cuda_lsh_buckets(&calls.hash), REFORMER_OK, calls.error, "");
   CHECK(reformer_cuda_lsh_attention_workspace(&calls.lsh, &size) == REFORMER_OK, "%s", calls.error);
   calls.lsh.execution.workspace_size = size - 1;
   expect(reformer_cuda_lsh_attention(&calls.lsh), REFORMER_ERROR_WORKSPACE, calls.error,
@@ -135,7 +138,7 @@ void check_workspace() {
 // Shapes that pass every single check and need more memory than can be counted.
 void check_huge() {
   Calls calls;
-  const int64_t batch = int64_t{1} << 50;
+  const int64_t batch = int64_t{1} << 53;
   for (reformer_tensor* tensor : {&calls.lsh.query_key, &calls.lsh.value, &calls.lsh.output,
                                   &calls.lsh.buckets, &calls.lsh.attention_mask}) {
     tensor->dims[0] = batch;
@@ -143,12 +146,11 @@ void check_huge() {
   uint64_t size = 0;
   expect(reformer_cuda_lsh_attention_workspace(&calls.lsh, &size), REFORMER_ERROR_TOO_LARGE,
          calls.error, "the workspace has more bytes");
-  calls.hash.rotations.dims[2] = int64_t{1} << 31;
-  calls.hash.rotations.dims[2] -= 1;
-  calls.hash.buckets.dims[2] = calls.hash.rotations.dims[2];
-  CHECK(reformer_cuda_lsh_buckets_workspace(&calls.hash, &size) == REFORMER_OK, "%s", calls.error);
-  CHECK(size > uint64_t{1} << 38, "%llu bytes for 2^31 - 1 rounds",
-        static_cast<unsigned long long>(size));
+  calls.hash.rotations.dims[2] = calls.hash.buckets.dims[2] = int64_t{1} << 28;
+  expect(reformer_cuda_lsh_buckets_workspace(&calls.hash, &size), REFORMER_ERROR_TOO_LARGE,
+         calls.error, "rotations have 536870912 columns a head, expected at most 536870911");
+  calls.hash.rotations.dims[2] = calls.hash.buckets.dims[2] -= 1;
+  expect(reformer_cuda_lsh_buckets_workspace(&calls.hash, &size), REFORMER_OK, calls.error, "");
 }
 
 void check_empty() {
@@ -160,6 +162,39 @@ void check_empty() {
   expect(reformer_cuda_lsh_buckets(&calls.hash), REFORMER_OK, calls.error, "");
 }
 
+// A call longer than a block sorts: [1, L, 1] in a workspace of exactly the bytes it asks for.
+struct LongCall {
+  std::vector<float> rows = std::vector<float>(cuda::kBlockSortLength + 5, 0.5f);
+  std::vector<float> output = std::vector<float>(rows.size());
+  std::vector<int32_t> buckets = std::vector<int32_t>(rows.size(), 3);
+  std::vector<int32_t> mask = std::vector<int32_t>(rows.size(), 1);
+  std::vector<char> workspace;
+  Calls calls;
+
+  LongCall() {
+    const int64_t length = static_cast<int64_t>(rows.size());
+    reformer_lsh_attention_params& lsh = calls.lsh;
+    lsh.num_heads = 1;
+    lsh.chunking.chunk_length = lsh.chunking.padding_multiple = 64;
+    lsh.query_key = lsh.value = {rows.data(), REFORMER_FLOAT32, 3, {1, length, 1}};
+    lsh.output = {output.data(), REFORMER_FLOAT32, 3, {1, length, 1}};
+    lsh.buckets = {buckets.data(), REFORMER_INT32, 4, {1, 1, 1, length}};
+    lsh.attention_mask = {mask.data(), REFORMER_INT32, 2, {1, length}};
+    uint64_t size = 0;
+    CHECK(reformer_cuda_lsh_attention_workspace(&lsh, &size) == REFORMER_OK, "%s", calls.error);
+    workspace.resize(size);
+    lsh.execution.workspace = workspace.data();
+    lsh.execution.workspace_size = size;
+  }
+};
+
+void check_long() {
+  LongCall call;
+  expect(reformer_cuda_lsh_attention(&call.calls.lsh), REFORMER_OK, call.calls.error, "");
+  // Every value is the same, and so is their average.
+  for (const float value : call.output) CHECK(std::fabs(value - 0.5f) < 1e-6f, "%g", value);
+}
+
 // Every launch of a call is checked: whichever is refused, the call says so.
 void check_refused_launches() {
   const std::function<reformer_status(Calls&)> operators[] = {
@@ -167,7 +202,7 @@ void check_refused_launches() {
       [](Calls& calls) { return reformer_cuda_lsh_attention(&calls.lsh); },
       [](Calls& calls) { return reformer_cuda_local_attention(&calls.local); },
       [](Calls& calls) { return reformer_cuda_residual_norm(&calls.norm); }};
-  const int launches[] = {2, 12, 1, 1};
+  const int launches[] = {1, 3, 1, 1};
   for (size_t op = 0; op < std::size(launches); ++op) {
     for (int launch = 0; launch < launches[op]; ++launch) {
       Calls calls;
@@ -179,6 +214,14 @@ void check_refused_launches() {
     expect(operators[op](calls), REFORMER_OK, calls.error, "");
     cuda::emulation::refuse_launch_after(-1);
   }
+  // The preparation and the seven of the long sort.
+  LongCall call;
+  for (int launch = 0; launch < 8; ++launch) {
+    cuda::emulation::refuse_launch_after(launch);
+    expect(reformer_cuda_lsh_attention(&call.calls.lsh), REFORMER_ERROR_LAUNCH, call.calls.error,
+           "refused a kernel");
+  }
+  cuda::emulation::refuse_launch_after(-1);
 }
 
 }  // namespace
@@ -191,6 +234,7 @@ int main() {
   check_workspace();
   check_huge();
   check_empty();
+  check_long();
   check_refused_launches();
   return FINISH_TEST();
 }
