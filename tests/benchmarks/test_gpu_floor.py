@@ -76,21 +76,6 @@ def test_floor_is_the_scarcest_resource() -> None:
             assert floors[kernel] == max(work.limits(gpu).values()) > 0
 
 
-def test_hashing_multiplies_on_tensor_cores() -> None:
-    products = 2 * 8 * 4 * 16384 * 64 * 24
-    for dtype, times in (("float16", 2), ("bfloat16", 3), ("float32", 6)):
-        work = hash_work(replace(SHAPE, dtype=dtype))  # type: ignore[arg-type]
-        assert (work.tensor_flops, work.float32_flops) == (times * products, 0)
-
-
-def test_sorting_reads_what_it_must() -> None:
-    rows = 8 * 4 * 16384
-    assert sort_work(SHAPE).l2_bytes == 8 * rows
-    assert sort_work(replace(SHAPE, num_buckets=1024)).l2_bytes == 12 * rows  # 11 bits
-    assert sort_work(replace(SHAPE, length=65536)).l2_bytes == 4 * 12 * rows
-    assert sort_work(replace(SHAPE, length=65536, num_buckets=2048)).l2_bytes == 4 * 32 * rows
-
-
 @pytest.mark.parametrize("change", [{"length": 0}, {"chunks_before": -1}, {"rotation_size": 0}])
 def test_impossible_shapes_are_refused(change: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="expected"):
