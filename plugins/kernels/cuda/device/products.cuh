@@ -32,7 +32,7 @@ __device__ __forceinline__ void multiply_plainly(float (&d)[4], const uint32_t (
   const int column = lane % 4 * 8;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-#pragma unroll
+#pragma unroll 1  // four times the code, in every step of a kernel, takes minutes to compile
     for (int t = 0; t < 4; ++t) {
       const uint32_t rows[2] = {__shfl_sync(kFullWarp, a[2 * half], row + t),
                                 __shfl_sync(kFullWarp, a[2 * half + 1], row + t)};
