@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import signal
 import threading
 from collections.abc import Iterator
@@ -62,17 +61,23 @@ def leave_on_termination(left: str = "nothing half-written was left behind") -> 
         return
     signals = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
     heard = [number for number in signals if signal.getsignal(number) != signal.SIG_IGN]  # nohup's wish
-    before = {number: signal.signal(number, functools.partial(_leave, left)) for number in heard}
+    before = {number: signal.signal(number, _unwind) for number in heard}
     try:
         yield
+    except _Terminated as end:  # told here: where the signal fell, the stream may be in the middle of a line
+        click.echo(f"Terminated: {left}.", err=True)
+        raise SystemExit(end.code) from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _leave(left: str, number: int, _frame: FrameType | None) -> None:
-    click.echo(f"Terminated: {left}.", err=True)
-    raise SystemExit(EXIT_OF_SIGNAL_BASE + number)
+class _Terminated(SystemExit):
+    """A signal that was heard; its code is the exit status."""
+
+
+def _unwind(number: int, _frame: FrameType | None) -> None:
+    raise _Terminated(EXIT_OF_SIGNAL_BASE + number)
 
 
 @contextmanager

@@ -36,6 +36,7 @@ def test_an_engine_by_its_file_or_its_record(out: Path, path_of: Callable[[Path,
         "kind": "engine",
         "record": json.loads(record_path(out, "fake").read_text()),
         "state": "ok",
+        "host_code": None,
     }
 
 
@@ -56,7 +57,7 @@ def test_all_of_an_artifact(out: Path) -> None:
     engine_path(out, "stray").write_bytes(b"")
     fake, stray = (engine.entry() for engine in examine_engines(out))
     record = dataclasses.asdict(read_engine_record(out, "fake"))
-    assert fake == {"name": "fake", "state": "ok", "record": record}
+    assert fake == {"name": "fake", "state": "ok", "host_code": None, "record": record}
     assert "got no such file, expected an engine's record" in stray.pop("problem")
     assert stray == {"name": "stray", "state": "unusable"}
 

@@ -23,7 +23,7 @@ import importlib, os, sys
 from reformer_export.cli import main as program
 from tests.cli.program import run_program
 for name in program.COMMANDS:
-    importlib.import_module(f"reformer_export.cli.{name}")
+    importlib.import_module(f"reformer_export.cli.{name.replace('-', '_')}")
 import onnx, onnxruntime
 if os.getuid() == 0:
     os.setgid(65534)

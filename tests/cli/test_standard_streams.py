@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from reformer_export.artifact.manifest import read_manifest
+from reformer_export.cli.failures import leave_on_termination
 from reformer_export.cli.standard_streams import guard_standard_streams
 from tests.hf_models import config_t, save_model
 from tests.runtimes.artifacts import write_artifact
@@ -87,3 +90,30 @@ def test_any_text_can_be_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     os.close(writer)
     assert os.read(reader, 100) == b"?? \xe9"
     os.close(reader)
+
+
+class _RawThatIsSignalled(io.RawIOBase):
+    """Where a stream's bytes go; SIGTERM comes in the middle of the first write."""
+
+    def __init__(self) -> None:
+        self.data = b""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        if not self.data:
+            self.data = b"("
+            signal.raise_signal(signal.SIGTERM)
+        self.data += bytes(data)
+        return len(data)
+
+
+def test_a_signal_in_the_middle_of_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is said of it waits until the stream is free: else Python refuses a call inside a call."""
+    raw = _RawThatIsSignalled()
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(io.BufferedWriter(raw), line_buffering=True))
+    with pytest.raises(SystemExit) as end, leave_on_termination("nothing was left"):
+        print("some progress", file=sys.stderr)
+    assert end.value.code == 128 + signal.SIGTERM
+    assert raw.data.endswith(b"Terminated: nothing was left.\n")
