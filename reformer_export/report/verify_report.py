@@ -88,6 +88,15 @@ class VerifyReport:
         """Whether every case of every runtime agrees, and every node that was looked at."""
         return not self.failed and not self.names_node
 
+    def failures(self) -> list[str]:
+        """What did not hold, a line each: the wrong node first where one was named, since all that differs
+        after it may be its consequence."""
+        lines = [sweep.verdict() for sweep in self.failed]
+        if self.bisect is None or self.bisect.result.named is None:
+            return lines
+        agree = "" if lines else "; every output agrees all the same"
+        return [f"FAILED: {self.bisect.result.named.describe()}{agree}", *lines]
+
     def verdict(self) -> str:
         """A line for each runtime."""
         return "\n".join(runtime.sweep.verdict() for runtime in self.runtimes)
