@@ -87,7 +87,6 @@ def _errors_section(sweep: VerifyResult) -> Section:
         "free (own buckets)": [(float(case.case.length), case.free_error) for case in cases],
         "tolerance": [(float(case.case.length), case.tolerance) for case in cases],
     }
-    pinned, free, _ = (max(value for _, value in points) for points in series.values())
     flipped = sum(case.flips > 0 for case in cases)
     text = (
         "Pinned: both use eager's buckets, so this judges the arithmetic. Free: the artifact hashes for "
@@ -95,8 +94,8 @@ def _errors_section(sweep: VerifyResult) -> Section:
         f"says nothing about the arithmetic. {sweep.rule()}."
     )
     told = (
-        f"Largest pinned difference {pinned:.1e} (at the worst input {sweep.worst.pinned_error:.1e}, where "
-        f"{sweep.worst.tolerance:.1e} is allowed), largest free difference {free:.1e}; a hash flipped in "
+        f"Worst pinned difference {sweep.worst.pinned_error:.1e}, where {sweep.worst.tolerance:.1e} is "
+        f"allowed; largest free difference {max(case.free_error for case in cases):.1e}; a hash flipped in "
         f"{flipped} of {len(cases)} inputs."
     )
     axes = ("length (tokens)", "largest difference")
@@ -123,7 +122,7 @@ def _layers_section(details: Details) -> Section:
         points,
         [f"{number} ({kind})" for number, kind in kinds.items()],
         [[shares.get((point, number), 0.0) for number in kinds] for point in points],
-        "share of the tolerance (1: the limit)",
+        "share of the tolerance",
     )
     return Section("layers", "Layer by layer", [text], [drawing])
 
