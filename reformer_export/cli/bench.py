@@ -126,7 +126,7 @@ def _print(report: BenchReport, json_file: Path | None) -> None:
     click.echo(f"Latency: {report.describe_passes()}.")
     click.echo(f"Machine: {result.machine.describe()}.")
     for setup in result.setups[1:]:
-        click.echo(f"{setup.name}: {CONTENDERS[setup.name]}, {setup.device}, {setup.dtype}.")
+        click.echo(f"{setup.name} ({setup.device}, {setup.dtype}): {CONTENDERS[setup.name]}.")
     if result.memory_measured is not None:
         click.echo(f"Memory: {result.memory_measured}.")
     for note in result.notes:

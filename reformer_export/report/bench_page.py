@@ -23,8 +23,8 @@ FULL_ATTENTION: Final = "full-attention"
 CONTENDERS: Final = {
     "artifact": "this artifact",
     "eager": "unpatched transformers in torch, which the artifact replaces",
-    "full-attention": "a model of the same shapes that attends to all tokens, in torch, on random weights: "
-    "another model, with other answers, for orientation",
+    "full-attention": "another model, for orientation: of the same shapes, but every token attends to all "
+    "tokens; in torch, on random weights",
 }
 """What each is, in words."""
 
@@ -98,7 +98,9 @@ def page_from_bench(report: BenchReport) -> Page:
 
 def _verdict(result: BenchmarkResult) -> Verdict:
     lengths = sorted({row.length for row in result.measurements})
-    where = f"at {lengths[0]:,} to {lengths[-1]:,} tokens" if len(lengths) > 1 else f"at {lengths[0]:,} tokens"
+    where = (
+        f"at {lengths[0]:,} to {lengths[-1]:,} tokens" if len(lengths) > 1 else f"at {lengths[0]:,} tokens"
+    )
     named = {row.name for row in result.measurements}
     beside = _tell_full_attention(result) if FULL_ATTENTION in named else ""
     doubt = " The times are unsteady: see the notes." if result.unsteady else ""
@@ -118,7 +120,7 @@ def _verdict(result: BenchmarkResult) -> Verdict:
 def _tell_full_attention(result: BenchmarkResult) -> str:
     return (
         f" Full attention, another model of the same shapes, takes {_range(_ratios(result, FULL_ATTENTION))} "
-        "times as long as the artifact: short lengths are its best."
+        "times as long as the artifact; it is at its best at short lengths, where there are few pairs."
     )
 
 
@@ -194,7 +196,7 @@ def _nodes_section(nodes: NodeTimes) -> Section:
 def _about(report: BenchReport) -> list[str]:
     result = report.result
     contenders = [
-        f"{setup.name}: {CONTENDERS[setup.name]}, {setup.device}, {setup.dtype}" for setup in result.setups
+        f"{setup.name} ({setup.device}, {setup.dtype}): {CONTENDERS[setup.name]}" for setup in result.setups
     ]
     return [
         f"Machine: {result.machine.describe()}.",

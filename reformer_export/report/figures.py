@@ -49,7 +49,7 @@ _STYLE: Final[dict[str, Any]] = {
     **dict.fromkeys(("legend.frameon", "axes.spines.top", "axes.spines.right"), False),
     "svg.fonttype": "none",
     "svg.hashsalt": "reformer-export",
-    "font.size": 10.0,
+    "font.size": 11.0,
 }
 
 Series = Mapping[str, Sequence[tuple[float, float]]]

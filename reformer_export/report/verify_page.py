@@ -69,7 +69,9 @@ def _verdict(report: VerifyReport) -> Verdict:
         )
         return Verdict(True, "Yes: it is the same model", reason)
     error = f"The largest: {worst.pinned_error:.1e}, where {worst.tolerance:.1e} is allowed."
-    find = "" if report.bisect else " `reformer-export verify --bisect DIR` names the first node that differs."
+    find = (
+        "" if report.bisect else " `reformer-export verify --bisect DIR` names the first node that differs."
+    )
     return Verdict(False, "No: it differs", f"{inputs}: {sweep.explain_failure()}. {error}{find}")
 
 
