@@ -60,7 +60,7 @@ def names_from_option(_ctx: click.Context, param: click.Parameter, text: str) ->
 @click.option(
     "--repeat",
     type=click.IntRange(1),
-    help="Timed passes of each contender.  [default: 20, or as many as a minute allows at a length, 3 at least]",
+    help="Timed passes of each contender.  [default: 20, or as many as a minute allows at a length, but 3]",
 )
 @click.option(
     "--warm-up",
@@ -88,8 +88,9 @@ def command(
     Beside it, in the same run and in turns, stand eager (transformers, unpatched), which it replaces, and for
     orientation full attention: a model of the same shapes that attends to all tokens, in torch, on random
     weights. That is another model, with other answers, and faster at short lengths. Both run on the device
-    that the runtime uses: on a GPU in the artifact's dtype, on a CPU in float32, which is the fastest there. What one of them lacks
-    is said, and the rest measured. `verify` says whether the results agree; this asks for time only.
+    that the runtime uses: on a GPU in the artifact's dtype, on a CPU in float32, which is the fastest there.
+    What one of them lacks is said, and the rest measured. `verify` says whether the results agree; this asks
+    for time only.
 
     \b
     Examples:

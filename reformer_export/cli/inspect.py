@@ -15,7 +15,7 @@ from reformer_export.errors import EXIT_CHECK_FAILED, InputError
 from reformer_export.report import write_report
 from reformer_export.report.inspect_page import page_from_inspect
 from reformer_export.report.inspection_tables import inspection_tables
-from reformer_export.runtimes.inspection import inspect_path, list_problems
+from reformer_export.runtimes.inspection import describe_problem, inspect_path
 
 
 @click.command("inspect", cls=Command)
@@ -24,8 +24,9 @@ from reformer_export.runtimes.inspection import inspect_path, list_problems
 @report_option
 @click.pass_context
 def command(ctx: click.Context, /, path: str, as_json: bool, report_file: Path | None) -> None:
-    """Say what PATH is: an artifact's folder, an .onnx file or an engine, and what `run` would use here. Nothing
-    is run. Exit status 1 when a file or an engine is not as it was written.
+    """Say what PATH is: an artifact's folder, an .onnx file or an engine, and what `run` would use here.
+
+    Nothing is run. Exit status 1 when a file or an engine is not as it was written.
 
     \b
     Examples:
@@ -44,8 +45,7 @@ def command(ctx: click.Context, /, path: str, as_json: bool, report_file: Path |
     else:
         for table in inspection_tables(path, found):
             print_table(table)
-    problems = list_problems(found)
-    for problem in problems:
+    problem = describe_problem(found)
+    if problem:
         click.echo(f"Error: {path}: {problem}", err=True)
-    if problems:
         ctx.exit(EXIT_CHECK_FAILED)

@@ -19,9 +19,9 @@ _CPUINFO: Final = Path("/proc/cpuinfo")
 
 @dataclass(frozen=True)
 class MeasuredOn:
-    """`cpu` is the model's name, `cores` how many this process may use, `threads` what a contender was allowed
-    (None: as many as its library takes by itself), `gpus` the visible ones where a contender used one, `date`
-    UTC as in 2026-11-26 09:30."""
+    """`cpu` is the model's name, `cores` how many this process may use, `threads` those of a
+    contender (None: as many as its library takes by itself), `gpus` the visible ones where a contender used
+    one, `date` UTC as in 2026-11-26 09:30."""
 
     cpu: str
     cores: int

@@ -166,7 +166,7 @@ def _warn_of_load(unsteady: Sequence[Measurement]) -> list[str]:
     found = ", ".join(f"{m.name} at batch {m.batch}, length {m.length}" for m in unsteady)
     return [
         f"times are unsteady: one pass in ten took twice the median or longer ({found}). The machine was "
-        "busy with something else; ratios, of passes made in turns, suffer least, but measure again on a quiet one."
+        "busy with something else; ratios, of passes in turns, suffer least, but measure again in quiet."
     ]
 
 

@@ -89,13 +89,13 @@ class VerifyReport:
         return not self.failed and not self.names_node
 
     def failures(self) -> list[str]:
-        """What did not hold, a line each: the wrong node first where one was named, since all that differs
-        after it may be its consequence."""
-        lines = [sweep.verdict() for sweep in self.failed]
+        """What did not hold: a line for each runtime, or the wrong node where one was named, since all that
+        differs after it may be its consequence."""
         if self.bisect is None or self.bisect.result.named is None:
-            return lines
-        agree = "" if lines else "; every output agrees all the same"
-        return [f"FAILED: {self.bisect.result.named.describe()}{agree}", *lines]
+            return [sweep.verdict() for sweep in self.failed]
+        fails = (f"{len(sweep.failed)} of {len(sweep.cases)} cases fail" for sweep in self.failed)
+        rest = ", ".join(fails) or "every output agrees all the same"
+        return [f"FAILED: {self.bisect.result.named.describe()}; {rest}"]
 
     def verdict(self) -> str:
         """A line for each runtime."""

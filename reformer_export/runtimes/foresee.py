@@ -19,8 +19,8 @@ BODIES: Final = "function bodies"
 def foresee_runtime(spec: ModelSpec) -> str:
     """What `run` uses here where nobody chooses, in the words of `Runtime.description`; why none, where none.
 
-    CUDA is named where ONNX Runtime has it, its libraries and a GPU are found; whether it starts, only running
-    tells.
+    CUDA is named where ONNX Runtime has it, its libraries and a GPU are found; whether it starts, only
+    running tells.
     """
     options = RuntimeOptions()
     try:

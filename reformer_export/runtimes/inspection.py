@@ -185,25 +185,18 @@ def inspect_path(path: str | os.PathLike[str]) -> Inspection:
     raise ArtifactError(str(path), got, "an artifact's folder or an .onnx file", "check the path")
 
 
-def list_problems(found: Inspection) -> list[str]:
-    """The files and engines that are not as they were written, a line each."""
+def describe_problem(found: Inspection) -> str:
+    """The files and engines that are not as they were written, in one line; "" where all are."""
     if isinstance(found, OnnxSummary):
-        return []
+        return ""
     engines = (found,) if isinstance(found, EngineState) else found.engines
     files = () if isinstance(found, EngineState) else found.files
-    return [
-        *(
-            f"got {file.name} {file.state}, expected it as it was exported; get it again, or export again"
-            for file in files
-            if file.state != "ok"
-        ),
-        *(
-            f"got the engine {engine.name} {engine.state}, expected it as it was built, from this model.onnx; "
-            "build it again"
-            for engine in engines
-            if engine.state != "ok"
-        ),
-    ]
+    wrong = [f"{file.name} {file.state}" for file in files if file.state != "ok"]
+    stale = [f"the engine {engine.name} {engine.state}" for engine in engines if engine.state != "ok"]
+    fixes = ["get the file again, or export again"] * bool(wrong) + ["build the engine again"] * bool(stale)
+    if not fixes:
+        return ""
+    return f"got {', '.join(wrong + stale)}, expected each as it was written; {', '.join(fixes)}"
 
 
 def _nodes_of_graph(graph: Any) -> Iterator[Any]:
