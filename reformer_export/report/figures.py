@@ -106,7 +106,8 @@ def _write_plain_numbers(axis: Any) -> None:
     ticker = import_extra("matplotlib.ticker")
     low, high = sorted(axis.get_view_interval())
     if axis.get_scale() == "log" and high < FEW_TENS * low:
-        axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        few = high < 5 * low
+        axis.set_major_locator(ticker.MaxNLocator(5) if few else ticker.LogLocator(subs=(1, 2, 5)))
         axis.set_minor_formatter(ticker.NullFormatter())
     axis.set_major_formatter(ticker.FuncFormatter(lambda value, _place: plain_number(value)))
 
