@@ -16,8 +16,8 @@ UNREAD_BUCKETS: Final = (
 )
 
 OTHER_HASH: Final = (
-    "fell into another bucket than their vectors give with the recorded rotations: the file has other "
-    "rotations, or hashes otherwise"
+    "fell into another bucket than their vectors give with the recorded seed and bucket counts: the file has "
+    "others, or hashes otherwise"
 )
 
 OTHER_INPUT: Final = (
