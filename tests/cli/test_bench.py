@@ -36,6 +36,11 @@ def bench(out: Path, *options: object) -> Outcome:
     return run_program("bench", out, *QUICK, *options)
 
 
+def notes_of(report: dict[str, Any]) -> list[str]:
+    """Its notes, but that the machine was busy, which it may have been."""
+    return [note for note in report["notes"] if not note.startswith("times are unsteady")]
+
+
 @pytest.fixture(scope="module")
 def report(exported: Path) -> dict[str, Any]:
     """The JSON of a whole run, memory included."""
@@ -131,7 +136,7 @@ def test_missing_packages_are_a_note(exported: Path) -> None:
     assert outcome.status == 0
     report = json.loads(outcome.stdout)
     assert {r["contender"] for r in report["results"]} == {"artifact", "full-attention"}
-    (note,) = report["notes"]
+    (note,) = notes_of(report)
     assert note == "eager: left out, it needs transformers; pip install 'reformer-export[export]'"
     assert outcome.messages == [f"Note: {note}"]
 
@@ -143,14 +148,14 @@ def test_a_checkpoint_that_is_gone_is_a_note_but_a_wrong_one_an_error(exported: 
         (out / path.name).write_bytes(path.read_bytes())
     outcome = bench(out, "--no-memory", "--against", "eager", "--json", "-")
     assert outcome.status == 0
-    (note,) = json.loads(outcome.stdout)["notes"]
+    (note,) = notes_of(json.loads(outcome.stdout))
     assert note.startswith("eager: left out, checkpoint of ")
     assert "--checkpoint" in note
     assert f"Note: {note}" in outcome.messages
     found = bench(
         out, "--no-memory", "--against", "eager", "--json", "-", "--checkpoint", _checkpoint(exported)
     )
-    assert json.loads(found.stdout)["notes"] == []
+    assert notes_of(json.loads(found.stdout)) == []
     wrong = bench(out, "--no-memory", "--checkpoint", tmp_path / "nowhere")
     assert wrong.status == 2
     assert "nowhere" in wrong.error
