@@ -174,7 +174,7 @@ def _draw_margins(margins: MarginHistogram, agreement: LayerAgreement, limit: fl
     return draw(
         f"margins-{margins.layer}",
         f"Margins of the hashes in layer {margins.layer}",
-        f"Bars: {sum(margins.counts):,} hashes of one input. Ticks: {agreement.flips:,} flips among "
+        f"Bars: {sum(margins.counts):,} hashes of one input. Ticks: {_count(agreement.flips, 'flip')} among "
         f"the {agreement.hashed:,} hashes of every input, {agreement.unexplained:,} of them unexplained. "
         f"Within the rounding of float16: {margins.below['float16']:.2%} of the tokens; of bfloat16: "
         f"{margins.below['bfloat16']:.2%}.",
@@ -184,6 +184,11 @@ def _draw_margins(margins: MarginHistogram, agreement: LayerAgreement, limit: fl
         flips,
         {dtype: margins.roundings[dtype] for dtype in SMALLER_TYPES},
     )
+
+
+def _count(number: int, word: str) -> str:
+    """1 flip, 2 flips."""
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
 def _pattern_section(pattern: AttentionPattern) -> Section:

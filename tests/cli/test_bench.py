@@ -238,7 +238,7 @@ def test_a_long_shape_is_measured_fewer_times_unless_a_number_was_asked_for(
 
 def test_a_busy_machine_is_a_note(exported: Path) -> None:
     def busy(runs: Any, turns: int, _limit: float | None) -> dict[str, tuple[float, ...]]:
-        return dict.fromkeys(runs, (0.1,) * (turns - 2) + (0.5,) * 2)
+        return dict.fromkeys(runs, (0.1,) * (turns - 1) + (0.5,))
 
     with mock.patch.object(run, "time_in_turns", busy):
         outcome = bench(exported / "out", "--no-memory", "--against", "eager")

@@ -96,7 +96,7 @@ def make_details(limit: float) -> Details:
 @pytest.mark.parametrize(
     ("margin", "unexplained", "words"),
     [
-        (1e-7, 0, ["1 flips among the 3,600 hashes", "flip, explained", "Yes: it is the same model"]),
+        (1e-7, 0, ["1 flip among the 3,600 hashes", "flip, explained", "Yes: it is the same model"]),
         (
             0.1,
             1,
