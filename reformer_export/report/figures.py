@@ -157,7 +157,8 @@ def paint_heat_map(
 ) -> None:
     """A table of shares of a limit, `values` [rows][columns], as colours on a logarithmic scale.
 
-    The scale is the same in every drawing, `SMALLEST_SHARE` to 1, and what is beyond the limit is red. Few values are written into their fields too.
+    The scale is the same in every drawing, `SMALLEST_SHARE` to 1, and what is beyond the limit is red.
+    Few values are written into their fields too.
     """
     figure.set_size_inches(8.5, 1.8 + 0.32 * len(rows))
     axes = figure.subplots()
