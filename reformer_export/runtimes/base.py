@@ -17,6 +17,7 @@ from reformer_export.artifact.hub import locate_artifact
 from reformer_export.artifact.manifest import Manifest, check_files, read_manifest
 from reformer_export.errors import InputError, ReformerExportError, one_line_repr
 from reformer_export.libraries.operators import NativeLibrary
+from reformer_export.phases import log_phase
 from reformer_export.runtimes.forks import Forkable, watch_forks
 from reformer_export.runtimes.generation import Generation, GenerationOptions, ids_from_prompt
 from reformer_export.runtimes.inputs import IdsLike
@@ -78,7 +79,8 @@ class Runtime(Forkable):
         self.manifest = manifest or read_manifest(self.folder)
         self.num_hashes = choose_num_hashes(self.manifest, options.num_hashes)
         if options.check:
-            check_files(self.folder, self.manifest)
+            with log_phase("comparing the artifact's files with their SHA-256"):
+                check_files(self.folder, self.manifest)
         self.config = read_source_config(self.folder, self.spec.vocab_size)
         self._notes: list[str] = []
         self._is_abandoned = False

@@ -18,7 +18,7 @@ RUNTIMES: Final[tuple[RuntimeName, ...]] = (ONNXRUNTIME, *ENGINE_RUNTIMES)
 Provider = Literal["auto", "cpu", "cuda"]
 PROVIDERS: Final[tuple[Provider, ...]] = get_args(Provider)
 Device = Literal["cpu", "cuda"]
-"""Where a value lies: on the host, or on the first GPU that this process may use."""
+"""Where a value lies: on the host, or on the GPU that the model runs on."""
 Options = TypeVar("Options")
 
 
@@ -39,6 +39,8 @@ class RuntimeOptions:
     Attributes:
         runtime: one of `RUNTIMES`.
         provider: "cpu", "cuda", or "auto" (CUDA when this machine has it).
+        device_id: which GPU, counted from 0 as `doctor` lists them (those that CUDA_VISIBLE_DEVICES leaves);
+            None for the first. Arrays that come from the GPU and stay there are on that one.
         threads: CPU threads an operator may use; None lets the runtime choose.
         native: whether the CPU runs the native operator library's kernels: "auto" when it is installed,
             "on" (an error without it) or "off" (the function bodies in the file).
@@ -60,6 +62,7 @@ class RuntimeOptions:
 
     runtime: RuntimeName = ONNXRUNTIME
     provider: Provider = "auto"
+    device_id: int | None = None
     threads: int | None = None
     native: NativeMode = "auto"
     engine: str | None = None
@@ -74,6 +77,8 @@ class RuntimeOptions:
         threads_fit = self.threads is None or (type(self.threads) is int and 1 <= self.threads <= most)
         expected = f"an integer from 1 up to {most} on this machine"
         self._require("threads", threads_fit, expected, "leave it out to use all cores")
+        id_fits = self.device_id is None or (type(self.device_id) is int and self.device_id >= 0)
+        self._require("device_id", id_fits, "a GPU's index, from 0", "leave it out to use the first")
         is_name = self.engine is None or isinstance(self.engine, str)
         self._require("engine", is_name, "an engine's name", "leave it out to use the one that fits")
         check_field_types(self, but=("num_hashes",))
@@ -81,6 +86,9 @@ class RuntimeOptions:
         if self.tf32 and self.provider == "cpu":
             fix = 'leave it out, or use `provider="cuda"`'
             raise InputError("tf32", "it on the CPU, which has none", "CUDA as the provider", fix)
+        if self.device_id is not None and self.provider == "cpu":
+            fix = 'leave it out, or use `provider="cuda"`'
+            raise InputError("device_id", "it with the CPU", "CUDA as the provider", fix)
 
     def _require(self, name: str, holds: bool, expected: str, fix: str) -> None:
         if not holds:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from reformer_export.artifact.engine_record import ENGINE_RUNTIMES, EngineRuntime
 from reformer_export.errors import ReformerExportError, RuntimeUnavailableError
-from reformer_export.libraries.gpus import Gpu, find_gpus
+from reformer_export.libraries.gpus import Gpu, find_gpu
 from reformer_export.libraries.tensorrt import TensorRTLibrary, find_tensorrt_library
 from reformer_export.runtimes.tensorrt.packages import (
     PACKAGES,
@@ -29,8 +29,9 @@ class Machine:
     library_problem: str = ""
 
 
-def examine_gpu_machine(runtime: EngineRuntime) -> Machine:
-    """This machine's facts for one runtime; imports TensorRT and asks the driver for the first visible GPU.
+def examine_gpu_machine(runtime: EngineRuntime, device_id: int | None = None) -> Machine:
+    """This machine's facts for one runtime; imports TensorRT and asks the driver for the visible GPU of that
+    index, None for the first.
 
     Raises:
         MissingDependencyError: TensorRT or cuda-bindings is missing, or TensorRT is too old.
@@ -38,7 +39,7 @@ def examine_gpu_machine(runtime: EngineRuntime) -> Machine:
     version = str(import_tensorrt(runtime).__version__)
     gpu, library, gpu_problem, library_problem = None, None, "", ""
     try:
-        gpu = _first_gpu()
+        gpu = _find_gpu(device_id)
     except RuntimeUnavailableError as error:
         expected = f"{error.expected}, which an engine needs"
         fix = 'use a machine with one, or `runtime="onnxruntime"`'
@@ -69,7 +70,7 @@ def describe_installation() -> TensorRTInstallation:
         runtime: installed_version(PACKAGES[runtime].module, PACKAGES[runtime].distributions)
         for runtime in ENGINE_RUNTIMES
     }
-    gpu, has_gpu = _describe(_first_gpu)
+    gpu, has_gpu = _describe(_find_gpu)
     library, has_library = _describe(find_tensorrt_library)
     return TensorRTInstallation(
         runtimes=tuple(
@@ -84,9 +85,9 @@ def describe_installation() -> TensorRTInstallation:
     )
 
 
-def _first_gpu() -> Gpu:
+def _find_gpu(device_id: int | None = None) -> Gpu:
     import_cuda()  # without it an engine can use none
-    return find_gpus()[0]
+    return find_gpu(device_id)
 
 
 def _describe(find: Callable[[], object]) -> tuple[str, bool]:
