@@ -45,7 +45,7 @@ SECTIONS = {
 
 @click.command("bench", cls=Command, sections=SECTIONS)
 @click.argument("out", type=click.Path())
-@click.option("--checkpoint", help="Folder or hub id for eager; the one that was exported, by default.")
+@click.option("--checkpoint", help="Folder or hub id for eager.  [default: the one that was exported]")
 @click.option(
     "--against",
     default=",".join(AGAINST),

@@ -104,7 +104,9 @@ SECTIONS = {
     help="Measured kernel times, read and kept; TensorRT only.  [default: OUT/engines/timing.cache]",
 )
 @click.option(
-    "--tf32", is_flag=True, help="Let float32 products round to TF32: faster, but it changes hashes."
+    "--tf32",
+    is_flag=True,
+    help="Round what float32's products multiply to TF32; faster, with the errors of float16.",
 )
 @click.option(
     "--num-hashes",

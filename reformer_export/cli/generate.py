@@ -73,7 +73,7 @@ SECTIONS = {
     "--eos-token-id",
     type=int,
     multiple=True,
-    help="Ends the text; repeatable; default: the checkpoint's own.",
+    help="Ends the text; repeatable.  [default: the checkpoint's own]",
 )
 @click.option("--no-stream", is_flag=True, help="Print the text at the end, not as it comes.")
 @json_file_option

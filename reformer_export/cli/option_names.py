@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -16,6 +17,9 @@ from reformer_export.phases import log_phase
 
 _EXAMPLES: Final = "\b\nExamples:"
 """What stands before a command's examples; the backspace keeps click from filling the lines."""
+
+_METAVARS: Final = {"integer": "N", "integer range": "N", "float range": "X", "path": "FILE", "text": "TEXT"}
+"""What stands for a value in the help, by click's name of its type."""
 
 _FIELD: Final = re.compile(r'`(\w+)(?:=(?:(True|False)|"([^"]*)"))?`')
 """`threads`, `overwrite=True`, `provider="cpu"` in the words of an error."""
@@ -35,7 +39,10 @@ class Command(click.Command):
         super().__init__(*arguments, **options)
         self.sections = sections or {}
         self.params += [make_verbose_option(), make_debug_option()]
-        text, mark, examples = (self.help or "").partition(_EXAMPLES)
+        for option in self.params:
+            if isinstance(option, click.Option) and option.metavar is None and not option.is_flag:
+                option.metavar = _METAVARS.get(option.type.name)
+        text, mark, examples = inspect.cleandoc(self.help or "").partition(_EXAMPLES)
         self.help, self.epilog = text, mark + examples
 
     def invoke(self, ctx: click.Context) -> object:
@@ -51,7 +58,11 @@ class Command(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The options, under the headings of `sections`."""
-        shown = {param.name: param.get_help_record(ctx) for param in self.get_params(ctx)}
+        shown = {
+            param.name: param.get_help_record(ctx)
+            for param in self.get_params(ctx)
+            if isinstance(param, click.Option)
+        }
         placed = [name for names in self.sections.values() for name in names]
         rest = [name for name in shown if name not in placed]
         for heading, names in {**self.sections, "Other options" if placed else "Options": rest}.items():

@@ -9,6 +9,7 @@ import click
 from reformer_export.cli.failures import refuse_in_one_line
 from reformer_export.cli.option_names import Command
 from reformer_export.cli.option_values import json_file_option, write_json
+from reformer_export.cli.runtime_options import threads_option
 from reformer_export.errors import EXIT_CHECK_FAILED
 from reformer_export.libraries.operators import NATIVE_MODES, NativeMode
 from reformer_export.parity.replay import Replay, judge_run
@@ -21,12 +22,14 @@ PROVIDERS = {"cpu": CPU, "cuda": CUDA}
 @click.command("replay", cls=Command)
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option(
-    "--native", type=click.Choice(NATIVE_MODES), help="Native operator library; default: as it was found."
+    "--native",
+    type=click.Choice(NATIVE_MODES),
+    help="Use the native operator library.  [default: as it was found]",
 )
 @click.option(
-    "--provider", type=click.Choice(list(PROVIDERS)), help="Where to run it; default: as it was found."
+    "--provider", type=click.Choice(list(PROVIDERS)), help="Where to run.  [default: as it was found]"
 )
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of an operator; default: all cores.")
+@threads_option
 @json_file_option
 @click.pass_context
 def command(

@@ -46,7 +46,7 @@ SECTIONS = {
     "--format",
     "line_format",
     type=click.Choice(LINE_FORMATS),
-    help="What the lines of --file are; by default the name says it, and standard input is jsonl.",
+    help="What the lines of --file are.  [default: as the name says; of standard input jsonl]",
 )
 @click.option(
     "--output",
@@ -57,7 +57,7 @@ SECTIONS = {
     "--batch-size",
     "rows",
     type=click.IntRange(min=1),
-    help="At most so many sequences at a time; default: 1, or with --batch-tokens any number.",
+    help="At most so many sequences at a time.  [default: 1, with --batch-tokens any number]",
 )
 @click.option(
     "--batch-tokens",

@@ -74,7 +74,7 @@ def engine_options(command: Command) -> Command:
     return click.option(
         "--engine",
         metavar="NAME",
-        help="TensorRT: which of the artifact's engines; the only one that fits this machine, by default.",
+        help="TensorRT: which of the artifact's engines.  [default: the only one that fits this machine]",
     )(command)
 
 
@@ -85,7 +85,7 @@ def provider_option(command: Command) -> Command:
         type=click.Choice(["auto", "cpu", "cuda"]),
         default="auto",
         show_default=True,
-        help="ONNX Runtime: where to run; auto takes CUDA when it is there.",
+        help="Where to run; auto takes CUDA when it is there.",
     )(command)
 
 
@@ -125,7 +125,7 @@ def native_option(command: Command) -> Command:
         type=click.Choice(NATIVE_MODES),
         default="auto",
         show_default=True,
-        help="ONNX Runtime: use the native operator library; auto takes it when it is installed.",
+        help="Use the native operator library; auto takes it when it is installed.",
     )(command)
 
 

@@ -29,7 +29,8 @@ from reformer_export.errors import EXIT_CHECK_FAILED, InputError
 from reformer_export.report.tables import accuracy_table, sweep_table
 from reformer_export.report.verify_report import VerifyReport
 from reformer_export.runtimes import RUNTIMES
-from reformer_export.workflows.verify import VerifyRequest, verify_artifact
+from reformer_export.workflows.verify import verify_artifact
+from reformer_export.workflows.verify_request import VerifyRequest
 
 SECTIONS = {
     "What is compared": (
@@ -44,7 +45,7 @@ SECTIONS = {
 
 @click.command("verify", cls=Command, sections=SECTIONS)
 @click.argument("out", type=click.Path())
-@click.option("--checkpoint", help="Folder or hub id; the one that was exported, by default.")
+@click.option("--checkpoint", help="Folder or hub id for eager.  [default: the one that was exported]")
 @click.option(
     "--runtime",
     "runtimes",
@@ -80,17 +81,17 @@ SECTIONS = {
     "--lengths",
     metavar="N,N,...",
     callback=integers_from_option,
-    help="Sequence lengths, in tokens; around the chunk lengths and up to the longest, by default.",
+    help="Sequence lengths, in tokens.  [default: around the chunk lengths and up to the longest]",
 )
 @click.option(
-    "--batch-sizes", metavar="N,N,...", callback=integers_from_option, help="Batch sizes; 1 to 3, by default."
+    "--batch-sizes", metavar="N,N,...", callback=integers_from_option, help="Batch sizes.  [default: 1 to 3]"
 )
 @click.option(
     "--num-hashes",
     metavar="N,N,...",
     callback=integers_from_option,
-    help="Numbers of hash rounds to try, for an artifact exported with --max-hashes; default: all, and a few "
-    "inputs with fewer.",
+    help="Numbers of hash rounds to try, for an artifact exported with --max-hashes.  [default: all, "
+    "and a few inputs with fewer]",
 )
 @click.option(
     "--data",
@@ -101,7 +102,7 @@ SECTIONS = {
 @click.option(
     "--data-length",
     type=click.IntRange(min=2),
-    help="Tokens of a sequence that --data is cut into; default: the longest that runs.",
+    help="Tokens of a sequence that --data is cut into.  [default: the longest that runs]",
 )
 @click.option(
     "--bisect",

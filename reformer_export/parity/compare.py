@@ -39,6 +39,23 @@ MAX_KEPT_MARGINS: Final = 1000
 
 
 @dataclass(frozen=True)
+class GivenTolerance:
+    """What a user allows in place of the precision's tolerance: an error of outputs up to `atol` + `rtol` x
+    the largest expected output, as numpy's allclose with that for every element."""
+
+    atol: float = 0.0
+    rtol: float = 0.0
+
+    def limit(self, greatest: float) -> float:
+        """The allowed error of outputs whose largest magnitude is `greatest`; above 0, so that an error is a
+        share of it."""
+        return max(self.atol + self.rtol * greatest, float(np.finfo(np.float64).tiny))
+
+    def __str__(self) -> str:
+        return f"atol {self.atol:g} + rtol {self.rtol:g} x the largest expected output"
+
+
+@dataclass(frozen=True)
 class LayerAgreement:
     """How one LSH layer's buckets agree with eager's.
 

@@ -125,6 +125,7 @@ def engine_table(caption: str, record: EngineRecord, *more: tuple[str, str]) -> 
         ("runtime", f"{record.runtime} {record.runtime_version}"),
         ("compute capabilities", ", ".join(record.compute_capabilities)),
         ("dtype", record.dtype),
+        *([] if record.num_hashes is None else [("hashes", f"{record.num_hashes}, built in")]),
         *profiles,
         ("plugin layers", layers or "none"),
         ("plugin library", f"{plugin.file_name} {plugin.version} (ABI {plugin.abi_version}), {carried}"),

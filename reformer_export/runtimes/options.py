@@ -49,14 +49,14 @@ class RuntimeOptions:
         tf32: on CUDA, let products of float32 round what they multiply to TF32 (10 bits of mantissa): faster,
             with the errors and the flipped hashes of float16. For artifacts in float32.
         num_hashes: rounds of hashing of runs that name no other, for an artifact exported with --max-hashes;
-            None for all of them.
+            None for all of them. An engine has those that were built in: it is refused when it has others.
         check: compare every file of the artifact with its SHA-256 in the manifest; an engine and its plugin
             library are always compared with the engine's record.
         allow_engine_code: open an engine that carries machine code for the host (an embedded plugin library,
             or the lean runtime of a version-compatible engine), which runs as you: for senders you trust.
 
-    `provider`, `threads`, `native`, `tf32` and `num_hashes` are ONNX Runtime's: TensorRT always takes the
-    GPU, its plugins, and the types and hashes that were built in. InputError for a value that is out of
+    `provider`, `threads`, `native` and `tf32` are ONNX Runtime's: TensorRT always takes the GPU, its plugins,
+    and the types that were built in. InputError for a value that is out of
     range, or not the chosen runtime's.
     """
 
@@ -112,7 +112,6 @@ class RuntimeOptions:
                 "threads": self.threads is not None,
                 "native": self.native == "off",
                 "tf32": self.tf32,
-                "num_hashes": self.num_hashes is not None,
             }
         for name, is_given in given.items():
             if is_given:

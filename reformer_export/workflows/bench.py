@@ -94,6 +94,9 @@ def bench_artifact(
         description, notes = runtime.description, list(runtime.notes)
         device: Device = "cpu" if runtime.providers[0] == CPU else "cuda"
         lengths = _choose_lengths(runtime, request.lengths)
+        if runtime.record is not None:  # eager hashes as often as the engine
+            chosen = dataclasses.replace(request.runtime, num_hashes=runtime.record.num_hashes)
+            request = dataclasses.replace(request, runtime=chosen)
         placement = runtime.placement if isinstance(runtime, OnnxRuntime) else None
     options = BenchmarkOptions(
         lengths, tuple(request.batch_sizes), request.repeat, request.warm_up, request.memory

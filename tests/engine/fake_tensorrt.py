@@ -119,6 +119,14 @@ class OnnxParser:
             node_name=lambda: f"node_{index}", node_operator=lambda: "Split", desc=lambda: "no such axis"
         )
 
+    def parse(self, model, path):
+        with open(path, "rb") as stream:
+            before = stream.read()
+        differing = [place for place, byte in enumerate(before) if byte != model[place]]
+        global CHANGED
+        CHANGED = [(place, model[place]) for place in differing]
+        return len(model) == len(before) and self.parse_from_file(path)
+
     def parse_from_file(self, path):
         assert os.path.isabs(path) and os.path.isfile(path)
         return FAILURE != "parse"

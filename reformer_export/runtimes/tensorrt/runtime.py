@@ -16,7 +16,6 @@ from reformer_export.runtimes.base import Runtime, Where, check_place
 from reformer_export.runtimes.device_arrays import is_on_gpu
 from reformer_export.runtimes.forks import keep_for_good
 from reformer_export.runtimes.inputs import IdsLike, prepare_inputs
-from reformer_export.runtimes.num_hashes import choose_num_hashes
 from reformer_export.runtimes.options import RuntimeOptions
 from reformer_export.runtimes.tensorrt.cuda import CudaDevice
 from reformer_export.runtimes.tensorrt.engine import OpenedEngine
@@ -26,6 +25,7 @@ from reformer_export.runtimes.tensorrt.packages import import_cuda, import_tenso
 from reformer_export.runtimes.tensorrt.preflight import (
     check_host_code,
     check_machine,
+    check_num_hashes,
     choose_engine,
     read_engine,
 )
@@ -66,6 +66,7 @@ class TensorRTRuntime(Runtime):
         facts = examine_gpu_machine(runtime, options.device_id) if machine is None else machine
         self._record = choose_engine(self.folder, runtime, options.engine, facts)
         check_host_code(self._record, options.allow_engine_code)
+        self.num_hashes = check_num_hashes(self._record, self.manifest, options.num_hashes)
         self._notes += check_machine(self._record, facts)
         with log_phase(f"reading engine {self._record.name} and comparing it with its record"):
             data = read_engine(self.folder, self.manifest, self._record)
@@ -109,7 +110,8 @@ class TensorRTRuntime(Runtime):
 
     @property
     def providers(self) -> tuple[str, ...]:
-        return (f"{self._title}, {self._gpu}, engine {self._record.name}",)
+        rounds = "" if self._record.num_hashes is None else f", {self._record.num_hashes} hashes"
+        return (f"{self._title}, {self._gpu}, engine {self._record.name}{rounds}",)
 
     @property
     def native(self) -> None:
@@ -127,7 +129,7 @@ class TensorRTRuntime(Runtime):
         number of hashes built in."""
         check_place(where, "cpu", "float32")
         is_on_gpu("cpu", input_ids, attention_mask)
-        choose_num_hashes(self.manifest, num_hashes)
+        check_num_hashes(self._record, self.manifest, num_hashes)
         ids, mask = prepare_inputs(self.spec, input_ids, attention_mask, self.config.pad_token_id)
         with self._lock:
             if self._executor is None:
