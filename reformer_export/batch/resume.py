@@ -97,7 +97,8 @@ class _ResumableWriter(JsonLinesWriter):
     def restore(self, source: Source) -> None:
         """Bring the source and this writer to where the interrupted run was."""
         state = self._read_state()
-        for name, value in self._identity.items():
+        for name in dict.fromkeys((*self._identity, *state.identity)):
+            value = self._identity.get(name)
             if state.identity.get(name) != value:
                 expected = f"{state.identity.get(name)!r} as in the run that left {self._partial}"
                 raise InputError("resume", f"{name} {value!r}", expected, f"give the same, or {START_AGAIN}")

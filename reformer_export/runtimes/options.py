@@ -39,8 +39,6 @@ class RuntimeOptions:
     Attributes:
         runtime: one of `RUNTIMES`.
         provider: "cpu", "cuda", or "auto" (CUDA when this machine has it).
-        device_id: which GPU, counted from 0 as `doctor` lists them (those that CUDA_VISIBLE_DEVICES leaves);
-            None for the first. Arrays that come from the GPU and stay there are on that one.
         threads: CPU threads an operator may use; None lets the runtime choose.
         native: whether the CPU runs the native operator library's kernels: "auto" when it is installed,
             "on" (an error without it) or "off" (the function bodies in the file).
@@ -54,6 +52,8 @@ class RuntimeOptions:
             library are always compared with the engine's record.
         allow_engine_code: open an engine that carries machine code for the host (an embedded plugin library,
             or the lean runtime of a version-compatible engine), which runs as you: for senders you trust.
+        device_id: which GPU, counted from 0 as `doctor` lists them (those that CUDA_VISIBLE_DEVICES leaves);
+            None for the first. Arrays that come from the GPU and stay there are on that one.
 
     `provider`, `threads`, `native` and `tf32` are ONNX Runtime's: TensorRT always takes the GPU, its plugins,
     and the types that were built in. InputError for a value that is out of
@@ -62,7 +62,6 @@ class RuntimeOptions:
 
     runtime: RuntimeName = ONNXRUNTIME
     provider: Provider = "auto"
-    device_id: int | None = None
     threads: int | None = None
     native: NativeMode = "auto"
     engine: str | None = None
@@ -71,6 +70,7 @@ class RuntimeOptions:
     num_hashes: int | None = None
     check: bool = True
     allow_engine_code: bool = False
+    device_id: int | None = None
 
     def __post_init__(self) -> None:
         most = max_threads()

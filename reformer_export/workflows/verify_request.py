@@ -27,11 +27,6 @@ class VerifyRequest:
         provider, native, threads: of ONNX Runtime, as in `RuntimeOptions`; with an engine they are for ONNX
             Runtime on the CPU, which runs model.onnx with pinned buckets beside it.
         tf32: as in `RuntimeOptions`; the comparison is then judged by that rounding.
-        device_id: as in `RuntimeOptions`.
-        inputs: a .npz or .jsonl file as `run --file` reads it, whose sequences are compared, not random ones;
-            neighbours of one length go together, up to `batch_sizes` (None: 8).
-        atol, rtol: the largest error of outputs, `atol` + `rtol` x the largest expected one, in place of the
-            dtype's tolerance; None for 0, both for the dtype's.
         lengths: sequence lengths, tokens; None for those around the chunk lengths and up to the longest.
         batch_sizes: None for 1 to 3.
         num_hashes: numbers of hash rounds, for an artifact whose runs choose them; none for all, and a few
@@ -41,6 +36,11 @@ class VerifyRequest:
         bisect: a new folder; the first node that differs from eager is named, and written there.
         details: also look inside the model on the first runtime, for a report's pictures.
         seed: of the random inputs.
+        device_id: as in `RuntimeOptions`.
+        inputs: a .npz or .jsonl file as `run --file` reads it, whose sequences are compared, not random ones;
+            neighbours of one length go together, up to `batch_sizes` (None: 8).
+        atol, rtol: the largest error of outputs, `atol` + `rtol` x the largest expected one, in place of the
+            dtype's tolerance; None for 0, both for the dtype's.
     """
 
     checkpoint: str | None = None
@@ -49,13 +49,9 @@ class VerifyRequest:
     cuda_graphs: bool = False
     allow_engine_code: bool = False
     provider: Provider = "auto"
-    device_id: int | None = None
     native: NativeMode = "auto"
     threads: int | None = None
     tf32: bool = False
-    inputs: Path | None = None
-    atol: float | None = None
-    rtol: float | None = None
     lengths: Sequence[int] | None = None
     batch_sizes: Sequence[int] | None = None
     num_hashes: Sequence[int] = ()
@@ -64,6 +60,10 @@ class VerifyRequest:
     bisect: Path | None = None
     details: bool = False
     seed: int = 0
+    device_id: int | None = None
+    inputs: Path | None = None
+    atol: float | None = None
+    rtol: float | None = None
 
     def __post_init__(self) -> None:
         given = self.runtimes if isinstance(self.runtimes, list | tuple) else ()

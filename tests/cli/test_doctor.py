@@ -26,7 +26,7 @@ def invoke(*arguments: object) -> Result:
 
 
 def examine(*arguments: object, status: int = 0) -> Any:
-    result = CliRunner().invoke(cli, ["doctor", "--json", *map(str, arguments)])
+    result = CliRunner().invoke(cli, ["doctor", "--json", "-", *map(str, arguments)])
     assert result.exit_code == status, result.output
     return json.loads(result.stdout)
 

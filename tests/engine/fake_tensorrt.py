@@ -82,6 +82,7 @@ class Registry:
 
 
 REGISTRY = Registry()
+CHANGED = []
 
 
 def get_plugin_registry():
@@ -123,8 +124,7 @@ class OnnxParser:
         with open(path, "rb") as stream:
             before = stream.read()
         differing = [place for place, byte in enumerate(before) if byte != model[place]]
-        global CHANGED
-        CHANGED = [(place, model[place]) for place in differing]
+        CHANGED.extend(differing)
         return len(model) == len(before) and self.parse_from_file(path)
 
     def parse_from_file(self, path):
@@ -215,6 +215,7 @@ class Builder:
             raise OSError(28, "No space left on device")
         monitor.phase_finish("Building engine")
         return json.dumps({
+            "changed": len(CHANGED),
             "flags": sorted(flag.name for flag in config.flags),
             "profiles": config.profiles,
             "capabilities": config.capabilities,

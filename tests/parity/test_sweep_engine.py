@@ -32,6 +32,7 @@ class StandIn:
     profiles: tuple[EngineProfile, ...]
     providers: tuple[str, ...] = ("TensorRT 10.9, Some GPU, engine NAME",)
     native: None = None
+    record: Any = None
 
     @property
     def manifest(self) -> Any:
