@@ -32,7 +32,7 @@ demo: $(READY)  ## Export the shipped models, verify them against eager, write t
 	$(BIN)/reformer-export inspect $(DEMO_OUT) --report $(DEMO_REPORTS)/kjv-bytes-inspect.html
 	$(BIN)/reformer-export onnx models/duplication/lsh-4 $(DEMO_OUT)-duplication --overwrite
 	$(BIN)/reformer-export verify $(DEMO_OUT)-duplication --report $(DEMO_REPORTS)/duplication-verify.html
-	$(BIN)/reformer-export generate $(DEMO_OUT) --prompt "In the beginning" --temperature 0.7 --max-new-tokens 300
+	$(BIN)/reformer-export generate $(DEMO_OUT) "In the beginning" --temperature 0.7 --max-new-tokens 300
 	@echo "Reports to look at in a browser: $(DEMO_REPORTS)/"
 
 test: test-native test-python  ## Everything that needs no GPU.

@@ -80,7 +80,9 @@ NATIVE_LIBRARIES: Final[Columns[LibraryState]] = {
 
 def sweep_table(folder: Path, sweep: VerifyResult) -> Table:
     """A row for each case of a sweep over the artifact in `folder`."""
-    return make_table(f"{folder} against eager ({sweep.runtime}, {sweep.dtype})", CASES, sweep.cases)
+    allowed = sweep.given_tolerance
+    given = "" if allowed is None else f", tolerance {allowed}"
+    return make_table(f"{folder} against eager ({sweep.runtime}, {sweep.dtype}{given})", CASES, sweep.cases)
 
 
 def accuracy_table(data: DataAccuracy) -> Table:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from reformer_export.cli.main import COMMANDS, cli
 from tests.cli.program import Outcome, run_program
@@ -97,6 +98,6 @@ def test_totals_of_an_output_go_to_the_file(out: Path, tmp_path: Path) -> None:
     outcome = run_program("run", out, "abc", "--output", target, "--json", report)
     assert outcome.stdout == f"Wrote 1 to {target}\n"
     assert json.loads(report.read_text())["output"] == str(target)
-    outcome = run_program("run", out, "abc", "--output", "-", "--json", report)
-    assert json.loads(outcome.stdout)["input_ids"] == [99, 100, 101]
+    result = CliRunner().invoke(cli, ["run", str(out), "abc", "--output", "-", "--json", str(report)])
+    assert json.loads(result.stdout)["input_ids"] == [99, 100, 101]
     assert json.loads(report.read_text())["output"] == "-"

@@ -97,9 +97,7 @@ def test_a_run_uses_the_built_in_number_and_no_other(tmp_path: Path) -> None:
         assert model.description.endswith("engine fake, 1 hashes")
         model.run([[5]])
         model.run([[5]], num_hashes=1)
-        with pytest.raises(
-            InputError, match="num_hashes: got 2, expected 1, which are built into"
-        ):
+        with pytest.raises(InputError, match="num_hashes: got 2, expected 1, which are built into"):
             model.run([[5]], num_hashes=2)
 
 

@@ -19,8 +19,9 @@ from reformer_export.workflows.verify import VerifyRequest
 from tests.cli.program import run_program
 from tests.runtimes.artifacts import write_artifact
 from tests.runtimes.cuda_stand_in import GpuArray, stand_in
-from tests.runtimes.tensorrt.engines import make_artifact, make_machine, open_fake, write_library
+from tests.runtimes.tensorrt.engines import make_artifact, make_machine, write_library
 from tests.runtimes.tensorrt.fake_cuda import FakeCuda
+from tests.runtimes.tensorrt.fake_tensorrt import FakeTensorRT
 
 TWO = tuple(gpus.Gpu(f"GPU {index}", ComputeCapability(8, 9), 2**34) for index in range(2))
 
@@ -74,6 +75,7 @@ def test_tensorrt_uses_that_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     library = write_library(tmp_path)
     out = make_artifact(tmp_path, library)
     asked: list[Any] = []
+    cuda = FakeCuda()
 
     def examine(*arguments: Any) -> Any:
         asked.append(arguments)
@@ -81,20 +83,15 @@ def test_tensorrt_uses_that_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
     def open_device(_module: Any, index: int) -> FakeCuda:
         asked.append(index)
-        return FakeCuda()
+        return cuda
 
     monkeypatch.setattr(tensorrt_runtime, "examine_gpu_machine", examine)
     monkeypatch.setattr(tensorrt_runtime, "import_cuda", lambda: None)
     monkeypatch.setattr(tensorrt_runtime, "CudaDevice", open_device)
-    with open_fake(out, library) as model:
-        trt = model
     options = RuntimeOptions("tensorrt", device_id=1)
-    from tests.runtimes.tensorrt.fake_tensorrt import FakeTensorRT
-
-    with tensorrt_runtime.TensorRTRuntime(out, options, trt=FakeTensorRT()):
+    with tensorrt_runtime.TensorRTRuntime(out, options, trt=FakeTensorRT(cuda)):
         pass
     assert asked == [("tensorrt", 1), 1]
-    assert trt is not None
 
 
 @pytest.mark.parametrize("value", [-1, 1.0, True, "0"])
