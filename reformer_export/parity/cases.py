@@ -24,11 +24,11 @@ EAGER_MEMORY_BYTES: Final = 3 * 2**30
 
 @dataclass(frozen=True)
 class GivenInputs:
-    """A user's own ids and mask, int64 [B, L] each; `where` they are from, for people."""
+    """A user's own ids and mask, int64 [B, L] each; `where` they are from, for people, tells them apart."""
 
     where: str
-    ids: NDArray[np.int64]
-    mask: NDArray[np.int64]
+    ids: NDArray[np.int64] = dataclasses.field(compare=False, repr=False)
+    mask: NDArray[np.int64] = dataclasses.field(compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Case:
     batch: int
     masked: bool
     num_hashes: int | None = None
-    inputs: GivenInputs | None = dataclasses.field(default=None, compare=False, repr=False)
+    inputs: GivenInputs | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values; `num_hashes` and `inputs` only where the case has its own."""

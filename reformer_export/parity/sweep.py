@@ -36,7 +36,7 @@ def sweep(
     if cases is None:
         swept = add_num_hashes_cases(session.manifest, default_cases(session.spec))
         cases = [case for case in swept if takes_case(session.runtime, case)]
-    cases = _with_built_in_rounds(session.runtime, cases)
+    cases = with_built_in_rounds(session.runtime, cases)
     check_cases(session.spec, cases)
     graph = session.expose_hashing()
     results = []
@@ -50,14 +50,13 @@ def sweep(
     )
 
 
-def _with_built_in_rounds(runtime: Runtime, cases: Sequence[Case]) -> list[Case]:
-    """`cases` as an engine takes them that has its rounds of hashing built in: each once, with those."""
+def with_built_in_rounds(runtime: Runtime, cases: Sequence[Case]) -> list[Case]:
+    """`cases` as an engine takes them that has its rounds of hashing built in: with those, and each once."""
     rounds = None if runtime.record is None else runtime.record.num_hashes
     if rounds is None:
         return list(cases)
-    return [
-        dataclasses.replace(case, num_hashes=rounds) for case in cases if case.num_hashes in (None, rounds)
-    ]
+    taken = [case for case in cases if case.num_hashes in (None, rounds)]
+    return list(dict.fromkeys(dataclasses.replace(case, num_hashes=rounds) for case in taken))
 
 
 def takes_case(runtime: Runtime, case: Case) -> bool:
