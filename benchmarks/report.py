@@ -15,6 +15,8 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
+from reformer_export.measure.machine import cpu_name
+
 RESULTS: Final = Path(__file__).parent / "results"
 _LIBRARIES: Final = (
     "reformer-export",
@@ -42,7 +44,7 @@ def describe_machine() -> dict[str, Any]:
         versions.pop("onnxruntime", None)
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "load_average": [round(load, 2) for load in os.getloadavg()],
         "versions": versions,
@@ -94,12 +96,3 @@ def plot_cost_per_token(name: str, title: str, series: Mapping[str, Sequence[tup
     axes.legend()
     figure.savefig(RESULTS / f"{name}.png", dpi=150)
     pyplot.close(figure)
-
-
-def _cpu_name() -> str:
-    path = Path("/proc/cpuinfo")
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

@@ -20,7 +20,7 @@ from reformer_export.cli.runtime_options import RUNTIME_SECTIONS, runtime_option
 from reformer_export.cli.tables import echo_on_stderr, print_table, show_progress
 from reformer_export.errors import InputError
 from reformer_export.measure.contenders import AGAINST, Name
-from reformer_export.report.bench_page import BenchReport
+from reformer_export.report.bench_page import CONTENDERS, BenchReport
 from reformer_export.runtimes import RuntimeOptions
 from reformer_export.workflows.bench import BenchRequest, bench_artifact
 
@@ -58,13 +58,15 @@ SECTIONS = {
     "--lengths",
     metavar="N,N,...",
     callback=integers_from_option,
-    help="Sequence lengths, in tokens.  [default: those of 256,1024,4096 that fit]",
+    help="Sequence lengths, in tokens.  [default: those of 256,1024,4096 that fit, and the longest]",
 )
 @click.option(
     "--batch-sizes", metavar="N,N,...", callback=integers_from_option, help="Batch sizes.  [default: 1]"
 )
 @click.option(
-    "--repeat", type=click.IntRange(1), default=20, show_default=True, help="Timed passes of each contender."
+    "--repeat",
+    type=click.IntRange(1),
+    help="Timed passes of each contender.  [default: 20, or as many as a minute allows at a length, but 3]",
 )
 @click.option(
     "--warm-up",
@@ -89,10 +91,12 @@ def command(
 ) -> None:
     """Measure the artifact OUT: latency percentiles, tokens a second and peak memory.
 
-    Beside it, in the same run and in turns, stand eager (transformers, unpatched) and full attention (the
-    same model with every attention full, in torch, on random weights), on the device that the runtime uses:
-    on a GPU in the artifact's dtype, on a CPU in float32, which is the fastest there. What one of them lacks
-    is said, and the rest measured. `verify` says whether the results agree; this asks for time only.
+    Beside it, in the same run and in turns, stand eager (transformers, unpatched), which it replaces, and for
+    orientation full attention: a model of the same shapes that attends to all tokens, in torch, on random
+    weights. That is another model, with other answers, and faster at short lengths. Both run on the device
+    that the runtime uses: on a GPU in the artifact's dtype, on a CPU in float32, which is the fastest there.
+    What one of them lacks is said, and the rest measured. `verify` says whether the results agree; this asks
+    for time only.
 
     \b
     Examples:
@@ -121,9 +125,12 @@ def _print(report: BenchReport, json_file: Path | None) -> None:
         return
     result = report.result
     print_table(report.table())
-    click.echo(f"\nLatency: over {result.options.repeat} passes of each, in turns.")
+    verdict = report.verdict()
+    click.echo(f"\n{verdict.headline}. {verdict.reason}")
+    click.echo(f"Latency: {report.describe_passes()}.")
+    click.echo(f"Machine: {result.machine.describe()}.")
     for setup in result.setups[1:]:
-        click.echo(f"{setup.name}: torch, {setup.device}, {setup.dtype}.")
+        click.echo(f"{setup.name} ({setup.device}, {setup.dtype}): {CONTENDERS[setup.name]}.")
     if result.memory_measured is not None:
         click.echo(f"Memory: {result.memory_measured}.")
     for note in result.notes:

@@ -10,19 +10,22 @@ from reformer_export.artifact.engine_state import EngineState
 from reformer_export.cli.option_names import Command
 from reformer_export.cli.option_values import json_file_option, report_option, write_json
 from reformer_export.cli.tables import print_table
-from reformer_export.errors import InputError
+from reformer_export.errors import EXIT_CHECK_FAILED, InputError
 from reformer_export.report import write_report
 from reformer_export.report.inspect_page import page_from_inspect
 from reformer_export.report.inspection_tables import inspection_tables
-from reformer_export.runtimes.inspection import inspect_path
+from reformer_export.runtimes.inspection import describe_problem, inspect_path
 
 
 @click.command("inspect", cls=Command)
 @click.argument("path", type=click.Path())
 @json_file_option
 @report_option
-def command(path: str, json_file: Path | None, report_file: Path | None) -> None:
-    """Say what PATH is: an artifact's folder, an .onnx file or an engine. Nothing is run.
+@click.pass_context
+def command(ctx: click.Context, /, path: str, json_file: Path | None, report_file: Path | None) -> None:
+    """Say what PATH is: an artifact's folder, an .onnx file or an engine, and what `run` would use here.
+
+    Nothing is run. Exit status 1 when a file or an engine is not as it was written.
 
     \b
     Examples:
@@ -36,7 +39,10 @@ def command(path: str, json_file: Path | None, report_file: Path | None) -> None
         if isinstance(found, EngineState):
             raise InputError("report_file", f"the engine {path}", "an artifact's folder", "give that")
         write_report(report_file, page_from_inspect(found))
-    if write_json(json_file, found.to_dict()):
-        return
-    for table in inspection_tables(path, found):
-        print_table(table)
+    if not write_json(json_file, found.to_dict()):
+        for table in inspection_tables(path, found):
+            print_table(table)
+    problem = describe_problem(found)
+    if problem:
+        click.echo(f"Error: {path}: {problem}", err=True)
+        ctx.exit(EXIT_CHECK_FAILED)

@@ -174,10 +174,8 @@ def command(
 
         write_report(report_file, page_from_verify(report))
     _print(report, json_file)
-    for result in report.failed:
-        click.echo(f"Error: parity with eager: {result.verdict()}", err=True)
-    if report.names_node and not report.failed:
-        click.echo("Error: parity with eager: a node differs, although every output agrees", err=True)
+    for failure in report.failures():
+        click.echo(f"Error: parity with eager: {failure}", err=True)
     if not report.passed:
         ctx.exit(EXIT_CHECK_FAILED)
 
@@ -188,8 +186,9 @@ def _print(report: VerifyReport, json_file: Path | None) -> None:
         return
     for runtime in report.runtimes:
         print_table(sweep_table(report.folder, runtime.sweep))
-        if runtime.sweep.passed:
-            click.echo(f"\n{runtime.sweep.verdict()}")
+        click.echo(f"\n{runtime.sweep.rule()}.")
+        if runtime.sweep.passed and not report.names_node:
+            click.echo(runtime.sweep.verdict())
         if runtime.accuracy is not None:
             print_table(accuracy_table(runtime.accuracy))
     if report.bisect is not None:

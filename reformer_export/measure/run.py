@@ -14,19 +14,22 @@ from typing import Any
 from reformer_export.artifact.manifest import read_manifest
 from reformer_export.errors import InputError, RuntimeUnavailableError
 from reformer_export.measure.contenders import Name, Run, Setup, open_contender, random_ids, silence_eager
+from reformer_export.measure.machine import MeasuredOn, describe_machine
 from reformer_export.measure.memory import Memory, PassFailedError, measure_pass
-from reformer_export.measure.timing import Percentiles, time_in_turns
+from reformer_export.measure.timing import Percentiles, is_unsteady, median_ratio, time_in_turns
 
 
 @dataclass(frozen=True)
 class BenchmarkOptions:
-    """Shapes in tokens; `repeat` timed passes of each contender after `warm_up` untimed ones."""
+    """Shapes in tokens; `repeat` timed passes of each contender after `warm_up` untimed ones, or as many as
+    `max_seconds` allow at a shape, but three at least."""
 
     lengths: tuple[int, ...]
     batch_sizes: tuple[int, ...] = (1,)
     repeat: int = 20
     warm_up: int = 2
     memory: bool = True
+    max_seconds: float | None = None
 
     def __post_init__(self) -> None:
         for name, values in (("lengths", self.lengths), ("batch_sizes", self.batch_sizes)):
@@ -56,21 +59,28 @@ class Measurement:
 
 @dataclass(frozen=True)
 class BenchmarkResult:
-    """All measurements, the contenders by name, and a note for what was left out."""
+    """All measurements, the contenders by name, and a note for what was left out or is in doubt."""
 
     setups: tuple[Setup, ...]
     options: BenchmarkOptions
     measurements: tuple[Measurement, ...]
+    machine: MeasuredOn
     notes: tuple[str, ...] = field(default=())
 
     def ratio(self, measurement: Measurement) -> float:
-        """How many times the artifact's median latency at that shape this one's is."""
+        """How many times as long as the artifact this one took at that shape: the median over the turns, in
+        each of which both ran."""
         (artifact,) = (
             m
             for m in self.measurements
             if (m.batch, m.length, m.name) == (measurement.batch, measurement.length, "artifact")
         )
-        return measurement.latency.p50 / artifact.latency.p50
+        return median_ratio(measurement.seconds, artifact.seconds)
+
+    @property
+    def unsteady(self) -> tuple[Measurement, ...]:
+        """Those whose passes took so different times that the machine was busy with something else."""
+        return tuple(m for m in self.measurements if is_unsteady(m.seconds))
 
     @property
     def memory_measured(self) -> str | None:
@@ -80,6 +90,7 @@ class BenchmarkResult:
     def to_dict(self) -> dict[str, Any]:
         """Everything in JSON values; latencies in milliseconds, memory in bytes."""
         return {
+            "machine": dataclasses.asdict(self.machine),
             "contenders": {s.name: {"device": s.device, "dtype": s.dtype} for s in self.setups},
             "repeat": self.options.repeat,
             "warm_up": self.options.warm_up,
@@ -90,6 +101,7 @@ class BenchmarkResult:
                     "batch": m.batch,
                     "length": m.length,
                     "contender": m.name,
+                    "passes": len(m.seconds),
                     "latency_ms": dataclasses.asdict(m.latency),
                     "tokens_per_second": m.tokens_per_second,
                     "times_artifact": self.ratio(m),
@@ -143,7 +155,19 @@ def run_benchmark(
             for name, seconds in times.items()
         ]
         on_pass(1)
-    return BenchmarkResult(tuple(setups), options, tuple(measurements), (*notes, *left_out))
+    result = BenchmarkResult(tuple(setups), options, tuple(measurements), describe_machine(setups))
+    return dataclasses.replace(result, notes=(*notes, *left_out, *_warn_of_load(result.unsteady)))
+
+
+def _warn_of_load(unsteady: Sequence[Measurement]) -> list[str]:
+    """A note where passes took very different times."""
+    if not unsteady:
+        return []
+    found = ", ".join(f"{m.name} at batch {m.batch}, length {m.length}" for m in unsteady)
+    return [
+        f"times are unsteady: one pass in ten took twice the median or longer ({found}). The machine was "
+        "busy with something else; ratios, of passes in turns, suffer least, but measure again in quiet."
+    ]
 
 
 def _time_shape(
@@ -155,4 +179,4 @@ def _time_shape(
         for run in passes.values():
             run()
     gc.collect()
-    return time_in_turns(passes, options.repeat)
+    return time_in_turns(passes, options.repeat, options.max_seconds)

@@ -12,22 +12,39 @@ import numpy as np
 PAUSE_SECONDS: Final = 0.05
 """Between runs, so that idle threads of one library do not spin in the other's time."""
 
+UNSTEADY: Final = 2.0
+"""Runs of the same work on a quiet machine differ by a few per cent."""
+
 MIN_TURNS: Final = 3
 """Whatever the time limit."""
 
 
 @dataclass(frozen=True)
 class Percentiles:
-    """Latencies in milliseconds, interpolated linearly between the two nearest runs."""
+    """Latencies in milliseconds, interpolated linearly between the two nearest runs; None where there were
+    too few runs for one of them to lie beyond it."""
 
     p50: float
-    p90: float
-    p99: float
+    p90: float | None
+    p99: float | None
 
     @classmethod
     def of(cls, seconds: Sequence[float]) -> Percentiles:
         """The percentiles of at least one run."""
-        return cls(*(float(value) * 1e3 for value in np.percentile(seconds, (50, 90, 99))))
+        p50, p90, p99 = (float(value) * 1e3 for value in np.percentile(seconds, (50, 90, 99)))
+        return cls(p50, p90 if len(seconds) >= 10 else None, p99 if len(seconds) >= 100 else None)
+
+
+def median_ratio(seconds: Sequence[float], others: Sequence[float]) -> float:
+    """The median of `seconds` over `others`, pass by pass: equal indices are neighbours in time, so that what
+    slows the machine down for a while slows both."""
+    return float(np.median(np.divide(seconds, others)))
+
+
+def is_unsteady(seconds: Sequence[float]) -> bool:
+    """Whether a run in ten took `UNSTEADY` times the median or longer."""
+    p50, p90 = np.percentile(seconds, (50, 90))
+    return bool(p90 >= UNSTEADY * p50)
 
 
 def time_in_turns(

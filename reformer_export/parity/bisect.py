@@ -55,7 +55,7 @@ class NamedNode:
         return (
             f"{where}{point.module}: {agreement.unexplained} unexplained flips in {agreement.hashed} hashes "
             f"(margins up to {agreement.worst_margin:.1e}), tolerance 0: other rotations or another hash "
-            "than those of the recorded seed"
+            "than those of the recorded seed, since it was given eager's own vectors"
         )
 
 

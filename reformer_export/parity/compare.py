@@ -31,6 +31,9 @@ TOLERANCE: Final[dict[Precision, float]] = {
 """Largest allowed output error with pinned buckets, absolute for outputs up to 1 and relative to the largest
 output above that. TF32's is float16's: docs/parity.md derives it."""
 
+NAMES: Final[dict[Precision, str]] = {"tf32": "TF32"}
+"""How a precision is written, where not as it is."""
+
 FLIP_ROUNDINGS: Final = 16
 """A flip is explained when the two scores' gap, relative to the vectors' norms, is below so many roundings
 of the precision: what the layers before may have added up to."""
@@ -62,6 +65,8 @@ class LayerAgreement:
     `hashed` counts token hashes (batch x heads x rounds x unmasked tokens); `flips` those that differ;
     `unexplained` the flips with a margin above the precision's rounding; `worst_margin` the largest relative
     margin among the flips; `flip_margins` the largest `MAX_KEPT_MARGINS` of them, largest first.
+    `misplaced`: the unexplained flips into a bucket that is not even the one of the vector that was hashed:
+    there the hash is wrong, elsewhere what it was given.
     """
 
     layer: int
@@ -70,6 +75,7 @@ class LayerAgreement:
     unexplained: int
     worst_margin: float
     flip_margins: tuple[float, ...] = ()
+    misplaced: int = 0
 
 
 @dataclass(frozen=True)
@@ -128,6 +134,19 @@ def _absolute_difference(got: NDArray[Any], expected: NDArray[Any]) -> NDArray[n
     return np.nan_to_num(difference, nan=np.inf, posinf=np.inf)
 
 
+def describe_rule(precision: Precision, given: GivenTolerance | None = None) -> str:
+    """What errors and flips are judged by, a sentence for people: the precision's rule, but for a tolerance
+    that was `given`."""
+    gap = FLIP_ROUNDINGS * EPSILON[precision]
+    limit = (
+        f"The tolerance of {NAMES.get(precision, precision)} is {TOLERANCE[precision]:.0e}, times the largest "
+        "output where that is above 1"
+        if given is None
+        else f"The tolerance is the given one, {given}"
+    )
+    return f"{limit}; a flip is explained by rounding up to a margin of {gap:.1e}"
+
+
 def tolerance(precision: Precision, greatest: float) -> float:
     """The allowed error of outputs whose largest magnitude is `greatest`."""
     return TOLERANCE[precision] * max(1.0, greatest)
@@ -151,8 +170,8 @@ def compare_buckets(
     if spec.padded_length(got.shape[3]) <= attention.chunk_length:
         return LayerAgreement(layer, 0, 0, 0, 0.0)  # dense: nobody hashes
     differs = (got != expected) & (attention_mask[:, None, None, :] == 1)
-    margins = [
-        _flip_margin(
+    flips = [
+        _measure_flip(
             attention.num_buckets,
             query_key[b, position].reshape(spec.num_heads, spec.head_size)[h].astype(np.float64),
             rotations[h, :, r].astype(np.float64),
@@ -162,7 +181,7 @@ def compare_buckets(
         for b, h, r, position in np.argwhere(differs)
     ]
     limit = FLIP_ROUNDINGS * EPSILON[precision]
-    margins.sort(reverse=True)
+    margins = sorted((margin for margin, _ in flips), reverse=True)
     return LayerAgreement(
         layer,
         hashed,
@@ -170,29 +189,37 @@ def compare_buckets(
         sum(margin > limit for margin in margins),
         max(margins, default=0.0),
         tuple(margins[:MAX_KEPT_MARGINS]),
+        sum(behind > limit for _, behind in flips),
     )
 
 
-def _flip_margin(
+def _measure_flip(
     factors: tuple[int, ...],
     vector: NDArray[np.float64],
     rotations: NDArray[np.float64],
     got: int,
     expected: int,
-) -> float:
-    """Largest relative gap between the scores of two buckets of one token, over the factors that differ.
+) -> tuple[float, float]:
+    """How far apart two buckets of one token are: largest relative gap between their scores, over the factors
+    that differ, and the same between the best bucket and `got`, 0 where that is the best.
 
     `vector` [D], `rotations` [D, S]. Infinite when a bucket is out of range.
     """
     scores, norms = vector @ rotations, np.linalg.norm(rotations, axis=0)
-    length, worst = float(np.linalg.norm(vector)), 0.0
+    length, apart, behind = float(np.linalg.norm(vector)), 0.0, 0.0
     for factor, (score, norm) in zip(factors, split_factors(factors, scores, norms), strict=True):
         a, b = got % factor, expected % factor
         got, expected = got // factor, expected // factor
-        if a != b:
-            gap = abs(score[a] - score[b]) / max(length * (norm[a] + norm[b]), 1e-30)
-            worst = max(worst, float(gap))
-    return worst if got == expected == 0 else float("inf")
+        apart = max(apart, _gap_between(a, b, score, norm, length))
+        behind = max(behind, _gap_between(a, int(score.argmax()), score, norm, length))
+    return (apart, behind) if got == expected == 0 else (float("inf"), float("inf"))
+
+
+def _gap_between(
+    a: int, b: int, score: NDArray[np.float64], norm: NDArray[np.float64], length: float
+) -> float:
+    """How far apart the scores [f] of two buckets are, relative to the vectors' lengths."""
+    return float(abs(score[a] - score[b]) / max(length * (norm[a] + norm[b]), 1e-30))
 
 
 def split_factors(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from reformer_export.parity.cases import Case
-from reformer_export.parity.compare import GivenTolerance, LayerAgreement, Precision
+from reformer_export.parity.compare import GivenTolerance, LayerAgreement, Precision, describe_rule
 from reformer_export.spec import DType
 
 UNREAD_BUCKETS: Final = (
@@ -16,6 +16,16 @@ UNREAD_BUCKETS: Final = (
 )
 
 GIVEN_TOLERANCE: Final = "; the tolerance is the given one, {}, in place of the dtype's"
+
+OTHER_HASH: Final = (
+    "fell into another bucket than their vectors give with the recorded seed and bucket counts: the file has "
+    "others, or hashes otherwise"
+)
+
+OTHER_INPUT: Final = (
+    "flipped because their vectors differ by more than rounding, although the outputs agree: the arithmetic "
+    "before the hash is wrong, in a part that weighs little"
+)
 
 TF32_ASKED_FOR: Final = "; products round to TF32, as was asked for, and are judged so"
 
@@ -59,9 +69,22 @@ class CaseResult:
         return sum(layer.unexplained for layer in self.layers)
 
     @property
+    def misplaced(self) -> int:
+        return sum(layer.misplaced for layer in self.layers)
+
+    @property
+    def share(self) -> float:
+        """The pinned error as a share of its tolerance: above 1 it fails."""
+        return self.pinned_error / self.tolerance
+
+    @property
     def passed(self) -> bool:
         """The arithmetic agrees, every flip is explained, and the free run agrees as far as it can."""
-        return self.pinned_error <= self.tolerance and self.unexplained == 0 and self.free_agrees
+        return self.arithmetic_agrees and self.unexplained == 0 and self.free_agrees
+
+    @property
+    def arithmetic_agrees(self) -> bool:
+        return self.pinned_error <= self.tolerance
 
     @property
     def free_agrees(self) -> bool:
@@ -97,7 +120,12 @@ class VerifyResult:
     @property
     def worst(self) -> CaseResult:
         """The case nearest to, or farthest beyond, failing."""
-        return max(self.cases, key=lambda c: (c.unexplained > 0, c.pinned_error / c.tolerance))
+        return max(self.cases, key=lambda c: (not c.arithmetic_agrees, c.unexplained > 0, c.share))
+
+    @property
+    def failed(self) -> tuple[CaseResult, ...]:
+        """The cases that did not pass."""
+        return tuple(case for case in self.cases if not case.passed)
 
     @property
     def flip_rate(self) -> float:
@@ -142,11 +170,37 @@ class VerifyResult:
         ]
         return {**self.summary(), "cases": cases}
 
+    def rule(self) -> str:
+        """What errors and flips were judged by, a sentence."""
+        noise = "; where eager itself is noisier, twice its noise" if self.eager_noise is not None else ""
+        return describe_rule(self.precision, self.given_tolerance) + noise
+
+    def explain_failure(self) -> str:
+        """Why it failed, in words: the first cause, and what only follows from it. "" where it passed."""
+        if self.passed:
+            return ""
+        unexplained, misplaced = (
+            sum(getattr(case, name) for case in self.cases) for name in ("unexplained", "misplaced")
+        )
+        wrong = not all(case.arithmetic_agrees for case in self.cases)
+        if misplaced:
+            also = "; the arithmetic differs by more than rounding too" if wrong else ""
+            return f"{misplaced} hashes {OTHER_HASH}{also}"
+        if wrong:
+            follow = f", and {unexplained} hashes flipped as its consequence" if unexplained else ""
+            return f"the arithmetic differs by more than rounding{follow}"
+        if unexplained:
+            return f"{unexplained} hashes {OTHER_INPUT}"
+        return "with buckets of its own the runtime gives other outputs, though no hash flipped"
+
     def verdict(self) -> str:
-        """One line: passed or failed, the worst case, and how often hashes flipped."""
+        """One line: passed or failed and why, the worst case, and how often hashes flipped."""
         worst, summary = self.worst, self.summary()
+        begin = f"Passed: {len(self.cases)} cases"
+        if not self.passed:
+            begin = f"FAILED: {len(self.failed)} of {len(self.cases)} cases; {self.explain_failure()}"
         return (
-            f"{'Passed' if self.passed else 'FAILED'}: {len(self.cases)} cases; worst: {worst.case} "
+            f"{begin}; worst: {worst.case} "
             f"(pinned error {worst.pinned_error:.1e}, tolerance {worst.tolerance:.1e}, "
             f"{worst.unexplained} unexplained flips); {summary['flips']} of {summary['hashed']} hashes "
             f"flipped ({self.flip_rate:.3%})"

@@ -18,6 +18,16 @@ if TYPE_CHECKING:
     from reformer_export.measure.run import BenchmarkResult, Measurement
 
 ARTIFACT: Final = "artifact"
+EAGER: Final = "eager"
+FULL_ATTENTION: Final = "full-attention"
+CONTENDERS: Final = {
+    "artifact": "this artifact",
+    "eager": "unpatched transformers in torch, which the artifact replaces",
+    "full-attention": "another model, for orientation: of the same shapes, but every token attends to all "
+    "tokens; in torch, on random weights",
+}
+"""What each is, in words."""
+
 MAX_BARS: Final = 12
 
 Points = dict[str, list[tuple[float, float]]]
@@ -41,6 +51,19 @@ class BenchReport:
     def table(self) -> Table:
         """Every measurement."""
         return measurements_table(f"{self.folder} ({self.runtime}, {self.manifest.dtype})", self.result)
+
+    def verdict(self) -> Verdict:
+        """The artifact against eager, which it replaces."""
+        return _verdict(self.result)
+
+    def describe_passes(self) -> str:
+        """How the times were taken."""
+        counts = sorted({len(row.seconds) for row in self.result.measurements})
+        passes = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
+        return (
+            f"over {passes} passes of each, in turns; a ratio is the median over the turns, a percentile is "
+            "left out where fewer passes were made than it takes (10 for p90, 100 for p99)"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values; latencies in milliseconds, memory in bytes."""
@@ -70,22 +93,44 @@ def page_from_bench(report: BenchReport) -> Page:
         Section("table", "Every measurement", tables=[report.table()]),
         Section("about", "How it was measured", _about(report), manifest=report.manifest),
     ]
-    return Page(f"How fast is {report.folder}?", sections, _verdict(result))
+    return Page(f"How fast is {report.folder}?", sections, report.verdict())
 
 
 def _verdict(result: BenchmarkResult) -> Verdict:
-    others = sorted({row.name for row in result.measurements} - {ARTIFACT})
-    if not others:
-        fastest = max(row.tokens_per_second for row in result.measurements)
-        return Verdict(True, f"{fastest:,.0f} tokens a second", "Compared with nothing else.")
-    parts, slower = [], []
-    for name in others:
-        ratios = [result.ratio(row) for row in result.measurements if row.name == name]
-        parts.append(f"{min(ratios):.2g} to {max(ratios):.2g} times as fast as {name}")
-        slower += [name] if min(ratios) < 1 else []
-    reason = f"{'; '.join(parts)}, over the shapes that were measured."
-    headline = f"Slower than {' and '.join(slower)} at some shapes" if slower else "Faster at every shape"
-    return Verdict(not slower, headline, reason)
+    lengths = sorted({row.length for row in result.measurements})
+    where = (
+        f"at {lengths[0]:,} to {lengths[-1]:,} tokens" if len(lengths) > 1 else f"at {lengths[0]:,} tokens"
+    )
+    named = {row.name for row in result.measurements}
+    beside = _tell_full_attention(result) if FULL_ATTENTION in named else ""
+    doubt = " The times are unsteady: see the notes." if result.unsteady else ""
+    if EAGER not in named:
+        fastest = max(row.tokens_per_second for row in result.measurements if row.name == ARTIFACT)
+        reason = f"The most, {where}. Eager, which it replaces, was not measured beside it.{beside}{doubt}"
+        return Verdict(None, f"{fastest:,.0f} tokens a second", reason)
+    ratios = _ratios(result, EAGER)
+    behind = [row for row in result.measurements if row.name == EAGER and result.ratio(row) < 1]
+    headline = f"{_range(ratios)} times as fast as eager"
+    slower = ", ".join(f"batch {row.batch}, length {row.length:,}" for row in behind)
+    reason = f"Eager is what it replaces; median of passes in turns, {where}."
+    reason += f" It is slower than eager at {slower}." if behind else ""
+    return Verdict(not behind, headline, f"{reason}{beside}{doubt}")
+
+
+def _tell_full_attention(result: BenchmarkResult) -> str:
+    return (
+        f" Full attention, another model of the same shapes, takes {_range(_ratios(result, FULL_ATTENTION))} "
+        "times as long as the artifact; it is at its best at short lengths, where there are few pairs."
+    )
+
+
+def _ratios(result: BenchmarkResult, name: str) -> list[float]:
+    return [result.ratio(row) for row in result.measurements if row.name == name]
+
+
+def _range(ratios: list[float]) -> str:
+    texts = [f"{ratio:,.2f}" if ratio < 10 else f"{ratio:,.0f}" for ratio in (min(ratios), max(ratios))]
+    return texts[0] if texts[0] == texts[1] else " to ".join(texts)
 
 
 def _draw_batches(
@@ -150,10 +195,13 @@ def _nodes_section(nodes: NodeTimes) -> Section:
 
 def _about(report: BenchReport) -> list[str]:
     result = report.result
-    contenders = [f"{setup.name}: {setup.device}, {setup.dtype}" for setup in result.setups]
+    contenders = [
+        f"{setup.name} ({setup.device}, {setup.dtype}): {CONTENDERS[setup.name]}" for setup in result.setups
+    ]
     return [
-        f"Runtime: {report.runtime}. {result.options.repeat} passes of each contender, in turns, after "
-        f"{result.options.warm_up} untimed ones.",
+        f"Machine: {result.machine.describe()}.",
+        f"Runtime: {report.runtime}. Latency: {report.describe_passes()}; {result.options.warm_up} untimed "
+        "passes before.",
         f"Contenders: {'; '.join(contenders)}.",
         *(f"Note: {note}" for note in result.notes),
     ]

@@ -22,6 +22,20 @@ P = ParamSpec("P")
 SMALLEST_SHOWN: Final = 1e-9
 """Values of 0 stand here on a logarithmic axis."""
 
+SMALLEST_SHARE: Final = 1e-4
+"""Of a limit; smaller ones have its colour."""
+
+BEYOND: Final = 2.0
+"""Stands for every share above 1, infinity too."""
+
+BEYOND_COLOUR: Final = "#d7263d"
+
+MAX_WRITTEN_COLUMNS: Final = 12
+"""Of more fields than this in a row, the numbers would run into each other."""
+
+FEW_TENS: Final = 300
+"""An axis from its lowest to so many times that has room for numbers at 1, 2 and 5."""
+
 SERIES_COLOURS: Final = ("#3d85c8", "#d9762c", "#45a05c", "#b45fa5", "#8c8c8c", "#c9a227")
 """Told apart on white and on black, and by people who do not see red and green apart."""
 
@@ -35,7 +49,7 @@ _STYLE: Final[dict[str, Any]] = {
     **dict.fromkeys(("legend.frameon", "axes.spines.top", "axes.spines.right"), False),
     "svg.fonttype": "none",
     "svg.hashsalt": "reformer-export",
-    "font.size": 10.0,
+    "font.size": 11.0,
 }
 
 Series = Mapping[str, Sequence[tuple[float, float]]]
@@ -80,6 +94,24 @@ def _import_matplotlib() -> Any:
     return import_extra("matplotlib")
 
 
+def plain_number(value: float) -> str:
+    """As people write it: 0.25, 4,096; from a million up and below a thousandth as the tables have it."""
+    if value == 0 or 1e-3 <= abs(value) < 1e6:
+        return f"{value:,.10g}"
+    return f"{value:.3g}" if abs(value) < 1 else f"{value:,.0f}"
+
+
+def _write_plain_numbers(axis: Any) -> None:
+    """Number the axis's ticks without powers and offsets; between the tens too where they are few."""
+    ticker = import_extra("matplotlib.ticker")
+    low, high = sorted(axis.get_view_interval())
+    if axis.get_scale() == "log" and high < FEW_TENS * low:
+        few = high < 5 * low
+        axis.set_major_locator(ticker.MaxNLocator(5) if few else ticker.LogLocator(subs=(1, 2, 5)))
+        axis.set_minor_formatter(ticker.NullFormatter())
+    axis.set_major_formatter(ticker.FuncFormatter(lambda value, _place: plain_number(value)))
+
+
 def draw(
     name: str,
     title: str,
@@ -110,9 +142,11 @@ def paint_series(figure: Any, x: str, y: str, series: Series, line: str = "-") -
         values = [max(value, SMALLEST_SHOWN) for _, value in points]
         axes.plot([at for at, _ in points], values, marker=marker, linestyle=line, label=label)
     axes.set(xscale="log", yscale="log", xlabel=x, ylabel=y)
+    _write_plain_numbers(axes.xaxis)
+    _write_plain_numbers(axes.yaxis)
     ticks = sorted({at for points in series.values() for at, _ in points})
     if len(ticks) <= 8 and all(right >= 1.4 * left for left, right in itertools.pairwise(ticks)):
-        axes.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks])
+        axes.set_xticks(ticks, [plain_number(tick) for tick in ticks])
         axes.set_xticks([], minor=True)
     axes.grid(alpha=0.25)
     axes.legend()
@@ -121,18 +155,27 @@ def paint_series(figure: Any, x: str, y: str, series: Series, line: str = "-") -
 def paint_heat_map(
     figure: Any, rows: Sequence[str], columns: Sequence[str], values: Sequence[Sequence[float]], scale: str
 ) -> None:
-    """A table of colours on a logarithmic scale; `values` [rows][columns], zeros at its bottom."""
+    """A table of shares of a limit, `values` [rows][columns], as colours on a logarithmic scale.
+
+    The scale is the same in every drawing, `SMALLEST_SHARE` to 1, and what is beyond the limit is red.
+    Few values are written into their fields too.
+    """
     figure.set_size_inches(8.5, 1.8 + 0.32 * len(rows))
     axes = figure.subplots()
-    shown = [[max(value, SMALLEST_SHOWN) for value in row] for row in values]
-    colors = import_extra("matplotlib.colors")
-    norm = colors.LogNorm(min(map(min, shown)), max(max(map(max, shown)), 1e-8))
-    image = axes.imshow(shown, norm=norm, aspect="auto", cmap="viridis", interpolation="nearest")
+    shown = [[min(max(value, SMALLEST_SHARE), BEYOND) for value in row] for row in values]
+    norm = import_extra("matplotlib.colors").LogNorm(SMALLEST_SHARE, 1)
+    colours = import_extra("matplotlib").colormaps["viridis"].with_extremes(over=BEYOND_COLOUR)
+    image = axes.imshow(shown, norm=norm, aspect="auto", cmap=colours, interpolation="nearest")
+    if len(columns) <= MAX_WRITTEN_COLUMNS:
+        for (row, line), column in itertools.product(enumerate(values), range(len(columns))):
+            bright = 0.1 < line[column] <= 1
+            place = {"ha": "center", "va": "center", "fontsize": 8, "color": "black" if bright else "white"}
+            axes.text(column, row, plain_number(float(f"{line[column]:.2g}")), **place)
     axes.set_yticks(range(len(rows)), rows)
     step = max(1, -(-len(columns) // 24))
     axes.set_xticks(range(0, len(columns), step), columns[::step], rotation=60, ha="right", fontsize=8)
     axes.spines[:].set_visible(False)
-    figure.colorbar(image, label=scale)
+    _write_plain_numbers(figure.colorbar(image, label=scale, extend="max").ax.yaxis)
 
 
 def paint_bars(figure: Any, x: str, bars: Sequence[tuple[str, float]]) -> None:
@@ -141,6 +184,7 @@ def paint_bars(figure: Any, x: str, bars: Sequence[tuple[str, float]]) -> None:
     axes = figure.subplots()
     axes.barh([label for label, _ in reversed(bars)], [value for _, value in reversed(bars)])
     axes.set_xlabel(x)
+    _write_plain_numbers(axes.xaxis)
     axes.grid(axis="x", alpha=0.25)
 
 
@@ -163,6 +207,8 @@ def paint_margins(
     for (dtype, rounding), style in zip(roundings.items(), ("--", ":", "-."), strict=False):
         axes.axvline(rounding, linestyle=style, color=_TEXT, linewidth=1, label=f"{dtype}'s rounding")
     axes.set(xscale="log", yscale="symlog", xlabel="margin (relative gap of the two best scores)")
+    _write_plain_numbers(axes.xaxis)
+    _write_plain_numbers(axes.yaxis)
     axes.set_ylabel("hashes")
     axes.legend(fontsize=8)
 
@@ -182,10 +228,11 @@ def paint_pattern(
     left, middle, right = figure.subplots(1, 3)
     left.scatter(range(len(buckets)), buckets, s=6)
     left.set(xlabel="position", ylabel="bucket", title="buckets, round 1")
+    left.yaxis.set_major_locator(import_extra("matplotlib.ticker").MaxNLocator(integer=True))
     seen = [[float(count > 0) for count in row] for row in listed]
     middle.imshow(seen, cmap=colors.ListedColormap(["#00000000", SERIES_COLOURS[0]]), aspect="equal")
     middle.set(xlabel="key", ylabel="query", title="seen by LSH attention")
     weights = [[max(weight, 1e-4) for weight in row] for row in attention]
     image = right.imshow(weights, norm=colors.LogNorm(1e-4, 1), cmap="viridis", aspect="equal")
     right.set(xlabel="key", title="weight in full attention")
-    figure.colorbar(image, ax=right, fraction=0.046)
+    _write_plain_numbers(figure.colorbar(image, ax=right, fraction=0.046).ax.yaxis)

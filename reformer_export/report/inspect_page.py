@@ -11,6 +11,7 @@ from reformer_export.report.inspection_tables import (
     graph_table,
     list_operators,
     model_tables,
+    runtimes_table,
 )
 from reformer_export.report.page import Page, Section, Verdict
 from reformer_export.runtimes.inspection import ArtifactSummary, OnnxSummary
@@ -24,6 +25,7 @@ def page_from_inspect(found: ArtifactSummary | OnnxSummary) -> Page:
         return Page(f"What is in {found.path}", [_graph_section(found)], _verdict(found, found))
     sections = [
         Section("model", "Model", tables=model_tables(found)),
+        Section("runtimes", "What runs it", tables=[runtimes_table(found)]),
         Section("files", "Files", tables=files_tables(found)),
         *([] if found.graph is None else [_graph_section(found.graph)]),
         Section("manifest", "Manifest", manifest=found.manifest),
@@ -35,7 +37,8 @@ def _verdict(found: ArtifactSummary | OnnxSummary, graph: OnnxSummary | None) ->
     files = found.files if isinstance(found, ArtifactSummary) else ()
     changed = [file.name for file in files if file.state != "ok"]
     if changed:
-        return Verdict(False, "Not as it was exported", f"Changed or missing: {', '.join(changed)}.")
+        reason = f"Changed or missing: {', '.join(changed)}. `run` and `verify` refuse it."
+        return Verdict(False, "Not as it was exported", reason)
     refused = () if graph is None else graph.refused_operators
     if refused:
         reason = "have no function body: only a runtime with the operator library runs it."
@@ -45,11 +48,12 @@ def _verdict(found: ArtifactSummary | OnnxSummary, graph: OnnxSummary | None) ->
         return Verdict(True, "Runs on any ONNX Runtime", reason)
     parity = found.manifest.parity
     if parity is None:
-        return Verdict(True, "Whole", "Every file has its SHA-256. It was not compared with eager yet.")
+        reason = "Every file is as it was exported, but nobody compared it with eager: `verify` does."
+        return Verdict(None, "Whole, not compared", reason)
     passed = bool(parity["passed"])
     compared = f"compared with eager over {parity['num_cases']} cases: {'passed' if passed else 'FAILED'}."
-    headline = "Whole" if passed else "Differs from eager"
-    return Verdict(passed, headline, f"Every file has its SHA-256; {compared}")
+    headline = "Whole, and agrees with eager" if passed else "Differs from eager"
+    return Verdict(passed, headline, f"Every file is as it was exported; {compared}")
 
 
 def _graph_section(graph: OnnxSummary) -> Section:

@@ -78,11 +78,16 @@ def inspection_tables(path: str, found: Inspection) -> list[Table]:
     """All that is told of `path`."""
     if isinstance(found, EngineState):
         return [engine_table(f"Engine {path}", found.record, ("state", found.state))]
-    runtimes = make_facts("Runtimes", found.runtimes.items())
+    runtimes = runtimes_table(found)
     if isinstance(found, OnnxSummary):
         operators = make_table("Operators", OPERATORS, list_operators(found))
         return [graph_table(found), operators, *custom_nodes_tables(found), runtimes]
     return [*model_tables(found), *files_tables(found), runtimes]
+
+
+def runtimes_table(found: ArtifactSummary | OnnxSummary) -> Table:
+    """What runs it here, and what each runtime does with the file."""
+    return make_facts("Runtimes", found.runtimes.items())
 
 
 def model_tables(artifact: ArtifactSummary) -> list[Table]:

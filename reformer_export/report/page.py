@@ -19,9 +19,9 @@ TEMPLATE_NAME: Final = "page.html"
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a reader wants to know first."""
+    """What a reader wants to know first; `good` is None where it is neither good nor bad."""
 
-    good: bool
+    good: bool | None
     headline: str
     reason: str
 

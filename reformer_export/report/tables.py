@@ -98,14 +98,24 @@ def measurements_table(caption: str, result: BenchmarkResult) -> Table:
         "batch": lambda row: row.batch,
         "length": lambda row: f"{row.length:,}",
         "contender": lambda row: row.name,
+        "passes": lambda row: len(row.seconds),
         "p50 ms": lambda row: f"{row.latency.p50:,.2f}",
-        "p90 ms": lambda row: f"{row.latency.p90:,.2f}",
-        "p99 ms": lambda row: f"{row.latency.p99:,.2f}",
+        **_percentile_columns(result),
         "tokens/s": lambda row: f"{row.tokens_per_second:,.0f}",
         "peak MB": lambda row: None if row.memory is None else f"{row.memory.peak_bytes / 1e6:,.0f}",
         "artifact faster": lambda row: "" if row.name == "artifact" else f"{result.ratio(row):.2f} x",
     }
     return make_table(caption, columns, result.measurements)
+
+
+def _percentile_columns(result: BenchmarkResult) -> Columns[Measurement]:
+    """p90 and p99, each where enough passes were made for it at some shape."""
+    columns: Columns[Measurement] = {
+        "p90 ms": lambda row: None if row.latency.p90 is None else f"{row.latency.p90:,.2f}",
+        "p99 ms": lambda row: None if row.latency.p99 is None else f"{row.latency.p99:,.2f}",
+    }
+    rows = result.measurements
+    return {name: read for name, read in columns.items() if any(read(row) is not None for row in rows)}
 
 
 def engine_table(caption: str, record: EngineRecord, *more: tuple[str, str]) -> Table:

@@ -38,7 +38,7 @@ def page_from_verify(report: VerifyReport) -> Page:
         *([_hashing_section(sweep, details)] if details and details.margins else []),
         *([_pattern_section(details.pattern)] if details and details.pattern else []),
         *([_accuracy_section(runtime.accuracy)] if runtime.accuracy else []),
-        Section("cases", "Every input", tables=[sweep_table(report.folder, sweep)]),
+        Section("cases", "Every input", [f"{sweep.rule()}."], tables=[sweep_table(report.folder, sweep)]),
         Section(
             "manifest",
             "The artifact",
@@ -46,28 +46,33 @@ def page_from_verify(report: VerifyReport) -> Page:
             manifest=report.manifest,
         ),
     ]
-    return Page(f"Is {report.folder} the same model?", sections, _verdict(sweep))
+    return Page(f"Is {report.folder} the same model?", sections, _verdict(report))
 
 
-def _verdict(sweep: VerifyResult) -> Verdict:
+def _verdict(report: VerifyReport) -> Verdict:
+    """The wrong node where one was named: what differs after it may be its consequence."""
+    sweep, named = report.runtimes[0].sweep, report.bisect and report.bisect.result.named
+    worst = sweep.worst
+    inputs = f"{len(sweep.failed)} of {len(sweep.cases)} inputs fail"
+    if named:
+        follow = f"{inputs}; what differs after this node, flips too, may be its consequence."
+        agree = "Every output agrees all the same: it weighs little on these inputs."
+        reason = f"On eager's own inputs: {named.describe()}. {agree if sweep.passed else follow}"
+        return Verdict(False, f"No: the node {named.node} is wrong", reason)
     if sweep.passed:
         flips, hashed = (sum(getattr(case, name) for case in sweep.cases) for name in ("flips", "hashed"))
-        rate = f"{flips} of {hashed} hashes fell into another bucket ({sweep.flip_rate:.3%})"
+        rate = f"{flips:,} of {hashed:,} hashes fell into another bucket ({sweep.flip_rate:.3%})"
         reason = (
-            f"{len(sweep.cases)} inputs compared with eager; with eager's buckets the largest difference "
-            f"is {max(case.pinned_error for case in sweep.cases):.1e}; {rate}, each within the rounding of "
-            f"{sweep.precision}."
+            f"{len(sweep.cases)} inputs compared with eager; with eager's buckets the difference nearest to "
+            f"its limit is {worst.pinned_error:.1e}, where {worst.tolerance:.1e} is allowed; {rate}"
+            + (f", each within the rounding of {sweep.precision}." if flips else ".")
         )
         return Verdict(True, "Yes: it is the same model", reason)
-    failed = [case for case in sweep.cases if not case.passed]
-    unexplained = sum(case.unexplained for case in sweep.cases)
-    why = (
-        f"{unexplained} hashes fell into another bucket although the choice was clear: other rotations or "
-        "another projection, not noise"
-        if unexplained
-        else "the arithmetic differs by more than rounding"
+    error = f"The largest: {worst.pinned_error:.1e}, where {worst.tolerance:.1e} is allowed."
+    find = (
+        "" if report.bisect else " `reformer-export verify --bisect DIR` names the first node that differs."
     )
-    return Verdict(False, "No: it differs", f"{len(failed)} of {len(sweep.cases)} inputs fail: {why}.")
+    return Verdict(False, "No: it differs", f"{inputs}: {sweep.explain_failure()}. {error}{find}")
 
 
 def _bisect_section(bisect: BisectReport) -> Section:
@@ -84,15 +89,15 @@ def _errors_section(sweep: VerifyResult) -> Section:
         "free (own buckets)": [(float(case.case.length), case.free_error) for case in cases],
         "tolerance": [(float(case.case.length), case.tolerance) for case in cases],
     }
-    pinned, free, _ = (max(value for _, value in points) for points in series.values())
     flipped = sum(case.flips > 0 for case in cases)
     text = (
         "Pinned: both use eager's buckets, so this judges the arithmetic. Free: the artifact hashes for "
         "itself; where a hash flips, chunk borders move for later tokens, and a large difference there "
-        "says nothing about the arithmetic."
+        f"says nothing about the arithmetic. {sweep.rule()}."
     )
     told = (
-        f"Largest pinned difference {pinned:.1e}, largest free difference {free:.1e}; a hash flipped in "
+        f"Worst pinned difference {sweep.worst.pinned_error:.1e}, where {sweep.worst.tolerance:.1e} is "
+        f"allowed; largest free difference {max(case.free_error for case in cases):.1e}; a hash flipped in "
         f"{flipped} of {len(cases)} inputs."
     )
     axes = ("length (tokens)", "largest difference")
@@ -107,8 +112,9 @@ def _layers_section(details: Details) -> Section:
     kinds = {layer: details.kind_of(layer) for layer in sorted({layer or 0 for _, layer in shares})}
     (point, layer), worst = max(shares.items(), key=lambda item: item[1])
     text = (
-        "The largest pinned difference inside the model, as a share of what is tolerated there: above 1 "
-        "it fails. A difference in one layer is in all that follow."
+        "The largest pinned difference inside the model, as a share of what is tolerated there: the scale "
+        "ends at 1, which is the limit, and what is beyond is red. A difference in one layer is in all that "
+        "follow."
     )
     drawing = draw(
         "layers",
@@ -129,6 +135,7 @@ HASHING: Final[Columns[tuple[MarginHistogram, LayerAgreement]]] = {
     "same bucket": lambda row: f"{1 - row[1].flips / row[1].hashed:.4%}" if row[1].hashed else None,
     "flips": lambda row: row[1].flips,
     "unexplained": lambda row: row[1].unexplained,
+    "misplaced": lambda row: row[1].misplaced,
     "float16 could move": lambda row: f"{row[0].below['float16']:.2%}",
     "bfloat16 could move": lambda row: f"{row[0].below['bfloat16']:.2%}",
 }
@@ -138,8 +145,9 @@ def _hashing_section(sweep: VerifyResult, details: Details) -> Section:
     rows = [(margins, _sum_agreements(sweep, margins.layer)) for margins in details.margins]
     text = (
         "A hash picks the greatest of many scores. Its margin is how far the second was behind. A flip "
-        "is explained when its margin is within the rounding of the artifact's type; one that is not "
-        "means other rotations or another projection. The last columns help to choose a type: the share "
+        "is explained when its margin is within the rounding of the artifact's type. One that is not means "
+        "either that the file hashes otherwise, as with other rotations (misplaced), or that the vector "
+        "which it hashed was already wrong: a consequence. The last columns help to choose a type: the share "
         "of tokens that rounding to float16 or bfloat16 could move to another bucket."
     )
     caption = "Agreement of the buckets, and tokens that a smaller type could move"
@@ -157,16 +165,17 @@ def _sum_agreements(sweep: VerifyResult, layer: int) -> LayerAgreement:
         sum(agreement.unexplained for agreement in found),
         max((agreement.worst_margin for agreement in found), default=0.0),
         tuple(margin for agreement in found for margin in agreement.flip_margins),
+        sum(agreement.misplaced for agreement in found),
     )
 
 
 def _draw_margins(margins: MarginHistogram, agreement: LayerAgreement, limit: float) -> Drawing:
     flips = [(margin, margin <= limit) for margin in agreement.flip_margins]
-    unexplained = sum(not explained for _, explained in flips)
     return draw(
         f"margins-{margins.layer}",
         f"Margins of the hashes in layer {margins.layer}",
-        f"{sum(margins.counts):,} hashes; {len(flips)} flips, {unexplained} of them unexplained. "
+        f"Bars: {sum(margins.counts):,} hashes of one input. Ticks: {_count(agreement.flips, 'flip')} among "
+        f"the {agreement.hashed:,} hashes of every input, {agreement.unexplained:,} of them unexplained. "
         f"Within the rounding of float16: {margins.below['float16']:.2%} of the tokens; of bfloat16: "
         f"{margins.below['bfloat16']:.2%}.",
         paint_margins,
@@ -175,6 +184,11 @@ def _draw_margins(margins: MarginHistogram, agreement: LayerAgreement, limit: fl
         flips,
         {dtype: margins.roundings[dtype] for dtype in SMALLER_TYPES},
     )
+
+
+def _count(number: int, word: str) -> str:
+    """1 flip, 2 flips."""
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
 def _pattern_section(pattern: AttentionPattern) -> Section:

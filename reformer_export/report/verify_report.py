@@ -88,6 +88,15 @@ class VerifyReport:
         """Whether every case of every runtime agrees, and every node that was looked at."""
         return not self.failed and not self.names_node
 
+    def failures(self) -> list[str]:
+        """What did not hold: a line for each runtime, or the wrong node where one was named, since all that
+        differs after it may be its consequence."""
+        if self.bisect is None or self.bisect.result.named is None:
+            return [sweep.verdict() for sweep in self.failed]
+        fails = (f"{len(sweep.failed)} of {len(sweep.cases)} cases fail" for sweep in self.failed)
+        rest = ", ".join(fails) or "every output agrees all the same"
+        return [f"FAILED: {self.bisect.result.named.describe()}; {rest}"]
+
     def verdict(self) -> str:
         """A line for each runtime."""
         return "\n".join(runtime.sweep.verdict() for runtime in self.runtimes)

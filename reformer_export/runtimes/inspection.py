@@ -24,8 +24,12 @@ from reformer_export.artifact.hub import locate_artifact
 from reformer_export.artifact.manifest import MODEL_NAME, Manifest, read_manifest
 from reformer_export.contract import DOMAIN, LSH_BUCKETS
 from reformer_export.errors import ArtifactError, MissingDependencyError
+from reformer_export.runtimes.foresee import foresee_runtime
 from reformer_export.runtimes.onnx_file import import_onnx, read_onnx
 from reformer_export.spec import DType
+
+RUN_HERE: Final = "`run` here"
+"""Of `runtimes`: what this machine uses."""
 
 STANDARD_DOMAINS: Final = ("", "ai.onnx")
 
@@ -86,18 +90,19 @@ class OnnxSummary:
 @dataclass(frozen=True)
 class ArtifactSummary:
     """An artifact's manifest, the state of its files and engines, and its graph: None where model.onnx or the
-    package `onnx` is missing."""
+    package `onnx` is missing. `here`: what `run` uses on this machine, or why it refuses."""
 
     folder: str
     manifest: Manifest
     files: tuple[FileState, ...]
     engines: tuple[EngineState | UnusableEngine, ...]
     graph: OnnxSummary | None
+    here: str
 
     @property
     def runtimes(self) -> dict[str, str]:
-        """What each runtime does with model.onnx, a sentence each."""
-        return _describe_runtimes(self.graph, self.manifest.dtype)
+        """What `run` uses here, and what each runtime does with model.onnx by itself, a sentence each."""
+        return {RUN_HERE: self.here, **_describe_runtimes(self.graph, self.manifest.dtype)}
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
@@ -157,7 +162,9 @@ def _inspect_artifact(folder: Path) -> ArtifactSummary:
     if (folder / MODEL_NAME).is_file():
         with suppress(MissingDependencyError):
             graph = inspect_onnx(folder / MODEL_NAME)
-    return ArtifactSummary(str(folder), manifest, tuple(files), examine_engines(folder), graph)
+    wrong = ", ".join(f"{file.name} is {file.state}" for file in files if file.state != "ok")
+    here = f"refuses the artifact: {wrong}" if wrong else foresee_runtime(manifest.spec)
+    return ArtifactSummary(str(folder), manifest, tuple(files), examine_engines(folder), graph, here)
 
 
 def inspect_path(path: str | os.PathLike[str]) -> Inspection:
@@ -176,6 +183,20 @@ def inspect_path(path: str | os.PathLike[str]) -> Inspection:
         return inspect_onnx(path)
     got = "a file of another kind" if path.exists() else "no such file or folder"
     raise ArtifactError(str(path), got, "an artifact's folder or an .onnx file", "check the path")
+
+
+def describe_problem(found: Inspection) -> str:
+    """The files and engines that are not as they were written, in one line; "" where all are."""
+    if isinstance(found, OnnxSummary):
+        return ""
+    engines = (found,) if isinstance(found, EngineState) else found.engines
+    files = () if isinstance(found, EngineState) else found.files
+    wrong = [f"{file.name} {file.state}" for file in files if file.state != "ok"]
+    stale = [f"the engine {engine.name} {engine.state}" for engine in engines if engine.state != "ok"]
+    fixes = ["get the file again, or export again"] * bool(wrong) + ["build the engine again"] * bool(stale)
+    if not fixes:
+        return ""
+    return f"got {', '.join(wrong + stale)}, expected each as it was written; {', '.join(fixes)}"
 
 
 def _nodes_of_graph(graph: Any) -> Iterator[Any]:
@@ -238,7 +259,7 @@ def _describe_runtimes(graph: OnnxSummary | None, dtype: DType | None = None) ->
             "the file, and no operator library is registered; export the checkpoint with reformer-export"
         )
         return {"ONNX Runtime": refusal}
-    runs = "runs the function bodies in the file, which need no operator library"
+    runs = "by itself runs the function bodies in the file, which need no operator library"
     if graph is not None and not graph.custom_nodes:
         runs = "runs the standard operators; the file has no node of the domain reformer"
     on_cpu = {

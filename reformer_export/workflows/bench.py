@@ -25,7 +25,12 @@ from reformer_export.workflows.checkpoint_source import find_checkpoint
 from reformer_export.workflows.progress import Progress, Say, say_nothing, show_no_progress
 
 DEFAULT_LENGTHS: Final = (256, 1024, 4096)
-"""Those of them that the model takes; the model's greatest where it takes none."""
+"""Those of them that the model takes, and always the longest that it takes."""
+
+DEFAULT_REPEAT: Final = 20
+
+MAX_SECONDS_OF_A_SHAPE: Final = 60.0
+"""Where nobody said how many passes: the longest input of a large model would take an hour."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +41,10 @@ class BenchRequest:
         runtime: what runs the artifact.
         checkpoint: folder or hub id, for eager; None for the one that was exported.
         against: what to compare with, of `AGAINST`.
-        lengths: sequence lengths, tokens; None for those of 256, 1024 and 4096 that fit.
+        lengths: sequence lengths, tokens; None for those of 256, 1024 and 4096 that fit, and the longest.
         batch_sizes: batch sizes.
-        repeat: timed passes of each contender at each shape, after `warm_up` untimed ones.
+        repeat: timed passes of each contender at each shape, after `warm_up` untimed ones; None for 20, or
+            as many as a minute allows, but three at least.
         memory: also measure peak memory, each contender in a process of its own.
         node_times: also measure each operator's time in one pass, with ONNX Runtime on the CPU.
     """
@@ -48,7 +54,7 @@ class BenchRequest:
     against: tuple[Name, ...] = AGAINST
     lengths: Sequence[int] | None = None
     batch_sizes: Sequence[int] = (1,)
-    repeat: int = 20
+    repeat: int | None = None
     warm_up: int = 2
     memory: bool = True
     node_times: bool = False
@@ -60,8 +66,8 @@ class BenchRequest:
             raise InputError("against", repr(unknown[0]), f"of {', '.join(AGAINST)}", "name each once")
         check_field_types(self)
         for name, least in (("repeat", 1), ("warm_up", 0)):
-            if getattr(self, name) < least:
-                raise InputError(name, getattr(self, name), f"{least} or more", "give another")
+            if (value := getattr(self, name)) is not None and value < least:
+                raise InputError(name, value, f"{least} or more", "give another")
 
 
 def bench_artifact(
@@ -99,12 +105,19 @@ def bench_artifact(
             request = dataclasses.replace(request, runtime=chosen)
         placement = runtime.placement if isinstance(runtime, OnnxRuntime) else None
     options = BenchmarkOptions(
-        lengths, tuple(request.batch_sizes), request.repeat, request.warm_up, request.memory
+        lengths,
+        tuple(request.batch_sizes),
+        request.repeat or DEFAULT_REPEAT,
+        request.warm_up,
+        request.memory,
+        MAX_SECONDS_OF_A_SHAPE if request.repeat is None else None,
     )
     setups, left_out = _choose_setups(out, manifest, request, device)
     notes += left_out
     for note in notes:
         say(f"Note: {note}")
+    if request.lengths is None:
+        say(f"Lengths: {', '.join(map(str, lengths))}; the last is the longest that it takes.")
     shapes = len(options.lengths) * len(options.batch_sizes)
     with progress("Measured", shapes * (len(setups) + 1)) as advance:
         result = run_benchmark(setups, options, notes, advance)
@@ -117,7 +130,7 @@ def bench_artifact(
 
 def _choose_lengths(runtime: Runtime, given: Sequence[int] | None) -> tuple[int, ...]:
     if given is None:
-        return tuple(n for n in DEFAULT_LENGTHS if n <= runtime.max_length) or (runtime.max_length,)
+        return (*(n for n in DEFAULT_LENGTHS if n < runtime.max_length), runtime.max_length)
     for length in given:
         if not 1 <= length <= runtime.max_length:
             raise InputError(

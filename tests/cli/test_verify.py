@@ -91,7 +91,11 @@ def test_a_sound_artifact_passes(exported: Path) -> None:
     assert (outcome.status, outcome.messages) == (0, [])
     assert "batch 1, length 64 " in outcome.stdout
     assert "FAILED" not in outcome.stdout
-    assert outcome.stdout.splitlines()[-1].startswith("Passed: 12 cases; worst: batch")
+    *_, rule, verdict = outcome.stdout.splitlines()
+    assert rule.startswith(
+        "The tolerance of float32 is 5e-05, times the largest output where that is above 1;"
+    )
+    assert verdict.startswith("Passed: 12 cases; worst: batch")
     assert snapshot(exported) == before
 
 
@@ -127,7 +131,9 @@ def check_failure(outcome: Outcome) -> dict[str, Any]:
     """The report of a failed comparison; its worst case is named on standard error."""
     report: dict[str, Any] = json.loads(outcome.stdout, parse_constant=pytest.fail)
     assert (outcome.status, report["passed"]) == (1, False)
-    assert f"parity with eager: FAILED: 3 cases; worst: {report['worst']} (" in outcome.error
+    failed = sum(not case["passed"] for case in report["cases"])
+    assert f"parity with eager: FAILED: {failed} of 3 cases; " in outcome.error
+    assert f"; worst: {report['worst']} (" in outcome.error
     return report
 
 
@@ -163,6 +169,7 @@ def test_changed_rotations_fail(folder: Path, change: Any) -> None:
     report = check_failure(verify(folder, *FEW, "--json", "-"))
     assert report["unexplained_flips"] > 0
     assert report["max_pinned_error"] < 1e-5
+    assert sum(layer["misplaced"] for case in report["cases"] for layer in case["layers"]) > 0
 
 
 def test_buckets_that_do_not_reach_the_attention_fail(folder: Path) -> None:
@@ -184,7 +191,8 @@ def test_the_table_shows_the_failure(folder: Path) -> None:
     outcome = verify(folder, "--lengths", "9", "--batch-sizes", "1")
     assert outcome.status == 1
     assert outcome.stdout.count("FAILED") == 2
-    assert "FAILED: 2 cases; worst: batch 1, length 9" in outcome.error
+    why = "FAILED: 2 of 2 cases; the arithmetic differs by more than rounding; worst: batch 1, length 9"
+    assert why in outcome.error
 
 
 # Broken artifacts

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from reformer_export.measure import timing
-from reformer_export.measure.timing import Percentiles, time_in_turns
+from reformer_export.measure.timing import Percentiles, is_unsteady, median_ratio, time_in_turns
 
 
 @pytest.fixture(autouse=True)
@@ -58,4 +58,35 @@ def test_percentiles_are_milliseconds():
     seconds = np.arange(101) / 1000
     latency = Percentiles.of(tuple(seconds))
     assert (latency.p50, latency.p90, latency.p99) == pytest.approx((50.0, 90.0, 99.0))
-    assert Percentiles.of((0.5,)) == Percentiles(500.0, 500.0, 500.0)
+    assert Percentiles.of((0.5,)) == Percentiles(500.0, None, None)
+
+
+@pytest.mark.parametrize(
+    ("passes", "p90", "p99"),
+    [(5, False, False), (9, False, False), (10, True, False), (99, True, False), (100, True, True)],
+)
+def test_a_percentile_needs_a_pass_beyond_it(passes, p90, p99):
+    latency = Percentiles.of((0.5,) * passes)
+    assert (latency.p90 is not None, latency.p99 is not None) == (p90, p99)
+
+
+def test_a_ratio_compares_the_passes_of_one_turn():
+    """A load on the machine slowed the first and the last turn by four: the medians alone would say 40."""
+    eager, artifact = (4.0, 1.0, 4.0), (0.4, 0.1, 0.1 * 4)
+    assert median_ratio(eager, artifact) == pytest.approx(10)
+    eager, artifact = (4.0, 1.0, 4.0), (0.4, 0.1, 0.1)  # it ended in the middle of the last
+    assert median_ratio(eager, artifact) == pytest.approx(10)
+    assert np.median(eager) / np.median(artifact) == pytest.approx(40)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "unsteady"),
+    [
+        ((1.0,) * 10, False),
+        ((1.0,) * 17 + (1.9,) * 3, False),
+        ((1.0,) * 17 + (2.1,) * 3, True),
+        ((1.0,), False),
+    ],
+)
+def test_unsteady_is_a_tenth_at_twice_the_median(seconds, unsteady):
+    assert is_unsteady(seconds) is unsteady

@@ -60,6 +60,19 @@ def test_wrong_bucket_is_an_unexplained_flip(spec, hashed):
     assert agreement.worst_margin > 1e-3
 
 
+def test_a_flip_that_its_vector_wants_is_not_misplaced(spec, hashed):
+    """A wrong vector, hashed rightly, is told from a right one, hashed otherwise."""
+    query_key, rotations, buckets, mask = hashed
+    moved = np.random.default_rng(1).standard_normal(query_key.shape).astype(np.float32)
+    own = lsh_buckets_reference(
+        torch.from_numpy(moved), torch.from_numpy(rotations), torch.from_numpy(mask).int(), HEADS, FACTORS
+    ).numpy()
+    agreement = compare_buckets(0, spec, "float32", own, buckets, moved, rotations, mask)
+    assert (agreement.misplaced, agreement.unexplained > 100) == (0, True)
+    other = compare_buckets(0, spec, "float32", own, buckets, query_key, rotations, mask)
+    assert (other.flips, other.misplaced) == (agreement.flips, agreement.flips)
+
+
 def test_bucket_out_of_range_is_unexplained(spec, hashed):
     got = hashed[2].copy()
     got[0, 0, 0, 0] = 99

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from tests.required import skip_unless_required
+
+PAGE_BACK = (255, 255, 255)
+"""In the light page."""
 
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
 QUIET = [
@@ -82,6 +88,7 @@ def check_page(path: Path) -> None:
         assert seen.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), (
             "wider than a phone"
         )
+        _check_what_scrolls(seen.page)
     with open_page(path) as seen:
         wanted = seen.page.locator("a, summary, [tabindex='0']").count()
         reached = set()
@@ -91,6 +98,24 @@ def check_page(path: Path) -> None:
                 seen.page.evaluate("[...document.querySelectorAll('*')].indexOf(document.activeElement)")
             )
         assert len(reached) >= wanted
+
+
+def _check_what_scrolls(page: Any) -> None:
+    """What is wider than the window has a shadow at the end that is cut, which goes where all was seen."""
+    parts = page.locator(".wide")
+    for index in range(parts.count()):
+        part = parts.nth(index)
+        if part.evaluate("e => e.scrollWidth > e.clientWidth + 1"):
+            assert _edge_differs(part), "it scrolls, and nothing tells"
+            part.evaluate("e => e.scrollTo(e.scrollWidth, 0)")
+            assert not _edge_differs(part), "a shadow where nothing is left to see"
+
+
+def _edge_differs(part: Any) -> bool:
+    """Whether the right border of pixels is darker or lighter than the page all the way down."""
+    image = Image.open(io.BytesIO(part.screenshot())).convert("RGB")
+    edge = [image.getpixel((image.width - 2, y)) for y in range(2, image.height - 2)]
+    return sum(pixel != PAGE_BACK for pixel in edge) > 0.9 * len(edge)
 
 
 def _contrast(first: str, second: str) -> float:

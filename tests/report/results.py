@@ -6,6 +6,7 @@ from pathlib import Path
 
 from reformer_export.measure.accuracy import AccuracyResult, AccuracyRow
 from reformer_export.measure.contenders import Setup
+from reformer_export.measure.machine import MeasuredOn
 from reformer_export.measure.memory import Memory
 from reformer_export.measure.run import BenchmarkOptions, BenchmarkResult, Measurement
 from reformer_export.parity.cases import Case
@@ -15,6 +16,9 @@ from reformer_export.parity.results import CaseResult, VerifyResult
 ACCURACY = AccuracyResult(
     (AccuracyRow(1, 2.0, 2.88539, 5432.1, 1023), AccuracyRow(4, 1.0, 1.4427, 1234.5, 1023)), 1024, 1, 1030
 )
+
+
+MACHINE = MeasuredOn("a CPU", 2, 1, "2026-11-26 09:30")
 
 
 def make_case(flips: int = 0, unexplained: int = 0, margin: float = 0.0, error: float = 1e-6) -> CaseResult:
@@ -38,4 +42,5 @@ def make_benchmark(out: Path, *eager_seconds: float, memory: bool = True) -> Ben
         for index, length in enumerate((64, 1024))
         for setup in setups
     )
-    return BenchmarkResult(tuple(setups), BenchmarkOptions((64, 1024), repeat=3), measurements, ("a note",))
+    options = BenchmarkOptions((64, 1024), repeat=3)
+    return BenchmarkResult(tuple(setups), options, measurements, MACHINE, ("a note",))

@@ -9,7 +9,9 @@ import pytest
 import transformers
 
 from reformer_export.artifact.manifest import read_manifest
+from reformer_export.measure.contenders import Setup
 from reformer_export.measure.node_times import NodeTimes, OperatorTime
+from reformer_export.measure.run import Measurement
 from reformer_export.report.bench_page import BenchReport, page_from_bench
 from reformer_export.report.page import Verdict
 from tests.cli.program import run_program
@@ -69,19 +71,27 @@ def make_report(tmp_path: Path, *eager_seconds: float) -> BenchReport:
             (2.0, 3.0),
             Verdict(
                 True,
-                "Faster at every shape",
-                "2 to 3 times as fast as eager, over the shapes that were measured.",
+                "2.00 to 3.00 times as fast as eager",
+                "Eager is what it replaces; median of passes in turns, at 64 to 1,024 tokens.",
             ),
         ),
         (
             (0.5, 3.0),
             Verdict(
                 False,
-                "Slower than eager at some shapes",
-                "0.5 to 3 times as fast as eager, over the shapes that were measured.",
+                "0.50 to 3.00 times as fast as eager",
+                "Eager is what it replaces; median of passes in turns, at 64 to 1,024 tokens. It is slower "
+                "than eager at batch 1, length 64.",
             ),
         ),
-        ((), Verdict(True, "1,024 tokens a second", "Compared with nothing else.")),
+        (
+            (),
+            Verdict(
+                None,
+                "1,024 tokens a second",
+                "The most, at 64 to 1,024 tokens. Eager, which it replaces, was not measured beside it.",
+            ),
+        ),
     ],
 )
 def test_the_verdict(tmp_path: Path, eager_seconds: tuple[float, ...], verdict: Verdict) -> None:
@@ -89,6 +99,22 @@ def test_the_verdict(tmp_path: Path, eager_seconds: tuple[float, ...], verdict: 
     assert page.verdict == verdict
     assert [section.name for section in page.sections] == ["time", "table", "about"]
     assert "Note: a note" in page.sections[-1].paragraphs
+    assert page.sections[-1].paragraphs[0] == "Machine: a CPU, 2 cores, threads: 1; 2026-11-26 09:30 UTC."
+
+
+def test_full_attention_is_told_and_judges_nothing(tmp_path: Path) -> None:
+    """The artifact is slower than it, and faster than eager: that is what it replaces."""
+    report = make_report(tmp_path, 2.0, 3.0)
+    setup = Setup("full-attention", str(tmp_path), {})
+    rows = [Measurement(1, length, "full-attention", (0.25,) * 3, None) for length in (64, 1024)]
+    result = report.result
+    both = dataclasses.replace(
+        result, setups=(*result.setups, setup), measurements=(*result.measurements, *rows)
+    )
+    verdict = page_from_bench(dataclasses.replace(report, result=both)).verdict
+    assert verdict is not None
+    assert (verdict.good, verdict.headline) == (True, "2.00 to 3.00 times as fast as eager")
+    assert "Full attention, another model of the same shapes, takes 0.25 times as long" in verdict.reason
 
 
 def test_json_has_the_nodes_where_they_were_asked_for(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import transformers
 
 from reformer_export.measure.accuracy import AccuracyResult
-from reformer_export.parity.bisect import BisectResult
+from reformer_export.parity.bisect import BisectResult, NamedNode
 from reformer_export.parity.cases import Case
 from reformer_export.parity.details import Details
 from reformer_export.parity.hashing import MARGIN_EDGES, MarginHistogram
@@ -18,6 +19,7 @@ from reformer_export.parity.point_errors import PointError
 from reformer_export.parity.points import Point
 from reformer_export.parity.results import CaseResult
 from reformer_export.report import render_page
+from reformer_export.report.figures import draw, paint_heat_map
 from reformer_export.report.page import Verdict
 from reformer_export.report.verify_page import page_from_verify
 from reformer_export.report.verify_report import BisectReport, DataAccuracy, RuntimeReport, VerifyReport
@@ -66,7 +68,12 @@ def test_the_page_has_the_numbers_of_the_json(verified: tuple[Path, Any]) -> Non
         assert f"<td>{row['num_hashes']}</td><td>{row['loss']:.4f}</td>" in html
     (margins,) = report["details"]["margins"]
     assert sum(margins["counts"]) == 64 * 2 * 4
-    assert "512 hashes; 0 flips, 0 of them unexplained." in html
+    told = "Bars: 512 hashes of one input. Ticks: 0 flips among the "
+    assert told in html
+    assert "hashes of every input, 0 of them unexplained." in html
+    assert (
+        html.count("The tolerance of float32 is 5e-05, times the largest output") == 2
+    )  # beside the numbers
     assert {row["layer"] for row in report["details"]["layers"]} == {0, 1}
     assert "Layers: 2; the largest share is" in html
     assert report["details"]["pattern"]["length"] == 64
@@ -89,11 +96,16 @@ def make_details(limit: float) -> Details:
 @pytest.mark.parametrize(
     ("margin", "unexplained", "words"),
     [
-        (1e-7, 0, ["1 flips, 0 of them unexplained", "flip, explained", "Yes: it is the same model"]),
+        (1e-7, 0, ["1 flip among the 3,600 hashes", "flip, explained", "Yes: it is the same model"]),
         (
             0.1,
             1,
-            ["1 flips, 1 of them unexplained", "flip, UNEXPLAINED", "No: it differs", "not noise"],
+            [
+                "every input, 1 of them unexplained",
+                "flip, UNEXPLAINED",
+                "No: it differs",
+                "by more than rounding",
+            ],
         ),
     ],
 )
@@ -104,7 +116,9 @@ def test_flips_are_marked_and_explained(margin: float, unexplained: int, words: 
     for word in words:
         assert word in html
     assert ("UNEXPLAINED" in html) == bool(unexplained)
-    row = f"<td>1</td><td>3,600</td><td>99.9722%</td><td>1</td><td>{unexplained}</td><td>25.00%</td>"
+    row = (
+        f"<td>1</td><td>3,600</td><td>99.9722%</td><td>1</td><td>{unexplained}</td><td>0</td><td>25.00%</td>"
+    )
     assert row in html
 
 
@@ -112,8 +126,49 @@ def test_flips_are_marked_and_explained(margin: float, unexplained: int, words: 
 def test_wrong_arithmetic_is_said(error: float) -> None:
     verdict = page_from_verify(make_report(make_case(error=error))).verdict
     assert verdict == Verdict(
-        False, "No: it differs", "1 of 2 inputs fail: the arithmetic differs by more than rounding."
+        False,
+        "No: it differs",
+        f"1 of 2 inputs fail: the arithmetic differs by more than rounding. The largest: {error:.1e}, where "
+        "5.0e-05 is allowed. `reformer-export verify --bisect DIR` names the first node that differs.",
     )
+
+
+def make_named(operator: str = "MatMul") -> BisectResult:
+    wrong = PointError(Point("name", "value", 0, 0, "query", 3, 1), 0.2, 1.0, 1e-5)
+    named = NamedNode("node_7", operator, (), wrong, 0.3)
+    return BisectResult(Case(64, 1, masked=False), named, None, wrong, wrong)
+
+
+@pytest.mark.parametrize("cases", [(make_case(3, 3, 0.1, error=1.0),), ()])
+def test_a_named_node_is_the_headline(cases: tuple[CaseResult, ...]) -> None:
+    """Flips after a wrong node are its consequence; and no page says yes where the command says no."""
+    report = make_report(*cases, bisect=BisectReport(make_named(), Path("DIR"), "replay DIR"))
+    verdict = page_from_verify(report).verdict
+    assert verdict is not None
+    assert (verdict.good, verdict.headline) == (False, "No: the node node_7 is wrong")
+    assert "error 2.0e-01, tolerance 1.0e-05" in verdict.reason
+    assert "rotations" not in verdict.reason
+    assert ("consequence" in verdict.reason) == bool(cases)
+    assert ("Every output agrees all the same" in verdict.reason) != bool(cases)
+    (line,) = report.failures()
+    assert line.startswith("FAILED: node_7 (MatMul)")
+
+
+def test_the_heat_map_s_scale_ends_at_the_limit() -> None:
+    """One colour for one share in every report: a sound model is never shown as bright as a wrong one."""
+    drawn = {
+        share: draw(
+            "layers", "t", "a", paint_heat_map, ["row"], ["0"], [[share]], "share of the tolerance"
+        ).svg
+        for share in (0.009, 0.9, 1.5, math.inf)
+    }
+    for svg in drawn.values():
+        assert "share of the tolerance" in svg
+        for tick in ("0.0001", "0.01", "1"):
+            assert f">{tick}</text>" in svg
+    images = {share: re.findall(r'xlink:href="[^"]*"|base64,[^"]*', svg)[0] for share, svg in drawn.items()}
+    assert images[0.009] != images[0.9] != images[1.5]
+    assert images[1.5] == images[math.inf]
 
 
 def test_the_node_that_differs() -> None:
