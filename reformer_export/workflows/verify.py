@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -37,9 +37,12 @@ from reformer_export.workflows.checkpoint_source import find_checkpoint
 from reformer_export.workflows.progress import Progress, Say, say_nothing, show_no_progress
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from reformer_export.parity.cases import Case
     from reformer_export.parity.results import VerifyResult
     from reformer_export.parity.session import ParitySession
+    from reformer_export.workflows.fields import VerifyFields
 
 
 @dataclass(frozen=True)
@@ -137,7 +140,7 @@ def verify_artifact(
     *,
     say: Say = say_nothing,
     progress: Progress = show_no_progress,
-    **fields: Any,
+    **fields: Unpack[VerifyFields],
 ) -> VerifyReport:
     """Compare the artifact in the folder `out` with eager over lengths, batches and masks.
 
