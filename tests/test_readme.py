@@ -1,7 +1,7 @@
-"""README and the other pages do what they say: every command line and every Python block, word for word.
+"""README and the other pages do what they say: every command line and Python block, word for word.
 
-They run in a folder like a reader's, on a model of two small layers. What needs a GPU, a network or minutes is
-told by the rules below: of it the program, the options and their values are checked, and the Python compiles.
+They run in a folder like a reader's, on a model of two small layers. What needs a GPU, a network or minutes
+is told by the rules below: of it the program, the options and their values are checked, and code compiles.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("desk")
     config = config_t(vocab_size=258, is_decoder=True)
     save_model(folder, config, transformers.ReformerModelWithLMHead).rename(folder / "my-reformer")
-    rows = [{"ids": [5, 6, 7]}, {"text": "In the beginning"}, {"text": 5}]
+    rows = [{"input_ids": [5, 6, 7]}, {"text": "In the beginning"}]
     (folder / "all.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     (folder / "held-out.txt").write_text("In the beginning was the word. " * 8, encoding="utf-8")
     (folder / "models").symlink_to(ROOT / "models")
