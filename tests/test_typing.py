@@ -65,7 +65,7 @@ def test_a_misspelt_or_mistyped_option_fails_and_the_pages_pass(tmp_path: Path) 
         for index, code in enumerate(read_python(page)):
             (tmp_path / f"{page.stem.replace('-', '_')}_{index}.py").write_text(code, encoding="utf-8")
     files = [str(path) for path in sorted(tmp_path.glob("*.py"))]
-    settings = ["--config-file", "pyproject.toml", "--no-error-summary", "--no-pretty"]
+    settings = ["--config-file", "pyproject.toml", "--no-error-summary", "--no-pretty", "--implicit-reexport"]
     result = subprocess.run(
         [sys.executable, "-m", "mypy", *settings, *files], cwd=ROOT, capture_output=True, text=True
     )
