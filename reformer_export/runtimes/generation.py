@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +46,7 @@ class GenerationOptions(SamplingOptions):
         super().__post_init__()
         require_integer("max_new_tokens", self.max_new_tokens, 1)
         require_integer("seed", self.seed, 0)
-        check_field_types(self, but=("num_hashes",))
+        check_field_types(self, but=("num_hashes", "eos_token_id"))
         for token_id in self._given_eos_token_ids():
             require_integer("eos_token_id", token_id, 0)
 
@@ -55,10 +55,12 @@ class GenerationOptions(SamplingOptions):
         return checkpoint if self.eos_token_id is None else self._given_eos_token_ids()
 
     def _given_eos_token_ids(self) -> tuple[int, ...]:
-        given = self.eos_token_id
+        given: Any = self.eos_token_id
+        given = given.tolist() if isinstance(given, np.ndarray) else given
         if given is None:
             return ()
-        return tuple(given) if isinstance(given, Sequence) else (given,)
+        is_row = isinstance(given, Sequence) and not isinstance(given, str | bytes)
+        return tuple(given) if is_row else (given,)
 
 
 class GenerationFields(TypedDict, total=False):
