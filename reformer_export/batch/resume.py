@@ -108,9 +108,9 @@ class _ResumableWriter(JsonLinesWriter):
         self.size, self.begun = state.size, state.totals
 
     def end_window(self, consumed: Consumed, totals: Totals) -> None:
+        self._stream.flush()  # a full disk shows here, with the windows before on it (3.14 holds 128 KiB)
         self._state = _State(self._identity, consumed, self.size, totals)
         if time.monotonic() - self._saved >= STATE_SECONDS:
-            self._stream.flush()
             self._save(self._state)
 
     def keep(self, say: Say) -> None:

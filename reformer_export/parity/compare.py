@@ -139,8 +139,8 @@ def describe_rule(precision: Precision, given: GivenTolerance | None = None) -> 
     that was `given`."""
     gap = FLIP_ROUNDINGS * EPSILON[precision]
     limit = (
-        f"The tolerance of {NAMES.get(precision, precision)} is {TOLERANCE[precision]:.0e}, times the largest "
-        "output where that is above 1"
+        f"The tolerance of {NAMES.get(precision, precision)} is {TOLERANCE[precision]:.0e}, times the "
+        "largest output where that is above 1"
         if given is None
         else f"The tolerance is the given one, {given}"
     )

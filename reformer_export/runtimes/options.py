@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeVar, get_args
+from typing import Any, Final, Literal, TypedDict, TypeVar, get_args
 
 from reformer_export.artifact.engine_record import ENGINE_RUNTIMES, EngineRuntime
 from reformer_export.errors import InputError, one_line_repr
@@ -123,7 +124,23 @@ class RuntimeOptions:
                 )
 
 
-def options_from_fields(kind: type[Options], options: Options | None, fields: dict[str, Any]) -> Options:
+class RuntimeFields(TypedDict, total=False):
+    """The fields of `RuntimeOptions` as keywords, for type checkers and editors."""
+
+    runtime: RuntimeName
+    provider: Provider
+    threads: int | None
+    native: NativeMode
+    engine: str | None
+    cuda_graphs: bool
+    tf32: bool
+    num_hashes: int | None
+    check: bool
+    allow_engine_code: bool
+    device_id: int | None
+
+
+def options_from_fields(kind: type[Options], options: Options | None, fields: Mapping[str, Any]) -> Options:
     """`options`, or the `kind` of `fields`; InputError for both at once and for what is neither."""
     known = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
     got = next((name for name in fields if name not in known), None)

@@ -7,7 +7,7 @@ import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -38,9 +38,12 @@ from reformer_export.workflows.verify_request import VerifyRequest
 __all__ = ["VerifyRequest", "verify_artifact"]
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from reformer_export.parity.cases import Case
     from reformer_export.parity.results import VerifyResult
     from reformer_export.parity.session import ParitySession
+    from reformer_export.workflows.fields import VerifyFields
 
 
 def verify_artifact(
@@ -49,7 +52,7 @@ def verify_artifact(
     *,
     say: Say = say_nothing,
     progress: Progress = show_no_progress,
-    **fields: Any,
+    **fields: Unpack[VerifyFields],
 ) -> VerifyReport:
     """Compare the artifact in the folder `out` with eager over lengths, batches and masks.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from reformer_export.artifact.engine_record import ENGINE_RUNTIMES, EngineRuntime
@@ -55,13 +55,15 @@ def examine_gpu_machine(runtime: EngineRuntime, device_id: int | None = None) ->
 class TensorRTInstallation:
     """What is installed for running engines, in words; `can_run` names the runtimes that lack nothing.
 
-    `runtimes` are pairs of a runtime's name and its version, or what to install.
+    `runtimes` are pairs of a runtime's name and its version, or what to install. `missing_to_build` is what
+    building an engine still needs here, for the runtime that needs least; none where one can build.
     """
 
     runtimes: tuple[tuple[str, str], ...]
     plugin_library: str
     gpu: str
     can_run: tuple[EngineRuntime, ...]
+    missing_to_build: tuple[str, ...]
 
 
 def describe_installation() -> TensorRTInstallation:
@@ -82,7 +84,18 @@ def describe_installation() -> TensorRTInstallation:
         can_run=tuple(
             runtime for runtime, version in versions.items() if version and has_gpu and has_library
         ),
+        missing_to_build=_missing_to_build(versions, has_gpu, has_library),
     )
+
+
+def _missing_to_build(
+    versions: Mapping[EngineRuntime, str | None], has_gpu: bool, has_library: bool
+) -> tuple[str, ...]:
+    """TensorRT-RTX builds without a GPU, TensorRT does not; both build with the plugin library only."""
+    installed = [runtime for runtime, version in versions.items() if version]
+    runtime = [] if installed else [" or ".join(PACKAGES[runtime].module for runtime in versions)]
+    gpu = ["a GPU"] if installed == ["tensorrt"] and not has_gpu else []
+    return (*runtime, *([] if has_library else ["the TensorRT plugins"]), *gpu)
 
 
 def _find_gpu(device_id: int | None = None) -> Gpu:

@@ -14,7 +14,7 @@ from reformer_export.libraries import gpus
 from reformer_export.libraries.architectures import ComputeCapability
 from reformer_export.libraries.gpus import Gpu
 from reformer_export.libraries.installed import ABI_VERSION
-from reformer_export.libraries.tensorrt import LIBRARY_VARIABLE
+from reformer_export.libraries.tensorrt import LIBRARY_VARIABLE, find_tensorrt_library
 from reformer_export.runtimes import load
 from reformer_export.runtimes.tensorrt.machine import describe_installation, examine_gpu_machine
 from reformer_export.runtimes.tensorrt.packages import (
@@ -98,6 +98,7 @@ def test_the_installation_in_words_when_there_is_nothing(
     assert "none.so" in found.plugin_library
     assert "cuda-bindings" in found.gpu
     assert found.can_run == ()
+    assert found.missing_to_build == ("tensorrt or tensorrt_rtx", "the TensorRT plugins")
 
 
 def test_the_installation_where_nothing_is_missing(monkeypatch: pytest.MonkeyPatch, library: Path) -> None:
@@ -111,10 +112,28 @@ def test_the_installation_where_nothing_is_missing(monkeypatch: pytest.MonkeyPat
     assert found.plugin_library == f"0.1.0 (ABI {ABI_VERSION}, sm_80, sm_86, sm_89, sm_90, sm_120)"
     assert found.gpu == "A GPU (compute capability 9.0, 80.0 GiB)"
     assert found.can_run == ("tensorrt-rtx",)
+    assert found.missing_to_build == ()
     monkeypatch.setattr(gpus, "find_gpus", refuse)
     found = describe_installation()
     assert found.can_run == ()
     assert found.gpu == "got no driver at all, expected a GPU; buy one"
+    assert found.missing_to_build == ()  # TensorRT-RTX builds without a GPU
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name if name == "tensorrt" else None)
+    monkeypatch.setattr("importlib.metadata.version", lambda name: {"tensorrt": "10.9.0"}[name])
+    assert describe_installation().missing_to_build == ("a GPU",)
+    monkeypatch.setattr(gpus, "find_gpus", lambda: (HOPPER,))
+    assert describe_installation().missing_to_build == ()
+
+
+@pytest.mark.parametrize("system", ["win32", "darwin"])
+def test_the_plugins_are_for_linux(monkeypatch: pytest.MonkeyPatch, library: Path, system: str) -> None:
+    monkeypatch.setenv(LIBRARY_VARIABLE, str(library))
+    monkeypatch.setattr(sys, "platform", system)
+    with pytest.raises(
+        RuntimeUnavailableError, match=f"library: got {system}, expected Linux.*; use a Linux"
+    ):
+        find_tensorrt_library()
+    assert describe_installation().missing_to_build[-1] == "the TensorRT plugins"
 
 
 def refuse() -> Any:
