@@ -70,7 +70,7 @@ class BenchFields(TypedDict, total=False):
     against: Sequence[Name]
     lengths: Sequence[int] | None
     batch_sizes: Sequence[int]
-    repeat: int
+    repeat: int | None
     warm_up: int
     memory: bool
     node_times: bool
