@@ -168,3 +168,84 @@ def test_rows_that_are_tensors(model: Runtime) -> None:
 def test_an_open_model_says_why_it_is_no_pickle(model: Runtime) -> None:
     with pytest.raises(InputError, match="threads and GPU memory cannot be copied; send the folder's path"):
         pickle.dumps(model)
+
+
+# Prompts, and text to ids and back
+
+
+class OnlyDLPack:
+    """An array of a library of which nothing is known but DLPack."""
+
+    def __init__(self, values: Any) -> None:
+        self._tensor = torch.tensor(values)
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return self._tensor.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> Any:
+        return self._tensor.__dlpack_device__()
+
+
+ROWS = [
+    torch.tensor([75, 112]),
+    torch.tensor([75, 112], dtype=torch.int32),
+    np.array([75, 112], np.uint8),
+    OnlyDLPack([75, 112]),
+    (75, 112),
+    [np.int64(75), 112],
+]
+
+
+@pytest.mark.parametrize("ids", ROWS, ids=lambda row: type(row).__name__)
+def test_prompts_of_other_libraries(model: Runtime, ids: Any) -> None:
+    generation = model.generate(ids, max_new_tokens=3, temperature=0)
+    assert list(generation) == list(model.generate([75, 112], max_new_tokens=3, temperature=0))
+    assert generation.prompt_ids == (75, 112)
+    assert model.decode(ids) == "In"
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [torch.tensor([[5, 6]]), torch.tensor([5.0]), torch.tensor([True]), OnlyDLPack([[5]]), OtherArray()],
+)
+def test_arrays_that_are_no_row_of_ids(model: Runtime, prompt: Any) -> None:
+    for call in (model.generate, model.decode):
+        with pytest.raises(InputError, match="token ids such as"):
+            call(prompt)
+
+
+class Elsewhere(OnlyDLPack):
+    """An array on a GPU, as far as DLPack tells."""
+
+    def __dlpack__(self, **options: Any) -> Any:
+        raise BufferError("Can't export tensors that lie on a GPU")
+
+
+def test_a_prompt_on_a_gpu_says_what_to_do(model: Runtime) -> None:
+    with pytest.raises(
+        InputError, match=r"lie on a GPU.*what lies on a GPU must be copied to the host first"
+    ):
+        model.generate(Elsewhere([5]))
+
+
+@quick
+@given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=40))
+def test_what_is_encoded_is_decoded(model: Runtime, text: str) -> None:
+    ids = model.encode(text)
+    assert ids == model.tokenizer.encode(text)
+    assert model.decode(ids) == text
+
+
+@quick
+@given(value=ANYTHING)
+def test_text_and_ids_of_any_type(model: Runtime, value: Any) -> None:
+    assert refuse_or_return(lambda: model.encode(value)) is None or isinstance(value, str)
+    decoded = refuse_or_return(lambda: model.decode(value))
+    assert decoded is None or isinstance(decoded, str)
+    refuse_or_return(lambda: model.generate(value))
+
+
+@pytest.mark.parametrize("ids", [[-1], [258], [5, 2**62], torch.tensor([300])])
+def test_ids_beyond_the_vocabulary_have_no_text(model: Runtime, ids: Any) -> None:
+    with pytest.raises(InputError, match=r"^ids: got .*, expected ids from 0 to 257"):
+        model.decode(ids)

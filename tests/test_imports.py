@@ -26,7 +26,7 @@ FLOORS = (
     {"ops"},
     {"libraries", "artifact"},
     {"contract", "spec"},
-    {"errors"},
+    {"errors", "phases"},
 )
 """The house (docs/architecture.md): a room imports from floors below its own only."""
 
@@ -43,7 +43,7 @@ DEPLOYED = {"runtimes", "batch", "serving", "artifact", "libraries"}
 """What a server runs: neither torch nor transformers is there."""
 
 EXPORT_ONLY = ("torch", "transformers", "onnxscript", "onnx_ir", "safetensors", "huggingface_hub")
-STANDARD_LIBRARY_ONLY = {"errors", "spec", "contract"}
+STANDARD_LIBRARY_ONLY = {"errors", "phases", "spec", "contract"}
 
 
 def parse_imports(path: Path, module: str) -> Iterator[str]:

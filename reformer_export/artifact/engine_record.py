@@ -103,7 +103,8 @@ class EngineRecord:
 
     `runtime_version` is the builder's, such as "1.7.1.116"; `compute_capabilities` are texts such as "8.9";
     `model_sha256` is model.onnx's and `engine_sha256` the engine file's (hex); `engine_bytes` is its size;
-    `plugin_layers` counts the engine's plugin layers by operator name.
+    `plugin_layers` counts the engine's plugin layers by operator name; `num_hashes` are the rounds that were
+    built in, of a model whose runs choose them; None, and not in the file, for all others.
     """
 
     name: EngineName
@@ -120,10 +121,14 @@ class EngineRecord:
     plugin_layers: dict[Text, Count]
     build_seconds: Seconds
     tool_version: Text
+    num_hashes: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; `read_engine_record` reads them back."""
-        return {"engine_record_version": ENGINE_RECORD_VERSION, **dataclasses.asdict(self)}
+        values = {"engine_record_version": ENGINE_RECORD_VERSION, **dataclasses.asdict(self)}
+        if self.num_hashes is None:
+            del values["num_hashes"]
+        return values
 
     @property
     def host_code(self) -> str | None:

@@ -4,6 +4,7 @@ from reformer_export.batch.batching import Batching, Totals
 from reformer_export.batch.outputs import JsonLinesWriter, Output, ResultWriter
 from reformer_export.batch.results import SequenceResult, summarize_result
 from reformer_export.batch.run import open_output, refuse_bad_line, run_batches
+from reformer_export.batch.selection import OutputSelection, find_tokenizer
 from reformer_export.batch.sequences import (
     GivenSequences,
     InputLine,
@@ -20,11 +21,13 @@ __all__ = [
     "InputSequence",
     "JsonLinesWriter",
     "Output",
+    "OutputSelection",
     "ResultWriter",
     "SequenceReader",
     "SequenceResult",
     "Source",
     "Totals",
+    "find_tokenizer",
     "open_file",
     "open_output",
     "refuse_bad_line",

@@ -7,7 +7,7 @@ import sys
 import tempfile
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from reformer_export.artifact.files import replace_file
 from reformer_export.batch.batching import Totals
 from reformer_export.batch.lines import JSONL_SUFFIXES
 from reformer_export.batch.results import SequenceResult
+from reformer_export.batch.selection import KEEP_ALL, OutputSelection
 from reformer_export.batch.sequences import Consumed, InputLine
 from reformer_export.errors import InputError, OutputError
 
@@ -43,11 +44,13 @@ class Output:
         path: a .jsonl or .npz file, or `-` for JSON lines on standard output.
         resume: go on with what an interrupted run over a file into this .jsonl has left, if there is one.
         restart: begin anew, whatever an interrupted run has left.
+        selection: what is kept of a language model's logits.
     """
 
     path: Path
     resume: bool = False
     restart: bool = False
+    selection: OutputSelection = KEEP_ALL
 
     def __post_init__(self) -> None:
         if self.path != STANDARD_OUTPUT:
@@ -66,6 +69,16 @@ class Output:
     def is_jsonl(self) -> bool:
         """Whether it is a file of JSON lines."""
         return is_jsonl(self.path)
+
+    @property
+    def is_npz(self) -> bool:
+        """Whether it is a file of arrays."""
+        return self.path.suffix.lower() == ".npz"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether to go on means to do nothing: the file is there, and no interrupted run."""
+        return self.resume and self.path.is_file() and not self.partial.exists()
 
     @property
     def partial(self) -> Path:
@@ -101,6 +114,24 @@ class ResultWriter(ABC):
 
     def end_window(self, consumed: Consumed, totals: Totals) -> None:  # noqa: B027
         """All that was read so far was given to this writer."""
+
+
+class SelectingWriter(ResultWriter):
+    """Gives `writer` what is kept of each result."""
+
+    def __init__(self, writer: ResultWriter, select: Callable[[SequenceResult], SequenceResult]) -> None:
+        self._writer = writer
+        self._select = select
+        self.begun = writer.begun
+
+    def write(self, result: SequenceResult) -> None:
+        self._writer.write(self._select(result))
+
+    def write_error(self, line: InputLine) -> None:
+        self._writer.write_error(line)
+
+    def end_window(self, consumed: Consumed, totals: Totals) -> None:
+        self._writer.end_window(consumed, totals)
 
 
 @contextmanager
@@ -145,9 +176,9 @@ class JsonLinesWriter(ResultWriter):
         self.size += self._stream.write(json.dumps(values).encode("ascii") + b"\n")
 
 
-def _json_from_array(values: NDArray[np.float32]) -> Any:
+def _json_from_array(values: NDArray[Any]) -> Any:
     """Nested lists; NaN and infinity, which JSON does not know, become null."""
-    if np.isfinite(values).all():
+    if values.dtype.kind != "f" or np.isfinite(values).all():
         return values.tolist()
     nullable = values.astype(object)
     nullable[~np.isfinite(values)] = None
@@ -171,6 +202,7 @@ class _Column:
 class NpzWriter(ResultWriter):
     """`index` [sequences], `input_ids` and `attention_mask` [sequences, length] and every output
     [sequences, ...], rows padded with zeros; bad lines are left out.
+    numpy lets go of the zero characters at a text's end.
 
     How wide the arrays are is known at the end only: until then the rows wait in files without a name in
     `folder`, which needs room for them besides the .npz.

@@ -20,11 +20,11 @@ TOP_TOKENS: Final = 5
 @dataclass(frozen=True)
 class SequenceResult:
     """One sequence and its outputs, float32, each without the batch axis and without padding; `index` is
-    its line's."""
+    its line's. Of outputs that were selected, ids are int64 and texts are text."""
 
     index: int
     sequence: InputSequence
-    outputs: dict[str, NDArray[np.float32]]
+    outputs: dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -83,19 +83,23 @@ class Summary:
 
 
 def summarize_result(
-    result: SequenceResult, spec: ModelSpec, config: SourceConfig, tokenizer: Tokenizer | None
+    result: SequenceResult,
+    spec: ModelSpec,
+    config: SourceConfig,
+    tokenizer: Tokenizer | None,
+    top_k: int = TOP_TOKENS,
 ) -> Summary:
-    """What the model answered, by its task."""
+    """What the model answered, by its task; of tokens that may come next, the `top_k` likeliest."""
     shapes = {name: list(value.shape) for name, value in result.outputs.items()}
     summary = Summary(result.index, len(result.sequence.ids), shapes)
     attended = np.flatnonzero(result.sequence.mask_or_ones)
     output = result.outputs[spec.output_names[0]]
     if spec.task == "text-generation":
         row = -1 if spec.logits == "last" else int(attended[-1])
-        return dataclasses.replace(summary, next_tokens=_top_tokens(output[row], tokenizer))
+        return dataclasses.replace(summary, next_tokens=_top_tokens(output[row], tokenizer, top_k))
     if spec.task == "text-classification":
         names = (config.id2label.get(i, f"LABEL_{i}") for i in range(len(output)))
-        return dataclasses.replace(summary, labels=tuple(map(Label, names, _softmax(output).tolist())))
+        return dataclasses.replace(summary, labels=tuple(map(Label, names, softmax(output).tolist())))
     if spec.task == "question-answering":
         return dataclasses.replace(summary, span=_best_span(result, attended, tokenizer))
     if spec.task == "fill-mask":
@@ -104,15 +108,26 @@ def summarize_result(
     return dataclasses.replace(summary, values=values)
 
 
-def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     exponents: NDArray[np.float64] = np.exp(logits.astype(np.float64) - float(logits.max()))
     probabilities: NDArray[np.float64] = exponents / exponents.sum()
     return probabilities
 
 
-def _top_tokens(logits: NDArray[np.float32], tokenizer: Tokenizer | None) -> tuple[NextToken, ...]:
-    probabilities = _softmax(logits)
-    best = np.argsort(-logits, kind="stable")[:TOP_TOKENS]
+def likeliest_tokens(logits: NDArray[np.float32], count: int) -> NDArray[np.int64]:
+    """The ids of the `count` greatest `logits` [vocab_size], greatest first; of equal ones the lower id."""
+    candidates = np.arange(len(logits))
+    if count < len(logits) and not np.isnan(logits).any():  # which have no order
+        candidates = np.flatnonzero(logits >= np.partition(logits, -count)[-count])
+    order = np.argsort(-logits[candidates], kind="stable")[:count]
+    return candidates[order]
+
+
+def _top_tokens(
+    logits: NDArray[np.float32], tokenizer: Tokenizer | None, count: int
+) -> tuple[NextToken, ...]:
+    probabilities = softmax(logits)
+    best = likeliest_tokens(logits, count)
     texts = [None if tokenizer is None else tokenizer.decode([int(token)]) for token in best]
     return tuple(map(NextToken, best.tolist(), probabilities[best].tolist(), texts))
 

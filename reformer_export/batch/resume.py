@@ -97,7 +97,8 @@ class _ResumableWriter(JsonLinesWriter):
     def restore(self, source: Source) -> None:
         """Bring the source and this writer to where the interrupted run was."""
         state = self._read_state()
-        for name, value in self._identity.items():
+        for name in dict.fromkeys((*self._identity, *state.identity)):
+            value = self._identity.get(name)
             if state.identity.get(name) != value:
                 expected = f"{state.identity.get(name)!r} as in the run that left {self._partial}"
                 raise InputError("resume", f"{name} {value!r}", expected, f"give the same, or {START_AGAIN}")
@@ -107,9 +108,9 @@ class _ResumableWriter(JsonLinesWriter):
         self.size, self.begun = state.size, state.totals
 
     def end_window(self, consumed: Consumed, totals: Totals) -> None:
+        self._stream.flush()  # a full disk shows here, with the windows before on it (3.14 holds 128 KiB)
         self._state = _State(self._identity, consumed, self.size, totals)
         if time.monotonic() - self._saved >= STATE_SECONDS:
-            self._stream.flush()
             self._save(self._state)
 
     def keep(self, say: Say) -> None:

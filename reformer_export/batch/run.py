@@ -8,11 +8,16 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from reformer_export.batch.batching import Batching, Totals, run_window, windows_from_lines
-from reformer_export.batch.outputs import Output, ResultWriter, open_whole_file
+from reformer_export.batch.outputs import Output, ResultWriter, SelectingWriter, open_whole_file
 from reformer_export.batch.results import SequenceResult
 from reformer_export.batch.resume import Identity, Say, open_resumable_file
+from reformer_export.batch.selection import find_tokenizer, list_token_texts
 from reformer_export.batch.sequences import InputLine, Source
 from reformer_export.errors import InputError
 from reformer_export.runtimes import LeftPaddingWarning, Runtime
@@ -104,11 +109,27 @@ def open_output(
         got, fix = "an input that can be read only once", "leave `resume` out"
         raise InputError("resume", got, "`file` with a file", fix)
     if output.is_jsonl and source.resumable:
-        with open_resumable_file(output, source, _identify(runtime, source, batching), say) as writer:
-            yield writer
+        identity = {**_identify(runtime, source, batching), **output.selection.identity}
+        opened = open_resumable_file(output, source, identity, say)
     else:
-        with open_whole_file(output.path) as writer:
-            yield writer
+        opened = open_whole_file(output.path)
+    select = _make_selection(output, runtime)
+    with opened as writer:
+        yield writer if select is None else SelectingWriter(writer, select)
+
+
+def _make_selection(output: Output, runtime: Runtime) -> Callable[[SequenceResult], SequenceResult] | None:
+    """What cuts a result down to what `output` keeps; None when that is all."""
+    selection, spec = output.selection, runtime.spec
+    if selection.keeps_all:
+        return None
+    selection.check(spec)
+    tokenizer = None if selection.top_k is None else find_tokenizer(runtime)
+    texts: NDArray[Any] | None = None
+    if tokenizer is not None:
+        texts = list_token_texts(tokenizer, spec.vocab_size)
+        texts = texts.astype(np.str_) if output.is_npz else texts
+    return lambda result: selection.select(result, spec, texts)
 
 
 def _identify(runtime: Runtime, source: Source, batching: Batching) -> Identity:

@@ -8,16 +8,15 @@ from typing import Any
 
 import click
 
-from reformer_export.artifact.files import json_text, write_atomically
 from reformer_export.cli.failures import leave_on_termination, refuse_in_one_line
 from reformer_export.cli.option_names import Command, name_own_options
 from reformer_export.cli.option_values import (
-    STANDARD_OUTPUT,
     integers_from_option,
     json_file_option,
     report_option,
+    write_json,
 )
-from reformer_export.cli.runtime_options import runtime_options
+from reformer_export.cli.runtime_options import RUNTIME_SECTIONS, runtime_options
 from reformer_export.cli.tables import echo_on_stderr, print_table, show_progress
 from reformer_export.errors import InputError
 from reformer_export.measure.contenders import AGAINST, Name
@@ -37,9 +36,16 @@ def names_from_option(_ctx: click.Context, param: click.Parameter, text: str) ->
     return names
 
 
-@click.command("bench", cls=Command)
+SECTIONS = {
+    "What is measured": ("against", "lengths", "batch_sizes", "repeat", "warm_up", "memory", "checkpoint"),
+    "Output": ("json_file", "report_file"),
+    **RUNTIME_SECTIONS,
+}
+
+
+@click.command("bench", cls=Command, sections=SECTIONS)
 @click.argument("out", type=click.Path())
-@click.option("--checkpoint", help="Folder or hub id for eager; the one that was exported, by default.")
+@click.option("--checkpoint", help="Folder or hub id for eager.  [default: the one that was exported]")
 @click.option(
     "--against",
     default=",".join(AGAINST),
@@ -115,11 +121,8 @@ def command(
 
 def _print(report: BenchReport, json_file: Path | None) -> None:
     """Print the table, or write the JSON where the user wants it."""
-    if json_file == STANDARD_OUTPUT:
-        click.echo(json_text(report.to_dict()))
+    if write_json(json_file, report.to_dict()):
         return
-    if json_file is not None:
-        write_atomically(json_file, json_text(report.to_dict()) + "\n")
     result = report.result
     print_table(report.table())
     verdict = report.verdict()

@@ -7,12 +7,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import click
 
-from reformer_export.artifact.files import json_text
 from reformer_export.cli.failures import leave_on_termination, refuse_in_one_line
 from reformer_export.cli.option_names import Command
+from reformer_export.cli.option_values import json_file_option, write_json
 from reformer_export.cli.tables import PLAIN_PROGRESS_SECONDS, print_table
 from reformer_export.libraries.build import build_libraries
 from reformer_export.libraries.build_options import LibraryOptions, architectures_from_text
@@ -30,8 +31,8 @@ from reformer_export.report.tables import library_build_table
     help='GPUs that the kernels are for: native (those here), all, or numbers such as "80;90" (8.0 and 9.0).',
 )
 @click.option("--overwrite", is_flag=True, help="Build again what is built already.")
-@click.option("--json", "as_json", is_flag=True, help="Print what was built as JSON.")
-def command(cuda: bool, tensorrt: bool, architectures: str, overwrite: bool, as_json: bool) -> None:
+@json_file_option
+def command(cuda: bool, tensorrt: bool, architectures: str, overwrite: bool, json_file: Path | None) -> None:
     """Build the native libraries on this machine; every command uses them from then on.
 
     Needs a C++ compiler. What else is missing is fetched with pip into a temporary folder, each thing named
@@ -47,14 +48,13 @@ def command(cuda: bool, tensorrt: bool, architectures: str, overwrite: bool, as_
     options = LibraryOptions(cuda, tensorrt, architectures_from_text(architectures))
     with leave_on_termination(), refuse_in_one_line("building the library"), _show_compiling() as advance:
         build = build_libraries(options, overwrite, _say, advance)
-    if as_json:
-        values = {
-            **dataclasses.asdict(build.record),
-            "folder": str(build.folder),
-            "is_new": build.is_new,
-            "note": build.note,
-        }
-        click.echo(json_text(values))
+    values = {
+        **dataclasses.asdict(build.record),
+        "folder": str(build.folder),
+        "is_new": build.is_new,
+        "note": build.note,
+    }
+    if write_json(json_file, values):
         return
     _say("Built." if build.is_new else "It is built already; --overwrite builds it again.")
     if build.note:

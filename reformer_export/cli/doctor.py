@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
 from reformer_export.cli.option_names import Command, name_fields
+from reformer_export.cli.option_values import json_file_option, write_json
 from reformer_export.cli.run import command as run
 from reformer_export.cli.tables import print_table
 from reformer_export.errors import EXIT_CHECK_FAILED
@@ -19,9 +19,9 @@ from reformer_export.runtimes.machine import inspect_machine
 
 @click.command("doctor", cls=Command)
 @click.argument("path", required=False, type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_file_option
 @click.pass_context
-def command(ctx: click.Context, path: Path | None, as_json: bool) -> None:
+def command(ctx: click.Context, path: Path | None, json_file: Path | None) -> None:
     """Say what this machine can run and what is missing, and whether it can run PATH.
 
     PATH is an artifact's folder, which is run on one token, or an .onnx file, which is opened. Exit status
@@ -34,10 +34,8 @@ def command(ctx: click.Context, path: Path | None, as_json: bool) -> None:
       reformer-export doctor some.onnx --json
     """
     report = inspect_machine(path)
-    if as_json:
-        values = {**dataclasses.asdict(report), "can_run": report.can_run}
-        click.echo(json.dumps(_name_fields(values), indent=2))
-    else:
+    values = {**dataclasses.asdict(report), "can_run": report.can_run}
+    if not write_json(json_file, _name_fields(values)):
         for table in machine_tables(report):
             print_table(dataclasses.replace(table, rows=_name_fields(table.rows)))
     if not report.can_run:

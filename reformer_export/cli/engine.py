@@ -14,12 +14,17 @@ from typing import Any
 import click
 
 from reformer_export.artifact.engine_record import ENGINE_RUNTIMES, EngineFlags
-from reformer_export.artifact.files import json_text
 from reformer_export.artifact.manifest import read_manifest
 from reformer_export.cli.failures import leave_on_termination, refuse_in_one_line
-from reformer_export.cli.option_names import Command, is_debug
-from reformer_export.cli.option_values import output_path_from_option, shapes_from_option
+from reformer_export.cli.option_names import Command
+from reformer_export.cli.option_values import (
+    json_file_option,
+    output_path_from_option,
+    shapes_from_option,
+    write_json,
+)
 from reformer_export.cli.tables import PLAIN_PROGRESS_SECONDS, print_table
+from reformer_export.cli.verbosity import is_debug
 from reformer_export.engine import (
     EngineOptions,
     Progress,
@@ -30,8 +35,19 @@ from reformer_export.engine import (
 from reformer_export.report.tables import engine_table
 from reformer_export.workflows.progress import say_nothing
 
+SECTIONS = {
+    "Engine": ("runtime", "name", "overwrite", "num_hashes", "tf32"),
+    "Shapes": ("minimums", "optimums", "maximums"),
+    "Where it runs": (
+        *("compute_capabilities", "version_compatible", "hardware_compatible", "embed_plugin"),
+        *("refit", "stripped"),
+    ),
+    "Building": ("builder_level", "workspace", "timing_cache"),
+    "Output": ("json_file", "report_layers"),
+}
 
-@click.command("engine", cls=Command)
+
+@click.command("engine", cls=Command, sections=SECTIONS)
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
     "--runtime",
@@ -88,7 +104,15 @@ from reformer_export.workflows.progress import say_nothing
     help="Measured kernel times, read and kept; TensorRT only.  [default: OUT/engines/timing.cache]",
 )
 @click.option(
-    "--tf32", is_flag=True, help="Let float32 products round to TF32: faster, but it changes hashes."
+    "--tf32",
+    is_flag=True,
+    help="Round what float32's products multiply to TF32; faster, with the errors of float16.",
+)
+@click.option(
+    "--num-hashes",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Hash rounds that are built in, of an artifact exported with --max-hashes.",
 )
 @click.option("--refit", is_flag=True, help="Weights can be exchanged in the engine; needs a GPU.")
 @click.option("--strip-weights", "stripped", is_flag=True, help="Leave weights out; needs a GPU.")
@@ -99,7 +123,7 @@ from reformer_export.workflows.progress import say_nothing
     "--layers", "report_layers", is_flag=True, help="Write NAME.layers.txt: what runs; needs a GPU."
 )
 @click.option("--overwrite", is_flag=True, help="Replace the engine NAME, when the new one is whole.")
-@click.option("--json", "as_json", is_flag=True, help="Print the engine's record as JSON.")
+@json_file_option
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -108,7 +132,7 @@ def command(
     minimums: tuple[tuple[int, int], ...],
     optimums: tuple[tuple[int, int], ...],
     maximums: tuple[tuple[int, int], ...],
-    as_json: bool,
+    json_file: Path | None,
     **options: Any,
 ) -> None:
     """Build OUT/engines/NAME.engine, and NAME.json which says what it is, from the artifact OUT.
@@ -121,6 +145,7 @@ def command(
     Examples:
       reformer-export engine OUT --runtime tensorrt-rtx --compute-capability 8.9 --compute-capability 12.0
       reformer-export engine OUT --runtime tensorrt --max 8x16384 --opt 1x4096
+      reformer-export engine OUT --runtime tensorrt-rtx --num-hashes 4 --name four
       reformer-export engine OUT --runtime tensorrt --name two --max 1x1024 --max 1x65536
     """
     engine_options = _engine_options(options)
@@ -136,9 +161,7 @@ def command(
         build = build_engine(out, engine_options, on_progress, on_log)
     for note in build.notes:
         click.echo(f"Note: {note}", err=True)
-    if as_json:
-        click.echo(json_text({**build.record.to_dict(), "notes": list(build.notes)}))
-    else:
+    if not write_json(json_file, {**build.record.to_dict(), "notes": list(build.notes)}):
         print_table(engine_table(f"Engine {build.path}", build.record))
 
 

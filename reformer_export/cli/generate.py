@@ -2,33 +2,51 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 
 from reformer_export.artifact.files import read_text
+from reformer_export.batch import find_tokenizer
 from reformer_export.batch.sequences import ids_from_text
 from reformer_export.cli.option_names import Command
-from reformer_export.cli.runtime_options import (
-    find_tokenizer,
-    open_artifact,
-    runtime_options,
+from reformer_export.cli.option_values import (
+    STANDARD_OUTPUT,
+    json_file_option,
+    refuse_file_name,
+    write_json,
 )
+from reformer_export.cli.runtime_options import RUNTIME_SECTIONS, open_artifact, runtime_options
 from reformer_export.errors import InputError
 from reformer_export.runtimes import Runtime, RuntimeOptions
 from reformer_export.runtimes.generation import Generation
 
+SECTIONS = {
+    "Input": ("prompt", "prompt_file", "prompt_ids"),
+    "Sampling": ("temperature", "top_k", "top_p", "seed"),
+    "End": ("max_new_tokens", "eos_token_id"),
+    "Output": ("no_stream", "json_file"),
+    **RUNTIME_SECTIONS,
+}
 
-@click.command("generate", cls=Command)
+
+@click.command("generate", cls=Command, sections=SECTIONS)
 @click.argument("out", type=click.Path())
-@click.option("--prompt", metavar="TEXT", help="The text to continue.")
+@click.argument("text", required=False)
+@click.option("--prompt", metavar="TEXT", help="The text to continue, as TEXT.")
 @click.option(
     "--prompt-file", type=click.Path(path_type=Path), help="A UTF-8 file with the text to continue."
 )
 @click.option("--prompt-ids", metavar="N,N,...", help="Token ids to continue; the output is ids too.")
-@click.option("--max-new-tokens", type=click.IntRange(min=1), default=256, show_default=True)
+@click.option(
+    "--max-new-tokens",
+    type=click.IntRange(min=1),
+    default=256,
+    show_default=True,
+    help="Ends the text after so many tokens.",
+)
 @click.option(
     "--temperature",
     type=click.FloatRange(min=0),
@@ -55,13 +73,14 @@ from reformer_export.runtimes.generation import Generation
     "--eos-token-id",
     type=int,
     multiple=True,
-    help="Ends the text; repeatable; default: the checkpoint's own.",
+    help="Ends the text; repeatable.  [default: the checkpoint's own]",
 )
 @click.option("--no-stream", is_flag=True, help="Print the text at the end, not as it comes.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, at the end.")
+@json_file_option
 @runtime_options
 def command(
     out: str,
+    text: str | None,
     prompt: str | None,
     prompt_file: Path | None,
     prompt_ids: str | None,
@@ -72,21 +91,21 @@ def command(
     seed: int,
     eos_token_id: tuple[int, ...],
     no_stream: bool,
-    as_json: bool,
+    json_file: Path | None,
     choice: RuntimeOptions,
 ) -> None:
-    """Continue a prompt with the language model in the folder OUT.
+    """Continue TEXT with the language model in the folder OUT.
 
     The continuation goes to standard output; speed and the reason for the end go to standard error. Every
     token takes a full forward pass: a Reformer's cached decoding would give other probabilities.
 
     \b
     Examples:
-      reformer-export generate OUT --prompt "In the beginning"
-      reformer-export generate OUT --prompt "Once" --temperature 0 --max-new-tokens 50
+      reformer-export generate OUT "In the beginning"
+      reformer-export generate OUT "Once" --temperature 0 --max-new-tokens 50
       reformer-export generate OUT --prompt-ids 75,112 --seed 3
     """
-    given = _read_prompt(prompt, prompt_file, prompt_ids)
+    given = _read_prompt(text, prompt, prompt_file, prompt_ids)
     runtime = open_artifact(out, choice)
     generation = runtime.generate(
         given,
@@ -98,13 +117,12 @@ def command(
         eos_token_id=eos_token_id or None,
     )
     start = time.perf_counter()
-    if as_json or no_stream:
+    if json_file == STANDARD_OUTPUT or no_stream:
         list(generation)
     else:
         _stream(generation, as_text=isinstance(given, str))
     seconds = time.perf_counter() - start
-    if as_json:
-        _print_json(runtime, generation, seconds, seed)
+    if json_file is not None and write_json(json_file, _describe(runtime, generation, seconds, seed)):
         return
     if no_stream:
         _stream(generation, as_text=isinstance(given, str))
@@ -112,15 +130,19 @@ def command(
     click.echo(f"{speed}, seed {seed}, stopped by {generation.stop_reason}", err=True)
 
 
-def _read_prompt(prompt: str | None, prompt_file: Path | None, prompt_ids: str | None) -> str | list[int]:
-    options = {"--prompt": prompt, "--prompt-file": prompt_file, "--prompt-ids": prompt_ids}
+def _read_prompt(
+    text: str | None, prompt: str | None, prompt_file: Path | None, prompt_ids: str | None
+) -> str | list[int]:
+    if text is not None:
+        refuse_file_name(text, "--prompt-file")
+    options = {"TEXT": text, "--prompt": prompt, "--prompt-file": prompt_file, "--prompt-ids": prompt_ids}
     given = [name for name, value in options.items() if value is not None]
     if len(given) != 1:
         raise InputError("prompt", " and ".join(given) or "none", f"one of {', '.join(options)}", "give one")
     if prompt_ids is not None:
         return ids_from_text("prompt_ids", prompt_ids)
-    if prompt is not None:
-        return prompt
+    if text is not None or prompt is not None:
+        return text or prompt or ""
     assert prompt_file is not None
     return read_text("prompt_file", prompt_file)
 
@@ -136,10 +158,11 @@ def _stream(generation: Generation, *, as_text: bool) -> None:
     click.echo()
 
 
-def _print_json(runtime: Runtime, generation: Generation, seconds: float, seed: int) -> None:
+def _describe(runtime: Runtime, generation: Generation, seconds: float, seed: int) -> dict[str, Any]:
+    """The generation in JSON values."""
     if generation.tokenizer is None:
         generation.tokenizer = find_tokenizer(runtime)
-    report = {
+    return {
         "prompt_ids": list(generation.prompt_ids),
         "ids": generation.ids,
         "text": None if generation.tokenizer is None else generation.text,
@@ -150,4 +173,3 @@ def _print_json(runtime: Runtime, generation: Generation, seconds: float, seed: 
         "runtime": runtime.description,
         "providers": list(runtime.providers),
     }
-    click.echo(json.dumps(report, indent=2))

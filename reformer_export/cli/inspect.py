@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
 from reformer_export.artifact.engine_state import EngineState
 from reformer_export.cli.option_names import Command
-from reformer_export.cli.option_values import report_option
+from reformer_export.cli.option_values import json_file_option, report_option, write_json
 from reformer_export.cli.tables import print_table
 from reformer_export.errors import EXIT_CHECK_FAILED, InputError
 from reformer_export.report import write_report
@@ -20,10 +19,10 @@ from reformer_export.runtimes.inspection import describe_problem, inspect_path
 
 @click.command("inspect", cls=Command)
 @click.argument("path", type=click.Path())
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_file_option
 @report_option
 @click.pass_context
-def command(ctx: click.Context, /, path: str, as_json: bool, report_file: Path | None) -> None:
+def command(ctx: click.Context, /, path: str, json_file: Path | None, report_file: Path | None) -> None:
     """Say what PATH is: an artifact's folder, an .onnx file or an engine, and what `run` would use here.
 
     Nothing is run. Exit status 1 when a file or an engine is not as it was written.
@@ -40,9 +39,7 @@ def command(ctx: click.Context, /, path: str, as_json: bool, report_file: Path |
         if isinstance(found, EngineState):
             raise InputError("report_file", f"the engine {path}", "an artifact's folder", "give that")
         write_report(report_file, page_from_inspect(found))
-    if as_json:
-        click.echo(json.dumps(found.to_dict(), indent=2))
-    else:
+    if not write_json(json_file, found.to_dict()):
         for table in inspection_tables(path, found):
             print_table(table)
     problem = describe_problem(found)

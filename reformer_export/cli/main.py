@@ -14,8 +14,8 @@ from typing import Final
 import click
 
 from reformer_export import __version__
-from reformer_export.cli.option_names import make_debug_option
 from reformer_export.cli.standard_streams import guard_standard_streams
+from reformer_export.cli.verbosity import make_debug_option, make_verbose_option
 from reformer_export.errors import ReformerExportError
 
 PROGRAM: Final = "reformer-export"
@@ -80,7 +80,7 @@ def cli(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-cli.params.append(make_debug_option())
+cli.params += [make_verbose_option(), make_debug_option()]
 
 
 def main() -> None:

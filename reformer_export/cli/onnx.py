@@ -7,18 +7,31 @@ from typing import Any
 
 import click
 
-from reformer_export.artifact.files import json_text
 from reformer_export.cli.failures import leave_on_termination, refuse_in_one_line
 from reformer_export.cli.option_names import Command
-from reformer_export.cli.option_values import num_buckets_from_option
+from reformer_export.cli.option_values import (
+    STANDARD_OUTPUT,
+    json_file_option,
+    num_buckets_from_option,
+    write_json,
+)
 from reformer_export.cli.tables import echo_on_stderr
 from reformer_export.contract import DEFAULT_OPSET
 from reformer_export.spec import DTYPES, TASKS
 from reformer_export.workflows.export import ExportedArtifact, ExportRequest, export_checkpoint
 from reformer_export.workflows.progress import say_nothing
 
+SECTIONS = {
+    "Checkpoint": ("revision", "allow_pickle", "task", "tokenizer"),
+    "Model": (
+        *("dtype", "num_hashes", "max_hashes", "num_buckets", "hash_seed", "max_length", "logits"),
+        *("feed_forward_slices", "opset"),
+    ),
+    "Output": ("verify", "overwrite", "json_file"),
+}
 
-@click.command("onnx", cls=Command)
+
+@click.command("onnx", cls=Command, sections=SECTIONS)
 @click.argument("checkpoint")
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
@@ -83,8 +96,8 @@ from reformer_export.workflows.progress import say_nothing
     "--verify/--no-verify", default=True, show_default=True, help="Compare with eager on a few inputs."
 )
 @click.option("--overwrite", is_flag=True, help="Replace the artifact OUT, when the new one is whole.")
-@click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
-def command(checkpoint: str, out: Path, as_json: bool, **options: Any) -> None:
+@json_file_option
+def command(checkpoint: str, out: Path, json_file: Path | None, **options: Any) -> None:
     """Export CHECKPOINT (a folder saved by transformers, or a hub id) to the new folder OUT.
 
     OUT gets model.onnx, which any ONNX Runtime runs at any batch size and length, and manifest.json. A short
@@ -99,9 +112,11 @@ def command(checkpoint: str, out: Path, as_json: bool, **options: Any) -> None:
       reformer-export onnx ./my-reformer OUT --max-hashes 8
     """
     request = ExportRequest(**options)
+    say = say_nothing if json_file == STANDARD_OUTPUT else echo_on_stderr
     with leave_on_termination(), refuse_in_one_line("exporting"):
-        exported = export_checkpoint(checkpoint, out, request, say=say_nothing if as_json else echo_on_stderr)
-    click.echo(json_text(exported.manifest.to_dict()) if as_json else f"{out}: {_describe(exported)}")
+        exported = export_checkpoint(checkpoint, out, request, say=say)
+    if not write_json(json_file, exported.manifest.to_dict()):
+        click.echo(f"{out}: {_describe(exported)}")
 
 
 def _describe(exported: ExportedArtifact) -> str:

@@ -2,49 +2,73 @@
 
 from __future__ import annotations
 
+import inspect
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import click
 from click.core import ParameterSource
 
 from reformer_export.cli.failures import refuse_in_one_line
+from reformer_export.cli.verbosity import make_debug_option, make_verbose_option
 from reformer_export.errors import ReformerExportError
+from reformer_export.phases import log_phase
 
-_DEBUG_KEY: Final = "reformer_export.debug"
+_EXAMPLES: Final = "\b\nExamples:"
+"""What stands before a command's examples; the backspace keeps click from filling the lines."""
+
+_METAVARS: Final = {"integer": "N", "integer range": "N", "float range": "X", "path": "FILE", "text": "TEXT"}
+"""What stands for a value in the help, by click's name of its type."""
+
 _FIELD: Final = re.compile(r'`(\w+)(?:=(?:(True|False)|"([^"]*)"))?`')
 """`threads`, `overwrite=True`, `provider="cpu"` in the words of an error."""
 
 
 class Command(click.Command):
-    """A command whose errors speak of its own options, and which takes --debug as the program does."""
+    """A command whose errors speak of its own options, and which takes --debug and --verbose as the program
+    does.
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
+    `sections`: the names of options by the heading under which the help shows them; those of no section come
+    last. Examples, at the end of the command's documentation, are at the end of the help.
+    """
+
+    def __init__(
+        self, *arguments: Any, sections: Mapping[str, Sequence[str]] | None = None, **options: Any
+    ) -> None:
         super().__init__(*arguments, **options)
-        self.params.append(make_debug_option())
+        self.sections = sections or {}
+        self.params += [make_verbose_option(), make_debug_option()]
+        for option in self.params:
+            if isinstance(option, click.Option) and option.metavar is None and not option.is_flag:
+                option.metavar = _METAVARS.get(option.type.name)
+        text, mark, examples = inspect.cleandoc(self.help or "").partition(_EXAMPLES)
+        self.help, self.epilog = text, mark + examples
 
     def invoke(self, ctx: click.Context) -> object:
         try:
-            with refuse_in_one_line(f"reformer-export {self.name}"):
+            with (
+                refuse_in_one_line(f"reformer-export {self.name}"),
+                log_phase(f"reformer-export {self.name}"),
+            ):
                 return super().invoke(ctx)
         except ReformerExportError as error:
             name_options(error, ctx)
             raise
 
-
-def make_debug_option() -> click.Option:
-    """--debug, of the program and of each of its commands; `is_debug` tells whether either was given."""
-
-    def note(ctx: click.Context, _param: click.Parameter, is_given: bool) -> None:
-        ctx.meta[_DEBUG_KEY] = is_debug(ctx) or is_given
-
-    text = "Show the traceback of an error."
-    return click.Option(["--debug"], is_flag=True, expose_value=False, callback=note, help=text)
-
-
-def is_debug(ctx: click.Context) -> bool:
-    """Whether --debug was given, before the command's name or after it."""
-    return bool(ctx.meta.get(_DEBUG_KEY))
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The options, under the headings of `sections`."""
+        shown = {
+            param.name: param.get_help_record(ctx)
+            for param in self.get_params(ctx)
+            if isinstance(param, click.Option)
+        }
+        placed = [name for names in self.sections.values() for name in names]
+        rest = [name for name in shown if name not in placed]
+        for heading, names in {**self.sections, "Other options" if placed else "Options": rest}.items():
+            records = [record for name in names if (record := shown.get(name)) is not None]
+            with formatter.section(heading):
+                formatter.write_dl(records)
 
 
 def name_options(error: ReformerExportError, ctx: click.Context) -> None:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 
-from reformer_export.artifact.files import output_error
+from reformer_export.artifact.files import json_text, output_error, write_atomically
 from reformer_export.errors import InputError, OutputError
 from reformer_export.libraries.packages import REPORTING, require_packages
 
 STANDARD_OUTPUT: Final = Path("-")
+
+_LITERALLY: Final = {
+    "--file": 'For the name itself, put {"text": ...} into a .jsonl file',
+    "--prompt-file": "For the name itself, give it to --prompt",
+}
 
 
 def integers_from_option(
@@ -65,6 +70,17 @@ def output_path_from_option(_ctx: click.Context, param: click.Parameter, path: P
     return path
 
 
+def refuse_file_name(text: str, option: str) -> None:
+    """InputError for a text that is the name of a file here, which was meant to be read by `option`."""
+    try:
+        is_file = Path(text).is_file()
+    except (OSError, ValueError):
+        return
+    if is_file:
+        got, expected = f"{text!r:.120}, the name of a file here", "a text"
+        raise InputError("TEXT", got, expected, f"was {option} {text:.120} meant? {_LITERALLY[option]}")
+
+
 def report_path_from_option(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
     """A page to write, refused before any work also where the packages are missing that make it."""
     if path is not None:
@@ -72,16 +88,44 @@ def report_path_from_option(ctx: click.Context, param: click.Parameter, path: Pa
     return output_path_from_option(ctx, param, path)
 
 
+def json_path_from_option(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
+    """A .json file to write, or - for standard output.
+
+    A value may be left out, as all of it could once: what stands behind it is then taken for a name. Texts
+    and models have other names, so that none is lost or written over.
+    """
+    output_path_from_option(ctx, param, path)
+    if path is None or path == STANDARD_OUTPUT or path.suffix.lower() == ".json":
+        return path
+    if path.exists() and not path.is_file():  # a device or a pipe
+        return path
+    expected = "a name ending in .json, or - for standard output"
+    raise InputError(param.opts[0], f"{str(path)!r:.120}", expected, "write `--json FILE.json` or `--json -`")
+
+
 def json_file_option(command: Callable[..., object]) -> Callable[..., object]:
-    """Add --json FILE, the argument `json_file`."""
+    """Add --json FILE, the argument `json_file`; --json alone is --json -."""
     return click.option(
         "--json",
         "json_file",
+        is_flag=False,
+        flag_value=str(STANDARD_OUTPUT),
         type=click.Path(path_type=Path),
         metavar="FILE",
-        callback=output_path_from_option,
-        help="Write the results to FILE; - prints them in place of the table.",
+        callback=json_path_from_option,
+        help="Also write the results to FILE, as JSON; - prints them in place of anything else.",
     )(command)
+
+
+def write_json(json_file: Path | None, values: Any) -> bool:
+    """Write `values` where the user wants them, the file whole or not at all; whether that is standard
+    output, on which nothing else shall stand then."""
+    if json_file == STANDARD_OUTPUT:
+        click.echo(json_text(values))
+        return True
+    if json_file is not None:
+        write_atomically(json_file, json_text(values) + "\n")
+    return False
 
 
 def report_option(command: Callable[..., object]) -> Callable[..., object]:

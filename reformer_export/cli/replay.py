@@ -6,9 +6,10 @@ from pathlib import Path
 
 import click
 
-from reformer_export.artifact.files import json_text
 from reformer_export.cli.failures import refuse_in_one_line
 from reformer_export.cli.option_names import Command
+from reformer_export.cli.option_values import json_file_option, write_json
+from reformer_export.cli.runtime_options import threads_option
 from reformer_export.errors import EXIT_CHECK_FAILED
 from reformer_export.libraries.operators import NATIVE_MODES, NativeMode
 from reformer_export.parity.replay import Replay, judge_run
@@ -21,13 +22,15 @@ PROVIDERS = {"cpu": CPU, "cuda": CUDA}
 @click.command("replay", cls=Command)
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option(
-    "--native", type=click.Choice(NATIVE_MODES), help="Native operator library; default: as it was found."
+    "--native",
+    type=click.Choice(NATIVE_MODES),
+    help="Use the native operator library.  [default: as it was found]",
 )
 @click.option(
-    "--provider", type=click.Choice(list(PROVIDERS)), help="Where to run it; default: as it was found."
+    "--provider", type=click.Choice(list(PROVIDERS)), help="Where to run.  [default: as it was found]"
 )
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of an operator; default: all cores.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@threads_option
+@json_file_option
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -35,7 +38,7 @@ def command(
     native: NativeMode | None,
     provider: str | None,
     threads: int | None,
-    as_json: bool,
+    json_file: Path | None,
 ) -> None:
     """Run one node again on the inputs on which `verify --bisect DIR` found it wrong.
 
@@ -51,9 +54,7 @@ def command(
     with refuse_in_one_line("replaying"):
         run = run_node(folder, native, None if provider is None else PROVIDERS[provider], threads)
         replay = judge_run(run)
-    if as_json:
-        click.echo(json_text(replay.to_dict()))
-    else:
+    if not write_json(json_file, replay.to_dict()):
         click.echo(_describe(replay))
     if not replay.agrees:
         ctx.exit(EXIT_CHECK_FAILED)

@@ -19,15 +19,23 @@ from reformer_export.batch.sources import LINE_FORMATS
 from reformer_export.cli.bad_lines import LineMessages, OnError
 from reformer_export.cli.failures import end_by_signal, refuse_in_one_line
 from reformer_export.cli.option_names import Command
-from reformer_export.cli.runtime_options import open_artifact, runtime_options
+from reformer_export.cli.option_values import json_file_option, refuse_file_name, write_json
+from reformer_export.cli.runtime_options import RUNTIME_SECTIONS, open_artifact, runtime_options
 from reformer_export.cli.stream_progress import show_stream_progress
-from reformer_export.cli.summary_output import make_summaries, report_totals
+from reformer_export.cli.summary_output import Summaries, open_summaries, report_totals, totals_to_dict
 from reformer_export.cli.tables import echo_on_stderr
 from reformer_export.errors import EXIT_CHECK_FAILED, InputError
 from reformer_export.runtimes import RuntimeOptions
 
+SECTIONS = {
+    "Input": ("ids", "file", "line_format", "on_error"),
+    "Output": ("output", "top_k", "last", "json_file", "resume", "restart"),
+    "Batches": ("rows", "tokens", "window", "mixes_lengths"),
+    **RUNTIME_SECTIONS,
+}
 
-@click.command("run", cls=Command)
+
+@click.command("run", cls=Command, sections=SECTIONS)
 @click.argument("out", type=click.Path())
 @click.argument("text", nargs=-1)
 @click.option("--ids", multiple=True, metavar="N,N,...", help="Token ids of one sequence; repeatable.")
@@ -38,7 +46,7 @@ from reformer_export.runtimes import RuntimeOptions
     "--format",
     "line_format",
     type=click.Choice(LINE_FORMATS),
-    help="What the lines of --file are; by default the name says it, and standard input is jsonl.",
+    help="What the lines of --file are.  [default: as the name says; of standard input jsonl]",
 )
 @click.option(
     "--output",
@@ -49,7 +57,7 @@ from reformer_export.runtimes import RuntimeOptions
     "--batch-size",
     "rows",
     type=click.IntRange(min=1),
-    help="At most so many sequences at a time; default: 1, or with --batch-tokens any number.",
+    help="At most so many sequences at a time.  [default: 1, with --batch-tokens any number]",
 )
 @click.option(
     "--batch-tokens",
@@ -77,9 +85,20 @@ from reformer_export.runtimes import RuntimeOptions
     show_default=True,
     help="What a bad line does; the output says of a skipped one what is wrong.",
 )
-@click.option("--resume", is_flag=True, help="Go on with an interrupted run, if there is one.")
+@click.option(
+    "--top-k",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Of logits, the N likeliest tokens only: ids, logits, probabilities and, with a tokenizer, texts.",
+)
+@click.option("--last", is_flag=True, help="Of logits, those of the last attended token only.")
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on with an interrupted run, if there is one; nothing is done where OUTPUT is finished.",
+)
 @click.option("--restart", is_flag=True, help="Start again, whatever an interrupted run has left.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_file_option
 @runtime_options
 def command(
     out: str,
@@ -89,9 +108,11 @@ def command(
     line_format: LineFormat | None,
     output: Path | None,
     on_error: OnError,
+    top_k: int | None,
+    last: bool,
     resume: bool,
     restart: bool,
-    as_json: bool,
+    json_file: Path | None,
     choice: RuntimeOptions,
     **batches: Any,
 ) -> None:
@@ -106,6 +127,8 @@ def command(
     A batch holds only sequences that give the same answers together as alone (the model pads them to one
     length), unless --pad says otherwise.
 
+    Logits are large: as JSON, a token's are several kilobytes. --last and --top-k write less.
+
     A run over a file into a .jsonl that ends early keeps its lines in OUTPUT.partial; the same command
     with --resume goes on after them.
 
@@ -116,6 +139,7 @@ def command(
       reformer-export run OUT "In the beginning"
       reformer-export run OUT --ids 75,112,34
       reformer-export run OUT --file lines.txt --output logits.npz
+      reformer-export run OUT --file lines.txt --output next.jsonl --last --top-k 5
       reformer-export run OUT --file all.jsonl --output all-out.jsonl --batch-size 32 --on-error skip
       reformer-export run OUT --file all.jsonl --output all-out.jsonl --batch-size 32 --resume
       zcat all.jsonl.gz | reformer-export run OUT --file - --output - | gzip > all-out.jsonl.gz
@@ -124,7 +148,14 @@ def command(
     if batches["rows"] is None and batches["tokens"] is None:
         batches["rows"] = 1
     batching = batch.Batching(**batches)
-    target = _check_output(output, as_json, resume, restart)
+    for each in text:
+        refuse_file_name(each, "--file")
+    selection = batch.OutputSelection(top_k, last)
+    target = _check_output(output, json_file, resume, restart, selection)
+    if target is not None and target.is_finished:
+        click.echo(f"{output} is finished: nothing was done. --restart would write it anew.", err=True)
+        write_json(json_file, {"output": str(output), "sequences": 0, **totals_to_dict(batch.Totals(), 0.0)})
+        return
     left = "nothing half-written was left behind" if output is None else f"{output} is as it was"
     messages = LineMessages(on_error)
     with refuse_in_one_line("running"), end_by_signal(left):
@@ -132,7 +163,7 @@ def command(
         with open_source(batch.SequenceReader.of(runtime), text, ids, file, line_format) as source:
             begun = time.perf_counter()
             writing: AbstractContextManager[batch.ResultWriter] = (
-                nullcontext(make_summaries(runtime, as_json))
+                open_summaries(runtime, json_file, top_k)
                 if target is None
                 else batch.open_output(target, runtime, source, batching, echo_on_stderr)
             )
@@ -140,19 +171,30 @@ def command(
             has_bar = output not in (None, STANDARD_OUTPUT) or not sys.stdout.isatty()
             with writing as writer, show_stream_progress("Sequences", source, has_bar=has_bar) as show:
                 totals = batch.run_batches(runtime, source, writer, batching, messages.show, show)
+                seconds = time.perf_counter() - begun
+                if isinstance(writer, Summaries):
+                    writer.finish(totals_to_dict(totals, seconds))
         messages.show_counts()
-        report_totals(totals, time.perf_counter() - begun, output, writer, as_json)
+        report_totals(totals, seconds, output, json_file)
     if totals.skipped:
         click.get_current_context().exit(EXIT_CHECK_FAILED)
 
 
-def _check_output(output: Path | None, as_json: bool, resume: bool, restart: bool) -> batch.Output | None:
+def _check_output(
+    output: Path | None,
+    json_file: Path | None,
+    resume: bool,
+    restart: bool,
+    selection: batch.OutputSelection,
+) -> batch.Output | None:
     """Refuse, before any work, what cannot be written or does not fit together."""
     if output is not None:
-        target = batch.Output(output, resume, restart)
-        if output == STANDARD_OUTPUT and as_json:
+        target = batch.Output(output, resume, restart, selection)
+        if output == STANDARD_OUTPUT == json_file:
             raise InputError("--json", "--output - too", "one of them on standard output", "choose")
         return target
+    if selection.last:
+        raise InputError("--last", "no --output", "one", "write one, or leave it out")
     if resume or restart:
         what = "--resume" if resume else "--restart"
         raise InputError(what, "no --output", RESUMABLE, "write one, or leave it out")

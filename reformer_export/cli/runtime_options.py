@@ -5,17 +5,22 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from reformer_export.cli.tables import echo_on_stderr
-from reformer_export.errors import InputError, MissingDependencyError
 from reformer_export.libraries.operators import NATIVE_MODES
 from reformer_export.runtimes import RUNTIMES, Runtime, RuntimeOptions, load
-from reformer_export.runtimes.tokenizer import Tokenizer
 
 Command = Callable[..., object]
+
+RUNTIME_SECTIONS: Final = {
+    "Runtime": ("runtime", "num_hashes", "no_check"),
+    "ONNX Runtime": ("provider", "native", "threads"),
+    "GPU": ("device_id", "tf32", "engine", "cuda_graphs", "allow_engine_code"),
+}
+"""The options of `runtime_options` by heading."""
 
 
 def runtime_options(command: Command) -> Command:
@@ -30,19 +35,17 @@ def runtime_options(command: Command) -> Command:
         }
         return command(*arguments, choice=RuntimeOptions(**fields, check=not no_check), **options)
 
-    threads_option = click.option(
-        "--threads", type=click.IntRange(min=1), help="CPU threads of an operator; default: all cores."
-    )
     num_hashes_option = click.option(
         "--num-hashes",
         type=click.IntRange(min=1),
-        help="Hash rounds, for an artifact exported with --max-hashes; default: all of them.",
+        metavar="N",
+        help="Hash rounds, for an artifact exported with --max-hashes.  [default: all of them]",
     )
     no_check_option = click.option(
         "--no-check", is_flag=True, help="Do not compare the artifact's files with the manifest's SHA-256."
     )
     with_own = native_option(threads_option(tf32_option(num_hashes_option(no_check_option(with_choice)))))
-    return runtime_option(engine_options(provider_option(with_own)))
+    return runtime_option(engine_options(provider_option(device_id_option(with_own))))
 
 
 def runtime_option(command: Command) -> Command:
@@ -71,7 +74,7 @@ def engine_options(command: Command) -> Command:
     return click.option(
         "--engine",
         metavar="NAME",
-        help="TensorRT: which of the artifact's engines; the only one that fits this machine, by default.",
+        help="TensorRT: which of the artifact's engines.  [default: the only one that fits this machine]",
     )(command)
 
 
@@ -82,7 +85,27 @@ def provider_option(command: Command) -> Command:
         type=click.Choice(["auto", "cpu", "cuda"]),
         default="auto",
         show_default=True,
-        help="ONNX Runtime: where to run; auto takes CUDA when it is there.",
+        help="Where to run; auto takes CUDA when it is there.",
+    )(command)
+
+
+def threads_option(command: Command) -> Command:
+    """Add --threads."""
+    return click.option(
+        "--threads",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="CPU threads of an operator.  [default: all cores]",
+    )(command)
+
+
+def device_id_option(command: Command) -> Command:
+    """Add --device-id."""
+    return click.option(
+        "--device-id",
+        type=click.IntRange(min=0),
+        metavar="N",
+        help="CUDA, TensorRT: which GPU, as `doctor` counts them.  [default: the first]",
     )(command)
 
 
@@ -102,7 +125,7 @@ def native_option(command: Command) -> Command:
         type=click.Choice(NATIVE_MODES),
         default="auto",
         show_default=True,
-        help="ONNX Runtime: use the native operator library; auto takes it when it is installed.",
+        help="Use the native operator library; auto takes it when it is installed.",
     )(command)
 
 
@@ -121,11 +144,3 @@ def _show_notes(runtime: Runtime, shown: int) -> int:
     for note in runtime.notes[shown:]:
         echo_on_stderr(f"Note: {note}")
     return len(runtime.notes)
-
-
-def find_tokenizer(runtime: Runtime) -> Tokenizer | None:
-    """The artifact's tokenizer, or None where it has none or its package is missing."""
-    try:
-        return runtime.tokenizer
-    except (InputError, MissingDependencyError):
-        return None

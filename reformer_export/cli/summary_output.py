@@ -5,17 +5,29 @@ from __future__ import annotations
 import dataclasses
 import json
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
-from reformer_export.batch import InputLine, ResultWriter, SequenceResult, Totals, summarize_result
+from reformer_export.artifact.files import replace_file
+from reformer_export.batch import (
+    InputLine,
+    OutputSelection,
+    ResultWriter,
+    SequenceResult,
+    Totals,
+    find_tokenizer,
+    summarize_result,
+)
 from reformer_export.batch.outputs import STANDARD_OUTPUT
-from reformer_export.batch.results import Label, NextToken, Span, Summary
-from reformer_export.cli.runtime_options import find_tokenizer
+from reformer_export.batch.results import TOP_TOKENS, Label, NextToken, Span, Summary
+from reformer_export.cli.option_values import write_json
 from reformer_export.cli.tables import print_table
+from reformer_export.errors import InputError
 from reformer_export.report.tables import Columns, Table, make_facts, make_table
 from reformer_export.runtimes import Runtime
 
@@ -39,25 +51,41 @@ SPANS: Final[Columns[Span]] = {
 Summarize = Callable[[SequenceResult], Summary]
 
 
-class SummaryTables(ResultWriter):
-    """A small table a sequence; of a bad line, standard error has said it."""
+class Summaries(ResultWriter):
+    """A small table a sequence, or one JSON object, or both; of a bad line, standard error has said it."""
 
-    def __init__(self, summarize: Summarize) -> None:
+    def __init__(self, summarize: Summarize, json: JsonSummaries | None, *, has_tables: bool) -> None:
         self._summarize = summarize
+        self._json = json
+        self._has_tables = has_tables
 
     def write(self, result: SequenceResult) -> None:
-        print_table(summary_table(self._summarize(result)))
+        summary = self._summarize(result)
+        if self._has_tables:
+            print_table(summary_table(summary))
+        if self._json is not None:
+            self._json.write(summary)
+
+    def write_error(self, line: InputLine) -> None:
+        if self._json is not None:
+            self._json.write_error(line)
+
+    def finish(self, tail: dict[str, Any]) -> None:
+        """All sequences are there; `tail` is what was done."""
+        if self._json is not None:
+            self._json.finish(tail)
 
 
-class JsonSummaries(ResultWriter):
+class JsonSummaries:
     """One JSON object: `head`, then `sequences` as they come, then a tail."""
 
-    def __init__(self, head: dict[str, Any], summarize: Summarize) -> None:
+    def __init__(self, head: dict[str, Any], put: Callable[[str], object]) -> None:
+        """`put` takes the text in pieces."""
+        self._put = put
         self._before = json.dumps(head, indent=2).removesuffix("\n}") + ',\n  "sequences": [\n'
-        self._summarize = summarize
 
-    def write(self, result: SequenceResult) -> None:
-        self._write_element(self._summarize(result).to_dict())
+    def write(self, summary: Summary) -> None:
+        self._write_element(summary.to_dict())
 
     def write_error(self, line: InputLine) -> None:
         self._write_element({"index": line.index, "error": line.error})
@@ -66,36 +94,61 @@ class JsonSummaries(ResultWriter):
         """Close the array and the object; there was an element at least. Before the first one nothing was
         written, so that an input without a good line leaves nothing."""
         after = json.dumps(tail, indent=2).removeprefix("{\n")
-        click.echo(f"\n  ],\n{after}")
+        self._put(f"\n  ],\n{after}\n")
 
     def _write_element(self, summary: dict[str, Any]) -> None:
         text = textwrap.indent(json.dumps(summary, indent=2), "    ")
-        click.echo(self._before + text, nl=False)
+        self._put(self._before + text)
         self._before = ",\n"
 
 
-def make_summaries(runtime: Runtime, as_json: bool) -> SummaryTables | JsonSummaries:
-    """A writer of summaries on standard output."""
+@contextmanager
+def open_summaries(runtime: Runtime, json_file: Path | None, top_k: int | None) -> Iterator[Summaries]:
+    """A writer of summaries: tables on standard output, or JSON there; a `json_file` is whole when the block
+    ends well. Of the next tokens, the `top_k` likeliest are shown, as many as ever where it is None."""
+    if top_k is not None:
+        _check_top_k(top_k, runtime)
     tokenizer = find_tokenizer(runtime)
 
     def summarize(result: SequenceResult) -> Summary:
-        return summarize_result(result, runtime.spec, runtime.config, tokenizer)
+        return summarize_result(result, runtime.spec, runtime.config, tokenizer, top_k or TOP_TOKENS)
 
-    if not as_json:
-        return SummaryTables(summarize)
+    if json_file is None:
+        yield Summaries(summarize, None, has_tables=True)
+        return
     head = {
         "artifact": str(runtime.folder),
         "task": runtime.spec.task,
         "runtime": runtime.description,
         "providers": list(runtime.providers),
     }
-    return JsonSummaries(head, summarize)
+    if json_file == STANDARD_OUTPUT:
+        yield Summaries(summarize, JsonSummaries(head, partial(click.echo, nl=False)), has_tables=False)
+        return
+    with replace_file(json_file) as stream:
+        json = JsonSummaries(head, lambda text: stream.write(text.encode()))
+        yield Summaries(summarize, json, has_tables=True)
 
 
-def report_totals(
-    totals: Totals, seconds: float, output: Path | None, writer: ResultWriter, as_json: bool
-) -> None:
-    """Say what was done: a line on standard error, and the result or its place on standard output."""
+def _check_top_k(top_k: int, runtime: Runtime) -> None:
+    OutputSelection(top_k).check(runtime.spec)
+    if runtime.spec.task != "text-generation":
+        got, fix = "no --output", "write one, or leave it out"
+        raise InputError("top_k", got, f"one, for an artifact for {runtime.spec.task}", fix)
+
+
+def totals_to_dict(totals: Totals, seconds: float) -> dict[str, Any]:
+    """What was done, in JSON values."""
+    return {
+        "skipped": totals.skipped,
+        "tokens": totals.tokens,
+        "padding_share": totals.padding_share,
+        "seconds": seconds,
+    }
+
+
+def report_totals(totals: Totals, seconds: float, output: Path | None, json_file: Path | None) -> None:
+    """Say what was done: a line on standard error, and where an output is, on standard output or as JSON."""
     if totals.sequences + totals.skipped > 1:
         rate = totals.sequences / max(seconds, 1e-9)
         click.echo(
@@ -103,17 +156,11 @@ def report_totals(
             f"{seconds:.1f} s ({rate:.4g} sequences/s), padding {totals.padding_share:.1%}",
             err=True,
         )
-    report = {
-        "skipped": totals.skipped,
-        "tokens": totals.tokens,
-        "padding_share": totals.padding_share,
-        "seconds": seconds,
-    }
-    if isinstance(writer, JsonSummaries):
-        writer.finish(report)
-    elif output not in (None, STANDARD_OUTPUT):
-        values = {"output": str(output), "sequences": totals.sequences, **report}
-        click.echo(json.dumps(values) if as_json else f"Wrote {totals.sequences} to {output}")
+    if output is None:
+        return
+    values = {"output": str(output), "sequences": totals.sequences, **totals_to_dict(totals, seconds)}
+    if not write_json(json_file, values) and output != STANDARD_OUTPUT:
+        click.echo(f"Wrote {totals.sequences} to {output}")
 
 
 def summary_table(summary: Summary) -> Table:

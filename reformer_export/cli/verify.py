@@ -7,27 +7,45 @@ from typing import Any
 
 import click
 
-from reformer_export.artifact.files import json_text, write_atomically
 from reformer_export.cli.failures import leave_on_termination, refuse_in_one_line
 from reformer_export.cli.option_names import Command
 from reformer_export.cli.option_values import (
-    STANDARD_OUTPUT,
     integers_from_option,
     json_file_option,
     report_option,
+    write_json,
 )
-from reformer_export.cli.runtime_options import engine_options, native_option, tf32_option
+from reformer_export.cli.runtime_options import (
+    RUNTIME_SECTIONS,
+    device_id_option,
+    engine_options,
+    native_option,
+    provider_option,
+    tf32_option,
+    threads_option,
+)
 from reformer_export.cli.tables import echo_on_stderr, print_table, show_progress
 from reformer_export.errors import EXIT_CHECK_FAILED, InputError
 from reformer_export.report.tables import accuracy_table, sweep_table
 from reformer_export.report.verify_report import VerifyReport
 from reformer_export.runtimes import RUNTIMES
-from reformer_export.workflows.verify import VerifyRequest, verify_artifact
+from reformer_export.workflows.verify import verify_artifact
+from reformer_export.workflows.verify_request import VerifyRequest
+
+SECTIONS = {
+    "What is compared": (
+        *("checkpoint", "inputs", "lengths", "batch_sizes", "num_hashes", "seed", "atol", "rtol"),
+        *("data", "data_length", "bisect"),
+    ),
+    "Output": ("json_file", "report_file"),
+    **RUNTIME_SECTIONS,
+    "Runtime": ("runtimes",),
+}
 
 
-@click.command("verify", cls=Command)
+@click.command("verify", cls=Command, sections=SECTIONS)
 @click.argument("out", type=click.Path())
-@click.option("--checkpoint", help="Folder or hub id; the one that was exported, by default.")
+@click.option("--checkpoint", help="Folder or hub id for eager.  [default: the one that was exported]")
 @click.option(
     "--runtime",
     "runtimes",
@@ -38,28 +56,42 @@ from reformer_export.workflows.verify import VerifyRequest, verify_artifact
     help="What runs the artifact; several may be named.",
 )
 @engine_options
+@provider_option
+@device_id_option
 @click.option(
-    "--provider",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="cpu",
-    show_default=True,
-    help="Where ONNX Runtime runs it; auto takes CUDA when it is there.",
+    "--inputs",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Compare on these inputs in place of random ones: a .npz or .jsonl file as `run --file` reads it; "
+    "neighbours of one length go together, up to --batch-sizes.",
+)
+@click.option(
+    "--atol",
+    type=click.FloatRange(min=0),
+    metavar="X",
+    help="Largest error of outputs, with --rtol in place of the dtype's tolerance.  [default with --rtol: 0]",
+)
+@click.option(
+    "--rtol",
+    type=click.FloatRange(min=0),
+    metavar="X",
+    help="As --atol, a share of the largest expected output; both are added.  [default with --atol: 0]",
 )
 @click.option(
     "--lengths",
     metavar="N,N,...",
     callback=integers_from_option,
-    help="Sequence lengths, in tokens; around the chunk lengths and up to the longest, by default.",
+    help="Sequence lengths, in tokens.  [default: around the chunk lengths and up to the longest]",
 )
 @click.option(
-    "--batch-sizes", metavar="N,N,...", callback=integers_from_option, help="Batch sizes; 1 to 3, by default."
+    "--batch-sizes", metavar="N,N,...", callback=integers_from_option, help="Batch sizes.  [default: 1 to 3]"
 )
 @click.option(
     "--num-hashes",
     metavar="N,N,...",
     callback=integers_from_option,
-    help="Numbers of hash rounds to try, for an artifact exported with --max-hashes; default: all, and a few "
-    "inputs with fewer.",
+    help="Numbers of hash rounds to try, for an artifact exported with --max-hashes.  [default: all, "
+    "and a few inputs with fewer]",
 )
 @click.option(
     "--data",
@@ -70,7 +102,7 @@ from reformer_export.workflows.verify import VerifyRequest, verify_artifact
 @click.option(
     "--data-length",
     type=click.IntRange(min=2),
-    help="Tokens of a sequence that --data is cut into; default: the longest that runs.",
+    help="Tokens of a sequence that --data is cut into.  [default: the longest that runs]",
 )
 @click.option(
     "--bisect",
@@ -84,7 +116,7 @@ from reformer_export.workflows.verify import VerifyRequest, verify_artifact
 )
 @native_option
 @tf32_option
-@click.option("--threads", type=click.IntRange(1), help="CPU threads of an operator; default: all cores.")
+@threads_option
 @json_file_option
 @report_option
 @click.pass_context
@@ -107,6 +139,9 @@ def command(
     An engine's buckets cannot be read: there pinned differences and flips are those of ONNX Runtime on the
     same file, and the engine's own outputs have to agree at the median token.
 
+    With --atol or --rtol, the largest output difference may be ATOL + RTOL x the largest expected output;
+    flips are judged as ever, and every result says by what it was judged.
+
     With --tf32 on CUDA, float32's products round what they multiply to ten bits of mantissa: the result says
     so, and is judged by the tolerance and the flips of such a rounding.
 
@@ -121,6 +156,7 @@ def command(
     Examples:
       reformer-export verify OUT
       reformer-export verify OUT --lengths 1,64,1000 --batch-sizes 1,3
+      reformer-export verify OUT --inputs requests.jsonl --atol 1e-3
       reformer-export verify OUT --checkpoint ./my-reformer --json parity.json --report parity.html
       reformer-export verify OUT --data held-out.txt --json accuracy.json
       reformer-export verify OUT --bisect wrong-node
@@ -146,11 +182,8 @@ def command(
 
 def _print(report: VerifyReport, json_file: Path | None) -> None:
     """Print tables for each runtime, or write the JSON where the user wants it."""
-    if json_file == STANDARD_OUTPUT:
-        click.echo(json_text(report.to_dict()))
+    if write_json(json_file, report.to_dict()):
         return
-    if json_file is not None:
-        write_atomically(json_file, json_text(report.to_dict()) + "\n")
     for runtime in report.runtimes:
         print_table(sweep_table(report.folder, runtime.sweep))
         click.echo(f"\n{runtime.sweep.rule()}.")

@@ -19,13 +19,15 @@ from reformer_export.artifact.engine_record import (
 from reformer_export.artifact.files import sha256_of_file
 from reformer_export.artifact.manifest import ENGINES_NAME, MODEL_NAME, Manifest, check_files, read_manifest
 from reformer_export.contract import OPERATORS
+from reformer_export.engine.num_hashes import choose_built_in_num_hashes
 from reformer_export.engine.options import EngineOptions
 from reformer_export.engine.process import OnLog, OnProgress, run_worker
 from reformer_export.engine.profiles import check_profiles, default_profile
 from reformer_export.engine.request import BuildRequest, BuildResult
 from reformer_export.engine.staging import StagingPaths, move_into_place, staging_paths
-from reformer_export.errors import EngineError, InputError, OutputError
+from reformer_export.errors import EngineError, OutputError
 from reformer_export.libraries.tensorrt import TensorRTLibrary, find_tensorrt_library
+from reformer_export.phases import log_fact, log_phase
 from reformer_export.runtimes.onnx_structure import check_onnx_structure
 
 TIMING_CACHE_NAME: Final = "timing.cache"
@@ -61,34 +63,26 @@ def build_engine(
     """
     check_new_engine(out, options)
     manifest = read_manifest(out)
-    _refuse_runtime_num_hashes(out, manifest)
+    num_hashes = choose_built_in_num_hashes(out, manifest, options.num_hashes)
     check_files(out, manifest)
     nodes = check_onnx_structure(out / MODEL_NAME)
     fused = {operator.name for operator in OPERATORS if not operator.has_plugin}
     operators = {name: count for name, count in nodes.items() if name not in fused}
-    options = dataclasses.replace(options, profiles=options.profiles or (default_profile(manifest.spec),))
+    profiles = options.profiles or (default_profile(manifest.spec),)
+    options = dataclasses.replace(options, profiles=profiles, num_hashes=num_hashes)
     check_profiles(manifest.spec, options.profiles)
     library = find_tensorrt_library()
+    log_fact("plugin library", library.path)
     with staging_paths(out, options.engine_name) as staging:
         request = _make_request(out, options, operators, library, staging)
         started = time.monotonic()
-        result = run_worker(request, on_progress, on_log)
+        with log_phase(f"building with {options.runtime}"):
+            result = run_worker(request, on_progress, on_log)
         seconds = time.monotonic() - started
         record = _make_record(manifest, request, result, staging, library, seconds)
         staging.partial_record.write_text(record_text(record), encoding="utf-8")
         move_into_place(staging, _timing_cache(out, options))
     return EngineBuild(staging.engine, record, result.notes)
-
-
-def _refuse_runtime_num_hashes(out: Path, manifest: Manifest) -> None:
-    """InputError for a model whose runs choose their rounds: TensorRT would fix them all, silently."""
-    if manifest.runtime_num_hashes is not None:
-        raise InputError(
-            out,
-            f"an artifact exported with `max_hashes` {manifest.runtime_num_hashes.max_hashes}",
-            "a fixed number of hashes, which an engine has built in",
-            "export the checkpoint with `num_hashes` in place of `max_hashes`",
-        )
 
 
 def check_new_engine(out: Path, options: EngineOptions) -> None:
@@ -159,4 +153,5 @@ def _make_record(
         plugin_layers=result.plugin_layers,
         build_seconds=round(seconds, 3),
         tool_version=__version__,
+        num_hashes=options.num_hashes,
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from reformer_export.contract import PLUGIN_NAMESPACE
+from reformer_export.engine.num_hashes import build_in_num_hashes
 from reformer_export.engine.request import BuildRequest
 from reformer_export.errors import EngineError
 
@@ -34,7 +35,7 @@ def parse_network(trt: Any, log: Any, request: BuildRequest) -> ParsedNetwork:
     strongly_typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     network = builder.create_network(strongly_typed)
     parser = trt.OnnxParser(network, log)
-    if not parser.parse_from_file(request.model):
+    if not _parse(parser, request):
         raise EngineError(
             request.model,
             f"'{_parser_errors(parser, log)}' from TensorRT's parser",
@@ -51,6 +52,15 @@ def parse_network(trt: Any, log: Any, request: BuildRequest) -> ParsedNetwork:
             "version",
         )
     return ParsedNetwork(builder, parser, network, plugin_layers)
+
+
+def _parse(parser: Any, request: BuildRequest) -> bool:
+    """Whether TensorRT takes the model, with the number of hashes that is to be built in."""
+    num_hashes = request.options.num_hashes
+    if num_hashes is None:
+        return bool(parser.parse_from_file(request.model))
+    # The path is where external data is looked for.
+    return bool(parser.parse(build_in_num_hashes(Path(request.model), num_hashes), request.model))
 
 
 def count_plugin_layers(trt: Any, network: Any) -> dict[str, int]:

@@ -47,6 +47,7 @@ class EngineOptions:
     machine. `builder_level` 0 (quick) to 5 (thorough), `workspace` bytes of GPU memory for scratch space,
     None: TensorRT's own. `timing_cache` None: OUT/engines/timing.cache. `tf32` of the flags lets float32
     products round to TF32, which changes hashes. `report_layers` writes what the inspector says.
+    `num_hashes`: the rounds that are built in, of an artifact whose runs choose them; None for all others.
     """
 
     runtime: EngineRuntime
@@ -60,9 +61,10 @@ class EngineOptions:
     embed_plugin: bool = False
     report_layers: bool = False
     overwrite: bool = False
+    num_hashes: int | None = None
 
     def __post_init__(self) -> None:
-        check_field_types(self)
+        check_field_types(self, but=("num_hashes",))
         if self.builder_level is not None and not 0 <= self.builder_level <= MAX_BUILDER_LEVEL:
             raise InputError("builder_level", self.builder_level, f"0 to {MAX_BUILDER_LEVEL}", "choose one")
         for text in self.compute_capabilities:

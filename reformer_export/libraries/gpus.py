@@ -57,6 +57,18 @@ def find_gpus() -> tuple[Gpu, ...]:
     return gpus
 
 
+def find_gpu(device_id: int | None = None) -> Gpu:
+    """The GPU of that index among `find_gpus`; None for the first. RuntimeUnavailableError without it."""
+    gpus = find_gpus()
+    index = device_id or 0
+    if index >= len(gpus):
+        expected = f"0 to {len(gpus) - 1}, of the GPUs that this process may use"
+        raise RuntimeUnavailableError(
+            "device_id", index, expected, "choose another, or look at CUDA_VISIBLE_DEVICES"
+        )
+    return gpus[index]
+
+
 def _describe(driver: Any, index: int, version: int) -> Gpu:
     device = _ask(driver, "cuDeviceGet", index)
     name, memory = ctypes.create_string_buffer(_NAME_BYTES), ctypes.c_size_t()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -52,8 +53,12 @@ def find_tensorrt_library() -> TensorRTLibrary:
     """The library that $REFORMER_EXPORT_TENSORRT_PLUGIN names, else the one installed with the package.
 
     Raises:
-        RuntimeUnavailableError: there is none, it is no such library, or of another ABI version.
+        RuntimeUnavailableError: there is none, it is no such library, or of another ABI version; or this is
+            no Linux.
     """
+    if sys.platform != "linux":
+        expected, fix = "Linux, which the plugins are made for", "use a Linux machine, or WSL on Windows"
+        raise RuntimeUnavailableError("TensorRT plugin library", sys.platform, expected, fix)
     return describe_tensorrt_library(library_path("reformer_tensorrt", LIBRARY_VARIABLE))
 
 

@@ -76,6 +76,8 @@ def open_contender(setup: Setup) -> Run:
         return load(setup.out, setup.options).run
     import torch
 
+    if setup.device == "cuda" and setup.options.device_id is not None:
+        torch.cuda.set_device(setup.options.device_id)
     spec = read_manifest(Path(setup.out)).spec
     model = _open_eager(setup) if setup.name == "eager" else _open_full_attention(setup)
     if setup.options.threads is not None:

@@ -23,29 +23,41 @@ EAGER_MEMORY_BYTES: Final = 3 * 2**30
 
 
 @dataclass(frozen=True)
+class GivenInputs:
+    """A user's own ids and mask, int64 [B, L] each; `where` they are from, for people, tells them apart."""
+
+    where: str
+    ids: NDArray[np.int64] = dataclasses.field(compare=False, repr=False)
+    mask: NDArray[np.int64] = dataclasses.field(compare=False, repr=False)
+
+
+@dataclass(frozen=True)
 class Case:
     """One input of the sweep: `batch` sequences of `length` tokens, right-padded at random when `masked`.
 
-    `num_hashes`: rounds of an artifact whose runs choose them; None for all.
+    `num_hashes`: rounds of an artifact whose runs choose them; None for all. `inputs`: a user's own, of that
+    shape; None for random ones.
     """
 
     length: int
     batch: int
     masked: bool
     num_hashes: int | None = None
+    inputs: GivenInputs | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values; `num_hashes` only where the case has its own."""
-        values = dataclasses.asdict(self)
-        if self.num_hashes is None:
-            del values["num_hashes"]
-        return values
+        """JSON values; `num_hashes` and `inputs` only where the case has its own."""
+        values: dict[str, Any] = {"length": self.length, "batch": self.batch, "masked": self.masked}
+        if self.num_hashes is not None:
+            values["num_hashes"] = self.num_hashes
+        return values if self.inputs is None else values | {"inputs": self.inputs.where}
 
     def __str__(self) -> str:
         rounds = ""
         if self.num_hashes is not None:
             rounds = ", 1 hash" if self.num_hashes == 1 else f", {self.num_hashes} hashes"
-        return f"batch {self.batch}, length {self.length}{', masked' if self.masked else ''}{rounds}"
+        where = "" if self.inputs is None else f"{self.inputs.where}: "
+        return f"{where}batch {self.batch}, length {self.length}{', masked' if self.masked else ''}{rounds}"
 
 
 def default_cases(spec: ModelSpec, short: bool = False) -> list[Case]:
@@ -139,5 +151,5 @@ def check_cases(spec: ModelSpec, cases: Sequence[Case]) -> None:
                 "case",
                 case,
                 f"a length from 1 to {spec.max_length}, a batch from 1, and {MAX_TOKENS} tokens at most",
-                "mend `lengths` or `batch_sizes`",
+                "mend `lengths`, `batch_sizes` or `inputs`",
             )

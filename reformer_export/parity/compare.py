@@ -42,6 +42,23 @@ MAX_KEPT_MARGINS: Final = 1000
 
 
 @dataclass(frozen=True)
+class GivenTolerance:
+    """What a user allows in place of the precision's tolerance: an error of outputs up to `atol` + `rtol` x
+    the largest expected output, as numpy's allclose with that for every element."""
+
+    atol: float = 0.0
+    rtol: float = 0.0
+
+    def limit(self, greatest: float) -> float:
+        """The allowed error of outputs whose largest magnitude is `greatest`; above 0, so that an error is a
+        share of it."""
+        return max(self.atol + self.rtol * greatest, float(np.finfo(np.float64).tiny))
+
+    def __str__(self) -> str:
+        return f"atol {self.atol:g} + rtol {self.rtol:g} x the largest expected output"
+
+
+@dataclass(frozen=True)
 class LayerAgreement:
     """How one LSH layer's buckets agree with eager's.
 
@@ -117,13 +134,17 @@ def _absolute_difference(got: NDArray[Any], expected: NDArray[Any]) -> NDArray[n
     return np.nan_to_num(difference, nan=np.inf, posinf=np.inf)
 
 
-def describe_rule(precision: Precision) -> str:
-    """What the precision's errors and flips are judged by, a sentence for people."""
-    limit, gap = TOLERANCE[precision], FLIP_ROUNDINGS * EPSILON[precision]
-    return (
-        f"The tolerance of {NAMES.get(precision, precision)} is {limit:.0e}, times the largest output where "
-        f"that is above 1; a flip is explained by rounding up to a margin of {gap:.1e}"
+def describe_rule(precision: Precision, given: GivenTolerance | None = None) -> str:
+    """What errors and flips are judged by, a sentence for people: the precision's rule, but for a tolerance
+    that was `given`."""
+    gap = FLIP_ROUNDINGS * EPSILON[precision]
+    limit = (
+        f"The tolerance of {NAMES.get(precision, precision)} is {TOLERANCE[precision]:.0e}, times the "
+        "largest output where that is above 1"
+        if given is None
+        else f"The tolerance is the given one, {given}"
     )
+    return f"{limit}; a flip is explained by rounding up to a margin of {gap:.1e}"
 
 
 def tolerance(precision: Precision, greatest: float) -> float:

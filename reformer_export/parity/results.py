@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from reformer_export.parity.cases import Case
-from reformer_export.parity.compare import LayerAgreement, Precision, describe_rule
+from reformer_export.parity.compare import GivenTolerance, LayerAgreement, Precision, describe_rule
 from reformer_export.spec import DType
 
 UNREAD_BUCKETS: Final = (
     "; the engine hashes for itself where nobody can look: pinned errors and flips are ONNX Runtime's on the "
     "same model.onnx, and the engine's own outputs agree at the median token at least"
 )
+
+GIVEN_TOLERANCE: Final = "; the tolerance is the given one, {}, in place of the dtype's"
 
 OTHER_HASH: Final = (
     "fell into another bucket than their vectors give with the recorded seed and bucket counts: the file has "
@@ -101,13 +103,15 @@ class CaseResult:
 @dataclass(frozen=True)
 class VerifyResult:
     """A whole sweep on one runtime of an artifact in `dtype`, judged by `precision`; `notes` say what to know
-    of eager, a sentence each."""
+    of eager, a sentence each. `given_tolerance`: what the user allows in place of the precision's; the flips
+    are judged by the precision nevertheless."""
 
     runtime: str
     dtype: DType
     cases: tuple[CaseResult, ...]
     precision: Precision
     notes: tuple[str, ...] = ()
+    given_tolerance: GivenTolerance | None = None
 
     @property
     def passed(self) -> bool:
@@ -134,8 +138,11 @@ class VerifyResult:
         return max((case.eager_noise for case in self.cases if case.eager_noise is not None), default=None)
 
     def summary(self) -> dict[str, Any]:
-        """The sweep in a few JSON values; `eager_noise` only where it was measured."""
+        """The sweep in a few JSON values; `eager_noise` only where it was measured, `given_tolerance` only
+        where there is one."""
         noise = {} if self.eager_noise is None else {"eager_noise": self.eager_noise}
+        allowed = self.given_tolerance
+        given = {} if allowed is None else {"given_tolerance": dataclasses.asdict(allowed)}
         return {
             "runtime": self.runtime,
             "dtype": self.dtype,
@@ -150,6 +157,7 @@ class VerifyResult:
             "flip_rate": self.flip_rate,
             "unexplained_flips": sum(case.unexplained for case in self.cases),
             **noise,
+            **given,
             "notes": list(self.notes),
         }
 
@@ -165,7 +173,7 @@ class VerifyResult:
     def rule(self) -> str:
         """What errors and flips were judged by, a sentence."""
         noise = "; where eager itself is noisier, twice its noise" if self.eager_noise is not None else ""
-        return describe_rule(self.precision) + noise
+        return describe_rule(self.precision, self.given_tolerance) + noise
 
     def explain_failure(self) -> str:
         """Why it failed, in words: the first cause, and what only follows from it. "" where it passed."""
@@ -196,6 +204,7 @@ class VerifyResult:
             f"(pinned error {worst.pinned_error:.1e}, tolerance {worst.tolerance:.1e}, "
             f"{worst.unexplained} unexplained flips); {summary['flips']} of {summary['hashed']} hashes "
             f"flipped ({self.flip_rate:.3%})"
+            + ("" if self.given_tolerance is None else GIVEN_TOLERANCE.format(self.given_tolerance))
             + (TF32_ASKED_FOR if self.precision == "tf32" else "")
             + ("" if all(case.reads_buckets for case in self.cases) else UNREAD_BUCKETS)
             + ("" if self.eager_noise is None else EAGER_NOISE.format(self.eager_noise))

@@ -18,6 +18,7 @@ from reformer_export.parity.cases import Case, make_inputs
 from reformer_export.parity.compare import Precision
 from reformer_export.parity.expose import ExposedGraph, ModelGraph, open_graph
 from reformer_export.parity.points import Point, find_hashing
+from reformer_export.phases import log_phase
 from reformer_export.reference.eager import EagerReformer, open_eager
 from reformer_export.runtimes import Runtime, RuntimeOptions, load
 from reformer_export.runtimes.ort import OnnxRuntime
@@ -67,7 +68,9 @@ class ParitySession:
         return self.graph.expose([point for point in self.hashing if point.role == "buckets"], self.hashing)
 
     def draw(self, case: Case) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The case's random ids and mask, int64 [B, L] each."""
+        """The case's ids and mask, int64 [B, L] each: its own, or random ones."""
+        if case.inputs is not None:
+            return case.inputs.ids, case.inputs.mask
         return make_inputs(self.spec, case, self.seed)
 
     def graph_inputs(
@@ -107,7 +110,9 @@ def open_session(
         placement = _place_graph(runtime, beside if options.is_engine else options)
         with open_graph(folder / MODEL_NAME, placement) as graph:
             hashing = tuple(find_hashing(graph.model, manifest.spec))
-            eager = eager or open_eager(checkpoint_folder, manifest)
+            if eager is None:
+                with log_phase(f"loading eager from {checkpoint_folder}"):
+                    eager = open_eager(checkpoint_folder, manifest)
             yield ParitySession(manifest, eager, runtime, graph, hashing, seed)
 
 

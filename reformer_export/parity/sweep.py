@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from reformer_export.parity.cases import Case, add_num_hashes_cases, check_cases, default_cases
-from reformer_export.parity.compare import compare_outputs, tolerance
+from reformer_export.parity.compare import GivenTolerance, compare_outputs, tolerance
 from reformer_export.parity.expose import ExposedGraph
 from reformer_export.parity.noise import NOISE_UNITS, measure_noise
 from reformer_export.parity.point_errors import Judge
@@ -22,8 +22,10 @@ def sweep(
     session: ParitySession,
     cases: Sequence[Case] | None = None,
     on_result: Callable[[CaseResult], None] | None = None,
+    given_tolerance: GivenTolerance | None = None,
 ) -> VerifyResult:
-    """Compare the session's artifact with eager, case by case; `on_result` is told of each.
+    """Compare the session's artifact with eager, case by case; `on_result` is told of each. Outputs are
+    judged by `given_tolerance`, None for the precision's.
 
     `cases`: the default ones are those that the runtime takes. Cases with fewer rounds of hashing than the
     artifact has are compared with eager on the first of its rounds (see `eager.FirstRounds`).
@@ -34,15 +36,27 @@ def sweep(
     if cases is None:
         swept = add_num_hashes_cases(session.manifest, default_cases(session.spec))
         cases = [case for case in swept if takes_case(session.runtime, case)]
+    cases = with_built_in_rounds(session.runtime, cases)
     check_cases(session.spec, cases)
     graph = session.expose_hashing()
     results = []
     for case in cases:
-        results.append(_run_case(session, graph, case))
+        results.append(_run_case(session, graph, case, given_tolerance))
         if on_result is not None:
             on_result(results[-1])
     runtime, notes = _describe_runtime(session.runtime), session.eager.notes
-    return VerifyResult(runtime, session.manifest.dtype, tuple(results), session.precision, notes)
+    return VerifyResult(
+        runtime, session.manifest.dtype, tuple(results), session.precision, notes, given_tolerance
+    )
+
+
+def with_built_in_rounds(runtime: Runtime, cases: Sequence[Case]) -> list[Case]:
+    """`cases` as an engine takes them that has its rounds of hashing built in: with those, and each once."""
+    rounds = None if runtime.record is None else runtime.record.num_hashes
+    if rounds is None:
+        return list(cases)
+    taken = [case for case in cases if case.num_hashes in (None, rounds)]
+    return list(dict.fromkeys(dataclasses.replace(case, num_hashes=rounds) for case in taken))
 
 
 def takes_case(runtime: Runtime, case: Case) -> bool:
@@ -60,7 +74,9 @@ def _describe_runtime(runtime: Runtime) -> str:
     return f"onnxruntime {provider.removesuffix('ExecutionProvider')}{rounding}{native}"
 
 
-def _run_case(session: ParitySession, graph: ExposedGraph, case: Case) -> CaseResult:
+def _run_case(
+    session: ParitySession, graph: ExposedGraph, case: Case, given: GivenTolerance | None
+) -> CaseResult:
     """One input on eager, on the graph with eager's buckets, and on the runtime."""
     precision = session.precision
     ids, mask = session.draw(case)
@@ -70,16 +86,17 @@ def _run_case(session: ParitySession, graph: ExposedGraph, case: Case) -> CaseRe
     judge = Judge(session.spec, precision, truth.values, mask)
     layers = [judge.count_flips(point, got, got) for point in session.hashing if point.role == "buckets"]
     free_difference = compare_outputs(session.runtime.run(ids, mask, case.num_hashes), truth.outputs, mask)
+    greatest = pinned_difference.greatest
     result = CaseResult(
         case,
         pinned_difference.worst,
-        tolerance(precision, pinned_difference.greatest),
+        tolerance(precision, greatest) if given is None else given.limit(greatest),
         tuple(layers),
         free_difference.worst,
         free_difference.median,
         session.reads_buckets,
     )
-    if result.passed or result.unexplained or np.isinf(result.pinned_error):
+    if given is not None or result.passed or result.unexplained or np.isinf(result.pinned_error):
         return result
     noise = measure_noise(session.eager, truth, ids, mask, case.num_hashes)
     return dataclasses.replace(

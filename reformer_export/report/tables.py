@@ -80,7 +80,9 @@ NATIVE_LIBRARIES: Final[Columns[LibraryState]] = {
 
 def sweep_table(folder: Path, sweep: VerifyResult) -> Table:
     """A row for each case of a sweep over the artifact in `folder`."""
-    return make_table(f"{folder} against eager ({sweep.runtime}, {sweep.dtype})", CASES, sweep.cases)
+    allowed = sweep.given_tolerance
+    given = "" if allowed is None else f", tolerance {allowed}"
+    return make_table(f"{folder} against eager ({sweep.runtime}, {sweep.dtype}{given})", CASES, sweep.cases)
 
 
 def accuracy_table(data: DataAccuracy) -> Table:
@@ -135,6 +137,7 @@ def engine_table(caption: str, record: EngineRecord, *more: tuple[str, str]) -> 
         ("runtime", f"{record.runtime} {record.runtime_version}"),
         ("compute capabilities", ", ".join(record.compute_capabilities)),
         ("dtype", record.dtype),
+        *([] if record.num_hashes is None else [("hashes", f"{record.num_hashes}, built in")]),
         *profiles,
         ("plugin layers", layers or "none"),
         ("plugin library", f"{plugin.file_name} {plugin.version} (ABI {plugin.abi_version}), {carried}"),

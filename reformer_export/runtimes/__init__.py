@@ -7,16 +7,21 @@ numpy and a runtime only.
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING
 
 from reformer_export.runtimes.base import Runtime
 from reformer_export.runtimes.inputs import LeftPaddingWarning
-from reformer_export.runtimes.options import RUNTIMES, RuntimeOptions, options_from_fields
+from reformer_export.runtimes.options import RUNTIMES, RuntimeFields, RuntimeOptions, options_from_fields
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["RUNTIMES", "LeftPaddingWarning", "Runtime", "RuntimeOptions", "load"]
 
 
-def load(path: str | os.PathLike[str], options: RuntimeOptions | None = None, **fields: Any) -> Runtime:
+def load(
+    path: str | os.PathLike[str], options: RuntimeOptions | None = None, **fields: Unpack[RuntimeFields]
+) -> Runtime:
     """Open the artifact in the folder, or with the hub id, `path` with a runtime.
 
     with reformer_export.load("OUT", runtime="tensorrt") as model:

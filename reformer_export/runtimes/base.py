@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 from abc import abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, overload
@@ -17,8 +16,15 @@ from reformer_export.artifact.hub import locate_artifact
 from reformer_export.artifact.manifest import Manifest, check_files, read_manifest
 from reformer_export.errors import InputError, ReformerExportError, one_line_repr
 from reformer_export.libraries.operators import NativeLibrary
+from reformer_export.phases import log_phase
 from reformer_export.runtimes.forks import Forkable, watch_forks
-from reformer_export.runtimes.generation import Generation, GenerationOptions, ids_from_prompt
+from reformer_export.runtimes.generation import (
+    Generation,
+    GenerationOptions,
+    Prompt,
+    ids_from_prompt,
+    row_of_ids,
+)
 from reformer_export.runtimes.inputs import IdsLike
 from reformer_export.runtimes.num_hashes import choose_num_hashes
 from reformer_export.runtimes.options import Device, RuntimeOptions, options_from_fields
@@ -27,9 +33,10 @@ from reformer_export.runtimes.tokenizer import Tokenizer, load_tokenizer
 from reformer_export.spec import DType, ModelSpec
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing_extensions import Self, Unpack
 
     from reformer_export.runtimes.device_arrays import DeviceArray
+    from reformer_export.runtimes.generation import GenerationFields
 
 
 @dataclass(frozen=True)
@@ -78,7 +85,8 @@ class Runtime(Forkable):
         self.manifest = manifest or read_manifest(self.folder)
         self.num_hashes = choose_num_hashes(self.manifest, options.num_hashes)
         if options.check:
-            check_files(self.folder, self.manifest)
+            with log_phase("comparing the artifact's files with their SHA-256"):
+                check_files(self.folder, self.manifest)
         self.config = read_source_config(self.folder, self.spec.vocab_size)
         self._notes: list[str] = []
         self._is_abandoned = False
@@ -204,8 +212,26 @@ class Runtime(Forkable):
     def close(self) -> None:
         """Release what the runtime holds. Running afterwards is an error; closing again is not."""
 
-    def generate(self, prompt: str | Sequence[int], **options: Any) -> Generation:
-        """Continue `prompt` (text or token ids); `options` are the fields of `GenerationOptions`.
+    def encode(self, text: str) -> list[int]:
+        """The token ids of `text`, by the checkpoint's own tokenizer; InputError where there is none."""
+        if not isinstance(text, str):
+            raise InputError("text", type(text).__name__, "text", "give a str; token ids need no encoding")
+        return self.tokenizer.encode(text)
+
+    def decode(self, ids: Prompt) -> str:
+        """The text of a row of token ids, in any form that `generate` takes; ids without a text are left out.
+
+        InputError where the model has no tokenizer, or an id is none of its vocabulary.
+        """
+        row = row_of_ids("ids", ids, "give token ids such as [5, 6, 7]")
+        outside = next((each for each in row if not 0 <= each < self.spec.vocab_size), None)
+        if outside is not None:
+            raise InputError("ids", outside, f"ids from 0 to {self.spec.vocab_size - 1}", "mend the ids")
+        return self.tokenizer.decode(row)
+
+    def generate(self, prompt: Prompt, **options: Unpack[GenerationFields]) -> Generation:
+        """Continue `prompt`: text, or token ids in a list or a one-dimensional array of numpy's or another
+        library's; `options` are the fields of `GenerationOptions`.
 
         for piece in model.generate("In the beginning", max_new_tokens=100).pieces():
             print(piece, end="", flush=True)

@@ -43,7 +43,7 @@ class DeviceArray:
     Attributes:
         shape: sizes of its axes.
         dtype: "float32", "float16" or "bfloat16".
-        device: "cuda" (the first GPU that this process may use) or "cpu".
+        device: "cuda" (the GPU that the model runs on) or "cpu".
     """
 
     def __init__(self, value: Any, device: Device, owner: object) -> None:
@@ -103,12 +103,13 @@ class DeviceInput:
     kept: object
 
 
-def device_input(name: str, values: Any) -> DeviceInput:
-    """The input `name`, an array on the session's device; InputError when it cannot be bound as it is."""
+def device_input(name: str, values: Any, device_id: int = 0) -> DeviceInput:
+    """The input `name`, an array on the session's device, which is GPU `device_id`; InputError when it
+    cannot be bound as it is."""
     if not hasattr(values, "__dlpack__"):
         return _from_cuda_array_interface(name, values)
     kind, index = values.__dlpack_device__()
-    if kind not in (*_ON_THE_HOST, _ON_THE_GPU, _MANAGED) or index != 0:
+    if kind not in (*_ON_THE_HOST, _ON_THE_GPU, _MANAGED) or index != device_id:
         raise _not_bindable(name, f"an array on device {index} of DLPack's kind {kind}")
     onnxruntime = import_onnxruntime()
     from onnxruntime.capi import onnxruntime_pybind11_state as state
@@ -131,8 +132,8 @@ def _from_cuda_array_interface(name: str, values: Any) -> DeviceInput:
 
 
 def _not_bindable(name: str, got: str) -> InputError:
-    fix = "make it contiguous there, choose the GPU with CUDA_VISIBLE_DEVICES, or give an array of the host"
-    return InputError(name, got, "a contiguous array on the first GPU that this process may use", fix)
+    fix = "make it contiguous there, choose the GPU with `device_id`, or give an array of the host"
+    return InputError(name, got, "a contiguous array on the GPU that the model runs on", fix)
 
 
 def is_on_gpu(device: Device, input_ids: object, attention_mask: object) -> bool:
@@ -161,7 +162,7 @@ def _place_of(values: object) -> Device:
 
 
 def prepare_device_inputs(
-    spec: ModelSpec, input_ids: Any, attention_mask: Any
+    spec: ModelSpec, input_ids: Any, attention_mask: Any, device_id: int = 0
 ) -> tuple[DeviceInput, DeviceInput | NDArray[np.int64]]:
     """Ids and mask on the session's device, integers [batch, sequence], to bind as they are; the mask is made
     on the host where there is none.
@@ -172,8 +173,8 @@ def prepare_device_inputs(
     Raises:
         InputError: the types or shapes do not fit the model, or an array is not contiguous.
     """
-    ids = device_input("input_ids", input_ids)
-    mask = None if attention_mask is None else device_input("attention_mask", attention_mask)
+    ids = device_input("input_ids", input_ids, device_id)
+    mask = None if attention_mask is None else device_input("attention_mask", attention_mask, device_id)
     for name, given in (("input_ids", ids), ("attention_mask", mask)):
         if given is None:
             continue

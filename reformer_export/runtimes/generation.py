@@ -8,13 +8,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import numpy as np
+from numpy.typing import NDArray
 
 from reformer_export.errors import InputError
 from reformer_export.runtimes.field_types import check_field_types
-from reformer_export.runtimes.inputs import row_from_input
+from reformer_export.runtimes.inputs import SupportsDLPack, array_from_other, row_from_input
 from reformer_export.runtimes.num_hashes import choose_num_hashes
 from reformer_export.runtimes.sampling import SamplingOptions, require_integer, sample_token
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from reformer_export.runtimes.tokenizer import Tokenizer
 
 StopReason = Literal["eos_token", "max_new_tokens", "max_length"]
+Prompt = str | Sequence[int] | NDArray[np.integer] | SupportsDLPack
+"""Text, or a row of token ids: a sequence, or an array [length] of numpy, torch or another library."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class GenerationOptions(SamplingOptions):
         super().__post_init__()
         require_integer("max_new_tokens", self.max_new_tokens, 1)
         require_integer("seed", self.seed, 0)
-        check_field_types(self, but=("num_hashes",))
+        check_field_types(self, but=("num_hashes", "eos_token_id"))
         for token_id in self._given_eos_token_ids():
             require_integer("eos_token_id", token_id, 0)
 
@@ -52,21 +55,41 @@ class GenerationOptions(SamplingOptions):
         return checkpoint if self.eos_token_id is None else self._given_eos_token_ids()
 
     def _given_eos_token_ids(self) -> tuple[int, ...]:
-        given = self.eos_token_id
+        given: Any = self.eos_token_id
+        given = given.tolist() if isinstance(given, np.ndarray) else given
         if given is None:
             return ()
-        return tuple(given) if isinstance(given, Sequence) else (given,)
+        is_row = isinstance(given, Sequence) and not isinstance(given, str | bytes)
+        return tuple(given) if is_row else (given,)
+
+
+class GenerationFields(TypedDict, total=False):
+    """The fields of `GenerationOptions` as keywords, for type checkers and editors."""
+
+    temperature: float
+    top_k: int | None
+    top_p: float
+    max_new_tokens: int
+    seed: int
+    eos_token_id: int | Sequence[int] | None
+    num_hashes: int | None
+
+
+def row_of_ids(what: str, values: object, fix: str) -> list[int]:
+    """`values`, a row of integers on the host in any form, as a list; InputError for anything else."""
+    if isinstance(values, Sequence) and not isinstance(values, str | bytes) and len(values) == 0:
+        return []
+    if not isinstance(values, np.ndarray | Sequence):
+        values = array_from_other(what, values, f"{fix}; what lies on a GPU must be copied to the host first")
+    row = row_from_input(what, values, fix)
+    if row.dtype == np.bool_:
+        raise InputError(what, "booleans", "token ids", fix)
+    return [int(token_id) for token_id in row]
 
 
 def ids_from_prompt(prompt: object) -> list[int]:
     """The token ids of a prompt that is no text; InputError unless it is a row of integers."""
-    if isinstance(prompt, Sequence) and not isinstance(prompt, bytes) and len(prompt) == 0:
-        return []
-    fix = "give text, or token ids such as [5, 6, 7]"
-    row = row_from_input("prompt", prompt, fix)
-    if row.dtype == np.bool_:
-        raise InputError("prompt", "booleans", "token ids", fix)
-    return [int(token_id) for token_id in row]
+    return row_of_ids("prompt", prompt, "give text, or token ids such as [5, 6, 7]")
 
 
 class Generation(Iterator[int]):

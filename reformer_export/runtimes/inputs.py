@@ -65,7 +65,7 @@ def prepare_inputs(
 def _rows_from_input(name: str, values: IdsLike) -> list[NDArray[np.integer]]:
     fix = f"give {name} as a list of rows, e.g. [[5, 6, 7]]"
     if not isinstance(values, np.ndarray | Sequence):
-        values = _array_from_other(name, values, fix)
+        values = array_from_other(name, values, fix)
     if isinstance(values, np.ndarray) and values.ndim != 2:
         raise InputError(name, f"an array of shape {list(values.shape)}", "[batch, sequence]", fix)
     if isinstance(values, str | bytes) or not isinstance(values, Sequence | np.ndarray):
@@ -75,7 +75,7 @@ def _rows_from_input(name: str, values: IdsLike) -> list[NDArray[np.integer]]:
     return [row_from_input(f"{name}, row {index}", row, fix) for index, row in enumerate(values)]
 
 
-def _array_from_other(name: str, values: Any, fix: str) -> Any:
+def array_from_other(name: str, values: Any, fix: str) -> Any:
     """Another library's array as numpy's, without importing that library; what is no array as it is."""
     try:
         if hasattr(values, "__dlpack__"):

@@ -30,7 +30,7 @@ class Library:
 
 @dataclass(frozen=True)
 class CommandState:
-    """A command of this program and the packages it still needs here."""
+    """A command of this program and the packages, and whatever else, it still needs here."""
 
     name: str
     missing: tuple[str, ...]
@@ -113,7 +113,9 @@ def inspect_machine(path: Path | None = None) -> MachineReport:
         for module, distributions, purpose, install in _LIBRARIES
     )
     installed = {library.name for library in libraries if library.version is not None}
-    gpus, providers = _list_gpus(), _list_providers()
+    gpus, providers, tensorrt = _list_gpus(), _list_providers(), describe_installation()
+    missing = {name: tuple(need for need in needs if need not in installed) for name, needs in _NEEDS.items()}
+    missing["engine"] += tensorrt.missing_to_build
     return MachineReport(
         python=platform.python_version(),
         platform=f"{platform.system()} {platform.machine()}",
@@ -122,11 +124,8 @@ def inspect_machine(path: Path | None = None) -> MachineReport:
         providers=providers,
         cuda_problem=_describe_cuda_problem(providers),
         native=describe_libraries(gpus),
-        tensorrt=describe_installation(),
-        commands=tuple(
-            CommandState(name, tuple(need for need in needs if need not in installed))
-            for name, needs in _NEEDS.items()
-        ),
+        tensorrt=tensorrt,
+        commands=tuple(CommandState(name, needs) for name, needs in missing.items()),
         artifact=None if path is None else _try_artifact(path),
     )
 

@@ -18,6 +18,7 @@ from typing import Final
 from reformer_export.artifact.files import resolve_inside
 from reformer_export.contract import DOMAIN
 from reformer_export.errors import ArtifactError
+from reformer_export.runtimes.wire_format import BYTES, VARINT, RefusedError, read_fields, read_packed
 
 MAX_NODES: Final = 200_000
 """Nodes after functions are inlined; the largest Reformers that were exported have fewer than 20,000."""
@@ -28,25 +29,12 @@ MAX_DEPTH: Final = 16
 MAX_FUNCTIONS: Final = 1000
 MAX_TENSOR_BYTES: Final = 2**40
 
-_VARINT: Final = 0
-_FIXED64: Final = 1
-_BYTES: Final = 2
-_FIXED32: Final = 5
-_MAX_VARINT_BYTES: Final = 10
 _MAX_RANK: Final = 64
 
 # TensorProto.DataType -> bytes of an element in raw_data; types of less than a byte are not in an artifact.
 _ELEMENT_BYTES: Final = {
     1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 13: 8, 14: 8, 15: 16, 16: 2,
 }  # fmt: skip
-
-
-class _RefusedError(Exception):
-    """What the file has and what was expected."""
-
-    def __init__(self, got: str, expected: str) -> None:
-        super().__init__(got, expected)
-        self.got, self.expected = got, expected
 
 
 # The messages of onnx.proto in which nodes, tensors and functions lie: field number -> what it holds.
@@ -89,7 +77,7 @@ def check_onnx_structure(model: Path) -> dict[str, int]:
     with model.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
         try:
             calls = _Walk(data, model.parent).count_calls()
-        except _RefusedError as refused:
+        except RefusedError as refused:
             raise ArtifactError(model, refused.got, refused.expected, fix) from refused
     counts = {
         name.decode("utf-8", "replace"): n for (domain, name), n in calls.items() if domain == DOMAIN.encode()
@@ -114,7 +102,7 @@ class _Walk:
     def _walk(self, kind: str, start: int, end: int, depth: int, scope: _Scope) -> tuple[bytes, bytes]:
         """Check a message, add its nodes to `scope`, and return its domain and name."""
         if depth > MAX_DEPTH:
-            raise _RefusedError(
+            raise RefusedError(
                 f"graphs nested more than {MAX_DEPTH} deep", "loops and branches of a Reformer"
             )
         name = domain = b""
@@ -129,14 +117,14 @@ class _Walk:
             elif held == "function":
                 self._function(first, last)
             elif held == "training":
-                raise _RefusedError("a model with training information", "a model for inference")
+                raise RefusedError("a model with training information", "a model for inference")
             elif held is not None:
                 self._walk(held, first, last, depth + (held == "graph"), scope)
         if kind == "node":
             scope.nodes += 1
             scope.calls[domain, name] += 1
             if scope.nodes > MAX_NODES:
-                raise _RefusedError(f"more than {MAX_NODES} nodes", "those of a Reformer")
+                raise RefusedError(f"more than {MAX_NODES} nodes", "those of a Reformer")
         return domain, name
 
     def _function(self, start: int, end: int) -> None:
@@ -145,27 +133,27 @@ class _Walk:
         known.nodes += scope.nodes
         known.calls.update(scope.calls)
         if len(self._functions) > MAX_FUNCTIONS:
-            raise _RefusedError(f"more than {MAX_FUNCTIONS} functions", "those of a Reformer")
+            raise RefusedError(f"more than {MAX_FUNCTIONS} functions", "those of a Reformer")
 
     def _tensor(self, start: int, end: int) -> None:
         dims: list[int] = []
         element_type, raw_bytes = 0, None
-        for number, wire, first, last in self._fields(start, end):
+        for number, wire, first, last in read_fields(self._data, start, end):
             if number == 1:
-                dims += [first] if wire == _VARINT else self._packed(first, last)
-            elif number == 2 and wire == _VARINT:
+                dims += [first] if wire == VARINT else read_packed(self._data, first, last, _MAX_RANK + 1)
+            elif number == 2 and wire == VARINT:
                 element_type = first
-            elif number == 9 and wire == _BYTES:
+            elif number == 9 and wire == BYTES:
                 raw_bytes = last - first
-            elif number == 13 and wire == _BYTES:
+            elif number == 13 and wire == BYTES:
                 self._external_data(first, last)
         if len(dims) > _MAX_RANK or any(dim >= 2**63 for dim in dims):
-            raise _RefusedError(f"a tensor of shape {_signed(dims)}", "dimensions from 0 up")
+            raise RefusedError(f"a tensor of shape {_signed(dims)}", "dimensions from 0 up")
         size = math.prod(dims) * _ELEMENT_BYTES.get(element_type, 1)
         if size > MAX_TENSOR_BYTES:
-            raise _RefusedError(f"a tensor of shape {dims}", f"at most {MAX_TENSOR_BYTES} bytes")
+            raise RefusedError(f"a tensor of shape {dims}", f"at most {MAX_TENSOR_BYTES} bytes")
         if raw_bytes is not None and element_type in _ELEMENT_BYTES and raw_bytes != size:
-            raise _RefusedError(f"a tensor of shape {dims} with {raw_bytes} bytes", f"{size} bytes")
+            raise RefusedError(f"a tensor of shape {dims} with {raw_bytes} bytes", f"{size} bytes")
 
     def _external_data(self, start: int, end: int) -> None:
         """Every value of an entry, whatever its key: a file's name, or a number, which stays inside."""
@@ -173,52 +161,11 @@ class _Walk:
             if number == 2:
                 resolve_inside(self._folder, self._data[first:last].decode("utf-8", errors="replace"))
 
-    def _packed(self, start: int, end: int) -> list[int]:
-        values = []
-        while start < end:
-            value, start = self._varint(start, end)
-            values.append(value)
-            if len(values) > _MAX_RANK:
-                break
-        return values
-
     def _messages(self, start: int, end: int) -> Iterator[tuple[int, int, int]]:
         """(field number, first byte, end) of every field that holds bytes."""
-        for number, wire, first, last in self._fields(start, end):
-            if wire == _BYTES:
+        for number, wire, first, last in read_fields(self._data, start, end):
+            if wire == BYTES:
                 yield number, first, last
-
-    def _fields(self, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-        """(field number, wire type, first byte or value, end) of every field."""
-        while start < end:
-            key, start = self._varint(start, end)
-            number, wire = key >> 3, key & 7
-            if wire == _VARINT:
-                value, start = self._varint(start, end)
-                yield number, wire, value, start
-            elif wire == _BYTES:
-                length, start = self._varint(start, end)
-                if length > end - start:
-                    raise _RefusedError("a field that ends beyond its message", "a whole file")
-                yield number, wire, start, start + length
-                start += length
-            elif wire in (_FIXED32, _FIXED64):
-                start += 4 if wire == _FIXED32 else 8
-            else:
-                raise _RefusedError(f"a field of wire type {wire}", "protobuf's wire format")
-        if start > end:
-            raise _RefusedError("a field that ends beyond its message", "a whole file")
-
-    def _varint(self, start: int, end: int) -> tuple[int, int]:
-        value = 0
-        for index in range(_MAX_VARINT_BYTES):
-            if start + index >= end:
-                raise _RefusedError("a number that ends beyond its message", "a whole file")
-            byte = self._data[start + index]
-            value |= (byte & 0x7F) << (7 * index)
-            if byte < 0x80:
-                return value & (2**64 - 1), start + index + 1
-        raise _RefusedError(f"a number of more than {_MAX_VARINT_BYTES} bytes", "protobuf's wire format")
 
 
 def _signed(dims: list[int]) -> list[int]:
@@ -232,13 +179,13 @@ def _count_inlined(main: _Scope, functions: dict[tuple[bytes, bytes], _Scope]) -
     while waiting:  # functions whose callees are all counted, layer by layer
         ready = [name for name in waiting if not waiting & functions[name].calls.keys()]
         if not ready:
-            raise _RefusedError("functions that call themselves", "bodies that end")
+            raise RefusedError("functions that call themselves", "bodies that end")
         for name in ready:
             inlined[name] = min(_inlined_nodes(functions[name], inlined), 2 * MAX_NODES)
         waiting -= set(ready)
     total = _inlined_nodes(main, inlined)
     if total > MAX_NODES:
-        raise _RefusedError(f"functions that grow to more than {MAX_NODES} nodes", "those of a Reformer")
+        raise RefusedError(f"functions that grow to more than {MAX_NODES} nodes", "those of a Reformer")
 
 
 def _inlined_nodes(scope: _Scope, inlined: dict[tuple[bytes, bytes], int]) -> int:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeVar, get_args
+from typing import Any, Final, Literal, TypedDict, TypeVar, get_args
 
 from reformer_export.artifact.engine_record import ENGINE_RUNTIMES, EngineRuntime
 from reformer_export.errors import InputError, one_line_repr
@@ -18,7 +19,7 @@ RUNTIMES: Final[tuple[RuntimeName, ...]] = (ONNXRUNTIME, *ENGINE_RUNTIMES)
 Provider = Literal["auto", "cpu", "cuda"]
 PROVIDERS: Final[tuple[Provider, ...]] = get_args(Provider)
 Device = Literal["cpu", "cuda"]
-"""Where a value lies: on the host, or on the first GPU that this process may use."""
+"""Where a value lies: on the host, or on the GPU that the model runs on."""
 Options = TypeVar("Options")
 
 
@@ -47,14 +48,16 @@ class RuntimeOptions:
         tf32: on CUDA, let products of float32 round what they multiply to TF32 (10 bits of mantissa): faster,
             with the errors and the flipped hashes of float16. For artifacts in float32.
         num_hashes: rounds of hashing of runs that name no other, for an artifact exported with --max-hashes;
-            None for all of them.
+            None for all of them. An engine has those that were built in: it is refused when it has others.
         check: compare every file of the artifact with its SHA-256 in the manifest; an engine and its plugin
             library are always compared with the engine's record.
         allow_engine_code: open an engine that carries machine code for the host (an embedded plugin library,
             or the lean runtime of a version-compatible engine), which runs as you: for senders you trust.
+        device_id: which GPU, counted from 0 as `doctor` lists them (those that CUDA_VISIBLE_DEVICES leaves);
+            None for the first. Arrays that come from the GPU and stay there are on that one.
 
-    `provider`, `threads`, `native`, `tf32` and `num_hashes` are ONNX Runtime's: TensorRT always takes the
-    GPU, its plugins, and the types and hashes that were built in. InputError for a value that is out of
+    `provider`, `threads`, `native` and `tf32` are ONNX Runtime's: TensorRT always takes the GPU, its plugins,
+    and the types that were built in. InputError for a value that is out of
     range, or not the chosen runtime's.
     """
 
@@ -68,12 +71,15 @@ class RuntimeOptions:
     num_hashes: int | None = None
     check: bool = True
     allow_engine_code: bool = False
+    device_id: int | None = None
 
     def __post_init__(self) -> None:
         most = max_threads()
         threads_fit = self.threads is None or (type(self.threads) is int and 1 <= self.threads <= most)
         expected = f"an integer from 1 up to {most} on this machine"
         self._require("threads", threads_fit, expected, "leave it out to use all cores")
+        id_fits = self.device_id is None or (type(self.device_id) is int and self.device_id >= 0)
+        self._require("device_id", id_fits, "a GPU's index, from 0", "leave it out to use the first")
         is_name = self.engine is None or isinstance(self.engine, str)
         self._require("engine", is_name, "an engine's name", "leave it out to use the one that fits")
         check_field_types(self, but=("num_hashes",))
@@ -81,6 +87,9 @@ class RuntimeOptions:
         if self.tf32 and self.provider == "cpu":
             fix = 'leave it out, or use `provider="cuda"`'
             raise InputError("tf32", "it on the CPU, which has none", "CUDA as the provider", fix)
+        if self.device_id is not None and self.provider == "cpu":
+            fix = 'leave it out, or use `provider="cuda"`'
+            raise InputError("device_id", "it with the CPU", "CUDA as the provider", fix)
 
     def _require(self, name: str, holds: bool, expected: str, fix: str) -> None:
         if not holds:
@@ -104,7 +113,6 @@ class RuntimeOptions:
                 "threads": self.threads is not None,
                 "native": self.native == "off",
                 "tf32": self.tf32,
-                "num_hashes": self.num_hashes is not None,
             }
         for name, is_given in given.items():
             if is_given:
@@ -116,7 +124,23 @@ class RuntimeOptions:
                 )
 
 
-def options_from_fields(kind: type[Options], options: Options | None, fields: dict[str, Any]) -> Options:
+class RuntimeFields(TypedDict, total=False):
+    """The fields of `RuntimeOptions` as keywords, for type checkers and editors."""
+
+    runtime: RuntimeName
+    provider: Provider
+    threads: int | None
+    native: NativeMode
+    engine: str | None
+    cuda_graphs: bool
+    tf32: bool
+    num_hashes: int | None
+    check: bool
+    allow_engine_code: bool
+    device_id: int | None
+
+
+def options_from_fields(kind: type[Options], options: Options | None, fields: Mapping[str, Any]) -> Options:
     """`options`, or the `kind` of `fields`; InputError for both at once and for what is neither."""
     known = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
     got = next((name for name in fields if name not in known), None)

@@ -12,6 +12,7 @@ import numpy as np
 from reformer_export.artifact.manifest import MODEL_NAME, Manifest
 from reformer_export.contract import INPUT_NAMES, NUM_HASHES_INPUT
 from reformer_export.errors import ArtifactError, InputError, ReformerExportError, RuntimeUnavailableError
+from reformer_export.libraries.gpus import find_gpu
 from reformer_export.libraries.operators import MAX_CUDA_HEAD_SIZE, NativeLibrary, find_native_library
 from reformer_export.runtimes.base import Runtime, Where, check_place
 from reformer_export.runtimes.device_arrays import is_on_gpu, prepare_device_inputs
@@ -61,7 +62,8 @@ class OnnxRuntime(Runtime):
         session = self._open(options)
         _check_signature(self.folder / MODEL_NAME, session, self.manifest)
         self._providers = tuple(session.get_providers())
-        self._pinned = open_pinned_buffers() if self._placement.provider == CUDA else None
+        is_on_gpu = self._placement.provider == CUDA
+        self._pinned = open_pinned_buffers(self._placement.device_id) if is_on_gpu else None
         self._bound: BoundSession | None = BoundSession(session, self._placement, self._pinned)
 
     @property
@@ -107,7 +109,7 @@ class OnnxRuntime(Runtime):
         ids: Feed
         mask: Feed
         if is_on_gpu(bound.device, input_ids, attention_mask):
-            ids, mask = prepare_device_inputs(self.spec, input_ids, attention_mask)
+            ids, mask = prepare_device_inputs(self.spec, input_ids, attention_mask, self._placement.device_id)
         else:
             ids, mask = prepare_inputs(self.spec, input_ids, attention_mask, self.config.pad_token_id)
         feeds = {"input_ids": ids, "attention_mask": mask}
@@ -144,6 +146,8 @@ class OnnxRuntime(Runtime):
             return session
         if options.tf32:
             self._notes.append("There is no TF32 on the CPU: products are float32's.")
+        if options.device_id is not None:
+            self._notes.append(f"GPU {options.device_id} is not used: the model runs on the CPU.")
         self._placement = Placement(CPU, options.threads, find_native_library(options.native))
         if self.manifest.dtype != "bfloat16":
             return open_session(model, self._placement)
@@ -172,12 +176,15 @@ class OnnxRuntime(Runtime):
 
         None when "on" asks for kernels, CUDA has none and `provider` leaves it to us: then on to the CPU.
         """
+        device_id = options.device_id or 0
+        if options.device_id is not None:
+            find_gpu(options.device_id)  # which refuses an index that there is not
         library = find_native_library(options.native)
         problem = (
             "no native library is installed" if library is None else find_cuda_problem(library, self.spec)
         )
         if library is not None and problem is None:
-            self._placement = Placement(CUDA, options.threads, library, options.tf32)
+            self._placement = Placement(CUDA, options.threads, library, options.tf32, device_id)
             try:
                 return open_session(model, self._placement)
             except ArtifactError as error:
@@ -191,7 +198,7 @@ class OnnxRuntime(Runtime):
             return None
         if options.native == "auto":
             self._notes.append(f"{BODIES_ON_CUDA}: {problem}. {BUILD_FOR_CUDA} builds them for this GPU.")
-        self._placement = Placement(CUDA, options.threads, None, options.tf32)
+        self._placement = Placement(CUDA, options.threads, None, options.tf32, device_id)
         return open_session(model, self._placement)
 
 

@@ -7,6 +7,7 @@ numpy does not have, and those that a caller does not want, are cast on the devi
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -73,9 +74,9 @@ class BoundSession:
         self, names: Sequence[str], feeds: Mapping[str, Feed], as_float32: bool
     ) -> list[DeviceArray]:
         """The outputs where the session left them, `as_float32` or in the graph's own types."""
-        values = self._run_bound(names, feeds, dict.fromkeys(names, _bind_on(self.device)))
+        values = self._run_bound(names, feeds, dict.fromkeys(names, _bind_on(self._placement)))
         if as_float32:
-            values = [self._cast(value, FLOAT32, _bind_on(self.device)) for value in values]
+            values = [self._cast(value, FLOAT32, _bind_on(self._placement)) for value in values]
         return [DeviceArray(value, self.device, self) for value in values]
 
     def _run_to_host(
@@ -93,14 +94,14 @@ class BoundSession:
         targets, buffers = {}, {}
         for name, is_ready in zip(names, in_place, strict=True):
             buffers[name] = self._reserve_output(name, sizes) if is_ready else None
-            targets[name] = _bind_to(buffers[name], "cpu" if is_ready else self.device)
+            targets[name] = _bind_to(buffers[name], Placement() if is_ready else self._placement)
         values = self._run_bound(names, feeds, targets)
         arrays = []
         for name, is_ready, value in zip(names, in_place, values, strict=True):
             buffer = buffers[name]
             if not is_ready:
                 buffer = self._reserve(tuple(value.shape()), np.float32)
-                value = self._cast(value, FLOAT32, _bind_to(buffer, "cpu"))
+                value = self._cast(value, FLOAT32, _bind_to(buffer, Placement()))
             arrays.append(value.numpy() if buffer is None else buffer)
         return arrays
 
@@ -138,9 +139,9 @@ class BoundSession:
             if feed.element_type == wanted:
                 self._bind_address(binding, name, feed)
                 return feed
-            value = self._cast(feed, wanted, _bind_on(self.device))
+            value = self._cast(feed, wanted, _bind_on(self._placement))
         elif wanted == FLOATS["bfloat16"]:
-            value = self._cast(feed.astype(np.float32, copy=False), wanted, _bind_on(self.device))
+            value = self._cast(feed.astype(np.float32, copy=False), wanted, _bind_on(self._placement))
         else:
             array = np.ascontiguousarray(feed, NUMPY_TYPES.get(wanted))
             if name in self._required:
@@ -174,12 +175,14 @@ class BoundSession:
 
     def _bind_address(self, binding: Any, name: str, feed: DeviceInput) -> None:
         dtype = NUMPY_TYPES[feed.element_type]
-        binding.bind_input(name, self.device, 0, dtype, list(feed.shape), feed.address)
+        binding.bind_input(
+            name, self.device, self._placement.device_id, dtype, list(feed.shape), feed.address
+        )
 
     def _cast_session(self, source: str, target: str) -> Any:
         with self._lock:
             if (source, target) not in self._casts:
-                placement = Placement(self._placement.provider, self._placement.threads)
+                placement = dataclasses.replace(self._placement, library=None, tf32=False)
                 self._casts[source, target] = open_graph_bytes(cast_model(source, target), placement)
             return self._casts[source, target]
 
@@ -217,15 +220,15 @@ _Target = Callable[[Any, str], None]
 """Binds an output of a binding, by name."""
 
 
-def _bind_on(device: Device) -> _Target:
-    """To memory of ONNX Runtime's own on a device."""
-    return lambda binding, name: binding.bind_output(name, device)
+def _bind_on(placement: Placement) -> _Target:
+    """To memory of ONNX Runtime's own where the placement is."""
+    return lambda binding, name: binding.bind_output(name, placement.device, placement.device_id)
 
 
-def _bind_to(buffer: NDArray[Any] | None, device: Device) -> _Target:
-    """To an array of the host, else to memory of ONNX Runtime's own on a device."""
+def _bind_to(buffer: NDArray[Any] | None, placement: Placement) -> _Target:
+    """To an array of the host, else to memory of ONNX Runtime's own where the placement is."""
     if buffer is None:
-        return _bind_on(device)
+        return _bind_on(placement)
 
     def bind(binding: Any, name: str) -> None:
         shape = list(buffer.shape)

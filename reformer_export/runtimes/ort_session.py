@@ -10,6 +10,7 @@ from typing import Any, Final
 from reformer_export.artifact.files import require_utf8
 from reformer_export.errors import MissingDependencyError
 from reformer_export.libraries.operators import NativeLibrary
+from reformer_export.phases import log_fact, log_phase
 from reformer_export.runtimes.cuda_provider import check_cuda_libraries
 from reformer_export.runtimes.onnx_structure import check_onnx_structure
 from reformer_export.runtimes.options import Device
@@ -25,12 +26,13 @@ LOG_FATAL_ONLY: Final = 4
 class Placement:
     """Where ONNX Runtime runs a graph: its name of an execution provider, the CPU threads an operator may use
     (None: all cores), the operator library whose kernels replace the function bodies, and whether CUDA's
-    products of float32 round what they multiply to TF32."""
+    products of float32 round what they multiply to TF32, and the index of CUDA's GPU."""
 
     provider: str = CPU
     threads: int | None = None
     library: NativeLibrary | None = None
     tf32: bool = False
+    device_id: int = 0
 
     @property
     def device(self) -> Device:
@@ -45,6 +47,8 @@ class Placement:
         into another bucket.
         """
         options = {"use_tf32": str(int(self.tf32))} if self.provider == CUDA else {}
+        if self.device_id:
+            options["device_id"] = str(self.device_id)
         return list({self.provider: (self.provider, options), CPU: (CPU, {})}.values())
 
 
@@ -104,11 +108,18 @@ def _open(model: Path | bytes, placement: Placement, profile: Path | None) -> An
         options.profile_file_prefix = str(profile)
     if placement.provider == CUDA:
         check_cuda_libraries(onnxruntime)
+    log_fact("ONNX Runtime", f"{onnxruntime.__version__}, {onnxruntime.__file__}")
+    log_fact("providers and their options", placement.providers)
+    log_fact("threads of an operator", placement.threads or "all cores")
+    log_fact("operator library", "none" if placement.library is None else placement.library.path)
     try:
         if placement.library is not None:
             options.register_custom_ops_library(str(placement.library.path))
         source = model if isinstance(model, bytes) else str(model)
         # Falling back would print to standard output, and run on the CPU what was to run on the GPU.
-        return onnxruntime.InferenceSession(source, options, providers=placement.providers, enable_fallback=0)
+        with log_phase(f"opening {'a graph of our own' if isinstance(model, bytes) else model}"):
+            return onnxruntime.InferenceSession(
+                source, options, providers=placement.providers, enable_fallback=0
+            )
     except Exception as error:
         raise error_from_open(model if isinstance(model, Path) else None, error) from error

@@ -130,20 +130,20 @@ class PinnedBuffers:
 
 
 class CudaHostMemory:
-    """Page-locked memory from NVIDIA's driver, in the first GPU's own context, as ONNX Runtime's.
+    """Page-locked memory from NVIDIA's driver, in a GPU's own context, as ONNX Runtime's.
 
     What the driver refuses is not there: the caller has ordinary memory.
     """
 
     _PORTABLE: Final = 1  # CU_MEMHOSTALLOC_PORTABLE of cuda.h
 
-    def __init__(self) -> None:
+    def __init__(self, device_id: int = 0) -> None:
         """OSError or AttributeError where there is no driver that can do it."""
         self._driver = ctypes.CDLL(DRIVER)
         device, self._context = ctypes.c_int(), ctypes.c_void_p()
         started = (
             self._driver.cuInit(0) == 0
-            and self._driver.cuDeviceGet(ctypes.byref(device), 0) == 0
+            and self._driver.cuDeviceGet(ctypes.byref(device), device_id) == 0
             and self._driver.cuDevicePrimaryCtxRetain(ctypes.byref(self._context), device) == 0
         )
         if not started:
@@ -171,9 +171,9 @@ class CudaHostMemory:
             self._driver.cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
 
 
-def open_pinned_buffers() -> PinnedBuffers | None:
-    """Buffers of the first GPU's; None where there is no driver."""
+def open_pinned_buffers(device_id: int = 0) -> PinnedBuffers | None:
+    """Buffers of a GPU's; None where there is no driver."""
     try:
-        return PinnedBuffers(CudaHostMemory())
+        return PinnedBuffers(CudaHostMemory(device_id))
     except (OSError, AttributeError):
         return None

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 from reformer_export.artifact.hub import locate_artifact
 from reformer_export.artifact.manifest import MODEL_NAME, Manifest, read_manifest
@@ -23,6 +23,11 @@ from reformer_export.runtimes.ort import OnnxRuntime
 from reformer_export.runtimes.ort_session import CPU
 from reformer_export.workflows.checkpoint_source import find_checkpoint
 from reformer_export.workflows.progress import Progress, Say, say_nothing, show_no_progress
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from reformer_export.workflows.fields import BenchFields
 
 DEFAULT_LENGTHS: Final = (256, 1024, 4096)
 """Those of them that the model takes, and always the longest that it takes."""
@@ -76,7 +81,7 @@ def bench_artifact(
     *,
     say: Say = say_nothing,
     progress: Progress = show_no_progress,
-    **fields: Any,
+    **fields: Unpack[BenchFields],
 ) -> BenchReport:
     """Measure the artifact in the folder `out` beside eager and full attention, on the device it runs on.
 
@@ -100,6 +105,9 @@ def bench_artifact(
         description, notes = runtime.description, list(runtime.notes)
         device: Device = "cpu" if runtime.providers[0] == CPU else "cuda"
         lengths = _choose_lengths(runtime, request.lengths)
+        if runtime.record is not None:  # eager hashes as often as the engine
+            chosen = dataclasses.replace(request.runtime, num_hashes=runtime.record.num_hashes)
+            request = dataclasses.replace(request, runtime=chosen)
         placement = runtime.placement if isinstance(runtime, OnnxRuntime) else None
     options = BenchmarkOptions(
         lengths,

@@ -21,9 +21,12 @@ from reformer_export.workflows.checkpoint_source import source_with_path
 from reformer_export.workflows.progress import Say, say_nothing
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from reformer_export.checkpoints import LoadOptions
     from reformer_export.export import ExportOptions
     from reformer_export.parity.results import VerifyResult
+    from reformer_export.workflows.fields import ExportFields
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,7 @@ def export_checkpoint(
     request: ExportRequest | None = None,
     *,
     say: Say = say_nothing,
-    **fields: Any,
+    **fields: Unpack[ExportFields],
 ) -> ExportedArtifact:
     """Export `checkpoint` to the folder `out`, which appears when it is whole and agrees with eager.
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 import os
 import shlex
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,7 +16,6 @@ from reformer_export.artifact.files import read_text
 from reformer_export.artifact.hub import locate_artifact
 from reformer_export.artifact.manifest import Manifest, read_manifest
 from reformer_export.errors import InputError
-from reformer_export.libraries.operators import NativeMode
 from reformer_export.libraries.packages import COMPARING, REPORTING, require_packages
 from reformer_export.measure.accuracy import (
     TokenText,
@@ -26,109 +24,26 @@ from reformer_export.measure.accuracy import (
     measure_accuracy,
 )
 from reformer_export.report.verify_report import BisectReport, DataAccuracy, RuntimeReport, VerifyReport
-from reformer_export.runtimes import RUNTIMES, Runtime, RuntimeOptions
-from reformer_export.runtimes.field_types import check_field_types
+from reformer_export.runtimes import Runtime
 from reformer_export.runtimes.num_hashes import choose_num_hashes
-from reformer_export.runtimes.options import ONNXRUNTIME, Provider, RuntimeName, options_from_fields
+from reformer_export.runtimes.options import ONNXRUNTIME, options_from_fields
 from reformer_export.runtimes.ort import OnnxRuntime
 from reformer_export.runtimes.replay import check_subgraph_folder
 from reformer_export.spec import LSHAttentionSpec
 from reformer_export.workflows.checkpoint_source import find_checkpoint
 from reformer_export.workflows.progress import Progress, Say, say_nothing, show_no_progress
+from reformer_export.workflows.verify_inputs import cases_from_file
+from reformer_export.workflows.verify_request import VerifyRequest
+
+__all__ = ["VerifyRequest", "verify_artifact"]
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from reformer_export.parity.cases import Case
     from reformer_export.parity.results import VerifyResult
     from reformer_export.parity.session import ParitySession
-
-
-@dataclass(frozen=True)
-class VerifyRequest:
-    """What to compare, and on what.
-
-    Attributes:
-        checkpoint: folder or hub id; None for the one that was exported.
-        runtimes: what runs the artifact.
-        engine, cuda_graphs, allow_engine_code: of the TensorRT runtimes, as in `RuntimeOptions`.
-        provider, native, threads: of ONNX Runtime, as in `RuntimeOptions`; with an engine they are for ONNX
-            Runtime on the CPU, which runs model.onnx with pinned buckets beside it.
-        tf32: as in `RuntimeOptions`; the comparison is then judged by that rounding.
-        lengths: sequence lengths, tokens; None for those around the chunk lengths and up to the longest.
-        batch_sizes: None for 1 to 3.
-        num_hashes: numbers of hash rounds, for an artifact whose runs choose them; none for all, and a few
-            inputs with fewer.
-        data: a UTF-8 text, on which next-token loss and speed are measured for several numbers of hashes.
-        data_length: tokens of a sequence that `data` is cut into; None for the longest that runs.
-        bisect: a new folder; the first node that differs from eager is named, and written there.
-        details: also look inside the model on the first runtime, for a report's pictures.
-        seed: of the random inputs.
-    """
-
-    checkpoint: str | None = None
-    runtimes: tuple[RuntimeName, ...] = (ONNXRUNTIME,)
-    engine: str | None = None
-    cuda_graphs: bool = False
-    allow_engine_code: bool = False
-    provider: Provider = "cpu"
-    native: NativeMode = "auto"
-    threads: int | None = None
-    tf32: bool = False
-    lengths: Sequence[int] | None = None
-    batch_sizes: Sequence[int] | None = None
-    num_hashes: Sequence[int] = ()
-    data: Path | None = None
-    data_length: int | None = None
-    bisect: Path | None = None
-    details: bool = False
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        given = self.runtimes if isinstance(self.runtimes, list | tuple) else ()
-        unknown = [name for name in given if isinstance(name, str) and name not in RUNTIMES]
-        if unknown:
-            raise InputError("runtimes", repr(unknown[0]), " or ".join(RUNTIMES), "name one")
-        check_field_types(self)
-        if not self.runtimes:
-            raise InputError("runtimes", "none", " or ".join(RUNTIMES), "name one")
-        is_engine = bool(set(self.runtimes) & set(ENGINE_RUNTIMES))
-        of_engines = [name for name in ("engine", "cuda_graphs", "allow_engine_code") if getattr(self, name)]
-        if of_engines and not is_engine:
-            raise InputError(
-                of_engines[0],
-                "it with no TensorRT among the runtimes",
-                "a runtime of TensorRT",
-                f"add {' or '.join(ENGINE_RUNTIMES)} to `runtimes`",
-            )
-        if self.bisect is not None and ONNXRUNTIME not in self.runtimes:
-            raise InputError(
-                "bisect",
-                f"{self.runtimes[0]}, whose nodes cannot be run one by one",
-                f"{ONNXRUNTIME} among the runtimes",
-                f"add {ONNXRUNTIME} to `runtimes`",
-            )
-        if self.tf32 and ONNXRUNTIME not in self.runtimes:
-            raise InputError(
-                "tf32",
-                f"it with {self.runtimes[0]}, which computes in the types of the engine",
-                f"{ONNXRUNTIME} among the runtimes",
-                "leave it out",
-            )
-        self.options_of(ONNXRUNTIME)  # which refuses what does not go together, before any work
-        if self.data is None and self.data_length is not None:
-            raise InputError("data_length", f"{self.data_length} without a text", "`data` too", "add it")
-
-    def options_of(self, runtime: RuntimeName) -> RuntimeOptions:
-        """What opens `runtime`, with those of the options that are its own."""
-        if runtime in ENGINE_RUNTIMES:
-            return RuntimeOptions(
-                runtime,
-                engine=self.engine,
-                cuda_graphs=self.cuda_graphs,
-                allow_engine_code=self.allow_engine_code,
-            )
-        return RuntimeOptions(
-            runtime, provider=self.provider, native=self.native, threads=self.threads, tf32=self.tf32
-        )
+    from reformer_export.workflows.fields import VerifyFields
 
 
 def verify_artifact(
@@ -137,7 +52,7 @@ def verify_artifact(
     *,
     say: Say = say_nothing,
     progress: Progress = show_no_progress,
-    **fields: Any,
+    **fields: Unpack[VerifyFields],
 ) -> VerifyReport:
     """Compare the artifact in the folder `out` with eager over lengths, batches and masks.
 
@@ -161,19 +76,24 @@ def verify_artifact(
         check_subgraph_folder(request.bisect)
     manifest = read_manifest(out)
     text = None if request.data is None else _read_text(manifest, request.data)
+    cases = None
+    if request.inputs is not None:
+        cases = cases_from_file(request.inputs, out, manifest, request.batch_sizes)
     for count in request.num_hashes:
         choose_num_hashes(manifest, count)
-    return _Verification(out, manifest, request, text, say, progress).run()
+    return _Verification(out, manifest, request, text, cases, say, progress).run()
 
 
 @dataclass(frozen=True)
 class _Verification:
-    """One call of `verify_artifact`, whose options were checked; `text` is that of `request.data`."""
+    """One call of `verify_artifact`, whose options were checked; `text` is that of `request.data`, `cases`
+    are those of `request.inputs`."""
 
     out: Path
     manifest: Manifest
     request: VerifyRequest
     text: str | None
+    cases: list[Case] | None
     say: Say
     progress: Progress
 
@@ -215,14 +135,26 @@ class _Verification:
         cases = self._choose_cases()
         request = self.request
         # The default cases, less those that an engine was not built for: only the open runtime knows.
-        by_default = request.lengths is None and request.batch_sizes is None and not request.num_hashes
+        by_default = (
+            self.cases is None
+            and request.lengths is None
+            and request.batch_sizes is None
+            and not request.num_hashes
+        )
         with self.progress("Compared cases", len(cases)) as advance:
-            return sweep(session, None if by_default else cases, lambda _result: advance(1))
+            return sweep(
+                session,
+                None if by_default else cases,
+                lambda _result: advance(1),
+                request.given_tolerance,
+            )
 
     def _choose_cases(self) -> list[Case]:
         from reformer_export.parity.cases import add_num_hashes_cases, choose_cases
 
-        chosen = choose_cases(self.manifest.spec, self.request.lengths, self.request.batch_sizes)
+        chosen = self.cases
+        if chosen is None:
+            chosen = choose_cases(self.manifest.spec, self.request.lengths, self.request.batch_sizes)
         counts = dict.fromkeys(self.request.num_hashes)
         if not counts:
             return add_num_hashes_cases(self.manifest, chosen)
@@ -234,6 +166,8 @@ class _Verification:
         length = runtime.max_length if self.request.data_length is None else self.request.data_length
         ids = np.asarray(runtime.tokenizer.encode(text), np.int64)
         counts: tuple[int | None, ...] = tuple(dict.fromkeys(self.request.num_hashes))
+        if runtime.record is not None:
+            counts = (runtime.record.num_hashes,)
         counts = counts or ((None,) if choice is None else choice.counts)
         passes = count_passes(len(ids), length, len(counts))
         with self.progress("Passes over the data", passes) as advance:

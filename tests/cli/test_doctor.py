@@ -26,7 +26,7 @@ def invoke(*arguments: object) -> Result:
 
 
 def examine(*arguments: object, status: int = 0) -> Any:
-    result = CliRunner().invoke(cli, ["doctor", "--json", *map(str, arguments)])
+    result = CliRunner().invoke(cli, ["doctor", "--json", "-", *map(str, arguments)])
     assert result.exit_code == status, result.output
     return json.loads(result.stdout)
 
@@ -58,6 +58,19 @@ def test_what_is_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     commands = {command["name"]: command["missing"] for command in report["commands"]}
     assert (commands["onnx"], commands["run"]) == (["torch"], [])
     assert "missing: pip install 'reformer-export[export]'" in invoke().stdout
+
+
+def test_an_engine_is_ready_only_with_its_runtime_and_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = inspect_machine()
+    for missing in (("tensorrt or tensorrt_rtx", "the TensorRT plugins"), ("the TensorRT plugins",), ()):
+        installation = dataclasses.replace(machine.tensorrt, missing_to_build=missing)
+        monkeypatch.setattr(
+            "reformer_export.runtimes.machine.describe_installation", lambda found=installation: found
+        )
+        commands = {command["name"]: command["missing"] for command in examine()["commands"]}
+        assert commands["engine"] == list(missing)
+        state = f"needs {', '.join(missing)}" if missing else "ready"
+        assert re.search(rf"engine +{re.escape(state)}\n", invoke().stdout)
 
 
 def test_what_the_library_advises_is_in_flags(monkeypatch: pytest.MonkeyPatch) -> None:

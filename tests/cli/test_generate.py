@@ -81,9 +81,12 @@ def test_the_seed_decides_the_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "got none, expected one of --prompt, --prompt-file, --prompt-ids"),
+        ((), "got none, expected one of TEXT, --prompt, --prompt-file, --prompt-ids"),
         (("--prompt", "a", "--prompt-ids", "5"), "got --prompt and --prompt-ids"),
         (("--prompt", ""), "got no token"),
+        (("",), "got no token"),
+        (("a", "--prompt", "b"), "got TEXT and --prompt"),
+        (("a", "--prompt-ids", "5"), "got TEXT and --prompt-ids"),
         (("--prompt-file", "nowhere"), "cannot be read"),
         (("--prompt-ids", "a"), "expected integers"),
         (("--prompt-ids", "999"), "id 999"),

@@ -131,10 +131,15 @@ def test_counts_that_do_not_fit(exported: Path, fixed: Path, command: str) -> No
     assert "--max-hashes" in error
 
 
-def test_an_engine_is_refused(exported: Path) -> None:
+def test_an_engine_needs_a_number(exported: Path, fixed: Path) -> None:
     out = exported / "out"
-    error = refused("engine", out, "--runtime", "tensorrt-rtx", "--compute-capability", "8.9")
-    assert "got an artifact exported with --max-hashes 5, expected a fixed number of hashes" in error
+    rtx = ("--runtime", "tensorrt-rtx", "--compute-capability", "8.9")
+    error = refused("engine", out, *rtx)
+    assert "exported with --max-hashes 5, whose runs choose, expected a number of hashes to build in" in error
+    assert "give --num-hashes, from 1 to 5" in error
+    error = refused("engine", out, *rtx, "--num-hashes", 6)
+    assert "--num-hashes: got 6, expected a whole number from 1 to 5" in error
+    assert "an artifact with 2 hashes built in" in refused("engine", fixed, *rtx, "--num-hashes", 2)
     assert not (out / "engines").exists()
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from reformer_export.artifact.engine_record import EngineProfile
 from reformer_export.errors import InputError
 from reformer_export.parity import session
 from reformer_export.parity.cases import Case
-from reformer_export.parity.sweep import sweep
+from reformer_export.parity.sweep import sweep, with_built_in_rounds
 from reformer_export.runtimes import RuntimeOptions, load
 from reformer_export.runtimes.ort_session import CPU, Placement
 from tests.export.test_export import export
@@ -32,6 +34,7 @@ class StandIn:
     profiles: tuple[EngineProfile, ...]
     providers: tuple[str, ...] = ("TensorRT 10.9, Some GPU, engine NAME",)
     native: None = None
+    record: Any = None
 
     @property
     def manifest(self) -> Any:
@@ -123,3 +126,13 @@ def test_a_wrong_engine_fails(verify_with, change):
 def test_no_default_case_fits_the_profiles(verify_with):
     with pytest.raises(InputError, match="cases: got none"):
         verify_with(lambda values: values, allowed=(EngineProfile((9, 1), (9, 8), (9, 8)),))
+
+
+def test_an_engine_s_built_in_rounds_are_those_of_every_case() -> None:
+    """Cases of other rounds are left out: the engine has none."""
+    cases = [DENSE, HASHED, Case(40, 2, masked=True, num_hashes=1), Case(40, 2, masked=True, num_hashes=2)]
+    engine: Any = SimpleNamespace(record=SimpleNamespace(num_hashes=2))
+    got = with_built_in_rounds(engine, cases)
+    assert got == [dataclasses.replace(case, num_hashes=2) for case in (DENSE, HASHED)]
+    for runtime in (SimpleNamespace(record=None), SimpleNamespace(record=SimpleNamespace(num_hashes=None))):
+        assert with_built_in_rounds(runtime, cases) == cases  # type: ignore[arg-type]

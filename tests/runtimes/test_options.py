@@ -37,7 +37,7 @@ def test_values_out_of_range_or_of_another_type(field: str, value: Any, expected
 
 
 OF_ENGINES = {"engine": "x", "cuda_graphs": True}
-OF_ONNXRUNTIME = {"provider": "cpu", "threads": 2, "native": "off", "num_hashes": 1, "tf32": True}
+OF_ONNXRUNTIME = {"provider": "cpu", "threads": 2, "native": "off", "tf32": True}
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)

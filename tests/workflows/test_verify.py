@@ -111,7 +111,7 @@ def test_what_does_not_fit(exported: Path, tmp_path: Path) -> None:
 def test_tf32_is_onnx_runtime_s_on_cuda() -> None:
     """Refused when the request is made, before any work."""
     with pytest.raises(InputError, match=r"tf32: got it on the CPU"):
-        VerifyRequest(tf32=True)
+        VerifyRequest(tf32=True, provider="cpu")
     with pytest.raises(InputError, match=r"tf32: got it with tensorrt"):
         VerifyRequest(tf32=True, provider="cuda", runtimes=("tensorrt",))
     request = VerifyRequest(tf32=True, provider="cuda", runtimes=("onnxruntime", "tensorrt"))

@@ -18,6 +18,7 @@ from reformer_export.artifact.manifest import ENGINES_NAME, MODEL_NAME, Manifest
 from reformer_export.errors import ArtifactError, InputError, ReformerExportError, RuntimeUnavailableError
 from reformer_export.libraries.architectures import ComputeCapability
 from reformer_export.libraries.gpus import Gpu
+from reformer_export.runtimes.num_hashes import choose_num_hashes
 from reformer_export.runtimes.tensorrt.machine import Machine
 from reformer_export.runtimes.tensorrt.packages import PACKAGES, version_numbers
 
@@ -160,6 +161,27 @@ def _check_library(record: EngineRecord, machine: Machine, gpu: Gpu) -> list[str
         f"The plugin library has kernels for {library.kernels}: the driver compiles the last of them for "
         "this GPU, which takes time at the first run."
     ]
+
+
+def check_num_hashes(record: EngineRecord, manifest: Manifest, given: int | None) -> int | None:
+    """The rounds of hashing that the engine has built in; None for a model without the choice.
+
+    Raises:
+        InputError: other rounds are `given`, or there is no choice.
+        ArtifactError: the record says nothing of them, or what the model has not.
+    """
+    choice = manifest.runtime_num_hashes
+    greatest = None if choice is None else choice.max_hashes
+    if (record.num_hashes is None) != (greatest is None) or (record.num_hashes or 0) > (greatest or 0):
+        got, expected = f"{record.num_hashes} hashes built in", f"1 to {greatest}"
+        if greatest is None:
+            expected = "those of a model that leaves no choice"
+        raise ArtifactError(f"engine {record.name}", got, expected, BUILD_AGAIN)
+    if choose_num_hashes(manifest, given, record.num_hashes) != record.num_hashes:
+        fix = "leave it out, name another engine, or build one with `reformer-export engine`"
+        expected = f"{record.num_hashes}, which are built into the engine {record.name}"
+        raise InputError("num_hashes", given, expected, fix)
+    return record.num_hashes
 
 
 def check_host_code(record: EngineRecord, allowed: bool) -> None:

@@ -11,11 +11,11 @@ from typing import Any, cast
 from reformer_export.artifact.engine_record import EngineProfile, EngineRecord, EngineRuntime
 from reformer_export.artifact.manifest import MODEL_NAME
 from reformer_export.errors import InputError
+from reformer_export.phases import log_fact, log_phase
 from reformer_export.runtimes.base import Runtime, Where, check_place
 from reformer_export.runtimes.device_arrays import is_on_gpu
 from reformer_export.runtimes.forks import keep_for_good
 from reformer_export.runtimes.inputs import IdsLike, prepare_inputs
-from reformer_export.runtimes.num_hashes import choose_num_hashes
 from reformer_export.runtimes.options import RuntimeOptions
 from reformer_export.runtimes.tensorrt.cuda import CudaDevice
 from reformer_export.runtimes.tensorrt.engine import OpenedEngine
@@ -25,6 +25,7 @@ from reformer_export.runtimes.tensorrt.packages import import_cuda, import_tenso
 from reformer_export.runtimes.tensorrt.preflight import (
     check_host_code,
     check_machine,
+    check_num_hashes,
     choose_engine,
     read_engine,
 )
@@ -53,7 +54,7 @@ class TensorRTRuntime(Runtime):
             options: of which `runtime` is "tensorrt" or "tensorrt-rtx".
             machine: the facts to check against; None to look at this machine.
             trt: the module to use; None to import `runtime`'s.
-            cuda: the GPU to use; None for the first visible one.
+            cuda: the GPU to use; None for that of `options.device_id`.
 
         Raises:
             ArtifactError: the artifact or the engine is broken, or they do not belong together.
@@ -62,18 +63,23 @@ class TensorRTRuntime(Runtime):
         """
         super().__init__(path, options)
         runtime = cast(EngineRuntime, options.runtime)
-        facts = examine_gpu_machine(runtime) if machine is None else machine
+        facts = examine_gpu_machine(runtime, options.device_id) if machine is None else machine
         self._record = choose_engine(self.folder, runtime, options.engine, facts)
         check_host_code(self._record, options.allow_engine_code)
+        self.num_hashes = check_num_hashes(self._record, self.manifest, options.num_hashes)
         self._notes += check_machine(self._record, facts)
-        data = read_engine(self.folder, self.manifest, self._record)
+        with log_phase(f"reading engine {self._record.name} and comparing it with its record"):
+            data = read_engine(self.folder, self.manifest, self._record)
         self._gpu = facts.gpu
         self._lock = threading.Lock()
         library = None if self._record.plugin.embedded or facts.library is None else facts.library.path
         with contextlib.ExitStack() as stack:
-            device = CudaDevice(import_cuda()) if cuda is None else cuda
+            device = CudaDevice(import_cuda(), options.device_id or 0) if cuda is None else cuda
             device.activate()
-            opened = OpenedEngine(trt or import_tensorrt(runtime), self._record, data, library)
+            log_fact("GPU", facts.gpu)
+            log_fact("plugin library", library or "the engine's own")
+            with log_phase(f"opening the engine with {runtime} {facts.runtime_version}"):
+                opened = OpenedEngine(trt or import_tensorrt(runtime), self._record, data, library)
             stack.callback(opened.close)
             opened.check_signature(self.spec)
             if self._record.flags.stripped:
@@ -104,7 +110,8 @@ class TensorRTRuntime(Runtime):
 
     @property
     def providers(self) -> tuple[str, ...]:
-        return (f"{self._title}, {self._gpu}, engine {self._record.name}",)
+        rounds = "" if self._record.num_hashes is None else f", {self._record.num_hashes} hashes"
+        return (f"{self._title}, {self._gpu}, engine {self._record.name}{rounds}",)
 
     @property
     def native(self) -> None:
@@ -122,7 +129,7 @@ class TensorRTRuntime(Runtime):
         number of hashes built in."""
         check_place(where, "cpu", "float32")
         is_on_gpu("cpu", input_ids, attention_mask)
-        choose_num_hashes(self.manifest, num_hashes)
+        check_num_hashes(self._record, self.manifest, num_hashes)
         ids, mask = prepare_inputs(self.spec, input_ids, attention_mask, self.config.pad_token_id)
         with self._lock:
             if self._executor is None:

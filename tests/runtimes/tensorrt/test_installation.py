@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from reformer_export.errors import MissingDependencyError, RuntimeUnavailableError
+from reformer_export.libraries import gpus
 from reformer_export.libraries.architectures import ComputeCapability
 from reformer_export.libraries.gpus import Gpu
 from reformer_export.libraries.installed import ABI_VERSION
-from reformer_export.libraries.tensorrt import LIBRARY_VARIABLE
+from reformer_export.libraries.tensorrt import LIBRARY_VARIABLE, find_tensorrt_library
 from reformer_export.runtimes import load
-from reformer_export.runtimes.tensorrt import machine as tensorrt_machine
 from reformer_export.runtimes.tensorrt.machine import describe_installation, examine_gpu_machine
 from reformer_export.runtimes.tensorrt.packages import (
     check_tensorrt_version,
@@ -98,6 +98,7 @@ def test_the_installation_in_words_when_there_is_nothing(
     assert "none.so" in found.plugin_library
     assert "cuda-bindings" in found.gpu
     assert found.can_run == ()
+    assert found.missing_to_build == ("tensorrt or tensorrt_rtx", "the TensorRT plugins")
 
 
 def test_the_installation_where_nothing_is_missing(monkeypatch: pytest.MonkeyPatch, library: Path) -> None:
@@ -105,16 +106,34 @@ def test_the_installation_where_nothing_is_missing(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name if name == "tensorrt_rtx" else None)
     monkeypatch.setattr("importlib.metadata.version", lambda name: {"tensorrt-rtx-cu13": "1.7.1.116"}[name])
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", types.ModuleType("cuda.bindings.runtime"))
-    monkeypatch.setattr(tensorrt_machine, "find_gpus", lambda: (HOPPER, HOPPER))
+    monkeypatch.setattr(gpus, "find_gpus", lambda: (HOPPER, HOPPER))
     found = describe_installation()
     assert dict(found.runtimes)["tensorrt-rtx"] == "1.7.1.116"
     assert found.plugin_library == f"0.1.0 (ABI {ABI_VERSION}, sm_80, sm_86, sm_89, sm_90, sm_120)"
     assert found.gpu == "A GPU (compute capability 9.0, 80.0 GiB)"
     assert found.can_run == ("tensorrt-rtx",)
-    monkeypatch.setattr(tensorrt_machine, "find_gpus", refuse)
+    assert found.missing_to_build == ()
+    monkeypatch.setattr(gpus, "find_gpus", refuse)
     found = describe_installation()
     assert found.can_run == ()
     assert found.gpu == "got no driver at all, expected a GPU; buy one"
+    assert found.missing_to_build == ()  # TensorRT-RTX builds without a GPU
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name if name == "tensorrt" else None)
+    monkeypatch.setattr("importlib.metadata.version", lambda name: {"tensorrt": "10.9.0"}[name])
+    assert describe_installation().missing_to_build == ("a GPU",)
+    monkeypatch.setattr(gpus, "find_gpus", lambda: (HOPPER,))
+    assert describe_installation().missing_to_build == ()
+
+
+@pytest.mark.parametrize("system", ["win32", "darwin"])
+def test_the_plugins_are_for_linux(monkeypatch: pytest.MonkeyPatch, library: Path, system: str) -> None:
+    monkeypatch.setenv(LIBRARY_VARIABLE, str(library))
+    monkeypatch.setattr(sys, "platform", system)
+    with pytest.raises(
+        RuntimeUnavailableError, match=f"library: got {system}, expected Linux.*; use a Linux"
+    ):
+        find_tensorrt_library()
+    assert describe_installation().missing_to_build[-1] == "the TensorRT plugins"
 
 
 def refuse() -> Any:
@@ -127,14 +146,14 @@ def test_the_facts_come_out_as_they_are(monkeypatch: pytest.MonkeyPatch, library
     monkeypatch.setitem(sys.modules, "tensorrt", trt)
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", types.ModuleType("cuda.bindings.runtime"))
     monkeypatch.setenv(LIBRARY_VARIABLE, str(library))
-    monkeypatch.setattr(tensorrt_machine, "find_gpus", lambda: (HOPPER,))
+    monkeypatch.setattr(gpus, "find_gpus", lambda: (HOPPER,))
     machine = examine_gpu_machine("tensorrt")
     assert (machine.runtime_version, machine.gpu) == ("10.9.0", HOPPER)
     assert machine.library is not None
     assert machine.library.path == library
     assert import_tensorrt("tensorrt") is trt
     monkeypatch.setenv(LIBRARY_VARIABLE, str(library.parent / "none.so"))
-    monkeypatch.setattr(tensorrt_machine, "find_gpus", refuse)
+    monkeypatch.setattr(gpus, "find_gpus", refuse)
     machine = examine_gpu_machine("tensorrt")
     assert (machine.gpu, machine.library) == (None, None)
     assert machine.gpu_problem == (
