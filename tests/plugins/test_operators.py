@@ -13,7 +13,8 @@ from reformer_export import contract
 ROOT = Path(__file__).parents[2]
 HEADER = (ROOT / "plugins/adapters/operators.h").read_text()
 CONTRACT = (ROOT / "docs/operators.md").read_text()
-OPERATORS = ("LSHBuckets", "LSHAttention", "LocalAttention", "ResidualNorm")
+OPERATORS = tuple(operator.name for operator in contract.OPERATORS)
+ON_CUDA = ("LSHBuckets", "LSHAttention", "LocalAttention", "ResidualNorm")
 LETTERS = {"H*D": "W"}
 """How the header spells a size that is no single letter."""
 
