@@ -38,8 +38,8 @@ def custom_translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
 
 
 def attach_function_bodies(model: ir.Model) -> None:
-    """Store the function body of every `reformer` operator that the graph uses in the model, and of those that
-    such a body calls."""
+    """Store the function body of every `reformer` operator that the graph uses in the model, and of those
+    that such a body calls."""
     opset = model.opset_imports[""]
     assert opset is not None
     used = {node.op_type for node in model.graph if node.domain == DOMAIN}

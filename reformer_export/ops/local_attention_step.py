@@ -33,7 +33,7 @@ def local_attention_step_reference(
     padding_multiple: int,
     padding_threshold: int,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The contract in plain PyTorch: the whole operator for every row, over the chunks that its last one sees.
+    """The contract in plain PyTorch: the whole operator for every row, over what its last chunk sees.
 
     Args:
         query: T [B, Q, H*D], of the new tokens; behind a row's own ones anything.
@@ -69,7 +69,9 @@ def local_attention_step_reference(
         # which is not reached where there are any.
         start = max(0, held // chunk_length - num_chunks_before) * chunk_length
         slots = torch.arange(start, held, device=lengths.device) % capacity
-        sequence = [torch.cat([x[row, slots], y[row, :new]]) for x, y in zip(present, (key, value), strict=True)]
+        sequence = [
+            torch.cat([x[row, slots], y[row, :new]]) for x, y in zip(present, (key, value), strict=True)
+        ]
         queries = sequence[0].new_zeros(sequence[0].shape)
         queries[held - start :] = query[row, :new]
         attended = local_attention_reference(

@@ -70,7 +70,8 @@ def lsh_attention_step_reference(
         if new == 0:
             continue
         attended = lsh_attention_reference(
-            *(cache[row : row + 1, :total] for cache in present),
+            present[0][row : row + 1, :total],
+            present[1][row : row + 1, :total],
             present_buckets[row : row + 1, :, :, :total],
             torch.ones((1, total), dtype=torch.int32, device=lengths.device),
             num_heads,

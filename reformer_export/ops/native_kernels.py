@@ -127,8 +127,8 @@ class NativeKernels:
         *chunking: Any,
         in_place: bool = False,
     ) -> tuple[torch.Tensor, ...]:
-        """As `lsh_attention_step_reference`. `in_place`: the contiguous caches take the new tokens themselves,
-        and are what is returned."""
+        """As `lsh_attention_step_reference`. `in_place`: the contiguous caches themselves take the new tokens
+        and are returned."""
         *geometry, key_norm_epsilon = chunking
         params = structs.LSHAttentionStep(num_heads=num_heads, key_norm_epsilon=key_norm_epsilon)
         params.chunking = _chunking(*geometry)

@@ -117,9 +117,7 @@ def expected_output(operator: str, case: Case) -> NDArray[Any]:
     """The last rows of the whole operator over each row's sequence; zero behind them."""
     first = next(iter(case.inputs.values()))
     output = np.zeros_like(first)
-    for row, (sequence, new) in enumerate(
-        zip(case.sequences, case.inputs["new_lengths"], strict=True)
-    ):
+    for row, (sequence, new) in enumerate(zip(case.sequences, case.inputs["new_lengths"], strict=True)):
         if new == 0:
             continue
         total = next(iter(sequence.values())).shape[1]

@@ -25,8 +25,8 @@ def function_body(function: OnnxFunction, opset: int) -> onnx.FunctionProto:
     """The FunctionProto of `function`, for a model of opset 18 or later: the same in every process.
 
     The operators that the bodies use mean the same in all of these opsets. onnxscript leaves a loop's
-    condition empty, which ONNX's reference evaluator takes for false: it is spelled out here, as is the domain of
-    a body that calls another operator's.
+    condition empty, which ONNX's reference evaluator takes for false: it is spelled out here, as is the
+    domain of a body that calls another operator.
     """
     proto = function.to_function_proto()
     for opset_import in proto.opset_import:

@@ -26,8 +26,8 @@ def LocalAttentionStep(  # noqa: N802
     padding_multiple: int,
     padding_threshold: int,
 ) -> tuple[FLOAT, FLOAT, FLOAT]:
-    """The contract as it is worded: LocalAttention for every row, over the chunks that its last one sees. A row
-    without new tokens computes one, and drops it."""
+    """The contract as it is worded: LocalAttention for every row, over the chunks that its last one sees. A
+    row without new tokens computes one, and drops it."""
     zero = op.Constant(value_ints=[0])
     one = op.Constant(value_ints=[1])
     zero_scalar = op.Constant(value_int=0)
@@ -69,9 +69,7 @@ def LocalAttentionStep(  # noqa: N802
         past_v = op.Cast(op.Gather(past_value, row), to=1)
         held_k = op.Gather(past_k, seen, axis=1)
         row_query = op.Slice(op.Cast(op.Gather(query, row), to=1), zero, computed, one)
-        mask = op.Expand(
-            op.Cast(one_scalar, to=6), op.Concat(one, op.Add(first, computed), axis=0)
-        )
+        mask = op.Expand(op.Cast(one_scalar, to=6), op.Concat(one, op.Add(first, computed), axis=0))
         attended = REFORMER.LocalAttention(
             op.Concat(held_k, row_query, axis=1),
             op.Concat(held_k, op.Slice(row_key, zero, computed, one), axis=1),

@@ -91,15 +91,24 @@ def LSHAttentionStep(  # noqa: N802
         outputs = op.SequenceInsert(outputs, op.Pad(rows, rest))
         query_keys = op.SequenceInsert(
             query_keys,
-            op.Concat(held_x, op.Slice(row_query_key, zero, new, one), op.Slice(past_x, end, capacity, one), axis=1),
+            op.Concat(
+                held_x, op.Slice(row_query_key, zero, new, one), op.Slice(past_x, end, capacity, one), axis=1
+            ),
         )
         values = op.SequenceInsert(
             values,
-            op.Concat(held_v, op.Slice(row_value, zero, new, one), op.Slice(past_v, end, capacity, one), axis=1),
+            op.Concat(
+                held_v, op.Slice(row_value, zero, new, one), op.Slice(past_v, end, capacity, one), axis=1
+            ),
         )
         buckets = op.SequenceInsert(
             buckets,
-            op.Concat(held_b, op.Slice(row_buckets, zero, new, three), op.Slice(past_b, end, capacity, three), axis=3),
+            op.Concat(
+                held_b,
+                op.Slice(row_buckets, zero, new, three),
+                op.Slice(past_b, end, capacity, three),
+                axis=3,
+            ),
         )
     output = op.CastLike(op.ConcatFromSequence(outputs, axis=0), query_key)
     present_query_key = op.CastLike(op.ConcatFromSequence(query_keys, axis=0), query_key)
