@@ -92,7 +92,9 @@ reformer_status check_lsh_attention_step(const reformer_lsh_attention_step_param
   check_hidden(check, "query_key", p.query_key, p.num_heads, sizes);
   check.like("value", p.value, "query_key", p.query_key);
   check.like("output", p.output, "query_key", p.query_key);
+  check.dtype("past_query_key", p.past_query_key, p.query_key.dtype);
   check.shape("past_query_key", p.past_query_key, {kAny, kAny, kAny});
+  check.dtype("new_buckets", p.new_buckets, REFORMER_INT32);
   check.shape("new_buckets", p.new_buckets, {kAny, kAny, kAny, kAny});
   if (!check.ok()) return check.status();
   sizes->capacity = p.past_query_key.dims[1];

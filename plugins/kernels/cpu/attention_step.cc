@@ -7,24 +7,14 @@
 #include "kernels/cpu/attention.h"
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/step.h"
+#include "kernels/cpu/step_cache.h"
 #include "reformer_kernels.h"
 
 namespace reformer {
 namespace {
 
-// Bytes of a past cache that one range copies.
-constexpr int64_t kCopyBytes = int64_t{1} << 20;
 // Numbers that are worth another thread.
 constexpr int64_t kLeastWork = int64_t{1} << 14;
-
-// A cache, and what is written to it.
-struct Cache {
-  const void* past;
-  void* present;
-  const void* fresh;
-  int64_t rows;      // of past and present: B for T, B * H * R for buckets
-  int64_t row_size;  // bytes of one token in a row
-};
 
 struct StepCall {
   const char* op;
@@ -32,7 +22,7 @@ struct StepCall {
   const void* new_keys;
   const void* new_values;
   const int32_t* new_buckets;  // [B, H, R, Q]; null for local attention
-  Cache caches[3];
+  StepCache caches[3];
   size_t num_caches;
 };
 
@@ -125,35 +115,6 @@ reformer_status check_values(const StepCall& call, const reformer_execution& exe
   return REFORMER_OK;
 }
 
-void copy_past(const StepCall& call, const reformer_execution& execution, const Cache& cache) {
-  if (cache.past == cache.present) return;
-  const int64_t bytes = cache.rows * call.job.sizes.capacity * cache.row_size;
-  parallel_ranges(execution, bytes, kCopyBytes, [&](int64_t, int64_t begin, int64_t end) {
-    std::memcpy(static_cast<char*>(cache.present) + begin,
-                static_cast<const char*>(cache.past) + begin, static_cast<size_t>(end - begin));
-  });
-}
-
-// Puts each row's new tokens behind those it holds; of a prompt longer than a ring the last ones.
-void store_new(const StepCall& call, const Cache& cache) {
-  const StepSizes& sizes = call.job.sizes;
-  const int64_t lines = cache.rows / sizes.batch;
-  for (int64_t line = 0; line < cache.rows; ++line) {
-    const int64_t held = call.job.lengths[line / lines];
-    const int64_t fresh = call.job.new_lengths[line / lines];
-    char* present = static_cast<char*>(cache.present) + line * sizes.capacity * cache.row_size;
-    const char* source =
-        static_cast<const char*>(cache.fresh) + line * sizes.length * cache.row_size;
-    for (int64_t i = std::max<int64_t>(0, fresh - sizes.capacity); i < fresh;) {
-      const int64_t slot = (held + i) % sizes.capacity;
-      const int64_t count = std::min(fresh - i, sizes.capacity - slot);
-      std::memcpy(present + slot * cache.row_size, source + i * cache.row_size,
-                  static_cast<size_t>(count * cache.row_size));
-      i += count;
-    }
-  }
-}
-
 // Zeros behind each row's new tokens.
 void clear_rest(const StepCall& call) {
   const StepSizes& sizes = call.job.sizes;
@@ -211,8 +172,8 @@ reformer_status run_step(const StepCall& call, const reformer_execution& executi
   if (const auto status = check_workspace(call.op, execution, needed)) return status;
   if (const auto status = check_values(call, execution)) return status;
   for (size_t i = 0; i < call.num_caches; ++i) {
-    copy_past(call, execution, call.caches[i]);
-    if (sizes.capacity > 0) store_new(call, call.caches[i]);
+    copy_past(call.job, execution, call.caches[i]);
+    store_new(call.job, call.caches[i]);
   }
   if (sizes.empty) return REFORMER_OK;
   clear_rest(call);
@@ -235,8 +196,8 @@ StepCall describe_call(const char* op, const Params& params, const StepSizes& si
   return call;
 }
 
-Cache describe_cache(const StepSizes& sizes, const reformer_tensor& past,
-                     const reformer_tensor& present, const reformer_tensor& fresh) {
+StepCache describe_cache(const StepSizes& sizes, const reformer_tensor& past,
+                         const reformer_tensor& present, const reformer_tensor& fresh) {
   const int64_t width = sizes.heads * sizes.head_size * bytes_per_element(past.dtype);
   return {past.data, present.data, fresh.data, sizes.batch, width};
 }
