@@ -9,9 +9,9 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 
 #include "kernels/cpu/rows-inl.h"
+#include "kernels/cpu/step.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace reformer {
@@ -87,79 +87,140 @@ struct Ranked {
   int64_t below;
 };
 
-HWY_INLINE Ranked find_rank(const int32_t* buckets, int64_t length, int64_t rank,
-                            const Ranks& known) {
-  size_t place = 0;
-  while (place < kPivots && known.counts[place + 1] <= rank) ++place;
-  int64_t low = known.values[place];
-  int64_t below = known.counts[place];
-  int64_t high = known.values[place + 1];
-  // counts below `low` <= rank < counts below `high`
-  while (high - low > 1) {
-    const int64_t step = divide_up(high - low, static_cast<int64_t>(kPivots + 1));
+// Buckets [low, high), and how many are below the first.
+struct Bracket {
+  int64_t low;
+  int64_t below;
+  int64_t high;
+};
+
+// `rank` is at least bracket.below, and less than the number of buckets below bracket.high.
+HWY_INLINE Ranked find_rank(const int32_t* buckets, int64_t length, int64_t rank, Bracket bracket) {
+  while (bracket.high - bracket.low > 1) {
+    const int64_t step = divide_up(bracket.high - bracket.low, static_cast<int64_t>(kPivots + 1));
     int32_t pivots[kPivots];
     for (size_t i = 0; i < kPivots; ++i) {
-      const int64_t pivot = low + step * static_cast<int64_t>(i + 1);
-      pivots[i] = static_cast<int32_t>(std::min(pivot, high - 1));
+      const int64_t pivot = bracket.low + step * static_cast<int64_t>(i + 1);
+      pivots[i] = static_cast<int32_t>(std::min(pivot, bracket.high - 1));
     }
     int64_t counts[kPivots];
     count_below(buckets, static_cast<size_t>(length), pivots, counts);
     for (size_t i = 0; i < kPivots; ++i) {
       if (counts[i] > rank) {
-        high = pivots[i];
+        bracket.high = pivots[i];
         break;
       }
-      low = pivots[i];
-      below = counts[i];
+      bracket.low = pivots[i];
+      bracket.below = counts[i];
     }
   }
-  return {low, below};
+  return {bracket.low, bracket.below};
+}
+
+// Says of buckets, visited in the order of their positions, whether their ranks are in [low, high).
+// Of the range's first bucket the earliest tokens are before it, of its last one the latest behind.
+class RankFilter {
+ public:
+  RankFilter(const Ranked& first, const Ranked& last, int64_t low, int64_t high)
+      : first_(first.bucket),
+        last_(last.bucket),
+        skipped_(low - first.below),
+        taken_(high - last.below) {}
+
+  bool takes(int64_t bucket) {
+    bool inside = bucket >= first_ && bucket <= last_;
+    if (bucket == first_) inside = of_first_++ >= skipped_;
+    if (bucket == last_) inside = of_last_++ < taken_ && inside;
+    return inside;
+  }
+  int32_t first() const { return static_cast<int32_t>(first_); }
+  int32_t last() const { return static_cast<int32_t>(last_); }
+
+ private:
+  int64_t first_, last_;
+  int64_t skipped_, taken_;
+  int64_t of_first_ = 0;
+  int64_t of_last_ = 0;
+};
+
+// The positions of buckets in [low, high), and these buckets, in ascending order; `candidates` has
+// room for them and a vector more.
+HWY_INLINE size_t gather_between(const int32_t* HWY_RESTRICT buckets, size_t length, int64_t low,
+                                 int64_t high, const RankCandidates& candidates) {
+  const I32 di;
+  const size_t lanes = hn::Lanes(di);
+  const auto lowest = hn::Set(di, static_cast<int32_t>(low));
+  const auto highest = hn::Set(di, static_cast<int32_t>(high - 1));
+  size_t count = 0;
+  size_t j = 0;
+  for (; j + lanes <= length && count <= candidates.room; j += lanes) {
+    const auto bucket = hn::LoadU(di, buckets + j);
+    const auto outside = hn::Or(hn::Lt(bucket, lowest), hn::Gt(bucket, highest));
+    if (hn::AllTrue(di, outside)) continue;
+    const auto inside = hn::Not(outside);
+    const auto position = hn::Iota(di, static_cast<int32_t>(j));
+    hn::CompressStore(position, inside, di, candidates.positions + count);
+    count += hn::CompressStore(bucket, inside, di, candidates.buckets + count);
+  }
+  for (; j < length && count <= candidates.room; ++j) {
+    if (buckets[j] < low || buckets[j] >= high) continue;
+    candidates.positions[count] = static_cast<int32_t>(j);
+    candidates.buckets[count++] = buckets[j];
+  }
+  return count;
 }
 
 // The positions that ranks [low, high) of the round have, in ascending order; returns how many.
 HWY_NOINLINE size_t collect_ranks(const int32_t* HWY_RESTRICT buckets, int64_t length, int64_t low,
-                                  int64_t high, const Ranks& known, int32_t* slots) {
+                                  int64_t high, const Ranks& known,
+                                  const RankCandidates& candidates, int32_t* slots) {
   const size_t wanted = static_cast<size_t>(high - low);
   if (low == 0 && high == length) {
     for (size_t i = 0; i < wanted; ++i) slots[i] = static_cast<int32_t>(i);
     return wanted;
   }
-  const Ranked first = find_rank(buckets, length, low, known);
-  const Ranked last = find_rank(buckets, length, high - 1, known);
-  // Of the first bucket the earliest tokens are before the range, of the last one the latest
-  // behind it.
-  const int64_t skipped = low - first.below;
-  const int64_t taken = high - last.below;
-  int64_t of_first = 0;
-  int64_t of_last = 0;
-  size_t count = 0;
-  const auto visit = [&](size_t position) {
-    const int64_t bucket = buckets[position];
-    bool inside = true;
-    if (bucket == first.bucket) inside = of_first++ >= skipped;
-    if (bucket == last.bucket) inside = of_last++ < taken && inside;
-    if (inside && count < wanted) slots[count++] = static_cast<int32_t>(position);
+  const auto place_of = [&](int64_t rank) {
+    size_t place = 0;
+    while (place < kPivots && known.counts[place + 1] <= rank) ++place;
+    return place;
   };
+  const size_t from = place_of(low);
+  const size_t to = place_of(high - 1);
+  const auto bracket = [&](size_t place, int64_t below) {
+    return Bracket{known.values[place], known.counts[place] - below, known.values[place + 1]};
+  };
+  size_t count = 0;
+  // Most often what is between the known values is little: it is gathered, and searched alone.
+  const int64_t below = known.counts[from];
+  if (known.counts[to + 1] - below <= static_cast<int64_t>(candidates.room)) {
+    const size_t found = gather_between(buckets, static_cast<size_t>(length), known.values[from],
+                                        known.values[to + 1], candidates);
+    const int64_t size = static_cast<int64_t>(found);
+    const Ranked first = find_rank(candidates.buckets, size, low - below, bracket(from, below));
+    const Ranked last = find_rank(candidates.buckets, size, high - 1 - below, bracket(to, below));
+    RankFilter filter(first, last, low - below, high - below);
+    for (size_t i = 0; i < found && count < wanted; ++i) {
+      if (filter.takes(candidates.buckets[i])) slots[count++] = candidates.positions[i];
+    }
+    return count;
+  }
+  RankFilter filter(find_rank(buckets, length, low, bracket(from, 0)),
+                    find_rank(buckets, length, high - 1, bracket(to, 0)), low, high);
   const I32 di;
   const size_t lanes = hn::Lanes(di);
-  const auto lowest = hn::Set(di, static_cast<int32_t>(first.bucket));
-  const auto highest = hn::Set(di, static_cast<int32_t>(last.bucket));
+  const auto lowest = hn::Set(di, filter.first());
+  const auto highest = hn::Set(di, filter.last());
   const size_t size = static_cast<size_t>(length);
   size_t j = 0;
   for (; j + lanes <= size && count < wanted; j += lanes) {
     const auto bucket = hn::LoadU(di, buckets + j);
-    const auto outside = hn::Or(hn::Lt(bucket, lowest), hn::Gt(bucket, highest));
-    if (hn::AllTrue(di, outside)) continue;
-    alignas(8) uint8_t bytes[8] = {};
-    hn::StoreMaskBits(di, outside, bytes);
-    uint64_t bits = 0;
-    std::memcpy(&bits, bytes, sizeof(bits));
-    for (size_t lane = 0; lane < lanes; ++lane) {
-      if (((bits >> lane) & 1) == 0) visit(j + lane);
+    if (hn::AllTrue(di, hn::Or(hn::Lt(bucket, lowest), hn::Gt(bucket, highest)))) continue;
+    for (size_t i = j; i < j + lanes && count < wanted; ++i) {
+      if (filter.takes(buckets[i])) slots[count++] = static_cast<int32_t>(i);
     }
   }
   for (; j < size && count < wanted; ++j) {
-    if (buckets[j] >= first.bucket && buckets[j] <= last.bucket) visit(j);
+    if (filter.takes(buckets[j])) slots[count++] = static_cast<int32_t>(j);
   }
   return count;
 }

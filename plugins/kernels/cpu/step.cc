@@ -183,7 +183,8 @@ HWY_INLINE void add_round(const StepScratch& scratch, size_t width, bool first, 
 // Where the slots of a range are: by their rank among the buckets, or in their own order.
 HWY_INLINE size_t list_slots(const StepJob& job, const AttentionSizes& sizes,
                              const int32_t* buckets, const Range& range, int64_t own_round,
-                             const Ranks& own, int32_t* slots) {
+                             const Ranks& own, const StepScratch& scratch) {
+  int32_t* slots = scratch.slots;
   if (buckets == nullptr || sizes.dense) {
     for (int64_t i = range.begin; i < range.end; ++i) {
       slots[i - range.begin] = static_cast<int32_t>(i % job.sizes.capacity);
@@ -192,10 +193,12 @@ HWY_INLINE size_t list_slots(const StepJob& job, const AttentionSizes& sizes,
   }
   const int32_t* round = buckets + range.round * job.sizes.capacity;
   if (range.round == own_round) {
-    return collect_ranks(round, sizes.length, range.begin, range.end, own, slots);
+    return collect_ranks(round, sizes.length, range.begin, range.end, own, scratch.candidates,
+                         slots);
   }
   const Ranks ranks = survey_round(round, sizes.length);
-  return collect_ranks(round, sizes.length, range.begin, range.end, ranks, slots);
+  return collect_ranks(round, sizes.length, range.begin, range.end, ranks, scratch.candidates,
+                       slots);
 }
 
 template <typename T>
@@ -227,7 +230,7 @@ HWY_INLINE void step_pair(const StepJob& job, const StepScratch& scratch, int64_
     Running running;
     std::fill(scratch.result, scratch.result + padded, 0.0f);
     visit_window(sizes, chunk, [&](const Range& range) HWY_ATTR {
-      const size_t count = list_slots(job, sizes, buckets, range, round, own, scratch.slots);
+      const size_t count = list_slots(job, sizes, buckets, range, round, own, scratch);
       attend_slots(job, head, scratch, count, self, running);
     });
     add_round(scratch, padded, round == 0, round + 1 == sizes.rounds, running, rounds);
@@ -257,6 +260,10 @@ StepScratch layout_step_scratch(const StepJob& job, WorkspaceArena& arena) {
   const size_t width = round_up(static_cast<size_t>(job.sizes.head_size), kLanes);
   const size_t keys = round_up(static_cast<size_t>(count_step_keys(job)), kLanes);
   StepScratch scratch{};
+  // Two windows' and whatever shares a bucket with their ends; nothing where there are no buckets.
+  scratch.candidates.room = !job.shared_query_key ? 0 : 4 * keys + 512;
+  scratch.candidates.positions = arena.allocate<int32_t>(scratch.candidates.room + 2 * kLanes);
+  scratch.candidates.buckets = arena.allocate<int32_t>(scratch.candidates.room + 2 * kLanes);
   scratch.query = arena.allocate<float>(width);
   scratch.result = arena.allocate<float>(width);
   scratch.total = arena.allocate<float>(width);

@@ -26,8 +26,16 @@ struct StepJob {
   void* output = nullptr;                // T [B, Q, H*D]
 };
 
+// Tokens of a round that a range of ranks may have.
+struct RankCandidates {
+  int32_t* positions;  // [room, and a vector more]
+  int32_t* buckets;    // likewise
+  size_t room;
+};
+
 // A worker's scratch memory.
 struct StepScratch {
+  RankCandidates candidates;
   float* query;    // [padded D]
   float* result;   // [padded D], of a round
   float* total;    // [padded D], over rounds

@@ -213,6 +213,26 @@ void check_step(const Attention& call, int index, int64_t room) {
   }
 }
 
+// More tokens in the buckets around a window than are worth gathering, and a bucket for each token.
+void check_crowds(Random& random) {
+  Attention call;
+  call.heads = 2;
+  call.length = 3000;
+  call.head_size = 8;
+  call.rounds = 2;
+  call.chunking = {64, 1, 0, 128, 64, 1};
+  call.query = draw_values(random, REFORMER_FLOAT32, call.length * 16, 1.0f);
+  call.value = draw_values(random, REFORMER_FLOAT32, call.length * 16, 1.0f);
+  call.mask.assign(3000, 1);
+  for (const int64_t highest : {int64_t{0}, int64_t{2}, int64_t{30}, int64_t{5000}}) {
+    call.buckets.resize(4 * 3000);
+    for (int32_t& bucket : call.buckets) {
+      bucket = static_cast<int32_t>(draw_int(random, 0, highest));
+    }
+    check_step(call, -1, 7);
+  }
+}
+
 // Whatever the caches hold, memory that is not the call's stays untouched.
 void check_garbage(Random& random) {
   Attention call = draw_causal(random);
@@ -261,6 +281,7 @@ int main(int argc, char** argv) {
   Random random(12);
   for (int i = 0; i < cases; ++i) check_step(draw_causal(random), i, i % 3);
   for (int i = 0; i < 20; ++i) check_garbage(random);
+  check_crowds(random);
   check_refusals(random);
   return FINISH_TEST();
 }
