@@ -2,11 +2,11 @@
 
     python -m benchmarks.bench_steps [--threads 1]
 
-The crime shape (2 heads of 64, chunks of 64, 1 hash, buckets of 64 x 128), one sequence, the native kernels in
-ONNX Runtime on caches that are bound as inputs and outputs. Every context is a graph of LAYERS such nodes with
-caches of their own, so that the time of a call, which is not theirs, is shared as in a model. Beside it, in
-turns, so that a step finds little of its cache in the processor's: the whole operator over the same tokens. The
-step's output is compared with the whole's last row first.
+The crime shape (2 heads of 64, chunks of 64, 1 hash, buckets of 64 x 128), one sequence, the native kernels
+in ONNX Runtime on caches that are bound as inputs and outputs. Every context is a graph of LAYERS such nodes
+with caches of their own, so that the time of a call, which is not theirs, is shared as in a model. Beside it,
+in turns, so that a step finds little of its cache in the processor's: the whole operator over the same
+tokens. The step's output is compared with the whole's last row first.
 """
 
 from __future__ import annotations
