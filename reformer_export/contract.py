@@ -57,7 +57,28 @@ RESIDUAL_NORM: Final = Operator(
     ("epsilon",),
     has_plugin=False,
 )
-OPERATORS: Final = (LSH_BUCKETS, LSH_ATTENTION, LOCAL_ATTENTION, RESIDUAL_NORM)
+LSH_ATTENTION_STEP: Final = Operator(
+    "LSHAttentionStep",
+    (
+        *("query_key", "value", "new_buckets"),
+        *("past_query_key", "past_value", "past_buckets"),
+        *("lengths", "new_lengths"),
+    ),
+    ("output", "present_query_key", "present_value", "present_buckets"),
+    LSH_ATTENTION.attributes,
+    has_plugin=False,
+)
+LOCAL_ATTENTION_STEP: Final = Operator(
+    "LocalAttentionStep",
+    ("query", "key", "value", "past_key", "past_value", "lengths", "new_lengths"),
+    ("output", "present_key", "present_value"),
+    LOCAL_ATTENTION.attributes,
+    has_plugin=False,
+)
+OPERATORS: Final = (
+    *(LSH_BUCKETS, LSH_ATTENTION, LOCAL_ATTENTION, RESIDUAL_NORM),
+    *(LSH_ATTENTION_STEP, LOCAL_ATTENTION_STEP),
+)
 
 ROUND_AXIS: Final = 2
 """Of the rotations [H, D, R, S] and of the buckets [B, H, R, L]."""

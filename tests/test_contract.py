@@ -5,14 +5,7 @@ from __future__ import annotations
 import pytest
 from onnxscript import OnnxFunction
 
-from reformer_export.contract import (
-    LOCAL_ATTENTION,
-    LSH_ATTENTION,
-    LSH_BUCKETS,
-    OPERATORS,
-    RESIDUAL_NORM,
-    Operator,
-)
+from reformer_export.contract import OPERATORS, Operator
 from reformer_export.export import bodies
 from tests.plugins.test_operators import read_contract
 
@@ -25,14 +18,7 @@ def test_it_is_the_contract_of_the_text(operator: Operator) -> None:
 
 
 @pytest.mark.parametrize(
-    ("operator", "body"),
-    [
-        (LSH_BUCKETS, bodies.LSHBuckets),
-        (LSH_ATTENTION, bodies.LSHAttention),
-        (LOCAL_ATTENTION, bodies.LocalAttention),
-        (RESIDUAL_NORM, bodies.ResidualNorm),
-    ],
-    ids=lambda value: value.name,
+    ("operator", "body"), zip(OPERATORS, bodies.BODIES, strict=True), ids=lambda value: value.name
 )
 def test_the_function_bodies_take_what_it_says(operator: Operator, body: OnnxFunction) -> None:
     proto = bodies.function_body(body, 20)

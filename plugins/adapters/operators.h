@@ -24,7 +24,7 @@ constexpr const char* kOperatorVersion = "1";
 enum class Element { kT, kFloat32, kInt32 };
 
 // A shape has one letter a dimension: B batch, L length, W heads * head size, H heads, D head size,
-// R num_hashes, S rotation size, N hidden size.
+// R num_hashes, S rotation size, N hidden size, Q new tokens, P tokens that a cache has room for.
 struct TensorRule {
   const char* name;
   Element element;
@@ -37,6 +37,12 @@ template <typename Params>
 struct TensorField {
   TensorRule rule;
   reformer_tensor Params::* field;
+};
+
+// An output that may take an input's memory.
+struct InPlace {
+  int input;
+  int output;
 };
 
 // An operator of the C interface on one backend.
@@ -139,8 +145,7 @@ struct ResidualNorm {
   static constexpr TensorField<Params> kOutputs[] = {
       {{"stream_out", Element::kFloat32, "BLN"}, &Params::stream_out},
       {{"normed", Element::kT, "BLN"}, &Params::normed}};
-  // Outputs that may take the memory of the input at the same place.
-  static constexpr int kInPlace = 2;
+  static constexpr InPlace kInPlace[] = {{0, 0}, {1, 1}};
 
   template <typename Reader>
   static void read_attributes(Reader& reader, Params& params) {
@@ -148,18 +153,76 @@ struct ResidualNorm {
   }
 };
 
+struct LSHAttentionStep {
+  using Params = reformer_lsh_attention_step_params;
+  static constexpr const char* kName = "LSHAttentionStep";
+  static constexpr Functions<Params> kCPU = {reformer_cpu_lsh_attention_step_workspace,
+                                             reformer_cpu_lsh_attention_step};
+  static constexpr TensorField<Params> kInputs[] = {
+      {{"query_key", Element::kT, "BQW"}, &Params::query_key},
+      {{"value", Element::kT, "BQW"}, &Params::value},
+      {{"new_buckets", Element::kInt32, "BHRQ"}, &Params::new_buckets},
+      {{"past_query_key", Element::kT, "BPW"}, &Params::past_query_key},
+      {{"past_value", Element::kT, "BPW"}, &Params::past_value},
+      {{"past_buckets", Element::kInt32, "BHRP"}, &Params::past_buckets},
+      {{"lengths", Element::kInt32, "B"}, &Params::lengths},
+      {{"new_lengths", Element::kInt32, "B"}, &Params::new_lengths}};
+  static constexpr TensorField<Params> kOutputs[] = {
+      {{"output", Element::kT, "BQW"}, &Params::output},
+      {{"present_query_key", Element::kT, "BPW"}, &Params::present_query_key},
+      {{"present_value", Element::kT, "BPW"}, &Params::present_value},
+      {{"present_buckets", Element::kInt32, "BHRP"}, &Params::present_buckets}};
+  static constexpr InPlace kInPlace[] = {{3, 1}, {4, 2}, {5, 3}};
+
+  template <typename Reader>
+  static void read_attributes(Reader& reader, Params& params) {
+    reader.integer("num_heads", params.num_heads);
+    read_chunking(reader, params.chunking);
+    reader.number("key_norm_epsilon", params.key_norm_epsilon);
+  }
+};
+
+struct LocalAttentionStep {
+  using Params = reformer_local_attention_step_params;
+  static constexpr const char* kName = "LocalAttentionStep";
+  static constexpr Functions<Params> kCPU = {reformer_cpu_local_attention_step_workspace,
+                                             reformer_cpu_local_attention_step};
+  static constexpr TensorField<Params> kInputs[] = {
+      {{"query", Element::kT, "BQW"}, &Params::query},
+      {{"key", Element::kT, "BQW"}, &Params::key},
+      {{"value", Element::kT, "BQW"}, &Params::value},
+      {{"past_key", Element::kT, "BPW"}, &Params::past_key},
+      {{"past_value", Element::kT, "BPW"}, &Params::past_value},
+      {{"lengths", Element::kInt32, "B"}, &Params::lengths},
+      {{"new_lengths", Element::kInt32, "B"}, &Params::new_lengths}};
+  static constexpr TensorField<Params> kOutputs[] = {
+      {{"output", Element::kT, "BQW"}, &Params::output},
+      {{"present_key", Element::kT, "BPW"}, &Params::present_key},
+      {{"present_value", Element::kT, "BPW"}, &Params::present_value}};
+  static constexpr InPlace kInPlace[] = {{3, 1}, {4, 2}};
+
+  template <typename Reader>
+  static void read_attributes(Reader& reader, Params& params) {
+    reader.integer("num_heads", params.num_heads);
+    read_chunking(reader, params.chunking);
+  }
+};
+
 template <typename... Operators>
 struct OperatorList {};
-using AllOperators = OperatorList<LSHBuckets, LSHAttention, LocalAttention, ResidualNorm>;
+using AllOperators = OperatorList<LSHBuckets, LSHAttention, LocalAttention, ResidualNorm,
+                                  LSHAttentionStep, LocalAttentionStep>;
+// Those with CUDA kernels.
+using CUDAOperators = OperatorList<LSHBuckets, LSHAttention, LocalAttention, ResidualNorm>;
 // What TensorRT gets plugins for: it fuses the others' function bodies itself.
 using PluginOperators = OperatorList<LSHBuckets, LSHAttention, LocalAttention>;
 
-// How many outputs may take the memory of the input at the same place.
+// How many outputs may take an input's memory.
 template <typename Operator, typename = void>
-constexpr int kInPlaceOutputs = 0;
+constexpr size_t kInPlaceOutputs = 0;
 template <typename Operator>
-constexpr int kInPlaceOutputs<Operator, std::void_t<decltype(Operator::kInPlace)>> =
-    Operator::kInPlace;
+constexpr size_t kInPlaceOutputs<Operator, std::void_t<decltype(Operator::kInPlace)>> =
+    std::size(Operator::kInPlace);
 
 // A node's parameters without tensors and execution.
 template <typename Operator, typename Reader>

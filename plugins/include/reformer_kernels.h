@@ -1,8 +1,8 @@
 /**
  * Reformer kernels: the C interface.
  *
- * Four operators: LSHBuckets, LSHAttention, LocalAttention, ResidualNorm. Every backend (CPU here,
- * CUDA beside it) takes the same structs.
+ * Six operators: LSHBuckets, LSHAttention, LocalAttention, ResidualNorm, and the attentions' steps,
+ * which are on the CPU only. Every backend (CPU here, CUDA beside it) takes the same structs.
  *
  * Rules that hold for every function:
  *   - it never allocates memory, never throws, keeps no state, and may be called from any number of
@@ -16,7 +16,8 @@
  * in a CUDA graph. They cannot look at data, so a negative bucket is not an error there: it sorts
  * behind the others. Head sizes up to REFORMER_CUDA_MAX_HEAD_SIZE.
  *
- * Letters in shapes: B batch, L length (tokens), H heads, D head size, R num_hashes, N hidden size.
+ * Letters in shapes: B batch, L length (tokens), H heads, D head size, R num_hashes, N hidden size,
+ * Q new tokens, P tokens that a cache has room for.
  * T is float32, float16 or bfloat16, the same for all T tensors of one call; arithmetic is float32.
  */
 #ifndef REFORMER_KERNELS_H_
@@ -64,7 +65,8 @@ typedef enum reformer_status {
   REFORMER_ERROR_TOO_LARGE = 8,    /**< a size does not fit the integer type that holds it */
   REFORMER_ERROR_WORKSPACE = 9,    /**< the workspace is too small */
   REFORMER_ERROR_BUCKETS = 10,     /**< a bucket is negative */
-  REFORMER_ERROR_LAUNCH = 11       /**< the device refused the launch (CUDA only) */
+  REFORMER_ERROR_LAUNCH = 11,      /**< the device refused the launch (CUDA only) */
+  REFORMER_ERROR_LENGTHS = 12      /**< a row's tokens do not fit its cache, or are no step */
 } reformer_status;
 
 typedef enum reformer_dtype {
@@ -196,6 +198,62 @@ typedef struct reformer_residual_norm_params {
   reformer_execution execution;
 } reformer_residual_norm_params;
 
+/**
+ * LSHAttention of a prompt, or of one new token against what was cached. Row b of the batch is a
+ * sequence of its own: it holds lengths[b] tokens and gets new_lengths[b] more, and its output is
+ * the last rows of LSHAttention over those tokens, all unmasked, and over no others. new_lengths[b]
+ * is 0, 1, or up to Q where lengths[b] is 0. Outputs behind a row's new tokens are 0.
+ *
+ * A present tensor that is its past tensor (the same data pointer) gets the new tokens only, else
+ * all of the past is copied. A call that is refused has written nothing to them.
+ *
+ * chunking: is_causal 1, num_chunks_after 0, padding_multiple a multiple of chunk_length, and
+ * padding_threshold at most chunk_length.
+ */
+typedef struct reformer_lsh_attention_step_params {
+  uint32_t struct_size;   /**< sizeof(reformer_lsh_attention_step_params) */
+  uint32_t abi_version;   /**< REFORMER_ABI_VERSION */
+  int32_t num_heads;      /**< H */
+  float key_norm_epsilon; /**< as of LSHAttention */
+  reformer_chunking chunking;
+  reformer_tensor query_key;         /**< T [B, Q, H*D], of the new tokens */
+  reformer_tensor value;             /**< T [B, Q, H*D] */
+  reformer_tensor new_buckets;       /**< int32 [B, H, R, Q], >= 0 */
+  reformer_tensor past_query_key;    /**< T [B, P, H*D], of the tokens held, then anything */
+  reformer_tensor past_value;        /**< T [B, P, H*D] */
+  reformer_tensor past_buckets;      /**< int32 [B, H, R, P] */
+  reformer_tensor lengths;           /**< int32 [B], tokens held */
+  reformer_tensor new_lengths;       /**< int32 [B], new tokens */
+  reformer_tensor output;            /**< T [B, Q, H*D], must not overlap an input */
+  reformer_tensor present_query_key; /**< output, T [B, P, H*D]; may be past_query_key */
+  reformer_tensor present_value;     /**< output, T [B, P, H*D]; may be past_value */
+  reformer_tensor present_buckets;   /**< output, int32 [B, H, R, P]; may be past_buckets */
+  reformer_execution execution;
+} reformer_lsh_attention_step_params;
+
+/**
+ * LocalAttention likewise. The caches are rings of P = (num_chunks_before + 1) * chunk_length
+ * tokens, position p at p modulo P: all that the last token can see. lengths counts every token
+ * so far.
+ */
+typedef struct reformer_local_attention_step_params {
+  uint32_t struct_size; /**< sizeof(reformer_local_attention_step_params) */
+  uint32_t abi_version; /**< REFORMER_ABI_VERSION */
+  int32_t num_heads;    /**< H */
+  reformer_chunking chunking;
+  reformer_tensor query;         /**< T [B, Q, H*D], of the new tokens */
+  reformer_tensor key;           /**< T [B, Q, H*D] */
+  reformer_tensor value;         /**< T [B, Q, H*D] */
+  reformer_tensor past_key;      /**< T [B, P, H*D] */
+  reformer_tensor past_value;    /**< T [B, P, H*D] */
+  reformer_tensor lengths;       /**< int32 [B], tokens so far */
+  reformer_tensor new_lengths;   /**< int32 [B], new tokens */
+  reformer_tensor output;        /**< T [B, Q, H*D], must not overlap an input */
+  reformer_tensor present_key;   /**< output, T [B, P, H*D]; may be past_key */
+  reformer_tensor present_value; /**< output, T [B, P, H*D]; may be past_value */
+  reformer_execution execution;
+} reformer_local_attention_step_params;
+
 /** What this library is. Set struct_size before the call. */
 typedef struct reformer_library {
   uint32_t struct_size;   /**< sizeof(reformer_library) */
@@ -222,6 +280,10 @@ REFORMER_API reformer_status reformer_cpu_local_attention_workspace(
     const reformer_local_attention_params* params, uint64_t* size) REFORMER_NOEXCEPT;
 REFORMER_API reformer_status reformer_cpu_residual_norm_workspace(
     const reformer_residual_norm_params* params, uint64_t* size) REFORMER_NOEXCEPT;
+REFORMER_API reformer_status reformer_cpu_lsh_attention_step_workspace(
+    const reformer_lsh_attention_step_params* params, uint64_t* size) REFORMER_NOEXCEPT;
+REFORMER_API reformer_status reformer_cpu_local_attention_step_workspace(
+    const reformer_local_attention_step_params* params, uint64_t* size) REFORMER_NOEXCEPT;
 
 /** Run an operator on host memory. */
 REFORMER_API reformer_status reformer_cpu_lsh_buckets(const reformer_lsh_buckets_params* params)
@@ -232,6 +294,10 @@ REFORMER_API reformer_status
 reformer_cpu_local_attention(const reformer_local_attention_params* params) REFORMER_NOEXCEPT;
 REFORMER_API reformer_status reformer_cpu_residual_norm(const reformer_residual_norm_params* params)
     REFORMER_NOEXCEPT;
+REFORMER_API reformer_status
+reformer_cpu_lsh_attention_step(const reformer_lsh_attention_step_params* params) REFORMER_NOEXCEPT;
+REFORMER_API reformer_status reformer_cpu_local_attention_step(
+    const reformer_local_attention_step_params* params) REFORMER_NOEXCEPT;
 
 /**
  * Bytes of device workspace; the same rules as for the CPU. Absent from a library built without

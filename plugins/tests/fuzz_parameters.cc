@@ -21,7 +21,9 @@ namespace {
 // Windows of more chunks are for the workspace query only: the emulated device takes seconds each.
 #if defined(REFORMER_FUZZ_CUDA)
 constexpr int64_t kMostChunks = 1000;
+constexpr int kOperators = 4;
 #else
+constexpr int kOperators = 6;
 constexpr int64_t kMostChunks = INT64_MAX;
 #endif
 
@@ -168,6 +170,33 @@ void fuzz_local(Bytes& bytes, Arena& arena) {
   fuzz_call(bytes, params, runnable, BACKEND(local_attention_workspace), BACKEND(local_attention));
 }
 
+#if !defined(REFORMER_FUZZ_CUDA)
+reformer_chunking fuzz_step_chunking(Bytes& bytes) {
+  return {bytes.number(4), bytes.number(1), bytes.number(0),
+          bytes.number(4), bytes.number(4), static_cast<int32_t>(bytes.number(1))};
+}
+
+// Windows of more chunks are visited one by one.
+bool fits_steps(const reformer_chunking& chunking) { return chunking.num_chunks_before <= 1000; }
+
+reformer_tensor fuzz_lengths(Bytes& bytes, Arena& arena) {
+  const reformer_tensor lengths = fuzz_tensor(bytes, arena, REFORMER_INT32, {kBatch});
+  if (lengths.data == nullptr || reinterpret_cast<uintptr_t>(lengths.data) % 4 != 0) return lengths;
+  for (int64_t row = 0; row < kBatch; ++row) {
+    static_cast<int32_t*>(lengths.data)[row] = static_cast<int32_t>(bytes.number(bytes.byte() % 4));
+  }
+  return lengths;
+}
+
+// Its past itself, or memory of its own.
+reformer_tensor fuzz_present(Bytes& bytes, Arena& arena, const reformer_tensor& past) {
+  reformer_tensor present = past;
+  if (bytes.byte() % 2 == 0) present.data = arena.take();
+  if (bytes.byte() > 250) present.dims[1] = bytes.number(past.dims[1]);
+  return present;
+}
+#endif
+
 void fuzz_norm(Bytes& bytes, Arena& arena) {
   reformer_residual_norm_params params{};
   const std::initializer_list<int64_t> hidden = {kBatch, kLength, kHeads * kHeadSize};
@@ -186,12 +215,67 @@ void fuzz_norm(Bytes& bytes, Arena& arena) {
   fuzz_call(bytes, params, runnable, BACKEND(residual_norm_workspace), BACKEND(residual_norm));
 }
 
+#if !defined(REFORMER_FUZZ_CUDA)
+void fuzz_lsh_step(Bytes& bytes, Arena& arena) {
+  reformer_lsh_attention_step_params params{};
+  const int32_t dtype = bytes.byte() % 3;
+  const int64_t tokens = bytes.byte() % 2 == 0 ? 1 : 3;
+  const std::initializer_list<int64_t> fresh = {kBatch, tokens, kHeads * kHeadSize};
+  const std::initializer_list<int64_t> cache = {kBatch, kLength, kHeads * kHeadSize};
+  const std::initializer_list<int64_t> hashed = {kBatch, kHeads, kRounds, kLength};
+  params.key_norm_epsilon = static_cast<float>(bytes.number(1));
+  params.chunking = fuzz_step_chunking(bytes);
+  params.query_key = fuzz_tensor(bytes, arena, dtype, fresh);
+  params.value = fuzz_tensor(bytes, arena, dtype, fresh);
+  params.new_buckets = fuzz_tensor(bytes, arena, REFORMER_INT32, {kBatch, kHeads, kRounds, tokens});
+  params.past_query_key = fuzz_tensor(bytes, arena, dtype, cache);
+  params.past_value = fuzz_tensor(bytes, arena, dtype, cache);
+  params.past_buckets = fuzz_tensor(bytes, arena, REFORMER_INT32, hashed);
+  params.lengths = fuzz_lengths(bytes, arena);
+  params.new_lengths = fuzz_lengths(bytes, arena);
+  params.output = fuzz_tensor(bytes, arena, dtype, fresh);
+  params.present_query_key = fuzz_present(bytes, arena, params.past_query_key);
+  params.present_value = fuzz_present(bytes, arena, params.past_value);
+  params.present_buckets = fuzz_present(bytes, arena, params.past_buckets);
+  const bool runnable = fits_arena(
+      {&params.query_key, &params.value, &params.new_buckets, &params.past_query_key,
+       &params.past_value, &params.past_buckets, &params.lengths, &params.new_lengths,
+       &params.output, &params.present_query_key, &params.present_value, &params.present_buckets});
+  fuzz_call(bytes, params, runnable && fits_steps(params.chunking),
+            reformer_cpu_lsh_attention_step_workspace, reformer_cpu_lsh_attention_step);
+}
+
+void fuzz_local_step(Bytes& bytes, Arena& arena) {
+  reformer_local_attention_step_params params{};
+  const int32_t dtype = bytes.byte() % 3;
+  const int64_t tokens = bytes.byte() % 2 == 0 ? 1 : 3;
+  const std::initializer_list<int64_t> fresh = {kBatch, tokens, kHeads * kHeadSize};
+  const std::initializer_list<int64_t> cache = {kBatch, 8, kHeads * kHeadSize};
+  params.chunking = fuzz_step_chunking(bytes);
+  params.query = fuzz_tensor(bytes, arena, dtype, fresh);
+  params.key = fuzz_tensor(bytes, arena, dtype, fresh);
+  params.value = fuzz_tensor(bytes, arena, dtype, fresh);
+  params.past_key = fuzz_tensor(bytes, arena, dtype, cache);
+  params.past_value = fuzz_tensor(bytes, arena, dtype, cache);
+  params.lengths = fuzz_lengths(bytes, arena);
+  params.new_lengths = fuzz_lengths(bytes, arena);
+  params.output = fuzz_tensor(bytes, arena, dtype, fresh);
+  params.present_key = fuzz_present(bytes, arena, params.past_key);
+  params.present_value = fuzz_present(bytes, arena, params.past_value);
+  const bool runnable = fits_arena({&params.query, &params.key, &params.value, &params.past_key,
+                                    &params.past_value, &params.lengths, &params.new_lengths,
+                                    &params.output, &params.present_key, &params.present_value});
+  fuzz_call(bytes, params, runnable && fits_steps(params.chunking),
+            reformer_cpu_local_attention_step_workspace, reformer_cpu_local_attention_step);
+}
+#endif
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   Bytes bytes(data, size);
   Arena arena;
-  switch (bytes.byte() % 4) {
+  switch (bytes.byte() % kOperators) {
     case 0:
       fuzz_buckets(bytes, arena);
       break;
@@ -201,8 +285,16 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     case 2:
       fuzz_norm(bytes, arena);
       break;
-    default:
+    case 3:
       fuzz_local(bytes, arena);
+      break;
+#if !defined(REFORMER_FUZZ_CUDA)
+    case 4:
+      fuzz_lsh_step(bytes, arena);
+      break;
+    default:
+      fuzz_local_step(bytes, arena);
+#endif
   }
   return 0;
 }

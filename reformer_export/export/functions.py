@@ -31,16 +31,20 @@ def custom_translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
         operators.lsh_attention.default: bodies.lsh_attention_node,
         operators.local_attention.default: bodies.local_attention_node,
         operators.residual_norm.default: bodies.residual_norm_node,
+        operators.lsh_attention_step.default: bodies.lsh_attention_step_node,
+        operators.local_attention_step.default: bodies.local_attention_step_node,
         torch.ops.aten.floor_divide.default: _divide_positions,
     }
 
 
 def attach_function_bodies(model: ir.Model) -> None:
-    """Store the function body of every `reformer` operator that the graph uses in the model."""
+    """Store the function body of every `reformer` operator that the graph uses in the model, and of those
+    that such a body calls."""
     opset = model.opset_imports[""]
     assert opset is not None
     used = {node.op_type for node in model.graph if node.domain == DOMAIN}
-    for operator in (bodies.LSHBuckets, bodies.LSHAttention, bodies.LocalAttention, bodies.ResidualNorm):
+    used |= {bodies.CALLED[name] for name in used if name in bodies.CALLED}
+    for operator in bodies.BODIES:
         if operator.name not in used:
             continue
         function = ir.serde.deserialize_function(bodies.function_body(operator, opset))

@@ -2,7 +2,9 @@
 operator."""
 
 from reformer_export.ops.local_attention import local_attention, local_attention_reference
+from reformer_export.ops.local_attention_step import local_attention_step, local_attention_step_reference
 from reformer_export.ops.lsh_attention import lsh_attention, lsh_attention_reference
+from reformer_export.ops.lsh_attention_step import lsh_attention_step, lsh_attention_step_reference
 from reformer_export.ops.lsh_buckets import draw_rotations, lsh_buckets, lsh_buckets_reference
 from reformer_export.ops.residual_norm import residual_norm, residual_norm_reference
 
@@ -10,8 +12,12 @@ __all__ = [
     "draw_rotations",
     "local_attention",
     "local_attention_reference",
+    "local_attention_step",
+    "local_attention_step_reference",
     "lsh_attention",
     "lsh_attention_reference",
+    "lsh_attention_step",
+    "lsh_attention_step_reference",
     "lsh_buckets",
     "lsh_buckets_reference",
     "residual_norm",

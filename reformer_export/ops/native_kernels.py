@@ -113,6 +113,71 @@ class NativeKernels:
         self._call("residual_norm", structs.ResidualNorm(epsilon=epsilon), tensors)
         return stream_out, normed
 
+    def lsh_attention_step(
+        self,
+        query_key: torch.Tensor,
+        value: torch.Tensor,
+        new_buckets: torch.Tensor,
+        past_query_key: torch.Tensor,
+        past_value: torch.Tensor,
+        past_buckets: torch.Tensor,
+        lengths: torch.Tensor,
+        new_lengths: torch.Tensor,
+        num_heads: int,
+        *chunking: Any,
+        in_place: bool = False,
+    ) -> tuple[torch.Tensor, ...]:
+        """As `lsh_attention_step_reference`. `in_place`: the contiguous caches themselves take the new tokens
+        and are returned."""
+        *geometry, key_norm_epsilon = chunking
+        params = structs.LSHAttentionStep(num_heads=num_heads, key_norm_epsilon=key_norm_epsilon)
+        params.chunking = _chunking(*geometry)
+        tensors = {"query_key": query_key, "value": value, "new_buckets": new_buckets}
+        past = {"query_key": past_query_key, "value": past_value, "buckets": past_buckets}
+        tensors |= {"lengths": lengths, "new_lengths": new_lengths}
+        return self._step("lsh_attention_step", params, tensors, past, in_place)
+
+    def local_attention_step(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        past_key: torch.Tensor,
+        past_value: torch.Tensor,
+        lengths: torch.Tensor,
+        new_lengths: torch.Tensor,
+        num_heads: int,
+        *chunking: Any,
+        in_place: bool = False,
+    ) -> tuple[torch.Tensor, ...]:
+        """As `local_attention_step_reference`; `in_place` as in `lsh_attention_step`."""
+        params = structs.LocalAttentionStep(num_heads=num_heads, chunking=_chunking(*chunking))
+        tensors = {"query": query, "key": key, "value": value}
+        tensors |= {"lengths": lengths, "new_lengths": new_lengths}
+        past = {"key": past_key, "value": past_value}
+        return self._step("local_attention_step", params, tensors, past, in_place)
+
+    def _step(
+        self,
+        name: str,
+        params: Any,
+        tensors: dict[str, torch.Tensor],
+        past: dict[str, torch.Tensor],
+        in_place: bool,
+    ) -> tuple[torch.Tensor, ...]:
+        first = next(iter(tensors.values()))
+        output = torch.empty_like(first, memory_format=torch.contiguous_format)
+        present = past
+        if not in_place:
+            present = {
+                field: torch.empty_like(cache, memory_format=torch.contiguous_format)
+                for field, cache in past.items()
+            }
+        tensors |= {f"past_{field}": cache for field, cache in past.items()}
+        tensors |= {f"present_{field}": cache for field, cache in present.items()}
+        self._call(name, params, tensors | {"output": output})
+        return output, *present.values()
+
     def _call(self, name: str, params: Any, tensors: dict[str, torch.Tensor]) -> None:
         kept = {field: tensor.contiguous() for field, tensor in tensors.items()}
         device = next(iter(kept.values())).device

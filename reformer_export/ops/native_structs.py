@@ -85,3 +85,26 @@ class ResidualNorm(ctypes.Structure):
         *((name, Tensor) for name in ("stream", "update", "scale", "bias", "stream_out", "normed")),
         ("execution", Execution),
     ]
+
+
+class LSHAttentionStep(ctypes.Structure):
+    _fields_ = [
+        *_HEADS,
+        ("key_norm_epsilon", ctypes.c_float),
+        ("chunking", Chunking),
+        *((name, Tensor) for name in ("query_key", "value", "new_buckets")),
+        *((name, Tensor) for name in ("past_query_key", "past_value", "past_buckets")),
+        *((name, Tensor) for name in ("lengths", "new_lengths", "output")),
+        *((name, Tensor) for name in ("present_query_key", "present_value", "present_buckets")),
+        ("execution", Execution),
+    ]
+
+
+class LocalAttentionStep(ctypes.Structure):
+    _fields_ = [
+        *_HEADS,
+        ("chunking", Chunking),
+        *((name, Tensor) for name in ("query", "key", "value", "past_key", "past_value")),
+        *((name, Tensor) for name in ("lengths", "new_lengths", "output", "present_key", "present_value")),
+        ("execution", Execution),
+    ]

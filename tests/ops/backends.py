@@ -28,16 +28,17 @@ REFERENCES: dict[str, Callable[..., Any]] = {
     "LSHAttention": ops.lsh_attention_reference,
     "LocalAttention": ops.local_attention_reference,
     "ResidualNorm": ops.residual_norm_reference,
+    "LSHAttentionStep": ops.lsh_attention_step_reference,
+    "LocalAttentionStep": ops.local_attention_step_reference,
 }
-FUNCTIONS = {
-    "LSHBuckets": bodies.LSHBuckets,
-    "LSHAttention": bodies.LSHAttention,
-    "LocalAttention": bodies.LocalAttention,
-    "ResidualNorm": bodies.ResidualNorm,
-}
+FUNCTIONS = {body.name: body for body in bodies.BODIES}
 INPUT_NAMES = {operator.name: operator.inputs for operator in OPERATORS}
 OUTPUT_NAMES = {operator.name: list(operator.outputs) for operator in OPERATORS}
-OUTPUT_TYPES = {"buckets": TensorProto.INT32, "stream_out": TensorProto.FLOAT}
+OUTPUT_TYPES = {
+    "buckets": TensorProto.INT32,
+    "present_buckets": TensorProto.INT32,
+    "stream_out": TensorProto.FLOAT,
+}
 """Of outputs whose type is not T."""
 ELEMENT_INPUTS = {"ResidualNorm": "update"}
 """The input whose type is T, where it is not the first."""
@@ -68,6 +69,9 @@ def make_model(
     """One node and its function body, all axes symbolic; `extra` names values inside the body to put out."""
     function = function_body(FUNCTIONS[operator], opset)
     function.output.extend(extra)
+    functions = [function]
+    if operator in bodies.CALLED:
+        functions.insert(0, function_body(FUNCTIONS[bodies.CALLED[operator]], opset))  # evaluators read on
     names = list(inputs)
     node = helper.make_node(
         operator,
@@ -85,19 +89,18 @@ def make_model(
             helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), axes)
         )
     like = inputs[ELEMENT_INPUTS.get(operator, names[0])]
-    rank = 4 if operator == "LSHBuckets" else 3
     outputs = [
         helper.make_tensor_value_info(
             name,
             OUTPUT_TYPES.get(name, helper.np_dtype_to_tensor_dtype(like.dtype)),
-            [f"output_{axis}" for axis in range(rank)],
+            [f"{name}_{axis}" for axis in range(4 if OUTPUT_TYPES.get(name) == TensorProto.INT32 else 3)],
         )
         for name in OUTPUT_NAMES[operator]
     ]
     outputs += [helper.make_tensor_value_info(name, TensorProto.INT64, list("bhrl")) for name in extra]
     graph = helper.make_graph([node], "one_node", declared, outputs)
     opsets = [helper.make_opsetid("", opset), helper.make_opsetid(DOMAIN, VERSION)]
-    model = helper.make_model(graph, functions=[function], opset_imports=opsets, ir_version=10)
+    model = helper.make_model(graph, functions=functions, opset_imports=opsets, ir_version=10)
     onnx.checker.check_model(model)
     return model
 
@@ -172,6 +175,8 @@ NATIVE_NAMES = {
     "LSHAttention": "lsh_attention",
     "LocalAttention": "local_attention",
     "ResidualNorm": "residual_norm",
+    "LSHAttentionStep": "lsh_attention_step",
+    "LocalAttentionStep": "local_attention_step",
 }
 BACKENDS: dict[str, Callable[[str, Arrays, dict[str, Any]], Results]] = {
     "onnxruntime-body": run_onnxruntime_body,

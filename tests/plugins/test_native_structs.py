@@ -20,6 +20,8 @@ STRUCTS: dict[str, type[ctypes.Structure]] = {
     "reformer_lsh_attention_params": native_structs.LSHAttention,
     "reformer_local_attention_params": native_structs.LocalAttention,
     "reformer_residual_norm_params": native_structs.ResidualNorm,
+    "reformer_lsh_attention_step_params": native_structs.LSHAttentionStep,
+    "reformer_local_attention_step_params": native_structs.LocalAttentionStep,
 }
 TYPES: dict[str, Any] = {
     "int32_t": ctypes.c_int32,

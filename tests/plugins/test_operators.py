@@ -13,7 +13,7 @@ from reformer_export import contract
 ROOT = Path(__file__).parents[2]
 HEADER = (ROOT / "plugins/adapters/operators.h").read_text()
 CONTRACT = (ROOT / "docs/operators.md").read_text()
-OPERATORS = ("LSHBuckets", "LSHAttention", "LocalAttention", "ResidualNorm")
+OPERATORS = tuple(operator.name for operator in contract.OPERATORS)
 LETTERS = {"H*D": "W"}
 """How the header spells a size that is no single letter."""
 
@@ -64,10 +64,17 @@ def test_the_adapters_describe_the_contract(name: str) -> None:
     assert read_header(name) == read_contract(name)
 
 
+def read_list(name: str) -> list[str]:
+    (names,) = re.findall(rf"{name} = OperatorList<([^>]+)>", HEADER)
+    return re.split(r",\s*", names)
+
+
 def test_the_adapters_offer_these_operators() -> None:
-    assert re.findall(r"AllOperators = OperatorList<([^>]+)>", HEADER) == [", ".join(OPERATORS)]
+    assert read_list("AllOperators") == list(OPERATORS)
+    on_cuda = re.findall(r"kCUDA = \{reformer_cuda_\w+", HEADER)
+    assert read_list("CUDAOperators") == list(OPERATORS)[: len(on_cuda)]
     plugins = [operator.name for operator in contract.OPERATORS if operator.has_plugin]
-    assert re.findall(r"PluginOperators = OperatorList<([^>]+)>", HEADER) == [", ".join(plugins)]
+    assert read_list("PluginOperators") == plugins
     assert re.findall(r'kName = "(\w+)"', HEADER) == list(OPERATORS)
     domain, version = re.findall(r'constexpr const char\* k(?:Domain|OperatorVersion) = "(\w+)"', HEADER)
     assert f"Domain `{domain}`, version {version}." in CONTRACT

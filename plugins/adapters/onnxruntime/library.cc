@@ -36,7 +36,7 @@ const Ort::CustomOpDomain& reformer_domain() {
     Ort::CustomOpDomain made(kDomain);
     add_operators<CPUBackend>(made, AllOperators());
 #ifdef REFORMER_WITH_CUDA
-    add_operators<CUDABackend>(made, AllOperators());
+    add_operators<CUDABackend>(made, CUDAOperators());
 #endif
     return made;
   }();

@@ -106,10 +106,13 @@ struct CustomOp : Ort::CustomOpBase<CustomOp<Backend, Operator>, Kernel<Backend,
   }
   // ONNX Runtime gives both arrays back to ReleaseMayInplace.
   static size_t list_in_place_outputs(int** inputs, int** outputs) {
-    constexpr int kCount = kInPlaceOutputs<Operator>;
+    constexpr size_t kCount = kInPlaceOutputs<Operator>;
     *inputs = new int[kCount];
     *outputs = new int[kCount];
-    for (int i = 0; i < kCount; ++i) (*inputs)[i] = (*outputs)[i] = i;
+    for (size_t i = 0; i < kCount; ++i) {
+      (*inputs)[i] = Operator::kInPlace[i].input;
+      (*outputs)[i] = Operator::kInPlace[i].output;
+    }
     return kCount;
   }
   static ONNXTensorElementDataType resolve(const TensorRule& rule, ONNXTensorElementDataType type) {

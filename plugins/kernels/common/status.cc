@@ -26,6 +26,8 @@ const char* reformer_status_text(reformer_status status) noexcept {
       return "a bucket is negative";
     case REFORMER_ERROR_LAUNCH:
       return "the device refused the launch";
+    case REFORMER_ERROR_LENGTHS:
+      return "a row's tokens do not fit";
   }
   return "unknown status";
 }

@@ -6,47 +6,11 @@
 #include <limits>
 #include <utility>
 
+#include "kernels/common/attention_checks.h"
 #include "kernels/common/tensor_checks.h"
 
 namespace reformer {
 namespace {
-
-constexpr int64_t kMaxInt32 = std::numeric_limits<int32_t>::max();
-// Positions are int32, and two values above them mark masked keys and "no causal limit".
-constexpr int64_t kMaxPositions = kMaxInt32 - 2;
-
-template <typename Params>
-reformer_status check_header(const Params* params) {
-  if (params == nullptr) return REFORMER_ERROR_NULL_POINTER;
-  // Nothing behind these two fields can be trusted yet, the error buffer included.
-  const bool same =
-      params->struct_size == sizeof(Params) && params->abi_version == REFORMER_ABI_VERSION;
-  return same ? REFORMER_OK : REFORMER_ERROR_VERSION;
-}
-
-// Splits T [B, L, H*D] into sizes.
-template <typename Sizes>
-void check_hidden(Checker& check, const char* name, const reformer_tensor& tensor,
-                  int32_t num_heads, Sizes* sizes) {
-  check.attribute("num_heads", num_heads, 1, kMaxInt32);
-  check.floating(name, tensor);
-  check.shape(name, tensor, {kAny, kAny, kAny});
-  if (!check.ok()) return;
-  const int64_t width = tensor.dims[2];
-  if (width < num_heads || width % num_heads != 0) {
-    check.fail(REFORMER_ERROR_SHAPE,
-               "%s has last dimension %lld, expected a multiple of num_heads %d", name,
-               static_cast<long long>(width), num_heads);
-    return;
-  }
-  sizes->batch = tensor.dims[0];
-  sizes->length = tensor.dims[1];
-  sizes->heads = num_heads;
-  sizes->head_size = width / num_heads;
-  sizes->empty = sizes->batch == 0 || sizes->length == 0;
-  check.limit("length", sizes->length, kMaxPositions);
-  check.limit("head size", sizes->head_size, kMaxInt32);
-}
 
 void check_factors(Checker& check, const reformer_lsh_buckets_params& params, HashSizes* sizes) {
   check.attribute("the number of num_buckets factors", params.num_factors, 1,
@@ -66,35 +30,18 @@ void check_factors(Checker& check, const reformer_lsh_buckets_params& params, Ha
   sizes->masked_bucket = static_cast<int32_t>(product);
 }
 
-// Lp, and whether everything is one dense block (reformer_kernels.h, reformer_chunking).
+// Chunking of a length that is known, which it must fit.
 void resolve_chunking(Checker& check, const reformer_chunking& chunking, AttentionSizes* sizes) {
-  check.attribute("chunk_length", chunking.chunk_length, 1, kMaxInt32);
-  check.attribute("num_chunks_before", chunking.num_chunks_before, 0, kMaxInt32);
-  check.attribute("num_chunks_after", chunking.num_chunks_after, 0, kMaxInt32);
-  check.attribute("padding_multiple", chunking.padding_multiple, 1, kMaxInt32);
-  check.attribute("padding_threshold", chunking.padding_threshold, 0,
-                  std::numeric_limits<int64_t>::max());
-  check.attribute("is_causal", chunking.is_causal, 0, 1);
+  check_chunking(check, chunking);
   if (!check.ok()) return;
-  sizes->causal = chunking.is_causal != 0;
-  const int64_t length = sizes->length;
-  const int64_t multiple = chunking.padding_multiple;
-  int64_t padded = length;
-  if (length > chunking.padding_threshold) padded = (length + multiple - 1) / multiple * multiple;
-  sizes->dense = padded <= chunking.chunk_length;
-  if (sizes->dense) {
-    sizes->padded_length = sizes->chunk_length = length;
-    return;
-  }
-  sizes->padded_length = padded;
-  sizes->chunk_length = chunking.chunk_length;
-  sizes->before = chunking.num_chunks_before;
-  sizes->after = chunking.num_chunks_after;
+  cut_chunks(chunking, sizes);
+  if (sizes->dense) return;
+  const int64_t padded = sizes->padded_length;
   if (padded % chunking.chunk_length != 0) {
     check.fail(REFORMER_ERROR_SHAPE,
                "length %lld (padded to %lld) is not a multiple of chunk_length %lld: expected "
                "padding_multiple to be a multiple of it and padding_threshold at most that",
-               static_cast<long long>(length), static_cast<long long>(padded),
+               static_cast<long long>(sizes->length), static_cast<long long>(padded),
                static_cast<long long>(chunking.chunk_length));
     return;
   }
@@ -117,6 +64,33 @@ void check_norm_memory(Checker& check, const reformer_residual_norm_params& para
 }
 
 }  // namespace
+
+void check_chunking(Checker& check, const reformer_chunking& chunking) {
+  check.attribute("chunk_length", chunking.chunk_length, 1, kMaxInt32);
+  check.attribute("num_chunks_before", chunking.num_chunks_before, 0, kMaxInt32);
+  check.attribute("num_chunks_after", chunking.num_chunks_after, 0, kMaxInt32);
+  check.attribute("padding_multiple", chunking.padding_multiple, 1, kMaxInt32);
+  check.attribute("padding_threshold", chunking.padding_threshold, 0,
+                  std::numeric_limits<int64_t>::max());
+  check.attribute("is_causal", chunking.is_causal, 0, 1);
+}
+
+void cut_chunks(const reformer_chunking& chunking, AttentionSizes* sizes) {
+  sizes->causal = chunking.is_causal != 0;
+  const int64_t length = sizes->length;
+  const int64_t multiple = chunking.padding_multiple;
+  int64_t padded = length;
+  if (length > chunking.padding_threshold) padded = (length + multiple - 1) / multiple * multiple;
+  sizes->dense = padded <= chunking.chunk_length;
+  if (sizes->dense) {
+    sizes->padded_length = sizes->chunk_length = length;
+    return;
+  }
+  sizes->padded_length = padded;
+  sizes->chunk_length = chunking.chunk_length;
+  sizes->before = chunking.num_chunks_before;
+  sizes->after = chunking.num_chunks_after;
+}
 
 reformer_status check_lsh_buckets(const reformer_lsh_buckets_params* params, Extent extent,
                                   HashSizes* sizes) {

@@ -45,6 +45,16 @@ struct NormSizes {
   int64_t size = 0;  // N
 };
 
+struct StepSizes {
+  int64_t batch = 0;
+  int64_t length = 0;  // Q, new tokens that a row has room for
+  int64_t heads = 0;
+  int64_t head_size = 0;
+  int64_t rounds = 1;
+  int64_t capacity = 0;  // P, tokens
+  bool empty = false;    // no new tokens
+};
+
 reformer_status check_lsh_buckets(const reformer_lsh_buckets_params* params, Extent extent,
                                   HashSizes* sizes);
 reformer_status check_lsh_attention(const reformer_lsh_attention_params* params, Extent extent,
@@ -53,6 +63,10 @@ reformer_status check_local_attention(const reformer_local_attention_params* par
                                       AttentionSizes* sizes);
 reformer_status check_residual_norm(const reformer_residual_norm_params* params, Extent extent,
                                     NormSizes* sizes);
+reformer_status check_lsh_attention_step(const reformer_lsh_attention_step_params* params,
+                                         Extent extent, StepSizes* sizes);
+reformer_status check_local_attention_step(const reformer_local_attention_step_params* params,
+                                           Extent extent, StepSizes* sizes);
 reformer_status check_workspace(const char* op, const reformer_execution& execution,
                                 uint64_t needed);
 

@@ -1,4 +1,6 @@
 // LSHAttention and LocalAttention on the CPU: lays out the workspace and runs the phases.
+#include "kernels/cpu/attention.h"
+
 #include <algorithm>
 #include <atomic>
 
@@ -30,13 +32,6 @@ struct Workspace {
   size_t size = 0;           // bytes to ask for
 };
 
-int64_t choose_group(const AttentionSizes& sizes, int32_t num_workers) {
-  const int64_t pair_bytes = 4 * sizes.length * (3 * sizes.head_size + sizes.rounds);
-  const int64_t cached = kGroupBytes / pair_bytes;
-  const int64_t busy = divide_up(kBlocksPerWorker * num_workers, blocks_per_round(sizes));
-  return std::clamp<int64_t>(std::max(cached, busy), 1, sizes.batch * sizes.heads);
-}
-
 bool needs_order(const AttendJob& job) { return job.shared_query_key && !job.sizes.dense; }
 
 // What one worker sorts with: counters, then a spare list of positions.
@@ -59,7 +54,7 @@ size_t measure_scratch(const AttendJob& job) {
   return std::max(attend.used(), sort.used());
 }
 
-Workspace layout_workspace(const AttendJob& job, int32_t num_workers, void* block) {
+Workspace layout_workspace(const AttendJob& job, int64_t group, int32_t num_workers, void* block) {
   const AttentionSizes& sizes = job.sizes;
   const bool many = sizes.rounds > 1;
   const bool keep_partial = many && job.dtype != REFORMER_FLOAT32;
@@ -68,7 +63,7 @@ Workspace layout_workspace(const AttendJob& job, int32_t num_workers, void* bloc
   const int64_t partial = keep_partial ? sizes.length * sizes.head_size : 0;
   WorkspaceArena arena(block);
   Workspace workspace;
-  workspace.group = choose_group(sizes, num_workers);
+  workspace.group = group;
   const auto allocate_floats = [&](int64_t count) {
     return count == 0 ? nullptr
                       : arena.allocate<float>(static_cast<size_t>(workspace.group * count));
@@ -86,28 +81,24 @@ Workspace layout_workspace(const AttendJob& job, int32_t num_workers, void* bloc
   return workspace;
 }
 
-uint64_t measure_workspace(const AttendJob& job, const reformer_execution& execution) {
-  return job.sizes.empty ? 0 : layout_workspace(job, execution.num_workers, nullptr).size;
-}
-
 // Fills the order of every round of the group. False when a bucket is negative.
-bool sort_group(const AttendJob& job, const reformer_execution& execution, const int32_t* buckets,
-                int64_t group, const Workspace& workspace) {
+bool sort_group(const AttendJob& job, const reformer_execution& execution,
+                const BucketRows& buckets, int64_t group, const Workspace& workspace) {
   const AttentionSizes& sizes = job.sizes;
   const int64_t first = job.first_pair * sizes.rounds;
   std::atomic<bool> valid{true};
-  parallel_ranges(execution, group * sizes.rounds, 1,
-                  [&](int64_t worker, int64_t begin, int64_t end) {
-                    WorkspaceArena arena(workspace.scratch +
-                                         static_cast<size_t>(worker) * workspace.scratch_bytes);
-                    const SortScratch sort = layout_sort_scratch(sizes, arena);
-                    for (int64_t i = begin; i < end; ++i) {
-                      const bool sorted = sort_positions(
-                          buckets + (first + i) * sizes.length, sizes.length, sizes.padded_length,
-                          workspace.order + i * sizes.padded_length, sort.spare, sort.counters);
-                      if (!sorted) valid.store(false, std::memory_order_relaxed);
-                    }
-                  });
+  parallel_ranges(
+      execution, group * sizes.rounds, 1, [&](int64_t worker, int64_t begin, int64_t end) {
+        WorkspaceArena arena(workspace.scratch +
+                             static_cast<size_t>(worker) * workspace.scratch_bytes);
+        const SortScratch sort = layout_sort_scratch(sizes, arena);
+        for (int64_t i = begin; i < end; ++i) {
+          const bool sorted = sort_positions(
+              buckets.data + (first + i) * buckets.stride, sizes.length, sizes.padded_length,
+              workspace.order + i * sizes.padded_length, sort.spare, sort.counters);
+          if (!sorted) valid.store(false, std::memory_order_relaxed);
+        }
+      });
   return valid.load();
 }
 
@@ -124,10 +115,24 @@ void attend_round(const AttendJob& job, const reformer_execution& execution, int
   });
 }
 
-reformer_status run_attention(const char* op, AttendJob& job, const reformer_execution& execution,
-                              const int32_t* buckets) {
+}  // namespace
+
+int64_t choose_group(const AttentionSizes& sizes, int32_t num_workers) {
+  const int64_t pair_bytes = 4 * sizes.length * (3 * sizes.head_size + sizes.rounds);
+  const int64_t cached = kGroupBytes / pair_bytes;
+  const int64_t busy = divide_up(kBlocksPerWorker * num_workers, blocks_per_round(sizes));
+  return std::clamp<int64_t>(std::max(cached, busy), 1, sizes.batch * sizes.heads);
+}
+
+uint64_t measure_attention(const AttendJob& job, int64_t most_pairs, int32_t num_workers) {
+  return job.sizes.empty ? 0 : layout_workspace(job, most_pairs, num_workers, nullptr).size;
+}
+
+reformer_status run_attention(const char* op, AttendJob& job, int64_t most_pairs,
+                              const reformer_execution& execution, const BucketRows& buckets) {
   if (job.sizes.empty) return REFORMER_OK;
-  const Workspace workspace = layout_workspace(job, execution.num_workers, execution.workspace);
+  const Workspace workspace =
+      layout_workspace(job, most_pairs, execution.num_workers, execution.workspace);
   if (const auto status = check_workspace(op, execution, workspace.size)) return status;
   const int64_t pairs = job.sizes.batch * job.sizes.heads;
   job.order = workspace.order;
@@ -147,6 +152,8 @@ reformer_status run_attention(const char* op, AttendJob& job, const reformer_exe
   }
   return REFORMER_OK;
 }
+
+namespace {
 
 AttendJob describe(const reformer_lsh_attention_params& params, const AttentionSizes& sizes) {
   AttendJob job;
@@ -173,6 +180,19 @@ AttendJob describe(const reformer_local_attention_params& params, const Attentio
   return job;
 }
 
+uint64_t measure_call(const AttendJob& job, const reformer_execution& execution) {
+  if (job.sizes.empty) return 0;
+  const int64_t group = choose_group(job.sizes, execution.num_workers);
+  return measure_attention(job, group, execution.num_workers);
+}
+
+reformer_status run_call(const char* op, AttendJob& job, const reformer_execution& execution,
+                         const int32_t* buckets) {
+  if (job.sizes.empty) return REFORMER_OK;
+  const int64_t group = choose_group(job.sizes, execution.num_workers);
+  return run_attention(op, job, group, execution, {buckets, job.sizes.length});
+}
+
 }  // namespace
 }  // namespace reformer
 
@@ -182,7 +202,7 @@ reformer_status reformer_cpu_lsh_attention_workspace(const reformer_lsh_attentio
   reformer::AttentionSizes sizes;
   const auto status = reformer::check_lsh_attention(params, reformer::Extent::kShapes, &sizes);
   if (status != REFORMER_OK) return status;
-  *size = reformer::measure_workspace(reformer::describe(*params, sizes), params->execution);
+  *size = reformer::measure_call(reformer::describe(*params, sizes), params->execution);
   return REFORMER_OK;
 }
 
@@ -192,7 +212,7 @@ reformer_status reformer_cpu_local_attention_workspace(
   reformer::AttentionSizes sizes;
   const auto status = reformer::check_local_attention(params, reformer::Extent::kShapes, &sizes);
   if (status != REFORMER_OK) return status;
-  *size = reformer::measure_workspace(reformer::describe(*params, sizes), params->execution);
+  *size = reformer::measure_call(reformer::describe(*params, sizes), params->execution);
   return REFORMER_OK;
 }
 
@@ -201,8 +221,8 @@ reformer_status reformer_cpu_lsh_attention(const reformer_lsh_attention_params* 
   const auto status = reformer::check_lsh_attention(params, reformer::Extent::kCall, &sizes);
   if (status != REFORMER_OK) return status;
   reformer::AttendJob job = reformer::describe(*params, sizes);
-  return reformer::run_attention("LSHAttention", job, params->execution,
-                                 static_cast<const int32_t*>(params->buckets.data));
+  return reformer::run_call("LSHAttention", job, params->execution,
+                            static_cast<const int32_t*>(params->buckets.data));
 }
 
 reformer_status reformer_cpu_local_attention(
@@ -211,5 +231,5 @@ reformer_status reformer_cpu_local_attention(
   const auto status = reformer::check_local_attention(params, reformer::Extent::kCall, &sizes);
   if (status != REFORMER_OK) return status;
   reformer::AttendJob job = reformer::describe(*params, sizes);
-  return reformer::run_attention("LocalAttention", job, params->execution, nullptr);
+  return reformer::run_call("LocalAttention", job, params->execution, nullptr);
 }

@@ -6,7 +6,7 @@
 #define REFORMER_SOFTMAX_INL_H_
 #endif
 
-#include "hwy/contrib/math/math-inl.h"
+#include "kernels/cpu/exponentiate-inl.h"
 #include "kernels/cpu/key_tiles-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -38,19 +38,6 @@ HWY_INLINE float mask_row(int32_t position, int32_t limit, size_t columns,
     highest = hn::Max(highest, logit);
   }
   return hn::GetLane(hn::MaxOfLanes(df, highest));
-}
-
-// Replaces a row of logits by exp(logit - highest) and returns their sum.
-HWY_INLINE float exponentiate_row(float highest, size_t columns, float* HWY_RESTRICT logits) {
-  const F32 df;
-  const VF shift = hn::Set(df, highest);
-  VF sum = hn::Zero(df);
-  for (size_t j = 0; j < columns; j += hn::Lanes(df)) {
-    const VF weight = hn::Exp(df, hn::Sub(hn::Load(df, logits + j), shift));
-    hn::Store(weight, df, logits + j);
-    sum = hn::Add(sum, weight);
-  }
-  return hn::GetLane(hn::SumOfLanes(df, sum));
 }
 
 // One segment's logits [rows, columns] become weights; row_max and row_sum take them in, and

@@ -9,6 +9,8 @@ from typing import Any, Final
 import onnx
 from onnxscript import OnnxFunction
 
+from reformer_export.contract import DOMAIN, VERSION
+
 ALWAYS: Final = "always"
 """Name of the constant that is every loop's condition."""
 
@@ -23,12 +25,15 @@ def function_body(function: OnnxFunction, opset: int) -> onnx.FunctionProto:
     """The FunctionProto of `function`, for a model of opset 18 or later: the same in every process.
 
     The operators that the bodies use mean the same in all of these opsets. onnxscript leaves a loop's
-    condition empty, which ONNX's reference evaluator takes for false: it is spelled out here.
+    condition empty, which ONNX's reference evaluator takes for false: it is spelled out here, as is the
+    domain of a body that calls another operator.
     """
     proto = function.to_function_proto()
     for opset_import in proto.opset_import:
         if opset_import.domain == "":
             opset_import.version = opset
+    if _calls(proto.node, DOMAIN):
+        proto.opset_import.append(onnx.helper.make_opsetid(DOMAIN, VERSION))
     if _set_conditions(proto.node):
         true = onnx.helper.make_tensor("true", onnx.TensorProto.BOOL, [], [True])
         proto.node.insert(0, onnx.helper.make_node("Constant", [], [ALWAYS], value=true))
@@ -47,6 +52,13 @@ def _set_conditions(nodes: Iterable[Any]) -> bool:
         for graph in _graphs(node):
             found |= _set_conditions(graph.node)
     return found
+
+
+def _calls(nodes: Iterable[Any], domain: str) -> bool:
+    """Whether there is a node of `domain`, in loops too."""
+    return any(
+        node.domain == domain or any(_calls(graph.node, domain) for graph in _graphs(node)) for node in nodes
+    )
 
 
 def _graphs(node: Any) -> list[Any]:
