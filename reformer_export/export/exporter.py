@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import onnx_ir as ir
+
 from reformer_export import __version__
 from reformer_export.artifact.files import sha256_of_file
 from reformer_export.artifact.manifest import EXTERNAL_DATA_NAME, MODEL_NAME, Manifest, write_manifest
 from reformer_export.checkpoints import Checkpoint, tokenizer_files
-from reformer_export.contract import DEFAULT_OPSET, OPERATORS, VERSION
+from reformer_export.contract import DEFAULT_OPSET, DOMAIN, VERSION
 from reformer_export.export.graph import save_model, trace_model, weights_nbytes
 from reformer_export.export.num_hashes import add_num_hashes_input, runtime_num_hashes_of
 from reformer_export.export.tokenizer import prepare_tokenizer, write_tokenizer
@@ -84,7 +86,7 @@ def write_artifact(
         spec=checkpoint.spec,
         dtype=options.dtype,
         opset=options.opset,
-        operators={operator.name: VERSION for operator in OPERATORS},
+        operators=dict.fromkeys(sorted(_operators_of(graph)), VERSION),
         source=checkpoint.source,
         rotations_sha256=_rotations_sha256(model),
         versions=_versions(),
@@ -96,6 +98,10 @@ def write_artifact(
         manifest = dataclasses.replace(manifest, parity=compare(manifest))
     write_manifest(folder, manifest)
     return manifest
+
+
+def _operators_of(model: ir.Model) -> set[str]:
+    return {node.op_type for node in model.graph if node.domain == DOMAIN}
 
 
 def _rotations_sha256(model: Reformer) -> dict[str, str]:
