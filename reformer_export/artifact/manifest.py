@@ -55,6 +55,7 @@ class RuntimeNumHashes:
         return {"input": NUM_HASHES_INPUT, "max_hashes": self.max_hashes, "note": note}
 
 
+TOKENIZER_JSON_NAME: Final = "tokenizer.json"
 TokenizerKind = Literal["tokenizer.json", "bytes", "none"]
 
 

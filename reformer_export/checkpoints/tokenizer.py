@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from reformer_export.artifact.manifest import TOKENIZER_JSON_NAME
 from reformer_export.checkpoints.quiet import silence_transformers
 from reformer_export.checkpoints.source import CONFIG_NAME, MAX_CONFIG_BYTES, read_json
 from reformer_export.errors import CheckpointError, MissingDependencyError, one_line
 
-TOKENIZER_JSON_NAME: Final = "tokenizer.json"
 TOKENIZER_CONFIG_NAME: Final = "tokenizer_config.json"
 
 VOCABULARY_NAMES: Final = (

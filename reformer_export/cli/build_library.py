@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ import click
 from reformer_export.cli.failures import leave_on_termination, refuse_in_one_line
 from reformer_export.cli.option_names import Command
 from reformer_export.cli.option_values import json_file_option, write_json
-from reformer_export.cli.tables import PLAIN_PROGRESS_SECONDS, print_table
+from reformer_export.cli.tables import echo_on_stderr, print_table, progress_lines
 from reformer_export.libraries.build import build_libraries
 from reformer_export.libraries.build_options import LibraryOptions, architectures_from_text
 from reformer_export.report.tables import library_build_table
@@ -47,7 +46,7 @@ def command(cuda: bool, tensorrt: bool, architectures: str, overwrite: bool, jso
     """
     options = LibraryOptions(cuda, tensorrt, architectures_from_text(architectures))
     with leave_on_termination(), refuse_in_one_line("building the library"), _show_compiling() as advance:
-        build = build_libraries(options, overwrite, _say, advance)
+        build = build_libraries(options, overwrite, echo_on_stderr, advance)
     values = {
         **dataclasses.asdict(build.record),
         "folder": str(build.folder),
@@ -56,21 +55,18 @@ def command(cuda: bool, tensorrt: bool, architectures: str, overwrite: bool, jso
     }
     if write_json(json_file, values):
         return
-    _say("Built." if build.is_new else "It is built already; --overwrite builds it again.")
+    echo_on_stderr("Built." if build.is_new else "It is built already; --overwrite builds it again.")
     if build.note:
-        _say(f"Note: {build.note}")
+        echo_on_stderr(f"Note: {build.note}")
     print_table(library_build_table(build))
-
-
-def _say(line: str) -> None:
-    click.echo(line, err=True)
 
 
 @contextmanager
 def _show_compiling() -> Iterator[Callable[[int, int], None]]:
     """A bar on a terminal, a plain line every few seconds elsewhere; both on standard error."""
     if not sys.stderr.isatty():
-        yield _plain_lines()
+        show = progress_lines()
+        yield lambda done, total: show(lambda: f"Compiling: {done} of {total}")
         return
     from rich.console import Console
     from rich.progress import Progress
@@ -78,15 +74,3 @@ def _show_compiling() -> Iterator[Callable[[int, int], None]]:
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("Compiling", total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def _plain_lines() -> Callable[[int, int], None]:
-    last = time.monotonic()
-
-    def advance(done: int, total: int) -> None:
-        nonlocal last
-        if time.monotonic() - last >= PLAIN_PROGRESS_SECONDS:
-            last = time.monotonic()
-            click.echo(f"Compiling: {done} of {total}", err=True)
-
-    return advance

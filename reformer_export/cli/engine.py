@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +22,7 @@ from reformer_export.cli.option_values import (
     shapes_from_option,
     write_json,
 )
-from reformer_export.cli.tables import PLAIN_PROGRESS_SECONDS, print_table
+from reformer_export.cli.tables import print_table, progress_lines
 from reformer_export.cli.verbosity import is_debug
 from reformer_export.engine import (
     EngineOptions,
@@ -190,13 +189,10 @@ def show_build(name: str) -> Iterator[Callable[[Progress], None]]:
 
 
 def _plain_lines(name: str) -> Callable[[Progress], None]:
-    last = time.monotonic()
+    show = progress_lines()
 
-    def show(progress: Progress) -> None:
-        nonlocal last
-        if time.monotonic() - last >= PLAIN_PROGRESS_SECONDS:
-            last = time.monotonic()
-            step = f"{progress.done} of {progress.total}"
-            click.echo(f"Building {name}: {progress.fraction:.0%}, {progress.phase}, {step}", err=True)
+    def describe(progress: Progress) -> str:
+        step = f"{progress.done} of {progress.total}"
+        return f"Building {name}: {progress.fraction:.0%}, {progress.phase}, {step}"
 
-    return show
+    return lambda progress: show(lambda: describe(progress))

@@ -7,10 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import click
-
 from reformer_export.batch import Source
-from reformer_export.cli import tables
+from reformer_export.cli.tables import progress_lines
 
 Show = Callable[[int, float], None]
 """Shows how many lines are done, and up to where in the source's unit."""
@@ -33,24 +31,20 @@ def show_stream_progress(what: str, source: Source, *, has_bar: bool) -> Iterato
 
 
 def _make_lines(what: str, source: Source) -> Show:
-    begun = last = time.monotonic()
+    begun = time.monotonic()
     before, end = source.progress
+    show = progress_lines()
 
-    def show(done: int, position: float) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last < tables.PLAIN_PROGRESS_SECONDS:
-            return
-        last = now
-        seconds = max(now - begun, 1e-9)
+    def describe(done: int, position: float) -> str:
+        seconds = max(time.monotonic() - begun, 1e-9)
         text = f"{done}, {done / seconds:.4g}/s"
         if end is not None and position > before:
             left = _format_seconds(max(end - position, 0) * seconds / (position - before))
             part = f"{position:.0f} of {end}" if source.counts_lines else f"{done} ({position / end:.1%})"
             text = f"{part}, {done / seconds:.4g}/s, {left} left"
-        click.echo(f"{what}: {text}", err=True)
+        return f"{what}: {text}"
 
-    return show
+    return lambda done, position: show(lambda: describe(done, position))
 
 
 def _format_seconds(seconds: float) -> str:

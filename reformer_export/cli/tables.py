@@ -69,13 +69,25 @@ def show_progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
 
 def _plain_progress(what: str, total: int) -> Callable[[int], None]:
     done = 0
-    last = time.monotonic()
+    show = progress_lines()
 
     def advance(count: int) -> None:
-        nonlocal done, last
+        nonlocal done
         done += count
-        if time.monotonic() - last >= PLAIN_PROGRESS_SECONDS:
-            last = time.monotonic()
-            click.echo(f"{what}: {done} of {total}", err=True)
+        show(lambda: f"{what}: {done} of {total}")
 
     return advance
+
+
+def progress_lines() -> Callable[[Callable[[], str]], None]:
+    """What stands for a bar where there is no terminal: shows on standard error the line that the given
+    function makes, one every few seconds at most."""
+    last = time.monotonic()
+
+    def show(make_line: Callable[[], str]) -> None:
+        nonlocal last
+        if time.monotonic() - last >= PLAIN_PROGRESS_SECONDS:
+            last = time.monotonic()
+            click.echo(make_line(), err=True)
+
+    return show

@@ -8,10 +8,10 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from reformer_export.artifact.manifest import TokenizerRecord
+from reformer_export.artifact.manifest import TOKENIZER_JSON_NAME, TokenizerRecord
 from reformer_export.checkpoints.tokenizer import SourceTokenizer, has_tokenizer, open_tokenizer
 from reformer_export.errors import CheckpointError, InputError, ReformerExportError
-from reformer_export.runtimes.tokenizer import BYTE_VOCAB_SIZE, TOKENIZER_JSON_NAME, load_tokenizer
+from reformer_export.runtimes.tokenizer import BYTE_VOCAB_SIZE, load_tokenizer
 from reformer_export.spec import TokenizerChoice
 
 

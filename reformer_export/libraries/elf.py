@@ -21,7 +21,7 @@ _MAX_NAME: Final = 256
 def list_needed(path: Path) -> tuple[str, ...]:
     """The names of the libraries that `path` needs, such as libcublas.so.13 (ELF's DT_NEEDED).
 
-    None for a file that is no 64 bit ELF library, or a damaged one. OSError when it cannot be read.
+    None are named for a file that is no 64 bit ELF library, or a damaged one. OSError when it cannot be read.
     """
     if path.stat().st_size < 64:
         return ()

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from reformer_export.errors import ReformerExportError
 from reformer_export.libraries.gpus import find_gpus
 from reformer_export.libraries.operators import find_native_library
 from reformer_export.runtimes.cuda_provider import find_missing_libraries
 from reformer_export.runtimes.options import RuntimeOptions
 from reformer_export.runtimes.ort import find_cuda_problem
-from reformer_export.runtimes.ort_session import CPU, CUDA, choose_provider, import_onnxruntime
+from reformer_export.runtimes.ort_session import CPU, CUDA, Placement, choose_provider, import_onnxruntime
 from reformer_export.spec import ModelSpec
-
-BODIES: Final = "function bodies"
 
 
 def foresee_runtime(spec: ModelSpec) -> str:
@@ -31,8 +27,7 @@ def foresee_runtime(spec: ModelSpec) -> str:
         provider = CPU
     if library is not None and provider == CUDA and find_cuda_problem(library, spec) is not None:
         library = None
-    kernels = BODIES if library is None else f"native kernels {library}"
-    return f"ONNX Runtime, {provider.removesuffix('ExecutionProvider')}, {kernels}"
+    return Placement(provider, library=library).description
 
 
 def _has_gpu() -> bool:

@@ -76,11 +76,9 @@ class OnnxRuntime(Runtime):
 
     @property
     def description(self) -> str:
-        provider = self.providers[0].removesuffix("ExecutionProvider") + ", TF32" * self._placement.tf32
-        kernels = "function bodies" if self.native is None else f"native kernels {self.native}"
         choice = self.manifest.runtime_num_hashes
         rounds = "" if choice is None else f", {self.num_hashes} of {choice.max_hashes} hashes"
-        return f"ONNX Runtime, {provider}, {kernels}{rounds}"
+        return f"{self._placement.description}{rounds}"
 
     @property
     def placement(self) -> Placement:

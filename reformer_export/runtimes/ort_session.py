@@ -40,6 +40,13 @@ class Placement:
         return "cuda" if self.provider == CUDA else "cpu"
 
     @property
+    def description(self) -> str:
+        """What executes the graph, in a few words for people."""
+        provider = self.provider.removesuffix("ExecutionProvider") + ", TF32" * self.tf32
+        kernels = "function bodies" if self.library is None else f"native kernels {self.library}"
+        return f"ONNX Runtime, {provider}, {kernels}"
+
+    @property
     def providers(self) -> list[tuple[str, dict[str, str]]]:
         """ONNX Runtime's argument of that name; the CPU takes what the provider has no kernel for.
 
@@ -88,11 +95,14 @@ def open_session(model: Path, placement: Placement | None = None, profile: Path 
     """
     require_utf8(model)
     check_onnx_structure(model)
-    return _open(model, placement or Placement(), profile)
+    placement = placement or Placement()
+    if placement.provider == CUDA:
+        check_cuda_libraries(import_onnxruntime())
+    return _open(model, placement, profile)
 
 
 def open_graph_bytes(model: bytes, placement: Placement) -> Any:
-    """A session of a graph of our own; errors as of `open_session`."""
+    """A session of a graph of our own, where another session runs already; errors as of `open_session`."""
     return _open(model, placement, None)
 
 
@@ -106,8 +116,6 @@ def _open(model: Path | bytes, placement: Placement, profile: Path | None) -> An
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
-    if placement.provider == CUDA:
-        check_cuda_libraries(onnxruntime)
     log_fact("ONNX Runtime", f"{onnxruntime.__version__}, {onnxruntime.__file__}")
     log_fact("providers and their options", placement.providers)
     log_fact("threads of an operator", placement.threads or "all cores")

@@ -12,10 +12,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from reformer_export.artifact.manifest import TokenizerRecord
+from reformer_export.artifact.manifest import TOKENIZER_JSON_NAME, TokenizerRecord
 from reformer_export.errors import ArtifactError, InputError, MissingDependencyError
 
-TOKENIZER_JSON_NAME: Final = "tokenizer.json"
 OTHER_NAMES: Final = ("spiece.model", "vocab.txt", "vocab.json", "merges.txt", "tokenizer.model")
 """Files of tokenizers that are not read here."""
 BYTE_OFFSET: Final = 2

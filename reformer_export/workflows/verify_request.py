@@ -99,14 +99,7 @@ class VerifyRequest:
         self.options_of(ONNXRUNTIME)  # which refuses what does not go together, before any work
         if self.inputs is not None and self.lengths is not None:
             raise InputError("inputs", "`lengths` too", "one of them", "choose: a file has its own lengths")
-        for name in ("atol", "rtol"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < math.inf:
-                raise InputError(name, value, "a finite number from 0 up", "choose another")
-        if self.given_tolerance == GivenTolerance():
-            raise InputError(
-                "atol", "a tolerance of 0", "one that rounding can keep", "give `atol` or `rtol`"
-            )
+        self._check_tolerance()
         if self.data is None and self.data_length is not None:
             raise InputError("data_length", f"{self.data_length} without a text", "`data` too", "add it")
 

@@ -106,7 +106,7 @@ def test_debug_shows_tensorrt_s_log(out: Path) -> None:
 def test_progress_is_plain_lines_where_there_is_no_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(engine_command, "PLAIN_PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr("reformer_export.cli.tables.PLAIN_PROGRESS_SECONDS", 0.0)
     with engine_command.show_build("mine") as show:
         show(Progress(0.5, "Timing tactics", 3, 6))
     assert capsys.readouterr().err == "Building mine: 50%, Timing tactics, 3 of 6\n"

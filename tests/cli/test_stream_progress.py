@@ -25,7 +25,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr("reformer_export.cli.stream_progress.time", clock)
+    for module in ("stream_progress", "tables"):
+        monkeypatch.setattr(f"reformer_export.cli.{module}.time", clock)
     return clock
 
 
