@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from reformer_export.artifact.decoding import DecodeRecord, describe_decoding
 from reformer_export.artifact.files import (
     JsonFile,
     json_text,
@@ -78,7 +79,7 @@ class Manifest:
     SHA-256 of its rotations (float32, C order); `source` says where the checkpoint came from;
     `versions` names the tools and libraries that made it; `parity` is the verify summary, if one ran;
     `runtime_num_hashes` is None for a model with a fixed number of hashes; `tokenizer` is None where an older
-    version wrote the manifest.
+    version wrote the manifest; `decode` is None without decode.onnx.
     """
 
     spec: ModelSpec
@@ -92,6 +93,7 @@ class Manifest:
     parity: dict[str, Any] | None = None
     runtime_num_hashes: RuntimeNumHashes | None = None
     tokenizer: TokenizerRecord | None = None
+    decode: DecodeRecord | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -103,6 +105,7 @@ class Manifest:
             "operators": self.operators,
             "dial": None if self.runtime_num_hashes is None else self.runtime_num_hashes.to_dict(),
             "tokenizer": None if self.tokenizer is None else dataclasses.asdict(self.tokenizer),
+            "decode": None if self.decode is None else self.decode.to_dict(),
             "source": self.source,
             "rotations_sha256": self.rotations_sha256,
             "versions": self.versions,
@@ -139,6 +142,7 @@ class _ManifestFields:
     spec: dict[str, Any]
     dial: _NumHashesChoice | None
     tokenizer: TokenizerRecord | None
+    decode: DecodeRecord | None
 
 
 def _no_manifest(path: Path) -> ArtifactError:
@@ -157,7 +161,7 @@ def read_manifest(folder: Path) -> Manifest:
     """Read and check `folder`/manifest.json; ArtifactError when it is missing, broken or of another kind."""
     path = folder / MANIFEST_NAME
     found = _FILE.read_version(path, "manifest_version", MANIFEST_VERSION)
-    found = {"dial": None, "tokenizer": None, **found}  # older versions do not mention them
+    found = {"dial": None, "tokenizer": None, "decode": None, **found}  # older versions do not mention them
     fields = _FILE.convert(path, found, _ManifestFields)
     try:
         spec = spec_from_values(fields.spec)
@@ -168,6 +172,10 @@ def read_manifest(folder: Path) -> Manifest:
     rounds = {layer.num_hashes for layer in spec.layers if isinstance(layer, LSHAttentionSpec)}
     if choice is not None and rounds != {choice.max_hashes}:
         raise _FILE.refuse(path, f"a missing or wrong field (dial: {choice.max_hashes} hashes of {rounds})")
+    if fields.decode not in (None, describe_decoding(spec, fields.dtype)):
+        raise _FILE.refuse(path, f"a missing or wrong field (decode: {fields.decode})")
+    if fields.decode is not None and fields.decode.file not in fields.files:
+        raise _FILE.refuse(path, f"a missing or wrong field (files: no {fields.decode.file})")
     return Manifest(**values, runtime_num_hashes=choice and RuntimeNumHashes(choice.max_hashes))
 
 

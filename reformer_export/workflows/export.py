@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from reformer_export.artifact.decoding import check_decodable
 from reformer_export.artifact.files import require_utf8
 from reformer_export.artifact.folder import check_new_folder, new_folder
 from reformer_export.artifact.manifest import Manifest
@@ -45,6 +46,7 @@ class ExportRequest:
         tokenizer: how text becomes ids: "auto" by the checkpoint's own tokenizer, or by bytes where it has
             none and exactly their 258 ids; "bytes" (id = byte + 2); "none" for token ids only.
         feed_forward_slices: cuts the feed-forward's inner dimension: less memory at great lengths.
+        decode: add decode.onnx, which continues a sequence at the cost of its new tokens.
         opset: ONNX opset, 18 or later.
         revision: branch, tag or commit of a hub checkpoint.
         allow_pickle: read pytorch_model.bin (weights only) if there is no safetensors.
@@ -62,6 +64,7 @@ class ExportRequest:
     logits: LogitsPositions = "all"
     tokenizer: TokenizerChoice = "auto"
     feed_forward_slices: int = 1
+    decode: bool = False
     opset: int = DEFAULT_OPSET
     revision: str | None = None
     allow_pickle: bool = False
@@ -95,6 +98,7 @@ class ExportRequest:
             self.opset,
             runtime_num_hashes=self.max_hashes is not None,
             tokenizer=self.tokenizer,
+            decode=self.decode,
         )
 
 
@@ -150,6 +154,8 @@ def export_checkpoint(
     say(f"Reading {checkpoint} ...")
     loaded = load_huggingface(os.fspath(checkpoint), load_options)
     loaded = dataclasses.replace(loaded, source=source_with_path(loaded, out))
+    if request.decode:
+        check_decodable(loaded.spec)
     with new_folder(out, request.overwrite) as folder:
         say("Tracing and writing the graph ...")
 

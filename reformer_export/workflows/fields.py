@@ -29,6 +29,7 @@ class ExportFields(TypedDict, total=False):
     logits: LogitsPositions
     tokenizer: TokenizerChoice
     feed_forward_slices: int
+    decode: bool
     opset: int
     revision: str | None
     allow_pickle: bool
