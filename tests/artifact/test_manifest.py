@@ -81,7 +81,7 @@ def test_a_choice_of_hashes_is_read_as_it_was_written(folder: Path) -> None:
     assert values["manifest_version"] == 1  # who does not know of it runs all rounds, which is right
     order = (
         "manifest_version spec max_length dtype opset operators dial tokenizer decode source "
-        "versions files"
+        "rotations_sha256 versions files"
     )
     assert list(values) == [*order.split(), "parity"]
     assert "Only num_hashes = 2 equals transformers' draw" in values["dial"]["note"]
