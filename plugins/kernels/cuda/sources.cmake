@@ -16,4 +16,5 @@ set(REFORMER_CUDA_SOURCES
   kernels/cuda/norm/norm.cu
   kernels/cuda/residual_norm.cu
   kernels/cuda/prepare.cu
-  kernels/cuda/sort/sort.cu)
+  kernels/cuda/sort/sort.cu
+  kernels/cuda/step/step.cu)
