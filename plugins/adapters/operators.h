@@ -220,7 +220,8 @@ using AllOperators = OperatorList<LSHBuckets, LSHAttention, LocalAttention, Resi
 using CUDAOperators = OperatorList<LSHBuckets, LSHAttention, LocalAttention, ResidualNorm,
                                    LSHAttentionStep, LocalAttentionStep>;
 // What TensorRT gets plugins for: it fuses the others' function bodies itself.
-using PluginOperators = OperatorList<LSHBuckets, LSHAttention, LocalAttention>;
+using PluginOperators =
+    OperatorList<LSHBuckets, LSHAttention, LocalAttention, LSHAttentionStep, LocalAttentionStep>;
 
 // How many outputs may take an input's memory.
 template <typename Operator, typename = void>

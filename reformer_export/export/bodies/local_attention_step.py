@@ -135,5 +135,7 @@ def local_attention_step_node(
         is_causal=is_causal,
         padding_multiple=padding_multiple,
         padding_threshold=padding_threshold,
+        plugin_namespace=PLUGIN_NAMESPACE,
+        plugin_version=PLUGIN_VERSION,
     )
     return output, present_key, present_value

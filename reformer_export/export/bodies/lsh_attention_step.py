@@ -153,5 +153,7 @@ def lsh_attention_step_node(
         padding_multiple=padding_multiple,
         padding_threshold=padding_threshold,
         key_norm_epsilon=key_norm_epsilon,
+        plugin_namespace=PLUGIN_NAMESPACE,
+        plugin_version=PLUGIN_VERSION,
     )
     return output, present_query_key, present_value, present_buckets
