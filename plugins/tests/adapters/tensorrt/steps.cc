@@ -158,7 +158,8 @@ double check_step_call(Context& context, const Node& node, const StepCall& call,
   for (const auto& input : call.inputs) inputs.push_back(input.data());
   double worst = 0;
   for (const bool in_place : {false, true}) {
-    std::vector<std::vector<char>> outputs = {encode(node.dtype, call.output)};
+    std::vector<std::vector<char>> outputs = {
+        std::vector<char>(encode(node.dtype, call.output).size(), '\x7F')};
     for (const auto& present : call.presents) outputs.emplace_back(present.size());
     std::vector<void*> targets;
     for (auto& output : outputs) targets.push_back(output.data());
