@@ -138,7 +138,10 @@ int32_t Plugin::enqueue(const PluginTensorDesc* input_descs, const PluginTensorD
     execution.workspace_size = workspace_size_.has_value() ? static_cast<uint64_t>(*workspace_size_)
                                                            : measure_workspace(tensors);
     execution.stream = stream;
-    check_status(run(tensors, execution), error);
+    const reformer_status status = run(tensors, execution);
+    // The builder times plugins on whatever its memory holds, which need not be lengths.
+    if (status == REFORMER_ERROR_LENGTHS && !attributes_->from_engine()) return kSuccess;
+    check_status(status, error);
     return kSuccess;
   });
 }

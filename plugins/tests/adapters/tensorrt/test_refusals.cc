@@ -1,5 +1,6 @@
 // What a plugin refuses: a status, and one line that says what is wrong. Never an exception, never
 // a crash.
+#include <cstring>
 #include <functional>
 #include <string>
 
@@ -7,6 +8,7 @@
 #include "control.h"
 #include "driver.h"
 #include "refusals.h"
+#include "steps.h"
 
 namespace reformer::test {
 namespace {
@@ -199,11 +201,44 @@ void check_workspace(const std::string& op) {
   check_refusal("no workspace", op, !run_zeros(node, tampered, 37), "workspace is null");
 }
 
+// Two new tokens behind five: no step, which a builder that measures time does not care for.
+void check_lengths(const std::string& op) {
+  const Node node = make_node(op);
+  const Built built = build(node, kProfile);
+  Random random(5);
+  StepCall call = draw_step_call(random, node, {{0, 2}}, 2, 100);
+  const int32_t held = 5;
+  std::memcpy(call.inputs[call.inputs.size() - 2].data(), &held, sizeof(held));
+  std::vector<const void*> inputs;
+  for (const auto& input : call.inputs) inputs.push_back(input.data());
+  std::vector<std::vector<char>> results(call.presents);
+  results.emplace_back(call.inputs[0].size());
+  std::vector<void*> outputs = {results.back().data()};
+  for (size_t i = 0; i < call.presents.size(); ++i) outputs.push_back(results[i].data());
+  Context context(node, built);
+  check_refusal("no step", op, !context.run(call.shapes, inputs, outputs),
+                "holds 5 tokens and gets 2");
+
+  const auto in = describe(call.shapes.inputs);
+  const auto out = describe(call.shapes.outputs);
+  std::vector<char> workspace(built.workspace_size);
+  const PluginPointer plugin = create(node);
+  CHECK(runtime_of(*plugin)->enqueue(in.data(), out.data(), inputs.data(), outputs.data(),
+                                     workspace.data(), nullptr) == 0,
+        "%s in a builder", op.c_str());
+  CHECK(logger.take().empty(), "%s in a builder", op.c_str());
+}
+
 void check_refused_launch(const std::string& op) {
   const Node node = make_node(op);
   const Built built = build(node, kProfile);
   cuda::emulation::refuse_launch_after(0);
-  check_refusal("a busy device", op, !run_zeros(node, built, 37), "the device refused");
+  check_refusal("a busy device", op, !run_zeros(node, built, 37),
+                is_step(node) ? "could not be read back" : "the device refused");
+  if (is_step(node)) {
+    cuda::emulation::refuse_launch_after(0);
+    check_refusal("a busy device at a step", op, !run_zeros(node, built, 1), "the device refused");
+  }
   CHECK(run_zeros(node, built, 37), "%s: the next call", op.c_str());
 }
 
@@ -221,6 +256,7 @@ int main() {
     check_profile(op);
     check_workspace(op);
     check_refused_launch(op);
+    if (is_step(make_node(op))) check_lengths(op);
   }
   return FINISH_TEST();
 }
