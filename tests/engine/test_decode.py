@@ -123,12 +123,12 @@ def test_whole_passes_do_not_take_it(tmp_path: Path) -> None:
     decoding = write_engine(out, library, "steps", capacity=64, model_sha256=manifest.files[DECODE_NAME])
     with pytest.raises(ReformerExportError, match="got no engine for tensorrt"):
         open_fake(out, library)
-    with pytest.raises(InputError, match="got an engine of decode.onnx, expected one of model.onnx"):
+    with pytest.raises(InputError, match=r"got an engine of decode\.onnx, expected one of model\.onnx"):
         open_fake(out, library, engine="steps")
     whole = write_engine(out, library, "whole")
     assert open_fake(out, library).record == whole
     assert choose_engine(out, "tensorrt", None, machine, decode=True) == decoding
-    with pytest.raises(InputError, match="got an engine of model.onnx, expected one of decode.onnx"):
+    with pytest.raises(InputError, match=r"got an engine of model\.onnx, expected one of decode\.onnx"):
         choose_engine(out, "tensorrt", "whole", machine, decode=True)
     assert read_engine(out, manifest, decoding) == engine_path(out, "steps").read_bytes()
 
@@ -142,5 +142,5 @@ def test_it_belongs_to_its_decode_onnx(tmp_path: Path) -> None:
         stream.write(b" ")
     assert examine_engine(out, "steps").state == "of another decode.onnx"
     without = dataclasses.replace(manifest, files={"model.onnx": manifest.files["model.onnx"]})
-    with pytest.raises(ArtifactError, match="engine steps: got no decode.onnx, expected"):
+    with pytest.raises(ArtifactError, match=r"engine steps: got no decode\.onnx, expected"):
         read_engine(out, without, record)

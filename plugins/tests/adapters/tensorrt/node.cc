@@ -66,6 +66,11 @@ Fields attributes_of(const Node& node) {
   return fields;
 }
 
+double tolerance_of(int32_t dtype) {
+  if (dtype == REFORMER_FLOAT32) return 1e-5;
+  return dtype == REFORMER_FLOAT16 ? 2e-3 : 1e-2;
+}
+
 bool is_step(const Node& node) {
   return node.op == "LSHAttentionStep" || node.op == "LocalAttentionStep";
 }

@@ -40,6 +40,9 @@ struct Shapes {
   std::vector<TensorInfo> outputs;
 };
 
+// The error that a plugin's numbers may have against the written-down reference.
+double tolerance_of(int32_t dtype);
+
 bool is_step(const Node& node);
 // Tokens that a step's caches have room for: of LocalAttentionStep's, what the last token can see.
 int64_t cache_capacity(const Node& node, const Size& size);

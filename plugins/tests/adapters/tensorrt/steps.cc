@@ -7,40 +7,9 @@
 
 #include "check.h"
 #include "compare.h"
-#include "reference.h"
 
 namespace reformer::test {
 namespace {
-
-constexpr float kGarbage = 8;
-
-// The caches and the new tokens of a call, as plain numbers: [rows, tokens, heads * head size], and
-// [rows, heads, rounds, tokens].
-struct Tokens {
-  Tokens(const Node& node, int64_t count, int64_t rows, float value)
-      : width(node.heads * node.head_size),
-        lines(node.heads * node.rounds),
-        tokens(count),
-        keys(static_cast<size_t>(rows * count * width), value),
-        values(keys),
-        buckets(static_cast<size_t>(rows * count * lines), 3) {}
-
-  // Token `from` of the sequence `whole` becomes token `to` of row `row`.
-  void set(int64_t row, int64_t to, const Attention& whole, int64_t from) {
-    const auto& all_keys = whole.lsh ? whole.query : whole.key;
-    const auto place = (row * tokens + to) * width;
-    std::copy_n(all_keys.begin() + from * width, width, keys.begin() + place);
-    std::copy_n(whole.value.begin() + from * width, width, values.begin() + place);
-    for (int64_t line = 0; whole.lsh && line < lines; ++line) {
-      buckets[static_cast<size_t>((row * lines + line) * tokens + to)] =
-          whole.buckets[static_cast<size_t>(line * whole.length + from)];
-    }
-  }
-
-  int64_t width, lines, tokens;
-  std::vector<float> keys, values;
-  std::vector<int32_t> buckets;
-};
 
 std::vector<char> bytes_of(const std::vector<int32_t>& values) {
   std::vector<char> bytes(values.size() * sizeof(int32_t));
@@ -48,11 +17,16 @@ std::vector<char> bytes_of(const std::vector<int32_t>& values) {
   return bytes;
 }
 
-std::vector<std::vector<char>> caches_of(const Node& node, const Tokens& tokens) {
-  std::vector<std::vector<char>> caches = {encode(node.dtype, tokens.keys),
-                                           encode(node.dtype, tokens.values)};
-  if (node.op == "LSHAttentionStep") caches.push_back(bytes_of(tokens.buckets));
-  return caches;
+// As long as the longest row, nothing masked.
+Attention draw_whole(Random& random, const Node& node, const StepRows& rows) {
+  int32_t longest = 1;
+  for (size_t b = 0; b < rows.held.size(); ++b) {
+    longest = std::max(longest, rows.held[b] + rows.fresh[b]);
+  }
+  const auto batch = static_cast<int64_t>(rows.held.size());
+  Attention whole = draw_attention_call(random, node, batch, longest);
+  std::fill(whole.mask.begin(), whole.mask.end(), 1);
+  return whole;
 }
 
 // Which input each present cache continues.
@@ -61,25 +35,21 @@ std::vector<InPlace> shared_caches(const Node& node) {
   return {{3, 1}, {4, 2}};
 }
 
-std::vector<std::vector<char>> inputs_of(const Node& node, const std::vector<float>& query,
-                                         const Tokens& fresh, const Tokens& past,
-                                         const std::vector<Row>& rows) {
-  std::vector<std::vector<char>> inputs = caches_of(node, fresh);
-  if (node.op == "LocalAttentionStep") inputs.insert(inputs.begin(), encode(node.dtype, query));
-  for (auto& cache : caches_of(node, past)) inputs.push_back(std::move(cache));
-  std::vector<int32_t> held, new_lengths;
-  for (const Row& row : rows) {
-    held.push_back(row.held);
-    new_lengths.push_back(row.fresh);
+// The largest error of the output; CHECKs the caches.
+double run_step_call(Context& context, const Node& node, const StepCall& call, bool in_place) {
+  const std::vector<float> expected = call.output();
+  const std::vector<std::vector<char>> presents = call.presents();
+  std::vector<std::vector<char>> outputs = {std::vector<char>(call.step.query.size(), '\x7F')};
+  for (const auto& present : presents) outputs.emplace_back(present.size());
+  std::vector<void*> targets;
+  for (auto& output : outputs) targets.push_back(output.data());
+  const auto shared = in_place ? shared_caches(node) : std::vector<InPlace>();
+  CHECK(context.run(call.shapes, call.inputs(), targets, shared), "%s", node.op.c_str());
+  for (size_t i = 0; i < presents.size(); ++i) {
+    CHECK(outputs[i + 1] == presents[i], "%s: cache %zu%s", node.op.c_str(), i,
+          in_place ? " in place" : "");
   }
-  inputs.push_back(bytes_of(held));
-  inputs.push_back(bytes_of(new_lengths));
-  return inputs;
-}
-
-double tolerance_of(int32_t dtype) {
-  if (dtype == REFORMER_FLOAT32) return 1e-5;
-  return dtype == REFORMER_FLOAT16 ? 2e-3 : 1e-2;
+  return measure_error(call.whole, decode(node.dtype, outputs[0]), expected);
 }
 
 std::vector<Node> make_nodes() {
@@ -94,89 +64,67 @@ std::vector<Node> make_nodes() {
   return nodes;
 }
 
-// A prompt; a prompt beside a step and a row that rests; steps; rows that all rest; a short prompt.
-// Lengths are dense, padded and whole chunks, and unlike in a batch.
+// A prompt; a prompt beside a step and a row that rests; steps; a step; rows that all rest; a short
+// prompt. Lengths are dense, padded and whole chunks, and unlike in a batch.
 struct Case {
-  std::vector<Row> rows;
-  int64_t length, capacity;
+  StepRows rows;
+  int64_t capacity;
 };
 const std::vector<Case>& cases() {
   static const std::vector<Case> all = {
-      {{{0, 9}}, 9, 80},
-      {{{0, 37}, {11, 1}, {40, 0}}, 37, 60},
-      {{{0, 1}, {15, 1}, {63, 1}}, 1, 64},
-      {{{33, 1}}, 1, 80},
-      {{{7, 0}, {0, 0}}, 1, 70},
-      {{{0, 0}, {0, 20}}, 25, 64},
+      {{{0}, {9}, 9}, 80},  {{{0, 11, 40}, {37, 1, 0}, 37}, 60}, {{{0, 15, 63}, {1, 1, 1}, 1}, 64},
+      {{{33}, {1}, 1}, 80}, {{{7, 0}, {0, 0}, 1}, 70},           {{{0, 0}, {0, 20}, 25}, 64},
   };
   return all;
 }
 
-}  // namespace
-
-StepCall draw_step_call(Random& random, const Node& node, const std::vector<Row>& rows,
-                        int64_t length, int64_t capacity) {
-  const auto batch = static_cast<int64_t>(rows.size());
-  const Size size{batch, length, capacity};
-  const int64_t slots = cache_capacity(node, size);
-  const bool ring = node.op == "LocalAttentionStep";
-  Tokens fresh(node, length, batch, kGarbage);
-  Tokens past(node, slots, batch, kGarbage);
-  std::vector<float> query(fresh.keys.size(), kGarbage);
-  StepCall call{shapes_of(node, size), rows, {}, {}, std::vector<float>(query.size())};
-  std::vector<Attention> wholes;
-  const auto slot = [&](int64_t position) { return ring ? position % slots : position; };
-  for (int64_t b = 0; b < batch; ++b) {
-    const auto [held, count] = rows[static_cast<size_t>(b)];
-    wholes.push_back(draw_attention_call(random, node, 1, held + count));
-    Attention& whole = wholes.back();
-    std::fill(whole.mask.begin(), whole.mask.end(), 1);
-    for (int64_t p = 0; p < held; ++p) past.set(b, slot(p), whole, p);
-    for (int64_t i = 0; i < count; ++i) fresh.set(b, i, whole, held + i);
-    if (held + count == 0) continue;
-    const std::vector<float> attended = attention_reference(whole);
-    const auto copy = [&](const std::vector<float>& from, std::vector<float>& to) {
-      std::copy_n(from.begin() + held * fresh.width, count * fresh.width,
-                  to.begin() + b * length * fresh.width);
-    };
-    copy(whole.query, query);
-    copy(attended, call.output);
-  }
-  call.inputs = inputs_of(node, query, fresh, past, rows);
-  for (int64_t b = 0; b < batch; ++b) {
-    const auto [held, count] = rows[static_cast<size_t>(b)];
-    for (int64_t p = held; p < held + count; ++p) {
-      past.set(b, slot(p), wholes[static_cast<size_t>(b)], p);
+double check_node(Random& random, const Node& node) {
+  Context context(node, build(node, {{1, 1, 60}, {1, 1, 64}, {3, 37, 80}}));
+  double worst = 0;
+  for (const Case& each : cases()) {
+    const StepCall call(random, node, each.rows, each.capacity);
+    for (const bool in_place : {false, true}) {
+      const double error = run_step_call(context, node, call, in_place);
+      CHECK(error <= tolerance_of(node.dtype), "%s dtype %d, %zu rows of %lld: error %g",
+            node.op.c_str(), node.dtype, each.rows.held.size(),
+            static_cast<long long>(each.rows.tokens), error);
+      worst = std::max(worst, error);
     }
   }
-  call.presents = caches_of(node, past);
-  return call;
+  return worst;
 }
 
-double check_step_call(Context& context, const Node& node, const StepCall& call, double tolerance) {
-  std::vector<const void*> inputs;
-  for (const auto& input : call.inputs) inputs.push_back(input.data());
-  double worst = 0;
-  for (const bool in_place : {false, true}) {
-    std::vector<std::vector<char>> outputs = {
-        std::vector<char>(encode(node.dtype, call.output).size(), '\x7F')};
-    for (const auto& present : call.presents) outputs.emplace_back(present.size());
-    std::vector<void*> targets;
-    for (auto& output : outputs) targets.push_back(output.data());
-    const auto shared = in_place ? shared_caches(node) : std::vector<InPlace>();
-    CHECK(context.run(call.shapes, inputs, targets, shared), "%s", node.op.c_str());
-    Attention kind;
-    kind.dtype = node.dtype;
-    const std::vector<float> got = decode(node.dtype, outputs[0]);
-    worst = std::max(worst, measure_error(kind, got, call.output));
-    for (size_t i = 0; i < call.presents.size(); ++i) {
-      CHECK(outputs[i + 1] == call.presents[i], "%s: cache %zu%s", node.op.c_str(), i,
-            in_place ? " in place" : "");
-    }
+}  // namespace
+
+StepCall::StepCall(Random& random, const Node& node, const StepRows& rows, int64_t capacity)
+    : whole(draw_whole(random, node, rows)),
+      step(whole, rows, capacity - whole.length),
+      shapes(shapes_of(node, {whole.batch, rows.tokens, capacity})) {}
+
+std::vector<const void*> StepCall::inputs() const {
+  const void* lengths[] = {step.rows.held.data(), step.rows.fresh.data()};
+  if (!whole.lsh) {
+    return {step.query.data(),  step.key.data(), step.value.data(), step.keys.data(),
+            step.values.data(), lengths[0],      lengths[1]};
   }
-  CHECK(worst <= tolerance, "%s dtype %d, %zu rows of %lld: error %g", node.op.c_str(), node.dtype,
-        call.rows.size(), static_cast<long long>(call.shapes.inputs[0].dims[1]), worst);
-  return worst;
+  return {step.query.data(), step.value.data(),  step.new_buckets.data(),
+          step.keys.data(),  step.values.data(), step.buckets.data(),
+          lengths[0],        lengths[1]};
+}
+
+std::vector<std::vector<char>> StepCall::presents() const {
+  if (!whole.lsh) return {step.next_keys, step.next_values};
+  return {step.next_keys, step.next_values, bytes_of(step.next_buckets)};
+}
+
+std::vector<float> StepCall::output() const {
+  const int64_t width = whole.heads * whole.head_size;
+  std::vector<float> expected(static_cast<size_t>(whole.batch * step.rows.tokens * width));
+  for (int64_t b = 0; b < whole.batch; ++b) {
+    const std::vector<float> rows = step_reference(step, b);
+    std::copy(rows.begin(), rows.end(), expected.begin() + b * step.rows.tokens * width);
+  }
+  return expected;
 }
 
 void check_steps(Random& random) {
@@ -185,12 +133,7 @@ void check_steps(Random& random) {
       node.dtype = dtype;
       for (const char* op : {"LSHAttentionStep", "LocalAttentionStep"}) {
         node.op = op;
-        Context context(node, build(node, {{1, 1, 60}, {1, 1, 64}, {3, 37, 80}}));
-        double worst = 0;
-        for (const Case& each : cases()) {
-          const StepCall call = draw_step_call(random, node, each.rows, each.length, each.capacity);
-          worst = std::max(worst, check_step_call(context, node, call, tolerance_of(dtype)));
-        }
+        const double worst = check_node(random, node);
         std::printf("%s dtype %d head size %lld: largest error %.2g\n", op, dtype,
                     static_cast<long long>(node.head_size), worst);
       }

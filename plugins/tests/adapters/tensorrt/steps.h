@@ -6,31 +6,27 @@
 #include <vector>
 
 #include "driver.h"
+#include "step_call.h"
 
 namespace reformer::test {
 
-// How many tokens each row holds, and how many new ones it gets.
-struct Row {
-  int32_t held;
-  int32_t fresh;
-};
-
 struct StepCall {
-  Shapes shapes;
-  std::vector<Row> rows;
-  std::vector<std::vector<char>> inputs;    // as the operator takes them
-  std::vector<std::vector<char>> presents;  // the caches afterwards, bit for bit
-  std::vector<float> output;                // the written-down reference's, 0 behind new tokens
+  // Random operands for `node`; caches of LSHAttentionStep have room for `capacity` tokens.
+  StepCall(Random& random, const Node& node, const StepRows& rows, int64_t capacity);
+
+  std::vector<const void*> inputs() const;  // in the operator's order
+  // The caches that outputs 1 and so on become, bit for bit.
+  std::vector<std::vector<char>> presents() const;
+  // [B, Q, H*D] of the written-down reference; 0 behind a row's new tokens.
+  std::vector<float> output() const;
+
+  const Attention whole;
+  const Step step;
+  const Shapes shapes;
 };
 
-// Random operands for `node` on rows of `length` new tokens; caches hold garbage behind their rows.
-StepCall draw_step_call(Random& random, const Node& node, const std::vector<Row>& rows,
-                        int64_t length, int64_t capacity);
-
-// Runs the call on caches of their own and in place, and CHECKs all outputs; the largest error.
-double check_step_call(Context& context, const Node& node, const StepCall& call, double tolerance);
-
-// Every type and node, several shapes one after another on one context.
+// Every type and node, several shapes one after another on one context, on caches of their own and
+// in place.
 void check_steps(Random& random);
 
 }  // namespace reformer::test

@@ -35,18 +35,13 @@ std::vector<Node> make_nodes() {
   return nodes;
 }
 
-double tolerance(int32_t dtype) {
-  if (dtype == REFORMER_FLOAT32) return 1e-5;
-  return dtype == REFORMER_FLOAT16 ? 2e-3 : 1e-2;
-}
-
 double check_attention(Random& random, const Node& node) {
   Context context(node, build(node, kProfile));
   double worst = 0;
   for (const Size& size : kSizes) {
     const Attention call = draw_attention_call(random, node, size.batch, size.length);
     const double error = measure_error(call, context.run(call), attention_reference(call));
-    CHECK(error <= tolerance(node.dtype), "%s dtype %d L %lld: error %g", node.op.c_str(),
+    CHECK(error <= tolerance_of(node.dtype), "%s dtype %d L %lld: error %g", node.op.c_str(),
           node.dtype, static_cast<long long>(size.length), error);
     worst = std::max(worst, error);
   }

@@ -1,6 +1,5 @@
 // What a plugin refuses: a status, and one line that says what is wrong. Never an exception, never
 // a crash.
-#include <cstring>
 #include <functional>
 #include <string>
 
@@ -206,15 +205,14 @@ void check_lengths(const std::string& op) {
   const Node node = make_node(op);
   const Built built = build(node, kProfile);
   Random random(5);
-  StepCall call = draw_step_call(random, node, {{0, 2}}, 2, 100);
+  const StepCall call(random, node, {{0}, {2}, 2}, 100);
   const int32_t held = 5;
-  std::memcpy(call.inputs[call.inputs.size() - 2].data(), &held, sizeof(held));
-  std::vector<const void*> inputs;
-  for (const auto& input : call.inputs) inputs.push_back(input.data());
-  std::vector<std::vector<char>> results(call.presents);
-  results.emplace_back(call.inputs[0].size());
-  std::vector<void*> outputs = {results.back().data()};
-  for (size_t i = 0; i < call.presents.size(); ++i) outputs.push_back(results[i].data());
+  std::vector<const void*> inputs = call.inputs();
+  inputs[inputs.size() - 2] = &held;
+  std::vector<std::vector<char>> results = {std::vector<char>(call.step.query.size())};
+  for (const auto& present : call.presents()) results.emplace_back(present.size());
+  std::vector<void*> outputs;
+  for (auto& result : results) outputs.push_back(result.data());
   Context context(node, built);
   check_refusal("no step", op, !context.run(call.shapes, inputs, outputs),
                 "holds 5 tokens and gets 2");
