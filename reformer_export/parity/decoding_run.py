@@ -45,7 +45,8 @@ class Trace:
     """A case's run.
 
     `layers`: by layer and name, what its step operator read and gave for every token when it was new: float32
-    [B, longest, H*D], and buckets int32 [B, H, R, longest]; `logits` float32 [vocab_size] by (row, length);
+    [B, longest, H*D], and buckets int32 [B, H, R, longest]; the buckets are the graph's own even where others
+    were `given` to the operators (by layer, None where it does not hash; empty where none were); `logits` float32 [vocab_size] by (row, length);
     `new` the new tokens of the row in the call that ended at that length; `cache_errors` the first of each
     row and cache.
     """
@@ -53,6 +54,7 @@ class Trace:
     case: DecodingCase
     ids: NDArray[np.int64]
     layers: list[dict[str, NDArray[Any]]]
+    given: Sequence[NDArray[np.int32] | None] = ()
     logits: dict[tuple[int, int], NDArray[np.float32]] = field(default_factory=dict)
     new: dict[tuple[int, int], int] = field(default_factory=dict)
     cache_errors: dict[tuple[int, int, str], CacheError] = field(default_factory=dict)
@@ -66,10 +68,14 @@ class Trace:
         value = self.layers[layer][name][row : row + 1]
         return value[..., :length] if name == BUCKETS else value[:, :length]
 
-    def buckets(self, row: int | None = None) -> list[NDArray[np.int32] | None]:
-        """Of all layers, or of one row of them; None for a layer that does not hash."""
-        rows = slice(None) if row is None else slice(row, row + 1)
-        return [values[BUCKETS][rows] if BUCKETS in values else None for values in self.layers]
+    def attended(self, layer: int) -> NDArray[np.int32]:
+        """The buckets int32 [B, H, R, longest] by which the layer attended."""
+        given = self.given[layer] if self.given else None
+        return self.layers[layer][BUCKETS] if given is None else given
+
+    def buckets_of_row(self, row: int) -> list[NDArray[np.int32] | None]:
+        """By layer, int32 [1, H, R, longest]; None for one that does not hash."""
+        return [values[BUCKETS][row : row + 1] if BUCKETS in values else None for values in self.layers]
 
 
 class DecodeRunner:
@@ -91,7 +97,7 @@ class DecodeRunner:
         that], for a pinned graph."""
         spec, caches = self._manifest.spec, self._caches(case)
         past = {each.input: _empty(each, case) for each in caches}
-        trace = Trace(case, ids, [{} for _ in spec.layers])
+        trace = Trace(case, ids, [{} for _ in spec.layers], given if self._pinned else ())
         extra = self._num_hashes(case)
         for lengths, new in case.calls():
             inputs = {
@@ -198,9 +204,10 @@ def _record_layer(
 
 def _check_cache(trace: Trace, cache: CacheTensor, got: NDArray[Any], lengths: NDArray[np.int32]) -> None:
     """Note where a row's cache is not exactly what its tokens were."""
-    history = trace.layers[cache.layer][cache.name]
+    is_hash = cache.name == BUCKETS
+    history = trace.attended(cache.layer) if is_hash else trace.layers[cache.layer][cache.name]
     for row, length in enumerate(lengths.tolist()):
-        if cache.name == BUCKETS:
+        if is_hash:
             found, expected = got[row, :, :, :length], history[row, :, :, :length]
         else:
             size = got.shape[1]
