@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, overload
 
 from numpy.typing import NDArray
 
+from reformer_export.artifact.decoding import DECODE_NAME
 from reformer_export.artifact.engine_record import EngineRecord
 from reformer_export.artifact.hub import locate_artifact
 from reformer_export.artifact.manifest import Manifest, check_files, read_manifest
 from reformer_export.errors import InputError, ReformerExportError, one_line_repr
 from reformer_export.libraries.operators import NativeLibrary
 from reformer_export.phases import log_phase
-from reformer_export.runtimes.forks import Forkable, watch_forks
+from reformer_export.runtimes.forks import Forkable, refuse_after_fork, watch_forks
 from reformer_export.runtimes.generation import (
     Generation,
     GenerationOptions,
@@ -35,6 +36,7 @@ from reformer_export.spec import DType, ModelSpec
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
+    from reformer_export.runtimes.decoding import DecodingState
     from reformer_export.runtimes.device_arrays import DeviceArray
     from reformer_export.runtimes.generation import GenerationFields
 
@@ -186,12 +188,7 @@ class Runtime(Forkable):
             change them.
         """
         if self._is_abandoned:
-            raise InputError(
-                self.folder,
-                "a run in a process that was forked after the model was opened",
-                "one in the process that opened it: threads and GPU memory do not go along",
-                'load it after the fork, or start processes with the method "spawn"',
-            )
+            raise refuse_after_fork(self.folder)
         return self._run(input_ids, attention_mask, num_hashes, Where(device, dtype))
 
     def __reduce_ex__(self, _protocol: object) -> NoReturn:
@@ -240,6 +237,36 @@ class Runtime(Forkable):
         if not isinstance(prompt, str):
             return Generation(self, ids_from_prompt(prompt), chosen)
         return Generation(self, self.tokenizer.encode(prompt), chosen, self.tokenizer)
+
+    def start_decoding(self, num_hashes: int | None = None) -> DecodingState:
+        """Sequences that grow by a token at a time, each at the cost of its new tokens.
+
+        with model.start_decoding() as state:
+            key = state.add("In the beginning")
+            state.step({key: int(state.logits(key).argmax())})
+
+        Args:
+            num_hashes: as `run`'s, for the whole life of the state.
+
+        Raises:
+            InputError: the artifact has no decode.onnx, or this runtime does not decode.
+        """
+        if self._is_abandoned:
+            raise refuse_after_fork(self.folder)
+        if self.manifest.decode is None:
+            fix = "export the checkpoint again with `decode=True`"
+            raise InputError(
+                "decoding", f"{self.folder} without {DECODE_NAME}", f"one with {DECODE_NAME}", fix
+            )
+        return self._start_decoding(num_hashes)
+
+    @abstractmethod
+    def _start_decoding(self, num_hashes: int | None) -> DecodingState:
+        """`start_decoding` of an artifact that has the graph for it."""
+
+    def read_prompt(self, prompt: Prompt) -> list[int]:
+        """The token ids of text, or of ids in any form; InputError for anything else."""
+        return self.encode(prompt) if isinstance(prompt, str) else ids_from_prompt(prompt)
 
     def __enter__(self) -> Self:
         return self

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
+import weakref
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
+from reformer_export.artifact.decoding import DECODE_NAME, cache_tensors
 from reformer_export.artifact.manifest import MODEL_NAME, Manifest
 from reformer_export.contract import INPUT_NAMES, NUM_HASHES_INPUT
 from reformer_export.errors import ArtifactError, InputError, ReformerExportError, RuntimeUnavailableError
 from reformer_export.libraries.gpus import find_gpu
 from reformer_export.libraries.operators import MAX_CUDA_HEAD_SIZE, NativeLibrary, find_native_library
 from reformer_export.runtimes.base import Runtime, Where, check_place
+from reformer_export.runtimes.cache_memory import CudaCacheMemory, HostCacheMemory
+from reformer_export.runtimes.decode_session import DecodeSession, check_decode_signature
+from reformer_export.runtimes.decoding import DecodingState
 from reformer_export.runtimes.device_arrays import is_on_gpu, prepare_device_inputs
 from reformer_export.runtimes.forks import keep_for_good
 from reformer_export.runtimes.inputs import IdsLike, prepare_inputs
@@ -65,6 +71,9 @@ class OnnxRuntime(Runtime):
         is_on_gpu = self._placement.provider == CUDA
         self._pinned = open_pinned_buffers(self._placement.device_id) if is_on_gpu else None
         self._bound: BoundSession | None = BoundSession(session, self._placement, self._pinned)
+        self._decode_session: Any = None
+        self._states: weakref.WeakSet[DecodingState] = weakref.WeakSet()
+        self._lock = threading.Lock()
 
     @property
     def providers(self) -> tuple[str, ...]:
@@ -86,7 +95,11 @@ class OnnxRuntime(Runtime):
         return self._placement
 
     def close(self) -> None:
-        self._bound = None
+        with self._lock:
+            self._decode_session = self._bound = None
+            states = list(self._states)
+        for state in states:
+            state.close()
         if self._pinned is not None:
             self._pinned.close()
 
@@ -94,14 +107,37 @@ class OnnxRuntime(Runtime):
         self._is_abandoned = True
         keep_for_good(self._bound)
         keep_for_good(self._pinned)
-        self._bound = self._pinned = None
+        keep_for_good(self._decode_session)
+        self._bound = self._pinned = self._decode_session = None
+        self._lock = threading.Lock()  # whoever held the other one is not in this process
+
+    def _start_decoding(self, num_hashes: int | None) -> DecodingState:
+        rounds = choose_num_hashes(self.manifest, num_hashes, self.num_hashes)
+        tensors = cache_tensors(self.spec, self._graph_dtype, rounds)
+        with self._lock:
+            if self._bound is None:
+                raise self._refuse_closed()
+            if self._decode_session is None:
+                self._decode_session = self._open_graph(DECODE_NAME)
+                check_decode_signature(self.folder / DECODE_NAME, self._decode_session, tensors)
+            session = DecodeSession(
+                self._decode_session, self._placement, tensors, self.spec.vocab_size, rounds
+            )
+            memory = (
+                CudaCacheMemory(self._placement.device_id)
+                if self._placement.device == "cuda"
+                else HostCacheMemory()
+            )
+            state = DecodingState(self.folder, session, memory, self.max_length, self.read_prompt)
+            self._states.add(state)
+            return state
 
     def _run(
         self, input_ids: IdsLike, attention_mask: IdsLike | None, num_hashes: int | None, where: Where
     ) -> dict[str, Any]:
         bound = self._bound
         if bound is None:
-            raise InputError(self.folder, "a closed model", "an open one", "load it again")
+            raise self._refuse_closed()
         check_place(where, bound.device, self._graph_dtype)
         rounds = choose_num_hashes(self.manifest, num_hashes, self.num_hashes)
         ids: Feed
@@ -127,6 +163,9 @@ class OnnxRuntime(Runtime):
             raise error_from_run(error, ids.shape, bound.device) from error
         return dict(zip(names, values, strict=True))
 
+    def _refuse_closed(self) -> InputError:
+        return InputError(self.folder, "a closed model", "an open one", "load it again")
+
     @property
     def _graph_dtype(self) -> DType:
         """Of the outputs as the graph gives them: the artifact's, but upcast from bfloat16 on the CPU."""
@@ -147,11 +186,17 @@ class OnnxRuntime(Runtime):
         if options.device_id is not None:
             self._notes.append(f"GPU {options.device_id} is not used: the model runs on the CPU.")
         self._placement = Placement(CPU, options.threads, find_native_library(options.native))
-        if self.manifest.dtype != "bfloat16":
+        if self.manifest.dtype == "bfloat16":
+            self._notes.append(
+                "ONNX Runtime has no bfloat16 kernels for the CPU: the bfloat16 weights were upcast to float32."
+            )
+        return self._open_graph(MODEL_NAME)
+
+    def _open_graph(self, name: str) -> Any:
+        """A session of the artifact's graph `name`, where the placement says."""
+        model = self.folder / name
+        if self.manifest.dtype == self._graph_dtype:
             return open_session(model, self._placement)
-        self._notes.append(
-            "ONNX Runtime has no bfloat16 kernels for the CPU: the bfloat16 weights were upcast to float32."
-        )
         with tempfile.TemporaryDirectory(prefix="reformer-export-", ignore_cleanup_errors=True) as folder:
             return open_session(upcast_model(model, Path(folder)), self._placement)
 
