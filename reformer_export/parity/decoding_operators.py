@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Any, Final
+from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 import torch
@@ -15,6 +17,7 @@ from reformer_export.ops import local_attention_reference, lsh_attention_referen
 from reformer_export.parity.compare import EPSILON, TOLERANCE, Precision
 from reformer_export.parity.decoding_results import Finding
 from reformer_export.parity.decoding_run import OUTPUT, Trace
+from reformer_export.parity.noise import DRAWS, NOISE_UNITS
 from reformer_export.parity.session import ParitySession
 from reformer_export.spec import LSHAttentionSpec, ModelSpec
 
@@ -32,15 +35,14 @@ def judge_operators(session: ParitySession, trace: Trace) -> list[Finding]:
 
     The whole operator is the reference with the attributes of the manifest, not of the graph.
     """
-    spec, findings = session.spec, []
+    judge, findings = _OperatorJudge(session.spec, session.precision, trace), []
     for found in trace.cache_errors.values():
         what = f"cache {found.name}"
         where = ("operator", trace.case, found.row, found.length)
         findings.append(Finding(*where, found.error, 0.0, found.layer, what))
     for row in range(len(trace.case.rows)):
-        for length in _chosen_lengths(spec, trace.lengths(row)):
-            for layer in range(len(spec.layers)):
-                findings.append(_judge_operator(spec, session.precision, trace, row, length, layer))
+        for length in _chosen_lengths(session.spec, trace.lengths(row)):
+            findings += [judge.judge(row, length, layer) for layer in range(len(session.spec.layers))]
     return findings
 
 
@@ -56,19 +58,62 @@ def _chosen_lengths(spec: ModelSpec, lengths: Sequence[int]) -> list[int]:
     ]
 
 
-def _judge_operator(
-    spec: ModelSpec, precision: Precision, trace: Trace, row: int, length: int, layer: int
-) -> Finding:
-    new = trace.new[row, length]
-    expected = _attend(spec, trace, row, length, layer)[0, length - new :].astype(np.float64)
-    got = trace.of_row(layer, OUTPUT, row, length)[0, length - new :]
-    errors = np.nan_to_num(np.abs(got - expected), nan=np.inf, posinf=np.inf)
-    limits = _limits(precision, expected)
-    nearest = np.unravel_index((errors / limits).argmax(), errors.shape)
-    is_lsh = isinstance(spec.layers[layer], LSHAttentionSpec)
-    operator = LSH_ATTENTION_STEP if is_lsh else LOCAL_ATTENTION_STEP
-    error, limit = float(errors[nearest]), float(limits[nearest])
-    return Finding("operator", trace.case, row, length, error, limit, layer, operator.name)
+@dataclass(frozen=True)
+class _OperatorJudge:
+    """Compares the step operators of one run; `noise` is measured where it is needed, by row and layer."""
+
+    spec: ModelSpec
+    precision: Precision
+    trace: Trace
+    noise: dict[tuple[int, int], float] = field(default_factory=dict)
+
+    def judge(self, row: int, length: int, layer: int) -> Finding:
+        """The new tokens of the call after which the row had `length` tokens."""
+        begin = length - self.trace.new[row, length]
+        expected = _attend(self.spec, layer, self._read(row, length, layer))[begin:].astype(np.float64)
+        got = self.trace.of_row(layer, OUTPUT, row, length)[0, begin:]
+        errors = np.nan_to_num(np.abs(got - expected), nan=np.inf, posinf=np.inf)
+        limits = _limits(self.precision, expected)
+        if (errors > limits).any():
+            limits = np.maximum(limits, self._measure_noise(row, layer))
+        nearest = np.unravel_index((errors / limits).argmax(), errors.shape)
+        is_lsh = isinstance(self.spec.layers[layer], LSHAttentionSpec)
+        operator = LSH_ATTENTION_STEP if is_lsh else LOCAL_ATTENTION_STEP
+        error, limit = float(errors[nearest]), float(limits[nearest])
+        return Finding("operator", self.trace.case, row, length, error, limit, layer, operator.name)
+
+    def _read(self, row: int, length: int, layer: int) -> tuple[torch.Tensor, ...]:
+        """What the layer read of a row's first `length` tokens, as the whole operator takes it, less the
+        mask."""
+        trace = self.trace
+        if isinstance(self.spec.layers[layer], LSHAttentionSpec):
+            arrays = [trace.of_row(layer, name, row, length) for name in ("query_key", "value")]
+            arrays.append(trace.attended(layer)[row : row + 1, ..., :length])
+        else:
+            arrays = [trace.of_row(layer, name, row, length) for name in ("query", "key", "value")]
+        return tuple(torch.from_numpy(np.ascontiguousarray(array)) for array in arrays)
+
+    def _measure_noise(self, row: int, layer: int) -> float:
+        """How far the whole operator over the row's sequence is from itself: twice the largest change where
+        what it reads changes in its last place (see parity/noise.py), as attention that sharp has no closer
+        result; and one rounding of a logsumexp, by which every weight of a query is off alike."""
+        if (row, layer) not in self.noise:
+            inputs = self._read(row, self.trace.lengths(row)[-1], layer)
+            exact = _attend(self.spec, layer, inputs)
+            moved = (_attend(self.spec, layer, _move(inputs, seed)) for seed in range(DRAWS))
+            largest = max(float(np.abs(each - exact).max()) for each in moved)
+            rounding = EPSILON["float32"] * _bound_logits(self.spec, layer, inputs)
+            self.noise[row, layer] = NOISE_UNITS * largest + rounding * float(np.abs(exact).max())
+        return self.noise[row, layer]
+
+
+def _bound_logits(spec: ModelSpec, layer: int, inputs: tuple[torch.Tensor, ...]) -> float:
+    """No logit of a query and a key is larger, the rules for masked keys and for the token itself aside."""
+    query, key = (
+        float(x.unflatten(2, (spec.num_heads, spec.head_size)).norm(dim=3).max()) for x in inputs[:2]
+    )
+    is_lsh = isinstance(spec.layers[layer], LSHAttentionSpec)  # whose keys have a length of 1 at most
+    return query if is_lsh else query * key / math.sqrt(spec.head_size)
 
 
 def _limits(precision: Precision, expected: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -83,20 +128,24 @@ def _limits(precision: Precision, expected: NDArray[np.float64]) -> NDArray[np.f
     return limits
 
 
-def _attend(spec: ModelSpec, trace: Trace, row: int, length: int, layer: int) -> NDArray[Any]:
-    """float32 [1, length, H*D]: the whole operator over a row's first `length` tokens."""
+def _attend(spec: ModelSpec, layer: int, inputs: tuple[torch.Tensor, ...]) -> NDArray[np.float32]:
+    """float32 [L, H*D]: the whole operator on one sequence."""
     attention = spec.layers[layer]
-    mask = torch.ones((1, length), dtype=torch.int32)
-
-    def read(name: str) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(trace.of_row(layer, name, row, length)))
-
+    mask = torch.ones(inputs[0].shape[:2], dtype=torch.int32)
+    attributes = chunking(spec, attention)
     if isinstance(attention, LSHAttentionSpec):
-        buckets = torch.from_numpy(np.ascontiguousarray(trace.attended(layer)[row : row + 1, ..., :length]))
-        inputs = (read("query_key"), read("value"), buckets, mask)
-        attended = lsh_attention_reference(*inputs, *chunking(spec, attention), KEY_NORM_EPSILON)
+        attended = lsh_attention_reference(*inputs, mask, *attributes, KEY_NORM_EPSILON)  # type: ignore[call-arg, misc]
     else:
-        inputs = (read("query"), read("key"), read("value"), mask)
-        attended = local_attention_reference(*inputs, *chunking(spec, attention))
-    result: NDArray[Any] = attended.numpy()
+        attended = local_attention_reference(*inputs, mask, *attributes)  # type: ignore[call-arg, misc]
+    result: NDArray[np.float32] = attended[0].numpy()
     return result
+
+
+def _move(inputs: tuple[torch.Tensor, ...], seed: int) -> tuple[torch.Tensor, ...]:
+    """Every float32 becomes the next one above or below it."""
+    generator = torch.Generator().manual_seed(seed)
+    signs = (torch.randint(0, 2, x.shape, generator=generator) * 2.0 - 1 for x in inputs)
+    return tuple(
+        torch.nextafter(x, sign * torch.inf) if x.is_floating_point() else x
+        for x, sign in zip(inputs, signs, strict=True)
+    )
