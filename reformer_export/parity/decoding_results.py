@@ -13,12 +13,20 @@ from reformer_export.parity.decoding_cases import DecodingCase
 Check = Literal["prompt", "operator", "batch", "around"]
 
 CHECKS: Final[dict[Check, str]] = {
-    "prompt": "prompts against model.onnx",
-    "operator": "step operators and caches against the operators over all tokens",
-    "batch": "rows of a batch against each alone",
-    "around": "steps against model.onnx with the attention that they gave",
+    "prompt": "prompts, by model.onnx",
+    "operator": "operators of steps, by whole ones",
+    "batch": "rows of a batch, by each alone",
+    "around": "rest of the steps, by model.onnx",
 }
-"""What is compared with what, in words."""
+"""What is judged by what, in words."""
+
+COUNTED: Final[dict[Check, str]] = {
+    "prompt": "prompts",
+    "operator": "operators of steps",
+    "batch": "rows of batches",
+    "around": "rests of steps",
+}
+"""The same where they are counted."""
 
 
 @dataclass(frozen=True)
@@ -57,15 +65,20 @@ class Finding:
             return 0.0 if self.error == 0 else float("inf")
         return self.error / self.tolerance
 
+    @property
+    def where(self) -> str:
+        """What was compared, of which layer, at how many tokens."""
+        what = f"{self.what}, layer {self.layer}" if self.what else "logits"
+        return f"{what}, {self.length} tokens"
+
     def describe(self) -> str:
         """One line: which layer, at how many tokens, by how much."""
-        what = f"{self.what} of layer {self.layer}" if self.what else "logits"
-        where = f"{what} at {self.length} tokens (row {self.row} of {self.case})"
+        row = f"row {self.row} of {self.case}"
         flipped = next((each for each in self.agreements if each.unexplained), None)
         if flipped is None or self.error > self.tolerance:
-            return f"{where}: error {self.error:.1e}, tolerance {self.tolerance:.1e}"
+            return f"{self.where} ({row}): error {self.error:.1e}, tolerance {self.tolerance:.1e}"
         return (
-            f"buckets of layer {flipped.layer} in {self.length} tokens (row {self.row} of {self.case}): "
+            f"buckets of layer {flipped.layer} in {self.length} tokens ({row}): "
             f"{flipped.unexplained} unexplained flips (margins up to {flipped.worst_margin:.1e}), tolerance 0"
         )
 
@@ -152,13 +165,12 @@ class DecodingResult:
                 f"FAILED: {len(self.failed)} of {len(self.findings)} comparisons of decode.onnx; "
                 f"{CHECKS[first.check]}: {first.describe()}"
             )
-        worst = (self.worst(check) for check in self.checks)
-        told = (
-            f"{len(self.of(each.check))} {CHECKS[each.check]} (worst {each.error:.1e}, tolerance "
-            f"{each.tolerance:.1e})"
-            for each in worst
+        counts = ", ".join(f"{len(self.of(check))} {COUNTED[check]}" for check in self.checks)
+        worst = max(self.findings, key=lambda finding: finding.share)
+        return (
+            f"Passed: decode.onnx, {counts}; worst: {worst.where} (error {worst.error:.1e}, tolerance "
+            f"{worst.tolerance:.1e}); {self.flips} of {self.hashed} hashes flipped"
         )
-        return f"Passed: decode.onnx, {'; '.join(told)}; {self.flips} of {self.hashed} hashes flipped"
 
     def first_failure(self) -> Finding:
         """The one that is told: of a wrong operator its consequences fail too, so operators come first."""
