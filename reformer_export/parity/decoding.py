@@ -52,14 +52,16 @@ def check_decoding(
     with ExitStack() as stack:
         path = session.runtime.folder / DECODE_NAME
         graph = stack.enter_context(open_graph(path, session.placement))
-        attention = [layer.output for layer in find_attention(session.graph.model, session.spec)]
+        attention = find_attention(session.graph.model, session.spec)
+        outputs = [point for point in session.hashing if point.layer is None]
+        read = [point for layer in attention for point in layer.read.values()]
         judge = _Judge(
             session,
             given,
             DecodeRunner(graph, session.manifest, pinned=False),
             DecodeRunner(graph, session.manifest, pinned=True),
             session.graph.expose([], session.hashing),
-            session.graph.expose(attention, session.hashing),
+            session.graph.expose([layer.output for layer in attention], [*outputs, *read]),
         )
         findings: list[Finding] = []
         for case in cases:
@@ -108,7 +110,8 @@ class _Judge:
         return trace, findings
 
     def _judge_around(self, trace: Trace, row: int) -> list[Finding]:
-        """A row's logits against those of model.onnx with the attention that the row's calls gave."""
+        """A row's logits, and what its operators read, against those of model.onnx with the attention that the
+        row's calls gave."""
         spec, expected, length = self.session.spec, {}, trace.case.rows[row].total
         lengths = trace.lengths(row)
         # Where it gives the last token's logits only, every length is a run of its own.
@@ -120,7 +123,21 @@ class _Judge:
             logits = run[DECODE_OUTPUT][0]
             expected |= {at: logits[at - 1] for at in lengths} if spec.logits == "all" else {end: logits[-1]}
         agreements = self._count_flips(trace, row, length, _buckets_of(run, spec))
-        return self._judge_logits("around", trace, row, expected, agreements)
+        logits = self._judge_logits("around", trace, row, expected, agreements)
+        return [*logits, *(self._judge_read(trace, row, layer, run) for layer in range(len(spec.layers)))]
+
+    def _judge_read(
+        self, trace: Trace, row: int, layer: int, run: Mapping[str, NDArray[Any]]
+    ) -> Finding:
+        """What a layer's step operator read of all of a row's tokens: of its inputs the worst."""
+        length, findings = trace.case.rows[row].total, []
+        for name in trace.layers[layer]:
+            if name not in (BUCKETS, OUTPUT):
+                expected = run[f"{attention_name(layer)}.{name}"]
+                error = _greatest(trace.of_row(layer, name, row, length).astype(np.float64) - expected)
+                limit = self._limit("around", _greatest(expected))
+                findings.append(Finding("around", trace.case, row, length, error, limit, layer, name))
+        return max(findings, key=lambda finding: finding.share)
 
     def _judge_alone(self, trace: Trace, row: int) -> list[Finding]:
         """A row's logits against its own without the others, by the same buckets."""
