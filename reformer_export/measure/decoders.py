@@ -18,9 +18,9 @@ from reformer_export.runtimes import Runtime, load
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-DecodeName = Literal["artifact", "artifact-passes", "eager-cache", "eager-passes"]
+DecodeName = Literal["artifact", "artifact-passes", "eager-passes", "eager-cache"]
 ARTIFACTS: Final[tuple[DecodeName, ...]] = ("artifact", "artifact-passes")
-EAGERS: Final[tuple[DecodeName, ...]] = ("eager-cache", "eager-passes")
+EAGERS: Final[tuple[DecodeName, ...]] = ("eager-passes", "eager-cache")
 
 STEPS_OF_A_TURN: Final = 8
 """Tokens that a cache is timed for before the next contender has its turn."""

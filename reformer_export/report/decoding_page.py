@@ -21,9 +21,9 @@ CONTENDERS: Final = {
     "artifact": "this artifact's decode.onnx: a step for each token, on what earlier ones left when they "
     "were new; its logits differ a little from a whole pass's",
     "artifact-passes": "this artifact's model.onnx: a whole pass for each token",
+    "eager-passes": "unpatched transformers without a cache: a whole pass for each token",
     "eager-cache": "unpatched transformers with its own cache, which gives other numbers than its whole "
     "pass, and wrong ones in a batch",
-    "eager-passes": "unpatched transformers without a cache: a whole pass for each token",
 }
 """What each is, in words."""
 
@@ -160,7 +160,9 @@ def _draw_batches(
         if series:
             sequences = "one sequence" if batch == 1 else f"{batch} sequences at once"
             words = (f"{name}-{batch}", f"{title}, {sequences}", tell(series))
-            drawings.append(draw(*words, paint_series, "context (tokens)", unit, series))
+            drawings.append(
+                draw(*words, paint_series, "context (tokens)", unit, series, labels_above=True)
+            )
     return drawings
 
 

@@ -86,8 +86,8 @@ NATIVE_LIBRARIES: Final[Columns[LibraryState]] = {
 DECODERS: Final[Mapping[DecodeName, str]] = {
     "artifact": "artifact",
     "artifact-passes": "artifact, whole passes",
-    "eager-cache": "eager with its cache (other numbers)",
     "eager-passes": "eager, whole passes",
+    "eager-cache": "eager with its cache (other numbers)",
 }
 """The contenders of a benchmark of decoding, as people read them."""
 
