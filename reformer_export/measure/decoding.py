@@ -152,6 +152,10 @@ class Stepper:
         self._continuation.start(self._tokens[:, : self._length])
         self._at = self._length
 
+    def skip(self, steps: int) -> None:
+        """So many were taken without it."""
+        self._at += steps
+
     def take_turn(self) -> None:
         if self._at + self.steps > self._tokens.shape[1]:
             self.read_prompt()
