@@ -32,40 +32,48 @@ class Driver:
         self.held: dict[int, Any] = {}
         self.failing: dict[str, int] = {}
         self.contexts = 0
+        self._acts = {
+            "cuCtxPushCurrent_v2": self._push,
+            "cuCtxPopCurrent_v2": self._pop,
+            "cuMemAlloc_v2": self._allocate,
+            "cuMemsetD8_v2": self._set,
+            "cuMemcpyDtoD_v2": self._copy,
+            "cuMemFree_v2": self._free,
+        }
 
     def __getattr__(self, name: str) -> Any:
         def call(*arguments: Any) -> int:
             self.calls.append(name)
             if name not in ("cuInit", "cuDeviceGet", "cuDevicePrimaryCtxRetain", "cuCtxPushCurrent_v2"):
                 assert self.contexts == 1, f"{name} without the GPU's context"
-            act = getattr(type(self), f"do_{name}", lambda *_: 0)
-            return self.failing.get(name) or act(self, *arguments)
+            act = self._acts.get(name, lambda *_: 0)
+            return self.failing.get(name) or act(*arguments)
 
         return call
 
-    def do_cuCtxPushCurrent_v2(self, _context: Any) -> int:
+    def _push(self, _context: Any) -> int:
         self.contexts += 1
         return 0
 
-    def do_cuCtxPopCurrent_v2(self, _context: Any) -> int:
+    def _pop(self, _context: Any) -> int:
         self.contexts -= 1
         return 0
 
-    def do_cuMemAlloc_v2(self, address: Any, size: Any) -> int:
+    def _allocate(self, address: Any, size: Any) -> int:
         block = ctypes.create_string_buffer(b"\xff" * size.value, size.value)
         address._obj.value = ctypes.addressof(block)
         self.held[ctypes.addressof(block)] = block
         return 0
 
-    def do_cuMemsetD8_v2(self, address: Any, value: Any, size: Any) -> int:
+    def _set(self, address: Any, value: Any, size: Any) -> int:
         ctypes.memset(address.value, value.value, size.value)
         return 0
 
-    def do_cuMemcpyDtoD_v2(self, target: Any, source: Any, size: Any) -> int:
+    def _copy(self, target: Any, source: Any, size: Any) -> int:
         ctypes.memmove(target.value, source.value, size.value)
         return 0
 
-    def do_cuMemFree_v2(self, address: Any) -> int:
+    def _free(self, address: Any) -> int:
         del self.held[address.value]
         return 0
 
@@ -209,5 +217,5 @@ def run_schedule(model: Any) -> list[Any]:
 
 def test_no_driver_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("reformer_export.runtimes.cache_memory.DRIVER", "libnothing.so.1")
-    with pytest.raises(RuntimeUnavailableError, match="libnothing.so.1"):
+    with pytest.raises(RuntimeUnavailableError, match=r"libnothing\.so\.1"):
         CudaCacheMemory()

@@ -96,9 +96,10 @@ def test_no_memory_for_caches_leaves_all_as_it_was(model: Runtime, monkeypatch: 
         def refuse(*_arguments: Any) -> Any:
             raise MemoryError
 
-        with monkeypatch.context() as without, pytest.raises(InputError) as refused:
+        with monkeypatch.context() as without:
             without.setattr(cache_memory.np, "zeros", refuse)
-            state.step(dict.fromkeys(keys, 5))
+            with pytest.raises(InputError) as refused:
+                state.step(dict.fromkeys(keys, 5))
         assert str(refused.value).startswith("the caches: got ")
         assert "for which memory does not suffice, expected fewer" in str(refused.value)
         assert (describe(state), state.nbytes, state.capacity) == before
