@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from abc import abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, overload
@@ -26,6 +27,7 @@ from reformer_export.runtimes.generation import (
     ids_from_prompt,
     row_of_ids,
 )
+from reformer_export.runtimes.generation_batch import BATCH_SIZE, GenerationBatch
 from reformer_export.runtimes.inputs import IdsLike
 from reformer_export.runtimes.num_hashes import choose_num_hashes
 from reformer_export.runtimes.options import Device, RuntimeOptions, options_from_fields
@@ -234,9 +236,29 @@ class Runtime(Forkable):
             print(piece, end="", flush=True)
         """
         chosen = options_from_fields(GenerationOptions, None, options)
-        if not isinstance(prompt, str):
-            return Generation(self, ids_from_prompt(prompt), chosen)
-        return Generation(self, self.tokenizer.encode(prompt), chosen, self.tokenizer)
+        return Generation(self, self.read_prompt(prompt), chosen, self._tokenizer_of(prompt))
+
+    def generate_many(
+        self, prompts: Iterable[Prompt], *, batch_size: int = BATCH_SIZE, **options: Unpack[GenerationFields]
+    ) -> GenerationBatch:
+        """Continue several prompts, `batch_size` of them at a time; their generations, in order, each when it
+        and those before it have ended.
+
+        The prompt of index i is continued as `generate` does with `seed` + i, whatever the others are. As one
+        ends, the next joins. Without decode.onnx they are continued one after the other.
+
+        for generation in model.generate_many(["In the beginning", "And God said"], max_new_tokens=100):
+            print(generation.text)
+        """
+        chosen = options_from_fields(GenerationOptions, None, options)
+
+        def start(prompt: Prompt, own: GenerationOptions) -> Generation:
+            return Generation(self, self.read_prompt(prompt), own, self._tokenizer_of(prompt))
+
+        return GenerationBatch(self, prompts, chosen, batch_size, start)
+
+    def _tokenizer_of(self, prompt: Prompt) -> Tokenizer | None:
+        return self.tokenizer if isinstance(prompt, str) else None
 
     def start_decoding(self, num_hashes: int | None = None) -> DecodingState:
         """Sequences that grow by a token at a time, each at the cost of its new tokens.
@@ -253,12 +275,15 @@ class Runtime(Forkable):
         """
         if self._is_abandoned:
             raise refuse_after_fork(self.folder)
-        if self.manifest.decode is None:
-            fix = "export the checkpoint again with `decode=True`"
-            raise InputError(
-                "decoding", f"{self.folder} without {DECODE_NAME}", f"one with {DECODE_NAME}", fix
-            )
+        self.check_decoding()
         return self._start_decoding(num_hashes)
+
+    def check_decoding(self) -> None:
+        """InputError unless `start_decoding` works for this artifact and runtime."""
+        if self.manifest.decode is None:
+            got, expected = f"{self.folder} without {DECODE_NAME}", "an artifact with it"
+            fix = "export the checkpoint again with `decode=True`"
+            raise InputError("decoding", got, expected, fix)
 
     @abstractmethod
     def _start_decoding(self, num_hashes: int | None) -> DecodingState:

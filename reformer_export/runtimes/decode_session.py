@@ -51,10 +51,10 @@ class BoundCall:
 
     def _bind_host_inputs(self) -> None:
         """Where the graph runs on a GPU, they are copied there as they are bound."""
-        for name, values in zip(DECODE_INPUT_NAMES, (self.ids, self.lengths, self.new_lengths), strict=True):
-            self._binding.bind_input(
-                name, "cpu", 0, values.dtype.type, list(values.shape), values.ctypes.data
-            )
+        host: tuple[NDArray[Any], ...] = (self.ids, self.lengths, self.new_lengths)
+        for name, values in zip(DECODE_INPUT_NAMES, host, strict=True):
+            where = (values.dtype.type, list(values.shape), values.ctypes.data)
+            self._binding.bind_input(name, "cpu", 0, *where)
 
     def _bind_caches(self) -> None:
         session = self._session
@@ -67,13 +67,12 @@ class BoundCall:
 
     def _bind_outputs(self) -> None:
         """The logits to the host, the caches onto the past ones or, not in place, to memory of the run's."""
-        placement, logits = self._session.placement, self._logits
-        where = (_ONNX_TYPES[self._session.dtype], list(logits.shape), logits.ctypes.data)
-        self._binding.bind_output(DECODE_OUTPUT, "cpu", 0, *where)
+        session, logits = self._session, self._logits
+        kind, shape = _ONNX_TYPES[session.dtype], list(logits.shape)
+        self._binding.bind_output(DECODE_OUTPUT, "cpu", 0, kind, shape, logits.ctypes.data)
         for index, tensor in enumerate(self.buffers.tensors):
-            in_place = self._place(index) if self._session.is_in_place else ()
-            where = in_place or (placement.device, placement.device_id)
-            self._binding.bind_output(tensor.output, *where)
+            place = self._place(index)  # of which device and index alone say: anywhere there
+            self._binding.bind_output(tensor.output, *(place if session.is_in_place else place[:2]))
 
     def _place(self, index: int) -> tuple[str, int, int, list[int], int]:
         """Device, its index, element type, shape and address of the rows of a cache."""
@@ -142,7 +141,7 @@ class DecodeSession:
 
 def check_decode_signature(model: Path, session: Any, tensors: Sequence[CacheTensor]) -> None:
     """ArtifactError unless a session of the file `model` takes and gives such caches."""
-    inputs = [value.name for value in session.get_inputs()]
+    inputs = [value.name for value in session.get_inputs() if value.name != NUM_HASHES_INPUT]
     outputs = [value.name for value in session.get_outputs()]
     expected_inputs = [*DECODE_INPUT_NAMES, *(tensor.input for tensor in tensors)]
     expected_outputs = [DECODE_OUTPUT, *(tensor.output for tensor in tensors)]

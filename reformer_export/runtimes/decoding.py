@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -220,10 +220,8 @@ class DecodingState(Forkable):
             held = self._find(key)
             _check_token(f"the token of sequence {key}", token, session.vocab_size)
             if held.length >= self._longest:
-                got, expected = (
-                    f"a token after {held.length}",
-                    f"at most {self._longest}, the longest sequence",
-                )
+                got = f"a token after {held.length}"
+                expected = f"at most {self._longest}, the longest sequence"
                 raise InputError(f"sequence {key}", got, expected, "end it, or let it leave")
             if key in named:
                 raise InputError(f"sequence {key}", "two tokens", "one in a step", "take two steps")
@@ -276,15 +274,15 @@ class DecodingState(Forkable):
             raise error_from_run(error, call.ids.shape, self._buffers.memory.device, DECODE_NAME) from error
 
 
-def _check_token(what: str, token: object, vocab_size: int) -> None:
+def _check_token(what: str, token: Any, vocab_size: int) -> None:
     is_integer = isinstance(token, int | np.integer) and not isinstance(token, bool)
-    if not is_integer or not 0 <= token < vocab_size:
+    if not (is_integer and 0 <= token < vocab_size):
         fix = "use the tokenizer this model was trained with"
         raise InputError(what, f"id {one_line_repr(token)}", f"an id from 0 to {vocab_size - 1}", fix)
 
 
 def _freeze(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     """A read-only copy of one row, without the others."""
-    row = logits.copy()
+    row: NDArray[np.float32] = logits.copy()
     row.flags.writeable = False
     return row

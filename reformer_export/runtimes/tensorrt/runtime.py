@@ -142,9 +142,12 @@ class TensorRTRuntime(Runtime):
             outputs = self._executor.run(ids, mask)
         return {name: outputs[name] for name in self.spec.output_names}
 
-    def _start_decoding(self, num_hashes: int | None) -> NoReturn:
-        got, fix = f"it for {self._record.runtime}", "load the artifact with ONNX Runtime"
+    def check_decoding(self) -> NoReturn:
+        got, fix = f"{self._record.runtime}", "load the artifact with ONNX Runtime"
         raise InputError("decoding", got, "ONNX Runtime, which alone has caches here", fix)
+
+    def _start_decoding(self, num_hashes: int | None) -> NoReturn:
+        self.check_decoding()
 
     def abandon(self) -> None:
         self._is_abandoned = True
