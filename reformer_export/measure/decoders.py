@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -139,6 +140,7 @@ class EagerCache(EagerPasses):
     """transformers with its own cache, as its generate() uses it."""
 
     steps_of_a_turn = STEPS_OF_A_TURN
+    _past: Any = None
 
     def start(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
         self._past = None
@@ -180,9 +182,11 @@ def open_continuations(setups: Sequence[DecodeSetup]) -> Continuations:
     runtime = model = None
     for each in setups:
         if each.name in ARTIFACTS:
-            runtime = runtime or load(each.setup.out, each.setup.options)
-            kind = ArtifactSteps if each.name == "artifact" else ArtifactPasses
-            found[each.name] = kind(runtime)
+            steps = each.name == "artifact"
+            if runtime is None:  # whoever is alone shall hold its own graph's weights only
+                options = dataclasses.replace(each.setup.options, open_for="generate" if steps else "run")
+                runtime = load(each.setup.out, options)
+            found[each.name] = ArtifactSteps(runtime) if steps else ArtifactPasses(runtime)
             continue
         if model is None:
             set_up_torch(each.setup)

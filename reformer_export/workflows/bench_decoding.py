@@ -45,7 +45,7 @@ def bench_decoding(
         description, notes, longest = runtime.description, list(runtime.notes), runtime.max_length
         device: Device = "cpu" if runtime.providers[0] == CPU else "cuda"
     say(f"Runs on {description}.")
-    lengths = _choose_lengths(longest, options, request.lengths)
+    lengths = choose_decode_lengths(longest, options, request.lengths)
     options = dataclasses.replace(options, lengths=lengths)
     setups, left_out = _choose_setups(out, manifest, request, device)
     notes += left_out
@@ -59,7 +59,9 @@ def bench_decoding(
     return DecodeReport(out, manifest, description, result)
 
 
-def _choose_lengths(longest: int, options: BenchmarkOptions, given: Sequence[int] | None) -> tuple[int, ...]:
+def choose_decode_lengths(
+    longest: int, options: BenchmarkOptions, given: Sequence[int] | None
+) -> tuple[int, ...]:
     most = longest - STEPS_OF_A_TURN
     if most < 1:
         expected = f"more than {STEPS_OF_A_TURN}, the steps that are timed at once"
