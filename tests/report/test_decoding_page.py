@@ -53,7 +53,8 @@ def test_the_page_of_a_whole_benchmark(tmp_path: Path) -> None:
     row = dict(zip(table.columns, table.rows[3], strict=True))
     assert row == {
         "batch": "1", "context": "64", "contender": "eager with its cache (other numbers)",
-        "prompt ms": "500.0", "steps": "16", "ms a step": "20.00", "p90 ms": "20.00", "tokens/s": "50.0", "artifact faster": "20 x",
+        "prompt ms": "500.0", "steps": "16", "ms a step": "20.00", "p90 ms": "20.00", "tokens/s": "50.0",
+        "artifact faster": "20 x",
         "cache MB": "1.0", "held MB": "3.0", "peak MB": "12.0",
     }  # fmt: skip
 
