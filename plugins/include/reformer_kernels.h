@@ -122,8 +122,9 @@ typedef struct reformer_execution {
  * counts twice. Local attention with wraps 0 has no chunks beyond either end instead.
  *
  * Logits: -1e9 for a masked key and, when causal, for a key behind the query; self_logit for the
- * query's own position, whatever the mask says, unless it is infinity. Every logsumexp is rounded to float32
- * and then subtracted, as HF eager does: a row that sees nothing adds up its listed values.
+ * query's own position, whatever the mask says, unless it is infinity. Every logsumexp is rounded
+ * to float32 and then subtracted, as HF eager does: a row that sees nothing adds up its listed
+ * values.
  */
 typedef struct reformer_chunking {
   int64_t chunk_length;      /**< C >= 1, tokens */
@@ -140,25 +141,25 @@ typedef struct reformer_chunking {
  * masked token gets bucket prod f_i.
  */
 typedef struct reformer_lsh_buckets_params {
-  uint32_t struct_size;                             /**< sizeof(reformer_lsh_buckets_params) */
-  uint32_t abi_version;                             /**< REFORMER_ABI_VERSION */
-  int32_t num_heads;                                /**< H */
-  int32_t num_factors; /**< 0..REFORMER_MAX_BUCKET_FACTORS; 0: the one factor 2 S */
+  uint32_t struct_size; /**< sizeof(reformer_lsh_buckets_params) */
+  uint32_t abi_version; /**< REFORMER_ABI_VERSION */
+  int32_t num_heads;    /**< H */
+  int32_t num_factors;  /**< 0..REFORMER_MAX_BUCKET_FACTORS; 0: the one factor 2 S */
   int32_t num_buckets[REFORMER_MAX_BUCKET_FACTORS]; /**< even factors f_i >= 2 */
   reformer_tensor query_key;                        /**< T [B, L, H*D] */
-  reformer_tensor rotations;                        /**< float32 [H, D, R, S], S = sum(f_i) / 2 >= 1 */
-  reformer_tensor attention_mask;                   /**< int32 [B, L], 0 masks a token */
-  reformer_tensor buckets;                          /**< output, int32 [B, H, R, L] */
+  reformer_tensor rotations;      /**< float32 [H, D, R, S], S = sum(f_i) / 2 >= 1 */
+  reformer_tensor attention_mask; /**< int32 [B, L], 0 masks a token */
+  reformer_tensor buckets;        /**< output, int32 [B, H, R, L] */
   reformer_execution execution;
 } reformer_lsh_buckets_params;
 
 /** Chunked attention over positions sorted by bucket, combined over the rounds of hashing. */
 typedef struct reformer_lsh_attention_params {
-  uint32_t struct_size;   /**< sizeof(reformer_lsh_attention_params) */
-  uint32_t abi_version;   /**< REFORMER_ABI_VERSION */
-  int32_t num_heads;      /**< H */
-  float key_norm_epsilon; /**< > 0: k = x / (sqrt(mean(x^2) + key_norm_epsilon) * sqrt(D)) */
-  float self_logit;       /**< finite, up to REFORMER_MAX_SELF_LOGIT in size */
+  uint32_t struct_size;    /**< sizeof(reformer_lsh_attention_params) */
+  uint32_t abi_version;    /**< REFORMER_ABI_VERSION */
+  int32_t num_heads;       /**< H */
+  float key_norm_epsilon;  /**< > 0: k = x / (sqrt(mean(x^2) + key_norm_epsilon) * sqrt(D)) */
+  float self_logit;        /**< finite, up to REFORMER_MAX_SELF_LOGIT in size */
   int64_t dense_threshold; /**< >= 0, tokens: see reformer_chunking */
   reformer_chunking chunking;
   reformer_tensor query_key;      /**< T [B, L, H*D] */

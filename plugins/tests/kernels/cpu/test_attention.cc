@@ -56,8 +56,8 @@ void check_rounding(int32_t dtype) {
   }
 }
 
-// A dense block of more keys than a worker keeps packed, of which few are visible: what is packed for
-// the first tile must outlast all the hidden ones.
+// A dense block of more keys than a worker keeps packed, of which few are visible: what is packed
+// for the first tile must outlast all the hidden ones.
 void check_wide_window(Random& random, bool causal) {
   Attention call;
   call.length = 2200;
