@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -131,10 +131,44 @@ def make_norm(shape: Shape, dtype: torch.dtype, seed: int = 0) -> Case:
     return [stream, update, scale, bias], {"epsilon": 1e-12}
 
 
+def make_step(operator: str, shape: Shape, dtype: torch.dtype, seed: int = 0) -> Case:
+    """One new token of every row, which holds what is before it: some of `shape.length` tokens in all.
+    Steps are causal, without chunks after and without a mask."""
+    shape = replace(shape, after=0, causal=True, mask="none")
+    is_lsh = operator == "LSHAttentionStep"
+    (*tokens, _), attributes = (make_lsh if is_lsh else make_local)(shape, dtype, seed)
+    generator = torch.Generator().manual_seed(seed + 1)
+    lengths = torch.randint(0, shape.length, (shape.batch,), generator=generator, dtype=torch.int32)
+    rows = range(shape.batch)
+    hashed = [tokens.pop()] if is_lsh else []
+    new = [torch.stack([x[row, lengths[row]] for row in rows])[:, None] for x in tokens]
+    new += [torch.stack([x[row, ..., lengths[row]] for row in rows])[..., None] for x in hashed]
+    if is_lsh:
+        past = [x.clone() for x in (*tokens, *hashed)]
+        for row in rows:
+            for cache in past:  # nothing may read what is not held
+                behind = cache[row, ..., lengths[row] :] if cache.dim() == 4 else cache[row, lengths[row] :]
+                behind.fill_(7)
+    else:
+        past = [_roll(x, lengths, (shape.before + 1) * shape.chunk) for x in tokens[1:]]
+    return [*new, *past, lengths, torch.ones_like(lengths)], attributes
+
+
+def _roll(tokens: torch.Tensor, lengths: torch.Tensor, size: int) -> torch.Tensor:
+    """Rings [B, size, W] of each row's last tokens, position p at p modulo size."""
+    rings = torch.full((len(lengths), size, tokens.shape[2]), 7.0, dtype=tokens.dtype)
+    for row, length in enumerate(lengths.tolist()):
+        positions = torch.arange(max(0, length - size), length)
+        rings[row, positions % size] = tokens[row, positions]
+    return rings
+
+
 def make_case(operator: str, shape: Shape, dtype: torch.dtype, seed: int = 0) -> Case:
     """A case of the operator by its ONNX name."""
     if operator == "LSHBuckets":
         return make_buckets(shape, dtype, (8, 4), seed)
     if operator == "ResidualNorm":
         return make_norm(shape, dtype, seed)
+    if operator.endswith("Step"):
+        return make_step(operator, shape, dtype, seed)
     return (make_lsh if operator == "LSHAttention" else make_local)(shape, dtype, seed)

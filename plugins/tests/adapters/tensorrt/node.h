@@ -1,4 +1,4 @@
-// One operator node in a network: its attributes, and its tensors for a batch and a length.
+// One operator node in a network: its attributes, and its tensors for the sizes of a call.
 #pragma once
 
 #include <cstdint>
@@ -31,13 +31,28 @@ struct Node {
   bool wraps = true;                       // LocalAttention
 };
 
-struct Shapes {
-  std::vector<TensorInfo> inputs;
-  TensorInfo output;
+// The sizes that do not change an engine. A step has `length` new tokens, and room for `capacity`
+// in the caches of LSHAttentionStep.
+struct Size {
+  int64_t batch;
+  int64_t length;
+  int64_t capacity = 100;
 };
 
+struct Shapes {
+  std::vector<TensorInfo> inputs;
+  std::vector<TensorInfo> outputs;
+};
+
+// The error that a plugin's numbers may have against the written-down reference.
+double tolerance_of(int32_t dtype);
+
+bool is_step(const Node& node);
+// Tokens that a step's caches have room for: of LocalAttentionStep's, what the last token can see.
+int64_t cache_capacity(const Node& node, const Size& size);
+
 Fields attributes_of(const Node& node);
-Shapes shapes_of(const Node& node, int64_t batch, int64_t length);
+Shapes shapes_of(const Node& node, const Size& size);
 
 // Operands with the node's attributes. A hash's are small integers, so that every sum is exact.
 Attention draw_attention_call(Random& random, const Node& node, int64_t batch, int64_t length);

@@ -1,5 +1,5 @@
-// The plugins' numbers through TensorRT's interface, against the written-down reference: three
-// operators, three types, several shapes one after another on one context. On the emulated device
+// The plugins' numbers through TensorRT's interface, against the written-down reference: every
+// operator, three types, several shapes one after another on one context. On the emulated device
 // (test_tensorrt_plugins) and on a GPU (test_tensorrt_plugins_gpu).
 #include <algorithm>
 #include <cmath>
@@ -10,6 +10,7 @@
 #include "compare.h"
 #include "driver.h"
 #include "reference.h"
+#include "steps.h"
 
 namespace reformer::test {
 namespace {
@@ -41,18 +42,13 @@ std::vector<Node> make_nodes() {
   return nodes;
 }
 
-double tolerance(int32_t dtype) {
-  if (dtype == REFORMER_FLOAT32) return 1e-5;
-  return dtype == REFORMER_FLOAT16 ? 2e-3 : 1e-2;
-}
-
 double check_attention(Random& random, const Node& node) {
   Context context(node, build(node, kProfile));
   double worst = 0;
   for (const Size& size : kSizes) {
     const Attention call = draw_attention_call(random, node, size.batch, size.length);
     const double error = measure_error(call, context.run(call), attention_reference(call));
-    CHECK(error <= tolerance(node.dtype), "%s dtype %d L %lld: error %g", node.op.c_str(),
+    CHECK(error <= tolerance_of(node.dtype), "%s dtype %d L %lld: error %g", node.op.c_str(),
           node.dtype, static_cast<long long>(size.length), error);
     worst = std::max(worst, error);
   }
@@ -91,6 +87,19 @@ void check_serialised_fields() {
   CHECK(rewritten.names() == expected, "%zu fields", rewritten.names().size());
   for (const std::string& name : expected) {
     CHECK(rewritten.bytes(name) == built.fields.bytes(name), "%s changed", name.c_str());
+  }
+}
+
+// An alias would be an error wherever its preview feature is off (docs/running-engines.md).
+void check_build_interface() {
+  for (const char* op : {"LSHAttentionStep", "LocalAttentionStep"}) {
+    Node node;
+    node.op = op;
+    node.chunking = {16, 1, 0, 32, 16, 1};
+    const PluginPointer plugin =
+        create_plugin(op, attributes_of(node), nvinfer1::TensorRTPhase::kBUILD);
+    const nvinfer1::InterfaceInfo info = build_of(*plugin)->getInterfaceInfo();
+    CHECK(info.major == 1, "%s: %s %d", op, info.kind, info.major);
   }
 }
 
@@ -140,7 +149,9 @@ int main() {
       }
     }
   }
+  check_steps(random);
   check_serialised_fields();
+  check_build_interface();
   check_timing_cache_ids();
   const std::string messages = logger.take();
   CHECK(messages.empty(), "logged: %s", messages.c_str());
