@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import mmap
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 
 from reformer_export.errors import InputError, RuntimeUnavailableError
 from reformer_export.libraries.gpus import DRIVER
 from reformer_export.runtimes.options import Device
+
+
+_LARGE_PAGE: Final = 2**21
+"""Bytes, of x86's and most of ARM's."""
 
 
 class Block(Protocol):
@@ -47,12 +52,19 @@ def _no_room(size: int, place: str) -> InputError:
 
 
 class _HostBlock:
+    """Pages of its own, which take no memory before they are written, and large ones where the system has
+    them: a step reads some hundred slots that lie anywhere."""
+
     def __init__(self, size: int) -> None:
         try:
-            self._bytes = np.zeros(size, np.uint8)  # pages that were never written take no memory
-        except MemoryError as error:
+            self._pages = mmap.mmap(-1, size + _LARGE_PAGE)
+        except (OSError, OverflowError, ValueError, MemoryError) as error:
             raise _no_room(size, "memory") from error
-        self.address: int = self._bytes.ctypes.data
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            with contextlib.suppress(OSError):  # a kernel without them
+                self._pages.madvise(mmap.MADV_HUGEPAGE)
+        start = np.frombuffer(self._pages, np.uint8).ctypes.data
+        self.address: int = -(-start // _LARGE_PAGE) * _LARGE_PAGE
 
 
 class HostCacheMemory:
