@@ -17,7 +17,6 @@ from reformer_export.errors import InputError, RuntimeUnavailableError
 from reformer_export.libraries.gpus import DRIVER
 from reformer_export.runtimes.options import Device
 
-
 _LARGE_PAGE: Final = 2**21
 """Bytes, of x86's and most of ARM's."""
 
@@ -52,19 +51,21 @@ def _no_room(size: int, place: str) -> InputError:
 
 
 class _HostBlock:
-    """Pages of its own, which take no memory before they are written, and large ones where the system has
-    them: a step reads some hundred slots that lie anywhere."""
+    """Zeros whose pages take no memory before they are written; large pages, where there is much and the
+    system has them, since a step reads some hundred slots that lie anywhere."""
 
     def __init__(self, size: int) -> None:
+        is_large = size >= 2 * _LARGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE")
         try:
-            self._pages = mmap.mmap(-1, size + _LARGE_PAGE)
-        except (OSError, OverflowError, ValueError, MemoryError) as error:
+            if is_large:
+                pages = mmap.mmap(-1, size + _LARGE_PAGE)
+                with contextlib.suppress(OSError):  # a kernel without them
+                    pages.madvise(mmap.MADV_HUGEPAGE)
+            self._bytes = np.frombuffer(pages, np.uint8) if is_large else np.zeros(size, np.uint8)
+        except (OSError, OverflowError, MemoryError) as error:
             raise _no_room(size, "memory") from error
-        if hasattr(mmap, "MADV_HUGEPAGE"):
-            with contextlib.suppress(OSError):  # a kernel without them
-                self._pages.madvise(mmap.MADV_HUGEPAGE)
-        start = np.frombuffer(self._pages, np.uint8).ctypes.data
-        self.address: int = -(-start // _LARGE_PAGE) * _LARGE_PAGE
+        start = self._bytes.ctypes.data
+        self.address: int = -(-start // _LARGE_PAGE) * _LARGE_PAGE if is_large else start
 
 
 class HostCacheMemory:
