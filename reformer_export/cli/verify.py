@@ -149,10 +149,10 @@ def command(
     rounds of the artifact's, since its own draw would be another. With --data, a language model's next-token
     loss and speed on a text follow, for 1, 2, 4, 8 and all hashes.
 
-    An artifact's decode.onnx is judged too: its prompts by model.onnx, the operators of its steps by those over
-    all tokens, the rest of each step by model.onnx on the same attention, and rows of a batch by each alone.
-    How far steps drift from whole passes over the same tokens is told, not judged; with --data on that text, with
-    its bits per character.
+    An artifact's decode.onnx is judged too: its prompts by model.onnx, the operators of its steps by those
+    over all tokens, the rest of each step by model.onnx on the same attention, and rows of a batch by each
+    alone. How far steps drift from whole passes over the same tokens is told, not judged; with --data on that
+    text, with its bits per character.
 
     With --bisect, every part of the graph also runs by itself on eager's values: the first whose result is
     then wrong is named, and written into DIR with its inputs; exit status 1 when there is one.
