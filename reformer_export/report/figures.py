@@ -139,8 +139,13 @@ def draw(
     return Drawing(name, title, alternative, svg)
 
 
-def paint_series(figure: Any, x: str, y: str, series: Series, line: str = "-") -> None:
-    """Curves, or with `line` "none" points, over a logarithmic x and y; zeros stand at the bottom."""
+def paint_series(
+    figure: Any, x: str, y: str, series: Series, line: str = "-", *, labels_above: bool = False
+) -> None:
+    """Curves, or with `line` "none" points, over a logarithmic x and y; zeros stand at the bottom.
+
+    `labels_above`: for curves that leave no corner free.
+    """
     axes = figure.subplots()
     markers = "ox_^vP" if line == "none" else "osD^vP"
     for (label, points), marker in zip(series.items(), markers * len(series), strict=False):
@@ -154,7 +159,10 @@ def paint_series(figure: Any, x: str, y: str, series: Series, line: str = "-") -
         axes.set_xticks(ticks, [plain_number(tick) for tick in ticks])
         axes.set_xticks([], minor=True)
     axes.grid(alpha=0.25)
-    axes.legend()
+    if labels_above:
+        figure.legend(loc="outside upper left", ncols=2)
+    else:
+        axes.legend()
 
 
 def paint_heat_map(

@@ -47,7 +47,8 @@ ENGINES: Final[Columns[EngineState | UnusableEngine]] = {
     "engine": lambda engine: engine.name,
     "runtime": _from_record(lambda record: f"{record.runtime} {record.runtime_version}"),
     "compute capabilities": _from_record(lambda record: ", ".join(record.compute_capabilities)),
-    "longest": _from_record(lambda record: f"{max(each.maximum[1] for each in record.profiles):,} tokens"),
+    "of": _from_record(lambda record: record.model_name),
+    "longest": _from_record(lambda record: f"{record.longest:,} tokens"),
     "size": _from_record(lambda record: f"{record.engine_bytes:,} B"),
     "code for the host": _from_record(lambda record: record.host_code or "none"),
     "state": lambda engine: (
