@@ -26,7 +26,7 @@ from reformer_export.cli.runtime_options import (
 )
 from reformer_export.cli.tables import echo_on_stderr, print_table, show_progress
 from reformer_export.errors import EXIT_CHECK_FAILED, InputError
-from reformer_export.report.tables import accuracy_table, decoding_table, sweep_table
+from reformer_export.report.tables import accuracy_table, decoding_parity_table, sweep_table
 from reformer_export.report.verify_report import VerifyReport
 from reformer_export.runtimes import RUNTIMES
 from reformer_export.workflows.verify import verify_artifact
@@ -197,7 +197,7 @@ def _print(report: VerifyReport, json_file: Path | None) -> None:
         if runtime.accuracy is not None:
             print_table(accuracy_table(runtime.accuracy))
         if runtime.decoding is not None:
-            print_table(decoding_table(report.folder, runtime.decoding))
+            print_table(decoding_parity_table(report.folder, runtime.decoding))
             click.echo("\n" + runtime.decoding.verdict())
         if runtime.drift is not None:
             click.echo(f"{runtime.drift.describe()}.")

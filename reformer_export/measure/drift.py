@@ -69,7 +69,7 @@ class DriftBits:
 
 @dataclass(frozen=True)
 class DriftResult:
-    """Points over `text` (a file's name, None for what the model wrote by itself), whose sequences are at most
+    """Points over `text` (a file's name, None for what the model wrote itself), in sequences of at most
     `longest` tokens. `is_cut`: the time ended before every chosen prefix had its pass. `bits`: on a text
     that was given."""
 

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from reformer_export.contract import KEY_NORM_EPSILON, LOCAL_ATTENTION_STEP, LSH_ATTENTION_STEP
-from reformer_export.modeling.layers import chunking
+from reformer_export.contract import LOCAL_ATTENTION_STEP, LSH_ATTENTION_STEP
+from reformer_export.modeling.layers import operator_attributes
 from reformer_export.ops import local_attention_reference, lsh_attention_reference
 from reformer_export.parity.compare import EPSILON, TOLERANCE, Precision
 from reformer_export.parity.decoding_results import Finding
@@ -131,11 +131,10 @@ def _attend(spec: ModelSpec, layer: int, inputs: tuple[torch.Tensor, ...]) -> ND
     """float32 [L, H*D]: the whole operator on one sequence."""
     attention = spec.layers[layer]
     mask = torch.ones(inputs[0].shape[:2], dtype=torch.int32)
-    reference: Callable[..., torch.Tensor] = local_attention_reference
-    attributes: tuple[float, ...] = chunking(spec, attention)
-    if isinstance(attention, LSHAttentionSpec):
-        reference, attributes = lsh_attention_reference, (*attributes, KEY_NORM_EPSILON)
-    result: NDArray[np.float32] = reference(*inputs, mask, *attributes)[0].numpy()
+    is_lsh = isinstance(attention, LSHAttentionSpec)
+    reference: Callable[..., torch.Tensor] = lsh_attention_reference if is_lsh else local_attention_reference
+    attended = reference(*inputs, mask, *operator_attributes(spec, attention))
+    result: NDArray[np.float32] = attended[0].numpy()
     return result
 
 

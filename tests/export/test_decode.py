@@ -22,10 +22,10 @@ from reformer_export import export_checkpoint
 from reformer_export.artifact.decoding import cache_tensors, check_decodable
 from reformer_export.artifact.manifest import Manifest, check_files, read_manifest
 from reformer_export.checkpoints import LoadOptions, load_huggingface
-from reformer_export.contract import KEY_NORM_EPSILON, MAX_OPSET, MIN_OPSET
+from reformer_export.contract import MAX_OPSET, MIN_OPSET
 from reformer_export.errors import ArtifactError, InputError
 from reformer_export.modeling import Decoder, Reformer, build_model
-from reformer_export.modeling.layers import chunking
+from reformer_export.modeling.layers import operator_attributes
 from reformer_export.ops import local_attention_reference, lsh_attention_reference, lsh_buckets_reference
 from reformer_export.spec import LSHAttentionSpec, ModelSpec
 from tests.configurations import reformer_configs
@@ -277,12 +277,13 @@ class FrozenPast:
         fresh = [getattr(module, name)(normed) for name in names]
         held = self.held[index]
         held[:] = [torch.cat([old, x], 1) for old, x in zip(held, fresh, strict=True)] if held else fresh
-        mask, attributes = torch.ones(1, self.length, dtype=torch.int32), chunking(spec, attention)
+        mask = torch.ones(1, self.length, dtype=torch.int32)
+        attributes = operator_attributes(spec, attention)
         if not isinstance(attention, LSHAttentionSpec):
             whole = local_attention_reference(*held, mask, *attributes)
         else:
             buckets = module_buckets(spec, attention, module, held[0], mask)
-            whole = lsh_attention_reference(*held, buckets, mask, *attributes, KEY_NORM_EPSILON)
+            whole = lsh_attention_reference(*held, buckets, mask, *attributes)
         return whole[:, -normed.shape[1] :]
 
     @staticmethod
