@@ -267,7 +267,7 @@ StepScratch layout_step_scratch(const StepJob& job, WorkspaceArena& arena) {
   scratch.query = arena.allocate<float>(width);
   scratch.result = arena.allocate<float>(width);
   scratch.total = arena.allocate<float>(width);
-  scratch.slots = arena.allocate<int32_t>(keys);
+  scratch.slots = arena.allocate<int32_t>(keys + kLanes);
   scratch.logits = arena.allocate<float>(keys);
   return scratch;
 }

@@ -39,7 +39,7 @@ struct StepScratch {
   float* query;    // [padded D]
   float* result;   // [padded D], of a round
   float* total;    // [padded D], over rounds
-  int32_t* slots;  // [keys], places in the cache
+  int32_t* slots;  // [keys, and a vector more], places in the cache
   float* logits;   // [keys, up to whole vectors]
 };
 
