@@ -1,7 +1,7 @@
 """decode.onnx: which models have one, and the caches that it takes and gives.
 
-Each row of its batch is a sequence of its own: it holds `lengths` tokens and gets `new_lengths` more, a prompt
-or one token (docs/operators.md, LSHAttentionStep).
+Each row of its batch is a sequence of its own: it holds `lengths` tokens and gets `new_lengths` more, a
+prompt or one token (docs/operators.md, LSHAttentionStep).
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ _BYTES: Final[dict[str, int]] = {"float32": 4, "float16": 2, "bfloat16": 2, "int
 class CacheTensor:
     """One cache of one layer.
 
-    `shape` is that of one sequence, without the batch: numbers, and "capacity" where it grows with the tokens.
+    `shape` is that of one sequence, without the batch: numbers, and "capacity" where it grows with the
+    tokens.
     """
 
     layer: int

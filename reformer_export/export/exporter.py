@@ -65,7 +65,8 @@ def write_artifact(
 ) -> Manifest:
     """Export `checkpoint` into `folder`: model.onnx, config and tokenizer files, and manifest.json at last.
 
-    `options.decode` takes what `check_decodable` lets pass. `compare` says what the manifest records of the comparison with eager, and may raise to refuse it.
+    `options.decode` takes what `check_decodable` lets pass. `compare` says what the manifest records of the
+    comparison with eager, and may raise to refuse it.
 
     Raises:
         ExportError: the graph does not keep the contract.

@@ -53,11 +53,11 @@ def trace_decoder(model: Decoder, dtype: DType, opset: int = DEFAULT_OPSET) -> i
     caches = cache_tensors(spec, dtype)
     types = TORCH_DTYPES | {"int32": torch.int32}
     batch, capacity = _batch(), torch.export.Dim(CAPACITY, min=1, max=max(spec.max_length, 2))
-    held = [
-        torch.zeros(each.shape_of(2, min(5, spec.max_length)), dtype=types[each.dtype]) for each in caches
-    ]
+    shapes = [each.shape_of(2, min(5, spec.max_length)) for each in caches]
+    held = [torch.zeros(shape, dtype=types[each.dtype]) for shape, each in zip(shapes, caches, strict=True)]
     lengths = torch.zeros(2, dtype=torch.int32)
-    examples = (torch.ones(2, min(3, spec.max_length), dtype=torch.int64), lengths, lengths + 1, tuple(held))
+    ids = torch.ones(2, min(3, spec.max_length), dtype=torch.int64)
+    examples = (ids, lengths, lengths + 1, tuple(held))
     axes = {
         "input_ids": {0: batch, 1: _sequence(spec)},
         LENGTHS_INPUT: {0: batch},

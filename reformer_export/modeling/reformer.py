@@ -36,8 +36,8 @@ class Encoder(nn.Module):
         caches: Sequence[LayerCache] = (),
         last: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """float32 [B, L, hidden_size], int32 [B, L], a cache for every layer of a call that decodes, and int64
-        [B], each sequence's position to keep, or None for all -> T [B, L or 1, 2 * hidden_size]."""
+        """float32 [B, L, hidden_size], int32 [B, L], a cache for every layer of a call that decodes, and
+        int64 [B], each sequence's position to keep, or None for all -> T [B, L or 1, 2 * hidden_size]."""
         attention_stream, update = hidden_states, None
         for layer, cache in itertools.zip_longest(self.layers, caches):
             attention_stream, hidden_states, update = layer(

@@ -18,9 +18,12 @@ if TYPE_CHECKING:
     from reformer_export.measure.decoding import DecodeMeasurement, DecodeResult
     from reformer_export.measure.decoding_memory import DecodeMemory
     from reformer_export.measure.run import BenchmarkResult, Measurement
+    from reformer_export.parity.decoding_results import Check, DecodingResult
     from reformer_export.parity.results import CaseResult, VerifyResult
     from reformer_export.report.verify_report import DataAccuracy
     from reformer_export.runtimes.machine import Library, MachineReport
+
+from reformer_export.parity.decoding_results import CHECKS
 
 T = TypeVar("T")
 Columns = Mapping[str, Callable[[T], object]]
@@ -97,6 +100,19 @@ def sweep_table(folder: Path, sweep: VerifyResult) -> Table:
     allowed = sweep.given_tolerance
     given = "" if allowed is None else f", tolerance {allowed}"
     return make_table(f"{folder} against eager ({sweep.runtime}, {sweep.dtype}{given})", CASES, sweep.cases)
+
+
+def decoding_table(folder: Path, decoding: DecodingResult) -> Table:
+    """A row for each kind of comparison of decode.onnx."""
+    columns: Columns[Check] = {
+        "decode.onnx": lambda check: CHECKS[check],
+        "comparisons": lambda check: f"{len(decoding.of(check)):,}",
+        "nearest to failing": lambda check: decoding.worst(check).where,
+        "error": lambda check: f"{decoding.worst(check).error:.1e}",
+        "tolerance": lambda check: f"{decoding.worst(check).tolerance:.1e}",
+        "passed": lambda check: "ok" if decoding.worst(check).passed else "FAILED",
+    }
+    return make_table(f"{folder}, decode.onnx ({decoding.runtime})", columns, decoding.checks)
 
 
 def accuracy_table(data: DataAccuracy) -> Table:
@@ -180,7 +196,9 @@ def engine_table(caption: str, record: EngineRecord, *more: tuple[str, str]) -> 
         ("runtime", f"{record.runtime} {record.runtime_version}"),
         ("compute capabilities", ", ".join(record.compute_capabilities)),
         ("dtype", record.dtype),
+        ("built from", record.model_name),
         *([] if record.num_hashes is None else [("hashes", f"{record.num_hashes}, built in")]),
+        *([] if record.capacity is None else [("caches", f"up to {record.capacity:,} tokens a sequence")]),
         *profiles,
         ("plugin layers", layers or "none"),
         ("plugin library", f"{plugin.file_name} {plugin.version} (ABI {plugin.abi_version}), {carried}"),

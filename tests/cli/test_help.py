@@ -27,6 +27,7 @@ OWN_MEANING = {
     "--seed": "of draws or of inputs",
     "--tf32": "of an engine, or of CUDA's products",
     "--top-k": "to draw among, or to write",
+    "--decode": "adds decode.onnx, or builds an engine of it",
 }
 """Why an option's help differs between commands; its kind of value does not, but for the first."""
 

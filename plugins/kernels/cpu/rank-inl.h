@@ -136,34 +136,33 @@ class RankFilter {
   int32_t first() const { return static_cast<int32_t>(first_); }
   int32_t last() const { return static_cast<int32_t>(last_); }
 
-  // The same of a vector of buckets, where all in the first bucket are of one kind, and all in the
-  // last; returns false, and has visited none, where they are not.
-  bool takes_vector(hn::Vec<I32> buckets, hn::Mask<I32>& inside) {
-    const I32 di;
-    const auto is_first = hn::Eq(buckets, hn::Set(di, first()));
-    const auto is_last = hn::Eq(buckets, hn::Set(di, last()));
-    const int64_t firsts = static_cast<int64_t>(hn::CountTrue(di, is_first));
-    const int64_t lasts = static_cast<int64_t>(hn::CountTrue(di, is_last));
-    const bool skips = of_first_ + firsts <= skipped_;
-    const bool takes = of_last_ + lasts <= taken_;
-    if (!skips && of_first_ < skipped_) return false;
-    if (!takes && of_last_ < taken_) return false;
-    auto outside =
-        hn::Or(hn::Lt(buckets, hn::Set(di, first())), hn::Gt(buckets, hn::Set(di, last())));
-    if (skips) outside = hn::Or(outside, is_first);
-    if (!takes) outside = hn::Or(outside, is_last);
-    inside = hn::Not(outside);
-    of_first_ += firsts;
-    of_last_ += lasts;
-    return true;
-  }
-
  private:
   int64_t first_, last_;
   int64_t skipped_, taken_;
   int64_t of_first_ = 0;
   int64_t of_last_ = 0;
 };
+
+// Adds to `slots` the positions of one vector of buckets that the filter takes, in order: what lies
+// between its ends at once. Writes a vector's width behind `count`.
+HWY_INLINE size_t take_vector(hn::Vec<I32> bucket, hn::Vec<I32> position, RankFilter& filter,
+                              int32_t* slots, size_t count) {
+  const I32 di;
+  const auto first = hn::Set(di, filter.first());
+  const auto last = hn::Set(di, filter.last());
+  const auto inside = hn::And(hn::Gt(bucket, first), hn::Lt(bucket, last));
+  if (hn::AllFalse(di, hn::Or(hn::Eq(bucket, first), hn::Eq(bucket, last)))) {
+    return count + hn::CompressStore(position, inside, di, slots + count);
+  }
+  HWY_ALIGN int32_t buckets[kLanes];
+  HWY_ALIGN int32_t positions[kLanes];
+  hn::Store(bucket, di, buckets);
+  hn::Store(position, di, positions);
+  for (size_t i = 0; i < hn::Lanes(di); ++i) {
+    if (filter.takes(buckets[i])) slots[count++] = positions[i];
+  }
+  return count;
+}
 
 // The positions of buckets in [low, high), and these buckets, in ascending order; `candidates` has
 // room for them and a vector more.
@@ -192,32 +191,8 @@ HWY_INLINE size_t gather_between(const int32_t* HWY_RESTRICT buckets, size_t len
   return count;
 }
 
-// The positions of the candidates, `found` of them, that `filter` takes; `slots` has room for a
-// vector more. Returns how many.
-HWY_INLINE size_t filter_ranks(const RankCandidates& candidates, size_t found, RankFilter filter,
-                               int32_t* slots) {
-  const I32 di;
-  const size_t lanes = hn::Lanes(di);
-  size_t count = 0;
-  size_t i = 0;
-  for (; i + lanes <= found; i += lanes) {
-    hn::Mask<I32> inside;
-    if (filter.takes_vector(hn::LoadU(di, candidates.buckets + i), inside)) {
-      const auto positions = hn::LoadU(di, candidates.positions + i);
-      count += hn::CompressStore(positions, inside, di, slots + count);
-      continue;
-    }
-    for (size_t j = i; j < i + lanes; ++j) {
-      if (filter.takes(candidates.buckets[j])) slots[count++] = candidates.positions[j];
-    }
-  }
-  for (; i < found; ++i) {
-    if (filter.takes(candidates.buckets[i])) slots[count++] = candidates.positions[i];
-  }
-  return count;
-}
-
 // The positions that ranks [low, high) of the round have, in ascending order; returns how many.
+// `slots` has room for them and a vector more.
 HWY_NOINLINE size_t collect_ranks(const int32_t* HWY_RESTRICT buckets, int64_t length, int64_t low,
                                   int64_t high, const Ranks& known,
                                   const RankCandidates& candidates, int32_t* slots) {
@@ -236,6 +211,8 @@ HWY_NOINLINE size_t collect_ranks(const int32_t* HWY_RESTRICT buckets, int64_t l
   const auto bracket = [&](size_t place, int64_t below) {
     return Bracket{known.values[place], known.counts[place] - below, known.values[place + 1]};
   };
+  const I32 di;
+  const size_t lanes = hn::Lanes(di);
   size_t count = 0;
   // Most often what is between the known values is little: it is gathered, and searched alone.
   const int64_t below = known.counts[from];
@@ -245,22 +222,24 @@ HWY_NOINLINE size_t collect_ranks(const int32_t* HWY_RESTRICT buckets, int64_t l
     const int64_t size = static_cast<int64_t>(found);
     const Ranked first = find_rank(candidates.buckets, size, low - below, bracket(from, below));
     const Ranked last = find_rank(candidates.buckets, size, high - 1 - below, bracket(to, below));
-    return filter_ranks(candidates, found, RankFilter(first, last, low - below, high - below), slots);
+    RankFilter filter(first, last, low - below, high - below);
+    size_t i = 0;
+    for (; i + lanes <= found && count < wanted; i += lanes) {
+      count = take_vector(hn::LoadU(di, candidates.buckets + i),
+                          hn::LoadU(di, candidates.positions + i), filter, slots, count);
+    }
+    for (; i < found && count < wanted; ++i) {
+      if (filter.takes(candidates.buckets[i])) slots[count++] = candidates.positions[i];
+    }
+    return count;
   }
   RankFilter filter(find_rank(buckets, length, low, bracket(from, 0)),
                     find_rank(buckets, length, high - 1, bracket(to, 0)), low, high);
-  const I32 di;
-  const size_t lanes = hn::Lanes(di);
-  const auto lowest = hn::Set(di, filter.first());
-  const auto highest = hn::Set(di, filter.last());
   const size_t size = static_cast<size_t>(length);
   size_t j = 0;
   for (; j + lanes <= size && count < wanted; j += lanes) {
-    const auto bucket = hn::LoadU(di, buckets + j);
-    if (hn::AllTrue(di, hn::Or(hn::Lt(bucket, lowest), hn::Gt(bucket, highest)))) continue;
-    for (size_t i = j; i < j + lanes && count < wanted; ++i) {
-      if (filter.takes(buckets[i])) slots[count++] = static_cast<int32_t>(i);
-    }
+    count = take_vector(hn::LoadU(di, buckets + j), hn::Iota(di, static_cast<int32_t>(j)), filter,
+                        slots, count);
   }
   for (; j < size && count < wanted; ++j) {
     if (filter.takes(buckets[j])) slots[count++] = static_cast<int32_t>(j);

@@ -66,10 +66,10 @@ HWY_INLINE void prefetch_slot(const Head<T>& head, int32_t slot) {
   }
 }
 
-// The logit of one key, which LSH normalises: q . k / (sqrt(mean(k^2) + eps) sqrt(D)).
+// q . k and k . k of one key.
 template <typename T>
-HWY_INLINE float score_key(const StepJob& job, const Head<T>& head, const float* query,
-                           const T* key) {
+HWY_INLINE void multiply_key(const Head<T>& head, const float* query, const T* key, float& product,
+                             float& square) {
   const F32 df;
   VF products = hn::Zero(df);
   VF squares = hn::Zero(df);
@@ -77,13 +77,35 @@ HWY_INLINE float score_key(const StepJob& job, const Head<T>& head, const float*
     products = hn::MulAdd(values, hn::Load(df, query + i), products);
     squares = hn::MulAdd(values, values, squares);
   });
-  const float size = static_cast<float>(head.size);
-  float norm = std::sqrt(size);
-  if (job.shared_query_key) {
-    const float square = hn::GetLane(hn::SumOfLanes(df, squares));
-    norm *= std::sqrt(square / size + job.key_norm_epsilon);
+  product = hn::GetLane(hn::SumOfLanes(df, products));
+  square = hn::GetLane(hn::SumOfLanes(df, squares));
+}
+
+// Makes logits of `count` products, -infinity behind them, and returns the highest: q . k /
+// sqrt(D), which LSH normalises, q . k / (sqrt(mean(k^2) + eps) sqrt(D)). `self` is the index of
+// the token itself.
+HWY_INLINE float score_keys(const StepJob& job, size_t head_size, const StepScratch& scratch,
+                            size_t count, size_t self) {
+  const F32 df;
+  const size_t columns = round_up(count, kLanes);
+  const VF size = hn::Set(df, static_cast<float>(head_size));
+  std::fill(scratch.squares + count, scratch.squares + columns, 0.0f);
+  for (size_t i = 0; i < columns; i += hn::Lanes(df)) {
+    VF norm = hn::Sqrt(size);
+    if (job.shared_query_key) {
+      const VF mean = hn::Div(hn::Load(df, scratch.squares + i), size);
+      norm = hn::Mul(norm, hn::Sqrt(hn::Add(mean, hn::Set(df, job.key_norm_epsilon))));
+    }
+    hn::Store(hn::Div(hn::Load(df, scratch.logits + i), norm), df, scratch.logits + i);
   }
-  return hn::GetLane(hn::SumOfLanes(df, products)) / norm;
+  if (self < count) scratch.logits[self] = job.self_logit;
+  std::fill(scratch.logits + count, scratch.logits + columns,
+            -std::numeric_limits<float>::infinity());
+  VF highest = hn::Load(df, scratch.logits);
+  for (size_t i = hn::Lanes(df); i < columns; i += hn::Lanes(df)) {
+    highest = hn::Max(highest, hn::Load(df, scratch.logits + i));
+  }
+  return hn::GetLane(hn::MaxOfLanes(df, highest));
 }
 
 // Takes `count` slots of the cache into the round. `self`: the newest token's own slot, or -1.
@@ -93,17 +115,17 @@ HWY_INLINE void attend_slots(const StepJob& job, const Head<T>& head, const Step
   const F32 df;
   constexpr size_t kAhead = 8;  // slots whose memory is asked for before it is needed
   const size_t columns = round_up(count, kLanes);
-  float highest = running.highest;
+  size_t own = count;
   for (size_t i = 0; i < std::min(kAhead, count); ++i) prefetch_slot(head, scratch.slots[i]);
   for (size_t i = 0; i < count; ++i) {
     if (i + kAhead < count) prefetch_slot(head, scratch.slots[i + kAhead]);
     const int32_t slot = scratch.slots[i];
     const T* key = head.keys + static_cast<size_t>(slot) * head.stride;
-    scratch.logits[i] = slot == self ? kSelfLogit : score_key(job, head, scratch.query, key);
-    highest = std::max(highest, scratch.logits[i]);
+    multiply_key(head, scratch.query, key, scratch.logits[i], scratch.squares[i]);
+    if (slot == self) own = i;
   }
-  std::fill(scratch.logits + count, scratch.logits + columns,
-            -std::numeric_limits<float>::infinity());
+  std::fill(scratch.logits + count, scratch.logits + columns, 0.0f);
+  const float highest = std::max(running.highest, score_keys(job, head.size, scratch, count, own));
   const float shrink = running.sum == 0 ? 0.0f : std::exp(running.highest - highest);
   running.sum = running.sum * shrink + exponentiate_row(highest, columns, scratch.logits);
   running.highest = highest;
@@ -141,6 +163,7 @@ HWY_INLINE void visit_window(const AttentionSizes& sizes, int64_t chunk, const V
     if (range.begin < range.end) visit(range);
   };
   for (int64_t shift = -sizes.before; shift <= 0; ++shift) {
+    if (!sizes.wraps && chunk + shift < 0) continue;
     // A neighbour that is farther away than there are chunks is the chunk itself.
     const int64_t wanted = shift < -chunks ? chunk : (chunk + shift + chunks) % chunks;
     const int64_t begin = wanted % per_round * sizes.chunk_length;
@@ -216,7 +239,8 @@ HWY_INLINE void step_pair(const StepJob& job, const StepScratch& scratch, int64_
   const int32_t* buckets = job.buckets;
   if (buckets != nullptr) buckets += pair * job.sizes.rounds * job.sizes.capacity;
   const size_t padded = round_up(head.size, kLanes);
-  const int32_t self = job.shared_query_key ? static_cast<int32_t>(sizes.length - 1) : -1;
+  const int64_t newest = (sizes.length - 1) % job.sizes.capacity;
+  const int32_t self = job.self_logit == kNoSelfLogit ? -1 : static_cast<int32_t>(newest);
   load_row(head.query, head.size, scratch.query);
   Running rounds;
   for (int64_t round = 0; round < sizes.rounds; ++round) {
@@ -269,6 +293,7 @@ StepScratch layout_step_scratch(const StepJob& job, WorkspaceArena& arena) {
   scratch.total = arena.allocate<float>(width);
   scratch.slots = arena.allocate<int32_t>(keys + kLanes);
   scratch.logits = arena.allocate<float>(keys);
+  scratch.squares = arena.allocate<float>(keys);
   return scratch;
 }
 
@@ -278,7 +303,8 @@ AttentionSizes row_sizes(const StepJob& job, int64_t length) {
   sizes.length = length;
   sizes.heads = job.sizes.heads;
   sizes.head_size = job.sizes.head_size;
-  cut_chunks(job.chunking, &sizes);
+  cut_chunks(job.chunking, job.dense_threshold, &sizes);
+  sizes.wraps = job.wraps;
   sizes.rounds = sizes.dense ? 1 : job.sizes.rounds;
   sizes.empty = length == 0;
   return sizes;
