@@ -270,8 +270,8 @@ def _describe_steps(graph: OnnxSummary | None) -> str:
         return f"runs with an operator library only: {', '.join(refused)} have no function body in the file"
     return (
         "runs in ONNX Runtime: with the operator library a step writes its token into the caches where they "
-        "lie; with the function bodies it costs a whole pass over them, and a copy. `engine --decode` makes it "
-        "an engine of TensorRT"
+        "lie; with the function bodies it costs a whole pass over them, and a copy. `engine --decode` makes "
+        "it an engine of TensorRT"
     )
 
 
