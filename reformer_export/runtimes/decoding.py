@@ -207,8 +207,11 @@ class DecodingState(Forkable):
         if not 0 < len(ids) <= self._longest:
             expected = f"1 to {self._longest}, the longest sequence"
             raise InputError("prompt", f"{len(ids)} tokens", expected, "shorten it, or give some text")
-        for position, token in enumerate(ids):
-            _check_token(f"prompt, position {position}", token, session.vocab_size)
+        row = np.array(ids, np.int64)
+        outside = np.flatnonzero((row < 0) | (row >= session.vocab_size))
+        if outside.size:
+            position = int(outside[0])
+            _check_token(f"prompt, position {position}", ids[position], session.vocab_size)
         return array("q", ids)
 
     def _check_step(
