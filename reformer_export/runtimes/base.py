@@ -245,9 +245,6 @@ class Runtime(Forkable):
 
         The prompt of index i is continued as `generate` does with `seed` + i, whatever the others are. As one
         ends, the next joins. Without decode.onnx they are continued one after the other.
-
-        for generation in model.generate_many(["In the beginning", "And God said"], max_new_tokens=100):
-            print(generation.text)
         """
         chosen = options_from_fields(GenerationOptions, None, options)
         return GenerationBatch(self, prompts, chosen, batch_size, self._start_generation)
