@@ -217,7 +217,13 @@ class DecodingState(Forkable):
     def _check_step(
         self, session: DecodeSession, tokens: Mapping[int, int] | Iterable[tuple[int, int]]
     ) -> dict[int, int]:
-        pairs = list(tokens.items() if isinstance(tokens, Mapping) else tokens)
+        try:
+            pairs = [
+                (key, token) for key, token in (tokens.items() if isinstance(tokens, Mapping) else tokens)
+            ]
+        except (TypeError, ValueError) as error:
+            fix = "give e.g. {key: 5}"
+            raise InputError("tokens", one_line_repr(tokens), "a token id for each key", fix) from error
         named = {}
         for key, token in pairs:
             held = self._find(key)
