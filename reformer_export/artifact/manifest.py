@@ -7,6 +7,7 @@ file it names. `folder.py` makes the folder.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -179,11 +180,14 @@ def read_manifest(folder: Path) -> Manifest:
     return Manifest(**values, runtime_num_hashes=choice and RuntimeNumHashes(choice.max_hashes))
 
 
-def check_files(folder: Path, manifest: Manifest) -> None:
-    """Compare every file the manifest names with its SHA-256; ArtifactError names the first that differs."""
+def check_files(folder: Path, manifest: Manifest, names: Collection[str] | None = None) -> None:
+    """Compare every file that the manifest names, or of these the `names`, with its SHA-256; ArtifactError
+    names the first that differs."""
     if MODEL_NAME not in manifest.files:
         raise ArtifactError(folder / MANIFEST_NAME, f"no {MODEL_NAME}", "it", "export again")
     for name, expected in manifest.files.items():
+        if names is not None and name not in names:
+            continue
         resolve_inside(folder, name)
         path = folder / name
         with reading(path):

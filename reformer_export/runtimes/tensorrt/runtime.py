@@ -6,7 +6,7 @@ import contextlib
 import os
 import threading
 import weakref
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 from reformer_export.artifact.engine_record import EngineProfile, EngineRecord, EngineRuntime
 from reformer_export.errors import InputError
@@ -140,6 +140,13 @@ class TensorRTRuntime(Runtime):
                 )
             outputs = self._executor.run(ids, mask)
         return {name: outputs[name] for name in self.spec.output_names}
+
+    def check_decoding(self) -> NoReturn:
+        got, fix = f"{self._record.runtime}", "load the artifact with ONNX Runtime"
+        raise InputError("decoding", got, "ONNX Runtime, which alone has caches here", fix)
+
+    def _start_decoding(self, num_hashes: int | None) -> NoReturn:
+        self.check_decoding()
 
     def abandon(self) -> None:
         self._is_abandoned = True
