@@ -1,5 +1,4 @@
-"""Sequences that are continued by engines of decode.onnx on the GPU of this machine, with each TensorRT that is
-installed here."""
+"""Sequences that are continued by engines of decode.onnx on this machine's GPU, with each TensorRT here."""
 
 from __future__ import annotations
 
@@ -56,4 +55,4 @@ def test_a_sequence_is_the_same_beside_others(model: Runtime) -> None:
         for token in tokens:
             alone.step({key: token})
             state.step({first: token, second: token})
-            np.testing.assert_allclose(state.logits(first), alone.logits(key), atol=2e-5, rtol=0)
+            np.testing.assert_allclose(state.logits(first), alone.logits(key), atol=TOLERANCE, rtol=0)
