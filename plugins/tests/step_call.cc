@@ -112,6 +112,7 @@ class Views {
     const Attention& call = step_.whole;
     params.num_heads = static_cast<int32_t>(call.heads);
     params.chunking = call.chunking;
+    params.self_logit = call.own_logit();
     params.lengths = view(step_.rows.held.data(), REFORMER_INT32, {call.batch});
     params.new_lengths = view(step_.rows.fresh.data(), REFORMER_INT32, {call.batch});
     params.output = fresh(step_.output);
@@ -207,6 +208,7 @@ reformer_status Step::run(const StepFunctions& functions, int32_t workers, bool 
   if (!whole.lsh) {
     reformer_local_attention_step_params params{};
     views.fill(params);
+    params.wraps = whole.wraps ? 1 : 0;
     params.query = views.fresh(query);
     params.key = views.fresh(key);
     params.value = views.fresh(value);
@@ -219,6 +221,7 @@ reformer_status Step::run(const StepFunctions& functions, int32_t workers, bool 
   reformer_lsh_attention_step_params params{};
   views.fill(params);
   params.key_norm_epsilon = whole.epsilon;
+  params.dense_threshold = whole.most_dense();
   params.query_key = views.fresh(query);
   params.value = views.fresh(value);
   params.new_buckets = views.hashed(new_buckets, rows.tokens);
@@ -250,7 +253,9 @@ Attention draw_causal(Random& random) {
   call.chunking.num_chunks_after = 0;
   call.chunking.is_causal = 1;
   call.chunking.padding_multiple = call.chunking.chunk_length * draw_int(random, 1, 3);
-  call.chunking.padding_threshold = draw_int(random, 0, call.chunking.chunk_length);
+  const int64_t chunk = call.chunking.chunk_length;
+  const int64_t unpadded = call.lsh ? std::min(call.most_dense(), chunk) : chunk;
+  call.chunking.padding_threshold = draw_int(random, 0, unpadded);
   std::fill(call.mask.begin(), call.mask.end(), 1);
   return call;
 }

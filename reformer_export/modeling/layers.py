@@ -19,7 +19,7 @@ from typing import Final
 import torch
 from torch import nn
 
-from reformer_export.contract import KEY_NORM_EPSILON
+from reformer_export.contract import KEY_NORM_EPSILON, NO_SELF_LOGIT, SELF_LOGIT
 from reformer_export.ops import (
     draw_rotations,
     local_attention,
@@ -122,7 +122,12 @@ class LSHSelfAttention(nn.Module):
         buckets = lsh_buckets(
             query_key, self.rotations, attention_mask, self.spec.num_heads, list(self.attention.num_buckets)
         )
-        attributes = (*chunking(self.spec, self.attention), KEY_NORM_EPSILON)
+        attributes = (
+            *chunking(self.spec, self.attention),
+            KEY_NORM_EPSILON,
+            SELF_LOGIT,
+            self.attention.chunk_length,
+        )
         attended: torch.Tensor
         if cache is None:
             attended = lsh_attention(query_key, value, buckets, attention_mask, *attributes)
@@ -151,7 +156,7 @@ class LocalSelfAttention(nn.Module):
     ) -> torch.Tensor:
         """T [B, L, hidden_size], int32 [B, L] -> T [B, L, H*D]."""
         tensors = self.query(hidden_states), self.key(hidden_states), self.value(hidden_states)
-        attributes = chunking(self.spec, self.attention)
+        attributes = (*chunking(self.spec, self.attention), NO_SELF_LOGIT, True)
         attended: torch.Tensor
         if cache is None:
             attended = local_attention(*tensors, attention_mask, *attributes)

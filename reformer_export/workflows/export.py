@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from reformer_export.checkpoints import LoadOptions
     from reformer_export.export import ExportOptions
+    from reformer_export.parity.decoding_results import DecodingResult
     from reformer_export.parity.results import VerifyResult
     from reformer_export.workflows.fields import ExportFields
 
@@ -161,10 +162,10 @@ def export_checkpoint(
 
         def compare(manifest: Manifest) -> dict[str, Any]:
             say("Comparing with eager ...")
-            result = _compare_shortly(folder, manifest, loaded.folder)
-            for note in result.notes:
+            parity = _compare_shortly(folder, manifest, loaded.folder)
+            for note in parity["notes"]:
                 say(f"Note: {note}.")
-            return result.summary()
+            return parity
 
         manifest = write_artifact(loaded, folder, export_options, compare if request.verify else None)
     text = manifest.tokenizer
@@ -178,19 +179,30 @@ def export_checkpoint(
     return ExportedArtifact(out, manifest)
 
 
-def _compare_shortly(folder: Path, manifest: Manifest, checkpoint: Path) -> VerifyResult:
-    """The comparison over a few inputs; ParityError when it fails."""
+def _compare_shortly(folder: Path, manifest: Manifest, checkpoint: Path) -> dict[str, Any]:
+    """The summary of the comparison over a few inputs, and of that of decode.onnx; ParityError when one
+    fails."""
     from reformer_export.parity.cases import add_num_hashes_cases, default_cases
+    from reformer_export.parity.decoding import check_decoding
+    from reformer_export.parity.decoding_cases import choose_decoding_cases
     from reformer_export.parity.session import open_session
     from reformer_export.parity.sweep import sweep
 
     cases = add_num_hashes_cases(manifest, default_cases(manifest.spec, short=True))
     with open_session(folder, checkpoint, manifest=manifest) as session:
         result = sweep(session, cases)
+        _require_parity(result)
+        if manifest.decode is None:
+            return result.summary()
+        decoding = check_decoding(session, choose_decoding_cases(manifest, short=True))
+        _require_parity(decoding)
+    return {**result.summary(), "decoding": decoding.summary()}
+
+
+def _require_parity(result: VerifyResult | DecodingResult) -> None:
     if not result.passed:
         raise ParityError(
             f"parity with eager: {result.verdict()}",
             fix="nothing was written, use `verify=False` to write it nevertheless and `reformer-export "
             "verify` to see every case",
         )
-    return result

@@ -68,7 +68,8 @@ class BenchFields(TypedDict, total=False):
 
     runtime: RuntimeOptions
     checkpoint: str | None
-    against: Sequence[Name]
+    decode: bool
+    against: Sequence[Name] | None
     lengths: Sequence[int] | None
     batch_sizes: Sequence[int]
     repeat: int | None

@@ -8,15 +8,18 @@ from typing import Any, Literal
 
 import torch
 
+from reformer_export.contract import NO_SELF_LOGIT, SELF_LOGIT
 from reformer_export.ops import draw_rotations
 
 Mask = Literal["none", "holes", "all"]
+Rules = Literal["transformers", "reformer-pytorch"]
 Case = tuple[list[torch.Tensor], dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Shape:
-    """An attention layer; `other_chunk` is the chunk length of the model's other kind of layer."""
+    """An attention layer; `other_chunk` is the chunk length of the model's other kind of layer, `rules` whose
+    attributes it has."""
 
     length: int
     batch: int = 1
@@ -29,6 +32,7 @@ class Shape:
     causal: bool = True
     other_chunk: int = 1
     mask: Mask = "holes"
+    rules: Rules = "transformers"
 
     @property
     def name(self) -> str:
@@ -51,6 +55,8 @@ SHAPES = [
     Shape(700, heads=1, head_size=64, chunk=512, rounds=1),
     Shape(640, batch=2, heads=1, chunk=64, mask="all"),
     Shape(1030, heads=1, head_size=64, chunk=64, rounds=4, other_chunk=128),
+    Shape(150, head_size=64, chunk=64, rules="reformer-pytorch"),  # dense: one block of three chunks
+    Shape(500, head_size=40, chunk=32, after=1, causal=False, rules="reformer-pytorch"),
 ]
 
 
@@ -76,6 +82,18 @@ def _chunking(shape: Shape) -> dict[str, Any]:
     }
 
 
+def _lsh_rules(shape: Shape) -> dict[str, Any]:
+    if shape.rules == "transformers":
+        return {"self_logit": SELF_LOGIT, "dense_threshold": shape.chunk}
+    return {"self_logit": -5e4, "dense_threshold": 4 * shape.chunk}
+
+
+def _local_rules(shape: Shape) -> dict[str, Any]:
+    if shape.rules == "transformers":
+        return {"self_logit": NO_SELF_LOGIT, "wraps": True}
+    return {"self_logit": -5e4, "wraps": False}
+
+
 def _draw(generator: torch.Generator, shape: Shape, dtype: torch.dtype) -> torch.Tensor:
     size = (shape.batch, shape.length, shape.heads * shape.head_size)
     return torch.randn(size, generator=generator).to(dtype)
@@ -89,18 +107,18 @@ def make_lsh(shape: Shape, dtype: torch.dtype, seed: int = 0, count: int = 6) ->
     buckets = torch.randint(0, count, size, generator=generator, dtype=torch.int32)
     buckets = torch.where(mask[:, None, None] == 0, count, buckets)
     tensors = [_draw(generator, shape, dtype) for _ in range(2)]
-    return [*tensors, buckets, mask], {**_chunking(shape), "key_norm_epsilon": 1e-6}
+    return [*tensors, buckets, mask], {**_chunking(shape), "key_norm_epsilon": 1e-6, **_lsh_rules(shape)}
 
 
 def make_local(shape: Shape, dtype: torch.dtype, seed: int = 0) -> Case:
     generator = torch.Generator().manual_seed(seed)
     tensors = [_draw(generator, shape, dtype) for _ in range(3)]
-    return [*tensors, draw_mask(generator, shape)], _chunking(shape)
+    return [*tensors, draw_mask(generator, shape)], {**_chunking(shape), **_local_rules(shape)}
 
 
 def make_buckets(shape: Shape, dtype: torch.dtype, factors: tuple[int, ...], seed: int = 0) -> Case:
     generator = torch.Generator().manual_seed(seed)
-    rotations = draw_rotations(seed, (shape.heads, shape.head_size, shape.rounds, sum(factors) // 2))
+    rotations = draw_rotations(seed, (shape.heads, shape.head_size, shape.rounds, sum(factors) // 2 or 12))
     tensors = [_draw(generator, shape, dtype), rotations, draw_mask(generator, shape)]
     return tensors, {"num_heads": shape.heads, "num_buckets": list(factors)}
 

@@ -34,10 +34,9 @@ def read_header(name: str) -> Operator:
     assert tensors
     assert [field for *_, field in tensors] == [name for name, *_ in tensors]
     attributes = read_attributes(body)
-    if "read_chunking(" in body:
-        attributes |= read_attributes(
-            HEADER[HEADER.index("void read_chunking(") : HEADER.index("struct LSHBuckets")]
-        )
+    for shared in re.findall(r"\b(read_\w+)\(reader, ", body):
+        code = HEADER[HEADER.index(f"void {shared}(") :]
+        attributes |= read_attributes(code[: code.index("\n}")])
     return Operator(tuple((name, kind.lower(), shape) for name, kind, shape, _ in tensors), attributes)
 
 
@@ -54,8 +53,6 @@ def read_contract(name: str) -> Operator:
         letters = "".join(LETTERS.get(size, size) for size in shape.split(", "))
         tensors += [(tensor, kind.lower(), letters) for tensor in names.split(", ")]
     listed = frozenset(re.findall(r"`(\w+)`", attributes))
-    if attributes.startswith("The same attributes without"):
-        listed = read_contract("LSHAttention").attributes - listed
     return Operator(tuple(tensors), listed)
 
 

@@ -27,6 +27,8 @@ reformer_status attend_prompt(const Params& params, void* mask, int64_t row, int
   prompt.abi_version = REFORMER_ABI_VERSION;
   prompt.num_heads = params.num_heads;
   prompt.chunking = params.chunking;
+  prompt.self_logit = params.self_logit;
+  prompt.wraps = params.wraps;
   prompt.query = view_prompt(params.query, row, length);
   prompt.key = view_prompt(params.key, row, length);
   prompt.value = view_prompt(params.value, row, length);
@@ -44,6 +46,8 @@ reformer_status launch_steps(const Params& params, const StepSizes& sizes) {
   arguments.value = view_global<const T>(params.value);
   arguments.keys = view_global<T>(params.present_key);
   arguments.values = view_global<T>(params.present_value);
+  arguments.dense_threshold = arguments.chunk_length;
+  arguments.wraps = params.wraps != 0;
   find_vector_rows(&arguments);
   return launch_step(arguments, params.execution.stream);
 }

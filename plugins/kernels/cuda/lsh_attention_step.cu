@@ -1,6 +1,7 @@
 // LSHAttentionStep on CUDA: prompts by LSHAttention's launches, steps by one of their own.
+#include <algorithm>
+
 #include "kernels/common/validation.h"
-#include "kernels/cuda/attention/scores.cuh"
 #include "kernels/cuda/operator_call.h"
 #include "kernels/cuda/step/call.h"
 #include "kernels/cuda/step/step.h"
@@ -29,6 +30,8 @@ reformer_lsh_attention_params describe_prompt(const Params& params, int64_t row,
   prompt.abi_version = REFORMER_ABI_VERSION;
   prompt.num_heads = params.num_heads;
   prompt.key_norm_epsilon = params.key_norm_epsilon;
+  prompt.self_logit = params.self_logit;
+  prompt.dense_threshold = params.dense_threshold;
   prompt.chunking = params.chunking;
   prompt.query_key = view_prompt(params.query_key, row, length);
   prompt.value = view_prompt(params.value, row, length);
@@ -95,7 +98,8 @@ reformer_status launch_steps(const Params& params, const StepSizes& sizes,
   arguments.partial = workspace.partial;
   arguments.lse = workspace.lse;
   arguments.key_norm_epsilon = params.key_norm_epsilon;
-  arguments.self_logit = kSelfLogit;
+  arguments.dense_threshold =
+      static_cast<uint32_t>(std::min<int64_t>(params.dense_threshold, UINT32_MAX));
   find_vector_rows(&arguments);
   return launch_step(arguments, params.execution.stream);
 }

@@ -157,7 +157,7 @@ class QueryAttention {
     load_row(own ? arguments_.key + block_.token : keys + place, key);
     load_row(own ? arguments_.value + block_.token : values + place, value);
     float logit = score_key(key);
-    if (kLsh && own) logit = arguments_.self_logit;
+    if (own && arguments_.self_logit < kInfinity) logit = arguments_.self_logit;
     if (!exists) logit = -kInfinity;
     const float highest = fmaxf(highest_, logit);
     const float shrink = expf(highest_ - highest);

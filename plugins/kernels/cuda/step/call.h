@@ -144,6 +144,7 @@ StepArguments<T> describe_step(const Params& params, const StepSizes& sizes, boo
   arguments.before = static_cast<uint32_t>(params.chunking.num_chunks_before);
   arguments.padding_multiple = static_cast<uint32_t>(params.chunking.padding_multiple);
   arguments.padding_threshold = static_cast<uint32_t>(params.chunking.padding_threshold);
+  arguments.self_logit = params.self_logit;
   arguments.is_lsh = is_lsh;
   return arguments;
 }

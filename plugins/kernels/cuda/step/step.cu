@@ -159,7 +159,8 @@ __global__ void __launch_bounds__(kMostStepThreads) combine_step(const StepArgum
 template <typename T>
 unsigned choose_threads(const StepArguments<T>& arguments, int64_t lanes) {
   const int64_t window = (int64_t{arguments.before} + 1) * arguments.chunk_length;
-  int64_t wanted = std::min(window, arguments.capacity) * lanes / 4;
+  const int64_t keys = std::max(window, int64_t{arguments.dense_threshold});
+  int64_t wanted = std::min(keys, arguments.capacity) * lanes / 4;
   if (arguments.is_lsh) wanted = std::max(wanted, arguments.capacity / kWarpSize);
   unsigned threads = 4 * kWarpSize;
   while (threads < kMostStepThreads && threads < wanted) threads *= 2;

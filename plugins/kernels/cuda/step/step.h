@@ -34,8 +34,10 @@ struct StepArguments {
   uint32_t before = 0;
   uint32_t padding_multiple = 0;
   uint32_t padding_threshold = 0;
+  uint32_t dense_threshold = 0;
   float key_norm_epsilon = 0;
-  float self_logit = 0;      // LSH: of the token itself
+  float self_logit = 0;      // of the token itself, or infinity: none of its own
+  bool wraps = true;         // the window, around either end
   bool is_lsh = false;       // shared query and key, buckets; else a ring in the order of positions
   bool vector_rows = false;  // rows of all T tensors may be read 16 bytes at a time
 };

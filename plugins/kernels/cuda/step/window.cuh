@@ -14,6 +14,7 @@ struct StepRow {
   uint32_t round_chunks;  // chunks of a round
   uint32_t rounds;        // 1 when dense
   uint32_t before;
+  bool wraps;
   bool dense;
 };
 
@@ -24,12 +25,13 @@ __device__ __forceinline__ StepRow cut_row(const StepArguments<T>& arguments, ui
     const uint32_t multiple = arguments.padding_multiple;
     padded = (length + multiple - 1) / multiple * multiple;
   }
-  if (padded <= arguments.chunk_length) return {length, length, 1, 1, 0, true};
+  if (padded <= arguments.dense_threshold) return {length, length, 1, 1, 0, true, true};
   return {length,
           arguments.chunk_length,
           padded / arguments.chunk_length,
           static_cast<uint32_t>(arguments.rounds),
           arguments.before,
+          arguments.wraps,
           false};
 }
 
@@ -47,9 +49,10 @@ class WindowRanges {
  public:
   __device__ __forceinline__ WindowRanges(const StepRow& row, uint32_t round, uint32_t chunk)
       : row_(row), own_round_(round), own_chunk_(chunk) {
-    const uint64_t chunks = uint64_t{row.round_chunks} * row.rounds;
+    // Without a wrap there is one round, and nothing before its first chunk.
+    const uint64_t chunks = row.wraps ? uint64_t{row.round_chunks} * row.rounds : chunk;
     const uint32_t back = row.before < chunks ? row.before : static_cast<uint32_t>(chunks);
-    repeats_ = row.before - back;
+    repeats_ = row.wraps ? row.before - back : 0;
     left_ = back + 1;
     uint32_t rounds_back = back / row.round_chunks;
     const uint32_t chunks_back = back % row.round_chunks;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -25,6 +26,9 @@ struct Node {
   std::vector<int32_t> factors = {4, 6};
   reformer_chunking chunking = {16, 1, 1, 32, 16, 0};
   float epsilon = 1e-6f;
+  std::optional<float> self_logit;         // else transformers' rule, like the next two
+  std::optional<int64_t> dense_threshold;  // LSHAttention
+  bool wraps = true;                       // LocalAttention
 };
 
 // The sizes that do not change an engine. A step has `length` new tokens, and room for `capacity`

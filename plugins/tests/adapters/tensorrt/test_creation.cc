@@ -36,12 +36,22 @@ void refuse_creation(const std::string& op, const std::string& what, const Field
   check_refusal(what, op, create_plugin(op, fields, phase) == nullptr, word);
 }
 
+// Nodes of older files have none of these.
+bool is_optional(const std::string& name) {
+  return name == "self_logit" || name == "dense_threshold" || name == "wraps";
+}
+
 void check_missing_attributes(const std::string& op) {
   const Fields all = attributes_of(make_node(op));
   for (const std::string& name : all.names()) {
     Fields fields = all;
     fields.remove(name);
-    refuse_creation(op, "without " + name, fields, name + " is missing");
+    if (is_optional(name)) {
+      CHECK(create_plugin(op, fields, TensorRTPhase::kBUILD) != nullptr, "%s without %s",
+            op.c_str(), name.c_str());
+    } else {
+      refuse_creation(op, "without " + name, fields, name + " is missing");
+    }
 
     fields = all;
     fields.add(name, PluginFieldType::kINT32, 1, std::vector<char>(4, 1));
@@ -95,7 +105,15 @@ void check_attribute_values() {
     refuse_value(op, "padding_multiple", {20}, "expected a multiple of chunk_length 16");
   }
   refuse_value("LSHBuckets", "num_buckets", {4, 3}, "num_buckets[1] is 3");
-  refuse_value("LSHBuckets", "num_buckets", {}, "num_buckets has 0 values");
+  refuse_value("LSHAttention", "dense_threshold", {-1}, "dense_threshold is -1");
+  refuse_value("LocalAttention", "wraps", {2}, "wraps is 2");
+  for (const float logit : {-1e9f, std::nanf(""), -HUGE_VALF}) {
+    for (const char* op : {"LSHAttention", "LocalAttention"}) {
+      Fields fields = attributes_of(make_node(op));
+      fields.set("self_logit", logit);
+      refuse_creation(op, "self_logit", fields, "self_logit is");
+    }
+  }
   refuse_value("LSHBuckets", "num_buckets", std::vector<int32_t>(31, 2), "31 factors");
   refuse_value("LSHBuckets", "num_buckets", {65536, 65536}, "the product of num_buckets");
   for (const float epsilon : {0.0f, -1.0f, std::nanf(""), HUGE_VALF}) {

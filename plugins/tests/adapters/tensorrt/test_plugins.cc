@@ -21,9 +21,11 @@ constexpr Profile kProfile = {{1, 1}, {1, 37}, {2, 80}};
 
 constexpr int kNoDevice = 2;  // exit status
 
-// A bidirectional model's, a causal one's of one round, and one whose rows no vector fits.
+// A bidirectional model's, a causal one's of one round, one whose rows no vector fits, and those of
+// another Reformer: dense up to four chunks, no chunks beyond the ends, as many buckets as there
+// are rotations.
 std::vector<Node> make_nodes() {
-  std::vector<Node> nodes(3);
+  std::vector<Node> nodes(4);
   nodes[1].heads = 1;
   nodes[1].head_size = 64;
   nodes[1].rounds = 1;
@@ -32,6 +34,11 @@ std::vector<Node> make_nodes() {
   nodes[2].head_size = 7;
   nodes[2].factors = {2, 4, 2};
   nodes[2].chunking = {5, 2, 3, 10, 5, 1};
+  nodes[3].factors = {};
+  nodes[3].chunking = {10, 1, 0, 20, 0, 1};
+  nodes[3].self_logit = -5e4f;
+  nodes[3].dense_threshold = 40;
+  nodes[3].wraps = false;
   return nodes;
 }
 
@@ -68,7 +75,8 @@ void check_serialised_fields() {
   const std::vector<std::string> expected = {
       "abi_version",      "library_version",   "workspace_size",   "num_heads",
       "chunk_length",     "num_chunks_before", "num_chunks_after", "is_causal",
-      "padding_multiple", "padding_threshold", "key_norm_epsilon"};
+      "padding_multiple", "padding_threshold", "key_norm_epsilon", "self_logit",
+      "dense_threshold"};
   CHECK(built.fields.names() == expected, "%zu fields", built.fields.names().size());
   // An engine loaded and written again stays what it was.
   const PluginPointer again =
@@ -107,6 +115,9 @@ void check_timing_cache_ids() {
   CHECK(id_of(node) == id_of(other), "equal nodes, different ids");
   other.epsilon = std::nextafterf(node.epsilon, 1.0f);
   CHECK(id_of(node) != id_of(other), "key_norm_epsilon is not in the id");
+  other = node;
+  other.dense_threshold = 17;
+  CHECK(id_of(node) != id_of(other), "dense_threshold is not in the id");
   other = node;
   other.chunking.is_causal = 1 - node.chunking.is_causal;
   CHECK(id_of(node) != id_of(other), "is_causal is not in the id");
