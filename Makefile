@@ -33,7 +33,7 @@ demo: $(READY)  ## Export the shipped models, verify them against eager, write t
 	@$(MAKE) --no-print-directory native > build/native.log 2>&1 || echo "No native library here (no C++ compiler," \
 	  "or see build/native.log): the demo runs on generic operators, and gives the same numbers."
 	mkdir -p $(DEMO_REPORTS)
-	$(BIN)/reformer-export onnx models/kjv-bytes $(DEMO_OUT) --overwrite
+	$(BIN)/reformer-export onnx models/kjv-bytes $(DEMO_OUT) --decode --overwrite
 	$(BIN)/reformer-export verify $(DEMO_OUT) --report $(DEMO_REPORTS)/kjv-bytes-verify.html
 	$(BIN)/reformer-export bench $(DEMO_OUT) --repeat 5 --report $(DEMO_REPORTS)/kjv-bytes-bench.html
 	$(BIN)/reformer-export inspect $(DEMO_OUT) --report $(DEMO_REPORTS)/kjv-bytes-inspect.html

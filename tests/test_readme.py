@@ -62,6 +62,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [{"input_ids": [5, 6, 7]}, {"text": "In the beginning"}]
     (folder / "all.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     (folder / "held-out.txt").write_text("In the beginning was the word. " * 8, encoding="utf-8")
+    (folder / "prompts.txt").write_text("In the beginning\nAnd God said\n", encoding="utf-8")
     (folder / "models").symlink_to(ROOT / "models")
     assert run_program("onnx", folder / "my-reformer", folder / "OUT").status == 0
     return folder

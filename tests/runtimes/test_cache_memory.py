@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from reformer_export.artifact.decoding import CacheTensor, cache_tensors
@@ -131,6 +132,28 @@ def test_a_row_is_moved_as_far_as_it_is_held(memory: Any) -> None:
     rows[0, :4], buckets[0, ..., :4], ring[0] = rows[2, :4], buckets[2, ..., :4], ring[2]
     for view, expected in zip(views_of(buffers), (ring, rows, buckets), strict=True):
         np.testing.assert_array_equal(view, expected)
+
+
+def test_much_lies_in_large_pages_and_comes_back() -> None:
+    """The buffer begins at a large page; its memory is zero, all of it can be written, and goes with it."""
+    process = psutil.Process()
+    size = 64 * 2**20
+    before = process.memory_info().rss
+    block = HostCacheMemory().allocate(size)
+    assert block.address % 2**21 == 0
+    view = np.frombuffer((ctypes.c_char * size).from_address(block.address), np.uint8)
+    assert not view[:: 2**12].any()
+    view[:] = 7
+    assert process.memory_info().rss - before > size // 2
+    del block, view
+    gc.collect()
+    assert process.memory_info().rss - before < size // 2
+
+
+@pytest.mark.parametrize("size", [2**62, 2**70])
+def test_more_than_there_is_is_one_line(size: int) -> None:
+    with pytest.raises(InputError, match=f"^the caches: got {size} bytes, for which memory does not suffice"):
+        HostCacheMemory().allocate(size)
 
 
 @pytest.mark.parametrize(

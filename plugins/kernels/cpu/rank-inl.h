@@ -143,6 +143,27 @@ class RankFilter {
   int64_t of_last_ = 0;
 };
 
+// Adds to `slots` the positions of one vector of buckets that the filter takes, in order: what lies
+// between its ends at once. Writes a vector's width behind `count`.
+HWY_INLINE size_t take_vector(hn::Vec<I32> bucket, hn::Vec<I32> position, RankFilter& filter,
+                              int32_t* slots, size_t count) {
+  const I32 di;
+  const auto first = hn::Set(di, filter.first());
+  const auto last = hn::Set(di, filter.last());
+  const auto inside = hn::And(hn::Gt(bucket, first), hn::Lt(bucket, last));
+  if (hn::AllFalse(di, hn::Or(hn::Eq(bucket, first), hn::Eq(bucket, last)))) {
+    return count + hn::CompressStore(position, inside, di, slots + count);
+  }
+  HWY_ALIGN int32_t buckets[kLanes];
+  HWY_ALIGN int32_t positions[kLanes];
+  hn::Store(bucket, di, buckets);
+  hn::Store(position, di, positions);
+  for (size_t i = 0; i < hn::Lanes(di); ++i) {
+    if (filter.takes(buckets[i])) slots[count++] = positions[i];
+  }
+  return count;
+}
+
 // The positions of buckets in [low, high), and these buckets, in ascending order; `candidates` has
 // room for them and a vector more.
 HWY_INLINE size_t gather_between(const int32_t* HWY_RESTRICT buckets, size_t length, int64_t low,
@@ -171,6 +192,7 @@ HWY_INLINE size_t gather_between(const int32_t* HWY_RESTRICT buckets, size_t len
 }
 
 // The positions that ranks [low, high) of the round have, in ascending order; returns how many.
+// `slots` has room for them and a vector more.
 HWY_NOINLINE size_t collect_ranks(const int32_t* HWY_RESTRICT buckets, int64_t length, int64_t low,
                                   int64_t high, const Ranks& known,
                                   const RankCandidates& candidates, int32_t* slots) {
@@ -189,6 +211,8 @@ HWY_NOINLINE size_t collect_ranks(const int32_t* HWY_RESTRICT buckets, int64_t l
   const auto bracket = [&](size_t place, int64_t below) {
     return Bracket{known.values[place], known.counts[place] - below, known.values[place + 1]};
   };
+  const I32 di;
+  const size_t lanes = hn::Lanes(di);
   size_t count = 0;
   // Most often what is between the known values is little: it is gathered, and searched alone.
   const int64_t below = known.counts[from];
@@ -199,25 +223,23 @@ HWY_NOINLINE size_t collect_ranks(const int32_t* HWY_RESTRICT buckets, int64_t l
     const Ranked first = find_rank(candidates.buckets, size, low - below, bracket(from, below));
     const Ranked last = find_rank(candidates.buckets, size, high - 1 - below, bracket(to, below));
     RankFilter filter(first, last, low - below, high - below);
-    for (size_t i = 0; i < found && count < wanted; ++i) {
+    size_t i = 0;
+    for (; i + lanes <= found && count < wanted; i += lanes) {
+      count = take_vector(hn::LoadU(di, candidates.buckets + i),
+                          hn::LoadU(di, candidates.positions + i), filter, slots, count);
+    }
+    for (; i < found && count < wanted; ++i) {
       if (filter.takes(candidates.buckets[i])) slots[count++] = candidates.positions[i];
     }
     return count;
   }
   RankFilter filter(find_rank(buckets, length, low, bracket(from, 0)),
                     find_rank(buckets, length, high - 1, bracket(to, 0)), low, high);
-  const I32 di;
-  const size_t lanes = hn::Lanes(di);
-  const auto lowest = hn::Set(di, filter.first());
-  const auto highest = hn::Set(di, filter.last());
   const size_t size = static_cast<size_t>(length);
   size_t j = 0;
   for (; j + lanes <= size && count < wanted; j += lanes) {
-    const auto bucket = hn::LoadU(di, buckets + j);
-    if (hn::AllTrue(di, hn::Or(hn::Lt(bucket, lowest), hn::Gt(bucket, highest)))) continue;
-    for (size_t i = j; i < j + lanes && count < wanted; ++i) {
-      if (filter.takes(buckets[i])) slots[count++] = static_cast<int32_t>(i);
-    }
+    count = take_vector(hn::LoadU(di, buckets + j), hn::Iota(di, static_cast<int32_t>(j)), filter,
+                        slots, count);
   }
   for (; j < size && count < wanted; ++j) {
     if (filter.takes(buckets[j])) slots[count++] = static_cast<int32_t>(j);

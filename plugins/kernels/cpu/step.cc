@@ -66,10 +66,10 @@ HWY_INLINE void prefetch_slot(const Head<T>& head, int32_t slot) {
   }
 }
 
-// The logit of one key, which LSH normalises: q . k / (sqrt(mean(k^2) + eps) sqrt(D)).
+// q . k and k . k of one key.
 template <typename T>
-HWY_INLINE float score_key(const StepJob& job, const Head<T>& head, const float* query,
-                           const T* key) {
+HWY_INLINE void multiply_key(const Head<T>& head, const float* query, const T* key, float& product,
+                             float& square) {
   const F32 df;
   VF products = hn::Zero(df);
   VF squares = hn::Zero(df);
@@ -77,13 +77,35 @@ HWY_INLINE float score_key(const StepJob& job, const Head<T>& head, const float*
     products = hn::MulAdd(values, hn::Load(df, query + i), products);
     squares = hn::MulAdd(values, values, squares);
   });
-  const float size = static_cast<float>(head.size);
-  float norm = std::sqrt(size);
-  if (job.shared_query_key) {
-    const float square = hn::GetLane(hn::SumOfLanes(df, squares));
-    norm *= std::sqrt(square / size + job.key_norm_epsilon);
+  product = hn::GetLane(hn::SumOfLanes(df, products));
+  square = hn::GetLane(hn::SumOfLanes(df, squares));
+}
+
+// Makes logits of `count` products, -infinity behind them, and returns the highest: q . k /
+// sqrt(D), which LSH normalises, q . k / (sqrt(mean(k^2) + eps) sqrt(D)). `self` is the index of
+// the token itself.
+HWY_INLINE float score_keys(const StepJob& job, size_t head_size, const StepScratch& scratch,
+                            size_t count, size_t self) {
+  const F32 df;
+  const size_t columns = round_up(count, kLanes);
+  const VF size = hn::Set(df, static_cast<float>(head_size));
+  std::fill(scratch.squares + count, scratch.squares + columns, 0.0f);
+  for (size_t i = 0; i < columns; i += hn::Lanes(df)) {
+    VF norm = hn::Sqrt(size);
+    if (job.shared_query_key) {
+      const VF mean = hn::Div(hn::Load(df, scratch.squares + i), size);
+      norm = hn::Mul(norm, hn::Sqrt(hn::Add(mean, hn::Set(df, job.key_norm_epsilon))));
+    }
+    hn::Store(hn::Div(hn::Load(df, scratch.logits + i), norm), df, scratch.logits + i);
   }
-  return hn::GetLane(hn::SumOfLanes(df, products)) / norm;
+  if (self < count) scratch.logits[self] = job.self_logit;
+  std::fill(scratch.logits + count, scratch.logits + columns,
+            -std::numeric_limits<float>::infinity());
+  VF highest = hn::Load(df, scratch.logits);
+  for (size_t i = hn::Lanes(df); i < columns; i += hn::Lanes(df)) {
+    highest = hn::Max(highest, hn::Load(df, scratch.logits + i));
+  }
+  return hn::GetLane(hn::MaxOfLanes(df, highest));
 }
 
 // Takes `count` slots of the cache into the round. `self`: the newest token's own slot, or -1.
@@ -93,17 +115,17 @@ HWY_INLINE void attend_slots(const StepJob& job, const Head<T>& head, const Step
   const F32 df;
   constexpr size_t kAhead = 8;  // slots whose memory is asked for before it is needed
   const size_t columns = round_up(count, kLanes);
-  float highest = running.highest;
+  size_t own = count;
   for (size_t i = 0; i < std::min(kAhead, count); ++i) prefetch_slot(head, scratch.slots[i]);
   for (size_t i = 0; i < count; ++i) {
     if (i + kAhead < count) prefetch_slot(head, scratch.slots[i + kAhead]);
     const int32_t slot = scratch.slots[i];
     const T* key = head.keys + static_cast<size_t>(slot) * head.stride;
-    scratch.logits[i] = slot == self ? job.self_logit : score_key(job, head, scratch.query, key);
-    highest = std::max(highest, scratch.logits[i]);
+    multiply_key(head, scratch.query, key, scratch.logits[i], scratch.squares[i]);
+    if (slot == self) own = i;
   }
-  std::fill(scratch.logits + count, scratch.logits + columns,
-            -std::numeric_limits<float>::infinity());
+  std::fill(scratch.logits + count, scratch.logits + columns, 0.0f);
+  const float highest = std::max(running.highest, score_keys(job, head.size, scratch, count, own));
   const float shrink = running.sum == 0 ? 0.0f : std::exp(running.highest - highest);
   running.sum = running.sum * shrink + exponentiate_row(highest, columns, scratch.logits);
   running.highest = highest;
@@ -269,8 +291,9 @@ StepScratch layout_step_scratch(const StepJob& job, WorkspaceArena& arena) {
   scratch.query = arena.allocate<float>(width);
   scratch.result = arena.allocate<float>(width);
   scratch.total = arena.allocate<float>(width);
-  scratch.slots = arena.allocate<int32_t>(keys);
+  scratch.slots = arena.allocate<int32_t>(keys + kLanes);
   scratch.logits = arena.allocate<float>(keys);
+  scratch.squares = arena.allocate<float>(keys);
   return scratch;
 }
 

@@ -42,8 +42,9 @@ struct StepScratch {
   float* query;    // [padded D]
   float* result;   // [padded D], of a round
   float* total;    // [padded D], over rounds
-  int32_t* slots;  // [keys], places in the cache
+  int32_t* slots;  // [keys, and a vector more], places in the cache
   float* logits;   // [keys, up to whole vectors]
+  float* squares;  // likewise, of the keys' lengths
 };
 
 // Keys that are held at once: a window's or a dense block's, of those there can be.
