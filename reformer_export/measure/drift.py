@@ -298,4 +298,6 @@ def _count_bits(points: Sequence[DriftPoint], text: TokenText) -> DriftBits | No
     ]
     if not losses:
         return None
-    return DriftBits(len(losses), *(statistics.fmean(column) * bits_a_nat for column in zip(*losses, strict=True)))
+    return DriftBits(
+        len(losses), *(statistics.fmean(column) * bits_a_nat for column in zip(*losses, strict=True))
+    )

@@ -146,9 +146,7 @@ def _empty(cache: CacheTensor, case: DecodingCase) -> NDArray[Any]:
     return np.full(cache.shape_of(len(case.rows), case.longest), GARBAGE, dtype)
 
 
-def _new_ids(
-    ids: NDArray[np.int64], lengths: NDArray[np.int32], new: NDArray[np.int32]
-) -> NDArray[np.int64]:
+def _new_ids(ids: NDArray[np.int64], lengths: NDArray[np.int32], new: NDArray[np.int32]) -> NDArray[np.int64]:
     """int64 [B, Q]: each row's new ones, and behind them any."""
     rows = [ids[b, held : held + own] for b, (held, own) in _pairs(lengths, new)]
     return _stack(rows, int(new.max()), axis=0)
