@@ -18,7 +18,8 @@ from tests.runtimes.tensorrt.test_decoding import decode_several
 
 pytestmark = [pytest.mark.gpu, pytest.mark.tensorrt]
 
-TOLERANCE = 1e-4
+TOLERANCE = 2e-4
+"""Of float32 on a GPU against the CPU, through four layers, as in test_decoding.py."""
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def test_several_sequences_are_onnx_runtime_s(
     monkeypatch.setattr(cache_buffers, "BLOCK_TOKENS", block)
     expected = decode_several(load(model.folder, provider="cpu", native="off"))
     for value, wanted in zip(decode_several(model), expected, strict=True):
-        np.testing.assert_allclose(value, wanted, atol=TOLERANCE, rtol=TOLERANCE)
+        np.testing.assert_allclose(value, wanted, atol=TOLERANCE, rtol=0)
 
 
 def test_a_sequence_is_the_same_beside_others(model: Runtime) -> None:
