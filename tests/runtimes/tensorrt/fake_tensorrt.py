@@ -163,10 +163,6 @@ class Engine:
         self.num_io_tensors = len(self._names)
         module.engines.add(self)
 
-    @property
-    def vocabulary(self) -> int:
-        return int(self.session.get_outputs()[0].shape[2])
-
     def get_tensor_name(self, index: int) -> str:
         return self._names[index]
 
@@ -255,7 +251,7 @@ class Context:
             return (-1, -1, -1)
         if self._engine.file.inputs:  # of decode.onnx, where a run takes a while
             past = self._shapes.get(name.replace("present", "past"))
-            return past or (self._shapes["input_ids"][0], 1, self._engine.vocabulary)
+            return past or (self._shapes["input_ids"][0], 1, self._engine.session.get_outputs()[0].shape[2])
         zeros = {name: np.zeros(shape, np.int64) for name, shape in self._shapes.items()}
         zeros["attention_mask"] += 1
         return self._engine.session.run([name], zeros)[0].shape
