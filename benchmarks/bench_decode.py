@@ -186,6 +186,27 @@ def list_rows(measured: Measured) -> list[Row]:
     return rows
 
 
+def list_summary(measured: Measured) -> list[Row]:
+    """Tokens a second of everybody by context: the artifact's with the better number of threads."""
+
+    def rate(contender: str, batch: int, length: int) -> str:
+        points = [Point(contender, count, batch, length) for count in THREADS]
+        rates = [batch / measured.timings[point].median for point in points if point in measured.timings]
+        return f"{max(rates):,.0f}" if max(rates) >= 10 else f"{max(rates):.2g}"
+
+    return [
+        {
+            "model, context": f"{measured.model}, {length:,}",
+            "steps": rate("artifact", 1, length),
+            "16 at once": rate("artifact", 16, length),
+            "whole passes": rate("artifact-passes", 1, length),
+            "eager with its cache (other numbers)": rate("eager-cache", 1, length),
+            "eager, whole passes": rate("eager-passes", 1, length),
+        }
+        for length in CONTEXTS[measured.model]
+    ]
+
+
 def list_series(measured: Measured) -> dict[str, list[tuple[int, float]]]:
     """Tokens a second over context, with most threads, by label."""
     series: dict[str, list[tuple[int, float]]] = {}
@@ -261,12 +282,15 @@ def main(models: tuple[str, ...], seconds: float, name: str) -> None:
     targets = find_targets(measured)
     rows = [row for each in measured.values() for row in list_rows(each)]
     title = "Decoding: tokens a second over context"
+    summary = [row for each in measured.values() for row in list_summary(each)]
     print_table(title, rows)
+    print_table("Tokens a second", summary)
     for target in targets:
         click.echo(str(target))
     reached = [{**vars(target), "reached": target.reached} for target in targets]
     data = {"machine": before, "targets": reached, "results": [describe(each) for each in measured.values()]}
-    write_results(name, title, rows, data, list_notes(list(measured.values()), targets, before))
+    notes = list_notes(list(measured.values()), targets, before)
+    write_results(name, title, rows, data, notes, summary)
     plot_tokens_per_second(name, {model: list_series(each) for model, each in measured.items()})
 
 

@@ -14,16 +14,12 @@ import torch
 
 from benchmarks.gpu_layers import DTYPES, require_kernels
 from benchmarks.gpu_timing import Run, time_in_turns
-from reformer_export.contract import KEY_NORM_EPSILON, NO_SELF_LOGIT, SELF_LOGIT
+from benchmarks.layers import CHUNK, LOCAL_RULES, LSH_RULES
 
 LAYERS: Final = 6
 HEADS: Final = 2
 HEAD_SIZE: Final = 64
-CHUNK: Final = 64
 BUCKETS: Final = 64 * 128
-CHUNKING: Final = (CHUNK, 1, 0, True, CHUNK, CHUNK)
-LSH_RULES: Final = (*CHUNKING, KEY_NORM_EPSILON, SELF_LOGIT, CHUNK)
-LOCAL_RULES: Final = (*CHUNKING, NO_SELF_LOGIT, True)
 TOLERANCES: Final = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1e-2}
 """Of the operators' tests: the whole operator rounds its weights to the type."""
 

@@ -64,17 +64,27 @@ def print_table(title: str, rows: Sequence[Row]) -> None:
 
 
 def write_results(
-    name: str, title: str, rows: Sequence[Row], data: Mapping[str, Any], notes: Sequence[str]
+    name: str,
+    title: str,
+    rows: Sequence[Row],
+    data: Mapping[str, Any],
+    notes: Sequence[str],
+    summary: Sequence[Row] = (),
 ) -> None:
-    """`data` to NAME.json, `rows` with `notes` to NAME.md."""
+    """`data` to NAME.json, `rows` with `notes` to NAME.md, a `summary` before them."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-    columns = list(rows[0])
-    lines = [f"# {title}", "", " | ".join(["", *columns, ""]).strip()]
-    lines.append("|" + " ---: |" * len(columns))
-    lines += ["| " + " | ".join(row.values()) + " |" for row in rows]
-    lines += ["", *(f"- {note}" for note in notes)]
+    lines = [f"# {title}", ""]
+    if summary:
+        lines += [*_write_table(summary), ""]
+    lines += [*_write_table(rows), "", *(f"- {note}" for note in notes)]
     (RESULTS / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _write_table(rows: Sequence[Row]) -> list[str]:
+    columns = list(rows[0])
+    head = [" | ".join(["", *columns, ""]).strip(), "|" + " ---: |" * len(columns)]
+    return head + ["| " + " | ".join(row.values()) + " |" for row in rows]
 
 
 def plot_tokens_per_second(

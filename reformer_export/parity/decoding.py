@@ -115,9 +115,10 @@ class _Judge:
         return trace, findings
 
     def _judge_around(self, trace: Trace, row: int) -> list[Finding]:
-        """A row's logits, and what its operators read, against those of model.onnx with the attention that the
-        row's calls gave."""
-        spec, expected, length = self.session.spec, {}, trace.case.rows[row].total
+        """A row's logits, and what its operators read, against those of model.onnx with the attention that
+        the row's calls gave."""
+        spec, length = self.session.spec, trace.case.rows[row].total
+        expected: dict[int, NDArray[np.float32]] = {}
         lengths = trace.lengths(row)
         # Where it gives the last token's logits only, every length is a run of its own.
         for end in lengths if spec.logits == "last" else [length]:

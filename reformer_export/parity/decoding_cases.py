@@ -1,4 +1,4 @@
-"""What decode.onnx is tried on: prompts of unlike lengths, and rows that step over every border of a layer."""
+"""What decode.onnx is tried on: prompts of unlike lengths, and rows that step over every layer's borders."""
 
 from __future__ import annotations
 

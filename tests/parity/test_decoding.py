@@ -178,7 +178,7 @@ POSITIONS_OF_STEPS_OFF_BY_ONE = replace_lengths(
         ),
         (
             set_attribute("LSHAttentionStep", LSH, "padding_multiple", 16),
-            {"operator", "prompt"},
+            {"operator"},
             "LSHAttentionStep, layer 1, ",
         ),
         (
