@@ -22,7 +22,7 @@ from reformer_export.runtimes.ort_errors import error_from_run
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from reformer_export.runtimes.decode_session import BoundCall, DecodeSession
+    from reformer_export.runtimes.decoder import DecodeCall, Decoder
     from reformer_export.runtimes.generation import Prompt
 
 MAX_BOUND_CALLS: Final = 64
@@ -53,7 +53,7 @@ class DecodingState(Forkable):
     def __init__(
         self,
         folder: Path,
-        session: DecodeSession,
+        session: Decoder,
         memory: CacheMemory,
         longest: int,
         read_prompt: Callable[[Prompt], list[int]],
@@ -61,11 +61,11 @@ class DecodingState(Forkable):
         """Of the artifact in `folder`, whose sequences may have `longest` tokens; see
         `Runtime.start_decoding`."""
         self._folder = folder
-        self._session: DecodeSession | None = session
+        self._session: Decoder | None = session
         self._longest = longest
         self._read_prompt = read_prompt
         self._buffers = CacheBuffers(session.tensors, memory)
-        self._calls: dict[tuple[int, int], BoundCall] = {}
+        self._calls: dict[tuple[int, int], DecodeCall] = {}
         self._sequences: dict[int, _Sequence] = {}
         self._next_key = 0
         self._lock = threading.Lock()
@@ -186,7 +186,7 @@ class DecodingState(Forkable):
     ) -> None:
         self.close()
 
-    def _check_open(self) -> DecodeSession:
+    def _check_open(self) -> Decoder:
         if self._is_abandoned:
             raise refuse_after_fork(self._folder)
         if self._session is None:
@@ -215,7 +215,7 @@ class DecodingState(Forkable):
         return array("q", ids)
 
     def _check_step(
-        self, session: DecodeSession, tokens: Mapping[int, int] | Iterable[tuple[int, int]]
+        self, session: Decoder, tokens: Mapping[int, int] | Iterable[tuple[int, int]]
     ) -> dict[int, int]:
         try:
             pairs = [
@@ -257,7 +257,7 @@ class DecodingState(Forkable):
                 self._sequences = {**self._sequences, key: held._replace(row=gap)}
                 return
 
-    def _bind_step(self, session: DecodeSession, first: int, batch: int) -> BoundCall:
+    def _bind_step(self, session: Decoder, first: int, batch: int) -> DecodeCall:
         """A step of so many rows, in which all rest."""
         call = self._calls.get((first, batch))
         if call is None or call.buffers is not self._buffers:
@@ -269,12 +269,12 @@ class DecodingState(Forkable):
             values.fill(0)
         return call
 
-    def _run_prompt(self, session: DecodeSession, row: int, ids: array[int]) -> NDArray[np.float32]:
+    def _run_prompt(self, session: Decoder, row: int, ids: array[int]) -> NDArray[np.float32]:
         call = session.bind(self._buffers, row, np.array([ids], np.int64))
         call.new_lengths[0] = len(ids)
         return _freeze(self._run(call)[0])
 
-    def _run(self, call: BoundCall) -> NDArray[np.float32]:
+    def _run(self, call: DecodeCall) -> NDArray[np.float32]:
         try:
             return call.run()
         except ReformerExportError:
