@@ -1,6 +1,6 @@
 """Tokens a second over context length: the artifact's steps beside whole passes and eager, and targets.
 
-    python -m benchmarks.bench_decode [--model crime] [--seconds 15]
+    python -m benchmarks.bench_decode [--model crime] [--sequences 1] [--seconds 15]
 
 float32, the native kernels, the shipped model and the crime shape with random weights; one and 16 sequences
 at once, one and two threads, random tokens. Contenders run in turns of 8 steps; peers are whole passes of the
@@ -50,8 +50,9 @@ LABELS: Final = {
 }
 
 
-def measure_model(model: BenchmarkModel, seconds: float) -> Measured:
-    """Everything of one model; `seconds` at most of timing steps at each context, and of timing peers."""
+def measure_model(model: BenchmarkModel, batches: tuple[int, ...], seconds: float) -> Measured:
+    """Everything of one model, one sequence and as many as `batches` say; `seconds` at most of timing steps
+    at each context, and of timing peers."""
     contexts = CONTEXTS[model.name]
     runtimes = open_runtimes(model, THREADS)
     timings: dict[Point, Timing] = {}
@@ -64,7 +65,7 @@ def measure_model(model: BenchmarkModel, seconds: float) -> Measured:
     for length in contexts:
         click.echo(f"{model.name}, {length:,} tokens: timing ...", err=True)
         points = [
-            Point("artifact", count, batch, length) for batch, count in itertools.product(BATCHES, THREADS)
+            Point("artifact", count, batch, length) for batch, count in itertools.product(batches, THREADS)
         ]
         controls = [Point("artifact", count, 1, contexts[0]) for count in THREADS]
         wanted = list(dict.fromkeys([*controls, *points]))
@@ -116,6 +117,8 @@ def list_summary(measured: Measured) -> list[Row]:
     def rate(contender: str, batch: int, length: int) -> str:
         points = [Point(contender, count, batch, length) for count in THREADS]
         rates = [batch / measured.timings[point].median for point in points if point in measured.timings]
+        if not rates:
+            return ""
         return f"{max(rates):,.0f}" if max(rates) >= 10 else f"{max(rates):.2g}"
 
     return [
@@ -197,12 +200,14 @@ def list_notes(found: Sequence[Measured], targets: Sequence[Target], before: Map
 
 @click.command(help=__doc__)
 @click.option("--model", "models", multiple=True, type=click.Choice(list(CONTEXTS)), default=list(CONTEXTS))
+@click.option("--sequences", "batches", multiple=True, type=int, default=BATCHES, help="1 first.")
 @click.option("--seconds", default=15.0, show_default=True, help="Of timing, at each context, twice.")
 @click.option("--name", default="decode", show_default=True, help="Of the result files.")
 @silence_transformers()
-def main(models: tuple[str, ...], seconds: float, name: str) -> None:
+def main(models: tuple[str, ...], batches: tuple[int, ...], seconds: float, name: str) -> None:
     before = describe_machine()
-    measured = {model: measure_model(prepare_model(model, decode=True), seconds) for model in models}
+    artifacts = {model: prepare_model(model, decode=True) for model in models}
+    measured = {model: measure_model(each, batches, seconds) for model, each in artifacts.items()}
     targets = find_targets(measured)
     rows = [row for each in measured.values() for row in list_rows(each)]
     title = "Decoding: tokens a second over context"
