@@ -5,6 +5,7 @@ of this module is plugins/adapters/operators.h.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -45,10 +46,13 @@ LSH_ATTENTION: Final = Operator(
     "LSHAttention",
     ("query_key", "value", "buckets", "attention_mask"),
     ("output",),
-    (*_CHUNKING, "key_norm_epsilon"),
+    (*_CHUNKING, "key_norm_epsilon", "self_logit", "dense_threshold"),
 )
 LOCAL_ATTENTION: Final = Operator(
-    "LocalAttention", ("query", "key", "value", "attention_mask"), ("output",), _CHUNKING
+    "LocalAttention",
+    ("query", "key", "value", "attention_mask"),
+    ("output",),
+    (*_CHUNKING, "self_logit", "wraps"),
 )
 RESIDUAL_NORM: Final = Operator(
     "ResidualNorm",
@@ -87,7 +91,14 @@ MASKED_LOGIT: Final = -1e9
 """Logit of a masked or future key (transformers' modeling_reformer.py, mask_value_float32)."""
 
 SELF_LOGIT: Final = -1e5
-"""Logit of a token's own key in LSH attention (the same file, self_mask_value_float32)."""
+"""Logit of a token's own key in LSH attention, where a node does not give another (the same file,
+self_mask_value_float32)."""
+
+NO_SELF_LOGIT: Final = math.inf
+"""LocalAttention's self_logit where a token's own key has no rule of its own: the default."""
+
+MAX_SELF_LOGIT: Final = 1e8
+"""Of a self_logit's size: far from MASKED_LOGIT, so that a token sees itself rather than a masked key."""
 
 KEY_NORM_EPSILON: Final = 1e-6
 """Added to the mean square of a key (the same file, LSHSelfAttention._len_norm)."""
@@ -117,6 +128,16 @@ def check_opset(opset: int) -> None:
         raise InputError(
             "opset", opset, f"{MIN_OPSET} to {MAX_OPSET}", f"choose another `opset` (default {DEFAULT_OPSET})"
         )
+
+
+def check_self_logit(self_logit: float, *, may_be_absent: bool) -> None:
+    """InputError unless `self_logit` is a logit between masked keys and those of other tokens, or, where it
+    may be, NO_SELF_LOGIT."""
+    absent = may_be_absent and self_logit == NO_SELF_LOGIT
+    if not absent and not abs(self_logit) <= MAX_SELF_LOGIT:
+        expected = f"{-MAX_SELF_LOGIT:g} to {MAX_SELF_LOGIT:g}"
+        expected += f", or {NO_SELF_LOGIT} for no rule" if may_be_absent else ""
+        raise InputError("self_logit", self_logit, expected, "give another `self_logit`")
 
 
 def neighbour_shifts(num_chunks_before: int, num_chunks_after: int, num_chunks: int) -> list[int]:

@@ -18,7 +18,7 @@ from typing import Final
 import torch
 from torch import nn
 
-from reformer_export.contract import KEY_NORM_EPSILON
+from reformer_export.contract import KEY_NORM_EPSILON, NO_SELF_LOGIT, SELF_LOGIT
 from reformer_export.ops import draw_rotations, local_attention, lsh_attention, lsh_buckets, residual_norm
 from reformer_export.spec import Activation, AttentionSpec, LocalAttentionSpec, LSHAttentionSpec, ModelSpec
 
@@ -97,6 +97,8 @@ class LSHSelfAttention(nn.Module):
             self.spec.padding_multiple,
             self.spec.padding_threshold,
             KEY_NORM_EPSILON,
+            SELF_LOGIT,
+            self.attention.chunk_length,
         )
         return attended
 
@@ -127,6 +129,8 @@ class LocalSelfAttention(nn.Module):
             self.spec.is_causal,
             self.spec.padding_multiple,
             self.spec.padding_threshold,
+            NO_SELF_LOGIT,
+            True,
         )
         return attended
 

@@ -1,8 +1,7 @@
 """LocalAttention: each chunk of tokens attends to itself and its neighbouring chunks.
 
 Contract (one node, domain `reformer`): query, key, value T [B, L, H*D], attention_mask int32 [B, L] ->
-output T [B, L, H*D]. The same geometry as LSHAttention with the identity order, one round, separate keys and
-no self mask.
+output T [B, L, H*D]. The same geometry as LSHAttention with the identity order, one round and separate keys.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import math
 
 import torch
 
-from reformer_export.contract import MASKED_LOGIT, neighbour_shifts
+from reformer_export.contract import MASKED_LOGIT, NO_SELF_LOGIT, check_self_logit, neighbour_shifts
 from reformer_export.ops.torch_operator import define_operator
 from reformer_export.spec import padded_length
 
@@ -28,6 +27,8 @@ def local_attention_reference(
     is_causal: bool,
     padding_multiple: int,
     padding_threshold: int,
+    self_logit: float,
+    wraps: bool,
 ) -> torch.Tensor:
     """The contract in plain PyTorch.
 
@@ -38,15 +39,18 @@ def local_attention_reference(
         attention_mask: int32 [B, L], 0 for tokens that nobody attends to.
         num_heads: H.
         chunk_length: C, tokens.
-        num_chunks_before: chunks before its own that a chunk attends to, with wrap-around.
-        num_chunks_after: chunks after its own that a chunk attends to, with wrap-around.
+        num_chunks_before: chunks before its own that a chunk attends to.
+        num_chunks_after: chunks after its own that a chunk attends to.
         is_causal: whether later positions are masked.
         padding_multiple: M, tokens.
         padding_threshold: tokens; up to this length there is no virtual padding.
+        self_logit: of a token's own key, whatever its mask; NO_SELF_LOGIT: as of any other key.
+        wraps: whether neighbours beyond one end are the chunks of the other end; else there are none.
 
     Returns:
         T [B, L, H*D].
     """
+    check_self_logit(self_logit, may_be_absent=True)
     batch, length, width = query.shape
     padded = padded_length(length, padding_multiple, padding_threshold)
     if padded <= chunk_length:
@@ -68,10 +72,22 @@ def local_attention_reference(
     if is_causal:
         visible = visible & (key_positions[:, None, :] <= chunks[:, :, None])
     logits = torch.where(visible, logits, MASKED_LOGIT)
+    if self_logit != NO_SELF_LOGIT:
+        logits = torch.where(key_positions[:, None, :] == chunks[:, :, None], self_logit, logits)
+    if not wraps:
+        exists = _inside(len(chunks), num_chunks_before, num_chunks_after)
+        exists = exists.repeat_interleave(chunk_length, 1).to(query.device)
+        logits = torch.where(exists[:, None, :], logits, -math.inf)
     lse = torch.logsumexp(logits, dim=-1, keepdim=True)
     output = torch.exp(logits - lse) @ values[:, :, key_positions]
     output = output.flatten(2, 3)[:, :, :length].transpose(1, 2)
     return output.reshape(batch, length, width).to(query.dtype).contiguous()
+
+
+def _inside(num_chunks: int, num_chunks_before: int, num_chunks_after: int) -> torch.Tensor:
+    """bool [n, S]: whether each chunk's neighbours, in the order of a window, are between both ends."""
+    neighbours = torch.arange(num_chunks)[:, None] + torch.arange(-num_chunks_before, num_chunks_after + 1)
+    return (neighbours >= 0) & (neighbours < num_chunks)
 
 
 local_attention = define_operator(local_attention_reference)

@@ -13,7 +13,7 @@ import torch
 
 from reformer_export.errors import InputError
 from reformer_export.ops.local_attention import local_attention_reference
-from reformer_export.ops.step_lengths import check_step_geometry, check_step_lengths
+from reformer_export.ops.step_lengths import check_step_geometry, check_step_lengths, check_step_padding
 from reformer_export.ops.torch_operator import define_operator
 
 
@@ -32,6 +32,8 @@ def local_attention_step_reference(
     is_causal: bool,
     padding_multiple: int,
     padding_threshold: int,
+    self_logit: float,
+    wraps: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The contract in plain PyTorch: the whole operator for every row, over what its last chunk sees.
 
@@ -45,17 +47,20 @@ def local_attention_step_reference(
         new_lengths: int32 [B], new tokens of each row: 0 or 1, or up to Q where it has taken none.
         num_heads: H.
         chunk_length: C, tokens.
-        num_chunks_before: chunks before its own that a chunk attends to, with wrap-around.
+        num_chunks_before: chunks before its own that a chunk attends to.
         num_chunks_after: 0.
         is_causal: True.
         padding_multiple: M, tokens, a multiple of C.
         padding_threshold: tokens, at most C.
+        self_logit: of a token's own key; NO_SELF_LOGIT: as of any other key.
+        wraps: whether neighbours before the first chunk are the last ones; else there are none.
 
     Returns:
         output T [B, Q, H*D], zero behind a row's new tokens; present_key and present_value, the rings with
         the new tokens in them.
     """
-    check_step_geometry(chunk_length, num_chunks_after, is_causal, padding_multiple, padding_threshold)
+    check_step_geometry(chunk_length, num_chunks_after, is_causal, padding_multiple)
+    check_step_padding(padding_threshold, "chunk_length", chunk_length)
     capacity = (num_chunks_before + 1) * chunk_length
     if past_key.shape[1] != capacity:
         raise InputError("the ring of keys", f"{past_key.shape[1]} tokens", capacity, "make it as long")
@@ -86,6 +91,8 @@ def local_attention_step_reference(
             is_causal,
             padding_multiple,
             padding_threshold,
+            self_logit,
+            wraps,
         )
         output[row, :new] = attended[0, held - start :]
         kept = range(max(0, new - capacity), new)

@@ -3,6 +3,7 @@
 Contract (one node, domain `reformer`): query_key T [B, L, H*D], value T [B, L, H*D], buckets int32
 [B, H, R, L], attention_mask int32 [B, L] -> output T [B, L, H*D]. Kitaev et al. 2020, section 2.2; the exact
 arithmetic (virtual padding, wrap across rounds, rounded logsumexp) is that of transformers' eager Reformer.
+self_logit and dense_threshold are what other Reformers do otherwise.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 
 import torch
 
-from reformer_export.contract import MASKED_LOGIT, SELF_LOGIT, neighbour_shifts
+from reformer_export.contract import MASKED_LOGIT, check_self_logit, neighbour_shifts
 from reformer_export.ops.torch_operator import define_operator
 from reformer_export.spec import padded_length
 
@@ -29,6 +30,8 @@ def lsh_attention_reference(
     padding_multiple: int,
     padding_threshold: int,
     key_norm_epsilon: float,
+    self_logit: float,
+    dense_threshold: int,
 ) -> torch.Tensor:
     """The contract in plain PyTorch, for reading and for comparing; memory grows with R * L * chunks.
 
@@ -45,17 +48,20 @@ def lsh_attention_reference(
         padding_multiple: M, tokens.
         padding_threshold: tokens; up to this length there is no virtual padding.
         key_norm_epsilon: added to the mean square of a key before its square root.
+        self_logit: of a token's own key, whatever its mask.
+        dense_threshold: tokens; up to this padded length every token attends to all of them.
 
     Returns:
         T [B, L, H*D].
     """
+    check_self_logit(self_logit, may_be_absent=False)
     batch, length, width = query_key.shape
     head_size = width // num_heads
     padded = padded_length(length, padding_multiple, padding_threshold)
     queries = _split_heads(query_key, num_heads)
     values = _split_heads(value, num_heads)
     mask = attention_mask[:, None, :].expand(batch, num_heads, length) != 0
-    if padded <= chunk_length:
+    if padded <= dense_threshold:
         padded, chunk_length, num_chunks_before, num_chunks_after = length, length, 0, 0
         buckets = torch.zeros_like(buckets[:, :, :1])
     rounds = buckets.shape[2]
@@ -73,7 +79,7 @@ def lsh_attention_reference(
     if is_causal:
         visible = visible & (key_positions[..., None, :] <= chunks[..., None])
     logits = torch.where(visible, logits, MASKED_LOGIT)
-    logits = torch.where(key_positions[..., None, :] == chunks[..., None], SELF_LOGIT, logits)
+    logits = torch.where(key_positions[..., None, :] == chunks[..., None], self_logit, logits)
     lse = torch.logsumexp(logits, dim=-1, keepdim=True)
     output = torch.exp(logits - lse) @ _rows(values, key_positions)
 

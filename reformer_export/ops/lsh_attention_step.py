@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 
 from reformer_export.ops.lsh_attention import lsh_attention_reference
-from reformer_export.ops.step_lengths import check_step_geometry, check_step_lengths
+from reformer_export.ops.step_lengths import check_step_geometry, check_step_lengths, check_step_padding
 from reformer_export.ops.torch_operator import define_operator
 
 
@@ -32,6 +32,8 @@ def lsh_attention_step_reference(
     padding_multiple: int,
     padding_threshold: int,
     key_norm_epsilon: float,
+    self_logit: float,
+    dense_threshold: int,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """The contract in plain PyTorch: the whole operator for every row.
 
@@ -50,14 +52,17 @@ def lsh_attention_step_reference(
         num_chunks_after: 0.
         is_causal: True.
         padding_multiple: M, tokens, a multiple of C.
-        padding_threshold: tokens, at most C.
+        padding_threshold: tokens, at most dense_threshold.
         key_norm_epsilon: added to the mean square of a key before its square root.
+        self_logit: of a token's own key.
+        dense_threshold: tokens; up to this padded length every token attends to all before it.
 
     Returns:
         output T [B, Q, H*D], zero behind a row's new tokens; present_query_key, present_value and
         present_buckets, the caches with the new tokens in them.
     """
-    check_step_geometry(chunk_length, num_chunks_after, is_causal, padding_multiple, padding_threshold)
+    check_step_geometry(chunk_length, num_chunks_after, is_causal, padding_multiple)
+    check_step_padding(padding_threshold, "dense_threshold", dense_threshold)
     rows = check_step_lengths(lengths, new_lengths, query_key.shape[1], past_query_key.shape[1])
     present = [x.clone(memory_format=torch.contiguous_format) for x in (past_query_key, past_value)]
     present_buckets = past_buckets.clone(memory_format=torch.contiguous_format)
@@ -82,6 +87,8 @@ def lsh_attention_step_reference(
             padding_multiple,
             padding_threshold,
             key_norm_epsilon,
+            self_logit,
+            dense_threshold,
         )
         output[row, :new] = attended[0, held:]
     return output, present[0], present[1], present_buckets

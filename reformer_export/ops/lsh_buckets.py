@@ -3,7 +3,7 @@
 Contract (one node, domain `reformer`): query_key T [B, L, H*D], rotations float32 [H, D, R, S],
 attention_mask int32 [B, L] -> buckets int32 [B, H, R, L]. `num_buckets` holds even factors f_i with
 S = sum(f_i) / 2; a token's bucket is sum_i a_i * prod_{j<i} f_j with a_i = argmax of (y_i, -y_i), the lowest
-index on ties; a masked token gets bucket prod(f_i).
+index on ties; a masked token gets bucket prod(f_i). Without factors there is one, 2 S, whatever S is.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def lsh_buckets_reference(
         rotations: float32 [H, D, R, S].
         attention_mask: int32 [B, L].
         num_heads: H.
-        num_buckets: even factors f_i, S = sum(f_i) / 2.
+        num_buckets: even factors f_i, S = sum(f_i) / 2; none for the one factor 2 S.
 
     Returns:
         int32 [B, H, R, L].
@@ -54,7 +54,7 @@ def lsh_buckets_reference(
     buckets = torch.zeros(scores.shape[:-1], dtype=torch.int64, device=scores.device)
     product = 1
     first = 0
-    for factor in num_buckets:
+    for factor in num_buckets or (2 * rotations.shape[3],):
         part = scores[..., first : first + factor // 2]
         buckets += product * torch.cat([part, -part], dim=-1).argmax(dim=-1)
         product *= factor

@@ -8,16 +8,24 @@ from reformer_export.errors import InputError
 
 
 def check_step_geometry(
-    chunk_length: int, num_chunks_after: int, is_causal: bool, padding_multiple: int, padding_threshold: int
+    chunk_length: int, num_chunks_after: int, is_causal: bool, padding_multiple: int
 ) -> None:
     """InputError unless a later token changes nothing that this step reads, at any length."""
     if num_chunks_after != 0 or not is_causal:
         got = f"num_chunks_after {num_chunks_after}, is_causal {is_causal}"
         raise InputError("a step", got, "0 and True", "decode causal models without chunks after only")
-    if padding_multiple % chunk_length != 0 or padding_threshold > chunk_length:
-        got = f"padding_multiple {padding_multiple} and padding_threshold {padding_threshold}"
-        expected = f"a multiple of chunk_length {chunk_length}, and at most it"
-        raise InputError("a step", got, expected, "take the model's own padding")
+    if padding_multiple % chunk_length != 0:
+        expected = f"a multiple of chunk_length {chunk_length}"
+        raise InputError(
+            "a step", f"padding_multiple {padding_multiple}", expected, "take the model's own padding"
+        )
+
+
+def check_step_padding(padding_threshold: int, name: str, dense: int) -> None:
+    """InputError unless lengths that are not padded are dense; `dense` is the attribute `name`, tokens."""
+    if padding_threshold > dense:
+        got = f"padding_threshold {padding_threshold}"
+        raise InputError("a step", got, f"at most {name} {dense}", "take the model's own padding")
 
 
 def check_step_lengths(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tests.ops.attention_cases import draw_variations
 from tests.ops.backends import Arrays, run_reference
 
 WHOLE = {"LSHAttentionStep": "LSHAttention", "LocalAttentionStep": "LocalAttention"}
@@ -36,7 +37,7 @@ def draw_attributes(rng: np.random.Generator, operator: str) -> dict[str, Any]:
         "padding_multiple": math.lcm(chunk, other),
         "padding_threshold": min(chunk, other),
     }
-    return attributes | ({"key_norm_epsilon": 1e-6} if operator == "LSHAttentionStep" else {})
+    return attributes | draw_variations(rng, WHOLE[operator], chunk)
 
 
 def draw_lengths(rng: np.random.Generator, batch: int, longest: int) -> tuple[list[int], list[int]]:

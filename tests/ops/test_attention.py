@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -13,98 +11,18 @@ from hypothesis import strategies as st
 from reformer_export.ops import local_attention, lsh_attention
 from reformer_export.ops.lsh_attention import sort_positions
 from reformer_export.ops.native_kernels import NativeKernels
-from reformer_export.spec import padded_length
+from tests.ops.attention_cases import brute_force, make_case
 from tests.ops.backends import (
     BACKENDS,
     NATIVE_NAMES,
     REFERENCES,
     make_model,
-    random_mask,
     require_native,
     run_onnxruntime_body,
     run_reference,
 )
 
 OPERATORS = ("LSHAttention", "LocalAttention")
-
-
-def make_case(rng, operator, dtype=np.float32, max_length=70):
-    """Random inputs and attributes of an operator."""
-    heads, size = int(rng.integers(1, 4)), int(rng.integers(1, 12))
-    chunk, other = int(rng.integers(1, 9)), int(rng.integers(1, 5))
-    batch, length = int(rng.integers(1, 4)), int(rng.integers(1, max_length))
-    attributes = {
-        "num_heads": heads,
-        "chunk_length": chunk,
-        "num_chunks_before": int(rng.integers(0, 4)),
-        "num_chunks_after": int(rng.integers(0, 4)),
-        "is_causal": bool(rng.integers(0, 2)),
-        "padding_multiple": math.lcm(chunk, other),
-        "padding_threshold": min(chunk, other),
-    }
-    names = ("query_key", "value") if operator == "LSHAttention" else ("query", "key", "value")
-    inputs = {name: rng.standard_normal((batch, length, heads * size)).astype(dtype) for name in names}
-    mask = random_mask(rng, batch, length)
-    if operator == "LSHAttention":
-        attributes["key_norm_epsilon"] = 1e-6
-        count = int(rng.integers(1, 9))
-        buckets = rng.integers(0, count, (batch, heads, int(rng.integers(1, 6)), length))
-        inputs["buckets"] = np.where(mask[:, None, None] == 0, count, buckets).astype(np.int32)
-    inputs["attention_mask"] = mask
-    return inputs, attributes
-
-
-def brute_force(operator, inputs, attributes):
-    """The contract, one query at a time in float64 (every lse rounded to float32)."""
-    heads, chunk = attributes["num_heads"], attributes["chunk_length"]
-    x = {name: value for name, value in inputs.items() if value.ndim == 3}
-    batch, length, width = next(iter(x.values())).shape
-    padded = padded_length(length, attributes["padding_multiple"], attributes["padding_threshold"])
-    before, after = attributes["num_chunks_before"], attributes["num_chunks_after"]
-    buckets = inputs.get("buckets", np.zeros((batch, heads, 1, length), np.int32))
-    if padded <= chunk:
-        padded = chunk = length
-        before = after = 0
-        buckets = np.zeros((batch, heads, 1, length), np.int32)
-    x = {k: np.pad(v.astype(np.float64), ((0, 0), (0, padded - length), (0, 0))) for k, v in x.items()}
-    x = {k: v.reshape(batch, padded, heads, -1) for k, v in x.items()}
-    mask = np.pad(inputs["attention_mask"], ((0, 0), (0, padded - length)))
-    out = np.zeros((batch, padded, heads, width // heads))
-    for b, h in np.ndindex(batch, heads):
-        out[b, :, h] = _attend(operator, x, b, h, buckets[b, h], mask[b], chunk, before, after, attributes)
-    return out[:, :length].reshape(batch, length, width)
-
-
-def _attend(operator, x, b, h, buckets, mask, chunk, before, after, attributes):
-    rounds, length = buckets.shape
-    padded = len(mask)
-    ranked = np.pad(buckets.astype(np.int64), ((0, 0), (0, padded - length)), constant_values=2**40)
-    order = [p for r in range(rounds) for p in sorted(range(padded), key=lambda q, r=r: (ranked[r, q], q))]
-    num_chunks = len(order) // chunk
-    values = x["value"][b, :, h]
-    queries = x["query_key" if operator == "LSHAttention" else "query"][b, :, h]
-    size = queries.shape[1]
-    if operator == "LSHAttention":
-        keys = queries / np.sqrt((queries**2).mean(1, keepdims=True) + 1e-6) / math.sqrt(size)
-    else:
-        keys = x["key"][b, :, h] / math.sqrt(size)
-    partial = np.zeros((rounds, padded, size))
-    lse = np.zeros((rounds, padded), np.float32)
-    for slot, i in enumerate(order):
-        shifts = [0 if abs(s) > num_chunks else s for s in range(-before, after + 1)]
-        window = [order[(slot // chunk + s) % num_chunks * chunk + k] for s in shifts for k in range(chunk)]
-        logits = np.empty(len(window))
-        for n, j in enumerate(window):
-            hidden = not mask[j] or (attributes["is_causal"] and j > i)
-            logits[n] = -1e9 if hidden else queries[i] @ keys[j]
-            if operator == "LSHAttention" and i == j:
-                logits[n] = -1e5
-        rounded = np.float32(logits.max() + np.log(np.exp(logits - logits.max()).sum()))
-        lse[slot // padded, i] = rounded
-        partial[slot // padded, i] = np.exp(logits - rounded) @ values[window]
-    greatest = lse.max(0).astype(np.float64)
-    total = (greatest + np.log(np.exp(lse - greatest).sum(0))).astype(np.float32)
-    return (np.exp(lse.astype(np.float64) - total)[..., None] * partial).sum(0)
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
@@ -190,6 +108,8 @@ def test_order_is_a_stable_sort_with_integer_keys():
         "padding_multiple": 64,
         "padding_threshold": 64,
         "key_norm_epsilon": 1e-6,
+        "self_logit": -1e5,
+        "dense_threshold": 64,
     }
     from tests.ops.backends import open_session
 
@@ -241,6 +161,8 @@ def test_keys_do_not_overflow_int32():
         "padding_multiple": 64,
         "padding_threshold": 64,
         "key_norm_epsilon": 1e-6,
+        "self_logit": -1e5,
+        "dense_threshold": 64,
     }
     got = run_onnxruntime_body("LSHAttention", inputs, attributes)
     np.testing.assert_allclose(got, run_reference("LSHAttention", inputs, attributes), atol=5e-6)

@@ -54,8 +54,6 @@ def read_contract(name: str) -> Operator:
         letters = "".join(LETTERS.get(size, size) for size in shape.split(", "))
         tensors += [(tensor, kind.lower(), letters) for tensor in names.split(", ")]
     listed = frozenset(re.findall(r"`(\w+)`", attributes))
-    if attributes.startswith("The same attributes without"):
-        listed = read_contract("LSHAttention").attributes - listed
     return Operator(tuple(tensors), listed)
 
 
