@@ -246,6 +246,8 @@ class ModelSpec:
                 raise SpecError("num_buckets", "no factor", "one or more", "give N or AxB")
 
     def _check_positions(self) -> None:
+        if not isinstance(self.positions, AxialPositionsSpec | LearnedPositionsSpec):
+            raise SpecError("positions", type(self.positions).__name__, "axial or learned ones", MEND_CONFIG)
         if isinstance(self.positions, AxialPositionsSpec) and sum(self.positions.dims) != self.hidden_size:
             raise SpecError(
                 "axial_pos_embds_dim",

@@ -23,7 +23,7 @@ from reformer_export.export.graph import save_model, trace_model, weights_nbytes
 from reformer_export.export.num_hashes import add_num_hashes_input, runtime_num_hashes_of
 from reformer_export.export.tokenizer import prepare_tokenizer, write_tokenizer
 from reformer_export.libraries.operators import find_native_library
-from reformer_export.modeling import Reformer, build_model
+from reformer_export.modeling import CanonicalModel, build_model
 from reformer_export.spec import DType, TokenizerChoice
 
 EXTERNAL_DATA_THRESHOLD: Final = 1_500_000_000
@@ -104,7 +104,7 @@ def _operators_of(model: ir.Model) -> set[str]:
     return {node.op_type for node in model.graph if node.domain == DOMAIN}
 
 
-def _rotations_sha256(model: Reformer) -> dict[str, str]:
+def _rotations_sha256(model: CanonicalModel) -> dict[str, str]:
     digests = {}
     for index in model.spec.lsh_layers:
         rotations = model.get_buffer(f"encoder.layers.{index}.attention.self_attention.rotations")

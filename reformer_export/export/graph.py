@@ -16,12 +16,12 @@ import torch
 from reformer_export.contract import DEFAULT_OPSET, DOMAIN, INPUT_NAMES, SCOPES_KEY, check_opset
 from reformer_export.errors import ExportError
 from reformer_export.export.functions import attach_function_bodies, custom_translation_table
-from reformer_export.modeling import Reformer
+from reformer_export.modeling import CanonicalModel
 
 PROTOBUF_LIMIT_BYTES: Final = 2**31 - 1
 
 
-def trace_model(model: Reformer, opset: int = DEFAULT_OPSET) -> ir.Model:
+def trace_model(model: CanonicalModel, opset: int = DEFAULT_OPSET) -> ir.Model:
     """Trace the canonical model into ONNX: custom nodes, their function bodies, symbolic axes.
 
     Raises:

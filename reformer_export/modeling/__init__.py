@@ -1,5 +1,6 @@
-"""The canonical PyTorch Reformer that is exported."""
+"""The canonical PyTorch Reformers that are exported."""
 
-from reformer_export.modeling.reformer import TORCH_DTYPES, Reformer, build_model
+from reformer_export.modeling.build import CanonicalModel, build_model
+from reformer_export.modeling.reformer import TORCH_DTYPES, Reformer
 
-__all__ = ["TORCH_DTYPES", "Reformer", "build_model"]
+__all__ = ["TORCH_DTYPES", "CanonicalModel", "Reformer", "build_model"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 from torch import nn
@@ -102,7 +102,9 @@ def last_attended(hidden_states: torch.Tensor, attention_mask: torch.Tensor) -> 
     return hidden_states.gather(1, last.expand(-1, -1, hidden_states.shape[2]))
 
 
-def build_model(spec: ModelSpec, weights: Mapping[str, torch.Tensor], dtype: DType = "float32") -> Reformer:
+def build_reformer(
+    spec: ModelSpec, weights: Mapping[str, torch.Tensor], dtype: DType = "float32"
+) -> Reformer:
     """A Reformer in evaluation mode; `weights` under transformers' parameter names, without `reformer.`.
 
     Rotations and norms stay float32 whatever the dtype. CheckpointError when names or shapes do not fit.
@@ -114,6 +116,17 @@ def build_model(spec: ModelSpec, weights: Mapping[str, torch.Tensor], dtype: DTy
         name: weight.to(torch.float32 if name.rpartition(".")[0] in norms else TORCH_DTYPES[dtype])
         for name, weight in _slice_feed_forward(spec, weights)
     }
+    return load_weights(model, state)
+
+
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
+
+
+def load_weights(model: AnyModule, state: Mapping[str, torch.Tensor]) -> AnyModule:
+    """`model`, made without memory, with the tensors of `state` as they are, in evaluation mode.
+
+    CheckpointError when names or shapes do not fit.
+    """
     try:
         model.load_state_dict(state, strict=True, assign=True)
     except RuntimeError as error:
