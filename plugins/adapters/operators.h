@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <iterator>
+#include <limits>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -53,7 +54,8 @@ struct Functions {
 };
 
 // A reader has integer(name, Int&), integers(name, int32_t (&)[N], int32_t& count) and
-// number(name, float&).
+// number(name, float&); and integer_or, number_or, which leave the value as it is where a node
+// does not have the attribute: nodes of older files.
 template <typename Reader>
 void read_chunking(Reader& reader, reformer_chunking& chunking) {
   reader.integer("chunk_length", chunking.chunk_length);
@@ -62,6 +64,22 @@ void read_chunking(Reader& reader, reformer_chunking& chunking) {
   reader.integer("is_causal", chunking.is_causal);
   reader.integer("padding_multiple", chunking.padding_multiple);
   reader.integer("padding_threshold", chunking.padding_threshold);
+}
+
+template <typename Reader, typename Params>
+void read_lsh_rules(Reader& reader, Params& params) {
+  params.self_logit = -1e5f;
+  params.dense_threshold = params.chunking.chunk_length;
+  reader.number_or("self_logit", params.self_logit);
+  reader.integer_or("dense_threshold", params.dense_threshold);
+}
+
+template <typename Reader, typename Params>
+void read_local_rules(Reader& reader, Params& params) {
+  params.self_logit = std::numeric_limits<float>::infinity();
+  params.wraps = 1;
+  reader.number_or("self_logit", params.self_logit);
+  reader.integer_or("wraps", params.wraps);
 }
 
 struct LSHBuckets {
@@ -105,6 +123,7 @@ struct LSHAttention {
     reader.integer("num_heads", params.num_heads);
     read_chunking(reader, params.chunking);
     reader.number("key_norm_epsilon", params.key_norm_epsilon);
+    read_lsh_rules(reader, params);
   }
 };
 
@@ -127,6 +146,7 @@ struct LocalAttention {
   static void read_attributes(Reader& reader, Params& params) {
     reader.integer("num_heads", params.num_heads);
     read_chunking(reader, params.chunking);
+    read_local_rules(reader, params);
   }
 };
 
@@ -179,6 +199,7 @@ struct LSHAttentionStep {
     reader.integer("num_heads", params.num_heads);
     read_chunking(reader, params.chunking);
     reader.number("key_norm_epsilon", params.key_norm_epsilon);
+    read_lsh_rules(reader, params);
   }
 };
 
@@ -205,6 +226,7 @@ struct LocalAttentionStep {
   static void read_attributes(Reader& reader, Params& params) {
     reader.integer("num_heads", params.num_heads);
     read_chunking(reader, params.chunking);
+    read_local_rules(reader, params);
   }
 };
 

@@ -40,7 +40,10 @@ extern "C" {
 #endif
 
 /** Changes whenever a struct or the meaning of a field changes. */
-#define REFORMER_ABI_VERSION 3u
+#define REFORMER_ABI_VERSION 4u
+
+/** self_logit is no larger than this either way, so that it outweighs -1e9. */
+#define REFORMER_MAX_SELF_LOGIT 1e8f
 
 /** num_buckets is a product of even factors that fits in int32: at most 30 of them. */
 #define REFORMER_MAX_BUCKET_FACTORS 30
@@ -113,12 +116,13 @@ typedef struct reformer_execution {
  *
  * Virtual padding: Lp = L when L <= padding_threshold, else L rounded up to padding_multiple.
  * Positions L..Lp-1 are masked, sort behind everything and hold zero vectors; no memory has them.
- * Lp <= chunk_length: one dense block of the L positions, without rounds. Otherwise Lp must be a
- * multiple of chunk_length, and chunk c attends to chunks c - before .. c + after, modulo the
- * number of chunks of all rounds together; a chunk listed twice counts twice.
+ * Lp <= chunk_length, or in LSH attention dense_threshold: one dense block of the L positions,
+ * without rounds. Otherwise Lp must be a multiple of chunk_length, and chunk c attends to chunks
+ * c - before .. c + after, modulo the number of chunks of all rounds together; a chunk listed twice
+ * counts twice. Local attention with wraps 0 has no chunks beyond either end instead.
  *
- * Logits: -1e9 for a masked key and, when causal, for a key behind the query; in LSH attention
- * -1e5 for the query's own position, whatever the mask says. Every logsumexp is rounded to float32
+ * Logits: -1e9 for a masked key and, when causal, for a key behind the query; self_logit for the
+ * query's own position, whatever the mask says, unless it is infinity. Every logsumexp is rounded to float32
  * and then subtracted, as HF eager does: a row that sees nothing adds up its listed values.
  */
 typedef struct reformer_chunking {
@@ -139,10 +143,10 @@ typedef struct reformer_lsh_buckets_params {
   uint32_t struct_size;                             /**< sizeof(reformer_lsh_buckets_params) */
   uint32_t abi_version;                             /**< REFORMER_ABI_VERSION */
   int32_t num_heads;                                /**< H */
-  int32_t num_factors;                              /**< 1..REFORMER_MAX_BUCKET_FACTORS */
+  int32_t num_factors; /**< 0..REFORMER_MAX_BUCKET_FACTORS; 0: the one factor 2 S */
   int32_t num_buckets[REFORMER_MAX_BUCKET_FACTORS]; /**< even factors f_i >= 2 */
   reformer_tensor query_key;                        /**< T [B, L, H*D] */
-  reformer_tensor rotations;                        /**< float32 [H, D, R, S], S = sum(f_i) / 2 */
+  reformer_tensor rotations;                        /**< float32 [H, D, R, S], S = sum(f_i) / 2 >= 1 */
   reformer_tensor attention_mask;                   /**< int32 [B, L], 0 masks a token */
   reformer_tensor buckets;                          /**< output, int32 [B, H, R, L] */
   reformer_execution execution;
@@ -154,6 +158,8 @@ typedef struct reformer_lsh_attention_params {
   uint32_t abi_version;   /**< REFORMER_ABI_VERSION */
   int32_t num_heads;      /**< H */
   float key_norm_epsilon; /**< > 0: k = x / (sqrt(mean(x^2) + key_norm_epsilon) * sqrt(D)) */
+  float self_logit;       /**< finite, up to REFORMER_MAX_SELF_LOGIT in size */
+  int64_t dense_threshold; /**< >= 0, tokens: see reformer_chunking */
   reformer_chunking chunking;
   reformer_tensor query_key;      /**< T [B, L, H*D] */
   reformer_tensor value;          /**< T [B, L, H*D] */
@@ -168,6 +174,8 @@ typedef struct reformer_local_attention_params {
   uint32_t struct_size; /**< sizeof(reformer_local_attention_params) */
   uint32_t abi_version; /**< REFORMER_ABI_VERSION */
   int32_t num_heads;    /**< H */
+  float self_logit;     /**< as of LSHAttention, or infinity: a position's own key is as any */
+  int32_t wraps;        /**< 0 or 1 */
   reformer_chunking chunking;
   reformer_tensor query;          /**< T [B, L, H*D] */
   reformer_tensor key;            /**< T [B, L, H*D] */
@@ -208,13 +216,15 @@ typedef struct reformer_residual_norm_params {
  * all of the past is copied. A call that is refused has written nothing to them.
  *
  * chunking: is_causal 1, num_chunks_after 0, padding_multiple a multiple of chunk_length, and
- * padding_threshold at most chunk_length.
+ * padding_threshold at most dense_threshold.
  */
 typedef struct reformer_lsh_attention_step_params {
   uint32_t struct_size;   /**< sizeof(reformer_lsh_attention_step_params) */
   uint32_t abi_version;   /**< REFORMER_ABI_VERSION */
   int32_t num_heads;      /**< H */
-  float key_norm_epsilon; /**< as of LSHAttention */
+  float key_norm_epsilon; /**< as of LSHAttention, like the next two */
+  float self_logit;
+  int64_t dense_threshold;
   reformer_chunking chunking;
   reformer_tensor query_key;         /**< T [B, Q, H*D], of the new tokens */
   reformer_tensor value;             /**< T [B, Q, H*D] */
@@ -234,12 +244,14 @@ typedef struct reformer_lsh_attention_step_params {
 /**
  * LocalAttention likewise. The caches are rings of P = (num_chunks_before + 1) * chunk_length
  * tokens, position p at p modulo P: all that the last token can see. lengths counts every token
- * so far.
+ * so far. padding_threshold is at most chunk_length.
  */
 typedef struct reformer_local_attention_step_params {
   uint32_t struct_size; /**< sizeof(reformer_local_attention_step_params) */
   uint32_t abi_version; /**< REFORMER_ABI_VERSION */
   int32_t num_heads;    /**< H */
+  float self_logit;     /**< as of LocalAttention, like the next */
+  int32_t wraps;
   reformer_chunking chunking;
   reformer_tensor query;         /**< T [B, Q, H*D], of the new tokens */
   reformer_tensor key;           /**< T [B, Q, H*D] */

@@ -26,7 +26,7 @@ double measure_regret(const Hash& call, const std::vector<double>& rotated, int3
   if (bucket < 0) return 1e9;
   double worst = 0;
   size_t start = 0;
-  for (const int32_t factor : call.factors) {
+  for (const int32_t factor : call.all_factors()) {
     const size_t half = static_cast<size_t>(factor / 2);
     const size_t choice = static_cast<size_t>(bucket % factor);
     bucket /= factor;

@@ -54,6 +54,20 @@ void draw_chunking(Random& random, Attention* call) {
   if (call->length > chunking.chunk_length) chunking.padding_threshold = 0;
 }
 
+// The rules by which Reformers differ: in half of the calls transformers'.
+void draw_rules(Random& random, Attention* call) {
+  if (draw_int(random, 0, 1) == 0) return;
+  const bool own = call->lsh || draw_int(random, 0, 2) > 0;
+  if (own) call->self_logit = static_cast<float>(draw_from(random, {-100000000, -50000, -2, 0, 3}));
+  if (!call->lsh) {
+    call->wraps = draw_int(random, 0, 2) == 0;
+    return;
+  }
+  const int64_t chunk = call->chunking.chunk_length;
+  call->dense_threshold = draw_from(random, {0, chunk, 2 * chunk, 100, INT64_MAX});
+  if (*call->dense_threshold < chunk) call->chunking.padding_threshold = 0;
+}
+
 void draw_buckets(Random& random, Attention* call) {
   const int64_t highest = draw_from(random, {0, 1, 4, 30, 5000, 1 << 20, INT32_MAX});
   call->buckets.resize(
@@ -74,6 +88,7 @@ Attention draw_attention(Random& random) {
   call.head_size = draw_from(random, {1, 2, 3, 7, 8, 15, 16, 17, 33, 64, 80, 127, 128});
   call.rounds = draw_int(random, 1, 5);
   draw_chunking(random, &call);
+  draw_rules(random, &call);
   const float scale = draw_int(random, 0, 3) == 0 ? 4.0f : 1.0f;
   const int64_t count = call.batch * call.length * call.heads * call.head_size;
   call.query = draw_values(random, call.dtype, count, scale);
@@ -98,16 +113,15 @@ Hash draw_hash(Random& random) {
   call.head_size = draw_from(random, {1, 2, 3, 7, 16, 17, 33, 64, 128});
   call.rounds = draw_int(random, 1, 5);
   call.length = draw_from(random, {1, 2, 15, 16, 17, 127, 128, 129, 300});
-  int64_t columns = 0;
-  for (int64_t i = draw_int(random, 1, 3); i > 0; --i) {
+  call.columns = draw_from(random, {1, 2, 7, 64, 65, 130});
+  for (int64_t i = draw_int(random, 0, 3); i > 0; --i) {
     call.factors.push_back(2 *
                            static_cast<int32_t>(draw_from(random, {1, 2, 3, 8, 17, 64, 65, 100})));
-    columns += call.factors.back() / 2;
   }
   const int64_t tokens = call.batch * call.length * call.heads;
   call.query_key = draw_values(random, call.dtype, tokens * call.head_size, 1.0f);
   call.rotations = draw_values(random, REFORMER_FLOAT32,
-                               call.heads * call.head_size * call.rounds * columns, 1.0f);
+                               call.heads * call.head_size * call.rounds * call.rotation_size(), 1.0f);
   call.mask = draw_mask(random, call.batch, call.length);
   return call;
 }

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <type_traits>
 #include <vector>
 
@@ -137,11 +138,18 @@ reformer_chunking fuzz_chunking(Bytes& bytes) {
           bytes.number(4), bytes.number(4), static_cast<int32_t>(bytes.number(bytes.byte() % 2))};
 }
 
+float fuzz_self_logit(Bytes& bytes) {
+  return bytes.byte() % 3 == 0 ? std::numeric_limits<float>::infinity()
+                               : -static_cast<float>(bytes.number(50000));
+}
+
 void fuzz_lsh(Bytes& bytes, Arena& arena) {
   reformer_lsh_attention_params params{};
   const std::initializer_list<int64_t> hidden = {kBatch, kLength, kHeads * kHeadSize};
   const int32_t dtype = bytes.byte() % 3;
   params.key_norm_epsilon = static_cast<float>(bytes.number(1));
+  params.self_logit = fuzz_self_logit(bytes);
+  params.dense_threshold = bytes.number(4);
   params.chunking = fuzz_chunking(bytes);
   params.query_key = fuzz_tensor(bytes, arena, dtype, hidden);
   params.value = fuzz_tensor(bytes, arena, dtype, hidden);
@@ -159,6 +167,8 @@ void fuzz_local(Bytes& bytes, Arena& arena) {
   const std::initializer_list<int64_t> hidden = {kBatch, kLength, kHeads * kHeadSize};
   const int32_t dtype = bytes.byte() % 3;
   params.chunking = fuzz_chunking(bytes);
+  params.self_logit = fuzz_self_logit(bytes);
+  params.wraps = static_cast<int32_t>(bytes.number(bytes.byte() % 2));
   params.query = fuzz_tensor(bytes, arena, dtype, hidden);
   params.key = fuzz_tensor(bytes, arena, dtype, hidden);
   params.value = fuzz_tensor(bytes, arena, dtype, hidden);
@@ -224,6 +234,8 @@ void fuzz_lsh_step(Bytes& bytes, Arena& arena) {
   const std::initializer_list<int64_t> cache = {kBatch, kLength, kHeads * kHeadSize};
   const std::initializer_list<int64_t> hashed = {kBatch, kHeads, kRounds, kLength};
   params.key_norm_epsilon = static_cast<float>(bytes.number(1));
+  params.self_logit = fuzz_self_logit(bytes);
+  params.dense_threshold = bytes.number(4);
   params.chunking = fuzz_step_chunking(bytes);
   params.query_key = fuzz_tensor(bytes, arena, dtype, fresh);
   params.value = fuzz_tensor(bytes, arena, dtype, fresh);
@@ -252,6 +264,8 @@ void fuzz_local_step(Bytes& bytes, Arena& arena) {
   const std::initializer_list<int64_t> fresh = {kBatch, tokens, kHeads * kHeadSize};
   const std::initializer_list<int64_t> cache = {kBatch, 8, kHeads * kHeadSize};
   params.chunking = fuzz_step_chunking(bytes);
+  params.self_logit = fuzz_self_logit(bytes);
+  params.wraps = static_cast<int32_t>(bytes.number(bytes.byte() % 2));
   params.query = fuzz_tensor(bytes, arena, dtype, fresh);
   params.key = fuzz_tensor(bytes, arena, dtype, fresh);
   params.value = fuzz_tensor(bytes, arena, dtype, fresh);

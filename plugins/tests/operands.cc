@@ -122,6 +122,7 @@ std::vector<float> run_attention(const Attention& call, int32_t workers, const B
   };
   const auto fill = [&](auto* params) {
     params->num_heads = static_cast<int32_t>(call.heads);
+    params->self_logit = call.own_logit();
     params->chunking = call.chunking;
     params->value = view(value);
     params->attention_mask = view_mask(call.mask, call.batch, call.length);
@@ -132,6 +133,7 @@ std::vector<float> run_attention(const Attention& call, int32_t workers, const B
     reformer_lsh_attention_params params{};
     fill(&params);
     params.key_norm_epsilon = call.epsilon;
+    params.dense_threshold = call.most_dense();
     params.query_key = view(query);
     params.buckets = {const_cast<int32_t*>(call.buckets.data()),
                       REFORMER_INT32,
@@ -141,6 +143,7 @@ std::vector<float> run_attention(const Attention& call, int32_t workers, const B
   } else {
     reformer_local_attention_params params{};
     fill(&params);
+    params.wraps = call.wraps ? 1 : 0;
     params.query = view(query);
     params.key = view(key);
     call_kernel(params, backend.local_attention_workspace, backend.local_attention);
@@ -149,8 +152,6 @@ std::vector<float> run_attention(const Attention& call, int32_t workers, const B
 }
 
 std::vector<int32_t> run_hash(const Hash& call, int32_t workers, const Backend& backend) {
-  int64_t columns = 0;
-  for (const int32_t factor : call.factors) columns += factor / 2;
   Memory query_key(call.dtype, call.query_key, call.offset);
   std::vector<int32_t> buckets(
       static_cast<size_t>(call.batch * call.heads * call.rounds * call.length), -1);
@@ -163,7 +164,7 @@ std::vector<int32_t> run_hash(const Hash& call, int32_t workers, const Backend& 
   params.rotations = {const_cast<float*>(call.rotations.data()),
                       REFORMER_FLOAT32,
                       4,
-                      {call.heads, call.head_size, call.rounds, columns}};
+                      {call.heads, call.head_size, call.rounds, call.rotation_size()}};
   params.attention_mask = view_mask(call.mask, call.batch, call.length);
   params.buckets = {
       buckets.data(), REFORMER_INT32, 4, {call.batch, call.heads, call.rounds, call.length}};

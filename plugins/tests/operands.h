@@ -2,6 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
+#include <numeric>
+#include <optional>
 #include <random>
 #include <vector>
 
@@ -27,11 +30,20 @@ struct Attention {
   int32_t dtype = REFORMER_FLOAT32;
   int64_t batch = 1, length = 1, heads = 1, head_size = 1, rounds = 1;
   reformer_chunking chunking{};
+  std::optional<float> self_logit;         // else transformers' rule
+  std::optional<int64_t> dense_threshold;  // LSH; else the chunk length
+  bool wraps = true;                       // local attention
   std::vector<float> query, key, value;  // [B, L, H*D]; LSH has no key
   std::vector<int32_t> buckets;          // [B, H, R, L]
   std::vector<int32_t> mask;             // [B, L]
   float epsilon = 1e-6f;
   int64_t offset = 0;  // elements by which T tensors start behind a multiple of 16 bytes
+
+  // -1e5 in LSH attention, none in local attention.
+  float own_logit() const {
+    return self_logit.value_or(lsh ? -1e5f : std::numeric_limits<float>::infinity());
+  }
+  int64_t most_dense() const { return dense_threshold.value_or(chunking.chunk_length); }
 };
 
 struct Hash {
@@ -42,6 +54,15 @@ struct Hash {
   std::vector<float> rotations;  // [H, D, R, S]
   std::vector<int32_t> mask;     // [B, L]
   int64_t offset = 0;            // elements by which query_key starts behind 16 bytes' multiple
+  int64_t columns = 0;           // S, where there are no factors
+
+  std::vector<int32_t> all_factors() const {
+    return factors.empty() ? std::vector<int32_t>{static_cast<int32_t>(2 * columns)} : factors;
+  }
+  int64_t rotation_size() const {
+    const std::vector<int32_t> all = all_factors();
+    return std::accumulate(all.begin(), all.end(), int64_t{0}) / 2;
+  }
 };
 
 // Bytes of T elements holding `values`, rounded.

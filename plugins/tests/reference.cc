@@ -51,7 +51,9 @@ std::vector<int64_t> sort_reference(const Head& head) {
 
 double logit_reference(const Head& head, int64_t query, int64_t key) {
   const Attention& call = head.call;
-  if (call.lsh && query == key) return -1e5;
+  if (query == key && std::isfinite(call.own_logit())) {
+    return static_cast<double>(call.own_logit());
+  }
   if (!head.visible(key) || (call.chunking.is_causal && key > query)) return -1e9;
   const std::vector<float>& keys = call.lsh ? call.query : call.key;
   const double size = static_cast<double>(call.head_size);
@@ -97,6 +99,7 @@ void run_head(const Head& head, std::vector<std::vector<std::vector<double>>>& r
   for (int64_t c = 0; c < chunks; ++c) {
     std::vector<int64_t> keys;
     for (int64_t w = -before; w <= after; ++w) {
+      if (!head.call.wraps && (c + w < 0 || c + w >= chunks)) continue;
       const int64_t neighbour = (((c + (std::abs(w) > chunks ? 0 : w)) % chunks) + chunks) % chunks;
       for (int64_t i = 0; i < head.chunk; ++i) {
         keys.push_back(order[static_cast<size_t>(neighbour * head.chunk + i)]);
@@ -135,7 +138,7 @@ std::vector<float> attention_reference(const Attention& call) {
   if (call.length > chunking.padding_threshold) {
     while (padded % chunking.padding_multiple != 0) ++padded;
   }
-  const bool dense = padded <= chunking.chunk_length;
+  const bool dense = padded <= (call.lsh ? call.most_dense() : chunking.chunk_length);
   if (dense) padded = call.length;
   const int64_t chunk = dense ? call.length : chunking.chunk_length;
   const int64_t rounds = call.lsh && !dense ? call.rounds : 1;
@@ -159,8 +162,7 @@ std::vector<float> attention_reference(const Attention& call) {
 
 std::vector<double> rotate_reference(const Hash& call, int64_t batch, int64_t head, int64_t round,
                                      int64_t token) {
-  int64_t columns = 0;
-  for (const int32_t factor : call.factors) columns += factor / 2;
+  const int64_t columns = call.rotation_size();
   std::vector<double> rotated(static_cast<size_t>(columns), 0.0);
   for (int64_t d = 0; d < call.head_size; ++d) {
     const int64_t x = ((batch * call.length + token) * call.heads + head) * call.head_size + d;
@@ -180,7 +182,7 @@ int32_t bucket_reference(const Hash& call, int64_t batch, int64_t head, int64_t 
   int32_t bucket = 0;
   int32_t stride = 1;
   size_t start = 0;
-  for (const int32_t factor : call.factors) {
+  for (const int32_t factor : call.all_factors()) {
     const size_t half = static_cast<size_t>(factor / 2);
     std::vector<double> candidates(rotated.begin() + static_cast<std::ptrdiff_t>(start),
                                    rotated.begin() + static_cast<std::ptrdiff_t>(start + half));

@@ -47,6 +47,13 @@ class Chunking(ctypes.Structure):
 
 _HEADER: Final = [("struct_size", ctypes.c_uint32), ("abi_version", ctypes.c_uint32)]
 _HEADS: Final = [*_HEADER, ("num_heads", ctypes.c_int32)]
+_LSH_RULES: Final = [
+    *_HEADS,
+    ("key_norm_epsilon", ctypes.c_float),
+    ("self_logit", ctypes.c_float),
+    ("dense_threshold", ctypes.c_int64),
+]
+_LOCAL_RULES: Final = [*_HEADS, ("self_logit", ctypes.c_float), ("wraps", ctypes.c_int32)]
 
 
 class LSHBuckets(ctypes.Structure):
@@ -61,8 +68,7 @@ class LSHBuckets(ctypes.Structure):
 
 class LSHAttention(ctypes.Structure):
     _fields_ = [
-        *_HEADS,
-        ("key_norm_epsilon", ctypes.c_float),
+        *_LSH_RULES,
         ("chunking", Chunking),
         *((name, Tensor) for name in ("query_key", "value", "buckets", "attention_mask", "output")),
         ("execution", Execution),
@@ -71,7 +77,7 @@ class LSHAttention(ctypes.Structure):
 
 class LocalAttention(ctypes.Structure):
     _fields_ = [
-        *_HEADS,
+        *_LOCAL_RULES,
         ("chunking", Chunking),
         *((name, Tensor) for name in ("query", "key", "value", "attention_mask", "output")),
         ("execution", Execution),
@@ -89,8 +95,7 @@ class ResidualNorm(ctypes.Structure):
 
 class LSHAttentionStep(ctypes.Structure):
     _fields_ = [
-        *_HEADS,
-        ("key_norm_epsilon", ctypes.c_float),
+        *_LSH_RULES,
         ("chunking", Chunking),
         *((name, Tensor) for name in ("query_key", "value", "new_buckets")),
         *((name, Tensor) for name in ("past_query_key", "past_value", "past_buckets")),
@@ -102,7 +107,7 @@ class LSHAttentionStep(ctypes.Structure):
 
 class LocalAttentionStep(ctypes.Structure):
     _fields_ = [
-        *_HEADS,
+        *_LOCAL_RULES,
         ("chunking", Chunking),
         *((name, Tensor) for name in ("query", "key", "value", "past_key", "past_value")),
         *((name, Tensor) for name in ("lengths", "new_lengths", "output", "present_key", "present_value")),

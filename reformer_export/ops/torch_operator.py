@@ -26,7 +26,6 @@ def define_operator(reference: Callable[..., Any], *, on_cuda: bool = True) -> C
         num_heads = next((x for x in arguments if isinstance(x, int)), None)
         has_kernels = on_cuda or floating[0].device.type == "cpu"
         kernels = kernels_for(num_heads, *floating) if has_kernels else None
-        kernels = None if name != "residual_norm" else kernels  # TEMPORARY
         return (reference if kernels is None else getattr(kernels, name))(*arguments)
 
     schema = torch.library.infer_schema(reference, mutates_args=())

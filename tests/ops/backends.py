@@ -80,7 +80,12 @@ def make_model(
         domain=DOMAIN,
         plugin_namespace="reformer",
         plugin_version="1",
-        **{k: list(v) if isinstance(v, tuple) else v for k, v in attributes.items()},
+        **{k: list(v) if isinstance(v, tuple) else v for k, v in attributes.items() if v != ()},
+    )
+    node.attribute.extend(
+        helper.make_attribute(k, [], attr_type=onnx.AttributeProto.INTS)
+        for k, v in attributes.items()
+        if v == ()
     )
     declared = []
     for name, value in inputs.items():

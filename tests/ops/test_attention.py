@@ -79,6 +79,8 @@ def test_first_causal_token_attends_to_itself(backend, length):
         "padding_threshold": 8,
         "num_chunks_before": 1,
         "num_chunks_after": 0,
+        "self_logit": -1e5,
+        "dense_threshold": 8,
     }
     got = BACKENDS[backend]("LSHAttention", inputs, attributes)
     # Rounded logsumexp near -1e5: the weights of the rounds sum to a little less, or more, than 1.

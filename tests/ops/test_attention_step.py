@@ -57,12 +57,17 @@ def test_backends_agree(backend, operator, dtype, seed):
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
-@pytest.mark.parametrize(("chunk", "before", "multiple"), [(4, 1, 8), (4, 3, 4), (5, 0, 15), (6, 2, 12)])
-def test_every_length_through_chunk_and_padding_borders(operator, chunk, before, multiple):
+@pytest.mark.parametrize(
+    ("chunk", "before", "multiple", "dense"),
+    [(4, 1, 8, 4), (4, 3, 4, 4), (5, 0, 15, 5), (6, 2, 12, 6), (4, 1, 8, 20), (6, 2, 12, 1000)],
+)
+def test_every_length_through_chunk_and_padding_borders(operator, chunk, before, multiple, dense):
     """One sequence grown a token at a time from nothing on the state that the steps themselves leave."""
     rng = np.random.default_rng(chunk)
     attributes = draw_attributes(rng, operator) | {"chunk_length": chunk, "num_chunks_before": before}
     attributes |= {"padding_multiple": multiple, "padding_threshold": min(chunk, multiple)}
+    if operator == "LSHAttentionStep":
+        attributes["dense_threshold"] = dense
     longest = 3 * multiple + 2
     whole = make_case(rng, operator, attributes=attributes, lengths=([longest], [1]))
     caches = [value for name, value in whole.inputs.items() if name.startswith("past_")]
@@ -133,6 +138,7 @@ def widen(inputs):
 def test_reference_refuses_what_no_step_can_be(operator, name, value):
     attributes = draw_attributes(np.random.default_rng(1), operator) | {"chunk_length": 4}
     attributes |= {"padding_multiple": 4, "padding_threshold": 4}
+    attributes |= {"dense_threshold": 4} if operator == "LSHAttentionStep" else {}
     case = make_case(np.random.default_rng(0), operator, attributes=attributes)
     with pytest.raises(InputError, match="a step"):
         run_reference(operator, case.inputs, attributes | {name: value})

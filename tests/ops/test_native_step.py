@@ -114,6 +114,7 @@ def test_long_sequences_of_any_buckets(count, before):
     rng = np.random.default_rng(count % 2**32 + before)
     attributes = draw_attributes(rng, "LSHAttentionStep") | {"num_chunks_before": before}
     attributes |= {"chunk_length": 64, "padding_multiple": 128, "padding_threshold": 64}
+    attributes["dense_threshold"] = 64
     case = make_case(
         rng, "LSHAttentionStep", attributes=attributes, lengths=([2047, 2048, 3000, 100], [1] * 4)
     )
@@ -200,6 +201,7 @@ def test_a_negative_bucket_leaves_the_caches():
 def test_kernels_refuse_what_no_step_can_be(operator, name, value, message):
     attributes = draw_attributes(np.random.default_rng(1), operator) | {"chunk_length": 4}
     attributes |= {"padding_multiple": 4, "padding_threshold": 4}
+    attributes |= {"dense_threshold": 4} if operator == "LSHAttentionStep" else {}
     case = make_case(np.random.default_rng(0), operator, attributes=attributes)
     with pytest.raises(ValueError, match=message):
         run_native_torch(operator, case.inputs, attributes | {name: value})
@@ -217,6 +219,7 @@ def test_onnxruntime_copies_no_cache_that_is_bound_twice(operator, shared):
     heads, size, tokens = 2, 16, 2**17
     attributes = draw_attributes(np.random.default_rng(0), operator) | {"num_heads": heads}
     attributes |= {"chunk_length": 64, "padding_multiple": 64, "padding_threshold": 64}
+    attributes |= {"dense_threshold": 64} if operator == "LSHAttentionStep" else {}
     attributes["num_chunks_before"] = 1 if operator == "LSHAttentionStep" else tokens // 64 - 1
     rng = np.random.default_rng(1)
     fresh = {n: rng.standard_normal((1, 1, heads * size)).astype(np.float32) for n in ("a", "b", "c")}

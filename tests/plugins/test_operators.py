@@ -34,10 +34,9 @@ def read_header(name: str) -> Operator:
     assert tensors
     assert [field for *_, field in tensors] == [name for name, *_ in tensors]
     attributes = read_attributes(body)
-    if "read_chunking(" in body:
-        attributes |= read_attributes(
-            HEADER[HEADER.index("void read_chunking(") : HEADER.index("struct LSHBuckets")]
-        )
+    for shared in re.findall(r"\b(read_\w+)\(reader, ", body):
+        code = HEADER[HEADER.index(f"void {shared}(") :]
+        attributes |= read_attributes(code[: code.index("\n}")])
     return Operator(tuple((name, kind.lower(), shape) for name, kind, shape, _ in tensors), attributes)
 
 

@@ -61,12 +61,16 @@ bool is_ours(const char* name) {
 
 bool is_filled(const PluginField& field) { return field.data != nullptr && field.length > 0; }
 
+bool is_empty_list(const AttributeRule& rule, const PluginField& field) {
+  return rule.kind == Kind::kIntegers && field.length == 0;
+}
+
 // Parsers have passed integers as int32 up to now; int64 is what ONNX stores.
 std::vector<int32_t> read_integers(const PluginField& field) {
   const auto length = static_cast<size_t>(field.length);
   std::vector<int32_t> values(length);
   if (field.type == PluginFieldType::kINT32) {
-    std::memcpy(values.data(), field.data, length * sizeof(int32_t));
+    if (length > 0) std::memcpy(values.data(), field.data, length * sizeof(int32_t));
     return values;
   }
   for (size_t i = 0; i < length; ++i) {
@@ -90,7 +94,8 @@ void check_field(const char* op, const AttributeRule& rule, const PluginField* f
   const bool right_type =
       rule.kind == Kind::kFloat ? field->type == PluginFieldType::kFLOAT32 : integral;
   const bool right_length = rule.kind == Kind::kIntegers || field->length == 1;
-  if (!is_filled(*field) || !right_type || !right_length) {
+  const bool filled = is_filled(*field) || is_empty_list(rule, *field);
+  if (!filled || !right_type || !right_length) {
     fail(op, std::string("attribute ") + rule.name + " has " + describe(*field) + ", expected " +
                  describe(rule.kind));
   }
@@ -167,6 +172,7 @@ Attributes::Attributes(const char* op, const std::vector<AttributeRule>& rules,
   refuse_unknown(op, rules, *fields, serialized);
   for (const AttributeRule& rule : rules) {
     const PluginField* field = find_field(op, *fields, rule.name);
+    if (field == nullptr && !rule.required) continue;
     check_field(op, rule, field);
     Attribute attribute{rule.name, rule.kind, {}, 0};
     if (rule.kind == Kind::kFloat) {
@@ -183,10 +189,16 @@ Attributes::Attributes(const char* op, const std::vector<AttributeRule>& rules,
   write_timing_cache_id();
 }
 
-const Attributes::Attribute& Attributes::find(const char* name) const {
+const Attributes::Attribute* Attributes::find(const char* name) const {
   for (const Attribute& attribute : attributes_) {
-    if (std::strcmp(attribute.name, name) == 0) return attribute;
+    if (std::strcmp(attribute.name, name) == 0) return &attribute;
   }
+  return nullptr;
+}
+
+const Attributes::Attribute& Attributes::get(const char* name) const {
+  const Attribute* attribute = find(name);
+  if (attribute != nullptr) return *attribute;
   throw std::logic_error(std::string("no rule names the attribute ") + name);
 }
 

@@ -28,6 +28,7 @@ const OperatorRules& rules_of() {
 }
 
 inline int64_t rotation_size(const reformer_lsh_buckets_params& params) {
+  if (params.num_factors == 0) return 1;  // any
   int64_t size = 0;
   for (int32_t i = 0; i < params.num_factors; ++i) size += params.num_buckets[i] / 2;
   return size;

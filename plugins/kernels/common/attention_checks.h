@@ -49,8 +49,11 @@ void check_hidden(Checker& check, const char* name, const reformer_tensor& tenso
 // Attributes, each for itself.
 void check_chunking(Checker& check, const reformer_chunking& chunking);
 
-// Lp of sizes->length, and whether everything is one dense block (reformer_kernels.h,
-// reformer_chunking).
-void cut_chunks(const reformer_chunking& chunking, AttentionSizes* sizes);
+// A position's own logit, or infinity where there may be none.
+void check_self_logit(Checker& check, float self_logit, bool may_be_absent);
+
+// Lp of sizes->length, and whether everything is one dense block, which it is up to
+// `dense_threshold` (reformer_kernels.h, reformer_chunking).
+void cut_chunks(const reformer_chunking& chunking, int64_t dense_threshold, AttentionSizes* sizes);
 
 }  // namespace reformer

@@ -1,5 +1,6 @@
 // The step operators' parameters.
 #include <cmath>
+#include <limits>
 #include <utility>
 
 #include "kernels/common/attention_checks.h"
@@ -10,13 +11,14 @@ namespace reformer {
 namespace {
 
 // Chunking in which later tokens change nothing that a step reads, at any length.
-void check_step_chunking(Checker& check, const reformer_chunking& chunking,
+void check_step_chunking(Checker& check, const reformer_chunking& chunking, int64_t dense_threshold,
                          const StepSizes& sizes) {
   check_chunking(check, chunking);
   check.attribute("num_chunks_after", chunking.num_chunks_after, 0, 0);
   check.attribute("is_causal", chunking.is_causal, 1, 1);
+  check.attribute("dense_threshold", dense_threshold, 0, std::numeric_limits<int64_t>::max());
   if (!check.ok()) return;
-  check.attribute("padding_threshold", chunking.padding_threshold, 0, chunking.chunk_length);
+  check.attribute("padding_threshold", chunking.padding_threshold, 0, dense_threshold);
   if (chunking.padding_multiple % chunking.chunk_length != 0) {
     check.fail(REFORMER_ERROR_ATTRIBUTE,
                "padding_multiple is %lld, expected a multiple of chunk_length %lld",
@@ -113,7 +115,8 @@ reformer_status check_lsh_attention_step(const reformer_lsh_attention_step_param
     check.fail(REFORMER_ERROR_ATTRIBUTE, "key_norm_epsilon is %g, expected a finite number > 0",
                static_cast<double>(p.key_norm_epsilon));
   }
-  check_step_chunking(check, p.chunking, *sizes);
+  check_self_logit(check, p.self_logit, false);
+  check_step_chunking(check, p.chunking, p.dense_threshold, *sizes);
   if (extent == Extent::kShapes) return check.status();
   check_step_memory(
       check,
@@ -138,7 +141,9 @@ reformer_status check_local_attention_step(const reformer_local_attention_step_p
   check.like("key", p.key, "query", p.query);
   check.like("value", p.value, "query", p.query);
   check.like("output", p.output, "query", p.query);
-  check_step_chunking(check, p.chunking, *sizes);
+  check_self_logit(check, p.self_logit, true);
+  check.attribute("wraps", p.wraps, 0, 1);
+  check_step_chunking(check, p.chunking, p.chunking.chunk_length, *sizes);
   if (!check.ok()) return check.status();
   sizes->capacity = (p.chunking.num_chunks_before + 1) * p.chunking.chunk_length;
   const int32_t dtype = p.query.dtype;

@@ -12,8 +12,16 @@
 namespace reformer {
 namespace {
 
+// Without factors the rotations say how many buckets there are.
+void check_rotation_size(Checker& check, int64_t size, HashSizes* sizes) {
+  check.attribute("the rotations' last dimension", size, 1, kMaxInt32 / 2);
+  if (!check.ok()) return;
+  sizes->rotation_size = size;
+  sizes->masked_bucket = static_cast<int32_t>(2 * size);
+}
+
 void check_factors(Checker& check, const reformer_lsh_buckets_params& params, HashSizes* sizes) {
-  check.attribute("the number of num_buckets factors", params.num_factors, 1,
+  check.attribute("the number of num_buckets factors", params.num_factors, 0,
                   REFORMER_MAX_BUCKET_FACTORS);
   int64_t product = 1;
   for (int32_t i = 0; check.ok() && i < params.num_factors; ++i) {
@@ -31,16 +39,19 @@ void check_factors(Checker& check, const reformer_lsh_buckets_params& params, Ha
 }
 
 // Chunking of a length that is known, which it must fit.
-void resolve_chunking(Checker& check, const reformer_chunking& chunking, AttentionSizes* sizes) {
+void resolve_chunking(Checker& check, const reformer_chunking& chunking, int64_t dense_threshold,
+                      AttentionSizes* sizes) {
   check_chunking(check, chunking);
+  check.attribute("dense_threshold", dense_threshold, 0, std::numeric_limits<int64_t>::max());
   if (!check.ok()) return;
-  cut_chunks(chunking, sizes);
+  cut_chunks(chunking, dense_threshold, sizes);
   if (sizes->dense) return;
   const int64_t padded = sizes->padded_length;
   if (padded % chunking.chunk_length != 0) {
     check.fail(REFORMER_ERROR_SHAPE,
                "length %lld (padded to %lld) is not a multiple of chunk_length %lld: expected "
-               "padding_multiple to be a multiple of it and padding_threshold at most that",
+               "padding_multiple to be a multiple of it and padding_threshold to be at most "
+               "what is dense",
                static_cast<long long>(sizes->length), static_cast<long long>(padded),
                static_cast<long long>(chunking.chunk_length));
     return;
@@ -75,13 +86,21 @@ void check_chunking(Checker& check, const reformer_chunking& chunking) {
   check.attribute("is_causal", chunking.is_causal, 0, 1);
 }
 
-void cut_chunks(const reformer_chunking& chunking, AttentionSizes* sizes) {
+void check_self_logit(Checker& check, float self_logit, bool may_be_absent) {
+  if (may_be_absent && self_logit == std::numeric_limits<float>::infinity()) return;
+  if (std::fabs(self_logit) <= REFORMER_MAX_SELF_LOGIT) return;  // not for NaN
+  check.fail(REFORMER_ERROR_ATTRIBUTE, "self_logit is %g, expected -%g to %g%s",
+             static_cast<double>(self_logit), static_cast<double>(REFORMER_MAX_SELF_LOGIT),
+             static_cast<double>(REFORMER_MAX_SELF_LOGIT), may_be_absent ? ", or infinity" : "");
+}
+
+void cut_chunks(const reformer_chunking& chunking, int64_t dense_threshold, AttentionSizes* sizes) {
   sizes->causal = chunking.is_causal != 0;
   const int64_t length = sizes->length;
   const int64_t multiple = chunking.padding_multiple;
   int64_t padded = length;
   if (length > chunking.padding_threshold) padded = (length + multiple - 1) / multiple * multiple;
-  sizes->dense = padded <= chunking.chunk_length;
+  sizes->dense = padded <= dense_threshold;
   if (sizes->dense) {
     sizes->padded_length = sizes->chunk_length = length;
     return;
@@ -99,9 +118,11 @@ reformer_status check_lsh_buckets(const reformer_lsh_buckets_params* params, Ext
   check.execution();
   check_hidden(check, "query_key", params->query_key, params->num_heads, sizes);
   check_factors(check, *params, sizes);
+  const bool counted = params->num_factors > 0;
   check.dtype("rotations", params->rotations, REFORMER_FLOAT32);
   check.shape("rotations", params->rotations,
-              {sizes->heads, sizes->head_size, kAny, sizes->rotation_size});
+              {sizes->heads, sizes->head_size, kAny, counted ? sizes->rotation_size : kAny});
+  if (!counted && check.ok()) check_rotation_size(check, params->rotations.dims[3], sizes);
   check.dtype("attention_mask", params->attention_mask, REFORMER_INT32);
   check.shape("attention_mask", params->attention_mask, {sizes->batch, sizes->length});
   check.dtype("buckets", params->buckets, REFORMER_INT32);
@@ -137,7 +158,8 @@ reformer_status check_lsh_attention(const reformer_lsh_attention_params* params,
     check.fail(REFORMER_ERROR_ATTRIBUTE, "key_norm_epsilon is %g, expected a finite number > 0",
                static_cast<double>(params->key_norm_epsilon));
   }
-  resolve_chunking(check, params->chunking, sizes);
+  check_self_logit(check, params->self_logit, false);
+  resolve_chunking(check, params->chunking, params->dense_threshold, sizes);
   if (!check.ok()) return check.status();
   check.attribute("num_hashes (buckets' third dimension)", params->buckets.dims[2], 1, kMaxInt32);
   sizes->rounds = sizes->dense ? 1 : params->buckets.dims[2];
@@ -163,7 +185,10 @@ reformer_status check_local_attention(const reformer_local_attention_params* par
   check.like("output", params->output, "query", params->query);
   check.dtype("attention_mask", params->attention_mask, REFORMER_INT32);
   check.shape("attention_mask", params->attention_mask, {sizes->batch, sizes->length});
-  resolve_chunking(check, params->chunking, sizes);
+  check_self_logit(check, params->self_logit, true);
+  check.attribute("wraps", params->wraps, 0, 1);
+  sizes->wraps = params->wraps != 0;
+  resolve_chunking(check, params->chunking, params->chunking.chunk_length, sizes);
   if (extent == Extent::kShapes) return check.status();
   check.data("query", params->query);
   check.data("key", params->key);

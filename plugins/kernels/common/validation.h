@@ -21,7 +21,7 @@ struct HashSizes {
   int64_t head_size = 0;
   int64_t rounds = 0;
   int64_t rotation_size = 0;  // S
-  int32_t masked_bucket = 0;  // N, the product of the factors
+  int32_t masked_bucket = 0;  // N, the product of the factors, or 2 S without any
   bool empty = false;         // no tokens: nothing to do
 };
 
@@ -36,6 +36,7 @@ struct AttentionSizes {
   int64_t before = 0;
   int64_t after = 0;
   bool causal = false;
+  bool wraps = true;  // the window, around either end
   bool dense = false;
   bool empty = false;  // no tokens: nothing to do
 };

@@ -51,6 +51,8 @@ HWY_INLINE void collect_segment(const AttendJob& job, const QueryBlock& block, b
     // The window wraps around, across rounds; it may list a chunk more than once. A neighbour that
     // is farther away than there are chunks is the chunk itself, as in eager's slices.
     const int64_t wanted = *next / per_chunk - sizes.before;
+    const bool beyond = block.chunk + wanted < 0 || block.chunk + wanted >= chunks;
+    if (beyond && !sizes.wraps) continue;
     const int64_t shift = wanted > chunks || wanted < -chunks ? 0 : wanted;
     const int64_t chunk = ((block.chunk + shift) % chunks + chunks) % chunks;
     const KeyTile& tile = fetch_tile(job, block.pair, chunk, *next % per_chunk, scratch);
@@ -88,7 +90,7 @@ HWY_INLINE void attend_segment(const AttendJob& job, size_t rows, const Segment&
     multiply<false>(rows, round_up(tile.count, kLanes), size, {scratch.query, width, 1}, tile.keys,
                     kTileKeys, scratch.logits + segment.offsets[t], columns);
   }
-  if (job.shared_query_key) {
+  if (job.self_logit != kNoSelfLogit) {
     weigh_segment<true>(job, rows, columns, scratch);
   } else {
     weigh_segment<false>(job, rows, columns, scratch);
@@ -191,7 +193,7 @@ HWY_INLINE void attend_block(const AttendJob& job, const QueryBlock& block,
   prefetch_block(job, block, head, scratch);
   gather_rows(job.dtype, job.query, head, scratch.positions, block.rows, scratch.query);
   // A hidden key weighs exp(-1e9 - max): exactly 0 unless the row sees nothing at all. Only then
-  // (local attention; an LSH row at least sees itself, at -1e5) must hidden tiles be visited.
+  // (a row whose own key has a logit of its own sees that) must hidden tiles be visited.
   const float lowest = attend_window(job, block, true, scratch);
   if (!(lowest > 0.9f * kMaskedLogit)) attend_window(job, block, false, scratch);
   combine_rounds(job, block.pair - job.first_pair, block.rows, scratch);

@@ -4,11 +4,15 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 
 #include "kernels/common/validation.h"
 #include "kernels/cpu/tiles.h"
 
 namespace reformer {
+
+// The self_logit of a call in which a position's own key is as any.
+constexpr float kNoSelfLogit = std::numeric_limits<float>::infinity();
 
 // "Pair" is one (batch, head). The engine runs one round of a group of pairs at a time.
 struct AttendJob {
@@ -19,8 +23,9 @@ struct AttendJob {
   const void* value = nullptr;    // T [B, L, H*D]
   void* output = nullptr;         // T [B, L, H*D]
   const int32_t* mask = nullptr;  // [B, L]
-  bool shared_query_key = false;  // LSH: normalised keys, and a position avoids itself
+  bool shared_query_key = false;  // LSH: normalised keys
   float key_norm_epsilon = 0;
+  float self_logit = kNoSelfLogit;  // of a position's own key
 
   int64_t first_pair = 0;  // of the group
   int64_t round = 0;
@@ -65,7 +70,6 @@ struct AttendScratch {
 constexpr int32_t kMaskedKey = INT32_MAX;    // later than every causal limit
 constexpr int32_t kNoLimit = INT32_MAX - 1;  // the limit of a query that sees every position
 constexpr float kMaskedLogit = -1e9f;        // design contract, as in HF eager
-constexpr float kSelfLogit = -1e5f;
 
 // Lays out one worker's scratch; with a measuring arena the result is not usable.
 AttendScratch layout_attend_scratch(const AttentionSizes& sizes, WorkspaceArena& arena);

@@ -165,6 +165,7 @@ AttendJob describe(const reformer_lsh_attention_params& params, const AttentionS
   job.mask = static_cast<const int32_t*>(params.attention_mask.data);
   job.shared_query_key = true;
   job.key_norm_epsilon = params.key_norm_epsilon;
+  job.self_logit = params.self_logit;
   return job;
 }
 
@@ -177,6 +178,7 @@ AttendJob describe(const reformer_local_attention_params& params, const Attentio
   job.value = params.value.data;
   job.output = params.output.data;
   job.mask = static_cast<const int32_t*>(params.attention_mask.data);
+  job.self_logit = params.self_logit;
   return job;
 }
 

@@ -43,6 +43,7 @@ AttendJob describe_prompt(const StepCall& call, int64_t row, int64_t length) {
   job.output = const_cast<char*>(at_row(step.output));
   job.shared_query_key = step.shared_query_key;
   job.key_norm_epsilon = step.key_norm_epsilon;
+  job.self_logit = step.self_logit;
   return job;
 }
 
@@ -56,6 +57,16 @@ struct Workspace {
   size_t size = 0;              // bytes to ask for
 };
 
+// Bytes for any prompt: the longest one, or the longest that is dense, whose window may be wider.
+uint64_t measure_prompts(const StepCall& call, int64_t most_pairs, int32_t num_workers) {
+  const auto measure = [&](int64_t length) {
+    return measure_attention(describe_prompt(call, 0, length), most_pairs, num_workers);
+  };
+  const int64_t longest = call.job.sizes.length;
+  const int64_t dense = std::clamp<int64_t>(call.job.dense_threshold, 1, longest);
+  return std::max(measure(longest), measure(dense));
+}
+
 Workspace layout_workspace(const StepCall& call, int32_t num_workers, void* block) {
   const StepSizes& sizes = call.job.sizes;
   Workspace workspace;
@@ -66,10 +77,9 @@ Workspace layout_workspace(const StepCall& call, int32_t num_workers, void* bloc
   workspace.scratch =
       arena.allocate<char>(static_cast<size_t>(num_workers) * workspace.scratch_bytes);
   if (sizes.length > 1) {
-    // Of the longest prompt there may be: a shorter one needs no more.
     const AttendJob prompt = describe_prompt(call, 0, sizes.length);
     workspace.most_pairs = choose_group(prompt.sizes, num_workers);
-    workspace.attention_size = measure_attention(prompt, workspace.most_pairs, num_workers);
+    workspace.attention_size = measure_prompts(call, workspace.most_pairs, num_workers);
     workspace.ones = arena.allocate<int32_t>(static_cast<size_t>(sizes.length));
     workspace.attention = arena.allocate<char>(static_cast<size_t>(workspace.attention_size));
   }
@@ -189,6 +199,7 @@ StepCall describe_call(const char* op, const Params& params, const StepSizes& si
   call.op = op;
   call.job.sizes = sizes;
   call.job.chunking = params.chunking;
+  call.job.self_logit = params.self_logit;
   call.job.dtype = params.output.dtype;
   call.job.lengths = static_cast<const int32_t*>(params.lengths.data);
   call.job.new_lengths = static_cast<const int32_t*>(params.new_lengths.data);
@@ -205,6 +216,7 @@ StepCache describe_cache(const StepSizes& sizes, const reformer_tensor& past,
 StepCall describe(const reformer_lsh_attention_step_params& params, const StepSizes& sizes) {
   StepCall call = describe_call("LSHAttentionStep", params, sizes);
   call.job.key_norm_epsilon = params.key_norm_epsilon;
+  call.job.dense_threshold = params.dense_threshold;
   call.job.shared_query_key = true;
   call.job.query = call.new_keys = params.query_key.data;
   call.new_values = params.value.data;
@@ -224,6 +236,8 @@ StepCall describe(const reformer_lsh_attention_step_params& params, const StepSi
 
 StepCall describe(const reformer_local_attention_step_params& params, const StepSizes& sizes) {
   StepCall call = describe_call("LocalAttentionStep", params, sizes);
+  call.job.dense_threshold = params.chunking.chunk_length;
+  call.job.wraps = params.wraps != 0;
   call.job.query = params.query.data;
   call.new_keys = params.key.data;
   call.new_values = params.value.data;

@@ -78,8 +78,9 @@ reformer_status reformer_cpu_lsh_buckets(const reformer_lsh_buckets_params* para
   job.rotations = static_cast<const float*>(params->rotations.data);
   job.mask = static_cast<const int32_t*>(params->attention_mask.data);
   job.buckets = static_cast<int32_t*>(params->buckets.data);
-  job.factors = params->num_buckets;
-  job.num_factors = params->num_factors;
+  const bool counted = params->num_factors > 0;
+  job.factors = counted ? params->num_buckets : &job.sizes.masked_bucket;
+  job.num_factors = counted ? params->num_factors : 1;
   reformer::run_hash(job, workspace, execution);
   return REFORMER_OK;
 }

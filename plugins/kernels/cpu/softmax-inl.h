@@ -15,7 +15,7 @@ namespace HWY_NAMESPACE {
 
 // Masks one row of logits in place and returns its largest.
 template <bool kAvoidSelf>
-HWY_INLINE float mask_row(int32_t position, int32_t limit, size_t columns,
+HWY_INLINE float mask_row(int32_t position, int32_t limit, float self_logit, size_t columns,
                           const AttendScratch& scratch, float* HWY_RESTRICT logits) {
   const int32_t* HWY_RESTRICT visible = scratch.segment_visible;
   const int32_t* HWY_RESTRICT positions = scratch.segment_positions;
@@ -24,7 +24,7 @@ HWY_INLINE float mask_row(int32_t position, int32_t limit, size_t columns,
   const I32 di;
   const auto v_limit = hn::Set(di, limit);
   const auto v_position = hn::Set(di, position);
-  const VF self = hn::Set(df, kSelfLogit);
+  const VF self = hn::Set(df, self_logit);
   VF highest = hn::Set(df, -std::numeric_limits<float>::infinity());
   for (size_t j = 0; j < columns; j += hn::Lanes(df)) {
     const auto hidden = hn::Gt(hn::Load(di, visible + j), v_limit);
@@ -49,7 +49,8 @@ HWY_NOINLINE void weigh_segment(const AttendJob& job, size_t rows, size_t column
     float* logits = scratch.logits + i * columns;
     const int32_t position = scratch.positions[i];
     const int32_t limit = job.sizes.causal ? position : kNoLimit;
-    const float seen = mask_row<kAvoidSelf>(position, limit, columns, scratch, logits);
+    const float seen =
+        mask_row<kAvoidSelf>(position, limit, job.self_logit, columns, scratch, logits);
     const float highest = std::max(scratch.row_max[i], seen);
     const float sum = exponentiate_row(highest, columns, logits);
     const bool first = scratch.row_sum[i] == 0;  // no segment before: spare the exp

@@ -99,7 +99,7 @@ HWY_INLINE void attend_slots(const StepJob& job, const Head<T>& head, const Step
     if (i + kAhead < count) prefetch_slot(head, scratch.slots[i + kAhead]);
     const int32_t slot = scratch.slots[i];
     const T* key = head.keys + static_cast<size_t>(slot) * head.stride;
-    scratch.logits[i] = slot == self ? kSelfLogit : score_key(job, head, scratch.query, key);
+    scratch.logits[i] = slot == self ? job.self_logit : score_key(job, head, scratch.query, key);
     highest = std::max(highest, scratch.logits[i]);
   }
   std::fill(scratch.logits + count, scratch.logits + columns,
@@ -141,6 +141,7 @@ HWY_INLINE void visit_window(const AttentionSizes& sizes, int64_t chunk, const V
     if (range.begin < range.end) visit(range);
   };
   for (int64_t shift = -sizes.before; shift <= 0; ++shift) {
+    if (!sizes.wraps && chunk + shift < 0) continue;
     // A neighbour that is farther away than there are chunks is the chunk itself.
     const int64_t wanted = shift < -chunks ? chunk : (chunk + shift + chunks) % chunks;
     const int64_t begin = wanted % per_round * sizes.chunk_length;
@@ -216,7 +217,8 @@ HWY_INLINE void step_pair(const StepJob& job, const StepScratch& scratch, int64_
   const int32_t* buckets = job.buckets;
   if (buckets != nullptr) buckets += pair * job.sizes.rounds * job.sizes.capacity;
   const size_t padded = round_up(head.size, kLanes);
-  const int32_t self = job.shared_query_key ? static_cast<int32_t>(sizes.length - 1) : -1;
+  const int64_t newest = (sizes.length - 1) % job.sizes.capacity;
+  const int32_t self = job.self_logit == kNoSelfLogit ? -1 : static_cast<int32_t>(newest);
   load_row(head.query, head.size, scratch.query);
   Running rounds;
   for (int64_t round = 0; round < sizes.rounds; ++round) {
@@ -278,7 +280,8 @@ AttentionSizes row_sizes(const StepJob& job, int64_t length) {
   sizes.length = length;
   sizes.heads = job.sizes.heads;
   sizes.head_size = job.sizes.head_size;
-  cut_chunks(job.chunking, &sizes);
+  cut_chunks(job.chunking, job.dense_threshold, &sizes);
+  sizes.wraps = job.wraps;
   sizes.rounds = sizes.dense ? 1 : job.sizes.rounds;
   sizes.empty = length == 0;
   return sizes;

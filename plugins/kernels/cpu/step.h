@@ -16,7 +16,10 @@ struct StepJob {
   reformer_chunking chunking{};
   int32_t dtype = REFORMER_FLOAT32;
   float key_norm_epsilon = 0;
-  bool shared_query_key = false;         // LSH: normalised keys, and a position avoids itself
+  float self_logit = 0;                  // of the new token's own key, or infinity
+  int64_t dense_threshold = 0;           // tokens
+  bool wraps = true;                     // the window, around either end
+  bool shared_query_key = false;         // LSH: normalised keys
   const void* query = nullptr;           // T [B, Q, H*D]
   const void* keys = nullptr;            // T [B, P, H*D]
   const void* values = nullptr;          // T [B, P, H*D]
@@ -43,10 +46,10 @@ struct StepScratch {
   float* logits;   // [keys, up to whole vectors]
 };
 
-// Keys that are held at once: a window's, of those there can be.
+// Keys that are held at once: a window's or a dense block's, of those there can be.
 inline int64_t count_step_keys(const StepJob& job) {
-  return std::min((job.chunking.num_chunks_before + 1) * job.chunking.chunk_length,
-                  job.sizes.capacity);
+  const int64_t window = (job.chunking.num_chunks_before + 1) * job.chunking.chunk_length;
+  return std::min(std::max(window, job.dense_threshold), job.sizes.capacity);
 }
 
 // Lays out one worker's scratch; with a measuring arena the result is not usable.

@@ -22,6 +22,8 @@ def LocalAttention(  # noqa: N802
     is_causal: int,
     padding_multiple: int,
     padding_threshold: int,
+    self_logit: float,
+    wraps: int,
 ) -> FLOAT:
     """The contract in standard ONNX operators; names and masks as in LSHAttention's body."""
     zero = op.Constant(value_ints=[0])
@@ -55,8 +57,8 @@ def LocalAttention(  # noqa: N802
     num_chunks = op.Div(padded, tokens)
     chunks = op.Reshape(positions, op.Concat(num_chunks, tokens, axis=0))
     window_chunks = op.Add(op.Add(before, after), one)
-    shifts = op.Sub(op.Range(zero_scalar, op.Squeeze(window_chunks), one_scalar), before)
-    shifts = op.Mul(shifts, op.Cast(op.LessOrEqual(op.Abs(shifts), num_chunks), to=7))
+    apart_chunks = op.Sub(op.Range(zero_scalar, op.Squeeze(window_chunks), one_scalar), before)
+    shifts = op.Mul(apart_chunks, op.Cast(op.LessOrEqual(op.Abs(apart_chunks), num_chunks), to=7))
     width = op.Mul(window_chunks, tokens)
 
     # Rows [B*L*H, D]; the row of (b, position, h) is (b*L + position)*H + h. A virtual position borrows the
@@ -87,11 +89,22 @@ def LocalAttention(  # noqa: N802
     causal = op.Cast(op.Constant(value_int=is_causal), to=9)
     limit = op.Add(op.Where(causal, at, no_limit), half_step)
     limit = op.Reshape(limit, op.Concat(one, one, num_chunks, tokens, one, axis=0))
+    at_chunk = op.Reshape(at, op.Concat(num_chunks, tokens, axis=0))
+    query_places_shape = op.Concat(one, one, minus_one, tokens, one, axis=0)
     seen = op.Reshape(op.Where(mask, at, never), op.Concat(batch, one, num_chunks, tokens, axis=0))
     seen_shape = op.Concat(batch, one, minus_one, one, width, axis=0)
     query_rows_shape = op.Concat(batch, heads, minus_one, tokens, size, axis=0)
     key_rows_shape = op.Concat(batch, heads, minus_one, width, size, axis=0)
+    key_places_shape = op.Concat(one, one, minus_one, one, width, axis=0)
     output_shape = op.Concat(batch, minus_one, op.Mul(heads, size), axis=0)
+
+    # The token itself has a logit of its own, and a neighbour that does not exist one below a masked key's.
+    # Where neither is asked for, no logit is looked at twice.
+    own_logit = op.Constant(value_float=self_logit)
+    own_floor = op.Where(op.IsInf(own_logit), masked_logit, own_logit)
+    greatest_logit = op.Constant(value_float=3.0e38)
+    wrapped = op.Cast(op.Constant(value_int=wraps), to=9)
+    plain = op.And(wrapped, op.IsInf(own_logit))
 
     # Blocks of chunks whose logits fit the processor's cache.
     chunk_logits = op.Mul(op.Mul(op.Mul(batch, heads), tokens), width)
@@ -110,7 +123,22 @@ def LocalAttention(  # noqa: N802
         logits = op.MatMul(op.Reshape(q, query_rows_shape), k)
         block_seen = op.Reshape(op.Gather(seen, window, axis=2), seen_shape)
         block_limit = op.Slice(limit, begin, end, two)
-        logits = op.Max(op.Min(logits, op.Sub(block_limit, block_seen)), masked_logit)
+        visible = op.Sub(block_limit, block_seen)
+        if plain:
+            most = op.Identity(visible)
+            least = op.Identity(masked_logit)
+        else:
+            key_at = op.Reshape(op.Gather(at_chunk, window), key_places_shape)
+            apart = op.Abs(
+                op.Sub(op.Reshape(op.Slice(at_chunk, begin, end, zero), query_places_shape), key_at)
+            )
+            neighbours = op.Add(op.Unsqueeze(own, one), apart_chunks)
+            inside = op.And(op.GreaterOrEqual(neighbours, zero), op.Less(neighbours, num_chunks))
+            exists = op.Expand(op.Unsqueeze(op.Or(inside, wrapped), two), op.Concat(one, one, tokens, axis=0))
+            ceiling = op.Where(op.Reshape(exists, key_places_shape), greatest_logit, op.Neg(greatest_logit))
+            most = op.Min(op.Min(visible, op.Add(apart, own_logit)), ceiling)
+            least = op.Min(op.Max(masked_logit, op.Sub(own_floor, apart)), ceiling)
+        logits = op.Max(op.Min(logits, most), least)
 
         # exp(logit - lse) = probability * sum exp(logit - max) * exp(max - lse), with lse rounded.
         probabilities = op.Softmax(logits, axis=-1)
@@ -138,6 +166,8 @@ def local_attention_node(
     is_causal: int,
     padding_multiple: int,
     padding_threshold: int,
+    self_logit: float,
+    wraps: int,
 ) -> FLOAT:
     return REFORMER.LocalAttention(
         query,
@@ -151,6 +181,8 @@ def local_attention_node(
         is_causal=is_causal,
         padding_multiple=padding_multiple,
         padding_threshold=padding_threshold,
+        self_logit=self_logit,
+        wraps=wraps,
         plugin_namespace=PLUGIN_NAMESPACE,
         plugin_version=PLUGIN_VERSION,
     )

@@ -25,6 +25,8 @@ def LocalAttentionStep(  # noqa: N802
     is_causal: int,
     padding_multiple: int,
     padding_threshold: int,
+    self_logit: float,
+    wraps: int,
 ) -> tuple[FLOAT, FLOAT, FLOAT]:
     """The contract as it is worded: LocalAttention for every row, over the chunks that its last one sees. A
     row without new tokens computes one, and drops it."""
@@ -82,6 +84,8 @@ def LocalAttentionStep(  # noqa: N802
             is_causal=is_causal,
             padding_multiple=padding_multiple,
             padding_threshold=padding_threshold,
+            self_logit=self_logit,
+            wraps=wraps,
             plugin_namespace=PLUGIN_NAMESPACE,
             plugin_version=PLUGIN_VERSION,
         )
@@ -119,6 +123,8 @@ def local_attention_step_node(
     is_causal: int,
     padding_multiple: int,
     padding_threshold: int,
+    self_logit: float,
+    wraps: int,
 ) -> tuple[FLOAT, FLOAT, FLOAT]:
     output, present_key, present_value = REFORMER.LocalAttentionStep(
         query,
@@ -135,5 +141,7 @@ def local_attention_step_node(
         is_causal=is_causal,
         padding_multiple=padding_multiple,
         padding_threshold=padding_threshold,
+        self_logit=self_logit,
+        wraps=wraps,
     )
     return output, present_key, present_value

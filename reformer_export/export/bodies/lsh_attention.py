@@ -5,7 +5,7 @@ from __future__ import annotations
 from onnxscript import FLOAT, INT32, script
 from onnxscript import opset18 as op
 
-from reformer_export.contract import PLUGIN_NAMESPACE, PLUGIN_VERSION, SELF_LOGIT
+from reformer_export.contract import PLUGIN_NAMESPACE, PLUGIN_VERSION
 from reformer_export.export.bodies.opsets import BLOCK_ELEMENTS, REFORMER, TRANSLATION
 
 
@@ -23,6 +23,8 @@ def LSHAttention(  # noqa: N802
     padding_multiple: int,
     padding_threshold: int,
     key_norm_epsilon: float,
+    self_logit: float,
+    dense_threshold: int,
 ) -> FLOAT:
     """The contract in standard ONNX operators: one round and one block of chunks at a time, so that memory
     grows with L, not R * L, and the logits stay in the cache.
@@ -42,20 +44,25 @@ def LSHAttention(  # noqa: N802
     chunk = op.Reshape(op.Constant(value_int=chunk_length), one)
     multiple = op.Reshape(op.Constant(value_int=padding_multiple), one)
     threshold = op.Reshape(op.Constant(value_int=padding_threshold), one)
+    most_dense = op.Reshape(op.Constant(value_int=dense_threshold), one)
     batch = op.Shape(query_key, start=0, end=1)
     length = op.Shape(query_key, start=1, end=2)
     size = op.Div(op.Shape(query_key, start=2, end=3), heads)
 
-    # Virtual padding to Lp. A sequence that fits one chunk is one chunk of its own length, in one round.
+    # Virtual padding to Lp. A dense sequence is cut into chunks too, in one round and in its own order: each
+    # sees all of them. One that fits a chunk is one of its own length.
     rounded = op.Mul(op.Div(op.Sub(op.Add(length, multiple), one), multiple), multiple)
     virtual = op.Where(op.LessOrEqual(length, threshold), length, rounded)
-    dense = op.LessOrEqual(virtual, chunk)
-    padded = op.Where(dense, length, virtual)
+    dense = op.LessOrEqual(virtual, most_dense)
     # 1, unless there is no token: then ONNX Runtime refuses to reshape, and says what the input's shape is.
     some = op.Shape(op.Reshape(attention_mask, op.Concat(batch, length, minus_one, axis=0)), start=2, end=3)
-    tokens = op.Max(op.Where(dense, length, chunk), some)
+    tokens = op.Max(op.Where(dense, op.Min(length, chunk), chunk), some)
+    num_chunks = op.Div(op.Sub(op.Add(op.Where(dense, length, virtual), tokens), one), tokens)
+    padded = op.Where(dense, op.Mul(num_chunks, tokens), virtual)
     rounds = op.Where(dense, one, op.Shape(buckets, start=2, end=3))
-    before = op.Where(dense, zero, op.Reshape(op.Constant(value_int=num_chunks_before), one))
+    before = op.Where(
+        dense, op.Sub(num_chunks, one), op.Reshape(op.Constant(value_int=num_chunks_before), one)
+    )
     after = op.Where(dense, zero, op.Reshape(op.Constant(value_int=num_chunks_after), one))
     extra = op.Sub(padded, length)
 
@@ -70,7 +77,6 @@ def LSHAttention(  # noqa: N802
     _, sorted_positions = op.TopK(
         op.Add(op.Mul(ranks, padded), positions), padded, axis=-1, largest=0, sorted=1
     )
-    num_chunks = op.Div(padded, tokens)
     all_chunks = op.Mul(rounds, num_chunks)
     order = op.Reshape(sorted_positions, op.Concat(batch, heads, all_chunks, tokens, axis=0))
 
@@ -106,7 +112,7 @@ def LSHAttention(  # noqa: N802
     mask = op.Cast(op.Pad(attention_mask, op.Concat(op.Constant(value_ints=[0, 0, 0]), extra, axis=0)), to=9)
     visibility = op.Reshape(op.Where(mask, op.Mul(op.Cast(positions, to=1), step), never), minus_one)
     causal = op.Cast(op.Constant(value_int=is_causal), to=9)
-    self_logit = op.Constant(value_float=SELF_LOGIT)
+    own_logit = op.Constant(value_float=self_logit)
     at = op.Mul(op.Cast(order, to=1), step)
     seen = op.Gather(visibility, op.Add(order, first_token))
     limit = op.Add(op.Where(causal, at, no_limit), half_step)
@@ -148,8 +154,8 @@ def LSHAttention(  # noqa: N802
             query_limit = op.Reshape(op.Slice(limit, begin, end, two), query_shape)
             key_seen = op.Reshape(op.Gather(seen, window, axis=2), key_shape)
             apart = op.Abs(op.Sub(at_key, at_query))
-            logits = op.Min(op.Min(logits, op.Sub(query_limit, key_seen)), op.Add(apart, self_logit))
-            logits = op.Max(logits, op.Sub(self_logit, apart))
+            logits = op.Min(op.Min(logits, op.Sub(query_limit, key_seen)), op.Add(apart, own_logit))
+            logits = op.Max(logits, op.Sub(own_logit, apart))
 
             # exp(logit - lse) = probability * sum exp(logit - max) * exp(max - lse), with lse rounded.
             probabilities = op.Softmax(logits, axis=-1)
@@ -194,6 +200,8 @@ def lsh_attention_node(
     padding_multiple: int,
     padding_threshold: int,
     key_norm_epsilon: float,
+    self_logit: float,
+    dense_threshold: int,
 ) -> FLOAT:
     return REFORMER.LSHAttention(
         query_key,
@@ -208,6 +216,8 @@ def lsh_attention_node(
         padding_multiple=padding_multiple,
         padding_threshold=padding_threshold,
         key_norm_epsilon=key_norm_epsilon,
+        self_logit=self_logit,
+        dense_threshold=dense_threshold,
         plugin_namespace=PLUGIN_NAMESPACE,
         plugin_version=PLUGIN_VERSION,
     )

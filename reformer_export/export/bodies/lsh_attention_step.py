@@ -27,6 +27,8 @@ def LSHAttentionStep(  # noqa: N802
     padding_multiple: int,
     padding_threshold: int,
     key_norm_epsilon: float,
+    self_logit: float,
+    dense_threshold: int,
 ) -> tuple[FLOAT, FLOAT, FLOAT, INT32]:
     """The contract as it is worded: the whole of LSHAttention for every row, so that a step costs what a pass
     over its row costs. A row without new tokens computes one, and drops it."""
@@ -83,6 +85,8 @@ def LSHAttentionStep(  # noqa: N802
             padding_multiple=padding_multiple,
             padding_threshold=padding_threshold,
             key_norm_epsilon=key_norm_epsilon,
+            self_logit=self_logit,
+            dense_threshold=dense_threshold,
             plugin_namespace=PLUGIN_NAMESPACE,
             plugin_version=PLUGIN_VERSION,
         )
@@ -135,6 +139,8 @@ def lsh_attention_step_node(
     padding_multiple: int,
     padding_threshold: int,
     key_norm_epsilon: float,
+    self_logit: float,
+    dense_threshold: int,
 ) -> tuple[FLOAT, FLOAT, FLOAT, INT32]:
     output, present_query_key, present_value, present_buckets = REFORMER.LSHAttentionStep(
         query_key,
@@ -153,5 +159,7 @@ def lsh_attention_step_node(
         padding_multiple=padding_multiple,
         padding_threshold=padding_threshold,
         key_norm_epsilon=key_norm_epsilon,
+        self_logit=self_logit,
+        dense_threshold=dense_threshold,
     )
     return output, present_query_key, present_value, present_buckets

@@ -25,7 +25,10 @@ def LSHBuckets(  # noqa: N802
     two = op.Constant(value_ints=[2])
     minus_one = op.Constant(value_ints=[-1])
     heads = op.Reshape(op.Constant(value_int=num_heads), one)
-    factors = op.Constant(value_ints=num_buckets)
+    # Without factors, twice what the rotations have.
+    given = op.Constant(value_ints=num_buckets)
+    twice = op.Mul(op.Shape(rotations, start=3, end=4), two)
+    factors = op.Concat(given, op.Slice(twice, zero, op.Sub(one, op.Min(one, op.Shape(given))), zero), axis=0)
     halves = op.Div(factors, two)
     ends = op.CumSum(halves, op.Constant(value_int=0))
     batch = op.Shape(query_key, start=0, end=1)

@@ -27,6 +27,8 @@ struct Call {
     params.abi_version = REFORMER_ABI_VERSION;
     params.num_heads = 2;
     params.key_norm_epsilon = 1e-6f;
+    params.self_logit = -1e5f;
+    params.dense_threshold = 4;
     params.chunking = {4, 1, 0, 4, 4, 1};
     params.query_key = {query_key.data(), REFORMER_FLOAT32, 3, {1, 16, 8}};
     params.value = {value.data(), REFORMER_FLOAT32, 3, {1, 16, 8}};
@@ -74,6 +76,14 @@ const std::vector<Case>& wrong_cases() {
        [](Call& c) { c.params.execution.num_workers = 0; }},
       {REFORMER_ERROR_ATTRIBUTE, "key_norm_epsilon",
        [](Call& c) { c.params.key_norm_epsilon = 0; }},
+      {REFORMER_ERROR_ATTRIBUTE, "self_logit is inf, expected -1e+08 to 1e+08",
+       [](Call& c) { c.params.self_logit = std::numeric_limits<float>::infinity(); }},
+      {REFORMER_ERROR_ATTRIBUTE, "self_logit is -2e+08",
+       [](Call& c) { c.params.self_logit = -2e8f; }},
+      {REFORMER_ERROR_ATTRIBUTE, "self_logit is",
+       [](Call& c) { c.params.self_logit = std::numeric_limits<float>::quiet_NaN(); }},
+      {REFORMER_ERROR_ATTRIBUTE, "dense_threshold is -1",
+       [](Call& c) { c.params.dense_threshold = -1; }},
       {REFORMER_ERROR_ATTRIBUTE, "is_causal is 2",
        [](Call& c) { c.params.chunking.is_causal = 2; }},
       {REFORMER_ERROR_ATTRIBUTE, "chunk_length is 0",

@@ -15,7 +15,7 @@ namespace {
 
 void check_hash(const Hash& call) {
   int32_t all = 1;
-  for (const int32_t factor : call.factors) all *= factor;
+  for (const int32_t factor : call.all_factors()) all *= factor;
   const std::vector<int32_t> got = run_hash(call, 1);
   CHECK(run_hash(call, 3) == got, "buckets differ between 1 and 3 workers");
   for_each_bucket(call, [&](int64_t b, int64_t h, int64_t r, int64_t l, size_t index) {

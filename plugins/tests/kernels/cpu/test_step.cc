@@ -119,6 +119,7 @@ Params describe(const Attention& call, const std::vector<int32_t>& lengths,
                 const std::vector<int32_t>& new_lengths, Bytes& output) {
   Params params{};
   params.num_heads = static_cast<int32_t>(call.heads);
+  params.self_logit = call.own_logit();
   params.chunking = call.chunking;
   params.lengths = view(const_cast<int32_t*>(lengths.data()), REFORMER_INT32, {call.batch});
   params.new_lengths = view(const_cast<int32_t*>(new_lengths.data()), REFORMER_INT32, {call.batch});
@@ -144,6 +145,7 @@ reformer_status Step::run(int32_t workers, bool in_place) {
   if (!whole.lsh) {
     auto params =
         describe<reformer_local_attention_step_params>(whole, lengths, new_lengths, output);
+    params.wraps = whole.wraps ? 1 : 0;
     params.query = fresh(query);
     params.key = fresh(key);
     params.value = fresh(value);
@@ -157,6 +159,7 @@ reformer_status Step::run(int32_t workers, bool in_place) {
   }
   auto params = describe<reformer_lsh_attention_step_params>(whole, lengths, new_lengths, output);
   params.key_norm_epsilon = whole.epsilon;
+  params.dense_threshold = whole.most_dense();
   params.query_key = fresh(query);
   params.value = fresh(value);
   params.new_buckets = hashed(new_buckets, 1);
@@ -176,7 +179,9 @@ Attention draw_causal(Random& random) {
   call.chunking.num_chunks_after = 0;
   call.chunking.is_causal = 1;
   call.chunking.padding_multiple = call.chunking.chunk_length * draw_int(random, 1, 3);
-  call.chunking.padding_threshold = draw_int(random, 0, call.chunking.chunk_length);
+  const int64_t chunk = call.chunking.chunk_length;
+  const int64_t unpadded = call.lsh ? std::min(call.most_dense(), chunk) : chunk;
+  call.chunking.padding_threshold = draw_int(random, 0, unpadded);
   std::fill(call.mask.begin(), call.mask.end(), 1);
   return call;
 }
@@ -270,6 +275,14 @@ void check_refusals(Random& random) {
   call.chunking.num_chunks_after = 1;
   Step after(call, 0);
   check_refusal(REFORMER_ERROR_ATTRIBUTE, "num_chunks_after is 1, expected 0 to 0", after);
+  call.chunking.num_chunks_after = 0;
+  call.dense_threshold = 3;
+  call.chunking.padding_threshold = 4;
+  Step unpadded(call, 0);
+  check_refusal(REFORMER_ERROR_ATTRIBUTE, "padding_threshold is 4, expected 0 to 3", unpadded);
+  call.self_logit = 1e9f;
+  Step masked(call, 0);
+  check_refusal(REFORMER_ERROR_ATTRIBUTE, "self_logit is 1e+09", masked);
 }
 
 }  // namespace
