@@ -167,13 +167,12 @@ class LucidrainsSpec(ModelSpec):
     @property
     def max_length(self) -> int:
         """Tokens: the greatest length, with its padding within the positions."""
-        limit, multiple = self.position_limit, self.padding_multiple
-        hashed = (limit + self.num_memory_keys) // multiple * multiple - self.num_memory_keys
-        longest = min(max(min(limit, self.padding_threshold), hashed), self.max_position_embeddings)
-        if self.is_padded or longest <= self.padding_threshold:
+        limit, keys = self.position_limit, self.num_memory_keys
+        padded = max(min(limit, self.padding_threshold), self._round_down(limit + keys) - keys)
+        longest = min(padded, self.max_position_embeddings)
+        if self._fits(longest):
             return longest
-        hashed = (longest + self.num_memory_keys) // multiple * multiple - self.num_memory_keys
-        return max(hashed, min(longest, self.padding_threshold))
+        return max(self._round_down(longest + keys) - keys, min(longest, self._longest_dense))
 
     @property
     def longest_attended(self) -> int:
@@ -190,20 +189,66 @@ class LucidrainsSpec(ModelSpec):
         attention = self.layers[layer]
         assert isinstance(attention, LSHAttentionSpec)
         heads = self.num_hash_heads if self.rotations_per_head else 1
-        most = max(self.longest_attended // self.padding_multiple, 1)
+        most = -(-self.longest_attended // self.padding_multiple)
         return heads, self.head_size, attention.num_hashes, most
 
     def padded_length(self, length: int) -> int:
         """The length at which reformer-pytorch runs a sequence of `length` tokens."""
         return self._pad(length) if self.is_padded and length > self.padding_threshold else length
 
+    @property
+    def pads_dense_lengths(self) -> bool:
+        """Whether padding may reach below the threshold, where reformer-pytorch does not pad: padded tokens are
+        masked, so that it changes nothing where attention is dense, unless it passes the threshold or the
+        positions. A graph whose padding has no threshold is simpler."""
+        fits = self._pad(self.max_length) <= self.position_limit
+        return fits and self.dense_threshold % self.padding_multiple == 0
+
     def _pad(self, length: int) -> int:
         multiple, keys = self.padding_multiple, self.num_memory_keys
         return -(-(length + keys) // multiple) * multiple - keys
 
+    def _round_down(self, length: int) -> int:
+        return length // self.padding_multiple * self.padding_multiple
+
+    @property
+    def _longest_dense(self) -> int:
+        """Tokens: the greatest length that attends densely and need be no multiple; local heads are asserted
+        to get one."""
+        return 0 if self.num_local_heads else self.padding_threshold
+
+    def _fits(self, length: int) -> bool:
+        """Whether a length up to the limit can be run: one that an Autopadder pads, or that needs no
+        padding."""
+        is_padded = self.is_padded and length > self.padding_threshold
+        return is_padded or length <= self._longest_dense or self._pad(length) == length
+
     def takes_length(self, length: int) -> bool:
-        fits = self.is_padded or length <= self.padding_threshold or self._pad(length) == length
-        return fits and super().takes_length(length)
+        return super().takes_length(length) and self._fits(length)
+
+    def describe_lengths(self) -> str:
+        multiple = f"multiples of 2 x bucket_size = {self.padding_multiple}"
+        if self.num_memory_keys:
+            multiple += f", less num_mem_kv = {self.num_memory_keys},"
+        if self._fits(1) and self._fits(self.padding_threshold + 1):
+            return super().describe_lengths()
+        if not self.is_padded:
+            dense = f"up to {self._longest_dense}, or " if self._longest_dense else ""
+            return f"{dense}{multiple} up to {self.max_length}, as no Autopadder pads this model"
+        return f"{multiple} up to full_attn_thres = {self.dense_threshold}, for local heads, or a longer one"
+
+    @property
+    def hashes_masked_tokens(self) -> bool:
+        return True
+
+    def bucket_factors(self, layer: int, keys: int) -> tuple[int, ...]:
+        return (2 * -(-keys // self.padding_multiple),)
+
+    def keys_in_graph(self, length: int) -> int:
+        """Tokens and learned keys that a layer of the graph attends to for `length` tokens."""
+        if self.is_padded and self.pads_dense_lengths:
+            return self._pad(length) + self.num_memory_keys
+        return self.padded_length(length) + self.num_memory_keys
 
     def is_hashed(self, layer: int, length: int) -> bool:
         return isinstance(self.layers[layer], LSHAttentionSpec) and length > self.padding_threshold

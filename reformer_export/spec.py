@@ -322,6 +322,21 @@ class ModelSpec:
         """Whether sequences of `length` tokens can be run."""
         return 1 <= length <= self.max_length
 
+    def describe_lengths(self) -> str:
+        """What `takes_length` takes, in words that follow "expected"."""
+        return f"at most {self.max_length}"
+
+    @property
+    def hashes_masked_tokens(self) -> bool:
+        """Whether masked and padded tokens get buckets by what they are, and not the last one."""
+        return False
+
+    def bucket_factors(self, layer: int, keys: int) -> tuple[int, ...]:
+        """The factors of an LSH layer's bucket count for `keys` tokens that are hashed together."""
+        attention = self.layers[layer]
+        assert isinstance(attention, LSHAttentionSpec)
+        return attention.num_buckets
+
     def is_hashed(self, layer: int, length: int) -> bool:
         """Whether `layer` hashes sequences of `length` tokens: an LSH layer that does not attend densely."""
         attention = self.layers[layer]

@@ -75,6 +75,13 @@ def load_lucidrains(source: str, config: Path, options: LoadOptions) -> Checkpoi
         raise CheckpointError(file, reason, "a readable file", "check the disk and permissions") from error
 
 
+def read_lucidrains_state(file: Path) -> dict[str, torch.Tensor]:
+    """All tensors of the checkpoint `file` in float32, by the package's names."""
+    files = open_weights_file(file)
+    prefix = read_names(file, files.headers).prefix
+    return {name.removeprefix(prefix): tensor for name, tensor in files.read(files.headers).items()}
+
+
 def _load(file: Path, config: Path, options: LoadOptions) -> Checkpoint:
     _refuse_options(options)
     keywords = read_keywords(config)

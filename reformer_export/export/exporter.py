@@ -71,14 +71,16 @@ def write_artifact(
         OSError: the disk refuses a write.
     """
     runtime_num_hashes = runtime_num_hashes_of(checkpoint.spec) if options.runtime_num_hashes else None
-    text, tokenizer = prepare_tokenizer(checkpoint.folder, checkpoint.spec.vocab_size, options.tokenizer)
+    text, tokenizer = prepare_tokenizer(
+        checkpoint.folder, checkpoint.spec.vocab_size, options.tokenizer, is_file=checkpoint.file is not None
+    )
     model = build_model(checkpoint.spec, checkpoint.weights, options.dtype)
     graph = trace_model(model, options.opset)
     if runtime_num_hashes is not None:
         add_num_hashes_input(graph, runtime_num_hashes)
     external = EXTERNAL_DATA_NAME if weights_nbytes(graph) > options.external_data_threshold else None
     save_model(graph, folder / MODEL_NAME, external)
-    for path in tokenizer_files(checkpoint.folder):
+    for path in tokenizer_files(checkpoint.folder) if checkpoint.file is None else ():
         shutil.copyfile(path, folder / path.name)
     if tokenizer is not None:
         text = write_tokenizer(tokenizer, checkpoint.folder, folder, text)

@@ -72,15 +72,17 @@ def _keep_module_names_only(model: ir.Model) -> None:
 @contextmanager
 def _quiet_exporter() -> Iterator[None]:
     """Silence the exporter's notes on packages and axis names that concern no user of ours."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnx_ir", "torch.fx.experimental")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _check_axes(model: ir.Model) -> None:

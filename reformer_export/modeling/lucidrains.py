@@ -113,12 +113,18 @@ def _make_positions(spec: LucidrainsSpec) -> nn.Module | None:
     return LearnedPositionEmbeddings(positions, size) if isinstance(positions, LearnedPositionsSpec) else None
 
 
+def limit_in_graph(spec: LucidrainsSpec, more: int = 0) -> int | None:
+    """Where to cut the positions of a sequence, and of `more` beside it, so that there are fewer than tokens
+    beyond the model's limit and adding the two fails; None where torch.export cannot follow the length."""
+    return spec.position_limit + more if not spec.is_padded or spec.pads_dense_lengths else None
+
+
 class Embeddings(nn.Module):
     """Word embedding, plus a position embedding but for rotary positions, projected to the model's width."""
 
     def __init__(self, spec: LucidrainsSpec) -> None:
         super().__init__()
-        self.position_limit = spec.position_limit
+        self.position_limit = limit_in_graph(spec)
         self.word_embeddings = nn.Embedding(spec.vocab_size, spec.embedding_size)
         self.position_embeddings = _make_positions(spec)
         self.projection = None
@@ -130,7 +136,6 @@ class Embeddings(nn.Module):
         words: torch.Tensor = self.word_embeddings(input_ids)
         embedded = words.float()
         if self.position_embeddings is not None:
-            # Fewer than the words beyond the limit, so that adding them fails.
             positions = torch.arange(input_ids.shape[1], device=input_ids.device)[: self.position_limit]
             embedded = embedded + self.position_embeddings(positions).float()
         if self.projection is not None:
@@ -144,16 +149,15 @@ class RotaryPositions(nn.Module):
 
     def __init__(self, spec: LucidrainsSpec) -> None:
         super().__init__()
-        self.num_memory_keys, self.limit = spec.num_memory_keys, spec.position_limit
+        self.num_memory_keys, self.limit = spec.num_memory_keys, limit_in_graph(spec, spec.num_memory_keys)
         self.dense_threshold = spec.dense_threshold
         self.register_buffer("frequencies", torch.zeros(spec.head_size // 2))
 
     def forward(self, input_ids: torch.Tensor) -> Turn:
         """int64 [B, L] -> cosines and sines float32 [K, D / 2], K the memory's keys and L."""
         keys = self.num_memory_keys
-        # Fewer than the tokens beyond the limit, so that turning them fails.
-        order = torch.arange(input_ids.shape[1] + keys, device=input_ids.device)[: self.limit + keys]
-        is_hashed = (order[-1:] >= self.dense_threshold).float()
+        order = torch.arange(input_ids.shape[1] + keys, device=input_ids.device)[: self.limit]
+        is_hashed = (order.amax(0, keepdim=True) >= self.dense_threshold).float()
         positions = torch.clamp(order - keys, min=0).float() * is_hashed
         angles = positions[:, None] * self.get_buffer("frequencies")
         return angles.cos(), angles.sin()
@@ -282,7 +286,8 @@ class LucidrainsReformer(nn.Module):
         [B, L or 1, vocab_size]."""
         ids, mask = input_ids, attention_mask
         if self.spec.is_padded:
-            ids, mask = self._pad(ids), self._pad(mask)
+            positions = torch.arange(self._padded_length(ids), device=ids.device)
+            ids, mask = pad_rows(ids, positions), pad_rows(mask, positions)
         turn = None if self.rotary_positions is None else self.rotary_positions(ids)
         hidden_states = self.encoder(self.embeddings(ids), mask.to(torch.int32), turn)
         if self.spec.is_padded:
@@ -293,19 +298,25 @@ class LucidrainsReformer(nn.Module):
             hidden_states = last_attended(hidden_states, attention_mask)
         return (self.lm_head(hidden_states),)
 
-    def _pad(self, rows: torch.Tensor) -> torch.Tensor:
-        """int64 [B, L] -> int64 [B, padded length]: zeros behind it, as an Autopadder has them, and none up to
-        the dense threshold."""
-        spec, length = self.spec, rows.shape[1]
-        keys, multiple, threshold = spec.num_memory_keys, spec.padding_multiple, spec.padding_threshold
-        extra = (length + keys + multiple - 1) // multiple * multiple - keys - length
-        if threshold:
-            # 0 up to the threshold, else 1, without a branch on the length.
-            span = max(threshold, spec.position_limit)
-            extra = extra * ((length - threshold + span - 1) // span)
-        positions = torch.arange(length + extra, device=rows.device)
-        inside = torch.clamp(positions, max=length - 1)
-        return torch.where(positions < length, rows.index_select(1, inside), 0)
+    def _padded_length(self, input_ids: torch.Tensor) -> int:
+        """Tokens: what an Autopadder makes of int64 [B, L]."""
+        spec, length = self.spec, input_ids.shape[1]
+        keys, multiple = spec.num_memory_keys, spec.padding_multiple
+        padded = (length + keys + multiple - 1) // multiple * multiple - keys
+        if spec.pads_dense_lengths:
+            return padded
+        # A number of its own to torch.export, which cannot follow a length with a threshold.
+        is_dense = torch.ones_like(input_ids[0]).sum() <= spec.padding_threshold
+        chosen: int = torch.where(is_dense, length, padded).item()  # type: ignore[assignment]
+        torch._check(chosen >= length)
+        return chosen
+
+
+def pad_rows(rows: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """int64 [B, L], the positions int64 [N] of the padded sequence -> int64 [B, N], with zeros behind L."""
+    length = rows.shape[1]
+    inside = torch.clamp(positions, max=length - 1)
+    return torch.where(positions < length, rows.index_select(1, inside), 0)
 
 
 def build_lucidrains(

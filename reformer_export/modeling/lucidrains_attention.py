@@ -84,7 +84,8 @@ class SelfAttention(nn.Module):
         spec = self.spec
         length, heads = query_key.shape[1], spec.num_hash_heads
         halves = (length + spec.padding_multiple - 1) // spec.padding_multiple
-        rotations = self.rotations[..., :halves].expand(heads, -1, -1, -1)
+        first = torch.arange(halves, device=self.rotations.device)
+        rotations = self.rotations.index_select(3, first).expand(heads, -1, -1, -1)
         buckets = lsh_buckets(query_key, rotations, torch.ones_like(mask), heads, [])
         if spec.num_memory_keys:
             is_memory = torch.arange(length, device=mask.device) < spec.num_memory_keys
@@ -186,9 +187,13 @@ def weigh_alone(buckets: torch.Tensor, chunk_length: int, shortest: int) -> torc
     """
     length = buckets.shape[3]
     order = buckets.long() * length + torch.arange(length, device=buckets.device)
-    tokens = chunk_length if shortest >= chunk_length else torch.sym_min(chunk_length, length)
-    first = order <= torch.topk(order, tokens, largest=False).values[..., -1:]
-    last = order >= torch.topk(order, tokens).values[..., -1:]
+    least = most = order
+    if shortest < chunk_length:  # a dense sequence can be shorter than what is looked for
+        end = torch.ones_like(order[..., :1]).expand(-1, -1, -1, chunk_length)
+        least = torch.cat([order, end * torch.iinfo(torch.int64).max], dim=-1)
+        most = torch.cat([order, -end], dim=-1)
+    first = order <= torch.topk(least, chunk_length, largest=False).values[..., -1:]
+    last = order >= torch.topk(most, chunk_length).values[..., -1:]
     round_before = torch.cat([last[:, :, -1:], last[:, :, :-1]], dim=2)
     copies = 1.0 + (first & round_before).float()
     lse = torch.log(copies) + SELF_LOGIT

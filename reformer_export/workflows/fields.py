@@ -31,6 +31,7 @@ class ExportFields(TypedDict, total=False):
     feed_forward_slices: int
     opset: int
     revision: str | None
+    config: str | os.PathLike[str] | None
     allow_pickle: bool
     verify: bool
     overwrite: bool
