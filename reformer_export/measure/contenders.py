@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reformer_export.artifact.manifest import read_manifest
+from reformer_export.lucidrains_spec import LucidrainsSpec
 from reformer_export.runtimes import RuntimeOptions, load
 from reformer_export.spec import DType
 
@@ -93,8 +94,8 @@ def open_contender(setup: Setup) -> Run:
 
 
 def _open_eager(setup: Setup) -> Callable[[Any], Any]:
-    """Unpatched transformers eager at its fastest: no cache, and no attention mask (it would be all ones;
-    without one, eager skips its gathers)."""
+    """Unpatched eager at its fastest: no cache, and no attention mask (it would be all ones; without one, eager
+    skips its gathers)."""
     from reformer_export.modeling import TORCH_DTYPES
     from reformer_export.reference.eager import WITHOUT_CACHE, open_eager
 
@@ -102,6 +103,8 @@ def _open_eager(setup: Setup) -> Callable[[Any], Any]:
     manifest = read_manifest(Path(setup.out))
     eager = open_eager(Path(setup.checkpoint), manifest)
     model = eager.model.to(setup.device, TORCH_DTYPES[setup.dtype])
+    if isinstance(manifest.spec, LucidrainsSpec):
+        return lambda ids: [model(ids)]
     options: dict[str, Any] = {} if manifest.spec.task in WITHOUT_CACHE else {"use_cache": False}
     options["num_hashes"] = setup.options.num_hashes  # None: those of the spec
     return lambda ids: [model(ids, return_dict=True, **options)[name] for name in manifest.spec.output_names]

@@ -74,6 +74,8 @@ class EagerLucidrains:
         with torch.random.fork_rng(devices=[]):
             self.net: Any = package.ReformerLM(**keywords).eval()
         _load_state(self.net, file, keywords)
+        if self.spec.task == "feature-extraction":
+            self.net.out = torch.nn.Identity()  # as the package has it for return_embeddings
         wrapper = manifest.source.get("wrapper")
         self.model: Any = self.net if wrapper is None else wrappers[wrapper](self.net).eval()
         self._rotations = {
@@ -98,29 +100,21 @@ class EagerLucidrains:
         """One forward pass; int64 [B, L] each. Its values are the buckets alone, whatever `points`: int32
         [B, H, R, K] for the heads that hash, with the memory first, over the padded sequence."""
         found: dict[int, list[NDArray[np.int64]]] = {}
-        hidden: list[torch.Tensor] = []
         draws = GivenRotations(self._rotations)
         with contextlib.ExitStack() as stack:
             for module, hook in self._hooks(draws, found):
                 stack.callback(hook(module).remove)
-            kept = self.net.norm.register_forward_hook(lambda _m, _i, output: hidden.append(output))
-            stack.callback(kept.remove)
             stack.enter_context(self._with_rounds(num_hashes))
             stack.enter_context(draws)
             stack.enter_context(torch.no_grad())
             mask = torch.from_numpy(attention_mask).bool()
             result = self.model(torch.from_numpy(input_ids), input_mask=mask)
-        length = input_ids.shape[1]
-        if self.spec.task == "feature-extraction":
-            outputs = {"last_hidden_state": hidden[0][:, :length].numpy()}
-        else:
-            logits = result.numpy()
-            outputs = {
-                "logits": last_rows(logits, attention_mask) if self.spec.logits == "last" else logits
-            }
+        output = result.numpy()
+        if self.spec.logits == "last":
+            output = last_rows(output, attention_mask)
         buckets = self._arrange_buckets(found, *input_ids.shape, num_hashes)
         values: Values = {f"{attention_name(layer)}.buckets": x for layer, x in buckets.items()}
-        return EagerRun(outputs, buckets, values)
+        return EagerRun({self.spec.output_names[0]: output}, buckets, values)
 
     def _hooks(self, draws: GivenRotations, found: dict[int, list[NDArray[np.int64]]]) -> Iterator[Any]:
         """(module, what registers a hook on it): for the layer that runs, and the buckets that it chooses."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,12 +13,14 @@ from typing import TYPE_CHECKING, Final
 from reformer_export.artifact.hub import locate_artifact
 from reformer_export.artifact.manifest import MODEL_NAME, Manifest, read_manifest
 from reformer_export.errors import InputError
+from reformer_export.lucidrains_spec import LucidrainsSpec
 from reformer_export.measure import BenchmarkOptions, Setup, missing_packages, run_benchmark
 from reformer_export.measure.contenders import AGAINST, Device, Name
 from reformer_export.measure.node_times import measure_node_times
 from reformer_export.report.bench_page import BenchReport
 from reformer_export.runtimes import Runtime, RuntimeOptions, load
 from reformer_export.runtimes.field_types import check_field_types
+from reformer_export.runtimes.inputs import check_length
 from reformer_export.runtimes.options import options_from_fields
 from reformer_export.runtimes.ort import OnnxRuntime
 from reformer_export.runtimes.ort_session import CPU
@@ -135,7 +138,8 @@ def bench_artifact(
 
 def _choose_lengths(runtime: Runtime, given: Sequence[int] | None) -> tuple[int, ...]:
     if given is None:
-        return (*(n for n in DEFAULT_LENGTHS if n < runtime.max_length), runtime.max_length)
+        shorter = (n for n in DEFAULT_LENGTHS if n < runtime.max_length and runtime.spec.takes_length(n))
+        return (*shorter, runtime.max_length)
     for length in given:
         if not 1 <= length <= runtime.max_length:
             raise InputError(
@@ -144,6 +148,7 @@ def _choose_lengths(runtime: Runtime, given: Sequence[int] | None) -> tuple[int,
                 f"lengths from 1 to {runtime.max_length}, which is what this artifact takes here",
                 "mend `lengths`",
             )
+        check_length(runtime.spec, length)
     return tuple(given)
 
 
@@ -175,6 +180,11 @@ def _find_what_it_needs(
     missing = missing_packages(name)
     if missing:
         raise _MissingError(f"it needs {' and '.join(missing)}; pip install 'reformer-export[export]'")
+    if isinstance(manifest.spec, LucidrainsSpec):
+        if name == "full-attention":
+            raise _MissingError("there is none of a model of reformer-pytorch")
+        if importlib.util.find_spec("reformer_pytorch") is None:
+            raise _MissingError("it needs reformer-pytorch; pip install 'reformer-export[lucidrains]'")
     if device == "cuda":
         import torch
 
