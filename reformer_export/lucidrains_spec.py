@@ -24,6 +24,11 @@ NormKind = Literal["layer", "scale", "rezero"]
 TASKS: Final[tuple[Task, ...]] = ("text-generation", "fill-mask", "feature-extraction")
 """Of a causal model with a head, of another one with a head, and of one without a head."""
 
+_FLAGS: Final = (
+    *("is_padded", "rotations_per_head", "has_one_value_head", "has_gated_feed_forward"),
+    *("ties_layers", "ties_embedding"),
+)
+
 MEND: Final = "mend the file of keyword arguments"
 
 
@@ -74,8 +79,8 @@ class LucidrainsSpec(ModelSpec):
     """A Reformer of reformer-pytorch for inference.
 
     `hidden_size` is `dim`, `max_position_embeddings` is `max_seq_len`, which limits the tokens that are
-    given, and `positions` limits them with the padding. A layer with `use_full_attn` is one of local attention
-    whose only chunk is longer than any sequence.
+    given, and `positions` limits them with the padding. A layer with `use_full_attn` is one of local
+    attention whose only chunk is longer than any sequence.
 
     Attributes:
         embedding_size: `emb_dim`.
@@ -120,6 +125,9 @@ class LucidrainsSpec(ModelSpec):
             expected = "1 for a model of reformer-pytorch"
             fix = "leave `feed_forward_slices` out"
             raise SpecError("feed_forward_slices", self.feed_forward_slices, expected, fix)
+        for name in _FLAGS:
+            if not isinstance(getattr(self, name), bool):
+                raise SpecError(name, repr(getattr(self, name)), "true or false", MEND)
         super().__post_init__()
         self._check_sizes_together()
 
@@ -198,8 +206,8 @@ class LucidrainsSpec(ModelSpec):
 
     @property
     def pads_dense_lengths(self) -> bool:
-        """Whether padding may reach below the threshold, where reformer-pytorch does not pad: padded tokens are
-        masked, so that it changes nothing where attention is dense, unless it passes the threshold or the
+        """Whether padding may reach below the threshold, where reformer-pytorch does not pad: padded tokens
+        are masked, so that it changes nothing where attention is dense, unless it passes the threshold or the
         positions. A graph whose padding has no threshold is simpler."""
         fits = self._pad(self.max_length) <= self.position_limit
         return fits and self.dense_threshold % self.padding_multiple == 0

@@ -1,8 +1,8 @@
 """ModelSpec: the only description of a model, from the loader to the runtimes.
 
 Frozen, validated on construction, and the same object whether it was read from a foreign checkpoint or
-from an artifact's manifest. Knows nothing of torch, ONNX or any runtime. A ModelSpec is transformers' Reformer;
-lucidrains_spec.py has reformer-pytorch's, a subclass with the other lengths and hashing.
+from an artifact's manifest. Knows nothing of torch, ONNX or any runtime. A ModelSpec is transformers'
+Reformer; lucidrains_spec.py has reformer-pytorch's, a subclass with the other lengths and hashing.
 """
 
 from __future__ import annotations

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -106,10 +104,3 @@ def keyword_arguments(draw: st.DrawFn) -> dict[str, Any]:
     if position == "axial shape":
         keywords["axial_position_shape"] = draw(st.sampled_from([[8, 8], [3, 4, 5], [60]]))
     return keywords
-
-
-@contextlib.contextmanager
-def quietly() -> Any:
-    """What the exporter prints, unseen."""
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        yield

@@ -50,8 +50,8 @@ class Checkpoint:
 
     `weights` maps each parameter's name, that of the canonical model (modeling/), to a
     float32 CPU tensor of its own memory, contiguous, in the layout of the checkpoint. `folder` is where
-    the files are; `source` says where they came from, in JSON values, without any path of this machine. `file`
-    is the checkpoint where it is one file: then nothing else in `folder` belongs to it.
+    the files are; `source` says where they came from, in JSON values, without any path of this machine.
+    `file` is the checkpoint where it is one file: then nothing else in `folder` belongs to it.
     """
 
     spec: ModelSpec

@@ -1,7 +1,7 @@
-"""Load a ReformerLM of reformer-pytorch: a file of tensors and a JSON file of keyword arguments -> Checkpoint.
+"""Load a ReformerLM of reformer-pytorch: a file of tensors and one of keyword arguments -> Checkpoint.
 
-The package itself is not needed. Everything is checked before a tensor is read: the keywords by themselves, then
-against the tensors' names and shapes.
+The package itself is not needed. Everything is checked before a tensor is read: the keywords by themselves,
+then against the tensors' names and shapes.
 """
 
 from __future__ import annotations
@@ -129,7 +129,9 @@ def _complete(keywords: Keywords, stored: StoredTensors) -> Keywords:
     chosen = next((name for name in _POSITIONS if values[name]), "")
     if chosen != kind:
         expected = f"{kind} true" if kind else "none of them, for rotary positions"
-        raise keywords.error(" / ".join(_POSITIONS), chosen or "none of them", f"{expected}, as there is {tensor}")
+        raise keywords.error(
+            " / ".join(_POSITIONS), chosen or "none of them", f"{expected}, as there is {tensor}"
+        )
     if values["use_rezero"]:
         values["use_scale_norm"] = False  # which has no effect beside it
     for name, fact in facts.values.items():
@@ -157,6 +159,7 @@ def _complete(keywords: Keywords, stored: StoredTensors) -> Keywords:
 
 _POSITIONS: Final = ("axial_position_emb", "absolute_position_emb", "fixed_position_emb")
 """Keywords that choose positions, the one that wins first; rotary ones without any."""
+
 
 def _axial_shape(stored: StoredTensors) -> tuple[int, ...]:
     count = sum(name.startswith("pos_emb.weights.") for name in stored.shapes)
@@ -312,9 +315,7 @@ def _select_tensors(
     return selected
 
 
-def _refuse_shape(
-    stored: StoredTensors, keywords: Keywords, name: str, shape: tuple[int, ...]
-) -> None:
+def _refuse_shape(stored: StoredTensors, keywords: Keywords, name: str, shape: tuple[int, ...]) -> None:
     got, size = stored.shapes[name], keywords["dim_head"]
     if name.endswith((".toqk.weight", ".tov.weight")) and len(got) == 2 and got[1] == shape[1]:
         named = "heads x dim_head" if name.endswith(".toqk.weight") else "one_value_head"

@@ -1,7 +1,8 @@
-"""The keyword arguments of reformer-pytorch's ReformerLM, as a JSON file: honoured, without effect, or refused.
+"""The keyword arguments of reformer-pytorch's ReformerLM, a JSON file: honoured, without effect, or refused.
 
 The package saves tensors only, so that what its constructor was called with stands in a file of the user's. A
-keyword that is left out has the constructor's default (reformer-pytorch 1.4.4); `class` and `wrapper` are ours.
+keyword that is left out has the constructor's default (reformer-pytorch 1.4.4); `class` and `wrapper` are
+ours.
 """
 
 from __future__ import annotations
@@ -68,8 +69,8 @@ _MEMORY: Final = "changes memory, not results"
 
 IGNORED: Final[dict[str, str]] = {
     "ff_chunks": "cuts the sequence in the feed-forward: " + _MEMORY,
-    "attn_chunks": "cuts batch and heads in attention, each slice with a draw of random rotations of its own; "
-    "here all slices share one: " + _MEMORY,
+    "attn_chunks": "cuts batch and heads in attention, where each slice draws random rotations of its own; "
+    "here all slices share them: " + _MEMORY,
     "lsh_dropout": _TRAINING,
     "ff_dropout": _TRAINING,
     "post_attn_dropout": _TRAINING,
@@ -165,7 +166,9 @@ def read_keywords(path: Path) -> Keywords:
     raw = JsonFile("a JSON object", FIX, MAX_KEYWORDS_BYTES, CheckpointError, _no_file).read_object(path)
     _check_class(path, raw)
     for name, value in raw.items():
-        if name in REFUSED and not any(type(value) is type(fine) and value == fine for fine in REFUSED[name][0]):
+        if name in REFUSED and not any(
+            type(value) is type(fine) and value == fine for fine in REFUSED[name][0]
+        ):
             fine, why = REFUSED[name]
             raise CheckpointError(
                 f"{path}: {name}", one_line_repr(value), f"{fine[0]!r}, as {why}", "train without it"

@@ -1,7 +1,7 @@
 """The tensors of reformer-pytorch's ReformerLM: what they say of its keyword arguments, and their names here.
 
-The package registers each layer twice, under `blocks` and `irrev_blocks`, and layers with `weight_tie` once more
-each: one tensor has several names. A state dict has all of them; safetensors may have but one.
+The package registers each layer twice, under `blocks` and `irrev_blocks`, and layers with `weight_tie` once
+more each: one tensor has several names. A state dict has all of them; safetensors may have but one.
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ def read_names(file: Path, headers: Mapping[str, TensorHeader]) -> StoredTensors
             expected = f"all names to begin with {prefix}"
             raise CheckpointError(file, f"the tensor {name!r:.100}", expected, SAVE_AGAIN)
         if header.dtype not in STORED_DTYPES.values():
-            raise CheckpointError(file, f"{header.dtype} in the tensor {name}", "floating numbers", SAVE_AGAIN)
+            raise CheckpointError(
+                file, f"{header.dtype} in the tensor {name}", "floating numbers", SAVE_AGAIN
+            )
     shapes = {name.removeprefix(prefix): header.shape for name, header in headers.items()}
     return StoredTensors(file, prefix, shapes)
 
@@ -106,7 +108,11 @@ def read_facts(stored: StoredTensors) -> Facts:
         raise stored.error(f"no tensor {_LAYERS}blocks.0...", "one layer or more")
     values["depth"], because["depth"] = max(blocks) + 1, f"the last layer has {blocks[max(blocks)]}"
     memory = find(".mem_kv")
-    say("num_mem_kv", stored.shapes[memory][1] if memory and len(stored.shapes[memory]) == 3 else 0, memory or "mem_kv")
+    say(
+        "num_mem_kv",
+        stored.shapes[memory][1] if memory and len(stored.shapes[memory]) == 3 else 0,
+        memory or "mem_kv",
+    )
     has_scale, has_gate = find(".net.norm.g", ".f.norm.g"), find(".f.net.g", ".f.g")
     say("use_scale_norm", has_scale is not None, has_scale or "f.net.norm.g")
     say("use_rezero", has_gate is not None, has_gate or "f.net.g")
@@ -200,7 +206,9 @@ def _layer_names(keywords: Keywords, head_size: int, layer: int) -> dict[str, tu
         names[f"{attention}.memory"] = (f"{there}.mem_kv", (1, keywords["num_mem_kv"], dim))
     names |= _linear(f"{ours}.attention.output.dense", f"{there}.to_out", dim, all_heads)
     inner, there = keywords["ff_mult"] * dim, f"{theirs}.g.net.fn.fn"
-    names |= _linear(f"{ours}.feed_forward.inner", f"{there}.w1", inner * (2 if keywords["ff_glu"] else 1), dim)
+    names |= _linear(
+        f"{ours}.feed_forward.inner", f"{there}.w1", inner * (2 if keywords["ff_glu"] else 1), dim
+    )
     return names | _linear(f"{ours}.feed_forward.outer", f"{there}.w2", dim, inner)
 
 
@@ -209,7 +217,10 @@ def _both(ours: str, theirs: str, shape: Shape) -> dict[str, tuple[str, Shape]]:
 
 
 def _linear(ours: str, theirs: str, rows: int, columns: int) -> dict[str, tuple[str, Shape]]:
-    return {f"{ours}.weight": (f"{theirs}.weight", (rows, columns)), f"{ours}.bias": (f"{theirs}.bias", (rows,))}
+    return {
+        f"{ours}.weight": (f"{theirs}.weight", (rows, columns)),
+        f"{ours}.bias": (f"{theirs}.bias", (rows,)),
+    }
 
 
 def other_names(name: str, depth: int, is_tied: bool) -> list[str]:

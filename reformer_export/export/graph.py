@@ -12,11 +12,14 @@ from typing import Any, Final
 import onnx
 import onnx_ir as ir
 import torch
+from onnx_ir.passes.common import DeduplicateInitializersPass
 
 from reformer_export.contract import DEFAULT_OPSET, DOMAIN, INPUT_NAMES, SCOPES_KEY, check_opset
 from reformer_export.errors import ExportError
 from reformer_export.export.functions import attach_function_bodies, custom_translation_table
+from reformer_export.lucidrains_spec import LucidrainsSpec
 from reformer_export.modeling import CanonicalModel
+from reformer_export.spec import MAX_DIMENSION
 
 PROTOBUF_LIMIT_BYTES: Final = 2**31 - 1
 
@@ -48,6 +51,8 @@ def trace_model(model: CanonicalModel, opset: int = DEFAULT_OPSET) -> ir.Model:
     assert program is not None
     graph_model = program.model
     _keep_module_names_only(graph_model)
+    if isinstance(spec, LucidrainsSpec) and spec.ties_layers:
+        DeduplicateInitializersPass(size_limit=MAX_DIMENSION**2)(graph_model)
     attach_function_bodies(graph_model)
     _check_axes(graph_model)
     return graph_model

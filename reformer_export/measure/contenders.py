@@ -94,8 +94,8 @@ def open_contender(setup: Setup) -> Run:
 
 
 def _open_eager(setup: Setup) -> Callable[[Any], Any]:
-    """Unpatched eager at its fastest: no cache, and no attention mask (it would be all ones; without one, eager
-    skips its gathers)."""
+    """Unpatched eager at its fastest: no cache, and no attention mask (it would be all ones; without one,
+    eager skips its gathers)."""
     from reformer_export.modeling import TORCH_DTYPES
     from reformer_export.reference.eager import WITHOUT_CACHE, open_eager
 

@@ -1,8 +1,8 @@
 """The canonical form of reformer-pytorch's ReformerLM: inference only, pure tensor code, no branch on the
 length; an Autopadder's padding is part of it.
 
-Module names are those of the other canonical model (reformer.py), as far as the two have the same parts. T is the
-model's dtype; the streams and the norms are float32.
+Module names are those of the other canonical model (reformer.py), as far as the two have the same parts. T
+is the model's dtype; the streams and the norms are float32.
 """
 
 from __future__ import annotations
@@ -226,6 +226,21 @@ class ReversibleLayer(nn.Module):
         self.attention = Attention(spec, layer, dtype)
         self.feed_forward = FeedForward(spec, dtype)
 
+    def forward(
+        self,
+        attention_stream: torch.Tensor,
+        hidden_states: torch.Tensor,
+        update: torch.Tensor | None,
+        attention_mask: torch.Tensor,
+        turn: Turn | None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Two streams float32 [B, L, hidden_size], what to add to the second first, or None, int32 [B, L],
+        the turn -> the next two streams, the second without the last thing returned, which is to be added to
+        it."""
+        hidden_states, attended = self.attention(hidden_states, update, attention_mask, turn)
+        attention_stream, update = self.feed_forward(attention_stream, attended)
+        return attention_stream, hidden_states, update
+
 
 class Encoder(nn.Module):
     """The reversible layers, and a layer norm of the mean of both streams."""
@@ -241,8 +256,9 @@ class Encoder(nn.Module):
         """float32 [B, L, hidden_size], int32 [B, L], the turn -> T [B, L, hidden_size]."""
         attention_stream, update = hidden_states, None
         for layer in self.layers:
-            hidden_states, attended = layer.attention(hidden_states, update, attention_mask, turn)
-            attention_stream, update = layer.feed_forward(attention_stream, attended)
+            attention_stream, hidden_states, update = layer(
+                attention_stream, hidden_states, update, attention_mask, turn
+            )
         if update is not None:
             hidden_states = hidden_states + update.float()
         normalised: torch.Tensor
@@ -308,7 +324,7 @@ class LucidrainsReformer(nn.Module):
         # A number of its own to torch.export, which cannot follow a length with a threshold.
         is_dense = torch.ones_like(input_ids[0]).sum() <= spec.padding_threshold
         chosen: int = torch.where(is_dense, length, padded).item()  # type: ignore[assignment]
-        torch._check(chosen >= length)
+        torch._check(chosen >= length)  # type: ignore[no-untyped-call]
         return chosen
 
 

@@ -72,9 +72,7 @@ class SelfAttention(nn.Module):
         if not local:
             return attended
         first = spec.num_memory_keys
-        locally = self._attend_locally(
-            query_key[:, first:, :local], value[:, first:, :local], attention_mask
-        )
+        locally = self._attend_locally(query_key[:, first:, :local], value[:, first:, :local], attention_mask)
         return torch.cat([locally, attended], dim=-1)
 
     def _attend_by_hash(
@@ -107,7 +105,7 @@ class SelfAttention(nn.Module):
             SELF_LOGIT,
             spec.dense_threshold,
         )
-        shortest = 0 if spec.dense_threshold else spec.padding_multiple
+        shortest = spec.padding_multiple if spec.is_padded and spec.pads_dense_lengths else 0
         weight = weigh_alone(buckets, spec.bucket_size, shortest).transpose(1, 2)[..., None]
         alone = (value.float().view(*weight.shape[:3], -1) * weight).view(value.shape).to(value.dtype)
         return torch.where(mask[..., None] != 0, attended, alone)
@@ -182,8 +180,8 @@ def weigh_alone(buckets: torch.Tensor, chunk_length: int, shortest: int) -> torc
     """What the weights of a token sum to that sees itself alone, for every token: float32 [B, H, K], from
     buckets int32 [B, H, R, K] of `shortest` tokens at least where any hash.
 
-    Not quite 1, since each logsumexp is rounded. A token is in its window once a round, or twice: in a round's
-    first chunk, which sees the last one of the round before, when that has it too.
+    Not quite 1, since each logsumexp is rounded. A token is in its window once a round, or twice: in a
+    round's first chunk, which sees the last one of the round before, when that has it too.
     """
     length = buckets.shape[3]
     order = buckets.long() * length + torch.arange(length, device=buckets.device)

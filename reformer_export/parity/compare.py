@@ -200,7 +200,8 @@ def hashed_tokens(
     masked and padded tokens hash as well."""
     if spec.hashes_masked_tokens:
         return np.ones((len(buckets), buckets.shape[3]), np.bool_)
-    return attention_mask == 1
+    counts: NDArray[np.bool_] = attention_mask == 1
+    return counts
 
 
 def _measure_flip(

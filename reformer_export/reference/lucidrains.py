@@ -1,7 +1,7 @@
 """The truth for reformer-pytorch's models: the unpatched package, with the artifact's rotations.
 
-The package draws rotations anew in every forward pass, so that it is no truth by itself. Its code runs as it is:
-it asks torch.randn for numbers and gets the file's, drawn again from the recorded seeds.
+The package draws rotations anew in every forward pass, so that it is no truth by itself. Its code runs as it
+is: it asks torch.randn for numbers and gets the file's, drawn again from the recorded seeds.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class EagerLucidrains:
         output = result.numpy()
         if self.spec.logits == "last":
             output = last_rows(output, attention_mask)
-        buckets = self._arrange_buckets(found, *input_ids.shape, num_hashes)
+        buckets = self._arrange_buckets(found, len(input_ids), input_ids.shape[1], num_hashes)
         values: Values = {f"{attention_name(layer)}.buckets": x for layer, x in buckets.items()}
         return EagerRun({self.spec.output_names[0]: output}, buckets, values)
 

@@ -70,7 +70,9 @@ def _find_file(out: Path, source: dict[str, Any], digests: dict[str, str], named
         raise InputError(f"checkpoint of {out}", f"no file {file}", expected, "give it with `checkpoint`")
     if sha256_of_file(file) != digests[name]:
         got = f"another file than the one that {out} was exported from"
-        raise InputError(f"checkpoint {file}", got, "the same", "give the right `checkpoint`, or export again")
+        raise InputError(
+            f"checkpoint {file}", got, "the same", "give the right `checkpoint`, or export again"
+        )
     return file
 
 
