@@ -1,6 +1,7 @@
 """Our CUDA kernels, and whole models on them, against eager, fused and full attention, and the floor.
 
     python -m benchmarks.bench_gpu layers [--lengths 1024,16384] [--dtypes float16] [--out FILE.json]
+    python -m benchmarks.bench_gpu steps [--contexts 16384] [--batches 1,64] [--out FILE.json]
     python -m benchmarks.bench_gpu models [--models crime] [--out FILE.json]
 
 Each writes its part of the file (benchmarks/gpu_results.py), entry by entry, so that a run that is stopped
@@ -10,7 +11,7 @@ nothing written. What cannot be measured is listed in the results with its reaso
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +24,7 @@ from benchmarks.gpu_floor import floor_seconds
 from benchmarks.gpu_layers import PEERS, TOLERANCES, GPULayer, Ours, estimate_bytes, measure_difference
 from benchmarks.gpu_machine import Deadline, ceilings_entry, describe_gpu, measure_card, require_gpu
 from benchmarks.gpu_results import update_results
+from benchmarks.gpu_steps import BATCHES, CONTEXTS, bench_step, list_steps
 from benchmarks.gpu_timing import Run, measure_extra_bytes, measure_kernels, time_in_turns
 from benchmarks.layers import Layer
 from benchmarks.report import RESULTS
@@ -118,6 +120,10 @@ def _list_of(kind: type) -> Any:
     return parse
 
 
+def _join(values: Iterable[int]) -> str:
+    return ",".join(map(str, values))
+
+
 turns_option = click.option("--turns", default=10, show_default=True, type=click.IntRange(1))
 seconds_option = click.option("--seconds", type=click.FloatRange(0), help="Begin nothing new after these.")
 out_option = click.option(
@@ -175,6 +181,43 @@ def layers(
         raise click.ClickException(str(error)) from error
     update_results(out, {"missing": {"layers": late}})
     click.echo(f"{len(entries)} layers timed, {len(late)} left out: {out}")
+
+
+@main.command()
+@click.option("--contexts", default=_join(CONTEXTS), show_default=True, callback=_list_of(int))
+@click.option("--batches", default=_join(BATCHES), show_default=True, callback=_list_of(int))
+@click.option("--dtypes", default="float16,float32", show_default=True, callback=_list_of(str))
+@turns_option
+@seconds_option
+@out_option
+def steps(
+    contexts: list[int],
+    batches: list[int],
+    dtypes: list[str],
+    turns: int,
+    seconds: float | None,
+    out: Path,
+) -> None:
+    """One new token of every row against its cache: every context, batch size and dtype."""
+    require_gpu("bench_gpu steps")
+    deadline = Deadline(seconds)
+    machine = describe_gpu()
+    entries: list[dict[str, Any]] = []
+    missing: list[str] = []
+    for layer in list_steps(contexts, batches, dtypes):
+        if deadline.passed:
+            missing.append(f"{layer.name}: no time left")
+            continue
+        click.echo(layer.name, err=True)
+        try:
+            entries.append(bench_step(layer, turns))
+        except torch.OutOfMemoryError:
+            missing.append(f"{layer.name}: more memory than there is")
+        except (ReformerExportError, ValueError) as error:
+            raise click.ClickException(str(error)) from error
+        update_results(out, {"machine": machine, "steps": entries})
+    update_results(out, {"missing": {"steps": missing}})
+    click.echo(f"{len(entries)} steps timed, {len(missing)} left out: {out}")
 
 
 @main.command()

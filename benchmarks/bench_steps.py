@@ -22,7 +22,15 @@ import torch
 from onnx import TensorProto, helper
 
 from benchmarks.report import Row, describe_machine, print_table, write_results
-from reformer_export.contract import DOMAIN, LOCAL_ATTENTION_STEP, LSH_ATTENTION_STEP, VERSION, Operator
+from reformer_export.contract import (
+    DOMAIN,
+    LOCAL_ATTENTION_STEP,
+    LSH_ATTENTION_STEP,
+    NO_SELF_LOGIT,
+    SELF_LOGIT,
+    VERSION,
+    Operator,
+)
 from reformer_export.libraries.operators import find_native_library
 from reformer_export.measure.timing import time_in_turns
 from reformer_export.ops.native_kernels import cpu_kernels
@@ -42,7 +50,9 @@ Arrays = dict[str, np.ndarray[Any, Any]]
 def make_attributes(operator: Operator) -> dict[str, Any]:
     attributes = {"num_heads": HEADS, "chunk_length": CHUNK, "num_chunks_before": 1, "num_chunks_after": 0}
     attributes |= {"is_causal": 1, "padding_multiple": CHUNK, "padding_threshold": CHUNK}
-    return attributes | ({"key_norm_epsilon": 1e-6} if operator is LSH_ATTENTION_STEP else {})
+    if operator is LSH_ATTENTION_STEP:
+        return attributes | {"key_norm_epsilon": 1e-6, "self_logit": SELF_LOGIT, "dense_threshold": CHUNK}
+    return attributes | {"self_logit": NO_SELF_LOGIT, "wraps": 1}
 
 
 def draw_sequence(operator: Operator, length: int, seed: int) -> Arrays:

@@ -15,11 +15,11 @@ from benchmarks.gpu_floor import AttentionShape, DType
 from benchmarks.gpu_timing import Run
 from benchmarks.layers import (
     CHUNK,
-    CHUNKING,
     HASH_SEED,
     HEAD_SIZE,
     HEADS,
-    KEY_NORM_EPSILON,
+    LOCAL_RULES,
+    LSH_RULES,
     WIDTH,
     Layer,
     draw_operands,
@@ -88,7 +88,7 @@ class Ours:
         if self.layer.kind == "lsh":
             return self.attend(self.hash_tokens())
         query, key, value = self.operands
-        return self.kernels.local_attention(query, key, value, self.mask, HEADS, *CHUNKING)
+        return self.kernels.local_attention(query, key, value, self.mask, HEADS, *LOCAL_RULES)
 
     def hash_tokens(self) -> torch.Tensor:
         """LSHBuckets: int32 [1, H, R, L]."""
@@ -100,9 +100,7 @@ class Ours:
         """LSHAttention in `buckets`, or in its own."""
         chosen = self.buckets if buckets is None else buckets
         query_key, value = self.operands
-        return self.kernels.lsh_attention(
-            query_key, value, chosen, self.mask, HEADS, *CHUNKING, KEY_NORM_EPSILON
-        )
+        return self.kernels.lsh_attention(query_key, value, chosen, self.mask, HEADS, *LSH_RULES)
 
     def parts(self) -> dict[str, Run]:
         """The layer, on a GPU its replay from a CUDA graph, and its operators where it has several."""

@@ -43,6 +43,9 @@ NOTES: Final = (
     "allocator.",
     "Difference: the largest of the output; float32 from transformers in its buckets, else from our "
     "float32 kernels on the same numbers.",
+    "Steps: one new token of every row of the batch against its cache in place, at the crime shape (2 heads "
+    "x 64, chunks of 64, 1 hash); of one layer in a graph of six. Whole: the operator over all of one row's "
+    "tokens.",
     "Models: random weights, batch 1, logits of all positions; wall-clock times in turns. Bodies and our "
     "kernels: `load(...).run` in ONNX Runtime with ids on the host and logits back on it; on the device: "
     "with logits left there; bound session: ONNX Runtime's own session on bound inputs and outputs, which is "
@@ -63,6 +66,8 @@ def render(data: Data, source: str = "") -> str:
         lines += _section(f"Kernels: {_layer_name(entry)}", _kernel_rows(entry))
     if data.get("profiles"):
         lines += _section("What the profiler says", [_profile_row(entry) for entry in data["profiles"]])
+    if data.get("steps"):
+        lines += _section("One step", [_step_row(entry) for entry in data["steps"]])
     lines += _section("Whole models", [_model_row(entry) for entry in data.get("models", ())])
     for entry in data.get("session_kernels", ()):
         name = f"{entry['model']}, {entry['dtype']}, {entry['tokens']:,} tokens"
@@ -141,6 +146,20 @@ def _kernel_rows(entry: Data) -> list[dict[str, str]]:
     return rows + [
         {"kernel": f"floor of {name}", "us": _microseconds(seconds)} for name, seconds in floor.items()
     ]
+
+
+def _step_row(entry: Data) -> dict[str, str]:
+    seconds = median_of(entry, "graph")
+    return {
+        "layer": entry["kind"],
+        "dtype": entry["dtype"],
+        "tokens": f"{entry['tokens']:,}",
+        "batch": str(entry["batch"]),
+        "step us": _microseconds(seconds),
+        "rows/s": "-" if seconds is None else f"{entry['batch'] / seconds:,.0f}",
+        "whole, one row us": _microseconds(median_of(entry, "whole, one row")),
+        "difference": f"{entry['difference']:.0e}",
+    }
 
 
 def _profile_row(entry: Data) -> dict[str, str]:

@@ -12,6 +12,8 @@ Keys, all but `machine` absent until their part was measured:
                      list of turns), `not_timed` (by contender, why), `extra_bytes` (by contender),
                      `floor_seconds` (by kernel), `difference`
     kernels          the same with `seconds` by kernel
+    steps            `kind`, `tokens` with the new one, `batch`, `dtype`, `seconds` of one layer's step in a
+                     graph and of the whole operator over one row, `difference`
     models           `model`, `tokens`, `dtype`, `seconds`, `not_timed`, `difference`
     session_kernels  `model`, `tokens`, `dtype`, `bound_seconds`, `total_seconds` of all kernels, and of the
                      slowest `kernels`, of one run: `name`, `calls`, `seconds`

@@ -18,6 +18,7 @@ from transformers import ReformerConfig
 from transformers.models.reformer.modeling_reformer import LocalSelfAttention, LSHSelfAttention
 
 from reformer_export.checkpoints.hashing import resolve_num_buckets
+from reformer_export.contract import KEY_NORM_EPSILON, NO_SELF_LOGIT, SELF_LOGIT
 from reformer_export.errors import RuntimeUnavailableError
 from reformer_export.libraries.compiler import how_to_build
 from reformer_export.ops.lsh_buckets import draw_rotations
@@ -28,11 +29,12 @@ HEAD_SIZE: Final = 64
 WIDTH: Final = HEADS * HEAD_SIZE
 CHUNK: Final = 64
 MAX_POSITIONS: Final = 65536
-KEY_NORM_EPSILON: Final = 1e-6
 HASH_SEED: Final = 0
 
 # As the operators take it: chunk length, chunks before and after, causal, padding multiple and threshold.
 CHUNKING: Final = (CHUNK, 1, 0, True, CHUNK, CHUNK)
+LSH_RULES: Final = (*CHUNKING, KEY_NORM_EPSILON, SELF_LOGIT, CHUNK)
+LOCAL_RULES: Final = (*CHUNKING, NO_SELF_LOGIT, True)
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ class Ours:
         if self.layer.kind == "lsh":
             return self.attend(self.hash_tokens())
         query, key, value = self.operands
-        return self.kernels.local_attention(query, key, value, self.mask, HEADS, *CHUNKING)
+        return self.kernels.local_attention(query, key, value, self.mask, HEADS, *LOCAL_RULES)
 
     def hash_tokens(self) -> torch.Tensor:
         """int32 [1, H, R, L]."""
@@ -112,9 +114,7 @@ class Ours:
     def attend(self, buckets: torch.Tensor) -> torch.Tensor:
         """LSHAttention in buckets int32 [1, H, R, L]: float32 [1, L, H*D]."""
         query_key, value = self.operands
-        return self.kernels.lsh_attention(
-            query_key, value, buckets, self.mask, HEADS, *CHUNKING, KEY_NORM_EPSILON
-        )
+        return self.kernels.lsh_attention(query_key, value, buckets, self.mask, HEADS, *LSH_RULES)
 
 
 def require_kernels() -> NativeKernels:

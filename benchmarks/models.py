@@ -16,6 +16,7 @@ from reformer_export.artifact.manifest import read_manifest
 from reformer_export.spec import DType, LogitsPositions, LSHAttentionSpec, ModelSpec
 
 CACHE: Final = Path(__file__).parent / ".cache"
+SHIPPED: Final = Path(__file__).parents[1] / "models" / "kjv-bytes"
 
 _COMMON: Final[dict[str, Any]] = {
     "is_decoder": True,
@@ -83,13 +84,20 @@ class BenchmarkModel:
 
 
 def prepare_model(
-    name: str, logits: LogitsPositions = "all", feed_forward_slices: int = 1, dtype: DType = "float32"
+    name: str,
+    logits: LogitsPositions = "all",
+    feed_forward_slices: int = 1,
+    dtype: DType = "float32",
+    *,
+    decode: bool = False,
 ) -> BenchmarkModel:
-    """The model of shape `name`, from the cache if it was made by the same package source."""
-    checkpoint = CACHE / name / "checkpoint"
+    """The model of shape `name`, or the shipped one, from the cache if it was made by the same package
+    source."""
+    checkpoint = SHIPPED if name == SHIPPED.name else CACHE / name / "checkpoint"
     if not (checkpoint / "config.json").is_file():
         _save_checkpoint(name, checkpoint)
-    artifact = CACHE / name / f"{dtype}-logits-{logits}-slices-{feed_forward_slices}-{_source_digest()}"
+    kind = f"{dtype}-logits-{logits}-slices-{feed_forward_slices}{'-decode' * decode}"
+    artifact = CACHE / name / f"{kind}-{_source_digest()}"
     if not artifact.is_dir():
         reformer_export.export_checkpoint(
             checkpoint,
@@ -97,6 +105,7 @@ def prepare_model(
             dtype=dtype,
             logits=logits,
             feed_forward_slices=feed_forward_slices,
+            decode=decode,
             verify=False,
         )
     return BenchmarkModel(name, checkpoint, artifact)
@@ -143,6 +152,6 @@ def _source_digest() -> str:
     digest = hashlib.sha256()
     rooms = ("checkpoints", "export", "modeling", "ops")
     paths = [path for room in rooms for path in sorted((package / room).rglob("*.py"))]
-    for path in (package / "contract.py", package / "spec.py", *paths):
+    for path in (package / "contract.py", package / "spec.py", package / "artifact/decoding.py", *paths):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]

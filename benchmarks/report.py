@@ -77,6 +77,37 @@ def write_results(
     (RESULTS / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+def plot_tokens_per_second(
+    name: str, panels: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]
+) -> None:
+    """NAME.png: tokens a second over context, a panel beside the other; each holds (tokens, tokens/s) by
+    label, and a label has one colour in all."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, row = pyplot.subplots(
+        1, len(panels), figsize=(5.5 * len(panels), 5), layout="constrained", sharey=True, squeeze=False
+    )
+    labels = list(dict.fromkeys(label for series in panels.values() for label in series))
+    lines = {}
+    for axes, (title, series) in zip(row[0], panels.items(), strict=True):
+        for label, points in series.items():
+            colour = f"C{labels.index(label)}"
+            (lines[label],) = axes.plot(*zip(*points, strict=True), marker="o", color=colour)
+        lengths = sorted({length for points in series.values() for length, _ in points})
+        axes.set(xscale="log", yscale="log", xlabel="context (tokens)", title=title)
+        axes.set_xticks(lengths, [f"{length:,}" for length in lengths])
+        axes.set_xticks([], minor=True)
+        axes.yaxis.set_major_formatter(lambda value, _place: f"{value:,.10g}")
+        axes.grid(alpha=0.3)
+    row[0][0].set_ylabel("tokens/s")
+    figure.legend([lines[label] for label in labels], labels, loc="outside upper center", ncols=2)
+    figure.savefig(RESULTS / f"{name}.png", dpi=120)
+    pyplot.close(figure)
+
+
 def plot_cost_per_token(name: str, title: str, series: Mapping[str, Sequence[tuple[int, float]]]) -> None:
     """NAME.png: seconds per 1,000 tokens over length; `series` holds (tokens, seconds) by label."""
     import matplotlib

@@ -70,14 +70,12 @@ LSH_ATTENTION_STEP: Final = Operator(
     ),
     ("output", "present_query_key", "present_value", "present_buckets"),
     LSH_ATTENTION.attributes,
-    has_plugin=False,
 )
 LOCAL_ATTENTION_STEP: Final = Operator(
     "LocalAttentionStep",
     ("query", "key", "value", "past_key", "past_value", "lengths", "new_lengths"),
     ("output", "present_key", "present_value"),
     LOCAL_ATTENTION.attributes,
-    has_plugin=False,
 )
 OPERATORS: Final = (
     *(LSH_BUCKETS, LSH_ATTENTION, LOCAL_ATTENTION, RESIDUAL_NORM),

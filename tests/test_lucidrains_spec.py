@@ -16,7 +16,12 @@ from reformer_export.lucidrains_spec import (
     SinusoidalPositionsSpec,
     SummedAxialPositionsSpec,
 )
-from reformer_export.spec import AxialPositionsSpec, LearnedPositionsSpec, LocalAttentionSpec, LSHAttentionSpec
+from reformer_export.spec import (
+    AxialPositionsSpec,
+    LearnedPositionsSpec,
+    LocalAttentionSpec,
+    LSHAttentionSpec,
+)
 
 LAYER = LSHAttentionSpec(4, 1, 0, num_hashes=2, num_buckets=(), hash_seed=0)
 
@@ -61,8 +66,7 @@ def specs(draw: st.DrawFn) -> LucidrainsSpec | None:
             num_memory_keys=memory,
             norm=draw(st.sampled_from(["layer", "scale", "rezero"])),
         )
-    except SpecError as error:
-        assert "room for at least one token" in str(error)
+    except SpecError:  # too short a limit for one chunk; `test_models_that_are_refused` has the words
         return None
 
 
@@ -100,7 +104,10 @@ def test_the_greatest_length_is_the_one_found_by_trying(spec: LucidrainsSpec | N
     [
         ({"task": "question-answering"}, "task: got question-answering"),
         ({"positions": AxialPositionsSpec((8, 8), (4, 4))}, "positions: got AxialPositionsSpec"),
-        ({"layers": (dataclasses.replace(LAYER, num_buckets=(4,)),)}, r"num_buckets: got \(4,\), expected none"),
+        (
+            {"layers": (dataclasses.replace(LAYER, num_buckets=(4,)),)},
+            r"num_buckets: got \(4,\), expected none",
+        ),
         ({"layers": ()}, "attn_layers"),
         ({"num_local_heads": 4}, "n_local_attn_heads: got 4"),
         ({"num_local_heads": 1, "num_memory_keys": 3}, "num_mem_kv: got 3 beside n_local_attn_heads 1"),

@@ -37,6 +37,15 @@ def use(model: Runtime) -> None:
     ids: list[int] = model.encode("a")
     text: str = model.decode(torch.tensor(ids)) + model.decode(np.array(ids)) + model.decode(ids)
     model.run(torch.tensor([[5, 6]]))["logits"].mean()
+    model.generate("a", cache="off", refresh=0)
+    texts: list[str] = [each.text for each in model.generate_many(["a", [5]], batch_size=2, seed=1)]
+    with model.start_decoding(num_hashes=2) as state:
+        key: int = state.add(torch.tensor(ids))
+        state.step({key: int(state.logits(key).argmax())})
+        size: int = state.nbytes + state.capacity + len(state) + state.length(key) + len(state.tokens(key))
+    model.generate("a", cache="yes")  # wrong
+    model.generate_many("a", batch=2)  # wrong
+    state.step(5)  # wrong
     model.generate("a", max_tokens=5)  # wrong
     model.generate("a", temperature="hot")  # wrong
     model.generate(5)  # wrong

@@ -178,6 +178,8 @@ struct LSHAttentionStep {
   static constexpr const char* kName = "LSHAttentionStep";
   static constexpr Functions<Params> kCPU = {reformer_cpu_lsh_attention_step_workspace,
                                              reformer_cpu_lsh_attention_step};
+  static constexpr Functions<Params> kCUDA = {reformer_cuda_lsh_attention_step_workspace,
+                                              reformer_cuda_lsh_attention_step};
   static constexpr TensorField<Params> kInputs[] = {
       {{"query_key", Element::kT, "BQW"}, &Params::query_key},
       {{"value", Element::kT, "BQW"}, &Params::value},
@@ -208,6 +210,8 @@ struct LocalAttentionStep {
   static constexpr const char* kName = "LocalAttentionStep";
   static constexpr Functions<Params> kCPU = {reformer_cpu_local_attention_step_workspace,
                                              reformer_cpu_local_attention_step};
+  static constexpr Functions<Params> kCUDA = {reformer_cuda_local_attention_step_workspace,
+                                              reformer_cuda_local_attention_step};
   static constexpr TensorField<Params> kInputs[] = {
       {{"query", Element::kT, "BQW"}, &Params::query},
       {{"key", Element::kT, "BQW"}, &Params::key},
@@ -235,9 +239,11 @@ struct OperatorList {};
 using AllOperators = OperatorList<LSHBuckets, LSHAttention, LocalAttention, ResidualNorm,
                                   LSHAttentionStep, LocalAttentionStep>;
 // Those with CUDA kernels.
-using CUDAOperators = OperatorList<LSHBuckets, LSHAttention, LocalAttention, ResidualNorm>;
+using CUDAOperators = OperatorList<LSHBuckets, LSHAttention, LocalAttention, ResidualNorm,
+                                   LSHAttentionStep, LocalAttentionStep>;
 // What TensorRT gets plugins for: it fuses the others' function bodies itself.
-using PluginOperators = OperatorList<LSHBuckets, LSHAttention, LocalAttention>;
+using PluginOperators =
+    OperatorList<LSHBuckets, LSHAttention, LocalAttention, LSHAttentionStep, LocalAttentionStep>;
 
 // How many outputs may take an input's memory.
 template <typename Operator, typename = void>

@@ -1,8 +1,8 @@
 /**
  * Reformer kernels: the C interface.
  *
- * Six operators: LSHBuckets, LSHAttention, LocalAttention, ResidualNorm, and the attentions' steps,
- * which are on the CPU only. Every backend (CPU here, CUDA beside it) takes the same structs.
+ * Six operators: LSHBuckets, LSHAttention, LocalAttention, ResidualNorm, and the attentions' steps.
+ * Every backend (CPU here, CUDA beside it) takes the same structs.
  *
  * Rules that hold for every function:
  *   - it never allocates memory, never throws, keeps no state, and may be called from any number of
@@ -14,7 +14,8 @@
  * The reformer_cuda_* functions take device memory and only enqueue work on the stream: they never
  * synchronise and never use the default stream behind the caller's back, so a call can be captured
  * in a CUDA graph. They cannot look at data, so a negative bucket is not an error there: it sorts
- * behind the others. Head sizes up to REFORMER_CUDA_MAX_HEAD_SIZE.
+ * behind the others. Head sizes up to REFORMER_CUDA_MAX_HEAD_SIZE. Steps with Q > 1, prompts, are
+ * the one exception: they read the lengths back, wait for the stream, and cannot be captured.
  *
  * Letters in shapes: B batch, L length (tokens), H heads, D head size, R num_hashes, N hidden size,
  * Q new tokens, P tokens that a cache has room for.
@@ -122,8 +123,9 @@ typedef struct reformer_execution {
  * counts twice. Local attention with wraps 0 has no chunks beyond either end instead.
  *
  * Logits: -1e9 for a masked key and, when causal, for a key behind the query; self_logit for the
- * query's own position, whatever the mask says, unless it is infinity. Every logsumexp is rounded to float32
- * and then subtracted, as HF eager does: a row that sees nothing adds up its listed values.
+ * query's own position, whatever the mask says, unless it is infinity. Every logsumexp is rounded
+ * to float32 and then subtracted, as HF eager does: a row that sees nothing adds up its listed
+ * values.
  */
 typedef struct reformer_chunking {
   int64_t chunk_length;      /**< C >= 1, tokens */
@@ -140,25 +142,25 @@ typedef struct reformer_chunking {
  * masked token gets bucket prod f_i.
  */
 typedef struct reformer_lsh_buckets_params {
-  uint32_t struct_size;                             /**< sizeof(reformer_lsh_buckets_params) */
-  uint32_t abi_version;                             /**< REFORMER_ABI_VERSION */
-  int32_t num_heads;                                /**< H */
-  int32_t num_factors; /**< 0..REFORMER_MAX_BUCKET_FACTORS; 0: the one factor 2 S */
+  uint32_t struct_size; /**< sizeof(reformer_lsh_buckets_params) */
+  uint32_t abi_version; /**< REFORMER_ABI_VERSION */
+  int32_t num_heads;    /**< H */
+  int32_t num_factors;  /**< 0..REFORMER_MAX_BUCKET_FACTORS; 0: the one factor 2 S */
   int32_t num_buckets[REFORMER_MAX_BUCKET_FACTORS]; /**< even factors f_i >= 2 */
   reformer_tensor query_key;                        /**< T [B, L, H*D] */
-  reformer_tensor rotations;                        /**< float32 [H, D, R, S], S = sum(f_i) / 2 >= 1 */
-  reformer_tensor attention_mask;                   /**< int32 [B, L], 0 masks a token */
-  reformer_tensor buckets;                          /**< output, int32 [B, H, R, L] */
+  reformer_tensor rotations;      /**< float32 [H, D, R, S], S = sum(f_i) / 2 >= 1 */
+  reformer_tensor attention_mask; /**< int32 [B, L], 0 masks a token */
+  reformer_tensor buckets;        /**< output, int32 [B, H, R, L] */
   reformer_execution execution;
 } reformer_lsh_buckets_params;
 
 /** Chunked attention over positions sorted by bucket, combined over the rounds of hashing. */
 typedef struct reformer_lsh_attention_params {
-  uint32_t struct_size;   /**< sizeof(reformer_lsh_attention_params) */
-  uint32_t abi_version;   /**< REFORMER_ABI_VERSION */
-  int32_t num_heads;      /**< H */
-  float key_norm_epsilon; /**< > 0: k = x / (sqrt(mean(x^2) + key_norm_epsilon) * sqrt(D)) */
-  float self_logit;       /**< finite, up to REFORMER_MAX_SELF_LOGIT in size */
+  uint32_t struct_size;    /**< sizeof(reformer_lsh_attention_params) */
+  uint32_t abi_version;    /**< REFORMER_ABI_VERSION */
+  int32_t num_heads;       /**< H */
+  float key_norm_epsilon;  /**< > 0: k = x / (sqrt(mean(x^2) + key_norm_epsilon) * sqrt(D)) */
+  float self_logit;        /**< finite, up to REFORMER_MAX_SELF_LOGIT in size */
   int64_t dense_threshold; /**< >= 0, tokens: see reformer_chunking */
   reformer_chunking chunking;
   reformer_tensor query_key;      /**< T [B, L, H*D] */
@@ -217,6 +219,9 @@ typedef struct reformer_residual_norm_params {
  *
  * chunking: is_causal 1, num_chunks_after 0, padding_multiple a multiple of chunk_length, and
  * padding_threshold at most dense_threshold.
+ *
+ * On CUDA all tensors are device memory, the lengths too. With Q = 1 nobody looks at these before
+ * the kernels do: a row whose lengths do not fit rests.
  */
 typedef struct reformer_lsh_attention_step_params {
   uint32_t struct_size;   /**< sizeof(reformer_lsh_attention_step_params) */
@@ -323,6 +328,10 @@ REFORMER_API reformer_status reformer_cuda_local_attention_workspace(
     const reformer_local_attention_params* params, uint64_t* size) REFORMER_NOEXCEPT;
 REFORMER_API reformer_status reformer_cuda_residual_norm_workspace(
     const reformer_residual_norm_params* params, uint64_t* size) REFORMER_NOEXCEPT;
+REFORMER_API reformer_status reformer_cuda_lsh_attention_step_workspace(
+    const reformer_lsh_attention_step_params* params, uint64_t* size) REFORMER_NOEXCEPT;
+REFORMER_API reformer_status reformer_cuda_local_attention_step_workspace(
+    const reformer_local_attention_step_params* params, uint64_t* size) REFORMER_NOEXCEPT;
 
 /** Enqueue an operator on device memory, on execution.stream. */
 REFORMER_API reformer_status reformer_cuda_lsh_buckets(const reformer_lsh_buckets_params* params)
@@ -333,6 +342,10 @@ REFORMER_API reformer_status
 reformer_cuda_local_attention(const reformer_local_attention_params* params) REFORMER_NOEXCEPT;
 REFORMER_API reformer_status
 reformer_cuda_residual_norm(const reformer_residual_norm_params* params) REFORMER_NOEXCEPT;
+REFORMER_API reformer_status reformer_cuda_lsh_attention_step(
+    const reformer_lsh_attention_step_params* params) REFORMER_NOEXCEPT;
+REFORMER_API reformer_status reformer_cuda_local_attention_step(
+    const reformer_local_attention_step_params* params) REFORMER_NOEXCEPT;
 
 #ifdef __cplusplus
 } /* extern "C" */

@@ -120,8 +120,9 @@ Hash draw_hash(Random& random) {
   }
   const int64_t tokens = call.batch * call.length * call.heads;
   call.query_key = draw_values(random, call.dtype, tokens * call.head_size, 1.0f);
-  call.rotations = draw_values(random, REFORMER_FLOAT32,
-                               call.heads * call.head_size * call.rounds * call.rotation_size(), 1.0f);
+  call.rotations =
+      draw_values(random, REFORMER_FLOAT32,
+                  call.heads * call.head_size * call.rounds * call.rotation_size(), 1.0f);
   call.mask = draw_mask(random, call.batch, call.length);
   return call;
 }

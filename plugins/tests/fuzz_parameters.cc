@@ -19,13 +19,16 @@
 
 namespace {
 
+constexpr int kOperators = 6;
+
 // Windows of more chunks are for the workspace query only: the emulated device takes seconds each.
+// Steps visit them one by one everywhere.
 #if defined(REFORMER_FUZZ_CUDA)
 constexpr int64_t kMostChunks = 1000;
-constexpr int kOperators = 4;
+constexpr int64_t kMostStepChunks = 100;
 #else
-constexpr int kOperators = 6;
 constexpr int64_t kMostChunks = INT64_MAX;
+constexpr int64_t kMostStepChunks = 1000;
 #endif
 
 // Reads numbers off the fuzzer's bytes; zeros when they run out.
@@ -180,14 +183,14 @@ void fuzz_local(Bytes& bytes, Arena& arena) {
   fuzz_call(bytes, params, runnable, BACKEND(local_attention_workspace), BACKEND(local_attention));
 }
 
-#if !defined(REFORMER_FUZZ_CUDA)
 reformer_chunking fuzz_step_chunking(Bytes& bytes) {
   return {bytes.number(4), bytes.number(1), bytes.number(0),
           bytes.number(4), bytes.number(4), static_cast<int32_t>(bytes.number(1))};
 }
 
-// Windows of more chunks are visited one by one.
-bool fits_steps(const reformer_chunking& chunking) { return chunking.num_chunks_before <= 1000; }
+bool fits_steps(const reformer_chunking& chunking) {
+  return chunking.num_chunks_before <= kMostStepChunks;
+}
 
 reformer_tensor fuzz_lengths(Bytes& bytes, Arena& arena) {
   const reformer_tensor lengths = fuzz_tensor(bytes, arena, REFORMER_INT32, {kBatch});
@@ -205,7 +208,6 @@ reformer_tensor fuzz_present(Bytes& bytes, Arena& arena, const reformer_tensor& 
   if (bytes.byte() > 250) present.dims[1] = bytes.number(past.dims[1]);
   return present;
 }
-#endif
 
 void fuzz_norm(Bytes& bytes, Arena& arena) {
   reformer_residual_norm_params params{};
@@ -225,7 +227,6 @@ void fuzz_norm(Bytes& bytes, Arena& arena) {
   fuzz_call(bytes, params, runnable, BACKEND(residual_norm_workspace), BACKEND(residual_norm));
 }
 
-#if !defined(REFORMER_FUZZ_CUDA)
 void fuzz_lsh_step(Bytes& bytes, Arena& arena) {
   reformer_lsh_attention_step_params params{};
   const int32_t dtype = bytes.byte() % 3;
@@ -254,7 +255,7 @@ void fuzz_lsh_step(Bytes& bytes, Arena& arena) {
        &params.past_value, &params.past_buckets, &params.lengths, &params.new_lengths,
        &params.output, &params.present_query_key, &params.present_value, &params.present_buckets});
   fuzz_call(bytes, params, runnable && fits_steps(params.chunking),
-            reformer_cpu_lsh_attention_step_workspace, reformer_cpu_lsh_attention_step);
+            BACKEND(lsh_attention_step_workspace), BACKEND(lsh_attention_step));
 }
 
 void fuzz_local_step(Bytes& bytes, Arena& arena) {
@@ -280,9 +281,8 @@ void fuzz_local_step(Bytes& bytes, Arena& arena) {
                                     &params.past_value, &params.lengths, &params.new_lengths,
                                     &params.output, &params.present_key, &params.present_value});
   fuzz_call(bytes, params, runnable && fits_steps(params.chunking),
-            reformer_cpu_local_attention_step_workspace, reformer_cpu_local_attention_step);
+            BACKEND(local_attention_step_workspace), BACKEND(local_attention_step));
 }
-#endif
 
 }  // namespace
 
@@ -302,13 +302,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     case 3:
       fuzz_local(bytes, arena);
       break;
-#if !defined(REFORMER_FUZZ_CUDA)
     case 4:
       fuzz_lsh_step(bytes, arena);
       break;
     default:
       fuzz_local_step(bytes, arena);
-#endif
   }
   return 0;
 }

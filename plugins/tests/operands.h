@@ -33,9 +33,9 @@ struct Attention {
   std::optional<float> self_logit;         // else transformers' rule
   std::optional<int64_t> dense_threshold;  // LSH; else the chunk length
   bool wraps = true;                       // local attention
-  std::vector<float> query, key, value;  // [B, L, H*D]; LSH has no key
-  std::vector<int32_t> buckets;          // [B, H, R, L]
-  std::vector<int32_t> mask;             // [B, L]
+  std::vector<float> query, key, value;    // [B, L, H*D]; LSH has no key
+  std::vector<int32_t> buckets;            // [B, H, R, L]
+  std::vector<int32_t> mask;               // [B, L]
   float epsilon = 1e-6f;
   int64_t offset = 0;  // elements by which T tensors start behind a multiple of 16 bytes
 

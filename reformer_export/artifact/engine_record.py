@@ -17,8 +17,9 @@ from typing import Annotated, Any, Final, Literal, get_args
 
 import msgspec
 
+from reformer_export.artifact.decoding import DECODE_NAME
 from reformer_export.artifact.files import JsonFile, json_text, sha256_of_file
-from reformer_export.artifact.manifest import ENGINES_NAME
+from reformer_export.artifact.manifest import ENGINES_NAME, MODEL_NAME
 from reformer_export.errors import InputError
 from reformer_export.spec import DType
 
@@ -40,9 +41,10 @@ EngineName = Annotated[str, msgspec.Meta(pattern=_NAME.pattern)]
 FileName = Annotated[str, msgspec.Meta(pattern=r"\A(?!\.\.?\Z)[^/\\\0]+\Z")]
 ComputeCapabilityText = Annotated[str, msgspec.Meta(pattern=r"\A[1-9][0-9]?\.[0-9]\Z")]
 AtLeastOne = msgspec.Meta(min_length=1)
+OptionalCount = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)] | None
 
 Shape = tuple[Count, Count]
-"""(batch, sequence length in tokens) of both inputs."""
+"""(batch, sequence length in tokens) of the inputs: of an engine that decodes, new tokens."""
 
 
 @dataclass(frozen=True)
@@ -102,9 +104,11 @@ class EngineRecord:
     """What an engine is.
 
     `runtime_version` is the builder's, such as "1.7.1.116"; `compute_capabilities` are texts such as "8.9";
-    `model_sha256` is model.onnx's and `engine_sha256` the engine file's (hex); `engine_bytes` is its size;
-    `plugin_layers` counts the engine's plugin layers by operator name; `num_hashes` are the rounds that were
-    built in, of a model whose runs choose them; None, and not in the file, for all others.
+    `model_sha256` is that of the ONNX file and `engine_sha256` the engine file's (hex); `engine_bytes` is its
+    size; `plugin_layers` counts the engine's plugin layers by operator name; `num_hashes` are the rounds that
+    were built in, of a model whose runs choose them; `capacity` is the greatest number of tokens that a
+    sequence's caches may have room for, of an engine of decode.onnx. Both are None, and not in the file, for
+    all others.
     """
 
     name: EngineName
@@ -121,14 +125,28 @@ class EngineRecord:
     plugin_layers: dict[Text, Count]
     build_seconds: Seconds
     tool_version: Text
-    num_hashes: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)] | None = None
+    num_hashes: OptionalCount = None
+    capacity: OptionalCount = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; `read_engine_record` reads them back."""
         values = {"engine_record_version": ENGINE_RECORD_VERSION, **dataclasses.asdict(self)}
-        if self.num_hashes is None:
-            del values["num_hashes"]
-        return values
+        return {name: value for name, value in values.items() if value is not None}
+
+    @property
+    def decodes(self) -> bool:
+        """Whether the engine continues sequences (decode.onnx); others take them whole (model.onnx)."""
+        return self.capacity is not None
+
+    @property
+    def model_name(self) -> str:
+        """The ONNX file that it was built from."""
+        return DECODE_NAME if self.decodes else MODEL_NAME
+
+    @property
+    def longest(self) -> int:
+        """The longest sequence, in tokens: of an engine that decodes, all of it."""
+        return self.capacity or max(profile.maximum[1] for profile in self.profiles)
 
     @property
     def host_code(self) -> str | None:
@@ -222,7 +240,9 @@ def _read_record(path: Path, name: str) -> EngineRecord:
     record = _FILE.convert(path, values, EngineRecord)
     meant = json.loads(record_text(record))
     if meant != values:  # a field too many, or one that was left out and has a default
-        names = ", ".join(sorted(key for key in {*values, *meant} if values.get(key) != meant.get(key)))
+        names = ", ".join(
+            sorted(key for key in {*values, *meant} if values.get(key, ...) != meant.get(key, ...))
+        )
         raise _FILE.refuse(path, f"unknown or missing fields ({names!r:.80})")
     if record.name != name:
         raise _FILE.refuse(path, f"the record of an engine named {record.name!r}, not {name!r:.120}")

@@ -16,7 +16,7 @@ from reformer_export.artifact.engine_record import (
     read_engine_record,
 )
 from reformer_export.artifact.files import reading, sha256_of_file
-from reformer_export.artifact.manifest import ENGINES_NAME, MODEL_NAME
+from reformer_export.artifact.manifest import ENGINES_NAME
 from reformer_export.errors import ArtifactError, ReformerExportError
 
 
@@ -25,7 +25,7 @@ class EngineState:
     """An engine's record and the state of the file beside it."""
 
     record: EngineRecord
-    state: Literal["ok", "changed", "missing", "of another model.onnx"]
+    state: Literal["ok", "changed", "missing", "of another model.onnx", "of another decode.onnx"]
 
     @property
     def name(self) -> str:
@@ -87,7 +87,7 @@ def inspect_engine(path: Path) -> EngineState:
 def examine_engine(out: Path, name: str) -> EngineState:
     """The engine `name` of the artifact `out`; the errors of `read_engine_record`."""
     record = read_engine_record(out, name)
-    path, model = engine_path(out, name), out / MODEL_NAME
+    path, model = engine_path(out, name), out / record.model_name
     with reading(path):
         if not path.is_file():
             return EngineState(record, "missing")
@@ -95,7 +95,9 @@ def examine_engine(out: Path, name: str) -> EngineState:
             return EngineState(record, "changed")
     with reading(model):
         if model.is_file() and sha256_of_file(model) != record.model_sha256:
-            return EngineState(record, "of another model.onnx")
+            return EngineState(
+                record, "of another decode.onnx" if record.decodes else "of another model.onnx"
+            )
     return EngineState(record, "ok")
 
 

@@ -7,10 +7,12 @@ file it names. `folder.py` makes the folder.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from reformer_export.artifact.decoding import DecodeRecord, describe_decoding
 from reformer_export.artifact.files import (
     JsonFile,
     json_text,
@@ -78,7 +80,7 @@ class Manifest:
     SHA-256 of its rotations (float32, C order); `source` says where the checkpoint came from;
     `versions` names the tools and libraries that made it; `parity` is the verify summary, if one ran;
     `runtime_num_hashes` is None for a model with a fixed number of hashes; `tokenizer` is None where an older
-    version wrote the manifest.
+    version wrote the manifest; `decode` is None without decode.onnx.
     """
 
     spec: ModelSpec
@@ -92,6 +94,7 @@ class Manifest:
     parity: dict[str, Any] | None = None
     runtime_num_hashes: RuntimeNumHashes | None = None
     tokenizer: TokenizerRecord | None = None
+    decode: DecodeRecord | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -103,6 +106,7 @@ class Manifest:
             "operators": self.operators,
             "dial": None if self.runtime_num_hashes is None else self.runtime_num_hashes.to_dict(),
             "tokenizer": None if self.tokenizer is None else dataclasses.asdict(self.tokenizer),
+            "decode": None if self.decode is None else self.decode.to_dict(),
             "source": self.source,
             "rotations_sha256": self.rotations_sha256,
             "versions": self.versions,
@@ -139,6 +143,7 @@ class _ManifestFields:
     spec: dict[str, Any]
     dial: _NumHashesChoice | None
     tokenizer: TokenizerRecord | None
+    decode: DecodeRecord | None
 
 
 def _no_manifest(path: Path) -> ArtifactError:
@@ -157,7 +162,7 @@ def read_manifest(folder: Path) -> Manifest:
     """Read and check `folder`/manifest.json; ArtifactError when it is missing, broken or of another kind."""
     path = folder / MANIFEST_NAME
     found = _FILE.read_version(path, "manifest_version", MANIFEST_VERSION)
-    found = {"dial": None, "tokenizer": None, **found}  # older versions do not mention them
+    found = {"dial": None, "tokenizer": None, "decode": None, **found}  # older versions do not mention them
     fields = _FILE.convert(path, found, _ManifestFields)
     try:
         spec = spec_from_values(fields.spec)
@@ -168,14 +173,21 @@ def read_manifest(folder: Path) -> Manifest:
     rounds = {layer.num_hashes for layer in spec.layers if isinstance(layer, LSHAttentionSpec)}
     if choice is not None and rounds != {choice.max_hashes}:
         raise _FILE.refuse(path, f"a missing or wrong field (dial: {choice.max_hashes} hashes of {rounds})")
+    if fields.decode not in (None, describe_decoding(spec, fields.dtype)):
+        raise _FILE.refuse(path, f"a missing or wrong field (decode: {fields.decode})")
+    if fields.decode is not None and fields.decode.file not in fields.files:
+        raise _FILE.refuse(path, f"a missing or wrong field (files: no {fields.decode.file})")
     return Manifest(**values, runtime_num_hashes=choice and RuntimeNumHashes(choice.max_hashes))
 
 
-def check_files(folder: Path, manifest: Manifest) -> None:
-    """Compare every file the manifest names with its SHA-256; ArtifactError names the first that differs."""
+def check_files(folder: Path, manifest: Manifest, names: Collection[str] | None = None) -> None:
+    """Compare every file that the manifest names, or of these the `names`, with its SHA-256; ArtifactError
+    names the first that differs."""
     if MODEL_NAME not in manifest.files:
         raise ArtifactError(folder / MANIFEST_NAME, f"no {MODEL_NAME}", "it", "export again")
     for name, expected in manifest.files.items():
+        if names is not None and name not in names:
+            continue
         resolve_inside(folder, name)
         path = folder / name
         with reading(path):

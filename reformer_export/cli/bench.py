@@ -20,13 +20,20 @@ from reformer_export.cli.runtime_options import RUNTIME_SECTIONS, runtime_option
 from reformer_export.cli.tables import echo_on_stderr, print_table, show_progress
 from reformer_export.errors import InputError
 from reformer_export.measure.contenders import AGAINST, Name
-from reformer_export.report.bench_page import CONTENDERS, BenchReport
+from reformer_export.report.bench_page import BenchReport
+from reformer_export.report.decoding_page import DecodeReport
 from reformer_export.runtimes import RuntimeOptions
 from reformer_export.workflows.bench import BenchRequest, bench_artifact
 
+Report = BenchReport | DecodeReport
 
-def names_from_option(_ctx: click.Context, param: click.Parameter, text: str) -> tuple[Name, ...]:
+
+def names_from_option(
+    _ctx: click.Context, param: click.Parameter, text: str | None
+) -> tuple[Name, ...] | None:
     """Contenders with commas; "none" for none."""
+    if text is None:
+        return None
     given = [] if text == "none" else text.split(",")
     names = tuple(name for name in AGAINST if name in given)
     if len(names) != len(given):
@@ -37,7 +44,16 @@ def names_from_option(_ctx: click.Context, param: click.Parameter, text: str) ->
 
 
 SECTIONS = {
-    "What is measured": ("against", "lengths", "batch_sizes", "repeat", "warm_up", "memory", "checkpoint"),
+    "What is measured": (
+        "decode",
+        "against",
+        "lengths",
+        "batch_sizes",
+        "repeat",
+        "warm_up",
+        "memory",
+        "checkpoint",
+    ),
     "Output": ("json_file", "report_file"),
     **RUNTIME_SECTIONS,
 }
@@ -47,18 +63,22 @@ SECTIONS = {
 @click.argument("out", type=click.Path())
 @click.option("--checkpoint", help="Folder or hub id for eager.  [default: the one that was exported]")
 @click.option(
+    "--decode",
+    is_flag=True,
+    help="Measure how it writes: tokens a second over the context behind them, on its cache.",
+)
+@click.option(
     "--against",
-    default=",".join(AGAINST),
-    show_default=True,
     metavar="NAME,...",
     callback=names_from_option,
-    help="What to compare with; none for nothing.",
+    help="What to compare with; none for nothing.  [default: eager,full-attention; with --decode eager]",
 )
 @click.option(
     "--lengths",
     metavar="N,N,...",
     callback=integers_from_option,
-    help="Sequence lengths, in tokens.  [default: those of 256,1024,4096 that fit, and the longest]",
+    help="Sequence lengths, in tokens.  [default: those of 256,1024,4096 that fit, and the longest; with "
+    "--decode also 16384 and 65536, and no longer]",
 )
 @click.option(
     "--batch-sizes", metavar="N,N,...", callback=integers_from_option, help="Batch sizes.  [default: 1]"
@@ -66,7 +86,8 @@ SECTIONS = {
 @click.option(
     "--repeat",
     type=click.IntRange(1),
-    help="Timed passes of each contender.  [default: 20, or as many as a minute allows at a length, but 3]",
+    help="Timed passes of each contender, or turns of 8 steps on a cache.  [default: 20, or as many as a "
+    "minute allows at a length, but 3]",
 )
 @click.option(
     "--warm-up",
@@ -98,28 +119,40 @@ def command(
     What one of them lacks is said, and the rest measured. `verify` says whether the results agree; this asks
     for time only.
 
+    With --decode a prompt of each length is continued token by token, by the artifact on its cache
+    (`onnx --decode`) and with a whole pass for each token, and by eager with its own cache, which gives other
+    numbers, and without.
+
     \b
     Examples:
       reformer-export bench OUT
       reformer-export bench OUT --lengths 1024,16384 --batch-sizes 1,4 --repeat 50 --json bench.json
       reformer-export bench OUT --runtime tensorrt --against full-attention
       reformer-export bench OUT --report bench.html
+      reformer-export bench OUT --decode --lengths 1024,16384 --batch-sizes 1,16
     """
-    node_times = report_file is not None
+    node_times = report_file is not None and not options["decode"]
     request = BenchRequest(choice, batch_sizes=batch_sizes or (1,), node_times=node_times, **options)
     with leave_on_termination(), refuse_in_one_line("benchmarking"):
-        report = bench_artifact(out, request, say=echo_on_stderr, progress=show_progress)
-    notes = tuple(name_own_options(note) for note in report.result.notes)
-    report = dataclasses.replace(report, result=dataclasses.replace(report.result, notes=notes))
+        report = name_options_in_notes(
+            bench_artifact(out, request, say=echo_on_stderr, progress=show_progress)
+        )
     if report_file is not None:
         from reformer_export.report import write_report
-        from reformer_export.report.bench_page import page_from_bench
 
-        write_report(report_file, page_from_bench(report))
+        write_report(report_file, report.page())
     _print(report, json_file)
 
 
-def _print(report: BenchReport, json_file: Path | None) -> None:
+def name_options_in_notes(report: Report) -> Report:
+    """`report` with the flags of this command in its notes."""
+    notes = tuple(name_own_options(note) for note in report.result.notes)
+    if isinstance(report, DecodeReport):
+        return dataclasses.replace(report, result=dataclasses.replace(report.result, notes=notes))
+    return dataclasses.replace(report, result=dataclasses.replace(report.result, notes=notes))
+
+
+def _print(report: Report, json_file: Path | None) -> None:
     """Print the table, or write the JSON where the user wants it."""
     if write_json(json_file, report.to_dict()):
         return
@@ -128,9 +161,9 @@ def _print(report: BenchReport, json_file: Path | None) -> None:
     verdict = report.verdict()
     click.echo(f"\n{verdict.headline}. {verdict.reason}")
     click.echo(f"Latency: {report.describe_passes()}.")
-    click.echo(f"Machine: {result.machine.describe()}.")
-    for setup in result.setups[1:]:
-        click.echo(f"{setup.name} ({setup.device}, {setup.dtype}): {CONTENDERS[setup.name]}.")
+    click.echo(f"Machine: {report.describe_machine()}.")
+    for words in report.describe_contenders()[0 if isinstance(report, DecodeReport) else 1 :]:
+        click.echo(f"{words}.")
     if result.memory_measured is not None:
         click.echo(f"Memory: {result.memory_measured}.")
     for note in result.notes:

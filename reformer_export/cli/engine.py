@@ -35,8 +35,8 @@ from reformer_export.report.tables import engine_table
 from reformer_export.workflows.progress import say_nothing
 
 SECTIONS = {
-    "Engine": ("runtime", "name", "overwrite", "num_hashes", "tf32"),
-    "Shapes": ("minimums", "optimums", "maximums"),
+    "Engine": ("runtime", "name", "decode", "overwrite", "num_hashes", "tf32"),
+    "Shapes": ("minimums", "optimums", "maximums", "capacity"),
     "Where it runs": (
         *("compute_capabilities", "version_compatible", "hardware_compatible", "embed_plugin"),
         *("refit", "stripped"),
@@ -55,6 +55,11 @@ SECTIONS = {
     help="TensorRT builds on the GPU that the engine is for; TensorRT-RTX builds anywhere.",
 )
 @click.option("--name", default="", metavar="NAME", help="The engine's name.  [default: the runtime's]")
+@click.option(
+    "--decode",
+    is_flag=True,
+    help="Of decode.onnx: an engine that continues sequences, at the cost of their new tokens.",
+)
 @click.option(
     "--compute-capability",
     "compute_capabilities",
@@ -85,6 +90,12 @@ SECTIONS = {
     metavar="BxL",
     callback=shapes_from_option,
     help="Greatest batch and length.  [default: 1 x the model's longest, at most 65536]",
+)
+@click.option(
+    "--capacity",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="With --decode: tokens that a sequence may have in all.  [default: the longest prompt's, or more]",
 )
 @click.option(
     "--builder-level",
@@ -138,7 +149,8 @@ def command(
 
     The engine runs the model's attention with this project's plugins, and takes every batch and length
     within its profiles. A profile is one --min, --opt and --max; give them several times for several. Lengths
-    that are multiples of the model's chunk lengths cost least.
+    that are multiples of the model's chunk lengths cost least. With --decode, lengths are those of prompts,
+    and a token that continues a sequence is one of length 1.
 
     \b
     Examples:
@@ -146,10 +158,11 @@ def command(
       reformer-export engine OUT --runtime tensorrt --max 8x16384 --opt 1x4096
       reformer-export engine OUT --runtime tensorrt-rtx --num-hashes 4 --name four
       reformer-export engine OUT --runtime tensorrt --name two --max 1x1024 --max 1x65536
+      reformer-export engine OUT --runtime tensorrt --decode --max 1x16384 --max 64x1
     """
     engine_options = _engine_options(options)
     spec = read_manifest(out).spec
-    profiles = profiles_from_shapes(spec, minimums, optimums, maximums)
+    profiles = profiles_from_shapes(spec, minimums, optimums, maximums, engine_options.decode)
     engine_options = dataclasses.replace(engine_options, profiles=profiles)
     on_log = functools.partial(click.echo, err=True) if is_debug(ctx) else say_nothing
     with (

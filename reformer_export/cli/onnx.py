@@ -25,7 +25,7 @@ SECTIONS = {
     "Checkpoint": ("config", "revision", "allow_pickle", "task", "tokenizer"),
     "Model": (
         *("dtype", "num_hashes", "max_hashes", "num_buckets", "hash_seed", "max_length", "logits"),
-        *("feed_forward_slices", "opset"),
+        *("decode", "feed_forward_slices", "opset"),
     ),
     "Output": ("verify", "overwrite", "json_file"),
 }
@@ -87,6 +87,9 @@ SECTIONS = {
     metavar="N",
     help="Compute the feed-forward's inner dimension in N slices: less memory at great lengths.",
 )
+@click.option(
+    "--decode", is_flag=True, help="Add decode.onnx: `generate` then computes new tokens only, from a cache."
+)
 @click.option("--opset", type=int, default=DEFAULT_OPSET, help="ONNX opset, 18 or later.  [default: 20]")
 @click.option(
     "--config",
@@ -119,6 +122,7 @@ def command(checkpoint: str, out: Path, json_file: Path | None, **options: Any) 
       reformer-export onnx google/reformer-enwik8 OUT --num-hashes 8 --dtype float16
       reformer-export onnx ./my-reformer OUT --logits last --overwrite
       reformer-export onnx ./my-reformer OUT --max-hashes 8
+      reformer-export onnx ./my-reformer OUT --decode
       reformer-export onnx model.pt OUT --config kwargs.json
     """
     request = ExportRequest(**options)
@@ -137,6 +141,8 @@ def _describe(exported: ExportedArtifact) -> str:
     )
     if manifest.runtime_num_hashes is not None:
         text += f", 1 to {manifest.runtime_num_hashes.max_hashes} hashes"
+    if manifest.decode is not None:
+        text += f", decodes from {manifest.decode.bytes_per_token / 1000:.1f} kB of cache a token"
     if manifest.parity is None:
         return f"{text}; not compared with eager"
     return f"{text}; largest difference to eager {manifest.parity['max_pinned_error']:.1e}"

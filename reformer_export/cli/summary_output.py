@@ -85,10 +85,10 @@ class JsonSummaries:
         self._before = json.dumps(head, indent=2).removesuffix("\n}") + ',\n  "sequences": [\n'
 
     def write(self, summary: Summary) -> None:
-        self._write_element(summary.to_dict())
+        self.write_values(summary.to_dict())
 
     def write_error(self, line: InputLine) -> None:
-        self._write_element({"index": line.index, "error": line.error})
+        self.write_values({"index": line.index, "error": line.error})
 
     def finish(self, tail: dict[str, Any]) -> None:
         """Close the array and the object; there was an element at least. Before the first one nothing was
@@ -96,7 +96,8 @@ class JsonSummaries:
         after = json.dumps(tail, indent=2).removeprefix("{\n")
         self._put(f"\n  ],\n{after}\n")
 
-    def _write_element(self, summary: dict[str, Any]) -> None:
+    def write_values(self, summary: dict[str, Any]) -> None:
+        """A sequence in JSON values."""
         text = textwrap.indent(json.dumps(summary, indent=2), "    ")
         self._put(self._before + text)
         self._before = ",\n"

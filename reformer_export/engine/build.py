@@ -1,4 +1,5 @@
-"""An artifact's model.onnx -> OUT/engines/NAME.engine and its record: both whole, or as they were."""
+"""An artifact's model.onnx or decode.onnx -> OUT/engines/NAME.engine and its record: both whole, or as they
+were."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from reformer_export import __version__
+from reformer_export.artifact.decoding import DECODE_NAME
 from reformer_export.artifact.engine_record import (
     EngineRecord,
     PluginRecord,
@@ -22,10 +24,10 @@ from reformer_export.contract import OPERATORS
 from reformer_export.engine.num_hashes import choose_built_in_num_hashes
 from reformer_export.engine.options import EngineOptions
 from reformer_export.engine.process import OnLog, OnProgress, run_worker
-from reformer_export.engine.profiles import check_profiles, default_profile
+from reformer_export.engine.profiles import check_capacity, check_profiles, default_capacity, default_profiles
 from reformer_export.engine.request import BuildRequest, BuildResult
 from reformer_export.engine.staging import StagingPaths, move_into_place, staging_paths
-from reformer_export.errors import EngineError, OutputError
+from reformer_export.errors import EngineError, InputError, OutputError
 from reformer_export.libraries.tensorrt import TensorRTLibrary, find_tensorrt_library
 from reformer_export.phases import log_fact, log_phase
 from reformer_export.runtimes.onnx_structure import check_onnx_structure
@@ -63,14 +65,11 @@ def build_engine(
     """
     check_new_engine(out, options)
     manifest = read_manifest(out)
-    num_hashes = choose_built_in_num_hashes(out, manifest, options.num_hashes)
+    options = complete_options(out, manifest, options)
     check_files(out, manifest)
-    nodes = check_onnx_structure(out / MODEL_NAME)
+    nodes = check_onnx_structure(out / _model_name(options))
     fused = {operator.name for operator in OPERATORS if not operator.has_plugin}
     operators = {name: count for name, count in nodes.items() if name not in fused}
-    profiles = options.profiles or (default_profile(manifest.spec),)
-    options = dataclasses.replace(options, profiles=profiles, num_hashes=num_hashes)
-    check_profiles(manifest.spec, options.profiles)
     library = find_tensorrt_library()
     log_fact("plugin library", library.path)
     with staging_paths(out, options.engine_name) as staging:
@@ -94,6 +93,26 @@ def check_new_engine(out: Path, options: EngineOptions) -> None:
         raise OutputError(f"engine {options.engine_name!r}", got, "a new name", fix)
 
 
+def complete_options(out: Path, manifest: Manifest, options: EngineOptions) -> EngineOptions:
+    """`options` with all that was left to the model; InputError for what the artifact `out` has not."""
+    spec = manifest.spec
+    if options.decode and manifest.decode is None:
+        got, fix = f"an artifact without {DECODE_NAME} ({out})", "export the checkpoint again with `decode`"
+        raise InputError("decode", got, "one with it", fix)
+    profiles = options.profiles or default_profiles(spec, options.decode)
+    check_profiles(spec, profiles)
+    capacity = options.capacity
+    if options.decode:
+        capacity = default_capacity(spec, profiles) if capacity is None else capacity
+        check_capacity(spec, profiles, capacity)
+    num_hashes = choose_built_in_num_hashes(out, manifest, options.num_hashes)
+    return dataclasses.replace(options, profiles=profiles, num_hashes=num_hashes, capacity=capacity)
+
+
+def _model_name(options: EngineOptions) -> str:
+    return DECODE_NAME if options.decode else MODEL_NAME
+
+
 def _make_request(
     out: Path,
     options: EngineOptions,
@@ -106,7 +125,7 @@ def _make_request(
         staging.partial_cache.write_bytes(cache.read_bytes())
     return BuildRequest(
         dataclasses.replace(options, timing_cache=None),
-        model=str(out.resolve() / MODEL_NAME),
+        model=str(out.resolve() / _model_name(options)),
         plugin=str(library.path),
         engine=str(staging.partial_engine.resolve()),
         operators=operators,
@@ -139,7 +158,7 @@ def _make_record(
         compute_capabilities=result.compute_capabilities,
         profiles=options.profiles,
         dtype=manifest.dtype,
-        model_sha256=manifest.files[MODEL_NAME],
+        model_sha256=manifest.files[_model_name(options)],
         engine_sha256=sha256_of_file(staging.partial_engine),
         engine_bytes=staging.partial_engine.stat().st_size,
         plugin=PluginRecord(
@@ -154,4 +173,5 @@ def _make_record(
         build_seconds=round(seconds, 3),
         tool_version=__version__,
         num_hashes=options.num_hashes,
+        capacity=options.capacity,
     )

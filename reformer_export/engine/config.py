@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from reformer_export.artifact.decoding import CAPACITY
 from reformer_export.artifact.engine_record import EngineFlags, EngineProfile
+from reformer_export.contract import NUM_HASHES_INPUT
 from reformer_export.engine.network import ParsedNetwork
+from reformer_export.engine.options import EngineOptions
 from reformer_export.engine.request import BuildRequest
 from reformer_export.errors import EngineError
 
@@ -28,7 +32,7 @@ def build_plan(
     config = parsed.builder.create_builder_config()
     config.progress_monitor = monitor
     for profile in options.profiles:
-        _add_profile(parsed, config, profile)
+        _add_profile(parsed, config, profile, options)
     _set_flags(trt, config, options.flags)
     if options.runtime == "tensorrt-rtx":
         _set_compute_capabilities(trt, config, compute_capabilities)
@@ -52,13 +56,35 @@ def build_plan(
     return memoryview(plan)
 
 
-def _add_profile(parsed: ParsedNetwork, config: Any, profile: EngineProfile) -> None:
+def _add_profile(parsed: ParsedNetwork, config: Any, profile: EngineProfile, options: EngineOptions) -> None:
+    """Caches may have room for one token up to `options.capacity`: nothing is tuned for it."""
     shapes = parsed.builder.create_optimization_profile()
+    capacity = options.capacity or 0
+    points = [
+        {"batch": batch, "sequence": length, CAPACITY: room, NUM_HASHES_INPUT: options.num_hashes or 0}
+        for (batch, length), room in (
+            (profile.minimum, min(1, capacity)),
+            (profile.optimum, capacity),
+            (profile.maximum, capacity),
+        )
+    ]
     for index in range(parsed.network.num_inputs):
-        name = parsed.network.get_input(index).name
-        shapes.set_shape(name, profile.minimum, profile.optimum, profile.maximum)
+        tensor = parsed.network.get_input(index)
+        shapes.set_shape(tensor.name, *(_input_shape(tensor, sizes) for sizes in points))
     if config.add_optimization_profile(shapes) < 0:
         raise EngineError("profile", f"{profile}, which TensorRT refuses", "shapes the model takes")
+
+
+def _input_shape(tensor: Any, sizes: Mapping[str, int]) -> tuple[int, ...]:
+    """An input's shape where its symbolic dimensions have the `sizes` of their names."""
+    names = (tensor.get_dimension_name(axis) for axis in range(len(tensor.shape)))
+    shape = tuple(
+        sizes.get(name, 0) if size < 0 else int(size) for size, name in zip(tensor.shape, names, strict=True)
+    )
+    if 0 in shape:
+        fix = "export the checkpoint again with this version"
+        raise EngineError(f"input {tensor.name}", f"{shape} for {dict(sizes)}", "sizes by their names", fix)
+    return shape
 
 
 def _set_flags(trt: Any, config: Any, given: EngineFlags) -> None:

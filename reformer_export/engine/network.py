@@ -1,4 +1,4 @@
-"""model.onnx -> TensorRT's network, with the operators as plugin layers. Runs in the building process."""
+"""An ONNX file -> TensorRT's network, with the operators as plugin layers. Runs in the building process."""
 
 from __future__ import annotations
 

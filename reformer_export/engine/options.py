@@ -48,6 +48,8 @@ class EngineOptions:
     None: TensorRT's own. `timing_cache` None: OUT/engines/timing.cache. `tf32` of the flags lets float32
     products round to TF32, which changes hashes. `report_layers` writes what the inspector says.
     `num_hashes`: the rounds that are built in, of an artifact whose runs choose them; None for all others.
+    `decode`: of decode.onnx, which continues sequences, and not of model.onnx; `capacity` is then the most
+    tokens that a sequence's caches may have room for, None for the longest by default.
     """
 
     runtime: EngineRuntime
@@ -62,9 +64,14 @@ class EngineOptions:
     report_layers: bool = False
     overwrite: bool = False
     num_hashes: int | None = None
+    decode: bool = False
+    capacity: int | None = None
 
     def __post_init__(self) -> None:
         check_field_types(self, but=("num_hashes",))
+        if self.capacity is not None and not self.decode:
+            got, fix = f"{self.capacity} without `decode`", "use `decode=True`, or leave it out"
+            raise InputError("capacity", got, "it with an engine that has caches", fix)
         if self.builder_level is not None and not 0 <= self.builder_level <= MAX_BUILDER_LEVEL:
             raise InputError("builder_level", self.builder_level, f"0 to {MAX_BUILDER_LEVEL}", "choose one")
         for text in self.compute_capabilities:
@@ -75,8 +82,8 @@ class EngineOptions:
 
     @property
     def engine_name(self) -> str:
-        """`name`, or the runtime's."""
-        return self.name or self.runtime
+        """`name`, or the runtime's, with -decode where it decodes."""
+        return self.name or self.runtime + ("-decode" if self.decode else "")
 
 
 def _check_runtime_has(options: EngineOptions) -> None:

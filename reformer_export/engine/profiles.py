@@ -24,24 +24,42 @@ MAX_TOKENS: Final = 2**31 - 1
 """Tokens of a batch: positions are int32 in the kernels."""
 
 
-def default_profile(spec: ModelSpec) -> EngineProfile:
-    """From one token to the model's longest sequence (65,536 tokens at most), batch 1."""
+DEFAULT_STEPS: Final = 16
+"""Sequences that an engine of decode.onnx continues at once by default."""
+
+
+def default_profiles(spec: ModelSpec, decode: bool = False) -> tuple[EngineProfile, ...]:
+    """From one token to the model's longest sequence (65,536 tokens at most), batch 1; of an engine that
+    decodes these are prompts, and steps of up to 16 sequences have a profile of their own."""
     longest = _default_length(spec, DEFAULT_MAX_LENGTH)
-    return EngineProfile((1, 1), (1, _optimum_length(spec, 1, longest)), (1, longest))
+    whole = EngineProfile((1, 1), (1, _optimum_length(spec, 1, longest)), (1, longest))
+    steps = EngineProfile((1, 1), (1, 1), (DEFAULT_STEPS, 1))
+    return (whole, steps) if decode else (whole,)
+
+
+def default_capacity(spec: ModelSpec, profiles: Sequence[EngineProfile]) -> int:
+    """The greatest capacity of an engine's caches, in tokens: that of the longest prompt, or of the model's
+    longest sequence up to 65,536."""
+    return max(_default_length(spec, DEFAULT_MAX_LENGTH), *(profile.maximum[1] for profile in profiles))
 
 
 def profiles_from_shapes(
-    spec: ModelSpec, minimums: Sequence[Shape], optimums: Sequence[Shape], maximums: Sequence[Shape]
+    spec: ModelSpec,
+    minimums: Sequence[Shape],
+    optimums: Sequence[Shape],
+    maximums: Sequence[Shape],
+    decode: bool = False,
 ) -> tuple[EngineProfile, ...]:
-    """One profile for each place in the three lists, whose shapes are (batch, tokens).
+    """One profile for each place in the three lists, whose shapes are (batch, tokens): of an engine that
+    decodes, new tokens.
 
-    A list may be empty: its shapes are then derived from the others, as in `default_profile`. InputError
+    A list may be empty: its shapes are then derived from the others, as in `default_profiles`. InputError
     when the lists' lengths differ or a profile does not fit the model.
     """
     lists = (minimums, optimums, maximums)
     given = {len(shapes) for shapes in lists if shapes}
     if not given:
-        return (default_profile(spec),)
+        return default_profiles(spec, decode)
     if len(given) > 1:
         raise InputError(
             "profiles",
@@ -66,6 +84,15 @@ def check_profiles(spec: ModelSpec, profiles: Sequence[EngineProfile]) -> None:
         if batch * length > MAX_TOKENS:
             got = f"{shape}, which is {batch * length} tokens at once"
             raise InputError("profile", got, f"at most {MAX_TOKENS}", fix)
+
+
+def check_capacity(spec: ModelSpec, profiles: Sequence[EngineProfile], capacity: int) -> None:
+    """InputError unless caches of `capacity` tokens a sequence have room for every profile's prompts, and the
+    model can fill them."""
+    longest = max(profile.maximum[1] for profile in profiles)
+    if not longest <= capacity <= spec.max_length:
+        expected = f"from {longest}, the longest prompt, to {spec.max_length}, the model's limit"
+        raise InputError("capacity", f"{capacity} tokens", expected, "give another, or other `maximums`")
 
 
 def _profile_from_shapes(

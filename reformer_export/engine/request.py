@@ -19,8 +19,8 @@ from reformer_export.engine.options import EngineOptions
 class BuildRequest:
     """Everything the building process needs; paths are absolute.
 
-    `options` are the user's, with their profiles and without `timing_cache`; `operators` counts model.onnx's
-    nodes that plugins run by operator; `engine` and `layers` are files to write, `layers` only when
+    `options` are the user's, with their profiles and without `timing_cache`; `operators` counts the nodes of
+    `model` that plugins run by operator; `engine` and `layers` are files to write, `layers` only when
     asked; `timing_cache` is read if it exists and replaced at the end.
     """
 

@@ -102,7 +102,7 @@ def run_build(request: BuildRequest, events: Events) -> BuildResult:
     compute_capabilities = choose_compute_capabilities(trt, request.options)
     log = make_build_log(trt, events)
     load_plugins(trt, request.plugin, request.operators, log.cause)
-    events.send_progress(Progress(0.0, "Parsing model.onnx", 0, 1))
+    events.send_progress(Progress(0.0, f"Parsing {Path(request.model).name}", 0, 1))
     parsed = parse_network(trt, log, request)
     plan = build_plan(trt, log, make_monitor(trt, events), request, parsed, compute_capabilities)
     Path(request.engine).write_bytes(plan)

@@ -15,15 +15,17 @@ from typing import Any, Final
 import onnx_ir as ir
 
 from reformer_export import __version__
+from reformer_export.artifact.decoding import DECODE_NAME, describe_decoding
 from reformer_export.artifact.files import sha256_of_file
 from reformer_export.artifact.manifest import EXTERNAL_DATA_NAME, MODEL_NAME, Manifest, write_manifest
 from reformer_export.checkpoints import Checkpoint, tokenizer_files
 from reformer_export.contract import DEFAULT_OPSET, DOMAIN, VERSION
-from reformer_export.export.graph import save_model, trace_model, weights_nbytes
+from reformer_export.export.graph import save_model, trace_decoder, trace_model, weights_nbytes
 from reformer_export.export.num_hashes import add_num_hashes_input, runtime_num_hashes_of
+from reformer_export.export.shared_weights import share_weights
 from reformer_export.export.tokenizer import prepare_tokenizer, write_tokenizer
 from reformer_export.libraries.operators import find_native_library
-from reformer_export.modeling import CanonicalModel, build_model
+from reformer_export.modeling import CanonicalModel, Decoder, Reformer, build_model
 from reformer_export.spec import DType, TokenizerChoice
 
 EXTERNAL_DATA_THRESHOLD: Final = 1_500_000_000
@@ -43,13 +45,15 @@ _RECORDED_LIBRARIES: Final = (
 @dataclass(frozen=True)
 class ExportOptions:
     """How to write the graph. `external_data_threshold` is in bytes of weights; `runtime_num_hashes` lets
-    every run choose how many of the model's hashing rounds it uses; `tokenizer` says how text becomes ids."""
+    every run choose how many of the model's hashing rounds it uses; `tokenizer` says how text becomes ids;
+    `decode` adds decode.onnx, on the same weights, which are external data then."""
 
     dtype: DType = "float32"
     opset: int = DEFAULT_OPSET
     external_data_threshold: int = EXTERNAL_DATA_THRESHOLD
     runtime_num_hashes: bool = False
     tokenizer: TokenizerChoice = "auto"
+    decode: bool = False
 
 
 Compare = Callable[[Manifest], "dict[str, Any]"]
@@ -61,7 +65,8 @@ def write_artifact(
 ) -> Manifest:
     """Export `checkpoint` into `folder`: model.onnx, config and tokenizer files, and manifest.json at last.
 
-    `compare` says what the manifest records of the comparison with eager, and may raise to refuse it.
+    `options.decode` takes what `check_decodable` lets pass. `compare` says what the manifest records of the
+    comparison with eager, and may raise to refuse it.
 
     Raises:
         ExportError: the graph does not keep the contract.
@@ -78,8 +83,15 @@ def write_artifact(
     graph = trace_model(model, options.opset)
     if runtime_num_hashes is not None:
         add_num_hashes_input(graph, runtime_num_hashes)
-    external = EXTERNAL_DATA_NAME if weights_nbytes(graph) > options.external_data_threshold else None
-    save_model(graph, folder / MODEL_NAME, external)
+    is_large = weights_nbytes(graph) > options.external_data_threshold
+    save_model(graph, folder / MODEL_NAME, EXTERNAL_DATA_NAME if is_large or options.decode else None)
+    if options.decode:
+        assert isinstance(model, Reformer)  # as `check_decodable` sees to
+        decoder = trace_decoder(Decoder(model), options.dtype, options.opset)
+        if runtime_num_hashes is not None:
+            add_num_hashes_input(decoder, runtime_num_hashes)
+        share_weights(decoder, folder / MODEL_NAME)
+        save_model(decoder, folder / DECODE_NAME)
     for path in tokenizer_files(checkpoint.folder) if checkpoint.file is None else ():
         shutil.copyfile(path, folder / path.name)
     if tokenizer is not None:
@@ -95,6 +107,7 @@ def write_artifact(
         files={path.name: sha256_of_file(path) for path in sorted(folder.iterdir())},
         runtime_num_hashes=runtime_num_hashes,
         tokenizer=text,
+        decode=describe_decoding(checkpoint.spec, options.dtype) if options.decode else None,
     )
     if compare is not None:
         manifest = dataclasses.replace(manifest, parity=compare(manifest))

@@ -14,12 +14,20 @@ import onnx_ir as ir
 import torch
 from onnx_ir.passes.common import DeduplicateInitializersPass
 
+from reformer_export.artifact.decoding import (
+    CAPACITY,
+    DECODE_INPUT_NAMES,
+    DECODE_OUTPUT,
+    LENGTHS_INPUT,
+    NEW_LENGTHS_INPUT,
+    cache_tensors,
+)
 from reformer_export.contract import DEFAULT_OPSET, DOMAIN, INPUT_NAMES, SCOPES_KEY, check_opset
 from reformer_export.errors import ExportError
 from reformer_export.export.functions import attach_function_bodies, custom_translation_table
 from reformer_export.lucidrains_spec import LucidrainsSpec
-from reformer_export.modeling import CanonicalModel
-from reformer_export.spec import MAX_DIMENSION
+from reformer_export.modeling import TORCH_DTYPES, CanonicalModel, Decoder
+from reformer_export.spec import MAX_DIMENSION, DType, ModelSpec
 
 PROTOBUF_LIMIT_BYTES: Final = 2**31 - 1
 
@@ -30,32 +38,90 @@ def trace_model(model: CanonicalModel, opset: int = DEFAULT_OPSET) -> ir.Model:
     Raises:
         ExportError: an axis that must be symbolic became a number.
     """
-    check_opset(opset)
     spec = model.spec
-    batch = torch.export.Dim("batch", min=1)
-    sequence = torch.export.Dim("sequence", min=1, max=max(spec.max_length, 2))
-    axes = {0: batch, 1: sequence}
+    axes = {0: _batch(), 1: _sequence(spec)}
     example = torch.ones(2, min(3, spec.max_length), dtype=torch.int64)
+    names = list(INPUT_NAMES), list(spec.output_names)
+    graph = _trace(model, (example, example.clone()), dict.fromkeys(INPUT_NAMES, axes), names, opset)
+    if isinstance(spec, LucidrainsSpec) and spec.ties_layers:
+        DeduplicateInitializersPass(size_limit=MAX_DIMENSION**2)(graph)
+    return graph
+
+
+def trace_decoder(model: Decoder, dtype: DType, opset: int = DEFAULT_OPSET) -> ir.Model:
+    """Trace the decoder of a model in `dtype`: batch, new tokens and the caches' capacity symbolic.
+
+    Raises:
+        ExportError: an axis that must be symbolic became a number.
+    """
+    spec = model.spec
+    caches = cache_tensors(spec, dtype)
+    types = TORCH_DTYPES | {"int32": torch.int32}
+    batch, capacity = _batch(), torch.export.Dim(CAPACITY, min=1, max=max(spec.max_length, 2))
+    shapes = [each.shape_of(2, min(5, spec.max_length)) for each in caches]
+    held = [torch.zeros(shape, dtype=types[each.dtype]) for shape, each in zip(shapes, caches, strict=True)]
+    lengths = torch.zeros(2, dtype=torch.int32)
+    ids = torch.ones(2, min(3, spec.max_length), dtype=torch.int64)
+    examples = (ids, lengths, lengths + 1, tuple(held))
+    axes = {
+        "input_ids": {0: batch, 1: _sequence(spec)},
+        LENGTHS_INPUT: {0: batch},
+        NEW_LENGTHS_INPUT: {0: batch},
+        "past": tuple(
+            {0: batch} | {1 + i: capacity for i, size in enumerate(each.shape) if size == CAPACITY}
+            for each in caches
+        ),
+    }
+    inputs = [*DECODE_INPUT_NAMES, *(each.input for each in caches)]
+    return _trace(model, examples, axes, (inputs, [DECODE_OUTPUT, *(each.output for each in caches)]), opset)
+
+
+def _batch() -> Any:
+    return torch.export.Dim("batch", min=1)
+
+
+def _sequence(spec: ModelSpec) -> Any:
+    return torch.export.Dim("sequence", min=1, max=max(spec.max_length, 2))
+
+
+def _trace(
+    model: torch.nn.Module,
+    examples: tuple[Any, ...],
+    axes: dict[str, Any],
+    names: tuple[list[str], list[str]],
+    opset: int,
+) -> ir.Model:
+    """`model` on `examples`; `names` of its inputs and outputs; `axes` that are symbolic, by argument."""
+    check_opset(opset)
     with _quiet_exporter():
         program = torch.onnx.export(
             model,
-            (example, example.clone()),
+            examples,
             dynamo=True,
             opset_version=opset,
-            input_names=list(INPUT_NAMES),
-            output_names=list(spec.output_names),
-            dynamic_shapes={"input_ids": axes, "attention_mask": axes},
+            input_names=names[0],
+            output_names=names[1],
+            dynamic_shapes=axes,
             custom_translation_table=custom_translation_table(),
             verbose=False,
         )
     assert program is not None
     graph_model = program.model
     _keep_module_names_only(graph_model)
-    if isinstance(spec, LucidrainsSpec) and spec.ties_layers:
-        DeduplicateInitializersPass(size_limit=MAX_DIMENSION**2)(graph_model)
     attach_function_bodies(graph_model)
-    _check_axes(graph_model)
+    tensors, tensor_axes = _flatten(examples), _flatten(tuple(axes.values()))
+    _check_axes(
+        graph_model,
+        [
+            [symbols[i].__name__ if i in symbols else size for i, size in enumerate(tensor.shape)]
+            for tensor, symbols in zip(tensors, tensor_axes, strict=True)
+        ],
+    )
     return graph_model
+
+
+def _flatten(values: tuple[Any, ...]) -> list[Any]:
+    return [leaf for value in values for leaf in (value if isinstance(value, tuple) else (value,))]
 
 
 def _keep_module_names_only(model: ir.Model) -> None:
@@ -90,37 +156,32 @@ def _quiet_exporter() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _check_axes(model: ir.Model) -> None:
-    """Inputs are [batch, sequence], outputs keep `batch`, and so does every custom node's output."""
-    for value in model.graph.inputs:
-        if _axes(value) != ["batch", "sequence"]:
-            raise ExportError(
-                f"graph input {value.name}",
-                f"axes {_axes(value)}",
-                "['batch', 'sequence']",
-                "the exporter fixed an axis, please report the versions that `reformer-export doctor` prints",
-            )
+def _check_axes(model: ir.Model, expected: list[list[str | int]]) -> None:
+    """Inputs have the axes `expected`, outputs keep `batch`, and so does every custom node's output."""
+    for value, axes in zip(model.graph.inputs, expected, strict=True):
+        if _axes(value) != axes:
+            raise _fixed_axis(f"graph input {value.name}", value, str(axes))
     custom = [value for node in model.graph if node.domain == DOMAIN for value in node.outputs]
     for value in [*model.graph.outputs, *custom]:
-        axes = _axes(value)
-        if not axes or axes[0] != "batch":
-            raise ExportError(
-                f"graph value {value.name}",
-                f"axes {axes}",
-                "the first to be 'batch'",
-                "the exporter fixed an axis, please report the versions that `reformer-export doctor` prints",
-            )
+        if _axes(value)[:1] != ["batch"]:
+            raise _fixed_axis(f"graph value {value.name}", value, "the first to be 'batch'")
+
+
+def _fixed_axis(where: str, value: ir.Value, expected: str) -> ExportError:
+    fix = "the exporter fixed an axis, please report the versions that `reformer-export doctor` prints"
+    return ExportError(where, f"axes {_axes(value)}", expected, fix)
 
 
 def _axes(value: ir.Value) -> list[str | int]:
     return [d.value or "?" if isinstance(d, ir.SymbolicDim) else d for d in value.shape or ()]
 
 
-def save_model(model: ir.Model, path: Path, external_data: str | None) -> None:
+def save_model(model: ir.Model, path: Path, external_data: str | None = None) -> None:
     """Write `model` to `path` (weights to the file `external_data` beside it, if given), and check it."""
     ir.save(model, path, external_data=external_data)
+    is_external = any(isinstance(x.const_value, ir.ExternalTensor) for x in model.graph.initializers.values())
     try:
-        onnx.checker.check_model(str(path), full_check=external_data is None)
+        onnx.checker.check_model(str(path), full_check=external_data is None and not is_external)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(
             path.name,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from reformer_export.artifact.decoding import BUCKET_CACHE
 from reformer_export.artifact.manifest import RuntimeNumHashes
 from reformer_export.contract import DOMAIN, LSH_BUCKETS, NUM_HASHES_INPUT, ROUND_AXIS
 from reformer_export.errors import InputError
@@ -48,6 +49,9 @@ def add_num_hashes_input(model: ir.Model, runtime_num_hashes: RuntimeNumHashes) 
         node.replace_input_with(1, cut.outputs[0])
         node.outputs[0].shape = _with_symbolic_rounds(node.outputs[0])
         _relax_consumers(node.outputs[0], runtime_num_hashes.max_hashes)
+    for value in (*graph.inputs, *graph.outputs):
+        if value.name is not None and value.name.endswith(BUCKET_CACHE):
+            value.shape = _with_symbolic_rounds(value)
 
 
 def _relax_consumers(value: ir.Value, max_hashes: int) -> None:

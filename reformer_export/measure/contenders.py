@@ -77,12 +77,9 @@ def open_contender(setup: Setup) -> Run:
         return load(setup.out, setup.options).run
     import torch
 
-    if setup.device == "cuda" and setup.options.device_id is not None:
-        torch.cuda.set_device(setup.options.device_id)
     spec = read_manifest(Path(setup.out)).spec
+    set_up_torch(setup)
     model = _open_eager(setup) if setup.name == "eager" else _open_full_attention(setup)
-    if setup.options.threads is not None:
-        torch.set_num_threads(setup.options.threads)
 
     def run(input_ids: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
         with torch.inference_mode():
@@ -93,21 +90,38 @@ def open_contender(setup: Setup) -> Run:
     return run
 
 
-def _open_eager(setup: Setup) -> Callable[[Any], Any]:
-    """Unpatched eager at its fastest: no cache, and no attention mask (it would be all ones; without one,
-    eager skips its gathers)."""
+def set_up_torch(setup: Setup) -> None:
+    """Let torch use the GPU and the threads of `setup`."""
+    import torch
+
+    if setup.device == "cuda" and setup.options.device_id is not None:
+        torch.cuda.set_device(setup.options.device_id)
+    if setup.options.threads is not None:
+        torch.set_num_threads(setup.options.threads)
+
+
+def load_eager(setup: Setup) -> Any:
+    """Unpatched eager for the artifact of `setup`, on its device and in its dtype."""
     from reformer_export.modeling import TORCH_DTYPES
-    from reformer_export.reference.eager import WITHOUT_CACHE, open_eager
+    from reformer_export.reference.eager import open_eager
 
     assert setup.checkpoint is not None
-    manifest = read_manifest(Path(setup.out))
-    eager = open_eager(Path(setup.checkpoint), manifest)
-    model = eager.model.to(setup.device, TORCH_DTYPES[setup.dtype])
-    if isinstance(manifest.spec, LucidrainsSpec):
+    eager = open_eager(Path(setup.checkpoint), read_manifest(Path(setup.out)))
+    return eager.model.to(setup.device, TORCH_DTYPES[setup.dtype])
+
+
+def _open_eager(setup: Setup) -> Callable[[Any], Any]:
+    """Eager at its fastest: no cache, and no attention mask (it would be all ones; without one, eager skips
+    its gathers)."""
+    from reformer_export.reference.eager import WITHOUT_CACHE
+
+    spec = read_manifest(Path(setup.out)).spec
+    model = load_eager(setup)
+    if isinstance(spec, LucidrainsSpec):
         return lambda ids: [model(ids)]
-    options: dict[str, Any] = {} if manifest.spec.task in WITHOUT_CACHE else {"use_cache": False}
+    options: dict[str, Any] = {} if spec.task in WITHOUT_CACHE else {"use_cache": False}
     options["num_hashes"] = setup.options.num_hashes  # None: those of the spec
-    return lambda ids: [model(ids, return_dict=True, **options)[name] for name in manifest.spec.output_names]
+    return lambda ids: [model(ids, return_dict=True, **options)[name] for name in spec.output_names]
 
 
 def _open_full_attention(setup: Setup) -> Callable[[Any], Any]:

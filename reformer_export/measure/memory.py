@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from reformer_export.measure.contenders import Setup
+from reformer_export.measure.contenders import Device, Setup
 
 _PROC: Final = Path("/proc")
 RESET_PEAK: Final = "5"
@@ -56,15 +57,32 @@ def measure_pass(setup: Setup, batch: int, length: int) -> Memory | None:
     Raises:
         PassFailedError: the process ended without a result.
     """
-    job = msgspec.json.encode((setup, batch, length)).decode()
-    command = [sys.executable, "-m", "reformer_export.measure.one_pass", job]
+    text = run_alone("reformer_export.measure.one_pass", (setup, batch, length))
+    return msgspec.json.decode(text, type=Memory | None)
+
+
+def run_alone(module: str, job: tuple[object, ...]) -> str:
+    """The last line that `module` prints in a fresh process, given `job` as JSON.
+
+    Raises:
+        PassFailedError: the process ended without a result.
+    """
+    command = [sys.executable, "-m", module, msgspec.json.encode(job).decode()]
     process = subprocess.run(command, capture_output=True, text=True)
     if process.returncode < 0:
         raise PassFailedError(KILLED)
     if process.returncode != 0:
         lines = process.stderr.strip().splitlines()
         raise PassFailedError(lines[-1] if lines else f"exit status {process.returncode}")
-    return msgspec.json.decode(process.stdout.splitlines()[-1], type=Memory | None)
+    return process.stdout.splitlines()[-1]
+
+
+def find_gauge(device: Device) -> tuple[Callable[[], int | None], str]:
+    """What tells the peak of this process's memory, begun anew where the system allows it, and in words what
+    that is: bytes, or None where the system does not say. On a GPU, what all processes use there."""
+    if device == "cuda":
+        return gpu_bytes, OF_THE_GPU
+    return (peak_bytes, OF_THE_PASS) if reset_peak() else (process_peak_bytes, OF_THE_PROCESS)
 
 
 def resident_bytes() -> int:

@@ -19,13 +19,8 @@ def run_once(setup: Setup, batch: int, length: int) -> Memory | None:
     ids = random_ids(read_manifest(Path(setup.out)).spec.vocab_size, batch, length)
     before = memory.gpu_bytes() if setup.device == "cuda" else 0
     run = open_contender(setup)
-    if setup.device == "cuda":
-        find_peak, measured, loaded = memory.gpu_bytes, memory.OF_THE_GPU, memory.gpu_bytes()
-    elif memory.reset_peak():
-        find_peak, measured, loaded = memory.peak_bytes, memory.OF_THE_PASS, memory.resident_bytes()
-    else:
-        find_peak, measured = memory.process_peak_bytes, memory.OF_THE_PROCESS
-        loaded = memory.process_peak_bytes()
+    find_peak, measured = memory.find_gauge(setup.device)
+    loaded = memory.resident_bytes() if measured == memory.OF_THE_PASS else find_peak()
     seconds = time_once(lambda: run(ids))
     peak = find_peak()
     if before is None or loaded is None or peak is None:

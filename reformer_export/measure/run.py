@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from reformer_export.artifact.manifest import read_manifest
 from reformer_export.errors import InputError, RuntimeUnavailableError
@@ -17,6 +17,22 @@ from reformer_export.measure.contenders import Name, Run, Setup, open_contender,
 from reformer_export.measure.machine import MeasuredOn, describe_machine
 from reformer_export.measure.memory import Memory, PassFailedError, measure_pass
 from reformer_export.measure.timing import Percentiles, is_unsteady, median_ratio, time_in_turns
+
+
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+class _Timed(_Named, Protocol):
+    @property
+    def batch(self) -> int: ...
+    @property
+    def length(self) -> int: ...
+
+
+_SetupT = TypeVar("_SetupT", bound=_Named)
+_MemoryT = TypeVar("_MemoryT")
 
 
 @dataclass(frozen=True)
@@ -129,20 +145,9 @@ def run_benchmark(
         RuntimeUnavailableError: the artifact itself could not do a pass.
     """
     shapes = list(itertools.product(options.batch_sizes, options.lengths))
-    memories: dict[tuple[str, int, int], Memory | None] = {}
-    left_out: list[str] = []
-    for setup, (batch, length) in itertools.product(setups, shapes):
-        try:
-            memories[setup.name, batch, length] = (
-                measure_pass(setup, batch, length) if options.memory else None
-            )
-        except PassFailedError as error:
-            what = f"{setup.name} at batch {batch}, length {length}"
-            if setup.name == "artifact":
-                fix = "use shorter `lengths` or smaller `batch_sizes`, or see `reformer-export doctor`"
-                raise RuntimeUnavailableError(what, f"no result ({error})", "one", fix) from error
-            left_out.append(f"{what}: left out, {error}.")
-        on_pass(1)
+    measure = measure_pass if options.memory else None
+    jobs = [(setup, *shape) for setup, shape in itertools.product(setups, shapes)]
+    memories, left_out = measure_memories(jobs, measure, on_pass)
     runs = {setup.name: open_contender(setup) for setup in setups}
     vocab_size = read_manifest(Path(setups[0].out)).spec.vocab_size
     measurements: list[Measurement] = []
@@ -156,10 +161,36 @@ def run_benchmark(
         ]
         on_pass(1)
     result = BenchmarkResult(tuple(setups), options, tuple(measurements), describe_machine(setups))
-    return dataclasses.replace(result, notes=(*notes, *left_out, *_warn_of_load(result.unsteady)))
+    return dataclasses.replace(result, notes=(*notes, *left_out, *warn_of_load(result.unsteady)))
 
 
-def _warn_of_load(unsteady: Sequence[Measurement]) -> list[str]:
+def measure_memories(
+    jobs: Sequence[tuple[_SetupT, int, int]],
+    measure: Callable[[_SetupT, int, int], _MemoryT | None] | None,
+    on_pass: Callable[[int], object],
+) -> tuple[dict[tuple[str, int, int], _MemoryT | None], list[str]]:
+    """The memory of each of `jobs`, a contender with a batch and a length, by its name and these, None where
+    it is not known or `measure` is None; a note for each that could not be done, which is then missing.
+
+    Raises:
+        RuntimeUnavailableError: the artifact itself could not.
+    """
+    memories: dict[tuple[str, int, int], _MemoryT | None] = {}
+    left_out: list[str] = []
+    for setup, batch, length in jobs:
+        try:
+            memories[setup.name, batch, length] = None if measure is None else measure(setup, batch, length)
+        except PassFailedError as error:
+            what = f"{setup.name} at batch {batch}, length {length}"
+            if setup.name == "artifact":
+                fix = "use shorter `lengths` or smaller `batch_sizes`, or see `reformer-export doctor`"
+                raise RuntimeUnavailableError(what, f"no result ({error})", "one", fix) from error
+            left_out.append(f"{what}: left out, {error}.")
+        on_pass(1)
+    return memories, left_out
+
+
+def warn_of_load(unsteady: Sequence[_Timed]) -> list[str]:
     """A note where passes took very different times."""
     if not unsteady:
         return []

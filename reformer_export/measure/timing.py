@@ -48,19 +48,22 @@ def is_unsteady(seconds: Sequence[float]) -> bool:
 
 
 def time_in_turns(
-    runs: Mapping[str, Callable[[], object]], max_turns: int, max_seconds: float | None = None
+    runs: Mapping[str, Callable[[], object]],
+    max_turns: int,
+    max_seconds: float | None = None,
+    min_turns: int = MIN_TURNS,
 ) -> dict[str, tuple[float, ...]]:
     """Seconds of each run by name; equal indices are neighbours in time.
 
     Each turn starts with another contender, so that none always follows the same one. `max_turns` turns, or
-    as many as `max_seconds` allow, but at least `MIN_TURNS`.
+    as many as `max_seconds` allow, but at least `min_turns`.
     """
     names = list(runs)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     begin = time.perf_counter()
     for turn in range(max_turns):
         late = max_seconds is not None and time.perf_counter() - begin > max_seconds
-        if turn >= MIN_TURNS and late:
+        if turn >= min_turns and late:
             break
         first = turn % len(names)
         for name in (*names[first:], *names[:first]):

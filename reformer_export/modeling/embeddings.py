@@ -24,7 +24,7 @@ class AxialPositionEmbeddings(nn.Module):
             self.weights.append(nn.Parameter(torch.empty(*ones, dim), requires_grad=False))
 
     def forward(self, positions: torch.Tensor) -> torch.Tensor:
-        """int64 [L] -> T [L, hidden_size]."""
+        """int64 [...] -> T [..., hidden_size]."""
         rows = []
         stride = 1
         for size, weight in zip(reversed(self.shape), reversed(list(self.weights)), strict=True):
@@ -42,7 +42,7 @@ class LearnedPositionEmbeddings(nn.Module):
         self.embedding = nn.Embedding(spec.num_positions, hidden_size)
 
     def forward(self, positions: torch.Tensor) -> torch.Tensor:
-        """int64 [L] -> T [L, hidden_size]."""
+        """int64 [...] -> T [..., hidden_size]."""
         embedded: torch.Tensor = self.embedding(positions)
         return embedded
 
@@ -61,11 +61,17 @@ class Embeddings(nn.Module):
             assert isinstance(spec.positions, LearnedPositionsSpec)
             self.position_embeddings = LearnedPositionEmbeddings(spec.positions, spec.hidden_size)
 
-    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """int64 [B, L] -> float32 [B, L, hidden_size]."""
-        # Beyond the model's length there are fewer positions than words, and adding them fails in any
-        # runtime: a gather beyond its table would give zeros on a GPU, and axial coordinates wrap around.
-        positions = torch.arange(input_ids.shape[1], device=input_ids.device)[: self.max_length]
+    def forward(self, input_ids: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
+        """int64 [B, L], and int32 [B], the tokens before them, or None for none -> float32
+        [B, L, hidden_size]."""
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device)
+        if lengths is None:
+            # Beyond the model's length there are fewer positions than words, and adding them fails in any
+            # runtime: a gather beyond its table would give zeros on a GPU, and axial coordinates wrap around.
+            positions = positions[: self.max_length]
+        else:
+            # Beyond it lie ids behind a row's own ones, if any.
+            positions = (positions + lengths[:, None].to(torch.int64)).clamp(0, self.max_length - 1)
         words: torch.Tensor = self.word_embeddings(input_ids)
         where: torch.Tensor = self.position_embeddings(positions)
         return words.float() + where.float()

@@ -13,13 +13,22 @@ computes travels to the next norm of its stream as an `update`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 import torch
 from torch import nn
 
 from reformer_export.contract import KEY_NORM_EPSILON, NO_SELF_LOGIT, SELF_LOGIT
-from reformer_export.ops import draw_rotations, local_attention, lsh_attention, lsh_buckets, residual_norm
+from reformer_export.ops import (
+    draw_rotations,
+    local_attention,
+    local_attention_step,
+    lsh_attention,
+    lsh_attention_step,
+    lsh_buckets,
+    residual_norm,
+)
 from reformer_export.spec import Activation, AttentionSpec, LocalAttentionSpec, LSHAttentionSpec, ModelSpec
 
 
@@ -35,6 +44,20 @@ ACTIVATIONS: Final[dict[Activation, Callable[[torch.Tensor], torch.Tensor]]] = {
     "tanh": torch.tanh,
     "sigmoid": torch.sigmoid,
 }
+
+
+@dataclass
+class LayerCache:
+    """What earlier tokens left in a layer, for a call that decodes.
+
+    `past`: the caches in the order of the step operator's inputs; `present`: the same with the call's tokens
+    in them, empty until the layer has run; `lengths` and `new_lengths` int32 [B]: tokens held, and new ones.
+    """
+
+    past: tuple[torch.Tensor, ...]
+    lengths: torch.Tensor
+    new_lengths: torch.Tensor
+    present: tuple[torch.Tensor, ...] = ()
 
 
 class StreamNorm(nn.Module):
@@ -62,6 +85,19 @@ class StreamNorm(nn.Module):
         return stream, normed.to(self.output_dtype)
 
 
+def chunking(spec: ModelSpec, attention: AttentionSpec) -> tuple[int | bool, ...]:
+    """The attributes that the attention operators share, in their order."""
+    return (
+        spec.num_heads,
+        attention.chunk_length,
+        attention.num_chunks_before,
+        attention.num_chunks_after,
+        spec.is_causal,
+        spec.padding_multiple,
+        spec.padding_threshold,
+    )
+
+
 class LSHSelfAttention(nn.Module):
     """Shared query-key projection, hash, and attention among tokens of like hash."""
 
@@ -77,29 +113,29 @@ class LSHSelfAttention(nn.Module):
         shape = (spec.num_heads, spec.head_size, attention.num_hashes, sum(attention.num_buckets) // 2)
         self.register_buffer("rotations", draw_rotations(attention.hash_seed, shape), persistent=False)
 
-    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor, cache: LayerCache | None = None
+    ) -> torch.Tensor:
         """T [B, L, hidden_size], int32 [B, L] -> T [B, L, H*D]."""
         query_key = self.query_key(hidden_states)
         value = self.value(hidden_states)
         buckets = lsh_buckets(
             query_key, self.rotations, attention_mask, self.spec.num_heads, list(self.attention.num_buckets)
         )
-        attended: torch.Tensor = lsh_attention(
-            query_key,
-            value,
-            buckets,
-            attention_mask,
-            self.spec.num_heads,
-            self.attention.chunk_length,
-            self.attention.num_chunks_before,
-            self.attention.num_chunks_after,
-            self.spec.is_causal,
-            self.spec.padding_multiple,
-            self.spec.padding_threshold,
+        attributes = (
+            *chunking(self.spec, self.attention),
             KEY_NORM_EPSILON,
             SELF_LOGIT,
             self.attention.chunk_length,
         )
+        attended: torch.Tensor
+        if cache is None:
+            attended = lsh_attention(query_key, value, buckets, attention_mask, *attributes)
+        else:
+            attended, *present = lsh_attention_step(
+                *(query_key, value, buckets, *cache.past, cache.lengths, cache.new_lengths), *attributes
+            )
+            cache.present = tuple(present)
         return attended
 
 
@@ -115,23 +151,20 @@ class LocalSelfAttention(nn.Module):
         self.key = nn.Linear(spec.hidden_size, width, bias=False)
         self.value = nn.Linear(spec.hidden_size, width, bias=False)
 
-    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor, cache: LayerCache | None = None
+    ) -> torch.Tensor:
         """T [B, L, hidden_size], int32 [B, L] -> T [B, L, H*D]."""
-        attended: torch.Tensor = local_attention(
-            self.query(hidden_states),
-            self.key(hidden_states),
-            self.value(hidden_states),
-            attention_mask,
-            self.spec.num_heads,
-            self.attention.chunk_length,
-            self.attention.num_chunks_before,
-            self.attention.num_chunks_after,
-            self.spec.is_causal,
-            self.spec.padding_multiple,
-            self.spec.padding_threshold,
-            NO_SELF_LOGIT,
-            True,
-        )
+        tensors = self.query(hidden_states), self.key(hidden_states), self.value(hidden_states)
+        attributes = (*chunking(self.spec, self.attention), NO_SELF_LOGIT, True)
+        attended: torch.Tensor
+        if cache is None:
+            attended = local_attention(*tensors, attention_mask, *attributes)
+        else:
+            attended, *present = local_attention_step(
+                *(*tensors, *cache.past, cache.lengths, cache.new_lengths), *attributes
+            )
+            cache.present = tuple(present)
         return attended
 
 
@@ -157,12 +190,16 @@ class Attention(nn.Module):
         self.output = AttentionOutput(spec)
 
     def forward(
-        self, hidden_states: torch.Tensor, update: torch.Tensor | None, attention_mask: torch.Tensor
+        self,
+        hidden_states: torch.Tensor,
+        update: torch.Tensor | None,
+        attention_mask: torch.Tensor,
+        cache: LayerCache | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Stream float32 [B, L, hidden_size], what to add to it first, or None, and int32 [B, L] -> that sum,
         and what this block adds to the other stream, T [B, L, hidden_size]."""
         hidden_states, normalised = self.layer_norm(hidden_states, update)
-        attended = self.self_attention(normalised, attention_mask)
+        attended = self.self_attention(normalised, attention_mask, cache)
         projected: torch.Tensor = self.output.dense(attended)
         return hidden_states, projected
 
@@ -211,9 +248,10 @@ class ReversibleLayer(nn.Module):
         hidden_states: torch.Tensor,
         update: torch.Tensor | None,
         attention_mask: torch.Tensor,
+        cache: LayerCache | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Two streams float32 [B, L, hidden_size], what to add to the second first, or None, and int32 [B, L]
         -> the next two streams, the second without the last thing returned, which is to be added to it."""
-        hidden_states, attended = self.attention(hidden_states, update, attention_mask)
+        hidden_states, attended = self.attention(hidden_states, update, attention_mask, cache)
         attention_stream, update = self.feed_forward(attention_stream, attended)
         return attention_stream, hidden_states, update

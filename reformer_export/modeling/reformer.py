@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import TypeVar, cast
 
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 
 from reformer_export.errors import CheckpointError
 from reformer_export.modeling.embeddings import Embeddings
-from reformer_export.modeling.layers import ReversibleLayer, StreamNorm
+from reformer_export.modeling.layers import LayerCache, ReversibleLayer, StreamNorm
 from reformer_export.spec import DType, ModelSpec
 
 TORCH_DTYPES: dict[DType, torch.dtype] = {
@@ -28,16 +29,24 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(ReversibleLayer(spec, attention, dtype) for attention in spec.layers)
         self.layer_norm = StreamNorm(2 * spec.hidden_size, spec.layer_norm_eps, dtype)
 
-    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """float32 [B, L, hidden_size], int32 [B, L] -> T [B, L, 2 * hidden_size]."""
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor,
+        caches: Sequence[LayerCache] = (),
+        last: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """float32 [B, L, hidden_size], int32 [B, L], a cache for every layer of a call that decodes, and
+        int64 [B], each sequence's position to keep, or None for all -> T [B, L or 1, 2 * hidden_size]."""
         attention_stream, update = hidden_states, None
-        for layer in self.layers:
+        for layer, cache in itertools.zip_longest(self.layers, caches):
             attention_stream, hidden_states, update = layer(
-                attention_stream, hidden_states, update, attention_mask
+                attention_stream, hidden_states, update, attention_mask, cache
             )
         if update is not None:
             hidden_states = hidden_states + update.float()
-        _, normalised = self.layer_norm(torch.cat([attention_stream, hidden_states], dim=-1))
+        streams = torch.cat([attention_stream, hidden_states], dim=-1)
+        _, normalised = self.layer_norm(streams if last is None else take_rows(streams, last))
         return cast(torch.Tensor, normalised)
 
 
@@ -98,8 +107,12 @@ class Reformer(nn.Module):
 def last_attended(hidden_states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
     """T [B, L, N], int64 [B, L] -> T [B, 1, N]: each sequence's row at its last position with mask 1."""
     positions = torch.arange(attention_mask.shape[1], device=attention_mask.device)
-    last = (attention_mask * positions).amax(dim=1)[:, None, None]
-    return hidden_states.gather(1, last.expand(-1, -1, hidden_states.shape[2]))
+    return take_rows(hidden_states, (attention_mask * positions).amax(dim=1))
+
+
+def take_rows(x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """T [B, L, N], int64 [B] -> T [B, 1, N]: each sequence's row at its position."""
+    return x.gather(1, positions[:, None, None].expand(-1, -1, x.shape[2]))
 
 
 def build_reformer(

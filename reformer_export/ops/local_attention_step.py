@@ -102,7 +102,7 @@ def local_attention_step_reference(
     return output, present[0], present[1]
 
 
-local_attention_step = define_operator(local_attention_step_reference, on_cuda=False)
+local_attention_step = define_operator(local_attention_step_reference)
 """The operator, one node to `torch.export`; arguments and results as of `local_attention_step_reference`."""
 
 

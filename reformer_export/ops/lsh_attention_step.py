@@ -94,7 +94,7 @@ def lsh_attention_step_reference(
     return output, present[0], present[1], present_buckets
 
 
-lsh_attention_step = define_operator(lsh_attention_step_reference, on_cuda=False)
+lsh_attention_step = define_operator(lsh_attention_step_reference)
 """The operator, one node to `torch.export`; arguments and results as of `lsh_attention_step_reference`."""
 
 

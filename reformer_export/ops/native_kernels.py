@@ -224,9 +224,7 @@ def _lsh_params(struct: type[Any], num_heads: int, *attributes: Any) -> Any:
 
 def _local_params(struct: type[Any], num_heads: int, *attributes: Any) -> Any:
     *chunking, self_logit, wraps = attributes
-    return struct(
-        num_heads=num_heads, self_logit=self_logit, wraps=int(wraps), chunking=_chunking(*chunking)
-    )
+    return struct(num_heads=num_heads, self_logit=self_logit, wraps=int(wraps), chunking=_chunking(*chunking))
 
 
 def _chunking(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from typing import Final
+from typing import Any, Final
 
 MAX_BUCKET_FACTORS: Final = 30
 MAX_RANK: Final = 4
@@ -45,15 +45,16 @@ class Chunking(ctypes.Structure):
     ]
 
 
+_Fields = list[tuple[str, Any]]
 _HEADER: Final = [("struct_size", ctypes.c_uint32), ("abi_version", ctypes.c_uint32)]
 _HEADS: Final = [*_HEADER, ("num_heads", ctypes.c_int32)]
-_LSH_RULES: Final = [
+_LSH_RULES: Final[_Fields] = [
     *_HEADS,
     ("key_norm_epsilon", ctypes.c_float),
     ("self_logit", ctypes.c_float),
     ("dense_threshold", ctypes.c_int64),
 ]
-_LOCAL_RULES: Final = [*_HEADS, ("self_logit", ctypes.c_float), ("wraps", ctypes.c_int32)]
+_LOCAL_RULES: Final[_Fields] = [*_HEADS, ("self_logit", ctypes.c_float), ("wraps", ctypes.c_int32)]
 
 
 class LSHBuckets(ctypes.Structure):

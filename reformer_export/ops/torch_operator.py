@@ -13,19 +13,18 @@ if TYPE_CHECKING:
     from torch._library.custom_ops import CustomOpDef
 
 
-def define_operator(reference: Callable[..., Any], *, on_cuda: bool = True) -> CustomOpDef:
+def define_operator(reference: Callable[..., Any]) -> CustomOpDef:
     """The operator named as `reference` is without "_reference", with its arguments and results.
 
     It is one node to `torch.export`. The native library computes it where that takes the tensors, else the
-    reference does. `on_cuda`: whether it has CUDA kernels.
+    reference does.
     """
     name = reference.__name__.removesuffix("_reference")
 
     def compute(*arguments: Any) -> Any:
         floating = [x for x in arguments if isinstance(x, torch.Tensor) and x.is_floating_point()]
         num_heads = next((x for x in arguments if isinstance(x, int)), None)
-        has_kernels = on_cuda or floating[0].device.type == "cpu"
-        kernels = kernels_for(num_heads, *floating) if has_kernels else None
+        kernels = kernels_for(num_heads, *floating)
         return (reference if kernels is None else getattr(kernels, name))(*arguments)
 
     schema = torch.library.infer_schema(reference, mutates_args=())

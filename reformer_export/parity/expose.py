@@ -6,7 +6,7 @@ that each subgraph between two points runs on given values and not on what those
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +39,7 @@ class ExposedGraph:
         self._given, self._shown = given, shown
 
     def feeds(
-        self, inputs: Mapping[str, NDArray[np.int64]], values: Mapping[str, NDArray[Any]]
+        self, inputs: Mapping[str, NDArray[Any]], values: Mapping[str, NDArray[Any]]
     ) -> dict[str, NDArray[Any]]:
         """All that a run takes: the graph's own `inputs`, and the points' `values`, by name, in the types and
         ranks that they have in the graph."""
@@ -50,7 +50,7 @@ class ExposedGraph:
         return feeds
 
     def run(
-        self, inputs: Mapping[str, NDArray[np.int64]], values: Mapping[str, NDArray[Any]]
+        self, inputs: Mapping[str, NDArray[Any]], values: Mapping[str, NDArray[Any]]
     ) -> dict[str, NDArray[Any]]:
         """The shown points' values by name, in the graph's own shapes: float32, buckets int32."""
         results = self._session.run([point.value for point in self._shown], self.feeds(inputs, values))
@@ -149,8 +149,7 @@ def expose_points(model: onnx.ModelProto, given: Sequence[Point], shown: Sequenc
     exposed: onnx.ModelProto = surgeon.export_onnx(graph, do_type_check=False)
     for node in exposed.graph.node:
         node.attribute.extend(empty.get(node.name, ()))
-    used = {(node.domain, node.op_type) for node in exposed.graph.node}
-    exposed.functions.extend(f for f in model.functions if (f.domain, f.name) in used)
+    exposed.functions.extend(_functions_of(exposed.graph, model.functions))
     exposed.ir_version = model.ir_version
     exposed.producer_name = "reformer-export"
     return exposed
@@ -165,6 +164,29 @@ def _take_empty_lists(graph: onnx.GraphProto) -> dict[str, list[onnx.AttributePr
             taken.setdefault(node.name, []).append(attribute)
             node.attribute.remove(attribute)
     return taken
+
+
+def _functions_of(
+    graph: onnx.GraphProto, functions: Iterable[onnx.FunctionProto]
+) -> list[onnx.FunctionProto]:
+    """Those that the graph's nodes call, and those that these call, in their own order."""
+    known = {(function.domain, function.name): function for function in functions}
+    nodes, used = [*_nodes_of(graph.node)], set()
+    while nodes:
+        node = nodes.pop()
+        name = (node.domain, node.op_type)
+        if name in known and name not in used:
+            used.add(name)
+            nodes += _nodes_of(known[name].node)
+    return [function for name, function in known.items() if name in used]
+
+
+def _nodes_of(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """The nodes, and those of their subgraphs."""
+    for node in nodes:
+        yield node
+        for attribute in node.attribute:
+            yield from _nodes_of(attribute.g.node)
 
 
 def _require_num_hashes(graph: onnx.GraphProto) -> None:

@@ -58,7 +58,7 @@ class Point:
 
 def find_points(model: onnx.ModelProto, spec: ModelSpec) -> list[Point]:
     """Every point of the graph, in its topological order; ArtifactError when one is missing."""
-    finder = _Finder(model)
+    finder = PointFinder(model)
     finder.add_embeddings()
     for layer, attention in enumerate(spec.layers):
         finder.add_attention(layer, isinstance(attention, LSHAttentionSpec))
@@ -85,7 +85,7 @@ def find_hashing(model: onnx.ModelProto, spec: ModelSpec) -> list[Point]:
             expected=f"{len(spec.lsh_layers)} of each as the manifest says",
             fix="export the checkpoint again",
         )
-    finder = _Finder(model)
+    finder = PointFinder(model)
     for name in spec.output_names:
         finder.add(name, name)
     for layer, node in zip(spec.lsh_layers, hashes, strict=True):
@@ -94,7 +94,7 @@ def find_hashing(model: onnx.ModelProto, spec: ModelSpec) -> list[Point]:
     return list(finder.points.values())
 
 
-class _Finder:
+class PointFinder:
     """Collects points, of two with one value the first, among the graph's nodes by module."""
 
     def __init__(self, model: onnx.ModelProto) -> None:

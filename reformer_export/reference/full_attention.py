@@ -25,8 +25,10 @@ class FullSelfAttention(nn.Module):
         count = 2 if isinstance(attention, LSHAttentionSpec) else 3
         self.projections = nn.ModuleList(nn.Linear(spec.hidden_size, width, bias=False) for _ in range(count))
 
-    def forward(self, hidden_states: torch.Tensor, _attention_mask: torch.Tensor) -> torch.Tensor:
-        """T [B, L, hidden_size], mask unused (nothing is padded here) -> T [B, L, H*D]."""
+    def forward(
+        self, hidden_states: torch.Tensor, _attention_mask: torch.Tensor, _cache: None = None
+    ) -> torch.Tensor:
+        """T [B, L, hidden_size], mask unused (nothing is padded here), no cache -> T [B, L, H*D]."""
         batch, length, _ = hidden_states.shape
         projected = [
             projection(hidden_states).view(batch, length, self.num_heads, -1).transpose(1, 2)

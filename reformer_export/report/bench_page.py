@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from reformer_export.artifact.manifest import MODEL_NAME, Manifest
 from reformer_export.report.figures import Drawing, draw, paint_bars, paint_series
 from reformer_export.report.page import Page, Section, Verdict
+from reformer_export.report.ranges import describe_range, write_ratio
 from reformer_export.report.tables import Columns, Table, make_table, measurements_table
 
 if TYPE_CHECKING:
@@ -58,12 +59,26 @@ class BenchReport:
 
     def describe_passes(self) -> str:
         """How the times were taken."""
-        counts = sorted({len(row.seconds) for row in self.result.measurements})
-        passes = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
+        passes = describe_range((len(row.seconds) for row in self.result.measurements), str)
         return (
             f"over {passes} passes of each, in turns; a ratio is the median over the turns, a percentile is "
             "left out where fewer passes were made than it takes (10 for p90, 100 for p99)"
         )
+
+    def describe_contenders(self) -> list[str]:
+        """What each of those measured is."""
+        return [
+            f"{setup.name} ({setup.device}, {setup.dtype}): {CONTENDERS[setup.name]}"
+            for setup in self.result.setups
+        ]
+
+    def describe_machine(self) -> str:
+        """Where it was measured."""
+        return self.result.machine.describe()
+
+    def page(self) -> Page:
+        """For people who decide."""
+        return page_from_bench(self)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values; latencies in milliseconds, memory in bytes."""
@@ -110,7 +125,7 @@ def _verdict(result: BenchmarkResult) -> Verdict:
         return Verdict(None, f"{fastest:,.0f} tokens a second", reason)
     ratios = _ratios(result, EAGER)
     behind = [row for row in result.measurements if row.name == EAGER and result.ratio(row) < 1]
-    headline = f"{_range(ratios)} times as fast as eager"
+    headline = f"{describe_range(ratios, write_ratio)} times as fast as eager"
     slower = ", ".join(f"batch {row.batch}, length {row.length:,}" for row in behind)
     reason = f"Eager is what it replaces; median of passes in turns, {where}."
     reason += f" It is slower than eager at {slower}." if behind else ""
@@ -118,19 +133,15 @@ def _verdict(result: BenchmarkResult) -> Verdict:
 
 
 def _tell_full_attention(result: BenchmarkResult) -> str:
+    times = describe_range(_ratios(result, FULL_ATTENTION), write_ratio)
     return (
-        f" Full attention, another model of the same shapes, takes {_range(_ratios(result, FULL_ATTENTION))} "
-        "times as long as the artifact; it is at its best at short lengths, where there are few pairs."
+        f" Full attention, another model of the same shapes, takes {times} times as long as the artifact; it "
+        "is at its best at short lengths, where there are few pairs."
     )
 
 
 def _ratios(result: BenchmarkResult, name: str) -> list[float]:
     return [result.ratio(row) for row in result.measurements if row.name == name]
-
-
-def _range(ratios: list[float]) -> str:
-    texts = [f"{ratio:,.2f}" if ratio < 10 else f"{ratio:,.0f}" for ratio in (min(ratios), max(ratios))]
-    return texts[0] if texts[0] == texts[1] else " to ".join(texts)
 
 
 def _draw_batches(
@@ -195,13 +206,10 @@ def _nodes_section(nodes: NodeTimes) -> Section:
 
 def _about(report: BenchReport) -> list[str]:
     result = report.result
-    contenders = [
-        f"{setup.name} ({setup.device}, {setup.dtype}): {CONTENDERS[setup.name]}" for setup in result.setups
-    ]
     return [
-        f"Machine: {result.machine.describe()}.",
+        f"Machine: {report.describe_machine()}.",
         f"Runtime: {report.runtime}. Latency: {report.describe_passes()}; {result.options.warm_up} untimed "
         "passes before.",
-        f"Contenders: {'; '.join(contenders)}.",
+        f"Contenders: {'; '.join(report.describe_contenders())}.",
         *(f"Note: {note}" for note in result.notes),
     ]

@@ -6,8 +6,10 @@ import atexit
 import importlib
 import io
 import itertools
+import math
 import os
 import shutil
+import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -32,6 +34,9 @@ BEYOND_COLOUR: Final = "#d7263d"
 
 MAX_WRITTEN_COLUMNS: Final = 12
 """Of more fields than this in a row, the numbers would run into each other."""
+
+SMALLEST_DRIFT: Final = 1e-5
+"""Of the logits' spread; smaller differences stand at the bottom."""
 
 FEW_TENS: Final = 300
 """An axis from its lowest to so many times that has room for numbers at 1, 2 and 5."""
@@ -134,8 +139,13 @@ def draw(
     return Drawing(name, title, alternative, svg)
 
 
-def paint_series(figure: Any, x: str, y: str, series: Series, line: str = "-") -> None:
-    """Curves, or with `line` "none" points, over a logarithmic x and y; zeros stand at the bottom."""
+def paint_series(
+    figure: Any, x: str, y: str, series: Series, line: str = "-", *, labels_above: bool = False
+) -> None:
+    """Curves, or with `line` "none" points, over a logarithmic x and y; zeros stand at the bottom.
+
+    `labels_above`: for curves that leave no corner free.
+    """
     axes = figure.subplots()
     markers = "ox_^vP" if line == "none" else "osD^vP"
     for (label, points), marker in zip(series.items(), markers * len(series), strict=False):
@@ -149,7 +159,10 @@ def paint_series(figure: Any, x: str, y: str, series: Series, line: str = "-") -
         axes.set_xticks(ticks, [plain_number(tick) for tick in ticks])
         axes.set_xticks([], minor=True)
     axes.grid(alpha=0.25)
-    axes.legend()
+    if labels_above:
+        figure.legend(loc="outside upper left", ncols=2)
+    else:
+        axes.legend()
 
 
 def paint_heat_map(
@@ -176,6 +189,48 @@ def paint_heat_map(
     axes.set_xticks(range(0, len(columns), step), columns[::step], rotation=60, ha="right", fontsize=8)
     axes.spines[:].set_visible(False)
     _write_plain_numbers(figure.colorbar(image, label=scale, extend="max").ax.yaxis)
+
+
+def paint_drift(
+    figure: Any,
+    curves: Series,
+    spread: float,
+    parted: Sequence[int],
+) -> None:
+    """Differences of logits over the position, on a logarithmic y: `curves` as points with the median of
+    neighbours as a line; `spread`, what logits differ by among themselves, a line; `parted`, where another
+    token comes first, ticks along the bottom."""
+    axes = figure.subplots()
+    shown = [value for points in curves.values() for _, value in points if value > 0]
+    floor = 10 ** math.floor(math.log10(max(min([*shown, spread]), spread * SMALLEST_DRIFT)))
+    lines = []
+    for (label, points), colour in zip(curves.items(), SERIES_COLOURS, strict=False):
+        at, values = [position for position, _ in points], [max(value, floor) for _, value in points]
+        axes.scatter(at, values, s=16, color=colour, alpha=0.45, linewidths=0)
+        lines.append(_smooth(at, values))
+        axes.plot(*lines[-1], color=colour, linewidth=2, label=label)
+    for above, below in itertools.pairwise(lines):
+        axes.fill_between(above[0], below[1], above[1], color=SERIES_COLOURS[0], alpha=0.12, linewidth=0)
+    axes.axhline(spread, linestyle="--", linewidth=1, color=_TEXT, label="spread of the logits themselves")
+    if parted:
+        place = {"marker": "|", "s": 160, "c": SERIES_COLOURS[3], "label": "another token first"}
+        axes.scatter(parted, [floor] * len(parted), **place)
+    axes.set(yscale="log", xlabel="position (tokens)", ylabel="difference of logits")
+    axes.set_xlim(0, 1.02 * max(position for points in curves.values() for position, _ in points))
+    axes.set_ylim(floor * 0.7, spread * 2)
+    _write_plain_numbers(axes.xaxis)
+    _write_plain_numbers(axes.yaxis)
+    axes.grid(alpha=0.25)
+    figure.legend(loc="outside upper left", ncols=2, fontsize=9)
+
+
+def _smooth(at: Sequence[float], values: Sequence[float]) -> tuple[list[float], list[float]]:
+    """At each position once, the median of the values there and of a few neighbours on each side."""
+    positions = sorted(set(at))
+    there = [[value for where, value in zip(at, values, strict=True) if where == x] for x in positions]
+    reach = max(1, len(positions) // 24)
+    windows = [itertools.chain(*there[max(0, i - reach) : i + reach + 1]) for i in range(len(positions))]
+    return positions, [statistics.median(window) for window in windows]
 
 
 def paint_bars(figure: Any, x: str, bars: Sequence[tuple[str, float]]) -> None:

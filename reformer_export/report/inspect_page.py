@@ -7,6 +7,7 @@ from typing import Final
 from reformer_export.report.figures import draw, paint_bars
 from reformer_export.report.inspection_tables import (
     custom_nodes_tables,
+    decoding_tables,
     files_tables,
     graph_table,
     list_operators,
@@ -23,8 +24,10 @@ def page_from_inspect(found: ArtifactSummary | OnnxSummary) -> Page:
     """A page on an artifact's folder or an .onnx file."""
     if isinstance(found, OnnxSummary):
         return Page(f"What is in {found.path}", [_graph_section(found)], _verdict(found, found))
+    decoding = decoding_tables(found)
     sections = [
         Section("model", "Model", tables=model_tables(found)),
+        *([Section("decoding", "Decoding", tables=decoding)] if decoding else []),
         Section("runtimes", "What runs it", tables=[runtimes_table(found)]),
         Section("files", "Files", tables=files_tables(found)),
         *([] if found.graph is None else [_graph_section(found.graph)]),

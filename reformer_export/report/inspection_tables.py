@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from operator import itemgetter
 from typing import Any, Final
 
 from reformer_export.artifact.engine_record import EngineRecord
 from reformer_export.artifact.engine_state import EngineState, UnusableEngine
-from reformer_export.artifact.manifest import Manifest, TokenizerKind, TokenizerRecord
+from reformer_export.artifact.manifest import MODEL_NAME, Manifest, TokenizerKind, TokenizerRecord
 from reformer_export.lucidrains_spec import (
     RotaryPositionsSpec,
     SinusoidalPositionsSpec,
@@ -52,7 +52,8 @@ ENGINES: Final[Columns[EngineState | UnusableEngine]] = {
     "engine": lambda engine: engine.name,
     "runtime": _from_record(lambda record: f"{record.runtime} {record.runtime_version}"),
     "compute capabilities": _from_record(lambda record: ", ".join(record.compute_capabilities)),
-    "longest": _from_record(lambda record: f"{max(each.maximum[1] for each in record.profiles):,} tokens"),
+    "of": _from_record(lambda record: record.model_name),
+    "longest": _from_record(lambda record: f"{record.longest:,} tokens"),
     "size": _from_record(lambda record: f"{record.engine_bytes:,} B"),
     "code for the host": _from_record(lambda record: record.host_code or "none"),
     "state": lambda engine: (
@@ -87,7 +88,7 @@ def inspection_tables(path: str, found: Inspection) -> list[Table]:
     if isinstance(found, OnnxSummary):
         operators = make_table("Operators", OPERATORS, list_operators(found))
         return [graph_table(found), operators, *custom_nodes_tables(found), runtimes]
-    return [*model_tables(found), *files_tables(found), runtimes]
+    return [*model_tables(found), *decoding_tables(found), *files_tables(found), runtimes]
 
 
 def runtimes_table(found: ArtifactSummary | OnnxSummary) -> Table:
@@ -120,6 +121,28 @@ def model_tables(artifact: ArtifactSummary) -> list[Table]:
     ]
     layers = make_table("Layers", LAYERS, enumerate(spec.layers))
     return [make_facts(f"Artifact {artifact.folder}", facts), layers]
+
+
+def decoding_tables(artifact: ArtifactSummary) -> list[Table]:
+    """decode.onnx, where there is one."""
+    record, graph, longest = artifact.manifest.decode, artifact.decode, artifact.manifest.spec.max_length
+    if record is None:
+        return []
+    parity = (artifact.manifest.parity or {}).get("decoding")
+    most = record.bytes_per_token * longest + record.bytes_per_sequence
+    facts = [
+        ("for", "a prompt, then a token a call; each row of a batch is a sequence of its own"),
+        ("weights", f"those of {MODEL_NAME}"),
+        ("cache", f"{record.bytes_per_token:,} B a token and {record.bytes_per_sequence:,} B a sequence"),
+        ("cache of the longest sequence", f"{most:,} B, {longest:,} tokens"),
+        *([] if graph is None else [("operators", _join_counts(graph.custom_nodes))]),
+        ("parity", _describe_values(parity) if isinstance(parity, dict) else "not compared at export"),
+    ]
+    return [make_facts(record.file, facts)]
+
+
+def _join_counts(nodes: Iterable[CustomNodes]) -> str:
+    return ", ".join(f"{node.count} {node.op_type}" for node in nodes)
 
 
 def files_tables(artifact: ArtifactSummary) -> list[Table]:

@@ -7,15 +7,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from reformer_export.report.ranges import write_rate, write_ratio
+
 if TYPE_CHECKING:
     from reformer_export.artifact.engine_record import EngineRecord
     from reformer_export.libraries.build import LibraryBuild
     from reformer_export.libraries.state import LibraryState
     from reformer_export.measure.accuracy import AccuracyRow
+    from reformer_export.measure.decoders import DecodeName
+    from reformer_export.measure.decoding import DecodeMeasurement, DecodeResult
+    from reformer_export.measure.decoding_memory import DecodeMemory
     from reformer_export.measure.run import BenchmarkResult, Measurement
+    from reformer_export.parity.decoding_results import Check, DecodingResult
     from reformer_export.parity.results import CaseResult, VerifyResult
     from reformer_export.report.verify_report import DataAccuracy
     from reformer_export.runtimes.machine import Library, MachineReport
+
+from reformer_export.parity.decoding_results import CHECKS
 
 T = TypeVar("T")
 Columns = Mapping[str, Callable[[T], object]]
@@ -78,11 +86,33 @@ NATIVE_LIBRARIES: Final[Columns[LibraryState]] = {
 }
 
 
+DECODERS: Final[Mapping[DecodeName, str]] = {
+    "artifact": "artifact",
+    "artifact-passes": "artifact, whole passes",
+    "eager-passes": "eager, whole passes",
+    "eager-cache": "eager with its cache (other numbers)",
+}
+"""The contenders of a benchmark of decoding, as people read them."""
+
+
 def sweep_table(folder: Path, sweep: VerifyResult) -> Table:
     """A row for each case of a sweep over the artifact in `folder`."""
     allowed = sweep.given_tolerance
     given = "" if allowed is None else f", tolerance {allowed}"
     return make_table(f"{folder} against eager ({sweep.runtime}, {sweep.dtype}{given})", CASES, sweep.cases)
+
+
+def decoding_table(folder: Path, decoding: DecodingResult) -> Table:
+    """A row for each kind of comparison of decode.onnx."""
+    columns: Columns[Check] = {
+        "decode.onnx": lambda check: CHECKS[check],
+        "comparisons": lambda check: f"{len(decoding.of(check)):,}",
+        "nearest to failing": lambda check: decoding.worst(check).where,
+        "error": lambda check: f"{decoding.worst(check).error:.1e}",
+        "tolerance": lambda check: f"{decoding.worst(check).tolerance:.1e}",
+        "passed": lambda check: "ok" if decoding.worst(check).passed else "FAILED",
+    }
+    return make_table(f"{folder}, decode.onnx ({decoding.runtime})", columns, decoding.checks)
 
 
 def accuracy_table(data: DataAccuracy) -> Table:
@@ -118,6 +148,35 @@ def _percentile_columns(result: BenchmarkResult) -> Columns[Measurement]:
     return {name: read for name, read in columns.items() if any(read(row) is not None for row in rows)}
 
 
+def decoding_table(caption: str, result: DecodeResult) -> Table:
+    """A row for each contender at each batch and context."""
+
+    def megabytes(read: Callable[[DecodeMemory], int]) -> Callable[[DecodeMeasurement], str | None]:
+        return lambda row: None if row.memory is None else f"{read(row.memory) / 1e6:,.1f}"
+
+    columns: Columns[DecodeMeasurement] = {
+        "batch": lambda row: row.batch,
+        "context": lambda row: f"{row.length:,}",
+        "contender": lambda row: DECODERS[row.name],
+        "prompt ms": lambda row: f"{row.prompt.p50:,.1f}",
+        "steps": lambda row: len(row.step_seconds),
+        "ms a step": lambda row: f"{row.step.p50:,.2f}",
+        "p90 ms": lambda row: None if row.step.p90 is None else f"{row.step.p90:,.2f}",
+        "tokens/s": lambda row: write_rate(row.tokens_per_second),
+        "artifact faster": lambda row: (
+            "" if row.name == "artifact" else f"{write_ratio(result.ratio(row))} x"
+        ),
+    }
+    memory: Columns[DecodeMeasurement] = {
+        "cache MB": megabytes(lambda memory: memory.cache_bytes),
+        "held MB": megabytes(lambda memory: memory.growth_bytes),
+        "peak MB": megabytes(lambda memory: memory.peak_bytes),
+    }
+    if result.memory_measured:
+        columns = {**columns, **memory}
+    return make_table(caption, columns, result.measurements)
+
+
 def engine_table(caption: str, record: EngineRecord, *more: tuple[str, str]) -> Table:
     """An engine's record in words, and `more` facts."""
     flags = {
@@ -137,7 +196,9 @@ def engine_table(caption: str, record: EngineRecord, *more: tuple[str, str]) -> 
         ("runtime", f"{record.runtime} {record.runtime_version}"),
         ("compute capabilities", ", ".join(record.compute_capabilities)),
         ("dtype", record.dtype),
+        ("built from", record.model_name),
         *([] if record.num_hashes is None else [("hashes", f"{record.num_hashes}, built in")]),
+        *([] if record.capacity is None else [("caches", f"up to {record.capacity:,} tokens a sequence")]),
         *profiles,
         ("plugin layers", layers or "none"),
         ("plugin library", f"{plugin.file_name} {plugin.version} (ABI {plugin.abi_version}), {carried}"),

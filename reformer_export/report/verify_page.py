@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from reformer_export.parity.compare import LayerAgreement
 from reformer_export.parity.hashing import MARGIN_EDGES
+from reformer_export.report.decoding_section import decoding_section
 from reformer_export.report.figures import (
     Drawing,
     draw,
@@ -30,7 +31,7 @@ SMALLER_TYPES: Final[tuple[DType, ...]] = ("float16", "bfloat16")
 def page_from_verify(report: VerifyReport) -> Page:
     """A page on the first runtime of a comparison."""
     runtime, details = report.runtimes[0], report.details
-    sweep = runtime.sweep
+    sweep, decoding = runtime.sweep, runtime.decoding
     sections = [
         *([_bisect_section(report.bisect)] if report.bisect else []),
         _errors_section(sweep),
@@ -38,6 +39,7 @@ def page_from_verify(report: VerifyReport) -> Page:
         *([_hashing_section(sweep, details)] if details and details.margins else []),
         *([_pattern_section(details.pattern)] if details and details.pattern else []),
         *([_accuracy_section(runtime.accuracy)] if runtime.accuracy else []),
+        *([decoding_section(report.folder, decoding, runtime.drift)] if decoding else []),
         Section("cases", "Every input", [f"{sweep.rule()}."], tables=[sweep_table(report.folder, sweep)]),
         Section(
             "manifest",
@@ -59,6 +61,9 @@ def _verdict(report: VerifyReport) -> Verdict:
         agree = "Every output agrees all the same: it weighs little on these inputs."
         reason = f"On eager's own inputs: {named.describe()}. {agree if sweep.passed else follow}"
         return Verdict(False, f"No: the node {named.node} is wrong", reason)
+    decoding = report.runtimes[0].decoding
+    if sweep.passed and decoding is not None and not decoding.passed:
+        return Verdict(False, "No: decode.onnx differs", f"model.onnx agrees. {decoding.verdict()}.")
     if sweep.passed:
         flips, hashed = (sum(getattr(case, name) for case in sweep.cases) for name in ("flips", "hashed"))
         rate = f"{flips:,} of {hashed:,} hashes fell into another bucket ({sweep.flip_rate:.3%})"
@@ -66,6 +71,7 @@ def _verdict(report: VerifyReport) -> Verdict:
             f"{len(sweep.cases)} inputs compared with eager; with eager's buckets the difference nearest to "
             f"its limit is {worst.pinned_error:.1e}, where {worst.tolerance:.1e} is allowed; {rate}"
             + (f", each within the rounding of {sweep.precision}." if flips else ".")
+            + ("" if decoding is None else " decode.onnx, which continues a sequence, agrees with it.")
         )
         return Verdict(True, "Yes: it is the same model", reason)
     error = f"The largest: {worst.pinned_error:.1e}, where {worst.tolerance:.1e} is allowed."

@@ -10,7 +10,9 @@ from reformer_export.artifact.manifest import MODEL_NAME, Manifest
 
 if TYPE_CHECKING:
     from reformer_export.measure.accuracy import AccuracyResult
+    from reformer_export.measure.drift import DriftResult
     from reformer_export.parity.bisect import BisectResult
+    from reformer_export.parity.decoding_results import DecodingResult
     from reformer_export.parity.details import Details
     from reformer_export.parity.results import VerifyResult
 
@@ -31,14 +33,21 @@ class DataAccuracy:
 
 @dataclass(frozen=True)
 class RuntimeReport:
-    """What one runtime gave: the sweep, and accuracy on a text if one was given."""
+    """What one runtime gave: the sweep, accuracy on a text if one was given, and where the runtime decodes by
+    decode.onnx, its comparison and its drift from whole passes."""
 
     sweep: VerifyResult
     accuracy: DataAccuracy | None
+    decoding: DecodingResult | None = None
+    drift: DriftResult | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
-        return self.sweep.to_dict() | ({} if self.accuracy is None else {"dial": self.accuracy.to_dict()})
+        values = self.sweep.to_dict() | ({} if self.accuracy is None else {"dial": self.accuracy.to_dict()})
+        if self.decoding is not None:
+            drift = {} if self.drift is None else {"drift": self.drift.to_dict()}
+            values["decoding"] = self.decoding.to_dict() | drift
+        return values
 
 
 @dataclass(frozen=True)
@@ -79,27 +88,35 @@ class VerifyReport:
         return [runtime.sweep for runtime in self.runtimes if not runtime.sweep.passed]
 
     @property
+    def failed_decoding(self) -> list[DecodingResult]:
+        """The comparisons of decode.onnx that did not pass."""
+        found = (runtime.decoding for runtime in self.runtimes)
+        return [decoding for decoding in found if decoding is not None and not decoding.passed]
+
+    @property
     def names_node(self) -> bool:
         """Whether a node was found that differs from eager."""
         return self.bisect is not None and self.bisect.result.named is not None
 
     @property
     def passed(self) -> bool:
-        """Whether every case of every runtime agrees, and every node that was looked at."""
-        return not self.failed and not self.names_node
+        """Whether every case of every runtime agrees, and every node that was looked at, and decode.onnx."""
+        return not self.failed and not self.names_node and not self.failed_decoding
 
     def failures(self) -> list[str]:
         """What did not hold: a line for each runtime, or the wrong node where one was named, since all that
-        differs after it may be its consequence."""
+        differs after it may be its consequence; and a line for a decode.onnx that fails."""
+        decoding = [result.verdict() for result in self.failed_decoding]
         if self.bisect is None or self.bisect.result.named is None:
-            return [sweep.verdict() for sweep in self.failed]
+            return [*(sweep.verdict() for sweep in self.failed), *decoding]
         fails = (f"{len(sweep.failed)} of {len(sweep.cases)} cases fail" for sweep in self.failed)
         rest = ", ".join(fails) or "every output agrees all the same"
-        return [f"FAILED: {self.bisect.result.named.describe()}; {rest}"]
+        return [f"FAILED: {self.bisect.result.named.describe()}; {rest}", *decoding]
 
     def verdict(self) -> str:
-        """A line for each runtime."""
-        return "\n".join(runtime.sweep.verdict() for runtime in self.runtimes)
+        """A line for each runtime, and one for its decode.onnx."""
+        found = (each for runtime in self.runtimes for each in (runtime.sweep, runtime.decoding))
+        return "\n".join(each.verdict() for each in found if each is not None)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values; of several runtimes, each under "runtimes"."""

@@ -5,19 +5,21 @@ from __future__ import annotations
 import functools
 import os
 from abc import abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, overload
 
 from numpy.typing import NDArray
 
+from reformer_export.artifact.decoding import DECODE_NAME
 from reformer_export.artifact.engine_record import EngineRecord
 from reformer_export.artifact.hub import locate_artifact
 from reformer_export.artifact.manifest import Manifest, check_files, read_manifest
 from reformer_export.errors import InputError, ReformerExportError, one_line_repr
 from reformer_export.libraries.operators import NativeLibrary
 from reformer_export.phases import log_phase
-from reformer_export.runtimes.forks import Forkable, watch_forks
+from reformer_export.runtimes.forks import Forkable, refuse_after_fork, watch_forks
 from reformer_export.runtimes.generation import (
     Generation,
     GenerationOptions,
@@ -25,6 +27,7 @@ from reformer_export.runtimes.generation import (
     ids_from_prompt,
     row_of_ids,
 )
+from reformer_export.runtimes.generation_batch import BATCH_SIZE, GenerationBatch
 from reformer_export.runtimes.inputs import IdsLike
 from reformer_export.runtimes.num_hashes import choose_num_hashes
 from reformer_export.runtimes.options import Device, RuntimeOptions, options_from_fields
@@ -35,6 +38,7 @@ from reformer_export.spec import DType, ModelSpec
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
+    from reformer_export.runtimes.decoding import DecodingState
     from reformer_export.runtimes.device_arrays import DeviceArray
     from reformer_export.runtimes.generation import GenerationFields
 
@@ -186,12 +190,7 @@ class Runtime(Forkable):
             change them.
         """
         if self._is_abandoned:
-            raise InputError(
-                self.folder,
-                "a run in a process that was forked after the model was opened",
-                "one in the process that opened it: threads and GPU memory do not go along",
-                'load it after the fork, or start processes with the method "spawn"',
-            )
+            raise refuse_after_fork(self.folder)
         return self._run(input_ids, attention_mask, num_hashes, Where(device, dtype))
 
     def __reduce_ex__(self, _protocol: object) -> NoReturn:
@@ -237,9 +236,62 @@ class Runtime(Forkable):
             print(piece, end="", flush=True)
         """
         chosen = options_from_fields(GenerationOptions, None, options)
-        if not isinstance(prompt, str):
-            return Generation(self, ids_from_prompt(prompt), chosen)
-        return Generation(self, self.tokenizer.encode(prompt), chosen, self.tokenizer)
+        return Generation(self, self.read_prompt(prompt), chosen, self._tokenizer_of(prompt))
+
+    def generate_many(
+        self, prompts: Iterable[Prompt], *, batch_size: int = BATCH_SIZE, **options: Unpack[GenerationFields]
+    ) -> GenerationBatch:
+        """Continue several prompts, `batch_size` of them at a time; their generations, in order, each when it
+        and those before it have ended.
+
+        The prompt of index i is continued as `generate` does with `seed` + i, whatever the others are. As one
+        ends, the next joins. Without decode.onnx they are continued one after the other.
+
+        for generation in model.generate_many(["In the beginning", "And God said"], max_new_tokens=100):
+            print(generation.text)
+        """
+        chosen = options_from_fields(GenerationOptions, None, options)
+
+        def start(prompt: Prompt, own: GenerationOptions) -> Generation:
+            return Generation(self, self.read_prompt(prompt), own, self._tokenizer_of(prompt))
+
+        return GenerationBatch(self, prompts, chosen, batch_size, start)
+
+    def _tokenizer_of(self, prompt: Prompt) -> Tokenizer | None:
+        return self.tokenizer if isinstance(prompt, str) else None
+
+    def start_decoding(self, num_hashes: int | None = None) -> DecodingState:
+        """Sequences that grow by a token at a time, each at the cost of its new tokens.
+
+        with model.start_decoding() as state:
+            key = state.add("In the beginning")
+            state.step({key: int(state.logits(key).argmax())})
+
+        Args:
+            num_hashes: as `run`'s, for the whole life of the state.
+
+        Raises:
+            InputError: the artifact has no decode.onnx, or this runtime does not decode.
+        """
+        if self._is_abandoned:
+            raise refuse_after_fork(self.folder)
+        self.check_decoding()
+        return self._start_decoding(num_hashes)
+
+    def check_decoding(self) -> None:
+        """InputError unless `start_decoding` works for this artifact and runtime."""
+        if self.manifest.decode is None:
+            got, expected = f"{self.folder} without {DECODE_NAME}", "an artifact with it"
+            fix = "export the checkpoint again with `decode=True`"
+            raise InputError("decoding", got, expected, fix)
+
+    @abstractmethod
+    def _start_decoding(self, num_hashes: int | None) -> DecodingState:
+        """`start_decoding` of an artifact that has the graph for it."""
+
+    def read_prompt(self, prompt: Prompt) -> list[int]:
+        """The token ids of text, or of ids in any form; InputError for anything else."""
+        return self.encode(prompt) if isinstance(prompt, str) else ids_from_prompt(prompt)
 
     def __enter__(self) -> Self:
         return self

@@ -13,6 +13,8 @@ import weakref
 from abc import ABC, abstractmethod
 from typing import Final
 
+from reformer_export.errors import InputError
+
 
 class Forkable(ABC):
     """What a forked child must let go of."""
@@ -45,3 +47,13 @@ def _abandon_all() -> None:
 def keep_for_good(thing: object) -> None:
     """Never end `thing`, whoever lets go of it."""
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
+
+
+def refuse_after_fork(folder: object) -> InputError:
+    """The refusal to run the model of the artifact in `folder` in a forked child."""
+    return InputError(
+        folder,
+        "a run in a process that was forked after the model was opened",
+        "one in the process that opened it: threads and GPU memory do not go along",
+        'load it after the fork, or start processes with the method "spawn"',
+    )

@@ -1,11 +1,13 @@
-"""Continue a sequence with a text-generation artifact: one full forward pass a token.
+"""Continue a sequence with a text-generation artifact, token by token.
 
-There is no key/value cache: a Reformer's cached decoding gives other logits than its forward pass.
+With decode.onnx each token is a step on what earlier tokens left (docs/decoding.md), without it, or where
+that is wished, a pass over all of them.
 """
 
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
@@ -21,8 +23,10 @@ from reformer_export.runtimes.sampling import SamplingOptions, require_integer, 
 
 if TYPE_CHECKING:
     from reformer_export.runtimes.base import Runtime
+    from reformer_export.runtimes.decoding import DecodingState
     from reformer_export.runtimes.tokenizer import Tokenizer
 
+CacheUse = Literal["auto", "on", "off"]
 StopReason = Literal["eos_token", "max_new_tokens", "max_length"]
 Prompt = str | Sequence[int] | NDArray[np.integer] | SupportsDLPack
 """Text, or a row of token ids: a sequence, or an array [length] of numpy, torch or another library."""
@@ -34,18 +38,23 @@ class GenerationOptions(SamplingOptions):
 
     `max_new_tokens` counts tokens after the prompt; `seed` seeds the draws, so that equal calls give equal
     texts; `eos_token_id` ends the text, one id or several (None: the checkpoint's own; empty: none);
-    `num_hashes` is `Runtime.run`'s.
+    `num_hashes` is `Runtime.run`'s. `cache`: "auto" steps with decode.onnx where the artifact has it and the
+    runtime takes it, "on" insists, "off" takes a whole pass a token. `refresh`: when stepping, a whole pass
+    again after so many tokens, so that they do not drift from it for longer; 0 for never.
     """
 
     max_new_tokens: int = 256
     seed: int = 0
     eos_token_id: int | Sequence[int] | None = None
     num_hashes: int | None = None
+    cache: CacheUse = "auto"
+    refresh: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_integer("max_new_tokens", self.max_new_tokens, 1)
         require_integer("seed", self.seed, 0)
+        require_integer("refresh", self.refresh, 0)
         check_field_types(self, but=("num_hashes", "eos_token_id"))
         for token_id in self._given_eos_token_ids():
             require_integer("eos_token_id", token_id, 0)
@@ -73,6 +82,8 @@ class GenerationFields(TypedDict, total=False):
     seed: int
     eos_token_id: int | Sequence[int] | None
     num_hashes: int | None
+    cache: CacheUse
+    refresh: int
 
 
 def row_of_ids(what: str, values: object, fix: str) -> list[int]:
@@ -92,6 +103,58 @@ def ids_from_prompt(prompt: object) -> list[int]:
     return row_of_ids("prompt", prompt, "give text, or token ids such as [5, 6, 7]")
 
 
+@dataclass
+class GenerationCost:
+    """What generating took so far, the choice of tokens included.
+
+    Attributes:
+        prompt_tokens: of the prompts that were read, and `prompt_seconds`, which that took and the first
+            token after each.
+        step_tokens: tokens after those first ones, and `step_seconds` for them, refreshes included.
+        cache_bytes: of caches, the most at a time.
+    """
+
+    prompt_tokens: int = 0
+    prompt_seconds: float = 0.0
+    step_tokens: int = 0
+    step_seconds: float = 0.0
+    cache_bytes: int = 0
+
+    @property
+    def prompt_tokens_per_second(self) -> float | None:
+        """None before the first prompt was read."""
+        return self.prompt_tokens / self.prompt_seconds if self.prompt_seconds else None
+
+    @property
+    def step_tokens_per_second(self) -> float | None:
+        """None before the first step."""
+        return self.step_tokens / self.step_seconds if self.step_seconds else None
+
+    def add_prompt(self, tokens: int, seconds: float) -> None:
+        self.prompt_tokens += tokens
+        self.prompt_seconds += seconds
+
+    def add_steps(self, tokens: int, seconds: float) -> None:
+        self.step_tokens += tokens
+        self.step_seconds += seconds
+
+
+def choose_cache(runtime: Runtime, options: GenerationOptions) -> bool:
+    """Whether to step with decode.onnx; InputError where the options want what there is not."""
+    has_cache = options.cache != "off"
+    if has_cache:
+        try:
+            runtime.check_decoding()
+        except InputError:
+            if options.cache == "on":
+                raise
+            has_cache = False
+    if options.refresh and not has_cache:
+        fix = "leave it out: every token takes a whole pass"
+        raise InputError("refresh", f"{options.refresh} without a cache", "0", fix)
+    return has_cache
+
+
 class Generation(Iterator[int]):
     """The tokens after a prompt, computed as they are asked for.
 
@@ -102,7 +165,10 @@ class Generation(Iterator[int]):
         prompt_ids: the prompt, as token ids.
         ids: the tokens so far.
         tokenizer: makes the text; None when the prompt was token ids.
+        options: those it was started with.
         stop_reason: why it ended; None while it has not.
+        has_cache: whether a token is a step, and not a whole pass.
+        cost: what it took.
     """
 
     def __init__(
@@ -122,30 +188,88 @@ class Generation(Iterator[int]):
         if length > longest:
             raise InputError("prompt", f"{length} tokens", f"at most {longest}", "shorten it")
         choose_num_hashes(runtime.manifest, options.num_hashes)
+        self.has_cache = choose_cache(runtime, options)
         self.prompt_ids = tuple(prompt_ids)
         self.ids: list[int] = []
-        self.stop_reason: StopReason | None = None
-        self._runtime = runtime
-        self._options = options
+        self.options = options
         self.tokenizer = tokenizer
+        self.stop_reason: StopReason | None = None
+        self.cost = GenerationCost()
+        self._runtime = runtime
+        self._state: DecodingState | None = None
+        self._key = 0
         self._rng = np.random.default_rng(options.seed)
         self._eos_token_ids = options.choose_eos_token_ids(runtime.config.eos_token_ids)
 
-    def __next__(self) -> int:
+    @property
+    def is_finished(self) -> bool:
+        """Whether no token follows; `stop_reason` then says why."""
         if self.stop_reason is None and len(self.prompt_ids) + len(self.ids) >= self._runtime.max_length:
             self.stop_reason = "max_length"
-        if self.stop_reason is None and len(self.ids) >= self._options.max_new_tokens:
+        if self.stop_reason is None and len(self.ids) >= self.options.max_new_tokens:
             self.stop_reason = "max_new_tokens"
-        if self.stop_reason is not None:
+        return self.stop_reason is not None
+
+    def __next__(self) -> int:
+        if self.is_finished:
+            self._close()
             raise StopIteration
-        ids = [[*self.prompt_ids, *self.ids]]
-        logits = self._runtime.run(ids, num_hashes=self._options.num_hashes)["logits"][0, -1]
-        token = sample_token(logits, self._options, self._rng)
+        begun = time.perf_counter()
+        is_first = not self.ids
+        token = self.take(self._step() if self.has_cache else self._pass())
+        seconds = time.perf_counter() - begun
+        if is_first:
+            self.cost.add_prompt(len(self.prompt_ids), seconds)
+        else:
+            self.cost.add_steps(1, seconds)
+        if token is None:
+            self._close()
+            raise StopIteration
+        return token
+
+    def take(self, logits: NDArray[np.float32]) -> int | None:
+        """Choose the next token by `logits`, float32 [vocab_size], of what follows the tokens so far; None
+        where it ends the text."""
+        token = sample_token(logits, self.options, self._rng)
         if token in self._eos_token_ids:
             self.stop_reason = "eos_token"
-            raise StopIteration
+            return None
         self.ids.append(token)
         return token
+
+    def is_due_for_refresh(self) -> bool:
+        """Whether the tokens so far shall be passed over as a whole before the next."""
+        refresh = self.options.refresh
+        return refresh > 0 and len(self.ids) > 0 and len(self.ids) % refresh == 0
+
+    def _pass(self) -> NDArray[np.float32]:
+        ids = [[*self.prompt_ids, *self.ids]]
+        logits: NDArray[np.float32] = self._runtime.run(ids, num_hashes=self.options.num_hashes)["logits"][
+            0, -1
+        ]
+        return logits
+
+    def _step(self) -> NDArray[np.float32]:
+        """The logits by the state, which gets the tokens that it lacks: the last one, or, where a step was
+        interrupted, none."""
+        if self._state is None:
+            state = self._runtime.start_decoding(self.options.num_hashes)
+            self._key = state.add(self.prompt_ids)
+            self._state = state
+        state, key = self._state, self._key
+        held = state.length(key) - len(self.prompt_ids)
+        if held < len(self.ids):
+            state.step({key: self.ids[held]})
+            if self.is_due_for_refresh():
+                state.refresh(key)
+        self.cost.cache_bytes = max(self.cost.cache_bytes, state.nbytes)
+        return state.logits(key)
+
+    def _close(self) -> None:
+        """Release the caches."""
+        if self._state is not None:
+            self._state.close()
+            self._state = None
 
     def pieces(self) -> Iterator[str]:
         """The text as it comes, in pieces of whole characters; InputError without a tokenizer."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from reformer_export.artifact.decoding import DECODE_NAME
 from reformer_export.artifact.engine_state import (
     EngineState,
     UnusableEngine,
@@ -90,7 +91,8 @@ class OnnxSummary:
 @dataclass(frozen=True)
 class ArtifactSummary:
     """An artifact's manifest, the state of its files and engines, and its graph: None where model.onnx or the
-    package `onnx` is missing. `here`: what `run` uses on this machine, or why it refuses."""
+    package `onnx` is missing. `here`: what `run` uses on this machine, or why it refuses. `decode`: the graph
+    of its decode.onnx; None where that, or the package, is missing."""
 
     folder: str
     manifest: Manifest
@@ -98,11 +100,14 @@ class ArtifactSummary:
     engines: tuple[EngineState | UnusableEngine, ...]
     graph: OnnxSummary | None
     here: str
+    decode: OnnxSummary | None = None
 
     @property
     def runtimes(self) -> dict[str, str]:
-        """What `run` uses here, and what each runtime does with model.onnx by itself, a sentence each."""
-        return {RUN_HERE: self.here, **_describe_runtimes(self.graph, self.manifest.dtype)}
+        """What `run` uses here, and what each runtime does with model.onnx by itself, a sentence each; and
+        with decode.onnx where there is one."""
+        steps = {} if self.manifest.decode is None else {DECODE_NAME: _describe_steps(self.decode)}
+        return {RUN_HERE: self.here, **_describe_runtimes(self.graph, self.manifest.dtype), **steps}
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
@@ -113,6 +118,7 @@ class ArtifactSummary:
             "files": [dataclasses.asdict(file) for file in self.files],
             "engines": [engine.entry() for engine in self.engines],
             "graph": None if self.graph is None else dataclasses.asdict(self.graph),
+            **({} if self.decode is None else {"decode_graph": dataclasses.asdict(self.decode)}),
             "runtimes": self.runtimes,
         }
 
@@ -158,13 +164,19 @@ def _inspect_artifact(folder: Path) -> ArtifactSummary:
                 files.append(FileState(name, path.stat().st_size, state))
             else:
                 files.append(FileState(name, None, "missing"))
-    graph = None
-    if (folder / MODEL_NAME).is_file():
-        with suppress(MissingDependencyError):
-            graph = inspect_onnx(folder / MODEL_NAME)
+    graph = _inspect_graph(folder / MODEL_NAME)
+    decode = None if manifest.decode is None else _inspect_graph(folder / DECODE_NAME)
     wrong = ", ".join(f"{file.name} is {file.state}" for file in files if file.state != "ok")
     here = f"refuses the artifact: {wrong}" if wrong else foresee_runtime(manifest.spec)
-    return ArtifactSummary(str(folder), manifest, tuple(files), examine_engines(folder), graph, here)
+    return ArtifactSummary(str(folder), manifest, tuple(files), examine_engines(folder), graph, here, decode)
+
+
+def _inspect_graph(path: Path) -> OnnxSummary | None:
+    """A graph of an artifact; None where it, or the package `onnx`, is missing."""
+    if path.is_file():
+        with suppress(MissingDependencyError):
+            return inspect_onnx(path)
+    return None
 
 
 def inspect_path(path: str | os.PathLike[str]) -> Inspection:
@@ -249,6 +261,16 @@ def _external_files(graph: Any) -> tuple[str, ...]:
         if entry.key == "location"
     }
     return tuple(sorted(names))
+
+
+def _describe_steps(graph: OnnxSummary | None) -> str:
+    refused = () if graph is None else graph.refused_operators
+    if refused:
+        return f"runs with an operator library only: {', '.join(refused)} have no function body in the file"
+    return (
+        "runs in ONNX Runtime: with the operator library a step writes its token into the caches where they "
+        "lie; with the function bodies it costs a whole pass over them, and a copy"
+    )
 
 
 def _describe_runtimes(graph: OnnxSummary | None, dtype: DType | None = None) -> dict[str, str]:

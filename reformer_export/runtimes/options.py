@@ -20,6 +20,7 @@ Provider = Literal["auto", "cpu", "cuda"]
 PROVIDERS: Final[tuple[Provider, ...]] = get_args(Provider)
 Device = Literal["cpu", "cuda"]
 """Where a value lies: on the host, or on the GPU that the model runs on."""
+OpenFor = Literal["run", "generate"]
 Options = TypeVar("Options")
 
 
@@ -55,10 +56,13 @@ class RuntimeOptions:
             or the lean runtime of a version-compatible engine), which runs as you: for senders you trust.
         device_id: which GPU, counted from 0 as `doctor` lists them (those that CUDA_VISIBLE_DEVICES leaves);
             None for the first. Arrays that come from the GPU and stay there are on that one.
+        open_for: which of an artifact's graphs is opened at once: "run" model.onnx, for whole passes;
+            "generate" decode.onnx, where there is one. The other is opened when it is needed; each holds the
+            weights, so that a process that only generates needs half the memory.
 
-    `provider`, `threads`, `native` and `tf32` are ONNX Runtime's: TensorRT always takes the GPU, its plugins,
-    and the types that were built in. InputError for a value that is out of
-    range, or not the chosen runtime's.
+    `provider`, `threads`, `native`, `tf32` and `open_for` are ONNX Runtime's: TensorRT always takes the GPU,
+    its plugins, and the types that were built in. InputError for a value that is out of range, or not the
+    chosen runtime's.
     """
 
     runtime: RuntimeName = ONNXRUNTIME
@@ -72,6 +76,7 @@ class RuntimeOptions:
     check: bool = True
     allow_engine_code: bool = False
     device_id: int | None = None
+    open_for: OpenFor = "run"
 
     def __post_init__(self) -> None:
         most = max_threads()
@@ -113,6 +118,7 @@ class RuntimeOptions:
                 "threads": self.threads is not None,
                 "native": self.native == "off",
                 "tf32": self.tf32,
+                "open_for": self.open_for == "generate",
             }
         for name, is_given in given.items():
             if is_given:
@@ -138,6 +144,7 @@ class RuntimeFields(TypedDict, total=False):
     check: bool
     allow_engine_code: bool
     device_id: int | None
+    open_for: OpenFor
 
 
 def options_from_fields(kind: type[Options], options: Options | None, fields: Mapping[str, Any]) -> Options:

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
+import weakref
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from reformer_export.artifact.manifest import MODEL_NAME, Manifest
+from reformer_export.artifact.decoding import DECODE_NAME, cache_tensors
+from reformer_export.artifact.manifest import EXTERNAL_DATA_NAME, MODEL_NAME, Manifest, check_files
 from reformer_export.contract import INPUT_NAMES, NUM_HASHES_INPUT
 from reformer_export.errors import ArtifactError, InputError, ReformerExportError, RuntimeUnavailableError
 from reformer_export.libraries.gpus import find_gpu
 from reformer_export.libraries.operators import MAX_CUDA_HEAD_SIZE, NativeLibrary, find_native_library
 from reformer_export.runtimes.base import Runtime, Where, check_place
+from reformer_export.runtimes.cache_memory import CudaCacheMemory, HostCacheMemory
+from reformer_export.runtimes.decode_session import DecodeSession, check_decode_signature
+from reformer_export.runtimes.decoding import DecodingState
 from reformer_export.runtimes.device_arrays import is_on_gpu, prepare_device_inputs
 from reformer_export.runtimes.forks import keep_for_good
 from reformer_export.runtimes.inputs import IdsLike, prepare_inputs
@@ -36,6 +42,9 @@ BODIES_ON_CUDA: Final = (
 TF32_ROUNDS: Final = (
     "Products on the GPU round float32 to TF32, whose mantissa has 10 bits: errors, and hashes that fall "
     "otherwise, are those of float16."
+)
+UPCAST: Final = (
+    "ONNX Runtime has no bfloat16 kernels for the CPU: the bfloat16 weights were upcast to float32."
 )
 OTHER_TYPES_ARE_FAST: Final = "products of float16 and bfloat16 are as fast without it"
 
@@ -59,12 +68,15 @@ class OnnxRuntime(Runtime):
             got = f"it for an artifact in {self.manifest.dtype}"
             raise InputError("tf32", got, "one in float32", f"leave it out: {OTHER_TYPES_ARE_FAST}")
         self._placement = Placement()
-        session = self._open(options)
-        _check_signature(self.folder / MODEL_NAME, session, self.manifest)
-        self._providers = tuple(session.get_providers())
+        self._checks = options.check
+        self._lock = threading.Lock()
+        self._bound: BoundSession | None = None
+        self._states: weakref.WeakSet[DecodingState] = weakref.WeakSet()
+        first = DECODE_NAME if options.open_for == "generate" and self.manifest.decode else MODEL_NAME
+        self._sessions: dict[str, Any] | None = {first: self._open(first, options)}
+        self._providers = tuple(self._sessions[first].get_providers())
         is_on_gpu = self._placement.provider == CUDA
         self._pinned = open_pinned_buffers(self._placement.device_id) if is_on_gpu else None
-        self._bound: BoundSession | None = BoundSession(session, self._placement, self._pinned)
 
     @property
     def providers(self) -> tuple[str, ...]:
@@ -86,22 +98,54 @@ class OnnxRuntime(Runtime):
         return self._placement
 
     def close(self) -> None:
-        self._bound = None
+        with self._lock:
+            self._sessions = self._bound = None
+            states = list(self._states)
+        for state in states:
+            state.close()
         if self._pinned is not None:
             self._pinned.close()
 
     def abandon(self) -> None:
         self._is_abandoned = True
-        keep_for_good(self._bound)
-        keep_for_good(self._pinned)
-        self._bound = self._pinned = None
+        for thing in (self._sessions, self._bound, self._pinned):
+            keep_for_good(thing)
+        self._sessions = self._bound = self._pinned = None
+        self._lock = threading.Lock()  # whoever held the other one is not in this process
+
+    def _start_decoding(self, num_hashes: int | None) -> DecodingState:
+        rounds = choose_num_hashes(self.manifest, num_hashes, self.num_hashes)
+        tensors = cache_tensors(self.spec, self._graph_dtype, rounds)
+        is_on_gpu = self._placement.device == "cuda"
+        memory = CudaCacheMemory(self._placement.device_id) if is_on_gpu else HostCacheMemory()
+        with self._lock:
+            session = DecodeSession(
+                self._find_session(DECODE_NAME), self._placement, tensors, self.spec.vocab_size, rounds
+            )
+            state = DecodingState(self.folder, session, memory, self.max_length, self.read_prompt)
+            self._states.add(state)
+            return state
+
+    def _bind_whole_pass(self) -> BoundSession:
+        with self._lock:
+            if self._bound is None:
+                self._bound = BoundSession(self._find_session(MODEL_NAME), self._placement, self._pinned)
+            return self._bound
+
+    def _find_session(self, name: str) -> Any:
+        """The session of the artifact's graph `name`, which is opened if it is not yet; under the lock."""
+        if self._sessions is None:
+            raise InputError(self.folder, "a closed model", "an open one", "load it again")
+        if name not in self._sessions:
+            if self._checks:  # another export may have taken the folder's place
+                check_files(self.folder, self.manifest, (name, EXTERNAL_DATA_NAME))
+            self._sessions[name] = self._open_graph(name)
+        return self._sessions[name]
 
     def _run(
         self, input_ids: IdsLike, attention_mask: IdsLike | None, num_hashes: int | None, where: Where
     ) -> dict[str, Any]:
-        bound = self._bound
-        if bound is None:
-            raise InputError(self.folder, "a closed model", "an open one", "load it again")
+        bound = self._bind_whole_pass()
         check_place(where, bound.device, self._graph_dtype)
         rounds = choose_num_hashes(self.manifest, num_hashes, self.num_hashes)
         ids: Feed
@@ -133,11 +177,11 @@ class OnnxRuntime(Runtime):
         is_upcast = self.manifest.dtype == "bfloat16" and self._placement.provider == CPU
         return "float32" if is_upcast else self.manifest.dtype
 
-    def _open(self, options: RuntimeOptions) -> Any:
-        model = self.folder / MODEL_NAME
+    def _open(self, name: str, options: RuntimeOptions) -> Any:
+        """The first session, of the artifact's graph `name`: it decides where the others run."""
         session = None
         if choose_provider(options.provider) == CUDA:
-            session = self._try_cuda(model, options)
+            session = self._try_cuda(name, options)
         if session is not None:
             if self._placement.tf32:
                 self._notes.append(TF32_ROUNDS)
@@ -147,18 +191,28 @@ class OnnxRuntime(Runtime):
         if options.device_id is not None:
             self._notes.append(f"GPU {options.device_id} is not used: the model runs on the CPU.")
         self._placement = Placement(CPU, options.threads, find_native_library(options.native))
-        if self.manifest.dtype != "bfloat16":
-            return open_session(model, self._placement)
-        self._notes.append(
-            "ONNX Runtime has no bfloat16 kernels for the CPU: the bfloat16 weights were upcast to float32."
-        )
-        with tempfile.TemporaryDirectory(prefix="reformer-export-", ignore_cleanup_errors=True) as folder:
-            return open_session(upcast_model(model, Path(folder)), self._placement)
+        if self.manifest.dtype == "bfloat16":
+            self._notes.append(UPCAST)
+        return self._open_graph(name)
 
-    def _try_cuda(self, model: Path, options: RuntimeOptions) -> Any:
+    def _open_graph(self, name: str) -> Any:
+        """A session of the artifact's graph `name`, where the placement says."""
+        model = self.folder / name
+        if self.manifest.dtype == self._graph_dtype:
+            session = open_session(model, self._placement)
+        else:
+            with tempfile.TemporaryDirectory(prefix="reformer-export-", ignore_cleanup_errors=True) as folder:
+                session = open_session(upcast_model(model, Path(folder)), self._placement)
+        if name == DECODE_NAME:
+            check_decode_signature(model, session, cache_tensors(self.spec, self._graph_dtype))
+        else:
+            _check_signature(model, session, self.manifest)
+        return session
+
+    def _try_cuda(self, name: str, options: RuntimeOptions) -> Any:
         """A session on CUDA; None, and a note, where the CPU has to do and `provider` leaves it to us."""
         try:
-            session = self._open_on_cuda(model, options)
+            session = self._open_on_cuda(name, options)
             if session is None or CUDA in session.get_providers():
                 return session
             reason, fix = "ONNX Runtime could not start CUDA here", "see `reformer-export doctor`"
@@ -169,7 +223,7 @@ class OnnxRuntime(Runtime):
             self._notes = [f"CUDA could not be started, so the model runs on the CPU: {error.reason}."]
             return None
 
-    def _open_on_cuda(self, model: Path, options: RuntimeOptions) -> Any:
+    def _open_on_cuda(self, name: str, options: RuntimeOptions) -> Any:
         """A session on CUDA, with the library's kernels where it has them, else on the function bodies.
 
         None when "on" asks for kernels, CUDA has none and `provider` leaves it to us: then on to the CPU.
@@ -184,7 +238,7 @@ class OnnxRuntime(Runtime):
         if library is not None and problem is None:
             self._placement = Placement(CUDA, options.threads, library, options.tf32, device_id)
             try:
-                return open_session(model, self._placement)
+                return self._open_graph(name)
             except ArtifactError as error:
                 problem = str(error)  # such as a GPU that the library has no code for
         if options.native == "on":
@@ -197,7 +251,7 @@ class OnnxRuntime(Runtime):
         if options.native == "auto":
             self._notes.append(f"{BODIES_ON_CUDA}: {problem}. {BUILD_FOR_CUDA} builds them for this GPU.")
         self._placement = Placement(CUDA, options.threads, None, options.tf32, device_id)
-        return open_session(model, self._placement)
+        return self._open_graph(name)
 
 
 def find_cuda_problem(library: NativeLibrary, spec: ModelSpec) -> str | None:

@@ -113,8 +113,10 @@ def error_from_open(model: Path | None, error: Exception) -> ReformerExportError
     return ArtifactError(f"{what}: ONNX Runtime refuses it", f"'{one_line(error)}'", expected, fix)
 
 
-def error_from_run(error: Exception, shape: tuple[int, ...], device: str) -> ReformerExportError:
-    """Why a run on `device` over token ids of `shape` failed."""
+def error_from_run(
+    error: Exception, shape: tuple[int, ...], device: str, graph: str = "model.onnx"
+) -> ReformerExportError:
+    """Why a run of the file `graph` on `device` over token ids of `shape` failed."""
     if is_want_of_memory(error):
         owner = "the GPU's memory" if device == "cuda" else "memory"
         got = f"{list(shape)} tokens, for which {owner} does not suffice"
@@ -122,7 +124,7 @@ def error_from_run(error: Exception, shape: tuple[int, ...], device: str) -> Ref
     failure = find_provider_failure(error)
     if failure is not None:
         return failure
-    what = f"model.onnx: ONNX Runtime failed on input_ids of shape {list(shape)}"
+    what = f"{graph}: ONNX Runtime failed on input_ids of shape {list(shape)}"
     fix = "check the artifact with `reformer-export verify`"
     return ArtifactError(what, f"'{one_line(error)}'", "a result", fix)
 

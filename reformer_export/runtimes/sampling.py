@@ -55,10 +55,11 @@ def sample_token(logits: NDArray[np.float32], options: SamplingOptions, rng: np.
 
     One number is drawn from `rng`, none when the temperature is 0.
     """
-    if np.isnan(logits).any() or not np.isfinite(logits.max()):
+    likeliest = int(np.argmax(logits))  # a NaN, where there is one
+    if not math.isfinite(logits[likeliest]):
         raise InputError("logits", "NaN or infinity", "finite numbers", 'export with `dtype="float32"`')
     if options.temperature == 0:
-        return int(np.argmax(logits))
+        return likeliest
     order = np.argsort(-logits, kind="stable")[: options.top_k]
     with np.errstate(over="ignore"):
         scores = (logits[order].astype(np.float64) - float(logits[order[0]])) / options.temperature

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,18 +12,19 @@ from typing import TYPE_CHECKING, Final
 from reformer_export.artifact.hub import locate_artifact
 from reformer_export.artifact.manifest import MODEL_NAME, Manifest, read_manifest
 from reformer_export.errors import InputError
-from reformer_export.lucidrains_spec import LucidrainsSpec
-from reformer_export.measure import BenchmarkOptions, Setup, missing_packages, run_benchmark
+from reformer_export.measure import BenchmarkOptions, Setup, run_benchmark
 from reformer_export.measure.contenders import AGAINST, Device, Name
 from reformer_export.measure.node_times import measure_node_times
-from reformer_export.report.bench_page import BenchReport
+from reformer_export.report.bench_page import FULL_ATTENTION, BenchReport
+from reformer_export.report.decoding_page import DecodeReport
 from reformer_export.runtimes import Runtime, RuntimeOptions, load
 from reformer_export.runtimes.field_types import check_field_types
 from reformer_export.runtimes.inputs import check_length
 from reformer_export.runtimes.options import options_from_fields
 from reformer_export.runtimes.ort import OnnxRuntime
 from reformer_export.runtimes.ort_session import CPU
-from reformer_export.workflows.checkpoint_source import find_checkpoint
+from reformer_export.workflows.bench_contenders import MissingError, find_what_it_needs
+from reformer_export.workflows.bench_decoding import bench_decoding
 from reformer_export.workflows.progress import Progress, Say, say_nothing, show_no_progress
 
 if TYPE_CHECKING:
@@ -48,18 +48,24 @@ class BenchRequest:
     Attributes:
         runtime: what runs the artifact.
         checkpoint: folder or hub id, for eager; None for the one that was exported.
-        against: what to compare with, of `AGAINST`.
-        lengths: sequence lengths, tokens; None for those of 256, 1024 and 4096 that fit, and the longest.
+        decode: measure how it continues sequences: `lengths` are then those of prompts, which tokens follow,
+            and a pass is 8 steps on a cache, or one whole pass where there is none.
+        against: what to compare with, of `AGAINST`; None for all that there are: with `decode` eager, on its
+            cache and without.
+        lengths: sequence lengths, tokens; None for those of 256, 1024 and 4096 that fit, and the longest;
+            with `decode` of 256, 1024, 4096, 16384 and 65536, and the longest where it is shorter.
         batch_sizes: batch sizes.
         repeat: timed passes of each contender at each shape, after `warm_up` untimed ones; None for 20, or
             as many as a minute allows, but three at least.
         memory: also measure peak memory, each contender in a process of its own.
-        node_times: also measure each operator's time in one pass, with ONNX Runtime on the CPU.
+        node_times: also measure each operator's time in one pass, with ONNX Runtime on the CPU; not with
+            `decode`.
     """
 
     runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
     checkpoint: str | None = None
-    against: tuple[Name, ...] = AGAINST
+    decode: bool = False
+    against: tuple[Name, ...] | None = None
     lengths: Sequence[int] | None = None
     batch_sizes: Sequence[int] = (1,)
     repeat: int | None = None
@@ -73,9 +79,20 @@ class BenchRequest:
         if unknown:
             raise InputError("against", repr(unknown[0]), f"of {', '.join(AGAINST)}", "name each once")
         check_field_types(self)
+        if self.decode and FULL_ATTENTION in given:
+            fix = 'leave it out: `against="eager"`'
+            raise InputError("against", FULL_ATTENTION, "eager, which alone decodes beside it", fix)
+        if self.decode and self.runtime.is_engine:
+            expected = "onnxruntime, which alone decodes here"
+            raise InputError("runtime", self.runtime.runtime, expected, "leave `runtime` or `decode` out")
         for name, least in (("repeat", 1), ("warm_up", 0)):
             if (value := getattr(self, name)) is not None and value < least:
                 raise InputError(name, value, f"{least} or more", "give another")
+
+    @property
+    def contenders(self) -> tuple[Name, ...]:
+        """What to compare with."""
+        return AGAINST if self.against is None else tuple(self.against)
 
 
 def bench_artifact(
@@ -85,8 +102,10 @@ def bench_artifact(
     say: Say = say_nothing,
     progress: Progress = show_no_progress,
     **fields: Unpack[BenchFields],
-) -> BenchReport:
+) -> BenchReport | DecodeReport:
     """Measure the artifact in the folder `out` beside eager and full attention, on the device it runs on.
+
+    Returns a BenchReport, or with `decode` a DecodeReport.
 
     Args:
         out: the artifact's folder, or its hub id.
@@ -103,6 +122,16 @@ def bench_artifact(
     request = options_from_fields(BenchRequest, request, fields)
     out = locate_artifact(out, with_engines=request.runtime.is_engine)
     manifest = read_manifest(out)
+    options = BenchmarkOptions(
+        (1,),  # chosen once the artifact is open
+        tuple(request.batch_sizes),
+        request.repeat or DEFAULT_REPEAT,
+        request.warm_up,
+        request.memory,
+        MAX_SECONDS_OF_A_SHAPE if request.repeat is None else None,
+    )
+    if request.decode:
+        return bench_decoding(out, manifest, request, options, say, progress)
     with load(out, request.runtime) as runtime:
         say(f"Runs on {runtime.description}.")
         description, notes = runtime.description, list(runtime.notes)
@@ -112,14 +141,7 @@ def bench_artifact(
             chosen = dataclasses.replace(request.runtime, num_hashes=runtime.record.num_hashes)
             request = dataclasses.replace(request, runtime=chosen)
         placement = runtime.placement if isinstance(runtime, OnnxRuntime) else None
-    options = BenchmarkOptions(
-        lengths,
-        tuple(request.batch_sizes),
-        request.repeat or DEFAULT_REPEAT,
-        request.warm_up,
-        request.memory,
-        MAX_SECONDS_OF_A_SHAPE if request.repeat is None else None,
-    )
+    options = dataclasses.replace(options, lengths=lengths)
     setups, left_out = _choose_setups(out, manifest, request, device)
     notes += left_out
     for note in notes:
@@ -159,42 +181,11 @@ def _choose_setups(
     of the others."""
     runtime = dataclasses.replace(request.runtime, check=False)
     setups, notes = [Setup("artifact", str(out), runtime, device)], []
-    for name in request.against:
+    for name in request.contenders:
         try:
-            checkpoint = _find_what_it_needs(name, out, manifest, request, device)
-        except _MissingError as missing:
+            checkpoint = find_what_it_needs(name, out, manifest, request, device)
+        except MissingError as missing:
             notes.append(f"{name}: left out, {missing}")
         else:
             setups.append(Setup(name, str(out), runtime, device, checkpoint))
     return setups, notes
-
-
-class _MissingError(Exception):
-    """What a contender lacks here, and how to get it."""
-
-
-def _find_what_it_needs(
-    name: Name, out: Path, manifest: Manifest, request: BenchRequest, device: Device
-) -> str | None:
-    """The folder of eager's checkpoint, None for the others; _MissingError when `name` cannot run here."""
-    missing = missing_packages(name)
-    if missing:
-        raise _MissingError(f"it needs {' and '.join(missing)}; pip install 'reformer-export[export]'")
-    if isinstance(manifest.spec, LucidrainsSpec):
-        if name == "full-attention":
-            raise _MissingError("there is none of a model of reformer-pytorch")
-        if importlib.util.find_spec("reformer_pytorch") is None:
-            raise _MissingError("it needs reformer-pytorch; pip install 'reformer-export[lucidrains]'")
-    if device == "cuda":
-        import torch
-
-        if not torch.cuda.is_available():
-            raise _MissingError("the runtime uses a GPU and this torch cannot; install torch with CUDA")
-    if name != "eager":
-        return None
-    try:
-        return str(find_checkpoint(out, manifest, request.checkpoint))
-    except InputError as error:
-        if request.checkpoint is not None:
-            raise
-        raise _MissingError(str(error)) from error

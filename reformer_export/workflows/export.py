@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from reformer_export.artifact.decoding import check_decodable
 from reformer_export.artifact.files import require_utf8
 from reformer_export.artifact.folder import check_new_folder, new_folder
 from reformer_export.artifact.manifest import Manifest
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from reformer_export.checkpoints import LoadOptions
     from reformer_export.export import ExportOptions
+    from reformer_export.parity.decoding_results import DecodingResult
     from reformer_export.parity.results import VerifyResult
     from reformer_export.workflows.fields import ExportFields
 
@@ -45,6 +47,7 @@ class ExportRequest:
         tokenizer: how text becomes ids: "auto" by the checkpoint's own tokenizer, or by bytes where it has
             none and exactly their 258 ids; "bytes" (id = byte + 2); "none" for token ids only.
         feed_forward_slices: cuts the feed-forward's inner dimension: less memory at great lengths.
+        decode: add decode.onnx, which continues a sequence at the cost of its new tokens.
         opset: ONNX opset, 18 or later.
         revision: branch, tag or commit of a hub checkpoint.
         config: the keyword arguments of a model of reformer-pytorch, a JSON file; its checkpoint is one file.
@@ -64,6 +67,7 @@ class ExportRequest:
     logits: LogitsPositions = "all"
     tokenizer: TokenizerChoice = "auto"
     feed_forward_slices: int = 1
+    decode: bool = False
     opset: int = DEFAULT_OPSET
     revision: str | None = None
     config: Path | None = None
@@ -98,6 +102,7 @@ class ExportRequest:
             self.opset,
             runtime_num_hashes=self.max_hashes is not None,
             tokenizer=self.tokenizer,
+            decode=self.decode,
         )
 
 
@@ -159,15 +164,17 @@ def export_checkpoint(
     else:
         loaded = load_lucidrains(os.fspath(checkpoint), request.config, load_options)
     loaded = dataclasses.replace(loaded, source=source_with_path(loaded, out))
+    if request.decode:
+        check_decodable(loaded.spec)
     with new_folder(out, request.overwrite) as folder:
         say("Tracing and writing the graph ...")
 
         def compare(manifest: Manifest) -> dict[str, Any]:
             say("Comparing with eager ...")
-            result = _compare_shortly(folder, manifest, loaded.file or loaded.folder)
-            for note in result.notes:
+            parity = _compare_shortly(folder, manifest, loaded.file or loaded.folder)
+            for note in parity["notes"]:
                 say(f"Note: {note}.")
-            return result.summary()
+            return parity
 
         manifest = write_artifact(loaded, folder, export_options, compare if request.verify else None)
     text = manifest.tokenizer
@@ -182,19 +189,30 @@ def export_checkpoint(
     return ExportedArtifact(out, manifest)
 
 
-def _compare_shortly(folder: Path, manifest: Manifest, checkpoint: Path) -> VerifyResult:
-    """The comparison over a few inputs; ParityError when it fails."""
+def _compare_shortly(folder: Path, manifest: Manifest, checkpoint: Path) -> dict[str, Any]:
+    """The summary of the comparison over a few inputs, and of that of decode.onnx; ParityError when one
+    fails."""
     from reformer_export.parity.cases import add_num_hashes_cases, default_cases
+    from reformer_export.parity.decoding import check_decoding
+    from reformer_export.parity.decoding_cases import choose_decoding_cases
     from reformer_export.parity.session import open_session
     from reformer_export.parity.sweep import sweep
 
     cases = add_num_hashes_cases(manifest, default_cases(manifest.spec, short=True))
     with open_session(folder, checkpoint, manifest=manifest) as session:
         result = sweep(session, cases)
+        _require_parity(result)
+        if manifest.decode is None:
+            return result.summary()
+        decoding = check_decoding(session, choose_decoding_cases(manifest, short=True))
+        _require_parity(decoding)
+    return {**result.summary(), "decoding": decoding.summary()}
+
+
+def _require_parity(result: VerifyResult | DecodingResult) -> None:
     if not result.passed:
         raise ParityError(
             f"parity with eager: {result.verdict()}",
             fix="nothing was written, use `verify=False` to write it nevertheless and `reformer-export "
             "verify` to see every case",
         )
-    return result

@@ -29,6 +29,7 @@ class ExportFields(TypedDict, total=False):
     logits: LogitsPositions
     tokenizer: TokenizerChoice
     feed_forward_slices: int
+    decode: bool
     opset: int
     revision: str | None
     config: str | os.PathLike[str] | None
@@ -68,7 +69,8 @@ class BenchFields(TypedDict, total=False):
 
     runtime: RuntimeOptions
     checkpoint: str | None
-    against: Sequence[Name]
+    decode: bool
+    against: Sequence[Name] | None
     lengths: Sequence[int] | None
     batch_sizes: Sequence[int]
     repeat: int | None

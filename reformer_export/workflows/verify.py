@@ -33,6 +33,7 @@ from reformer_export.runtimes.replay import check_subgraph_folder
 from reformer_export.spec import LSHAttentionSpec
 from reformer_export.workflows.checkpoint_source import find_checkpoint
 from reformer_export.workflows.progress import Progress, Say, say_nothing, show_no_progress
+from reformer_export.workflows.verify_decoding import compare_decoding, has_decoding, report_drift
 from reformer_export.workflows.verify_inputs import cases_from_file
 from reformer_export.workflows.verify_request import VerifyRequest
 
@@ -133,8 +134,14 @@ class _Verification:
         from reformer_export.parity.details import collect_details
 
         sweep = self._sweep(session)
-        accuracy = None if self.text is None else self._measure(session.runtime, self.text)
-        report = dataclasses.replace(report, runtimes=(*report.runtimes, RuntimeReport(sweep, accuracy)))
+        text = None if self.text is None else _encode_text(session.runtime, self.text)
+        accuracy = None if text is None else self._measure(session.runtime, text)
+        decoding = drift = None
+        if has_decoding(session):
+            decoding = compare_decoding(session, self.request, self.progress)
+            drift = report_drift(session, self.request, text, self.progress)
+        runtime = RuntimeReport(sweep, accuracy, decoding, drift)
+        report = dataclasses.replace(report, runtimes=(*report.runtimes, runtime))
         if self.request.details and report.details is None:
             self.say("Looking inside the model for the report ...")
             details = collect_details(session, [case.case for case in sweep.cases])
@@ -174,18 +181,17 @@ class _Verification:
             return add_num_hashes_cases(self.manifest, chosen)
         return [dataclasses.replace(case, num_hashes=count) for count in counts for case in chosen]
 
-    def _measure(self, runtime: Runtime, text: str) -> DataAccuracy:
+    def _measure(self, runtime: Runtime, text: TokenText) -> DataAccuracy:
         assert self.request.data is not None
         choice = self.manifest.runtime_num_hashes
         length = runtime.max_length if self.request.data_length is None else self.request.data_length
-        ids = np.asarray(runtime.tokenizer.encode(text), np.int64)
         counts: tuple[int | None, ...] = tuple(dict.fromkeys(self.request.num_hashes))
         if runtime.record is not None:
             counts = (runtime.record.num_hashes,)
         counts = counts or ((None,) if choice is None else choice.counts)
-        passes = count_passes(len(ids), length, len(counts))
+        passes = count_passes(len(text.ids), length, len(counts))
         with self.progress("Passes over the data", passes) as advance:
-            measured = measure_accuracy(runtime, TokenText(ids, len(text)), length, counts, advance)
+            measured = measure_accuracy(runtime, text, length, counts, advance)
         own = _own_num_hashes(self.manifest)
         rows = tuple(
             dataclasses.replace(row, num_hashes=own) if row.num_hashes is None else row
@@ -203,6 +209,10 @@ class _Verification:
         written = write_subgraph(folder, result, session.placement)
         replay = shlex.join(["reformer-export", "replay", str(folder)]) if written else None
         return BisectReport(result, folder, replay)
+
+
+def _encode_text(runtime: Runtime, text: str) -> TokenText:
+    return TokenText(np.asarray(runtime.tokenizer.encode(text), np.int64), len(text))
 
 
 def _own_num_hashes(manifest: Manifest) -> int | None:

@@ -53,6 +53,15 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert read_engine_record(tmp_path, "ada") == RECORD
 
 
+def test_an_engine_that_decodes(tmp_path: Path) -> None:
+    assert (RECORD.decodes, RECORD.model_name, RECORD.longest) == (False, "model.onnx", 16384)
+    assert not {"capacity", "num_hashes"} & json.loads(record_text(RECORD)).keys()
+    record = dataclasses.replace(RECORD, capacity=32768)
+    assert (record.decodes, record.model_name, record.longest) == (True, "decode.onnx", 32768)
+    write(tmp_path, record_text(record))
+    assert read_engine_record(tmp_path, "ada") == record
+
+
 def change(*path: str | int, to: Any = None, remove: bool = False) -> dict[str, Any]:
     """The record's JSON with one value changed or removed."""
     values = json.loads(record_text(RECORD))
@@ -101,6 +110,8 @@ def change(*path: str | int, to: Any = None, remove: bool = False) -> dict[str, 
         (change("build_seconds", to=float("nan")), "at '$.build_seconds'"),
         (change("build_seconds", to=10**400), "at '$.build_seconds'"),
         (change("tool_version", to=""), "at '$.tool_version'"),
+        (change("capacity", to=0), "at '$.capacity'"),
+        (change("capacity", to=None), "unknown or missing fields ('capacity')"),
         (json.dumps({"a": "b" * 2**20}), "expected at most 1048576"),
     ],
 )

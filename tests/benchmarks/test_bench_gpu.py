@@ -27,6 +27,9 @@ from benchmarks.gpu_profile import main as profile
 from benchmarks.gpu_report import MODEL_RUNS
 from benchmarks.gpu_sessions import BoundSession, render_kernels
 from benchmarks.gpu_sessions import main as list_kernels
+from benchmarks.gpu_steps import LAYERS as LAYERS_OF_STEPS
+from benchmarks.gpu_steps import TOLERANCES as STEP_TOLERANCES
+from benchmarks.gpu_steps import StepLayer, Steps, list_steps
 from benchmarks.gpu_timing import shorten_kernel_name
 from benchmarks.layers import Layer
 from benchmarks.models import BenchmarkModel
@@ -57,6 +60,28 @@ def test_a_wrong_layer_is_noticed(layer):
     ours = Ours(gpu_layer)
     ours.operands[-1] = ours.operands[-1].flip(1)
     assert measure_difference(gpu_layer, ours, open_huggingface(gpu_layer)) > 0.1
+
+
+@pytest.mark.parametrize("kind", ["lsh", "local"])
+def test_a_step_is_the_whole_operator_s_last_row(kind):
+    require_native()
+    for tokens in (100, 500):
+        steps = Steps(StepLayer(kind, tokens, 2, "float32"), "cpu")
+        outputs = steps()
+        assert [output.shape for output in outputs] == [(2, 1, 128)] * LAYERS_OF_STEPS
+        assert len({output.sum().item() for output in outputs}) == LAYERS_OF_STEPS, "layers of their own"
+        assert steps.measure_difference() <= STEP_TOLERANCES["float32"]
+        steps.lengths -= 40
+        assert steps.measure_difference() > 0.01, "a wrong step is noticed"
+
+
+def test_steps_are_listed():
+    names = [layer.name for layer in list_steps([16384, 1024], [1], ["float16"])]
+    assert names == [
+        "lsh step, 16,384 tokens, batch 1, float16",
+        "local step, 16,384 tokens, batch 1, float16",
+        "lsh step, 1,024 tokens, batch 1, float16",
+    ]
 
 
 def test_full_attention_takes_every_dtype():
@@ -151,7 +176,8 @@ def test_a_session_s_kernels_as_text():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize(
-    ("command", "arguments"), [(main, ["layers"]), (main, ["models"]), (list_kernels, []), (profile, ["run"])]
+    ("command", "arguments"),
+    [(main, ["layers"]), (main, ["steps"]), (main, ["models"]), (list_kernels, []), (profile, ["run"])],
 )
 def test_without_a_gpu_nothing_is_written(command, arguments, tmp_path):
     out = [] if arguments == ["run"] else ["--out", str(tmp_path / "gpu.json")]

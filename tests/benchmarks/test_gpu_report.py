@@ -41,6 +41,14 @@ MODEL = {
     "not_timed": {"tensorrt": "not installed", "tensorrt-rtx": "not installed"},
     "difference": 2e-3,
 }
+STEP = {
+    "kind": "lsh",
+    "tokens": 16384,
+    "batch": 64,
+    "dtype": "float16",
+    "seconds": {"graph": [16e-6], "whole, one row": [70e-6]},
+    "difference": 1e-3,
+}
 
 
 def layer(tokens, num_hashes, **seconds):
@@ -72,6 +80,7 @@ def data():
             {**LAYER, "seconds": {"attend_kernel": 0.5e-3}},
             {**LAYER, "kind": "local", "num_hashes": 0, "seconds": {}, "floor_seconds": None},
         ],
+        "steps": [copy.deepcopy(STEP)],
         "models": [copy.deepcopy(MODEL)],
         "ceilings": {"copy_bytes": 4.26e12, "product_flops": 785e12},
         "profiles": [
@@ -113,6 +122,7 @@ def test_the_page_shows_what_the_numbers_say(data):
     )
     assert "| attend_kernel | 500.0 |" in page
     assert "| crime | float16 | 16,384 | 50.00 | 1.00 | 50.00 | 10.00 | 5.00 | not installed |" in page
+    assert "| lsh | float16 | 16,384 | 64 | 16.0 | 4,000,000 | 70.0 | 1e-03 |" in page
     assert "Measured ceilings: device copy 4.26 TB/s (read and written), float16 product 785 TFLOP/s." in page
     assert "| one layer | `attend` | 122.78 us | 124 |" in page
     assert "| `nvjet` | 12 | 750.0 | 75.0% |" in page

@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 from reformer_export.cli.main import cli
 from reformer_export.errors import InputError
 from tests.runtimes.artifacts import write_artifact
+from tests.runtimes.decoders import decoding_artifact
 
 
 @pytest.fixture
@@ -60,6 +61,7 @@ def test_json_tells_all(out: Path) -> None:
         assert (report["ids"], report["text"]) == ([101, 102], "cd")
         assert (report["stop_reason"], report["seed"]) == ("max_new_tokens", 4)
         assert report["tokens_per_second"] > 0
+        assert (report["cache"], report["cache_bytes"]) == (False, 0)
         assert [line[:8] for line in result.stderr.splitlines()] == ["Runs on "]
 
 
@@ -81,7 +83,10 @@ def test_the_seed_decides_the_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "got none, expected one of TEXT, --prompt, --prompt-file, --prompt-ids"),
+        ((), "got none, expected one of TEXT, --prompt, --prompt-file, --prompt-ids, --file"),
+        (("a", "--file", "b.txt"), "got TEXT and --file"),
+        (("a", "--format", "text"), "--format: got text without --file"),
+        (("--file", "nowhere.txt"), "cannot be read"),
         (("--prompt", "a", "--prompt-ids", "5"), "got --prompt and --prompt-ids"),
         (("--prompt", ""), "got no token"),
         (("",), "got no token"),
@@ -138,3 +143,77 @@ def test_a_prompt_file_that_ends_within_a_character(out: Path, tmp_path: Path) -
     assert isinstance(result.exception, InputError)
     assert str(result.exception).startswith("--prompt-file: got ")
     assert "unexpected end of data" in str(result.exception)
+
+
+def test_several_prompts_come_in_order_each_under_a_line(out: Path, tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("ab\nx\n", encoding="utf-8")
+    (tmp_path / "prompts.jsonl").write_text('{"text": "ab"}\n{"input_ids": [122]}\n', encoding="utf-8")
+    for source in (
+        ("--prompt", "ab", "--prompt", "x"),
+        ("--file", "prompts.txt"),
+        ("--file", "prompts.jsonl"),
+    ):
+        given = [tmp_path / each if "." in each else each for each in source]
+        result = invoke(out, *given, "--temperature", 0, "--max-new-tokens", 2)
+        assert result.stdout == "==> 1 <==\ncd\n\n==> 2 <==\nyz\n"
+        assert "2 prompts, 4 tokens in" in result.stderr
+
+
+def test_several_prompts_as_json(out: Path, tmp_path: Path) -> None:
+    arguments = (
+        out,
+        "--prompt",
+        "ab",
+        "--prompt",
+        "x",
+        "--temperature",
+        0,
+        "--max-new-tokens",
+        2,
+        "--seed",
+        3,
+    )
+    report = json.loads(invoke(*arguments, "--json").stdout)
+    expected = [(0, [99, 100], [101, 102], "cd", 3), (1, [122], [123, 124], "yz", 4)]
+    names = ("index", "prompt_ids", "ids", "text", "seed")
+    assert [tuple(each[name] for name in names) for each in report["sequences"]] == expected
+    assert (report["tokens"], report["cache"]) == (4, False)
+    result = invoke(*arguments, "--json", tmp_path / "out.json")
+    assert json.loads((tmp_path / "out.json").read_text())["sequences"] == report["sequences"]
+    assert result.stdout.startswith("==> 1 <==\ncd\n")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "file: got a file without a line, expected at least one prompt"),
+        ('{"text": "ab"}\n{"text": 5}\n', "line 2"),
+        ('{"input_ids": [5, 6], "attention_mask": [1, 0]}\n', "got an attention_mask with zeros"),
+    ],
+)
+def test_files_that_do_not_fit_are_refused(out: Path, tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "prompts.jsonl").write_text(content, encoding="utf-8")
+    result = invoke(out, "--file", tmp_path / "prompts.jsonl", "--max-new-tokens", 1)
+    assert isinstance(result.exception, InputError)
+    assert message in str(result.exception)
+
+
+def test_with_the_graph_tokens_are_steps() -> None:
+    arguments = (decoding_artifact(), "--prompt", "In the", "--max-new-tokens", 9, "--no-check", "--json")
+    stepped = json.loads(invoke(*arguments, "--refresh", 1).stdout)
+    whole = json.loads(invoke(*arguments, "--cache", "off").stdout)
+    assert (stepped["ids"], stepped["cache"], whole["cache"]) == (whole["ids"], True, False)
+    assert stepped["cache_bytes"] > 0
+    assert stepped["prompt_tokens_per_second"] > 0
+    assert stepped["step_tokens_per_second"] > 0
+    result = invoke(*arguments[:-1], "--cache", "on")
+    assert "tokens/s, " in result.stderr
+    assert "MB of caches" in result.stderr
+
+
+def test_a_cache_needs_the_graph(out: Path) -> None:
+    result = invoke(out, "a", "--cache", "on")
+    assert isinstance(result.exception, InputError)
+    assert str(result.exception).endswith(
+        "without decode.onnx, expected an artifact with it; export the checkpoint again with --decode"
+    )

@@ -19,6 +19,7 @@ OWN_MEANING = {
     "--num-hashes": "a model's, a run's, an engine's, or those that are compared",
     "--batch-sizes": "defaults differ",
     "--lengths": "defaults differ",
+    "--batch-size": "defaults differ",
     "--runtime": "one, several, or the one to build for",
     "--native": "replay has what was found for its default",
     "--provider": "replay has what was found for its default",
@@ -26,6 +27,7 @@ OWN_MEANING = {
     "--seed": "of draws or of inputs",
     "--tf32": "of an engine, or of CUDA's products",
     "--top-k": "to draw among, or to write",
+    "--decode": "adds decode.onnx, or builds an engine of it",
 }
 """Why an option's help differs between commands; its kind of value does not, but for the first."""
 

@@ -21,7 +21,9 @@ pytestmark = pytest.mark.slow
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with model.pt, kwargs.json and the artifact out; not to be changed."""
     folder = tmp_path_factory.mktemp("lucidrains")
-    file, config = save_model(folder, SMALL | {"full_attn_thres": 16, "n_local_attn_heads": 1, "ff_chunks": 9})
+    file, config = save_model(
+        folder, SMALL | {"full_attn_thres": 16, "n_local_attn_heads": 1, "ff_chunks": 9}
+    )
     outcome = run_program("onnx", file, folder / "out", "--config", config, "--max-hashes", 3)
     assert outcome.status == 0, outcome.stderr
     assert "text-generation, 2 layers, float32, up to 64 tokens" in outcome.stdout

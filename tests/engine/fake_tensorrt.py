@@ -89,8 +89,30 @@ def get_plugin_registry():
     return REGISTRY
 
 
+# Inputs' symbolic dimensions by name, as the parser finds them in a file of that name.
+INPUTS = {
+    "model.onnx": {"input_ids": ["batch", "sequence"], "attention_mask": ["batch", "sequence"]},
+    "decode.onnx": {
+        "input_ids": ["batch", "sequence"],
+        "lengths": ["batch"],
+        "past.0.key": ["batch", 16, 4],
+        "past.1.buckets": ["batch", 2, 2, "capacity"],
+    },
+}
+
+
+class Tensor:
+    def __init__(self, name, dims):
+        self.name, self.dims = name, dims
+        self.shape = tuple(-1 if isinstance(dim, str) else dim for dim in dims)
+
+    def get_dimension_name(self, axis):
+        dim = self.dims[axis]
+        return None if FAILURE == "names" or not isinstance(dim, str) else dim
+
+
 class Network:
-    num_inputs = 2
+    num_inputs = property(lambda self: len(self.inputs))
 
     def __init__(self, flags):
         assert flags == 1 << NetworkDefinitionCreationFlag.STRONGLY_TYPED
@@ -99,7 +121,7 @@ class Network:
             self.layers.append(ILayer("TableRead", "reformer"))
 
     def get_input(self, index):
-        return SimpleNamespace(name=("input_ids", "attention_mask")[index])
+        return self.inputs[index]
 
     @property
     def num_layers(self):
@@ -113,7 +135,7 @@ class OnnxParser:
     num_errors = 4
 
     def __init__(self, network, log):
-        self.log = log
+        self.network, self.log = network, log
 
     def get_error(self, index):
         return SimpleNamespace(
@@ -129,6 +151,8 @@ class OnnxParser:
 
     def parse_from_file(self, path):
         assert os.path.isabs(path) and os.path.isfile(path)
+        inputs = INPUTS[os.path.basename(path)]
+        self.network.inputs = [Tensor(name, dims) for name, dims in inputs.items()]
         return FAILURE != "parse"
 
 

@@ -111,6 +111,7 @@ FAILURES = [
         RuntimeUnavailableError,
         "got no plugin TableRead after loading it (no reason in its log)",
     ),
+    ("names", EngineError, "input input_ids: got (0, 0) for {'batch': 1, 'sequence': 1"),
     ("profile", EngineError, "profile: got 1x1 / 1x16 / 1x64, which TensorRT refuses"),
     ("build", EngineError, "got 'Error Code 1: no tactic' from TensorRT's builder"),
     ("build", EngineError, "(a plugin said: 'LSHBuckets: got 3, expected 4')"),

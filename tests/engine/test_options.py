@@ -27,6 +27,8 @@ def test_texts_that_are_no_size(text: str) -> None:
 def test_the_runtime_names_an_engine_without_a_name() -> None:
     assert EngineOptions("tensorrt-rtx").engine_name == "tensorrt-rtx"
     assert EngineOptions("tensorrt", name="mine").engine_name == "mine"
+    assert EngineOptions("tensorrt", decode=True).engine_name == "tensorrt-decode"
+    assert EngineOptions("tensorrt", name="mine", decode=True).engine_name == "mine"
 
 
 @pytest.mark.parametrize(
@@ -55,6 +57,7 @@ def test_the_runtime_names_an_engine_without_a_name() -> None:
         ("tensorrt-rtx", {"compute_capabilities": ("SM89",)}, "got 'SM89', expected a version such as 8.9"),
         ("tensorrt-rtx", {"compute_capabilities": ("8.9", "8.9")}, "expected each once"),
         ("tensorrt", {"builder_level": 6}, "builder_level: got 6, expected 0 to 5"),
+        ("tensorrt", {"capacity": 64}, "capacity: got 64 without `decode`"),
     ],
 )
 def test_options_that_mean_nothing(runtime: Any, options: dict[str, Any], message: str) -> None:

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from reformer_export.artifact.engine_record import EngineProfile, Shape
-from reformer_export.engine import default_profile, profiles_from_shapes
+from reformer_export.engine import default_profiles, profiles_from_shapes
 from reformer_export.errors import InputError
 from reformer_export.spec import LearnedPositionsSpec, ModelSpec
 from tests.runtimes.artifacts import MAX_LENGTH, make_spec
@@ -35,9 +35,11 @@ def spec_with(positions: int, chunk_lengths: tuple[int, int] = (8, 8)) -> ModelS
     ],
 )
 def test_the_default_profile_has_useful_lengths(spec: ModelSpec, optimum: int, longest: int) -> None:
-    profile = default_profile(spec)
-    assert profile == EngineProfile((1, 1), (1, optimum), (1, longest))
+    profile = EngineProfile((1, 1), (1, optimum), (1, longest))
+    assert default_profiles(spec) == (profile,)
     assert profiles_from_shapes(spec, (), (), ()) == (profile,)
+    steps = EngineProfile((1, 1), (1, 1), (16, 1))
+    assert profiles_from_shapes(spec, (), (), (), decode=True) == (profile, steps)
 
 
 @pytest.mark.parametrize(

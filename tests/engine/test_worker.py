@@ -175,6 +175,7 @@ def test_a_request_survives_its_json() -> None:
     profiles = (EngineProfile((1, 1), (1, 2), (3, 4)),)
     flags = EngineFlags(tf32=True)
     options = EngineOptions("tensorrt-rtx", "a", profiles, ("8.9",), 3, 4, None, flags, True, True, True)
+    options = dataclasses.replace(options, num_hashes=2, decode=True, capacity=64)
     model = "model of \udcff, a name that is no UTF-8"
     request = BuildRequest(options, model, "plugin", "engine", {"LSHBuckets": 2}, "cache", "layers")
     assert request_from_json(request.to_json()) == request

@@ -33,10 +33,12 @@ CONTRACT_ATTRIBUTES = {
     "LSHBuckets": {"num_heads", "num_buckets"},
     "LocalAttention": {
         "num_heads", "chunk_length", "num_chunks_before", "num_chunks_after", "is_causal", "padding_multiple",
-        "padding_threshold",
+        "padding_threshold", "self_logit", "wraps",
     },
 }  # fmt: skip
-CONTRACT_ATTRIBUTES["LSHAttention"] = CONTRACT_ATTRIBUTES["LocalAttention"] | {"key_norm_epsilon"}
+CONTRACT_ATTRIBUTES["LSHAttention"] = (CONTRACT_ATTRIBUTES["LocalAttention"] - {"wraps"}) | {
+    "key_norm_epsilon", "dense_threshold",
+}  # fmt: skip
 CONTRACT_ATTRIBUTES["ResidualNorm"] = {"epsilon"}
 NATIVE_MODES = ("off", "on") if find_native_library("auto") else ("off",)
 CONTRACT_INPUTS = {"LSHBuckets": 3, "LSHAttention": 4, "LocalAttention": 4, "ResidualNorm": 4}

@@ -58,8 +58,10 @@ def test_a_traced_step_runs_with_and_without_the_library(operator):
     rng = np.random.default_rng(5)
     traced = make_case(rng, operator, lengths=([0, 9], [4, 1]))
     model = trace(operator, traced)
-    nodes = [node.op_type for node in model.graph if node.domain == DOMAIN]
-    assert nodes == [operator]
+    (node,) = [node for node in model.graph if node.domain == DOMAIN]
+    assert node.op_type == operator
+    plugin = [node.attributes[name].value for name in ("plugin_namespace", "plugin_version")]
+    assert plugin == ["reformer", "1"]
     assert {name for _, name, _ in model.functions} == {operator, WHOLE[operator]}
     serialized = ir.serde.serialize_model(model).SerializeToString()
     width = next(iter(traced.inputs.values())).shape[2]

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 
+from reformer_export.contract import NO_SELF_LOGIT, SELF_LOGIT
 from reformer_export.ops import draw_rotations
 
 Mask = Literal["none", "holes", "all"]
+Rules = Literal["transformers", "reformer-pytorch"]
 Case = tuple[list[torch.Tensor], dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Shape:
-    """An attention layer; `other_chunk` is the chunk length of the model's other kind of layer."""
+    """An attention layer; `other_chunk` is the chunk length of the model's other kind of layer, `rules` whose
+    attributes it has."""
 
     length: int
     batch: int = 1
@@ -29,6 +32,7 @@ class Shape:
     causal: bool = True
     other_chunk: int = 1
     mask: Mask = "holes"
+    rules: Rules = "transformers"
 
     @property
     def name(self) -> str:
@@ -51,6 +55,8 @@ SHAPES = [
     Shape(700, heads=1, head_size=64, chunk=512, rounds=1),
     Shape(640, batch=2, heads=1, chunk=64, mask="all"),
     Shape(1030, heads=1, head_size=64, chunk=64, rounds=4, other_chunk=128),
+    Shape(150, head_size=64, chunk=64, rules="reformer-pytorch"),  # dense: one block of three chunks
+    Shape(500, head_size=40, chunk=32, after=1, causal=False, rules="reformer-pytorch"),
 ]
 
 
@@ -76,6 +82,18 @@ def _chunking(shape: Shape) -> dict[str, Any]:
     }
 
 
+def _lsh_rules(shape: Shape) -> dict[str, Any]:
+    if shape.rules == "transformers":
+        return {"self_logit": SELF_LOGIT, "dense_threshold": shape.chunk}
+    return {"self_logit": -5e4, "dense_threshold": 4 * shape.chunk}
+
+
+def _local_rules(shape: Shape) -> dict[str, Any]:
+    if shape.rules == "transformers":
+        return {"self_logit": NO_SELF_LOGIT, "wraps": True}
+    return {"self_logit": -5e4, "wraps": False}
+
+
 def _draw(generator: torch.Generator, shape: Shape, dtype: torch.dtype) -> torch.Tensor:
     size = (shape.batch, shape.length, shape.heads * shape.head_size)
     return torch.randn(size, generator=generator).to(dtype)
@@ -89,18 +107,18 @@ def make_lsh(shape: Shape, dtype: torch.dtype, seed: int = 0, count: int = 6) ->
     buckets = torch.randint(0, count, size, generator=generator, dtype=torch.int32)
     buckets = torch.where(mask[:, None, None] == 0, count, buckets)
     tensors = [_draw(generator, shape, dtype) for _ in range(2)]
-    return [*tensors, buckets, mask], {**_chunking(shape), "key_norm_epsilon": 1e-6}
+    return [*tensors, buckets, mask], {**_chunking(shape), "key_norm_epsilon": 1e-6, **_lsh_rules(shape)}
 
 
 def make_local(shape: Shape, dtype: torch.dtype, seed: int = 0) -> Case:
     generator = torch.Generator().manual_seed(seed)
     tensors = [_draw(generator, shape, dtype) for _ in range(3)]
-    return [*tensors, draw_mask(generator, shape)], _chunking(shape)
+    return [*tensors, draw_mask(generator, shape)], {**_chunking(shape), **_local_rules(shape)}
 
 
 def make_buckets(shape: Shape, dtype: torch.dtype, factors: tuple[int, ...], seed: int = 0) -> Case:
     generator = torch.Generator().manual_seed(seed)
-    rotations = draw_rotations(seed, (shape.heads, shape.head_size, shape.rounds, sum(factors) // 2))
+    rotations = draw_rotations(seed, (shape.heads, shape.head_size, shape.rounds, sum(factors) // 2 or 12))
     tensors = [_draw(generator, shape, dtype), rotations, draw_mask(generator, shape)]
     return tensors, {"num_heads": shape.heads, "num_buckets": list(factors)}
 
@@ -113,10 +131,44 @@ def make_norm(shape: Shape, dtype: torch.dtype, seed: int = 0) -> Case:
     return [stream, update, scale, bias], {"epsilon": 1e-12}
 
 
+def make_step(operator: str, shape: Shape, dtype: torch.dtype, seed: int = 0) -> Case:
+    """One new token of every row, which holds what is before it: some of `shape.length` tokens in all.
+    Steps are causal, without chunks after and without a mask."""
+    shape = replace(shape, after=0, causal=True, mask="none")
+    is_lsh = operator == "LSHAttentionStep"
+    (*tokens, _), attributes = (make_lsh if is_lsh else make_local)(shape, dtype, seed)
+    generator = torch.Generator().manual_seed(seed + 1)
+    lengths = torch.randint(0, shape.length, (shape.batch,), generator=generator, dtype=torch.int32)
+    rows = range(shape.batch)
+    hashed = [tokens.pop()] if is_lsh else []
+    new = [torch.stack([x[row, lengths[row]] for row in rows])[:, None] for x in tokens]
+    new += [torch.stack([x[row, ..., lengths[row]] for row in rows])[..., None] for x in hashed]
+    if is_lsh:
+        past = [x.clone() for x in (*tokens, *hashed)]
+        for row in rows:
+            for cache in past:  # nothing may read what is not held
+                behind = cache[row, ..., lengths[row] :] if cache.dim() == 4 else cache[row, lengths[row] :]
+                behind.fill_(7)
+    else:
+        past = [_roll(x, lengths, (shape.before + 1) * shape.chunk) for x in tokens[1:]]
+    return [*new, *past, lengths, torch.ones_like(lengths)], attributes
+
+
+def _roll(tokens: torch.Tensor, lengths: torch.Tensor, size: int) -> torch.Tensor:
+    """Rings [B, size, W] of each row's last tokens, position p at p modulo size."""
+    rings = torch.full((len(lengths), size, tokens.shape[2]), 7.0, dtype=tokens.dtype)
+    for row, length in enumerate(lengths.tolist()):
+        positions = torch.arange(max(0, length - size), length)
+        rings[row, positions % size] = tokens[row, positions]
+    return rings
+
+
 def make_case(operator: str, shape: Shape, dtype: torch.dtype, seed: int = 0) -> Case:
     """A case of the operator by its ONNX name."""
     if operator == "LSHBuckets":
         return make_buckets(shape, dtype, (8, 4), seed)
     if operator == "ResidualNorm":
         return make_norm(shape, dtype, seed)
+    if operator.endswith("Step"):
+        return make_step(operator, shape, dtype, seed)
     return (make_lsh if operator == "LSHAttention" else make_local)(shape, dtype, seed)

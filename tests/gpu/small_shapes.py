@@ -24,6 +24,8 @@ METHODS = {
     "LSHAttention": "lsh_attention",
     "LocalAttention": "local_attention",
     "ResidualNorm": "residual_norm",
+    "LSHAttentionStep": "lsh_attention_step",
+    "LocalAttentionStep": "local_attention_step",
 }
 SHAPES = [
     Shape(1, head_size=1, rounds=1, chunk=1),

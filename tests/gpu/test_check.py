@@ -156,6 +156,7 @@ def test_every_check_runs_on_the_libraries_just_built_the_most_valuable_first():
         "TensorRT plugins on the GPU",
         *(f"compute-sanitizer {tool}" for tool in plans.SANITIZER_TOOLS),
         "layers",
+        "steps",
         "whole models",
         "ONNX Runtime's kernels",
         "profile float16",
@@ -209,6 +210,7 @@ def test_steps_can_be_chosen():
     assert [step.name for step in check.choose_steps(plan, "refuse,a page")] == [
         "TensorRT plugins refuse",
         "layers refuse",
+        "steps refuse",
         "models refuse",
         "kernels refuse",
         "profiles refuse",

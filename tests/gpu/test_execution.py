@@ -25,7 +25,7 @@ GUARD_VALUE = 0xA5
 
 pytestmark = [
     pytest.mark.parametrize("device", ALL_DEVICES),
-    pytest.mark.parametrize("operator", ["LSHBuckets", "LSHAttention", "LocalAttention", "ResidualNorm"]),
+    pytest.mark.parametrize("operator", NATIVE_NAMES),
 ]
 
 

@@ -13,7 +13,7 @@ from tests.gpu.cases import SHAPES, Shape, make_buckets, make_case, make_lsh
 
 OPERATORS = ("LSHBuckets", "LSHAttention", "LocalAttention")
 ATTENTIONS = OPERATORS[1:]
-FACTORS = [(2,), (16,), (64, 32), (4, 6, 2), (510,)]
+FACTORS = [(2,), (16,), (64, 32), (4, 6, 2), (510,), ()]
 LONG = 65536
 LONG_ON_CPU = 4096
 """The CPU only tries the test; it has long lengths of its own in tests/ops."""
@@ -25,7 +25,7 @@ def is_near_tie(case, differs):
     heads = query_key.double().unflatten(-1, (attributes["num_heads"], -1))
     scores = torch.einsum("blhd,hdrs->bhrls", heads, rotations.double())[differs]
     first, margin = 0, torch.full((len(scores),), torch.inf, dtype=torch.float64)
-    for factor in attributes["num_buckets"]:
+    for factor in attributes["num_buckets"] or [2 * rotations.shape[3]]:
         part = scores[:, first : first + factor // 2]
         best, second = torch.cat([part, -part], dim=-1).topk(2, dim=-1).values.unbind(-1)
         margin = torch.minimum(margin, (best - second) / best.abs())
@@ -95,6 +95,7 @@ def test_attention_is_the_reference(device, shape, operator, dtype):
         causal=st.booleans(),
         other_chunk=st.integers(1, 6),
         mask=st.sampled_from(["none", "holes", "all"]),
+        rules=st.sampled_from(["transformers", "reformer-pytorch"]),
     ),
 )
 def test_any_attention_is_the_reference(device, operator, shape, dtype, seed):

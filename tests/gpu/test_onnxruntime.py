@@ -19,7 +19,7 @@ from tests.gpu.cases import SHAPES, Shape, make_case
 from tests.ops.backends import INPUT_NAMES, open_native_session, run_native_onnxruntime, unwrap
 from tests.required import skip_unless_required
 
-OPERATORS = ["LSHBuckets", "LSHAttention", "LocalAttention", "ResidualNorm"]
+OPERATORS = list(INPUT_NAMES)
 BUILT_WITH_CUDA = Path(__file__).parents[2] / "build/cuda/adapters/onnxruntime/libreformer_onnxruntime.so"
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 

@@ -52,6 +52,7 @@ def test_the_time_limit_leaves_the_fewest_turns(monkeypatch):
     assert len(time_in_turns({"a": take}, 50, max_seconds=1.0)["a"]) == timing.MIN_TURNS
     assert len(time_in_turns({"a": take}, 50, max_seconds=65.0)["a"]) == 7
     assert len(time_in_turns({"a": take}, 5)["a"]) == 5
+    assert len(time_in_turns({"a": take}, 50, max_seconds=1.0, min_turns=1)["a"]) == 1
 
 
 def test_percentiles_are_milliseconds():

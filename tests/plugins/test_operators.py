@@ -62,7 +62,7 @@ def test_the_adapters_describe_the_contract(name: str) -> None:
 
 
 def read_list(name: str) -> list[str]:
-    (names,) = re.findall(rf"{name} = OperatorList<([^>]+)>", HEADER)
+    (names,) = re.findall(rf"{name} =\s+OperatorList<([^>]+)>", HEADER)
     return re.split(r",\s*", names)
 
 

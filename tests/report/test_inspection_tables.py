@@ -70,12 +70,13 @@ def test_engines(tmp_path: Path) -> None:
             "ada",
             "tensorrt-rtx 1.7.1.116",
             "8.0, 12.0",
+            "model.onnx",
             "16,384 tokens",
             "1,234 B",
             "the plugin library",
             "ok",
         ),
-        ("stray", "-", "-", "-", "-", "-", "unusable: no record"),
+        ("stray", "-", "-", "-", "-", "-", "-", "unusable: no record"),
     )
     (table,) = inspection_tables("ada.engine", EngineState(RECORD, "changed"))
     assert (table.caption, table.rows[-1]) == ("Engine ada.engine", ("state", "changed"))

@@ -52,14 +52,18 @@ class Binding:
         self.real.bind_ortvalue_input(name, value)
 
     def bind_input(self, name: str, device: str, index: int, dtype: Any, shape: Any, address: int) -> None:
-        assert device == "cuda"
-        self.devices.add(index)
-        self._log.append(("device input", name, address))
+        assert device in ("cuda", "cpu")
+        if device == "cuda":
+            self.devices.add(index)
+        self._log.append((f"{'device' if device == 'cuda' else 'host'} input", name, address))
         self.real.bind_input(name, "cpu", 0, dtype, shape, address)
 
     def bind_output(self, name: str, device: str = "cpu", *where: Any) -> None:
         self._log.append(("output", name, device, *where[3:]))
         self.real.bind_output(name, "cpu", *where)
+
+    def clear_binding_outputs(self) -> None:
+        self.real.clear_binding_outputs()
 
     def synchronize_inputs(self) -> None:
         self._log.append(("wait",))

@@ -21,3 +21,11 @@ def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     out = tmp_path_factory.mktemp("workflows") / "out"
     export_checkpoint(checkpoint, out)
     return out
+
+
+@pytest.fixture(scope="session")
+def decoding(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with decode.onnx."""
+    out = tmp_path_factory.mktemp("workflows") / "decoding"
+    export_checkpoint(checkpoint, out, decode=True, verify=False)
+    return out

@@ -11,8 +11,11 @@ from reformer_export.artifact import manifest as manifest_module
 from reformer_export.artifact.files import sha256_of_file
 from reformer_export.artifact.manifest import read_manifest
 from reformer_export.errors import ArtifactError, InputError
+from reformer_export.measure import BenchmarkOptions
+from reformer_export.report.decoding_page import DecodeReport
 from reformer_export.runtimes import RuntimeOptions
 from reformer_export.workflows.bench import BenchRequest, bench_artifact
+from reformer_export.workflows.bench_decoding import choose_decode_lengths
 
 
 def test_an_artifact_beside_eager_and_full_attention(exported: Path) -> None:
@@ -67,3 +70,60 @@ def test_what_does_not_fit(exported: Path, tmp_path: Path) -> None:
         bench_artifact(exported, length=8)
     with pytest.raises(ArtifactError, match="without manifest"):
         bench_artifact(tmp_path)
+
+
+def test_decoding(decoding: Path) -> None:
+    said: list[str] = []
+    done: list[int] = []
+
+    @contextmanager
+    def progress(what: str, total: int) -> Iterator[object]:
+        assert (what, total) == ("Measured", 2 * (4 + 1))
+        yield done.append
+
+    options = {"decode": True, "repeat": 2, "warm_up": 0, "memory": False}
+    report = bench_artifact(decoding, lengths=(8, 20), say=said.append, progress=progress, **options)
+    assert isinstance(report, DecodeReport)
+    assert sum(done) == 10
+    assert said == [f"Runs on {report.runtime}."]
+    names = [(m.length, m.name) for m in report.result.measurements]
+    contenders = ("artifact", "artifact-passes", "eager-passes", "eager-cache")
+    assert names == [(n, name) for n in (8, 20) for name in contenders]
+    values = report.to_dict()
+    assert values["decode_sha256"] == read_manifest(decoding).files["decode.onnx"]
+    alone = bench_artifact(decoding, lengths=(8,), against=(), **options)
+    assert {m.name for m in alone.result.measurements} == {"artifact", "artifact-passes"}
+
+
+def test_what_does_not_decode(exported: Path, decoding: Path) -> None:
+    with pytest.raises(InputError, match=r"without decode\.onnx.*`decode=True`"):
+        bench_artifact(exported, decode=True)
+    with pytest.raises(InputError, match="runtime: got tensorrt, expected onnxruntime"):
+        bench_artifact(decoding, decode=True, runtime=RuntimeOptions("tensorrt"))
+    with pytest.raises(InputError, match="against: got full-attention, expected eager"):
+        bench_artifact(decoding, decode=True, against=("eager", "full-attention"))
+    for length in (0, 57):
+        with pytest.raises(InputError, match=f"lengths: got {length}, expected lengths from 1 to 56, which"):
+            bench_artifact(decoding, decode=True, lengths=(8, length))
+
+
+@pytest.mark.parametrize(
+    ("longest", "repeat", "lengths"),
+    [
+        (64, 20, (48,)),
+        (2048, 20, (256, 1024, 1872)),
+        (2048, 4, (256, 1024, 2000)),
+        (65536, 20, (256, 1024, 4096, 16384, 65360)),
+        (524288, 20, (256, 1024, 4096, 16384, 65536)),
+        (9, 20, (1,)),
+    ],
+)
+def test_prompts_that_leave_room_for_tokens(longest: int, repeat: int, lengths: tuple[int, ...]) -> None:
+    options = BenchmarkOptions((1,), repeat=repeat)
+    assert choose_decode_lengths(longest, options, None) == lengths
+    assert choose_decode_lengths(longest, options, (longest - 8,)) == (longest - 8,)
+
+
+def test_a_model_too_short_for_a_turn() -> None:
+    with pytest.raises(InputError, match="decode: got a model of at most 8 tokens, expected more than 8"):
+        choose_decode_lengths(8, BenchmarkOptions((1,)), None)

@@ -159,17 +159,16 @@ void refuse_unknown(const char* op, const std::vector<AttributeRule>& rules,
 
 Attributes::Attributes(const char* op, const std::vector<AttributeRule>& rules,
                        const nvinfer1::PluginFieldCollection* fields, nvinfer1::TensorRTPhase phase)
-    : op_(op) {
+    : op_(op), from_engine_(phase == nvinfer1::TensorRTPhase::kRUNTIME) {
   if (fields == nullptr || fields->nbFields < 0 ||
       (fields->nbFields > 0 && fields->fields == nullptr)) {
     fail(op, "got no attributes");
   }
-  const bool serialized = phase == nvinfer1::TensorRTPhase::kRUNTIME;
-  if (serialized) {
+  if (from_engine_) {
     check_origin(op, *fields);
     engine_workspace_ = read_workspace(op, *fields);
   }
-  refuse_unknown(op, rules, *fields, serialized);
+  refuse_unknown(op, rules, *fields, from_engine_);
   for (const AttributeRule& rule : rules) {
     const PluginField* field = find_field(op, *fields, rule.name);
     if (field == nullptr && !rule.required) continue;

@@ -74,6 +74,9 @@ class Attributes {
   // Bytes of workspace the engine gives each call; known when it came with the fields.
   std::optional<int64_t> engine_workspace() const { return engine_workspace_; }
 
+  // Whether they come from an engine, and not from a network that is being built.
+  bool from_engine() const { return from_engine_; }
+
   // What goes into an engine: which library wrote it, the attributes, and the workspace unless it
   // is null. The fields point into this object, into `workspace` and into constants.
   std::vector<nvinfer1::PluginField> serialize(const int64_t* workspace) const;
@@ -96,6 +99,7 @@ class Attributes {
   const char* op_;
   std::vector<Attribute> attributes_;
   std::optional<int64_t> engine_workspace_;
+  bool from_engine_;
   std::string timing_cache_id_;
 };
 

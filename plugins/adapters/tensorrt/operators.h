@@ -18,9 +18,10 @@ namespace reformer::tensorrt {
 template <typename Operator>
 const OperatorRules& rules_of() {
   static const OperatorRules rules = [] {
-    static_assert(std::size(Operator::kOutputs) == 1 && find_element_input<Operator>() == 0);
-    OperatorRules made{Operator::kName, {}, Operator::kOutputs[0].rule, {}};
+    static_assert(find_element_input<Operator>() == 0);
+    OperatorRules made{Operator::kName, {}, {}, {}};
     for (const auto& input : Operator::kInputs) made.inputs.push_back(input.rule);
+    for (const auto& output : Operator::kOutputs) made.outputs.push_back(output.rule);
     read_parameters<Operator>(AttributeLister{made.attributes});
     return made;
   }();
@@ -38,6 +39,15 @@ int64_t rotation_size(const Params& /*params*/) {
   return 0;
 }
 
+// P of the local caches is an attribute's; others may be empty.
+inline int64_t cache_capacity(const reformer_local_attention_step_params& params) {
+  return (params.chunking.num_chunks_before + 1) * params.chunking.chunk_length;
+}
+template <typename Params>
+int64_t cache_capacity(const Params& /*params*/) {
+  return 0;
+}
+
 // An empty batch that fits the attributes: a call of it checks nothing but them.
 template <typename Operator>
 Tensors empty_tensors(const typename Operator::Params& params) {
@@ -45,7 +55,10 @@ Tensors empty_tensors(const typename Operator::Params& params) {
     switch (letter) {
       case 'B':
       case 'L':
+      case 'Q':
         return 0;
+      case 'P':
+        return cache_capacity(params);
       case 'D':
       case 'R':
         return 1;
@@ -62,7 +75,9 @@ Tensors empty_tensors(const typename Operator::Params& params) {
     std::transform(rule.shape.begin(), rule.shape.end(), tensor.dims, size_of);
     tensors.inputs.push_back(tensor);
   }
-  tensors.output = describe_output<Operator>(tensors.inputs.data(), 0);
+  for (size_t i = 0; i < std::size(Operator::kOutputs); ++i) {
+    tensors.outputs.push_back(describe_output<Operator>(tensors.inputs.data(), i));
+  }
   return tensors;
 }
 
@@ -80,11 +95,11 @@ class OperatorPlugin final : public Plugin {
 
  private:
   Plugin* copy() const override { return new OperatorPlugin(*this); }
-  nvinfer1::DimsExprs output_shape(const nvinfer1::DimsExprs* inputs) const override {
-    const TensorRule& rule = Operator::kOutputs[0].rule;
+  nvinfer1::DimsExprs output_shape(const nvinfer1::DimsExprs* inputs, size_t index) const override {
+    const TensorRule& rule = Operator::kOutputs[index].rule;
     nvinfer1::DimsExprs shape{rule.rank(), {}};
     for (size_t axis = 0; axis < rule.shape.size(); ++axis) {
-      const Source source = find_source<Operator>(0, axis);
+      const Source source = find_source<Operator>(index, axis);
       shape.d[axis] = inputs[source.input].d[source.axis];
     }
     return shape;
@@ -101,7 +116,7 @@ class OperatorPlugin final : public Plugin {
   Params fill(const Tensors& tensors, const reformer_execution& execution) const {
     Params params = params_;
     params.execution = execution;
-    set_tensors<Operator>(tensors.inputs.data(), &tensors.output, params);
+    set_tensors<Operator>(tensors.inputs.data(), tensors.outputs.data(), params);
     return params;
   }
 

@@ -2,6 +2,7 @@
 // C interface.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -19,14 +20,14 @@ namespace reformer::tensorrt {
 struct OperatorRules {
   const char* name;
   std::vector<TensorRule> inputs;
-  TensorRule output;
+  std::vector<TensorRule> outputs;
   std::vector<AttributeRule> attributes;
 };
 
 // The tensors of one call. Data pointers are null where only shapes are known.
 struct Tensors {
   std::vector<reformer_tensor> inputs;
-  reformer_tensor output{};
+  std::vector<reformer_tensor> outputs;
 };
 
 class Plugin : public nvinfer1::IPluginV3,
@@ -51,7 +52,11 @@ class Plugin : public nvinfer1::IPluginV3,
   const char* getPluginNamespace() const noexcept final { return kDomain; }
 
   // IPluginV3OneBuild
-  int32_t getNbOutputs() const noexcept final { return 1; }
+  // An output that may take an input's memory (operators.h, kInPlace) is not declared as its alias:
+  // docs/running-engines.md says why. Where one buffer is bound as both, the kernel sees it.
+  int32_t getNbOutputs() const noexcept final {
+    return static_cast<int32_t>(rules_.outputs.size());
+  }
   int32_t getOutputDataTypes(nvinfer1::DataType* outputs, int32_t num_outputs,
                              const nvinfer1::DataType* inputs,
                              int32_t num_inputs) const noexcept final;
@@ -93,7 +98,8 @@ class Plugin : public nvinfer1::IPluginV3,
 
  private:
   virtual Plugin* copy() const = 0;
-  virtual nvinfer1::DimsExprs output_shape(const nvinfer1::DimsExprs* inputs) const = 0;
+  virtual nvinfer1::DimsExprs output_shape(const nvinfer1::DimsExprs* inputs,
+                                           size_t index) const = 0;
   virtual reformer_status measure(const Tensors& tensors, const reformer_execution& execution,
                                   uint64_t* size) const = 0;
   virtual reformer_status run(const Tensors& tensors,

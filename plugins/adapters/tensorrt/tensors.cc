@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 namespace reformer::tensorrt {
 namespace {
@@ -73,25 +74,29 @@ void check_rank(const char* op, const TensorRule& rule, int32_t rank) {
 
 Tensors view_tensors(const OperatorRules& rules, const nvinfer1::PluginTensorDesc* inputs,
                      const nvinfer1::PluginTensorDesc* outputs) {
-  Tensors tensors;
-  for (size_t i = 0; i < rules.inputs.size(); ++i) {
-    tensors.inputs.push_back(
-        view_tensor(rules.name, rules.inputs[i], inputs[i].dims, inputs[i].type));
-  }
-  tensors.output = view_tensor(rules.name, rules.output, outputs[0].dims, outputs[0].type);
-  return tensors;
+  const auto view = [&](const std::vector<TensorRule>& listed,
+                        const nvinfer1::PluginTensorDesc* descs) {
+    std::vector<reformer_tensor> tensors;
+    for (size_t i = 0; i < listed.size(); ++i) {
+      tensors.push_back(view_tensor(rules.name, listed[i], descs[i].dims, descs[i].type));
+    }
+    return tensors;
+  };
+  return {view(rules.inputs, inputs), view(rules.outputs, outputs)};
 }
 
 Tensors view_profile(const OperatorRules& rules, const nvinfer1::DynamicPluginTensorDesc* inputs,
                      const nvinfer1::DynamicPluginTensorDesc* outputs, Extreme extreme) {
-  Tensors tensors;
-  for (size_t i = 0; i < rules.inputs.size(); ++i) {
-    tensors.inputs.push_back(
-        view_tensor(rules.name, rules.inputs[i], dims_at(inputs[i], extreme), inputs[i].desc.type));
-  }
-  tensors.output =
-      view_tensor(rules.name, rules.output, dims_at(outputs[0], extreme), outputs[0].desc.type);
-  return tensors;
+  const auto view = [&](const std::vector<TensorRule>& listed,
+                        const nvinfer1::DynamicPluginTensorDesc* descs) {
+    std::vector<reformer_tensor> tensors;
+    for (size_t i = 0; i < listed.size(); ++i) {
+      tensors.push_back(
+          view_tensor(rules.name, listed[i], dims_at(descs[i], extreme), descs[i].desc.type));
+    }
+    return tensors;
+  };
+  return {view(rules.inputs, inputs), view(rules.outputs, outputs)};
 }
 
 }  // namespace reformer::tensorrt

@@ -85,6 +85,26 @@ void check_step_memory(Checker& check, const Named (&inputs)[kInputs], const Nam
 
 }  // namespace
 
+int64_t most_step_tokens(const reformer_chunking& chunking, const StepSizes& sizes, bool ring) {
+  return ring ? kMaxPositions - chunking.padding_multiple : sizes.capacity;
+}
+
+reformer_status check_step_row(const char* op, const reformer_execution& execution,
+                               const StepSizes& sizes, int64_t most_tokens, int64_t row,
+                               int64_t held, int64_t fresh) {
+  const auto refuse = [&](const char* expected, int64_t limit) {
+    return report(execution, op, REFORMER_ERROR_LENGTHS,
+                  "row %lld holds %lld tokens and gets %lld, expected %s %lld",
+                  static_cast<long long>(row), static_cast<long long>(held),
+                  static_cast<long long>(fresh), expected, static_cast<long long>(limit));
+  };
+  if (held < 0 || fresh < 0) return refuse("numbers of at least", 0);
+  if (fresh > sizes.length) return refuse("new tokens of at most", sizes.length);
+  if (fresh > 1 && held > 0) return refuse("on a cache that is not empty at most", 1);
+  if (held + fresh > most_tokens) return refuse("together at most", most_tokens);
+  return REFORMER_OK;
+}
+
 reformer_status check_lsh_attention_step(const reformer_lsh_attention_step_params* params,
                                          Extent extent, StepSizes* sizes) {
   if (const reformer_status status = check_header(params)) return status;

@@ -68,6 +68,12 @@ reformer_status check_lsh_attention_step(const reformer_lsh_attention_step_param
                                          Extent extent, StepSizes* sizes);
 reformer_status check_local_attention_step(const reformer_local_attention_step_params* params,
                                            Extent extent, StepSizes* sizes);
+// Tokens that a row of a step may have with its new ones; a `ring` keeps the last ones only.
+int64_t most_step_tokens(const reformer_chunking& chunking, const StepSizes& sizes, bool ring);
+// Whether a row that holds `held` tokens may get `fresh` new ones.
+reformer_status check_step_row(const char* op, const reformer_execution& execution,
+                               const StepSizes& sizes, int64_t most_tokens, int64_t row,
+                               int64_t held, int64_t fresh);
 reformer_status check_workspace(const char* op, const reformer_execution& execution,
                                 uint64_t needed);
 

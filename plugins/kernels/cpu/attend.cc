@@ -37,17 +37,21 @@ struct Segment {
   size_t columns;
 };
 
-// Adds window tiles from `next` on until the segment is full. `skip_hidden` leaves out tiles that
-// no query of the block may see.
-HWY_INLINE void collect_segment(const AttendJob& job, const QueryBlock& block, bool skip_hidden,
+// Adds window tiles from `next` on until the segment is full, or the cache of tiles is: one more
+// would take the place of the first. `skip_hidden` leaves out tiles that no query of the block may
+// see. False at the window's end.
+HWY_INLINE bool collect_segment(const AttendJob& job, const QueryBlock& block, bool skip_hidden,
                                 int64_t* next, AttendScratch& scratch, Segment* segment) {
   const AttentionSizes& sizes = job.sizes;
-  const int64_t per_chunk = divide_up(sizes.chunk_length, static_cast<int64_t>(kTileKeys));
+  const int64_t tile_keys = static_cast<int64_t>(kTileKeys);
+  const int64_t per_chunk = divide_up(sizes.chunk_length, tile_keys);
   const int64_t chunks = sizes.rounds * (sizes.padded_length / sizes.chunk_length);
   const int64_t window_tiles = (sizes.before + 1 + sizes.after) * per_chunk;
   const int32_t limit = sizes.causal ? block.last_position : kNoLimit;
   segment->count = segment->columns = 0;
-  for (; *next < window_tiles && segment->count < kSegmentTiles; ++*next) {
+  size_t fetched = 0;
+  for (; *next < window_tiles && segment->count < kSegmentTiles && fetched < scratch.num_tiles;
+       ++*next) {
     // The window wraps around, across rounds; it may list a chunk more than once. A neighbour that
     // is farther away than there are chunks is the chunk itself, as in eager's slices.
     const int64_t wanted = *next / per_chunk - sizes.before;
@@ -55,7 +59,10 @@ HWY_INLINE void collect_segment(const AttendJob& job, const QueryBlock& block, b
     if (beyond && !sizes.wraps) continue;
     const int64_t shift = wanted > chunks || wanted < -chunks ? 0 : wanted;
     const int64_t chunk = ((block.chunk + shift) % chunks + chunks) % chunks;
+    const int64_t tile_first = chunk * sizes.chunk_length + *next % per_chunk * tile_keys;
+    if (skip_hidden && job.order == nullptr && tile_first > limit) continue;  // later, all of it
     const KeyTile& tile = fetch_tile(job, block.pair, chunk, *next % per_chunk, scratch);
+    ++fetched;
     if (skip_hidden && tile.min_visible > limit) continue;
     const size_t columns = round_up(tile.count, kLanes);
     std::copy(tile.positions, tile.positions + columns,
@@ -66,6 +73,7 @@ HWY_INLINE void collect_segment(const AttendJob& job, const QueryBlock& block, b
     segment->offsets[segment->count++] = segment->columns;
     segment->columns += columns;
   }
+  return *next < window_tiles;
 }
 
 HWY_INLINE void scale_result(size_t rows, size_t width, const AttendScratch& scratch) {
@@ -114,10 +122,10 @@ HWY_INLINE float attend_window(const AttendJob& job, const QueryBlock& block, bo
   std::fill(scratch.row_sum, scratch.row_sum + kQueryRows, 0.0f);
   bool first = true;
   int64_t next = 0;
-  for (;;) {
+  for (bool more = true; more;) {
     Segment segment;
-    collect_segment(job, block, skip_hidden, &next, scratch, &segment);
-    if (segment.count == 0) break;
+    more = collect_segment(job, block, skip_hidden, &next, scratch, &segment);
+    if (segment.count == 0) continue;
     attend_segment(job, block.rows, segment, first, scratch);
     first = false;
   }

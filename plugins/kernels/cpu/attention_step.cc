@@ -87,30 +87,15 @@ Workspace layout_workspace(const StepCall& call, int32_t num_workers, void* bloc
   return workspace;
 }
 
-reformer_status check_row(const StepCall& call, const reformer_execution& execution, int64_t row) {
-  const StepSizes& sizes = call.job.sizes;
-  const int64_t held = call.job.lengths[row];
-  const int64_t fresh = call.job.new_lengths[row];
-  const bool ring = call.new_buckets == nullptr;
-  const int64_t room = ring ? kMaxPositions - call.job.chunking.padding_multiple : sizes.capacity;
-  const auto refuse = [&](const char* expected, int64_t limit) {
-    return report(execution, call.op, REFORMER_ERROR_LENGTHS,
-                  "row %lld holds %lld tokens and gets %lld, expected %s %lld",
-                  static_cast<long long>(row), static_cast<long long>(held),
-                  static_cast<long long>(fresh), expected, static_cast<long long>(limit));
-  };
-  if (held < 0 || fresh < 0) return refuse("numbers of at least", 0);
-  if (fresh > sizes.length) return refuse("new tokens of at most", sizes.length);
-  if (fresh > 1 && held > 0) return refuse("on a cache that is not empty at most", 1);
-  if (held + fresh > room) return refuse("together at most", room);
-  return REFORMER_OK;
-}
-
 // Before anything is written. Buckets that are held were checked when they were new.
 reformer_status check_values(const StepCall& call, const reformer_execution& execution) {
   const StepSizes& sizes = call.job.sizes;
+  const int64_t most_tokens =
+      most_step_tokens(call.job.chunking, sizes, call.new_buckets == nullptr);
   for (int64_t row = 0; row < sizes.batch; ++row) {
-    if (const auto status = check_row(call, execution, row)) return status;
+    const auto status = check_step_row(call.op, execution, sizes, most_tokens, row,
+                                       call.job.lengths[row], call.job.new_lengths[row]);
+    if (status != REFORMER_OK) return status;
     if (call.new_buckets == nullptr) continue;
     const int64_t lines = sizes.heads * sizes.rounds;
     for (int64_t i = row * lines; i < (row + 1) * lines; ++i) {

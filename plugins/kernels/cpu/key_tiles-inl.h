@@ -102,9 +102,9 @@ HWY_INLINE void mark_visible(const AttendJob& job, int64_t batch, KeyTile& tile)
         real && position < job.sizes.length && job.mask[batch * job.sizes.length + position] != 0;
     tile.visible[i] = seen ? position : kMaskedKey;
     tile.fill[i] = real ? kMaskedLogit : -std::numeric_limits<float>::infinity();
-    // Where a token has a logit of its own it sees itself even masked, wherever the window lists it.
-    const bool sees_itself =
-        job.self_logit != kNoSelfLogit && real && position < job.sizes.length;
+    // Where a token has a logit of its own it sees itself even masked, wherever the window lists
+    // it.
+    const bool sees_itself = job.self_logit != kNoSelfLogit && real && position < job.sizes.length;
     tile.min_visible = std::min(tile.min_visible, sees_itself ? position : tile.visible[i]);
   }
 }

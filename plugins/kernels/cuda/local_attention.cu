@@ -15,7 +15,7 @@ constexpr char kOp[] = "LocalAttention";
 template <typename T>
 reformer_status run_local(const reformer_local_attention_params& params,
                           const AttentionSizes& sizes) {
-  AttentionArguments<T> arguments = describe_attention<T>(sizes);
+  AttentionArguments<T> arguments = describe_attention<T>(sizes, params.self_logit);
   arguments.query = view_global<const T>(params.query);
   arguments.key = view_global<const T>(params.key);
   arguments.value = view_global<const T>(params.value);

@@ -57,7 +57,7 @@ template <typename T>
 LshAttentionPlan<T> plan_launches(const reformer_lsh_attention_params& params,
                                   const AttentionSizes& sizes, DeviceArena* arena) {
   LshAttentionPlan<T> plan;
-  plan.attention = describe_attention<T>(sizes);
+  plan.attention = describe_attention<T>(sizes, params.self_logit);
   plan.attention.is_lsh = true;
   plan.attention.identity_order = sizes.dense;
   plan.attention.direct = sizes.rounds == 1;

@@ -23,7 +23,9 @@ HashArguments<T> plan_launch(const reformer_lsh_buckets_params& params, const Ha
   arguments.rounds = static_cast<int32_t>(sizes.rounds);
   arguments.rotation_size = static_cast<int32_t>(sizes.rotation_size);
   arguments.masked_bucket = sizes.masked_bucket;
-  arguments.factors.count = params.num_factors;
+  // Without factors the rotations' columns are one.
+  arguments.factors.count = params.num_factors > 0 ? params.num_factors : 1;
+  arguments.factors.half_sizes[0] = arguments.rotation_size;
   for (int32_t i = 0; i < params.num_factors; ++i) {
     arguments.factors.half_sizes[i] = params.num_buckets[i] / 2;
   }

@@ -33,6 +33,15 @@ class DeviceArena {
     return array;
   }
 
+  // Memory for what another operator's call needs, at its address.
+  void* reserve(int64_t bytes) {
+    if (bytes > kMaxBytes) too_large_ = true;
+    if (too_large_) return nullptr;
+    void* address = arena_.allocate<char>(static_cast<size_t>(bytes));
+    if (arena_.used() > static_cast<size_t>(kMaxBytes)) too_large_ = true;
+    return address;
+  }
+
   // Bytes to ask for; TOO_LARGE when no int64 counts them.
   reformer_status measure(const char* op, const reformer_execution& execution,
                           uint64_t* bytes) const {

@@ -9,9 +9,12 @@ set(REFORMER_CUDA_SOURCES
   kernels/cuda/hash/float16.cu
   kernels/cuda/hash/float32.cu
   kernels/cuda/local_attention.cu
+  kernels/cuda/local_attention_step.cu
   kernels/cuda/lsh_attention.cu
+  kernels/cuda/lsh_attention_step.cu
   kernels/cuda/lsh_buckets.cu
   kernels/cuda/norm/norm.cu
   kernels/cuda/residual_norm.cu
   kernels/cuda/prepare.cu
-  kernels/cuda/sort/sort.cu)
+  kernels/cuda/sort/sort.cu
+  kernels/cuda/step/step.cu)

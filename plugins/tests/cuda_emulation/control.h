@@ -19,10 +19,15 @@ void omit_barrier(const std::string& name);
 // All barriers and waits that were met so far, sorted.
 std::vector<std::string> met_barriers();
 
-// The stream of the last launch.
+// The stream of the last launch, copy or fill.
 void* last_stream();
 
-// Makes the launch after `launches` more be refused, as a device out of resources does.
+// Kernels launched so far, and how often the host waited for the device to read from it.
+int count_launches();
+int count_read_backs();
+
+// Makes the launch after `launches` more be refused, as a device out of resources does; copies and
+// fills count as launches.
 void refuse_launch_after(int launches);
 
 }  // namespace reformer::cuda::emulation

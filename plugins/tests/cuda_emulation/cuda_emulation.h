@@ -40,6 +40,32 @@ reformer_status launch(void (*kernel)(Params...), int64_t grid, unsigned block, 
   return accepted ? REFORMER_OK : REFORMER_ERROR_LAUNCH;
 }
 
+inline reformer_status copy_lines(void* target, int64_t target_pitch, const void* source,
+                                  int64_t source_pitch, int64_t width, int64_t lines,
+                                  void* stream) {
+  if (width == 0 || lines == 0) return REFORMER_OK;
+  if (!emulation::accepts_work(stream)) return REFORMER_ERROR_LAUNCH;
+  for (int64_t i = 0; i < lines; ++i) {
+    std::memcpy(static_cast<char*>(target) + i * target_pitch,
+                static_cast<const char*>(source) + i * source_pitch, static_cast<size_t>(width));
+  }
+  return REFORMER_OK;
+}
+
+inline reformer_status fill_bytes(void* target, int value, int64_t bytes, void* stream) {
+  if (bytes == 0) return REFORMER_OK;
+  if (!emulation::accepts_work(stream)) return REFORMER_ERROR_LAUNCH;
+  std::memset(target, value, static_cast<size_t>(bytes));
+  return REFORMER_OK;
+}
+
+inline reformer_status read_back(void* host, const void* device, int64_t bytes, void* stream) {
+  if (!emulation::accepts_work(stream)) return REFORMER_ERROR_LAUNCH;
+  emulation::note_read_back();
+  std::memcpy(host, device, static_cast<size_t>(bytes));
+  return REFORMER_OK;
+}
+
 // The default arguments are the caller's place.
 inline void __syncthreads(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
   if (!emulation::is_omitted({file, line})) emulation::block_barrier({file, line});

@@ -61,6 +61,8 @@ struct Machine {
   std::unique_ptr<SharedBlock> shared;
   void* stream = nullptr;
   int launches_until_refusal = -1;
+  int launches = 0;
+  int read_backs = 0;
 };
 
 Machine machine;
@@ -174,6 +176,11 @@ void run_block(size_t shared_bytes) {
   machine.shared.reset();
 }
 
+// Whether this is the launch that a test wants refused.
+bool is_refused() {
+  return machine.launches_until_refusal >= 0 && machine.launches_until_refusal-- == 0;
+}
+
 }  // namespace
 
 void fail(Site site, const char* format, ...) {
@@ -200,7 +207,8 @@ bool run_grid(unsigned grid, unsigned block, size_t shared_bytes, void* stream,
     fail({"launch", 0}, "%zu bytes of shared memory, expected at most %zu", shared_bytes,
          kMaxSharedBytes);
   }
-  if (machine.launches_until_refusal >= 0 && machine.launches_until_refusal-- == 0) return false;
+  if (is_refused()) return false;
+  ++machine.launches;
   Fiber host;
   machine.host = &host;
   machine.kernel = &kernel;
@@ -214,6 +222,14 @@ bool run_grid(unsigned grid, unsigned block, size_t shared_bytes, void* stream,
   }
   return true;
 }
+
+bool accepts_work(void* stream) {
+  const std::lock_guard<std::mutex> lock(machine.mutex);
+  machine.stream = stream;
+  return !is_refused();
+}
+
+void note_read_back() { ++machine.read_backs; }
 
 char* shared_memory() { return machine.shared->data(); }
 
@@ -283,6 +299,10 @@ void set_seed(uint32_t seed) { machine.random.seed(seed); }
 void emulate_turing(bool yes) { turing = yes; }
 
 void* last_stream() { return machine.stream; }
+
+int count_launches() { return machine.launches; }
+
+int count_read_backs() { return machine.read_backs; }
 
 void refuse_launch_after(int launches) { machine.launches_until_refusal = launches; }
 

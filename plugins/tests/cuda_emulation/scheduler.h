@@ -36,6 +36,11 @@ extern bool turing;
 bool run_grid(unsigned grid, unsigned block, size_t shared_bytes, void* stream,
               const std::function<void()>& kernel);
 
+// Whether the host may enqueue something else on `stream` than a kernel: likewise.
+bool accepts_work(void* stream);
+// The host waits for the device.
+void note_read_back();
+
 // The running block's shared memory.
 char* shared_memory();
 

@@ -143,5 +143,7 @@ def local_attention_step_node(
         padding_threshold=padding_threshold,
         self_logit=self_logit,
         wraps=wraps,
+        plugin_namespace=PLUGIN_NAMESPACE,
+        plugin_version=PLUGIN_VERSION,
     )
     return output, present_key, present_value

@@ -161,5 +161,7 @@ def lsh_attention_step_node(
         key_norm_epsilon=key_norm_epsilon,
         self_logit=self_logit,
         dense_threshold=dense_threshold,
+        plugin_namespace=PLUGIN_NAMESPACE,
+        plugin_version=PLUGIN_VERSION,
     )
     return output, present_query_key, present_value, present_buckets

@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Final
 
+from reformer_export.artifact.decoding import DECODE_NAME
 from reformer_export.artifact.engine_record import (
     ENGINE_SUFFIX,
     EngineRecord,
@@ -27,7 +28,9 @@ _FIRST_COMPATIBLE: Final = ComputeCapability(8, 0)
 """From which on a hardware-compatible TensorRT engine runs (Ampere and newer)."""
 
 
-def choose_engine(folder: Path, runtime: EngineRuntime, name: str | None, machine: Machine) -> EngineRecord:
+def choose_engine(
+    folder: Path, runtime: EngineRuntime, name: str | None, machine: Machine, decode: bool = False
+) -> EngineRecord:
     """The record of the engine `name`, or of the only one that this machine can run.
 
     Args:
@@ -35,19 +38,22 @@ def choose_engine(folder: Path, runtime: EngineRuntime, name: str | None, machin
         runtime: which runtime is to run it.
         name: an engine's name, or None for the one of this runtime; of several, the one that fits.
         machine: the facts it has to fit.
+        decode: whether it is to continue sequences (decode.onnx) or to take them whole (model.onnx).
 
     Raises:
-        InputError: `name` is no engine here or of another runtime, or several engines fit.
-        ArtifactError: the record is broken, or the artifact has no engine of this runtime.
+        InputError: `name` is no engine here, or of another runtime or graph, or several engines fit.
+        ArtifactError: the record is broken, or the artifact has no such engine of this runtime.
     """
     names = list_engines(folder)
     if name is not None:
-        return _read_named(folder, runtime, name, names)
+        return _read_named(folder, runtime, name, names, decode)
     records = [read_engine_record(folder, each) for each in names]
-    records = [record for record in records if record.runtime == runtime]
+    records = [record for record in records if record.runtime == runtime and record.decodes == decode]
     if not records:
-        fix = f"build it with `reformer-export engine {folder} --runtime {runtime}`"
-        raise ArtifactError(folder / ENGINES_NAME, f"no engine for {runtime}", "one", fix)
+        kind = "engine of decode.onnx" if decode else "engine"
+        flag = " --decode" if decode else ""
+        fix = f"build it with `reformer-export engine {folder} --runtime {runtime}{flag}`"
+        raise ArtifactError(folder / ENGINES_NAME, f"no {kind} for {runtime}", "one", fix)
     fitting = [record for record in records if _fits(record, machine)] if len(records) > 1 else records
     if len(fitting) > 1:
         found = ", ".join(record.name for record in fitting)
@@ -56,7 +62,9 @@ def choose_engine(folder: Path, runtime: EngineRuntime, name: str | None, machin
     return (fitting or records)[0]
 
 
-def _read_named(folder: Path, runtime: EngineRuntime, name: str, names: tuple[str, ...]) -> EngineRecord:
+def _read_named(
+    folder: Path, runtime: EngineRuntime, name: str, names: tuple[str, ...], decode: bool
+) -> EngineRecord:
     if name not in names:
         raise InputError(
             "engine",
@@ -71,6 +79,13 @@ def _read_named(folder: Path, runtime: EngineRuntime, name: str, names: tuple[st
             f"an engine for {record.runtime}",
             f"one for {runtime}",
             f'use `runtime="{record.runtime}"`, or name another engine',
+        )
+    if record.decodes != decode:
+        raise InputError(
+            f"engine {name}",
+            f"an engine of {record.model_name}",
+            f"one of {DECODE_NAME if decode else MODEL_NAME}",
+            "name another engine, or build one with `reformer-export engine`",
         )
     return record
 
@@ -207,11 +222,11 @@ def read_engine(folder: Path, manifest: Manifest, record: EngineRecord) -> bytes
     Raises:
         ArtifactError: the file is missing or another one, or the artifact's model changed since.
     """
-    model, again = manifest.files[MODEL_NAME], f"copy it again, or {BUILD_AGAIN}"
+    model, again = manifest.files.get(record.model_name), f"copy it again, or {BUILD_AGAIN}"
     if model != record.model_sha256:
         raise ArtifactError(
             f"engine {record.name}",
-            f"{MODEL_NAME} of SHA-256 {model[:16]}...",
+            f"{record.model_name} of SHA-256 {model[:16]}..." if model else f"no {record.model_name}",
             f"{record.model_sha256[:16]}..., from which it was built",
             BUILD_AGAIN,
         )

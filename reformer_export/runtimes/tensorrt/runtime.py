@@ -6,10 +6,9 @@ import contextlib
 import os
 import threading
 import weakref
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 from reformer_export.artifact.engine_record import EngineProfile, EngineRecord, EngineRuntime
-from reformer_export.artifact.manifest import MODEL_NAME
 from reformer_export.errors import InputError
 from reformer_export.phases import log_fact, log_phase
 from reformer_export.runtimes.base import Runtime, Where, check_place
@@ -83,7 +82,7 @@ class TensorRTRuntime(Runtime):
             stack.callback(opened.close)
             opened.check_signature(self.spec)
             if self._record.flags.stripped:
-                opened.refit(self.folder / MODEL_NAME)
+                opened.refit(self.folder / self._record.model_name)
             self._title = opened.title
             self._notes += [f"{opened.title}: {warning}" for warning in opened.warnings]
             executor = EngineExecutor(opened, device, cuda_graphs=options.cuda_graphs)
@@ -141,6 +140,13 @@ class TensorRTRuntime(Runtime):
                 )
             outputs = self._executor.run(ids, mask)
         return {name: outputs[name] for name in self.spec.output_names}
+
+    def check_decoding(self) -> NoReturn:
+        got, fix = f"{self._record.runtime}", "load the artifact with ONNX Runtime"
+        raise InputError("decoding", got, "ONNX Runtime, which alone has caches here", fix)
+
+    def _start_decoding(self, num_hashes: int | None) -> NoReturn:
+        self.check_decoding()
 
     def abandon(self) -> None:
         self._is_abandoned = True

@@ -200,6 +200,7 @@ def _plan_timings(layout: Layout) -> list[Step]:
     bench = ("-m", "benchmarks.bench_gpu")
     return [
         layout.step("layers", *bench, "layers", *data, partial=True, seconds=60),
+        layout.step("steps", *bench, "steps", *data, partial=True, seconds=30),
         layout.step("whole models", *bench, "models", *data, partial=True, seconds=80),
         layout.step(
             "ONNX Runtime's kernels",
@@ -256,6 +257,7 @@ def plan_dry_run(layout: Layout) -> list[Step]:
             environment={"CUDA_VISIBLE_DEVICES": ""},
         ),
         layout.step("layers refuse", "-m", "benchmarks.bench_gpu", "layers", **refusing),
+        layout.step("steps refuse", "-m", "benchmarks.bench_gpu", "steps", **refusing),
         layout.step("models refuse", "-m", "benchmarks.bench_gpu", "models", **refusing),
         layout.step("kernels refuse", "-m", "benchmarks.gpu_sessions", **refusing),
         layout.step("profiles refuse", "-m", "benchmarks.gpu_profile", "run", **refusing),

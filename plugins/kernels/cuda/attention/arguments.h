@@ -1,9 +1,12 @@
 // What an attention launch works on: host code fills it, kernels take it by value.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
+#include <limits>
 
 #include "kernels/common/validation.h"
+#include "kernels/cuda/attention/base2.h"
 #include "kernels/cuda/device/device.h"
 
 namespace reformer::cuda {
@@ -30,16 +33,21 @@ struct AttentionArguments {
   int64_t before = 0;
   int64_t after = 0;
   bool causal = false;
-  bool is_lsh = false;          // shared query and key: scaled keys, and a position avoids itself
+  bool wraps = true;            // the window, around either end
+  bool is_lsh = false;          // shared query and key: scaled keys
+  bool avoids_self = false;     // a position's own key has the logit self_logit
   bool identity_order = false;  // dense, or local attention
   bool direct = false;          // one round: rows are final and go to `output`
   bool vector_rows = false;     // rows of all T tensors may be moved 16 bytes at a time
   float local_scale = 0;        // local attention: log2(e) / sqrt(D)
+  // Natural and base 2; infinity, which no logit is, unless avoids_self.
+  float self_logit = std::numeric_limits<float>::infinity();
+  float self_score = std::numeric_limits<float>::infinity();
 };
 
 // What both attention operators fill alike.
 template <typename T>
-AttentionArguments<T> describe_attention(const AttentionSizes& sizes) {
+AttentionArguments<T> describe_attention(const AttentionSizes& sizes, float self_logit) {
   AttentionArguments<T> arguments;
   arguments.batch = sizes.batch;
   arguments.length = sizes.length;
@@ -51,6 +59,10 @@ AttentionArguments<T> describe_attention(const AttentionSizes& sizes) {
   arguments.before = sizes.before;
   arguments.after = sizes.after;
   arguments.causal = sizes.causal;
+  arguments.wraps = sizes.wraps;
+  arguments.avoids_self = std::isfinite(self_logit);
+  arguments.self_logit = self_logit;
+  arguments.self_score = self_logit * kLog2E;
   return arguments;
 }
 

@@ -49,7 +49,7 @@ __device__ __forceinline__ int32_t own_warp() {
 
 // A position avoids itself where the block's own rows are the first keys and listed nowhere else.
 template <typename Tile>
-__device__ __forceinline__ void avoid_own(int32_t tile, int32_t lane,
+__device__ __forceinline__ void avoid_own(int32_t tile, float self_score, int32_t lane,
                                           typename MatrixSteps<Tile>::Scores& scores) {
   // By warp, so that the columns are known when this is compiled.
 #pragma unroll
@@ -59,9 +59,9 @@ __device__ __forceinline__ void avoid_own(int32_t tile, int32_t lane,
     for (int m = 0; m < Tile::kRowTiles; ++m) {
       const int first_row = warp * Tile::kWarpRows + 16 * m;
       if constexpr (Tile::kQueryRows == Tile::kKeys) {
-        avoid_diagonal(first_row, lane, scores[m]);
+        avoid_diagonal(first_row, self_score, lane, scores[m]);
       } else {
-        avoid_diagonal(first_row - tile * Tile::kKeys, lane, scores[m]);
+        avoid_diagonal(first_row - tile * Tile::kKeys, self_score, lane, scores[m]);
       }
     }
   }
@@ -86,11 +86,13 @@ __device__ __forceinline__ void weigh_tile(const AttentionArguments<typename Til
   const int32_t metadata = tile % kMetadataTiles * Tile::kKeys;
   const int32_t entry = first_entry_of<Tile>(plan, block, tile);
   mask_scores(positions, shared.key_visible + metadata, shared.key_scales + metadata, lane, scores);
-  if (arguments.is_lsh && !lists_self_once(plan, block)) {
-    avoid_position(positions, shared.key_positions + metadata, lane, scores);
-  } else if (arguments.is_lsh && tile < Tile::kQueryRows / Tile::kKeys) {
-    avoid_own<Tile>(tile, lane, scores);
+  const int32_t* key_positions = shared.key_positions + metadata;
+  if (arguments.avoids_self && !lists_self_once(plan, block)) {
+    avoid_position(positions, key_positions, arguments.self_score, lane, scores);
+  } else if (arguments.avoids_self && tile < Tile::kQueryRows / Tile::kKeys) {
+    avoid_own<Tile>(tile, arguments.self_score, lane, scores);
   }
+  if (!arguments.wraps) clear_missing(key_positions, lane, scores);
   const int32_t columns = plan.window_keys - entry;
   if (columns < Tile::kKeys) clear_scores(columns, lane, scores);
 #pragma unroll

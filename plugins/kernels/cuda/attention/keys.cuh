@@ -10,7 +10,7 @@
 
 namespace reformer::cuda {
 
-constexpr int32_t kNoKey = -1;  // the position of a tile's places behind the last key
+constexpr int32_t kNoKey = -1;  // the position of a tile's places that have no key
 constexpr int32_t kHiddenKey = std::numeric_limits<int32_t>::max();  // behind every limit
 constexpr int32_t kNoLimit = kHiddenKey - 1;  // the limit of a query that sees every position
 
@@ -36,6 +36,9 @@ __device__ __forceinline__ int32_t find_key(const AttentionArguments<T>& argumen
   const int32_t step = plan.by_chunk_length.divide(entry);
   const int32_t in_chunk = plan.by_chunk_length.remainder(entry, step);
   int32_t shift = step <= plan.after ? step : step - (plan.before + 1 + plan.after);
+  // Unsigned: a chunk before the first is beyond the last.
+  const uint32_t neighbour = static_cast<uint32_t>(block.chunk) + static_cast<uint32_t>(shift);
+  if (!arguments.wraps && neighbour >= static_cast<uint32_t>(plan.all_chunks)) return kNoKey;
   // A neighbour farther away than there are chunks is the chunk itself, as in eager's slices.
   if (shift > plan.all_chunks || shift < -plan.all_chunks) shift = 0;
   // The window wraps around, across rounds. Unsigned: the sum stays below 2^32.

@@ -12,9 +12,7 @@
 namespace reformer::cuda {
 
 constexpr float kMaskedLogit = -1e9f;  // design contract, as in HF eager
-constexpr float kSelfLogit = -1e5f;
 constexpr float kMaskedScore = kMaskedLogit * kLog2E;
-constexpr float kSelfScore = kSelfLogit * kLog2E;
 
 template <typename Value>
 struct alignas(8) ColumnPair {
@@ -69,7 +67,8 @@ __device__ __forceinline__ void mask_scores(const RowPositions (&rows)[kRowTiles
 // A position avoids itself, whatever its mask says: wherever it is listed.
 template <int kRowTiles, int kTiles>
 __device__ __forceinline__ void avoid_position(const RowPositions (&rows)[kRowTiles],
-                                               const int32_t* positions, int32_t lane,
+                                               const int32_t* positions, float self_score,
+                                               int32_t lane,
                                                float (&scores)[kRowTiles][kTiles][4]) {
 #pragma unroll
   for (int n = 0; n < kTiles; ++n) {
@@ -79,7 +78,7 @@ __device__ __forceinline__ void avoid_position(const RowPositions (&rows)[kRowTi
     for (int m = 0; m < kRowTiles; ++m) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        if (position.at[i % 2] == rows[m].position[i / 2]) scores[m][n][i] = kSelfScore;
+        if (position.at[i % 2] == rows[m].position[i / 2]) scores[m][n][i] = self_score;
       }
     }
   }
@@ -88,7 +87,7 @@ __device__ __forceinline__ void avoid_position(const RowPositions (&rows)[kRowTi
 // The same where the rows are columns `first_column` to `first_column` + 15 of the tile of keys and
 // their positions are listed nowhere else: two diagonals of 8 x 8.
 template <int kTiles>
-__device__ __forceinline__ void avoid_diagonal(int32_t first_column, int32_t lane,
+__device__ __forceinline__ void avoid_diagonal(int32_t first_column, float self_score, int32_t lane,
                                                float (&scores)[kTiles][4]) {
   const int32_t place = lane / 4 - 2 * (lane % 4);  // of the diagonal among a lane's two columns
 #pragma unroll
@@ -96,8 +95,8 @@ __device__ __forceinline__ void avoid_diagonal(int32_t first_column, int32_t lan
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       if (8 * (n - r) != first_column) continue;  // alike in all lanes
-      if (place == 0) scores[n][2 * r] = kSelfScore;
-      if (place == 1) scores[n][2 * r + 1] = kSelfScore;
+      if (place == 0) scores[n][2 * r] = self_score;
+      if (place == 1) scores[n][2 * r + 1] = self_score;
     }
   }
 }
@@ -113,6 +112,24 @@ __device__ __forceinline__ void clear_scores(int32_t columns, int32_t lane,
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         if (8 * n + 2 * (lane % 4) + i % 2 >= columns) scores[m][n][i] = -kInfinity;
+      }
+    }
+  }
+}
+
+// Nor do places of neighbours that do not exist.
+template <int kRowTiles, int kTiles>
+__device__ __forceinline__ void clear_missing(const int32_t* positions, int32_t lane,
+                                              float (&scores)[kRowTiles][kTiles][4]) {
+#pragma unroll
+  for (int n = 0; n < kTiles; ++n) {
+    const int32_t column = 8 * n + 2 * (lane % 4);
+    const auto position = *reinterpret_cast<const ColumnPair<int32_t>*>(positions + column);
+#pragma unroll
+    for (int m = 0; m < kRowTiles; ++m) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        if (position.at[i % 2] == kNoKey) scores[m][n][i] = -kInfinity;
       }
     }
   }
@@ -176,12 +193,14 @@ struct RowEnd {
   float factor;
 };
 
-__device__ __forceinline__ RowEnd finish_row(float max, float sum) {
+template <typename T>
+__device__ __forceinline__ RowEnd finish_row(const AttentionArguments<T>& arguments, float max,
+                                             float sum) {
   // max ln(2), and what that product's rounding lost: a large maximum leaves it no digits to spare.
   float highest = max * kLn2;
   float lost = fmaf(max, kLn2, -highest) + max * kLn2Rest;
-  if (max == kMaskedScore || max == kSelfScore) {
-    highest = max == kMaskedScore ? kMaskedLogit : kSelfLogit;
+  if (max == kMaskedScore || max == arguments.self_score) {
+    highest = max == kMaskedScore ? kMaskedLogit : arguments.self_logit;
     lost = 0;
   }
   const float lse = highest + (lost + __logf(sum));

@@ -34,7 +34,7 @@ __device__ __forceinline__ RowFactors<Tile> finish_states(
       sum = whole_sum;
     }
   }
-  const RowEnd end = finish_row(max, sum);
+  const RowEnd end = finish_row(arguments, max, sum);
   const int32_t row = lane / 4 + 8 * (lane % kLaneRows);
   if (!arguments.direct && row < rows && lane % 4 < kLaneRows) {
     const int64_t first_row = static_cast<int64_t>(block.pair) * plan.rounds + block.round;

@@ -91,6 +91,46 @@ __device__ __forceinline__ uint32_t pack2<bfloat16>(float low, float high) {
   return *reinterpret_cast<const uint32_t*>(&pair);
 }
 
+// What the host asks of device memory, in the order of a stream, a cudaStream_t. LAUNCH when the
+// device refuses.
+
+inline reformer_status status_from_cuda(cudaError_t error) {
+  if (error == cudaSuccess) return REFORMER_OK;
+  cudaGetLastError();  // reported here, so it must not meet the host's next check as well
+  return REFORMER_ERROR_LAUNCH;
+}
+
+// Enqueues a copy of `lines` lines of `width` bytes, which begin `pitch` bytes apart.
+inline reformer_status copy_lines(void* target, int64_t target_pitch, const void* source,
+                                  int64_t source_pitch, int64_t width, int64_t lines,
+                                  void* stream) {
+  if (width == 0 || lines == 0) return REFORMER_OK;
+  const cudaStream_t order = static_cast<cudaStream_t>(stream);
+  const size_t bytes = static_cast<size_t>(width);
+  if (lines == 1) {  // whose pitches do not matter: they may be more than a copy takes
+    return status_from_cuda(
+        cudaMemcpyAsync(target, source, bytes, cudaMemcpyDeviceToDevice, order));
+  }
+  return status_from_cuda(cudaMemcpy2DAsync(
+      target, static_cast<size_t>(target_pitch), source, static_cast<size_t>(source_pitch), bytes,
+      static_cast<size_t>(lines), cudaMemcpyDeviceToDevice, order));
+}
+
+// Enqueues making every byte `value`.
+inline reformer_status fill_bytes(void* target, int value, int64_t bytes, void* stream) {
+  if (bytes == 0) return REFORMER_OK;
+  return status_from_cuda(cudaMemsetAsync(target, value, static_cast<size_t>(bytes),
+                                          static_cast<cudaStream_t>(stream)));
+}
+
+// Copies to the host, and waits for that and for all that the stream had to do before.
+inline reformer_status read_back(void* host, const void* device, int64_t bytes, void* stream) {
+  const cudaStream_t order = static_cast<cudaStream_t>(stream);
+  const auto status = status_from_cuda(
+      cudaMemcpyAsync(host, device, static_cast<size_t>(bytes), cudaMemcpyDeviceToHost, order));
+  return status != REFORMER_OK ? status : status_from_cuda(cudaStreamSynchronize(order));
+}
+
 #if defined(__CUDACC__)
 
 // The block's shared memory, aligned to 128 bytes. There is no other kind: static arrays could
@@ -125,9 +165,7 @@ reformer_status launch(void (*kernel)(Params...), int64_t grid, unsigned block, 
         },
         values);
   }
-  if (error == cudaSuccess) return REFORMER_OK;
-  cudaGetLastError();  // reported here, so it must not meet the host's next check as well
-  return REFORMER_ERROR_LAUNCH;
+  return status_from_cuda(error);
 }
 
 #endif  // __CUDACC__

@@ -1,5 +1,8 @@
 #include "driver.h"
 
+#include <algorithm>
+#include <cstring>
+
 #include "check.h"
 
 namespace reformer::test {
@@ -26,10 +29,11 @@ DynamicPluginTensorDesc describe_range(const TensorInfo& min, const TensorInfo& 
   return range;
 }
 
-void check_output(const Node& node, IPluginV3& plugin, const Shapes& shapes) {
+void check_outputs(const Node& node, IPluginV3& plugin, const Shapes& shapes) {
   nvinfer1::IPluginV3OneBuild& phase = *build_of(plugin);
   const auto count = static_cast<int32_t>(shapes.inputs.size());
-  CHECK(phase.getNbOutputs() == 1, "%s", node.op.c_str());
+  const auto outputs = static_cast<int32_t>(shapes.outputs.size());
+  CHECK(phase.getNbOutputs() == outputs, "%s", node.op.c_str());
   std::vector<nvinfer1::DataType> types;
   ExprBuilder builder;
   std::vector<nvinfer1::DimsExprs> exprs;
@@ -37,16 +41,20 @@ void check_output(const Node& node, IPluginV3& plugin, const Shapes& shapes) {
     types.push_back(input.type);
     exprs.push_back(builder.shape(input.dims));
   }
-  nvinfer1::DataType type{};
-  CHECK(phase.getOutputDataTypes(&type, 1, types.data(), count) == 0, "%s", node.op.c_str());
-  CHECK(type == shapes.output.type, "%s", node.op.c_str());
-  nvinfer1::DimsExprs shape{};
-  CHECK(phase.getOutputShapes(exprs.data(), count, nullptr, 0, &shape, 1, builder) == 0, "%s",
+  std::vector<nvinfer1::DataType> got_types(shapes.outputs.size());
+  CHECK(phase.getOutputDataTypes(got_types.data(), outputs, types.data(), count) == 0, "%s",
         node.op.c_str());
-  CHECK(shape.nbDims == static_cast<int32_t>(shapes.output.dims.size()), "%s", node.op.c_str());
-  for (size_t i = 0; i < shapes.output.dims.size(); ++i) {
-    CHECK(shape.d[i]->getConstantValue() == shapes.output.dims[i], "%s dimension %zu",
-          node.op.c_str(), i);
+  std::vector<nvinfer1::DimsExprs> got(shapes.outputs.size());
+  CHECK(phase.getOutputShapes(exprs.data(), count, nullptr, 0, got.data(), outputs, builder) == 0,
+        "%s", node.op.c_str());
+  for (size_t i = 0; i < got.size(); ++i) {
+    const std::vector<int64_t>& dims = shapes.outputs[i].dims;
+    CHECK(got_types[i] == shapes.outputs[i].type, "%s output %zu", node.op.c_str(), i);
+    CHECK(got[i].nbDims == static_cast<int32_t>(dims.size()), "%s output %zu", node.op.c_str(), i);
+    for (size_t axis = 0; axis < dims.size(); ++axis) {
+      CHECK(got[i].d[axis]->getConstantValue() == dims[axis], "%s output %zu dimension %zu",
+            node.op.c_str(), i, axis);
+    }
   }
 }
 
@@ -64,6 +72,46 @@ size_t count_bytes(const TensorInfo& tensor) {
   for (const int64_t dim : tensor.dims) bytes *= static_cast<size_t>(dim);
   return bytes;
 }
+
+// The device's memory of one call.
+struct CallMemory {
+  CallMemory(const Shapes& shapes, const std::vector<const void*>& values,
+             const std::vector<InPlace>& shared) {
+    inputs.reserve(values.size());
+    results.reserve(shapes.outputs.size());
+    for (size_t i = 0; i < values.size(); ++i) {
+      sizes.push_back(count_bytes(shapes.inputs[i]));
+      inputs.emplace_back(values[i], sizes[i]);
+      addresses.push_back(inputs[i].data());
+    }
+    for (size_t i = 0; i < shapes.outputs.size(); ++i) {
+      const auto is_output = [&](const InPlace& pair) {
+        return static_cast<size_t>(pair.output) == i;
+      };
+      const auto pair = std::find_if(shared.begin(), shared.end(), is_output);
+      if (pair == shared.end()) results.emplace_back(count_bytes(shapes.outputs[i]), '\x7F');
+      outputs.push_back(pair == shared.end() ? &results.back()
+                                             : &inputs[static_cast<size_t>(pair->input)]);
+      targets.push_back(outputs[i]->data());
+    }
+  }
+
+  bool is_shared(size_t input) const {
+    return std::find(outputs.begin(), outputs.end(), &inputs[input]) != outputs.end();
+  }
+  bool holds(size_t input, const void* values) const {
+    std::vector<char> bytes(sizes[input]);
+    inputs[input].read(bytes.data());
+    return bytes.empty() || std::memcmp(bytes.data(), values, bytes.size()) == 0;
+  }
+
+  std::vector<DeviceMemory> inputs;
+  std::vector<DeviceMemory> results;  // of the outputs that have memory of their own
+  std::vector<size_t> sizes;          // of the inputs, bytes
+  std::vector<const DeviceMemory*> outputs;
+  std::vector<const void*> addresses;
+  std::vector<void*> targets;
+};
 
 template <typename T>
 const void* address(const std::vector<T>& values) {
@@ -100,14 +148,16 @@ std::vector<PluginTensorDesc> describe(const std::vector<TensorInfo>& tensors) {
 }
 
 std::vector<DynamicPluginTensorDesc> describe_profile(const Node& node, const Profile& profile) {
-  const Shapes min = shapes_of(node, profile.min.batch, profile.min.length);
-  const Shapes opt = shapes_of(node, profile.opt.batch, profile.opt.length);
-  const Shapes max = shapes_of(node, profile.max.batch, profile.max.length);
+  const Shapes min = shapes_of(node, profile.min);
+  const Shapes opt = shapes_of(node, profile.opt);
+  const Shapes max = shapes_of(node, profile.max);
   std::vector<DynamicPluginTensorDesc> descs;
   for (size_t i = 0; i < min.inputs.size(); ++i) {
     descs.push_back(describe_range(min.inputs[i], opt.inputs[i], max.inputs[i]));
   }
-  descs.push_back(describe_range(min.output, opt.output, max.output));
+  for (size_t i = 0; i < min.outputs.size(); ++i) {
+    descs.push_back(describe_range(min.outputs[i], opt.outputs[i], max.outputs[i]));
+  }
   return descs;
 }
 
@@ -117,7 +167,8 @@ Built build(const Node& node, const Profile& profile) {
   CHECK(created != nullptr, "%s", node.op.c_str());
   if (created == nullptr) return {};
   check_names(node, *created);
-  check_output(node, *created, shapes_of(node, profile.opt.batch, profile.opt.length));
+  const Shapes shapes = shapes_of(node, profile.opt);
+  check_outputs(node, *created, shapes);
 
   // The optimiser works on a clone; the layer's own plugin may go before it.
   PluginPointer layer(created->clone());
@@ -125,17 +176,19 @@ Built build(const Node& node, const Profile& profile) {
   layer.reset();
   nvinfer1::IPluginV3OneBuild& phase = *build_of(*plugin);
   const std::vector<DynamicPluginTensorDesc> descs = describe_profile(node, profile);
-  const auto inputs = static_cast<int32_t>(descs.size()) - 1;
-  for (int32_t position = 0; position <= inputs; ++position) {
-    CHECK(phase.supportsFormatCombination(position, descs.data(), inputs, 1), "%s position %d",
-          node.op.c_str(), position);
+  const auto inputs = static_cast<int32_t>(shapes.inputs.size());
+  const auto outputs = static_cast<int32_t>(shapes.outputs.size());
+  for (int32_t position = 0; position < inputs + outputs; ++position) {
+    CHECK(phase.supportsFormatCombination(position, descs.data(), inputs, outputs),
+          "%s position %d", node.op.c_str(), position);
   }
-  CHECK(phase.configurePlugin(descs.data(), inputs, descs.data() + inputs, 1) == 0, "%s",
+  CHECK(phase.configurePlugin(descs.data(), inputs, descs.data() + inputs, outputs) == 0, "%s",
         node.op.c_str());
   CHECK(phase.getTimingCacheID() != nullptr, "%s", node.op.c_str());
 
   Built built;
-  built.workspace_size = phase.getWorkspaceSize(descs.data(), inputs, descs.data() + inputs, 1);
+  built.workspace_size =
+      phase.getWorkspaceSize(descs.data(), inputs, descs.data() + inputs, outputs);
   const auto* fields = runtime_of(*plugin)->getFieldsToSerialize();
   CHECK(fields != nullptr, "%s", node.op.c_str());
   built.fields = Fields(*fields);
@@ -151,28 +204,27 @@ Context::Context(const Node& node, const Built& built)
   plugin_.reset(runtime_of(*engine)->attachToContext(&resources));
 }
 
-bool Context::run(const Shapes& shapes, const std::vector<const void*>& inputs, void* output) {
+bool Context::run(const Shapes& shapes, const std::vector<const void*>& inputs,
+                  const std::vector<void*>& outputs, const std::vector<InPlace>& shared) {
   if (plugin_ == nullptr) return false;
   nvinfer1::IPluginV3OneRuntime& runtime = *runtime_of(*plugin_);
   const std::vector<PluginTensorDesc> in = describe(shapes.inputs);
-  const std::vector<PluginTensorDesc> out = describe({shapes.output});
-  if (runtime.onShapeChange(in.data(), static_cast<int32_t>(in.size()), out.data(), 1) != 0) {
+  const std::vector<PluginTensorDesc> out = describe(shapes.outputs);
+  if (runtime.onShapeChange(in.data(), static_cast<int32_t>(in.size()), out.data(),
+                            static_cast<int32_t>(out.size())) != 0) {
     return false;
   }
-  std::vector<DeviceMemory> operands;
-  std::vector<const void*> addresses;
-  for (size_t i = 0; i < inputs.size(); ++i) {
-    operands.emplace_back(inputs[i], count_bytes(shapes.inputs[i]));
-    addresses.push_back(operands.back().data());
-  }
-  const DeviceMemory result(count_bytes(shapes.output), '\x7F');
-  void* const outputs[] = {result.data()};
-  if (runtime.enqueue(in.data(), out.data(), addresses.data(), outputs, workspace_.data(),
-                      stream_.get()) != 0) {
+  const CallMemory memory(shapes, inputs, shared);
+  if (runtime.enqueue(in.data(), out.data(), memory.addresses.data(), memory.targets.data(),
+                      workspace_.data(), stream_.get()) != 0) {
     return false;
   }
   stream_.finish(node_.op.c_str());
-  result.read(output);
+  for (size_t i = 0; i < outputs.size(); ++i) memory.outputs[i]->read(outputs[i]);
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    CHECK(memory.is_shared(i) || memory.holds(i, inputs[i]), "%s changed input %zu",
+          node_.op.c_str(), i);
+  }
   return true;
 }
 
@@ -186,7 +238,7 @@ std::vector<float> Context::run(const Attention& call) {
                                           address(call.mask)}
                : std::vector<const void*>{address(query), address(key), address(value),
                                           address(call.mask)};
-  CHECK(run(shapes_of(node_, call.batch, call.length), inputs, output.data()), "%s",
+  CHECK(run(shapes_of(node_, {call.batch, call.length}), inputs, {output.data()}), "%s",
         node_.op.c_str());
   return decode(call.dtype, output);
 }
@@ -195,8 +247,8 @@ std::vector<int32_t> Context::run(const Hash& call) {
   const std::vector<char> query_key = encode(call.dtype, call.query_key);
   std::vector<int32_t> buckets(
       static_cast<size_t>(call.batch * call.heads * call.rounds * call.length));
-  CHECK(run(shapes_of(node_, call.batch, call.length),
-            {address(query_key), address(call.rotations), address(call.mask)}, buckets.data()),
+  CHECK(run(shapes_of(node_, {call.batch, call.length}),
+            {address(query_key), address(call.rotations), address(call.mask)}, {buckets.data()}),
         "%s", node_.op.c_str());
   return buckets;
 }

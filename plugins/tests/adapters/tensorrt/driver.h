@@ -6,6 +6,7 @@
 #include <memory>
 #include <vector>
 
+#include "adapters/operators.h"
 #include "adapters/tensorrt/tensorrt_api.h"
 #include "device.h"
 #include "fields.h"
@@ -16,11 +17,6 @@ namespace reformer::test {
 
 using PluginPointer = std::unique_ptr<nvinfer1::IPluginV3>;
 
-// A batch and a length.
-struct Size {
-  int64_t batch;
-  int64_t length;
-};
 struct Profile {
   Size min, opt, max;
 };
@@ -38,7 +34,7 @@ nvinfer1::IPluginV3OneRuntime* runtime_of(nvinfer1::IPluginV3& plugin);
 PluginPointer create_plugin(const std::string& op, Fields fields, nvinfer1::TensorRTPhase phase);
 
 std::vector<nvinfer1::PluginTensorDesc> describe(const std::vector<TensorInfo>& tensors);
-// Inputs, then the output.
+// Inputs, then outputs.
 std::vector<nvinfer1::DynamicPluginTensorDesc> describe_profile(const Node& node,
                                                                 const Profile& profile);
 
@@ -50,9 +46,11 @@ class Context {
  public:
   explicit Context(const Node& node, const Built& built);
 
-  // On operands of the host, which are copied to the device and back. False when there is no
-  // plugin, or it refused the shapes or the call.
-  bool run(const Shapes& shapes, const std::vector<const void*>& inputs, void* output);
+  // On operands of the host, which are copied to the device and back. An output that is named in
+  // `shared` has its input's memory; all other inputs are CHECKed to be what they were. False when
+  // there is no plugin, or it refused the shapes or the call.
+  bool run(const Shapes& shapes, const std::vector<const void*>& inputs,
+           const std::vector<void*>& outputs, const std::vector<InPlace>& shared = {});
   std::vector<float> run(const Attention& call);
   std::vector<int32_t> run(const Hash& call);
 

@@ -16,7 +16,10 @@ nvinfer1::DataType type_of(int32_t dtype) {
   }
 }
 
+constexpr int64_t kColumns = 5;  // of rotations whose node has no factors
+
 int64_t rotation_size(const Node& node) {
+  if (node.factors.empty()) return kColumns;
   return std::accumulate(node.factors.begin(), node.factors.end(), int64_t{0}) / 2;
 }
 
@@ -27,6 +30,38 @@ std::vector<float> draw_integers(Random& random, int64_t count) {
 }
 
 int32_t to_int32(int64_t value) { return static_cast<int32_t>(value); }
+
+bool is_lsh(const Node& node) { return node.op == "LSHAttention" || node.op == "LSHAttentionStep"; }
+
+// A call of the node without operands.
+Attention describe_attention(const Node& node) {
+  Attention call;
+  call.lsh = is_lsh(node);
+  call.dtype = node.dtype;
+  call.heads = node.heads;
+  call.head_size = node.head_size;
+  call.rounds = node.rounds;
+  call.chunking = node.chunking;
+  call.epsilon = node.epsilon;
+  call.self_logit = node.self_logit;
+  call.dense_threshold = node.dense_threshold;
+  call.wraps = call.lsh || node.wraps;
+  return call;
+}
+
+Shapes step_shapes(const Node& node, const Size& size, const TensorInfo& hidden,
+                   const TensorInfo& new_buckets) {
+  TensorInfo cache = hidden;
+  cache.dims[1] = cache_capacity(node, size);
+  const TensorInfo lengths{{size.batch}, nvinfer1::DataType::kINT32};
+  if (!is_lsh(node)) {
+    return {{hidden, hidden, hidden, cache, cache, lengths, lengths}, {hidden, cache, cache}};
+  }
+  TensorInfo buckets = new_buckets;
+  buckets.dims[3] = cache.dims[1];
+  return {{hidden, hidden, new_buckets, cache, cache, buckets, lengths, lengths},
+          {hidden, cache, cache, buckets}};
+}
 
 }  // namespace
 
@@ -46,34 +81,51 @@ Fields attributes_of(const Node& node) {
   set("is_causal", node.chunking.is_causal);
   set("padding_multiple", node.chunking.padding_multiple);
   set("padding_threshold", node.chunking.padding_threshold);
-  if (node.op == "LSHAttention") fields.set("key_norm_epsilon", node.epsilon);
+  const Attention call = describe_attention(node);
+  if (call.lsh) fields.set("key_norm_epsilon", node.epsilon);
+  fields.set("self_logit", call.own_logit());
+  if (call.lsh) {
+    set("dense_threshold", call.most_dense());
+  } else {
+    set("wraps", node.wraps ? 1 : 0);
+  }
   return fields;
 }
 
-Shapes shapes_of(const Node& node, int64_t batch, int64_t length) {
+double tolerance_of(int32_t dtype) {
+  if (dtype == REFORMER_FLOAT32) return 1e-5;
+  return dtype == REFORMER_FLOAT16 ? 2e-3 : 1e-2;
+}
+
+bool is_step(const Node& node) {
+  return node.op == "LSHAttentionStep" || node.op == "LocalAttentionStep";
+}
+
+int64_t cache_capacity(const Node& node, const Size& size) {
+  if (node.op == "LSHAttentionStep") return size.capacity;
+  return (node.chunking.num_chunks_before + 1) * node.chunking.chunk_length;
+}
+
+Shapes shapes_of(const Node& node, const Size& size) {
+  const int64_t batch = size.batch;
+  const int64_t length = size.length;
   const TensorInfo hidden{{batch, length, node.heads * node.head_size}, type_of(node.dtype)};
   const TensorInfo mask{{batch, length}, nvinfer1::DataType::kINT32};
   const TensorInfo buckets{{batch, node.heads, node.rounds, length}, nvinfer1::DataType::kINT32};
+  if (is_step(node)) return step_shapes(node, size, hidden, buckets);
   if (node.op == "LSHBuckets") {
     const TensorInfo rotations{{node.heads, node.head_size, node.rounds, rotation_size(node)},
                                nvinfer1::DataType::kFLOAT};
-    return {{hidden, rotations, mask}, buckets};
+    return {{hidden, rotations, mask}, {buckets}};
   }
-  if (node.op == "LSHAttention") return {{hidden, hidden, buckets, mask}, hidden};
-  return {{hidden, hidden, hidden, mask}, hidden};
+  if (node.op == "LSHAttention") return {{hidden, hidden, buckets, mask}, {hidden}};
+  return {{hidden, hidden, hidden, mask}, {hidden}};
 }
 
 Attention draw_attention_call(Random& random, const Node& node, int64_t batch, int64_t length) {
-  Attention call;
-  call.lsh = node.op == "LSHAttention";
-  call.dtype = node.dtype;
+  Attention call = describe_attention(node);
   call.batch = batch;
   call.length = length;
-  call.heads = node.heads;
-  call.head_size = node.head_size;
-  call.rounds = node.rounds;
-  call.chunking = node.chunking;
-  call.epsilon = node.epsilon;
   const int64_t count = batch * length * node.heads * node.head_size;
   call.query = draw_values(random, node.dtype, count, 1.0f);
   call.value = draw_values(random, node.dtype, count, 1.0f);
@@ -93,6 +145,7 @@ Hash draw_hash_call(Random& random, const Node& node, int64_t batch, int64_t len
   call.head_size = node.head_size;
   call.rounds = node.rounds;
   call.factors = node.factors;
+  call.columns = kColumns;
   call.query_key = draw_integers(random, batch * length * node.heads * node.head_size);
   call.rotations =
       draw_integers(random, node.heads * node.head_size * node.rounds * rotation_size(node));

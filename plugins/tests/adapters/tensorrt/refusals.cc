@@ -16,6 +16,7 @@ void check_refusal(const std::string& what, const std::string& op, bool refused,
 Node make_node(const std::string& op) {
   Node node;
   node.op = op;
+  if (is_step(node)) node.chunking = {16, 1, 0, 32, 16, 1};
   return node;
 }
 

@@ -8,7 +8,8 @@
 
 namespace reformer::test {
 
-constexpr const char* kOps[] = {"LSHBuckets", "LSHAttention", "LocalAttention"};
+constexpr const char* kOps[] = {"LSHBuckets", "LSHAttention", "LocalAttention", "LSHAttentionStep",
+                                "LocalAttentionStep"};
 
 // Where the plugins log, once `record_messages` was called.
 inline RecordingLogger logger;
@@ -18,6 +19,7 @@ inline void record_messages() { setLoggerFinder(&logger); }
 void check_refusal(const std::string& what, const std::string& op, bool refused,
                    const std::string& word);
 
+// A node that its operator takes.
 Node make_node(const std::string& op);
 
 }  // namespace reformer::test

@@ -1,5 +1,6 @@
 // The creators, and what they make no plugin from: nodes and engines whose fields are not right.
 #include <cmath>
+#include <iterator>
 #include <limits>
 #include <string>
 
@@ -16,7 +17,7 @@ using nvinfer1::TensorRTPhase;
 void check_creators() {
   int32_t count = 0;
   getCreators(count);
-  CHECK(count == 3, "%d creators", count);
+  CHECK(count == static_cast<int32_t>(std::size(kOps)), "%d creators", count);
   for (const char* op : kOps) {
     nvinfer1::IPluginCreatorV3One* creator = find_creator(op);
     CHECK(creator != nullptr, "%s", op);
@@ -35,12 +36,22 @@ void refuse_creation(const std::string& op, const std::string& what, const Field
   check_refusal(what, op, create_plugin(op, fields, phase) == nullptr, word);
 }
 
+// Nodes of older files have none of these.
+bool is_optional(const std::string& name) {
+  return name == "self_logit" || name == "dense_threshold" || name == "wraps";
+}
+
 void check_missing_attributes(const std::string& op) {
   const Fields all = attributes_of(make_node(op));
   for (const std::string& name : all.names()) {
     Fields fields = all;
     fields.remove(name);
-    refuse_creation(op, "without " + name, fields, name + " is missing");
+    if (is_optional(name)) {
+      CHECK(create_plugin(op, fields, TensorRTPhase::kBUILD) != nullptr, "%s without %s",
+            op.c_str(), name.c_str());
+    } else {
+      refuse_creation(op, "without " + name, fields, name + " is missing");
+    }
 
     fields = all;
     fields.add(name, PluginFieldType::kINT32, 1, std::vector<char>(4, 1));
@@ -77,7 +88,8 @@ void refuse_value(const std::string& op, const std::string& name, const std::vec
 
 void check_attribute_values() {
   for (const char* op : kOps) refuse_value(op, "num_heads", {0}, "num_heads is 0");
-  for (const char* op : {"LSHAttention", "LocalAttention"}) {
+  for (const char* op :
+       {"LSHAttention", "LocalAttention", "LSHAttentionStep", "LocalAttentionStep"}) {
     refuse_value(op, "chunk_length", {0}, "chunk_length is 0");
     refuse_value(op, "num_chunks_before", {-1}, "num_chunks_before is -1");
     refuse_value(op, "num_chunks_after", {-1}, "num_chunks_after is -1");
@@ -86,14 +98,30 @@ void check_attribute_values() {
     refuse_value(op, "padding_threshold", {-1}, "padding_threshold is -1");
     refuse_value(op, "chunk_length", {16, 16}, "chunk_length has 2 values");
   }
+  for (const char* op : {"LSHAttentionStep", "LocalAttentionStep"}) {
+    refuse_value(op, "num_chunks_after", {1}, "num_chunks_after is 1, expected 0 to 0");
+    refuse_value(op, "is_causal", {0}, "is_causal is 0, expected 1 to 1");
+    refuse_value(op, "padding_threshold", {17}, "padding_threshold is 17, expected 0 to 16");
+    refuse_value(op, "padding_multiple", {20}, "expected a multiple of chunk_length 16");
+  }
   refuse_value("LSHBuckets", "num_buckets", {4, 3}, "num_buckets[1] is 3");
-  refuse_value("LSHBuckets", "num_buckets", {}, "num_buckets has 0 values");
+  refuse_value("LSHAttention", "dense_threshold", {-1}, "dense_threshold is -1");
+  refuse_value("LocalAttention", "wraps", {2}, "wraps is 2");
+  for (const float logit : {-1e9f, std::nanf(""), -HUGE_VALF}) {
+    for (const char* op : {"LSHAttention", "LocalAttention"}) {
+      Fields fields = attributes_of(make_node(op));
+      fields.set("self_logit", logit);
+      refuse_creation(op, "self_logit", fields, "self_logit is");
+    }
+  }
   refuse_value("LSHBuckets", "num_buckets", std::vector<int32_t>(31, 2), "31 factors");
   refuse_value("LSHBuckets", "num_buckets", {65536, 65536}, "the product of num_buckets");
   for (const float epsilon : {0.0f, -1.0f, std::nanf(""), HUGE_VALF}) {
-    Fields fields = attributes_of(make_node("LSHAttention"));
-    fields.set("key_norm_epsilon", epsilon);
-    refuse_creation("LSHAttention", "epsilon", fields, "key_norm_epsilon is");
+    for (const char* op : {"LSHAttention", "LSHAttentionStep"}) {
+      Fields fields = attributes_of(make_node(op));
+      fields.set("key_norm_epsilon", epsilon);
+      refuse_creation(op, "epsilon", fields, "key_norm_epsilon is");
+    }
   }
   // A parser that passes int64 is understood, a value beyond int32 is not.
   Fields fields = attributes_of(make_node("LocalAttention"));

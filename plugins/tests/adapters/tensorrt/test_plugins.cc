@@ -1,5 +1,5 @@
-// The plugins' numbers through TensorRT's interface, against the written-down reference: three
-// operators, three types, several shapes one after another on one context. On the emulated device
+// The plugins' numbers through TensorRT's interface, against the written-down reference: every
+// operator, three types, several shapes one after another on one context. On the emulated device
 // (test_tensorrt_plugins) and on a GPU (test_tensorrt_plugins_gpu).
 #include <algorithm>
 #include <cmath>
@@ -10,6 +10,7 @@
 #include "compare.h"
 #include "driver.h"
 #include "reference.h"
+#include "steps.h"
 
 namespace reformer::test {
 namespace {
@@ -20,9 +21,11 @@ constexpr Profile kProfile = {{1, 1}, {1, 37}, {2, 80}};
 
 constexpr int kNoDevice = 2;  // exit status
 
-// A bidirectional model's, a causal one's of one round, and one whose rows no vector fits.
+// A bidirectional model's, a causal one's of one round, one whose rows no vector fits, and those of
+// another Reformer: dense up to four chunks, no chunks beyond the ends, as many buckets as there
+// are rotations.
 std::vector<Node> make_nodes() {
-  std::vector<Node> nodes(3);
+  std::vector<Node> nodes(4);
   nodes[1].heads = 1;
   nodes[1].head_size = 64;
   nodes[1].rounds = 1;
@@ -31,12 +34,12 @@ std::vector<Node> make_nodes() {
   nodes[2].head_size = 7;
   nodes[2].factors = {2, 4, 2};
   nodes[2].chunking = {5, 2, 3, 10, 5, 1};
+  nodes[3].factors = {};
+  nodes[3].chunking = {10, 1, 0, 20, 0, 1};
+  nodes[3].self_logit = -5e4f;
+  nodes[3].dense_threshold = 40;
+  nodes[3].wraps = false;
   return nodes;
-}
-
-double tolerance(int32_t dtype) {
-  if (dtype == REFORMER_FLOAT32) return 1e-5;
-  return dtype == REFORMER_FLOAT16 ? 2e-3 : 1e-2;
 }
 
 double check_attention(Random& random, const Node& node) {
@@ -45,7 +48,7 @@ double check_attention(Random& random, const Node& node) {
   for (const Size& size : kSizes) {
     const Attention call = draw_attention_call(random, node, size.batch, size.length);
     const double error = measure_error(call, context.run(call), attention_reference(call));
-    CHECK(error <= tolerance(node.dtype), "%s dtype %d L %lld: error %g", node.op.c_str(),
+    CHECK(error <= tolerance_of(node.dtype), "%s dtype %d L %lld: error %g", node.op.c_str(),
           node.dtype, static_cast<long long>(size.length), error);
     worst = std::max(worst, error);
   }
@@ -72,7 +75,8 @@ void check_serialised_fields() {
   const std::vector<std::string> expected = {
       "abi_version",      "library_version",   "workspace_size",   "num_heads",
       "chunk_length",     "num_chunks_before", "num_chunks_after", "is_causal",
-      "padding_multiple", "padding_threshold", "key_norm_epsilon"};
+      "padding_multiple", "padding_threshold", "key_norm_epsilon", "self_logit",
+      "dense_threshold"};
   CHECK(built.fields.names() == expected, "%zu fields", built.fields.names().size());
   // An engine loaded and written again stays what it was.
   const PluginPointer again =
@@ -83,6 +87,19 @@ void check_serialised_fields() {
   CHECK(rewritten.names() == expected, "%zu fields", rewritten.names().size());
   for (const std::string& name : expected) {
     CHECK(rewritten.bytes(name) == built.fields.bytes(name), "%s changed", name.c_str());
+  }
+}
+
+// An alias would be an error wherever its preview feature is off (docs/running-engines.md).
+void check_build_interface() {
+  for (const char* op : {"LSHAttentionStep", "LocalAttentionStep"}) {
+    Node node;
+    node.op = op;
+    node.chunking = {16, 1, 0, 32, 16, 1};
+    const PluginPointer plugin =
+        create_plugin(op, attributes_of(node), nvinfer1::TensorRTPhase::kBUILD);
+    const nvinfer1::InterfaceInfo info = build_of(*plugin)->getInterfaceInfo();
+    CHECK(info.major == 1, "%s: %s %d", op, info.kind, info.major);
   }
 }
 
@@ -98,6 +115,9 @@ void check_timing_cache_ids() {
   CHECK(id_of(node) == id_of(other), "equal nodes, different ids");
   other.epsilon = std::nextafterf(node.epsilon, 1.0f);
   CHECK(id_of(node) != id_of(other), "key_norm_epsilon is not in the id");
+  other = node;
+  other.dense_threshold = 17;
+  CHECK(id_of(node) != id_of(other), "dense_threshold is not in the id");
   other = node;
   other.chunking.is_causal = 1 - node.chunking.is_causal;
   CHECK(id_of(node) != id_of(other), "is_causal is not in the id");
@@ -129,7 +149,9 @@ int main() {
       }
     }
   }
+  check_steps(random);
   check_serialised_fields();
+  check_build_interface();
   check_timing_cache_ids();
   const std::string messages = logger.take();
   CHECK(messages.empty(), "logged: %s", messages.c_str());

@@ -1,5 +1,6 @@
 // LSHAttention and LocalAttention against the written-down reference, on every instruction set this
 // machine has, and the same bits for every number of workers.
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 
@@ -55,6 +56,23 @@ void check_rounding(int32_t dtype) {
   }
 }
 
+// A dense block of more keys than a worker keeps packed, of which few are visible: what is packed
+// for the first tile must outlast all the hidden ones.
+void check_wide_window(Random& random, bool causal) {
+  Attention call;
+  call.length = 2200;
+  call.head_size = 128;
+  call.chunking = {64, 1, 0, 64, 0, causal ? 1 : 0};
+  call.dense_threshold = 4096;
+  call.query = draw_values(random, REFORMER_FLOAT32, call.length * 128, 1.0f);
+  call.value = draw_values(random, REFORMER_FLOAT32, call.length * 128, 1.0f);
+  call.buckets.assign(2200, 0);
+  call.mask.assign(2200, 0);
+  std::fill_n(call.mask.begin(), 10, 1);
+  const double error = measure_error(call, run_attention(call, 2), attention_reference(call));
+  CHECK(error < 2e-5, "error %g", error);
+}
+
 // NaN and infinity give some answer, without touching memory that is not the call's.
 void check_not_finite(Random& random) {
   Attention call = draw_attention(random);
@@ -79,5 +97,6 @@ int main(int argc, char** argv) {
     check_rounding(REFORMER_BFLOAT16);
   }
   for (int i = 0; i < 20; ++i) check_not_finite(random);
+  for (const bool causal : {false, true}) check_wide_window(random, causal);
   return FINISH_TEST();
 }

@@ -17,6 +17,9 @@ struct Shape {
 // A call of that shape, padded to whole chunks, with a random mask.
 Attention fill_attention(Random& random, const Shape& shape, int32_t dtype, bool lsh, bool causal);
 
+// What a call's error may be: the weights' and the rounds' rounding to the element type.
+double attention_tolerance(const Attention& call);
+
 class AttentionCase {
  public:
   explicit AttentionCase(const Attention& call);
@@ -24,9 +27,7 @@ class AttentionCase {
   // Runs the call with a thread order that `seed` determines: the error relative to max(1, |x|),
   // beyond the rounding of the result itself.
   double measure(uint32_t seed) const;
-  // What `measure` may be: the weights' and the rounds' rounding to the element type.
-  double tolerance() const;
-  bool holds(uint32_t seed) const { return measure(seed) <= tolerance(); }
+  bool holds(uint32_t seed) const { return measure(seed) <= attention_tolerance(call_); }
 
  private:
   Attention call_;

@@ -38,7 +38,7 @@ Hash fill_hash(Random& random, int32_t dtype, int64_t length, int64_t head_size,
 }
 
 HashCase::HashCase(const Hash& call) : call_(call), masked_bucket_(1) {
-  for (const int32_t factor : call.factors) masked_bucket_ *= factor;
+  for (const int32_t factor : call.all_factors()) masked_bucket_ *= factor;
   for_each_bucket(call, [&](int64_t b, int64_t h, int64_t r, int64_t l, size_t /*index*/) {
     rotated_.push_back(rotate_reference(call, b, h, r, l));
   });

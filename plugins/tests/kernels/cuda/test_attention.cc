@@ -21,8 +21,10 @@ int64_t count_work(const Attention& call) {
   const reformer_chunking& chunking = call.chunking;
   const int64_t window =
       (chunking.num_chunks_before + 1 + chunking.num_chunks_after) * chunking.chunk_length;
-  const int64_t rounds = call.lsh ? call.rounds : 1;
-  return call.batch * call.heads * rounds * call.length * std::max<int64_t>(window, 64) *
+  const bool dense = call.lsh && call.length <= call.most_dense();
+  const int64_t rounds = call.lsh && !dense ? call.rounds : 1;
+  return call.batch * call.heads * rounds * call.length *
+         std::max<int64_t>(dense ? call.length : window, 64) *
          std::max<int64_t>(call.head_size, 16);
 }
 
@@ -79,6 +81,26 @@ void check_shapes() {
   }
 }
 
+// A dense block of many chunks' length, and chunks without some of their neighbours, in every type
+// and tile size.
+void check_rules() {
+  Random random(8);
+  for (const int64_t head_size : {16, 64, 128, 256}) {
+    for (const int32_t dtype : kTypes) {
+      Attention dense = fill_attention(random, {1, 210, 1, head_size, 2, 16, 1, 0, 9}, dtype, true,
+                                       head_size != 64);
+      dense.dense_threshold = 1000;
+      dense.self_logit = -5e4f;
+      check_attention(dense, 400, "dense");
+      Attention ends = fill_attention(random, {1, 90, 1, head_size, 1, 24, 2, 1, 9}, dtype, false,
+                                      head_size == 64);
+      ends.wraps = false;
+      ends.self_logit = 0.5f;
+      check_attention(ends, 401, "ends");
+    }
+  }
+}
+
 // Every head size's tiles where there are neither asynchronous copies nor matrix steps but
 // float16's: there, products by shuffles take the emulation thirty times as long.
 void check_turing(Random& random, int cases) {
@@ -129,6 +151,7 @@ int main(int argc, char** argv) {
   check_drawn(random, cases, kMostWork);
   check_turing(random, cases / 5);
   check_shapes();
+  check_rules();
   check_not_finite(random, cases / 10);
   check_negative_buckets(random);
   return FINISH_TEST();

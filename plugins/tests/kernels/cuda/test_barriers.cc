@@ -20,6 +20,7 @@
 #include "hash_cases.h"
 #include "norm_cases.h"
 #include "sort_cases.h"
+#include "step_cases.h"
 
 namespace reformer::test {
 namespace {
@@ -61,6 +62,8 @@ class Suite {
     add(random, {1, 260, 1, 8, 1, 130, 1, 1, 9}, bf16, false);
     add(random, {1, 100, 1, 128, 1, 50, 1, 0, 9}, f32, false);
     add(random, {1, 100, 1, 256, 1, 50, 1, 0, 9}, f32, false);
+    add_step(random, {1, 500, 1, 8, 2, 32, 1, 0, 400}, f32);
+    add_step(random, {1, 500, 1, 40, 1, 64, 1, 0, 6}, f16);
     for (const int64_t size : {1100, 2000, 8200}) {
       norms_.push_back(fill_norm(random, f16, 2, size, 3.0f));
     }
@@ -82,6 +85,9 @@ class Suite {
       for (const AttentionCase& attention : attentions_) {
         if (!attention.holds(seed)) return false;
       }
+      for (const StepCase& step : steps_) {
+        if (!step.holds(seed)) return false;
+      }
     }
     return true;
   }
@@ -94,7 +100,15 @@ class Suite {
   void add(Random& random, const Shape& shape, int32_t dtype, bool lsh) {
     attentions_.emplace_back(fill_attention(random, shape, dtype, lsh, lsh));
   }
-
+  // The last token of the first chunk, whose window wraps into another round, and of the whole.
+  void add_step(Random& random, const Shape& shape, int32_t dtype) {
+    Attention call = fill_attention(random, shape, dtype, true, true);
+    call.mask.assign(call.mask.size(), 1);
+    steps_.emplace_back(call, last_tokens(call), 0);
+    std::fill(call.buckets.begin(), call.buckets.end(), shape.highest_bucket);
+    for (size_t i = 0; i < call.buckets.size(); i += 5) call.buckets[i] = 0;
+    steps_.emplace_back(call, last_tokens(call), 0);
+  }
   void add_sort(Random& random, int64_t length, int64_t highest) {
     SortCase call{1, length, {}};
     for (int64_t i = 0; i < length; ++i) {
@@ -107,6 +121,7 @@ class Suite {
   std::vector<HashCase> hashes_;
   std::vector<Norm> norms_;
   std::vector<AttentionCase> attentions_;
+  std::vector<StepCase> steps_;
 };
 
 void check_barrier(const Suite& suite, const std::string& name) {

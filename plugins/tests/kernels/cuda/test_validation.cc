@@ -41,12 +41,15 @@ struct Calls {
     hash.buckets = {buckets.data(), REFORMER_INT32, 4, {1, 2, 2, 8}};
     fill(&lsh);
     lsh.key_norm_epsilon = 1e-6f;
+    lsh.self_logit = -1e5f;
+    lsh.dense_threshold = 4;
     lsh.chunking = {4, 1, 0, 4, 4, 1};
     lsh.query_key = view(query);
     lsh.value = view(key);
     lsh.buckets = hash.buckets;
     lsh.output = view(output);
     fill(&local);
+    local.self_logit = -5e4f;
     local.chunking = lsh.chunking;
     local.query = view(query);
     local.key = local.value = view(key);

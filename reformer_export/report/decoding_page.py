@@ -1,0 +1,192 @@
+"""A benchmark of decoding as a page: how fast tokens come, over the context that is behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from reformer_export.artifact.decoding import DECODE_NAME
+from reformer_export.artifact.manifest import MODEL_NAME, Manifest
+from reformer_export.report.figures import Drawing, draw, paint_series
+from reformer_export.report.page import Page, Section, Verdict
+from reformer_export.report.ranges import describe_range, write_rate, write_ratio
+from reformer_export.report.tables import DECODERS, Table, decoding_table
+
+if TYPE_CHECKING:
+    from reformer_export.measure.decoding import DecodeMeasurement, DecodeResult
+
+CONTENDERS: Final = {
+    "artifact": "this artifact's decode.onnx: a step for each token, on what earlier ones left when they "
+    "were new; its logits differ a little from a whole pass's",
+    "artifact-passes": "this artifact's model.onnx: a whole pass for each token",
+    "eager-passes": "unpatched transformers without a cache: a whole pass for each token",
+    "eager-cache": "unpatched transformers with its own cache, which gives other numbers than its whole "
+    "pass, and wrong ones in a batch",
+}
+"""What each is, in words."""
+
+Points = dict[str, list[tuple[float, float]]]
+"""A contender, as the table has it -> (context, value)."""
+
+
+@dataclass(frozen=True)
+class DecodeReport:
+    """The measurements of how the artifact in `folder` decodes; `runtime` says in words what ran it."""
+
+    folder: Path
+    manifest: Manifest
+    runtime: str
+    result: DecodeResult
+
+    def table(self) -> Table:
+        """Every measurement."""
+        return decoding_table(f"{self.folder} ({self.runtime}, {self.manifest.dtype})", self.result)
+
+    def verdict(self) -> Verdict:
+        """How fast, and against whom."""
+        return _verdict(self.result)
+
+    def describe_passes(self) -> str:
+        """How the times were taken."""
+        steps = sorted({len(row.step_seconds) for row in self.result.measurements if row.steps_of_a_turn > 1})
+        count = describe_range(steps, str)
+        return (
+            f"a token of every sequence of the batch, the median over {count} steps on a cache or as many "
+            "whole passes as the table says, in turns; prompt: until the first token's logits, the median of "
+            "up to 3; a ratio is the median over the turns"
+        )
+
+    def describe_contenders(self) -> list[str]:
+        """What each of those measured is."""
+        return [
+            f"{DECODERS[each.name]} ({each.setup.device}, {each.setup.dtype}): {CONTENDERS[each.name]}"
+            for each in self.result.setups
+        ]
+
+    def describe_machine(self) -> str:
+        """The machine and how busy it was."""
+        before, after = self.result.load
+        load = (
+            ""
+            if before is None or after is None
+            else f"; load average {before:.1f} before, {after:.1f} after"
+        )
+        return f"{self.result.machine.describe()}{load}"
+
+    def page(self) -> Page:
+        """For people who decide."""
+        return page_from_decoding(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values; latencies in milliseconds, memory in bytes."""
+        return {
+            "artifact": str(self.folder),
+            "model_sha256": self.manifest.files[MODEL_NAME],
+            "decode_sha256": self.manifest.files[DECODE_NAME],
+            "dtype": self.manifest.dtype,
+            "runtime": self.runtime,
+            **self.result.to_dict(),
+        }
+
+
+def page_from_decoding(report: DecodeReport) -> Page:
+    """A page on a benchmark of decoding."""
+    result = report.result
+    speed = _draw_batches(
+        result, "speed", "Tokens a second", "tokens/s", lambda row: row.tokens_per_second, _tell_speed
+    )
+    prompt = _draw_batches(
+        result, "prompt", "Time to the first token", "time (ms)", lambda row: row.prompt.p50, _tell_prompt
+    )
+    about = [
+        f"Machine: {report.describe_machine()}.",
+        f"Runtime: {report.runtime}. Latency: {report.describe_passes()}.",
+        *(f"{words}." for words in report.describe_contenders()),
+        *(f"Note: {note}" for note in result.notes),
+    ]
+    sections = [
+        Section("speed", "Tokens a second", drawings=speed),
+        Section("prompt", "Time to the first token", drawings=prompt),
+        *([_memory_section(result)] if result.memory_measured else []),
+        Section("table", "Every measurement", tables=[report.table()]),
+        Section("about", "How it was measured", about, manifest=report.manifest),
+    ]
+    return Page(f"How fast does {report.folder} write?", sections, report.verdict())
+
+
+def _verdict(result: DecodeResult) -> Verdict:
+    ours = [row for row in result.measurements if row.name == "artifact"]
+    lengths = sorted({row.length for row in ours})
+    alone = min(row.batch for row in ours)
+    (longest,) = (row for row in ours if (row.batch, row.length) == (alone, lengths[-1]))
+    where = describe_range(lengths, lambda length: f"{length:,}")
+    many = "" if alone == 1 else f" for {alone} sequences at once"
+    headline = (
+        f"{write_rate(longest.tokens_per_second)} tokens a second at {lengths[-1]:,} tokens of context{many}"
+    )
+    told, good = [], None
+    for name, words in (
+        ("eager-cache", "eager with its cache, which gives other numbers"),
+        ("eager-passes", "eager without"),
+        ("artifact-passes", "a whole pass for each token"),
+    ):
+        ratios = [result.ratio(row) for row in result.measurements if row.name == name]
+        if ratios:
+            told.append(f"{describe_range(ratios, write_ratio)} times as fast as {words}")
+            good = good is not False and min(ratios) >= 1
+    doubt = " The times are unsteady: see the notes." if result.unsteady else ""
+    against = f": {'; '.join(told)}." if told else ". Nothing was measured beside it."
+    return Verdict(good, headline, f"At {where} tokens of context{against}{doubt}")
+
+
+def _draw_batches(
+    result: DecodeResult,
+    name: str,
+    title: str,
+    unit: str,
+    value: Callable[[DecodeMeasurement], float | None],
+    tell: Callable[[Points], str],
+) -> list[Drawing]:
+    """For each batch size, `value` over the context."""
+    drawings = []
+    for batch in sorted({row.batch for row in result.measurements}):
+        series: Points = {}
+        for row in result.measurements:
+            number = value(row)
+            if row.batch == batch and number is not None:
+                series.setdefault(DECODERS[row.name], []).append((float(row.length), number))
+        if series:
+            sequences = "one sequence" if batch == 1 else f"{batch} sequences at once"
+            words = (f"{name}-{batch}", f"{title}, {sequences}", tell(series))
+            drawings.append(
+                draw(*words, paint_series, "context (tokens)", unit, series, labels_above=True)
+            )
+    return drawings
+
+
+def _tell_speed(series: Points) -> str:
+    return _tell_longest(series, "tokens/s")
+
+
+def _tell_prompt(series: Points) -> str:
+    return _tell_longest(series, "ms")
+
+
+def _tell_longest(series: Points, unit: str) -> str:
+    longest = max(length for points in series.values() for length, _ in points)
+    at = [(name, dict(points)) for name, points in series.items()]
+    told = [f"{name} {write_rate(values[longest])} {unit}" for name, values in at if longest in values]
+    return f"At {longest:,.0f} tokens: {', '.join(told)}."
+
+
+def _memory_section(result: DecodeResult) -> Section:
+    def megabytes(row: DecodeMeasurement) -> float | None:
+        return None if row.memory is None else max(row.memory.growth_bytes, 0) / 1e6
+
+    def tell(series: Points) -> str:
+        return _tell_longest(series, "MB")
+
+    drawings = _draw_batches(result, "memory", "Held beyond the loaded model", "memory (MB)", megabytes, tell)
+    return Section("memory", "Memory", [f"Measured: {result.memory_measured}."], drawings)

@@ -1,0 +1,123 @@
+"""Several prompts at once: they step together in one decoding state; as one ends, the next joins."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Final
+
+from reformer_export.errors import ReformerExportError
+from reformer_export.runtimes.generation import (
+    Generation,
+    GenerationCost,
+    GenerationOptions,
+    Prompt,
+    choose_cache,
+)
+from reformer_export.runtimes.sampling import require_integer
+
+if TYPE_CHECKING:
+    from reformer_export.runtimes.base import Runtime
+    from reformer_export.runtimes.decoding import DecodingState
+
+BATCH_SIZE: Final = 16
+"""Sequences at a time where nobody says how many: on the CPU more gain little more."""
+
+
+class GenerationBatch(Iterator[Generation]):
+    """The generations of several prompts, in the prompts' order, each finished.
+
+    A prompt that is refused ends the others: first those before it are continued to their ends.
+
+    Attributes:
+        has_cache: whether they step together, and not one after the other by whole passes.
+        cost: what all took so far.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        prompts: Iterable[Prompt],
+        options: GenerationOptions,
+        batch_size: int,
+        start: Callable[[Prompt, GenerationOptions], Generation],
+    ) -> None:
+        """`start` makes the generation of a prompt; see `Runtime.generate_many`."""
+        require_integer("batch_size", batch_size, 1)
+        self.has_cache = choose_cache(runtime, options)
+        self.cost = GenerationCost()
+        self._runtime = runtime
+        self._options = options
+        self._batch_size = batch_size
+        self._begun = self._begin(prompts, start)
+        self._refusal: ReformerExportError | None = None
+        self._finished = self._step_together() if self.has_cache else self._pass_in_turn()
+
+    def __next__(self) -> Generation:
+        return next(self._finished)
+
+    def _begin(
+        self, prompts: Iterable[Prompt], start: Callable[[Prompt, GenerationOptions], Generation]
+    ) -> Iterator[Generation]:
+        for index, prompt in enumerate(prompts):
+            yield start(prompt, dataclasses.replace(self._options, seed=self._options.seed + index))
+
+    def _pass_in_turn(self) -> Iterator[Generation]:
+        for generation in self._begun:
+            for _ in generation:
+                pass
+            self.cost.add_prompt(generation.cost.prompt_tokens, generation.cost.prompt_seconds)
+            self.cost.add_steps(generation.cost.step_tokens, generation.cost.step_seconds)
+            yield generation
+
+    def _step_together(self) -> Iterator[Generation]:
+        order: list[Generation] = []
+        running: dict[int, Generation] = {}
+        with self._runtime.start_decoding(self._options.num_hashes) as state:
+            while self._let_join(state, running, order) or running:
+                self._step(state, running)
+                while order and order[0].stop_reason is not None:
+                    yield order.pop(0)
+            yield from order
+        if self._refusal is not None:
+            raise self._refusal
+
+    def _let_join(
+        self, state: DecodingState, running: dict[int, Generation], order: list[Generation]
+    ) -> bool:
+        """Fill the free places; whether anybody joined."""
+        has_joined = False
+        while len(running) < self._batch_size and self._refusal is None:
+            try:
+                generation = next(self._begun, None)
+                if generation is None:
+                    break
+                begun = time.perf_counter()
+                if not generation.is_finished:
+                    running[state.add(generation.prompt_ids)] = generation
+                    self.cost.add_prompt(len(generation.prompt_ids), time.perf_counter() - begun)
+            except ReformerExportError as error:
+                self._refusal = error
+                break
+            order.append(generation)
+            has_joined = True
+        return has_joined
+
+    def _step(self, state: DecodingState, running: dict[int, Generation]) -> None:
+        """A token for each that runs; those that it ends leave."""
+        begun = time.perf_counter()
+        tokens = {}
+        for key, generation in list(running.items()):
+            token = generation.take(state.logits(key))
+            if token is None or generation.is_finished:
+                state.remove(key)
+                del running[key]
+            else:
+                tokens[key] = token
+        state.step(tokens)
+        for key, generation in running.items():
+            if generation.is_due_for_refresh():
+                state.refresh(key)
+        self.cost.add_steps(len(tokens), time.perf_counter() - begun)
+        self.cost.cache_bytes = max(self.cost.cache_bytes, state.nbytes)
