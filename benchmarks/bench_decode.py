@@ -1,6 +1,6 @@
 """Tokens a second over context length: the artifact's steps beside whole passes and eager, and targets.
 
-    python -m benchmarks.bench_decode [--model crime] [--seconds 15]
+    python -m benchmarks.bench_decode [--model crime] [--sequences 1] [--seconds 15]
 
 float32, the native kernels, the shipped model and the crime shape with random weights; one and 16 sequences
 at once, one and two threads, random tokens. Contenders run in turns of 8 steps; peers are whole passes of the
@@ -14,14 +14,19 @@ from __future__ import annotations
 import itertools
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import click
 
 from benchmarks.contenders import set_up
+from benchmarks.decode_targets import Target, count_threads, find_step, find_targets
 from benchmarks.decode_timing import (
-    Growth,
+    BATCHES,
+    CONTEXTS,
+    GROWN,
+    MARKS,
+    THREADS,
+    Measured,
     Point,
     Timing,
     grow_long,
@@ -29,23 +34,13 @@ from benchmarks.decode_timing import (
     time_context,
     time_peers,
 )
-from benchmarks.models import SHIPPED, BenchmarkModel, prepare_model
+from benchmarks.models import BenchmarkModel, prepare_model
 from benchmarks.report import Row, describe_machine, plot_tokens_per_second, print_table, write_results
 from reformer_export.checkpoints.quiet import silence_transformers
 from reformer_export.measure.decoders import DecodeSetup
 from reformer_export.measure.decoding_memory import DecodeMemory, measure_decoding
 
-CONTEXTS: Final = {SHIPPED.name: (100, 1024, 1900), "crime": (1024, 16384, 65536)}
-BATCHES: Final = (1, 16)
-THREADS: Final = (1, 2)
 TURNS: Final = 40
-GROWN: Final = 10000
-"""Tokens by which one sequence grows."""
-MARKS: Final = (100, 10000)
-"""Steps of it that are compared: the median of 101 around each, or before the last."""
-
-BEFORE: Final = 19.0
-"""Tokens/s of the shipped model at 1,900 tokens before it had a cache, on the 2-core machine."""
 
 LABELS: Final = {
     "artifact": "steps",
@@ -55,39 +50,9 @@ LABELS: Final = {
 }
 
 
-@dataclass(frozen=True)
-class Measured:
-    """Of one model: timings by point, steps over the first context's in the same turns, bytes of a process of
-    its own by (contender, context), and how one sequence grew."""
-
-    model: str
-    timings: dict[Point, Timing]
-    over_first: dict[Point, float]
-    memories: dict[tuple[str, int], DecodeMemory | None]
-    growth: dict[int, Growth]
-
-
-@dataclass(frozen=True)
-class Target:
-    """Something to reach: what, the number, and the limit that it must not pass."""
-
-    what: str
-    value: float
-    limit: float
-    at_least: bool
-
-    @property
-    def reached(self) -> bool:
-        return self.value >= self.limit if self.at_least else self.value <= self.limit
-
-    def __str__(self) -> str:
-        bound = "at least" if self.at_least else "at most"
-        verdict = "reached" if self.reached else "MISSED"
-        return f"{self.what}: {self.value:,.3g}, wanted {bound} {self.limit:,.3g}: {verdict}."
-
-
-def measure_model(model: BenchmarkModel, seconds: float) -> Measured:
-    """Everything of one model; `seconds` at most of timing steps at each context, and of timing peers."""
+def measure_model(model: BenchmarkModel, batches: tuple[int, ...], seconds: float) -> Measured:
+    """Everything of one model, one sequence and as many as `batches` say; `seconds` at most of timing steps
+    at each context, and of timing peers."""
     contexts = CONTEXTS[model.name]
     runtimes = open_runtimes(model, THREADS)
     timings: dict[Point, Timing] = {}
@@ -100,7 +65,7 @@ def measure_model(model: BenchmarkModel, seconds: float) -> Measured:
     for length in contexts:
         click.echo(f"{model.name}, {length:,} tokens: timing ...", err=True)
         points = [
-            Point("artifact", count, batch, length) for batch, count in itertools.product(BATCHES, THREADS)
+            Point("artifact", count, batch, length) for batch, count in itertools.product(batches, THREADS)
         ]
         controls = [Point("artifact", count, 1, contexts[0]) for count in THREADS]
         wanted = list(dict.fromkeys([*controls, *points]))
@@ -117,46 +82,6 @@ def measure_model(model: BenchmarkModel, seconds: float) -> Measured:
             setup = DecodeSetup(name, set_up(contender, model, max(THREADS)))  # type: ignore[arg-type]
             memories[name, length] = measure_decoding(setup, 1, length)
     return Measured(model.name, timings, over_first, memories, growth)
-
-
-def find_targets(measured: Mapping[str, Measured]) -> list[Target]:
-    """What was to be reached, by the median step with the better number of threads."""
-    targets = []
-    if SHIPPED.name in measured:
-        rate = 1 / _step(measured[SHIPPED.name], 1, 1900)
-        targets.append(Target("shipped model, 1,900 tokens, x of 19 tokens/s", rate / BEFORE, 40, True))
-    if "crime" in measured:
-        crime = measured["crime"]
-        ratios = [crime.over_first[Point("artifact", count, 1, 16384)] for count in THREADS]
-        targets += [
-            Target("crime, 16,384 tokens, ms a step", 1e3 * _step(crime, 1, 16384), 1.5, False),
-            Target("crime, 16,384 tokens, x of a step at 1,024", min(ratios), 1.6, False),
-            Target("crime, 65,536 tokens, ms a step", 1e3 * _step(crime, 1, 65536), 2.0, False),
-        ]
-        for length in CONTEXTS["crime"]:
-            more = 16 * _step(crime, 1, length) / _step(crime, 16, length)
-            targets.append(Target(f"crime, {length:,} tokens, 16 at once, x tokens/s of one", more, 4, True))
-        targets += [_growth_target(count, growth) for count, growth in crime.growth.items()]
-    return targets
-
-
-def _step(measured: Measured, batch: int, length: int) -> float:
-    """Seconds of the median step with the better number of threads."""
-    return min(measured.timings[Point("artifact", count, batch, length)].median for count in THREADS)
-
-
-def _around(growth: Growth, mark: int) -> float:
-    """Seconds: the median of 101 steps around step `mark`."""
-    return statistics.median(growth.seconds[max(0, mark - 51) : mark + 50])
-
-
-def _growth_target(threads: int, growth: Growth) -> Target:
-    first, last = (_around(growth, mark) for mark in MARKS)
-    return Target(f"step 10,000 over step 100, {_count_threads(threads)}", last / first, 1.6, False)
-
-
-def _count_threads(threads: int) -> str:
-    return f"{threads} thread{'s' * (threads > 1)}"
 
 
 def list_rows(measured: Measured) -> list[Row]:
@@ -192,6 +117,8 @@ def list_summary(measured: Measured) -> list[Row]:
     def rate(contender: str, batch: int, length: int) -> str:
         points = [Point(contender, count, batch, length) for count in THREADS]
         rates = [batch / measured.timings[point].median for point in points if point in measured.timings]
+        if not rates:
+            return ""
         return f"{max(rates):,.0f}" if max(rates) >= 10 else f"{max(rates):.2g}"
 
     return [
@@ -208,14 +135,14 @@ def list_summary(measured: Measured) -> list[Row]:
 
 
 def list_series(measured: Measured) -> dict[str, list[tuple[int, float]]]:
-    """Tokens a second over context, with most threads, by label."""
-    series: dict[str, list[tuple[int, float]]] = {}
+    """Tokens a second over context, with the better number of threads, by label."""
+    series: dict[str, dict[int, float]] = {}
     for point, timing in measured.timings.items():
-        if point.threads == max(THREADS):
-            many = "" if point.batch == 1 else f", {point.batch} at once"
-            label = f"{LABELS[point.contender]}{many}"
-            series.setdefault(label, []).append((point.length, point.batch / timing.median))
-    return series
+        many = "" if point.batch == 1 else f", {point.batch} at once"
+        points = series.setdefault(f"{LABELS[point.contender]}{many}", {})
+        rate = point.batch / timing.median
+        points[point.length] = max(rate, points.get(point.length, 0.0))
+    return {label: list(points.items()) for label, points in series.items()}
 
 
 def describe(measured: Measured) -> dict[str, Any]:
@@ -234,7 +161,7 @@ def describe(measured: Measured) -> dict[str, Any]:
         "growth": {
             str(threads): {
                 "steps": len(growth.seconds),
-                "seconds_around": {str(mark): _around(growth, mark) for mark in MARKS},
+                "seconds_around": {str(mark): find_step(growth, mark) for mark in MARKS},
                 "resident_bytes": growth.resident,
                 "cache_bytes": growth.caches,
             }
@@ -256,13 +183,13 @@ def list_notes(found: Sequence[Measured], targets: Sequence[Target], before: Map
     for measured in found:
         for threads, growth in measured.growth.items():
             times = " and ".join(
-                f"{1e3 * _around(growth, mark):.2f} ms around step {mark:,}" for mark in MARKS
+                f"{1e3 * find_step(growth, mark)[0]:.2f} ms around step {mark:,}" for mark in MARKS
             )
             held = (growth.resident[1] - growth.resident[0]) / 1e6
             caches = (growth.caches[1] - growth.caches[0]) / 1e6
             notes.append(
                 f"{measured.model}, one sequence that grows by {len(growth.seconds):,} tokens, "
-                f"{_count_threads(threads)}: {times}; from step {MARKS[0]} on memory grew by {held:.1f} MB, "
+                f"{count_threads(threads)}: {times}; from step {MARKS[0]} on memory grew by {held:.1f} MB, "
                 f"the caches by {caches:.1f} MB."
             )
     notes += map(str, targets)
@@ -273,12 +200,14 @@ def list_notes(found: Sequence[Measured], targets: Sequence[Target], before: Map
 
 @click.command(help=__doc__)
 @click.option("--model", "models", multiple=True, type=click.Choice(list(CONTEXTS)), default=list(CONTEXTS))
+@click.option("--sequences", "batches", multiple=True, type=int, default=BATCHES, help="1 first.")
 @click.option("--seconds", default=15.0, show_default=True, help="Of timing, at each context, twice.")
 @click.option("--name", default="decode", show_default=True, help="Of the result files.")
 @silence_transformers()
-def main(models: tuple[str, ...], seconds: float, name: str) -> None:
+def main(models: tuple[str, ...], batches: tuple[int, ...], seconds: float, name: str) -> None:
     before = describe_machine()
-    measured = {model: measure_model(prepare_model(model, decode=True), seconds) for model in models}
+    artifacts = {model: prepare_model(model, decode=True) for model in models}
+    measured = {model: measure_model(each, batches, seconds) for model, each in artifacts.items()}
     targets = find_targets(measured)
     rows = [row for each in measured.values() for row in list_rows(each)]
     title = "Decoding: tokens a second over context"

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.contenders import set_up
-from benchmarks.models import BenchmarkModel, random_inputs
+from benchmarks.models import SHIPPED, BenchmarkModel, random_inputs
 from reformer_export.measure.decoders import (
     STEPS_OF_A_TURN,
     ArtifactPasses,
@@ -22,9 +22,18 @@ from reformer_export.measure.decoders import (
     open_continuations,
 )
 from reformer_export.measure.decoding import Stepper
+from reformer_export.measure.decoding_memory import DecodeMemory
 from reformer_export.measure.memory import resident_bytes
 from reformer_export.measure.timing import time_in_turns, time_once
 from reformer_export.runtimes import Runtime, load
+
+CONTEXTS: Final = {SHIPPED.name: (100, 1024, 1900), "crime": (1024, 16384, 65536)}
+BATCHES: Final = (1, 16)
+THREADS: Final = (1, 2)
+GROWN: Final = 10000
+"""Tokens by which one sequence grows."""
+MARKS: Final = (100, 10000)
+"""Steps of it that are compared: the median of 101 around each, or before the last."""
 
 WARM_UP: Final = 2
 """Turns of each that are not timed."""
@@ -78,6 +87,18 @@ class Growth:
     seconds: tuple[float, ...]
     resident: tuple[int, int]
     caches: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Of one model: timings by point, steps over the first context's in the same turns, bytes of a process of
+    its own by (contender, context), and how one sequence grew."""
+
+    model: str
+    timings: dict[Point, Timing]
+    over_first: dict[Point, float]
+    memories: dict[tuple[str, int], DecodeMemory | None]
+    growth: dict[int, Growth]
 
 
 def open_runtimes(model: BenchmarkModel, threads: tuple[int, ...]) -> dict[int, Runtime]:

@@ -12,7 +12,7 @@ from reformer_export.artifact.manifest import MODEL_NAME, Manifest
 from reformer_export.report.figures import Drawing, draw, paint_series
 from reformer_export.report.page import Page, Section, Verdict
 from reformer_export.report.ranges import describe_range, write_rate, write_ratio
-from reformer_export.report.tables import DECODERS, Table, decoding_table
+from reformer_export.report.tables import DECODERS, Table, decode_times_table
 
 if TYPE_CHECKING:
     from reformer_export.measure.decoding import DecodeMeasurement, DecodeResult
@@ -42,7 +42,7 @@ class DecodeReport:
 
     def table(self) -> Table:
         """Every measurement."""
-        return decoding_table(f"{self.folder} ({self.runtime}, {self.manifest.dtype})", self.result)
+        return decode_times_table(f"{self.folder} ({self.runtime}, {self.manifest.dtype})", self.result)
 
     def verdict(self) -> Verdict:
         """How fast, and against whom."""

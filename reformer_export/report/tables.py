@@ -148,7 +148,7 @@ def _percentile_columns(result: BenchmarkResult) -> Columns[Measurement]:
     return {name: read for name, read in columns.items() if any(read(row) is not None for row in rows)}
 
 
-def decoding_table(caption: str, result: DecodeResult) -> Table:
+def decode_times_table(caption: str, result: DecodeResult) -> Table:
     """A row for each contender at each batch and context."""
 
     def megabytes(read: Callable[[DecodeMemory], int]) -> Callable[[DecodeMeasurement], str | None]:
