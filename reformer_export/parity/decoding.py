@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -73,7 +73,7 @@ def check_decoding(
 @dataclass(frozen=True)
 class _Judge:
     """The open graphs: decode.onnx on its own buckets and on given ones, model.onnx as it is and with given
-    attention."""
+    attention; and eager's noise by case and row, where it was measured."""
 
     session: ParitySession
     given: GivenTolerance | None
@@ -81,6 +81,7 @@ class _Judge:
     pinned: DecodeRunner
     model: ExposedGraph
     around: ExposedGraph
+    noise: dict[tuple[DecodingCase, int], float] = field(default_factory=dict)
 
     def judge(self, case: DecodingCase) -> list[Finding]:
         """All comparisons of one case."""
@@ -130,8 +131,8 @@ class _Judge:
             logits = run[DECODE_OUTPUT][0]
             expected |= {at: logits[at - 1] for at in lengths} if spec.logits == "all" else {end: logits[-1]}
         agreements = self._count_flips(trace, row, length, _buckets_of(run, spec))
-        logits = self._judge_logits("around", trace, row, expected, agreements)
-        return [*logits, *(self._judge_read(trace, row, layer, run) for layer in range(len(spec.layers)))]
+        findings = self._judge_logits("around", trace, row, expected, agreements)
+        return [*findings, *(self._judge_read(trace, row, layer, run) for layer in range(len(spec.layers)))]
 
     def _judge_read(self, trace: Trace, row: int, layer: int, run: Mapping[str, NDArray[Any]]) -> Finding:
         """What a layer's step operator read of all of a row's tokens: of its inputs the worst."""
@@ -197,7 +198,7 @@ class _Judge:
             error = _greatest(trace.logits[row, length].astype(np.float64) - logits)
             limit = self._limit(check, _greatest(logits))
             if error > limit and self.given is None:
-                limit = max(limit, NOISE_UNITS * self._noise(trace, row, length))
+                limit = max(limit, NOISE_UNITS * self._measure_noise(trace, row))
             flips = agreements if length == max(expected) else ()
             findings.append(Finding(check, trace.case, row, length, error, limit, agreements=flips))
         return findings
@@ -207,11 +208,14 @@ class _Judge:
             return self.given.limit(greatest)
         return tolerance(self.session.precision, greatest) * (BATCH_SHARE if check == "batch" else 1)
 
-    def _noise(self, trace: Trace, row: int, length: int) -> float:
-        """How far eager is from itself on the row's first `length` tokens."""
-        ids = trace.ids[row : row + 1, :length]
-        mask, count = np.ones_like(ids), trace.case.num_hashes
-        return measure_noise(self.session.eager, self.session.eager.run(ids, mask, count), ids, mask, count)
+    def _measure_noise(self, trace: Trace, row: int) -> float:
+        """How far eager is from itself on a row."""
+        if (trace.case, row) not in self.noise:
+            ids = trace.ids[row : row + 1, : trace.case.rows[row].total]
+            eager, mask, count = self.session.eager, np.ones_like(ids), trace.case.num_hashes
+            noise = measure_noise(eager, eager.run(ids, mask, count), ids, mask, count)
+            self.noise[trace.case, row] = noise
+        return self.noise[trace.case, row]
 
 
 def _buckets_of(run: Mapping[str, NDArray[Any]], spec: ModelSpec) -> list[NDArray[np.int32] | None]:

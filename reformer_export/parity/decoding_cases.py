@@ -23,6 +23,9 @@ CROSSING_STEPS: Final = 4
 MAX_STEPS: Final = 256
 """Steps of the row that begins with one token: with the function bodies each takes a whole pass."""
 
+MAX_LENGTH: Final = 16384
+"""Tokens of a row, where nobody asks for more: the operators over all tokens run once for each step."""
+
 REST_EVERY: Final = 3
 """A row of a batch rests in one of so many calls, each in another one than its neighbour."""
 
@@ -123,7 +126,7 @@ def choose_decoding_cases(
 
 
 def _prompt_lengths(spec: ModelSpec, short: bool) -> list[int]:
-    return sorted({case.length for case in default_cases(spec, short)})
+    return sorted({min(case.length, MAX_LENGTH) for case in default_cases(spec, short)})
 
 
 def _crossing_rows(spec: ModelSpec, lengths: Sequence[int] | None, short: bool) -> list[Row]:
@@ -135,7 +138,7 @@ def _crossing_rows(spec: ModelSpec, lengths: Sequence[int] | None, short: bool) 
         borders = {spec.padding_threshold, 2 * spec.padding_multiple}
     else:
         multiples = {count * spec.padding_multiple for count in (1, 2, 3)}
-        borders = chunks | multiples | {spec.padding_threshold, longest_comparable(spec)}
+        borders = chunks | multiples | {spec.padding_threshold, min(longest_comparable(spec), MAX_LENGTH)}
     starts = sorted({max(1, min(border, spec.max_length) - 2) for border in borders})
     rows = (Row(start, min(CROSSING_STEPS, spec.max_length - start)) for start in starts)
     return [row for row in rows if row.steps] or [Row(1)]

@@ -235,7 +235,7 @@ def test_decoding_on_the_page(tmp_path: Path, parted: bool) -> None:
             "Typical difference 0.053 in the last quarter of the positions, largest anywhere 0.59"
         )
         assert f"another token comes first at {52 if parted else 0} of 104 positions" in told
-        legend = section.locator("svg").inner_text()
+        legend = section.locator("svg").text_content()
         assert ("another token first" in legend) == parted
         assert "spread of the logits themselves" in legend
 
