@@ -110,7 +110,8 @@ def hash_bytes(element: int, parts: int, head_size: int) -> int:
 
 
 # As in the kernels' sources: hash/tile.cuh, prepare.cu, sort/block.cuh, sort/sort.cu, attention/combine.cu,
-# norm/norm.cu (type, elements of a piece, pieces of a thread, threads of a row).
+# norm/norm.cu (type, elements of a piece, pieces of a thread, threads of a row), step/step.cu (at the crime
+# shape, with room for 16,384 tokens).
 LAUNCHES: Final = {
     r"hash_tokens<.*HashTile<float16, 64>": Launch(256, hash_bytes(2, 2, 64)),
     r"hash_tokens<.*HashTile<float16, 128>": Launch(384, hash_bytes(2, 2, 128)),
@@ -128,6 +129,11 @@ LAUNCHES: Final = {
         rf"norm_rows<{shape}>": Launch(128, 0)
         for shape in ("float16, 8, 1, 32", "float16, 8, 4, 32", "float, 4, 2, 32", "float, 4, 8, 32")
     },
+    r"step_lsh<float16, true>": Launch(512, 12736 + 16 * 4 * (64 + 2)),
+    r"step_lsh<float, true>": Launch(512, 12736 + 16 * 4 * (64 + 2)),
+    r"step_local<float16, true>": Launch(256, 8 * 4 * (64 + 2)),
+    r"step_local<float, true>": Launch(512, 16 * 4 * (64 + 2)),
+    r"combine_step<float16>": Launch(64, 0),
     **{
         rf"attend_chunk<{element}, {size}>": Launch(
             attention_threads(width, size), attention_bytes(width, size, lsh=True)

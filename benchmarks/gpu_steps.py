@@ -14,14 +14,12 @@ import torch
 
 from benchmarks.gpu_layers import DTYPES, require_kernels
 from benchmarks.gpu_timing import Run, time_in_turns
+from benchmarks.layers import CHUNK, LOCAL_RULES, LSH_RULES
 
 LAYERS: Final = 6
 HEADS: Final = 2
 HEAD_SIZE: Final = 64
-CHUNK: Final = 64
 BUCKETS: Final = 64 * 128
-CHUNKING: Final = (CHUNK, 1, 0, True, CHUNK, CHUNK)
-KEY_NORM_EPSILON: Final = 1e-6
 TOLERANCES: Final = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1e-2}
 """Of the operators' tests: the whole operator rounds its weights to the type."""
 
@@ -72,18 +70,18 @@ class Steps:
         """T [B, 1, H*D] of each layer."""
         lengths = (self.lengths, self.new_lengths)
         if self.layer.kind == "lsh":
-            run, last = self.kernels.lsh_attention_step, (KEY_NORM_EPSILON,)
+            run, rules = self.kernels.lsh_attention_step, LSH_RULES
         else:
-            run, last = self.kernels.local_attention_step, ()
-        return [run(*inputs, *lengths, HEADS, *CHUNKING, *last, in_place=True)[0] for inputs in self.inputs]
+            run, rules = self.kernels.local_attention_step, LOCAL_RULES
+        return [run(*inputs, *lengths, HEADS, *rules, in_place=True)[0] for inputs in self.inputs]
 
     def attend_whole(self) -> torch.Tensor:
         """T [1, L, H*D]: the whole operator over the first row of the first layer."""
         tensors = [tensor[:1] for tensor in self.sequences[0]]
         mask = torch.ones(tensors[0].shape[:2], dtype=torch.int32, device=tensors[0].device)
         if self.layer.kind == "lsh":
-            return self.kernels.lsh_attention(*tensors, mask, HEADS, *CHUNKING, KEY_NORM_EPSILON)
-        return self.kernels.local_attention(*tensors, mask, HEADS, *CHUNKING)
+            return self.kernels.lsh_attention(*tensors, mask, HEADS, *LSH_RULES)
+        return self.kernels.local_attention(*tensors, mask, HEADS, *LOCAL_RULES)
 
     def measure_difference(self) -> float:
         """The largest difference of the first row's output from the whole operator's last."""

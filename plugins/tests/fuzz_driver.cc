@@ -13,11 +13,11 @@ int main(int argc, char** argv) {
   std::uniform_int_distribution<int> byte(0, 255);
   std::vector<uint8_t> input(160);
   for (int run = 0; run < runs; ++run) {
-    // The first runs hold few wrong values, the last many.
-    const int usual = 219 - 219 * run / runs;
+    // The first runs hold few wrong values, which begin at 220, the last many.
+    const int usual = 256 - 256 * run / runs;
     for (uint8_t& value : input) {
       const int drawn = byte(random);
-      value = static_cast<uint8_t>(drawn < usual ? drawn % 220 : drawn);
+      value = static_cast<uint8_t>(byte(random) < usual ? drawn % 220 : drawn);
     }
     LLVMFuzzerTestOneInput(input.data(), input.size());
   }

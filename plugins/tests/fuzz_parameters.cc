@@ -8,6 +8,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "fuzz_bytes.h"
 #include "reformer_kernels.h"
 
 // The backend under test: with REFORMER_FUZZ_CUDA the CUDA operators, on the emulated device.
@@ -16,6 +17,8 @@
 #else
 #define BACKEND(function) reformer_cpu_##function
 #endif
+
+using reformer::test::Bytes;
 
 namespace {
 
@@ -30,31 +33,6 @@ constexpr int64_t kMostStepChunks = 100;
 constexpr int64_t kMostChunks = INT64_MAX;
 constexpr int64_t kMostStepChunks = 1000;
 #endif
-
-// Reads numbers off the fuzzer's bytes; zeros when they run out.
-class Bytes {
- public:
-  Bytes(const uint8_t* data, size_t size) : data_(data), size_(size) {}
-
-  uint8_t byte() {
-    if (size_ == 0) return 0;
-    --size_;
-    return *data_++;
-  }
-  // Mostly `usual`, so that one wrong thing at a time gets past the first checks.
-  int64_t number(int64_t usual) {
-    static constexpr int64_t kOdd[] = {0,         -1,        1,         2,         3,
-                                       7,         64,        INT32_MAX, INT32_MIN, INT64_MAX,
-                                       INT64_MIN, 1LL << 31, 1LL << 32, 1LL << 61, 1LL << 20};
-    const uint8_t choice = byte();
-    if (choice < 220) return usual;
-    return kOdd[choice % (sizeof(kOdd) / sizeof(kOdd[0]))];
-  }
-
- private:
-  const uint8_t* data_;
-  size_t size_;
-};
 
 constexpr int64_t kBatch = 2, kLength = 12, kHeads = 2, kHeadSize = 5, kRounds = 3, kColumns = 3;
 constexpr size_t kArena = 1 << 16;  // bytes behind every tensor: more than any accepted shape needs

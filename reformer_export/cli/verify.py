@@ -26,7 +26,7 @@ from reformer_export.cli.runtime_options import (
 )
 from reformer_export.cli.tables import echo_on_stderr, print_table, show_progress
 from reformer_export.errors import EXIT_CHECK_FAILED, InputError
-from reformer_export.report.tables import accuracy_table, decoding_table, sweep_table
+from reformer_export.report.tables import accuracy_table, decoding_parity_table, sweep_table
 from reformer_export.report.verify_report import VerifyReport
 from reformer_export.runtimes import RUNTIMES
 from reformer_export.workflows.verify import verify_artifact
@@ -149,10 +149,10 @@ def command(
     rounds of the artifact's, since its own draw would be another. With --data, a language model's next-token
     loss and speed on a text follow, for 1, 2, 4, 8 and all hashes.
 
-    An artifact's decode.onnx is judged too: its prompts by model.onnx, the operators of its steps by those over
-    all tokens, the rest of each step by model.onnx on the same attention, and rows of a batch by each alone.
-    How far steps drift from whole passes over the same tokens is told, not judged; with --data on that text, with
-    its bits per character.
+    An artifact's decode.onnx is judged too: its prompts by model.onnx, the operators of its steps by those
+    over all tokens, the rest of each step by model.onnx on the same attention, and rows of a batch by each
+    alone. How far steps drift from whole passes over the same tokens is told, not judged; with --data on that
+    text, with its bits per character.
 
     With --bisect, every part of the graph also runs by itself on eager's values: the first whose result is
     then wrong is named, and written into DIR with its inputs; exit status 1 when there is one.
@@ -197,7 +197,7 @@ def _print(report: VerifyReport, json_file: Path | None) -> None:
         if runtime.accuracy is not None:
             print_table(accuracy_table(runtime.accuracy))
         if runtime.decoding is not None:
-            print_table(decoding_table(report.folder, runtime.decoding))
+            print_table(decoding_parity_table(report.folder, runtime.decoding))
             click.echo("\n" + runtime.decoding.verdict())
         if runtime.drift is not None:
             click.echo(f"{runtime.drift.describe()}.")

@@ -1,4 +1,4 @@
-"""How far decoding with a frozen past drifts from the whole pass over the same tokens: reported, never judged.
+"""How far decoding with a frozen past drifts from whole passes over the same tokens: told, never judged.
 
 A whole pass over every prefix lets each new token move the chunk borders of those before it; decoding keeps
 what a token was when it was new (docs/operators.md). Neither is the truth of the other.
@@ -69,8 +69,8 @@ class DriftBits:
 
 @dataclass(frozen=True)
 class DriftResult:
-    """Points over `text` (the name of a file, None for what the model wrote by itself), whose sequences are at
-    most `longest` tokens. `is_cut`: the time ended before every chosen prefix had its pass. `bits`: on a text
+    """Points over `text` (a file's name, None for what the model wrote itself), in sequences of at most
+    `longest` tokens. `is_cut`: the time ended before every chosen prefix had its pass. `bits`: on a text
     that was given."""
 
     text: str | None
@@ -135,10 +135,11 @@ def measure_drift(
     max_seconds: float = MAX_SECONDS,
     on_pass: Callable[[int], object] = lambda _count: None,
 ) -> DriftResult:
-    """Decode sequences of `length` tokens (None: the longest, up to `MAX_TOKENS`) of `text`, called `name`, or
-    one that the model writes by itself, and make whole passes over some of their prefixes.
+    """Decode sequences of `length` tokens (None: the longest, up to `MAX_TOKENS`) of `text`, called `name`,
+    or one that the model writes by itself, and make whole passes over some of their prefixes.
 
-    `on_pass` is called with 1 after each pass. The text's first sequences follow each other while there is time.
+    `on_pass` is called with 1 after each pass. The text's first sequences follow each other while there is
+    time.
 
     Raises:
         InputError: the artifact has no decode.onnx, or this runtime does not decode.
@@ -247,22 +248,20 @@ def _compare(
         whole = runtime.run(decoded.ids[None, :length])["logits"][0, -1]
         frozen = decoded.logits[length]
         difference = np.abs(frozen.astype(np.float64) - whole)
-        point = DriftPoint(
+        losses: tuple[float | None, ...] = ()
+        if forced is not None and length < len(decoded.ids):
+            following = decoded.ids[length]
+            losses = (_loss(frozen, following), _loss(whole, following), float(forced[length - 1]))
+        on_pass(1)
+        yield DriftPoint(
             number,
             length,
             float(difference.max()),
             float(np.median(difference)),
             float(whole.std()),
             bool(frozen.argmax() == whole.argmax()),
+            *losses,
         )
-        if forced is not None and length < len(decoded.ids):
-            following = decoded.ids[length]
-            losses = (_loss(frozen, following), _loss(whole, following), float(forced[length - 1]))
-            point = dataclasses.replace(
-                point, **dict(zip(("frozen_loss", "prefix_loss", "forced_loss"), losses, strict=True))
-            )
-        on_pass(1)
-        yield point
 
 
 def _coarse_to_fine(lengths: Sequence[int]) -> list[int]:
@@ -298,4 +297,6 @@ def _count_bits(points: Sequence[DriftPoint], text: TokenText) -> DriftBits | No
     ]
     if not losses:
         return None
-    return DriftBits(len(losses), *(statistics.fmean(column) * bits_a_nat for column in zip(*losses, strict=True)))
+    return DriftBits(
+        len(losses), *(statistics.fmean(column) * bits_a_nat for column in zip(*losses, strict=True))
+    )

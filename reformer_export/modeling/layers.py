@@ -85,9 +85,9 @@ class StreamNorm(nn.Module):
         return stream, normed.to(self.output_dtype)
 
 
-def chunking(spec: ModelSpec, attention: AttentionSpec) -> tuple[int | bool, ...]:
-    """The attributes that the attention operators share, in their order."""
-    return (
+def operator_attributes(spec: ModelSpec, attention: AttentionSpec) -> tuple[float, ...]:
+    """The attributes of a layer's attention operator, and of its step, in their order."""
+    chunking = (
         spec.num_heads,
         attention.chunk_length,
         attention.num_chunks_before,
@@ -96,6 +96,9 @@ def chunking(spec: ModelSpec, attention: AttentionSpec) -> tuple[int | bool, ...
         spec.padding_multiple,
         spec.padding_threshold,
     )
+    if isinstance(attention, LSHAttentionSpec):
+        return *chunking, KEY_NORM_EPSILON, SELF_LOGIT, attention.chunk_length
+    return *chunking, NO_SELF_LOGIT, True
 
 
 class LSHSelfAttention(nn.Module):
@@ -122,12 +125,7 @@ class LSHSelfAttention(nn.Module):
         buckets = lsh_buckets(
             query_key, self.rotations, attention_mask, self.spec.num_heads, list(self.attention.num_buckets)
         )
-        attributes = (
-            *chunking(self.spec, self.attention),
-            KEY_NORM_EPSILON,
-            SELF_LOGIT,
-            self.attention.chunk_length,
-        )
+        attributes = operator_attributes(self.spec, self.attention)
         attended: torch.Tensor
         if cache is None:
             attended = lsh_attention(query_key, value, buckets, attention_mask, *attributes)
@@ -156,7 +154,7 @@ class LocalSelfAttention(nn.Module):
     ) -> torch.Tensor:
         """T [B, L, hidden_size], int32 [B, L] -> T [B, L, H*D]."""
         tensors = self.query(hidden_states), self.key(hidden_states), self.value(hidden_states)
-        attributes = (*chunking(self.spec, self.attention), NO_SELF_LOGIT, True)
+        attributes = operator_attributes(self.spec, self.attention)
         attended: torch.Tensor
         if cache is None:
             attended = local_attention(*tensors, attention_mask, *attributes)

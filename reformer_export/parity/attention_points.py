@@ -30,7 +30,7 @@ READ: Final[dict[str, tuple[str, ...]]] = {
     LSH_ATTENTION.name: ("query_key", "value", "buckets"),
     LOCAL_ATTENTION.name: ("query", "key", "value"),
 }
-"""What an operator reads of its tokens, in the order of its inputs; its step reads the same of the new ones."""
+"""What an operator reads of its tokens, in the order of its inputs; its step reads the same of new ones."""
 
 FULL: Final = (LSH_ATTENTION, LOCAL_ATTENTION)
 STEP: Final = (LSH_ATTENTION_STEP, LOCAL_ATTENTION_STEP)

@@ -100,24 +100,31 @@ class _Judge:
         """Each row's prompt against model.onnx, which sees it alone and gives its buckets."""
         runs = [self._run_model(ids[b : b + 1, : row.prompt], case) for b, row in enumerate(case.rows)]
         spec = self.session.spec
-        given = [_join_buckets(runs, layer) if layer in spec.lsh_layers else None for layer in range(len(spec.layers))]
+        given = [
+            _join_buckets(runs, layer) if layer in spec.lsh_layers else None
+            for layer in range(len(spec.layers))
+        ]
         trace = self.pinned.run(case, ids, given)
         findings = []
         for row, run in enumerate(runs):
             length = case.rows[row].prompt
             agreements = self._count_flips(trace, row, length, _buckets_of(run, spec))
-            findings += self._judge_logits("prompt", trace, row, {length: run[DECODE_OUTPUT][0, -1]}, agreements)
+            findings += self._judge_logits(
+                "prompt", trace, row, {length: run[DECODE_OUTPUT][0, -1]}, agreements
+            )
         return trace, findings
 
     def _judge_around(self, trace: Trace, row: int) -> list[Finding]:
-        """A row's logits, and what its operators read, against those of model.onnx with the attention that the
-        row's calls gave."""
-        spec, expected, length = self.session.spec, {}, trace.case.rows[row].total
+        """A row's logits, and what its operators read, against those of model.onnx with the attention that
+        the row's calls gave."""
+        spec, length = self.session.spec, trace.case.rows[row].total
+        expected: dict[int, NDArray[np.float32]] = {}
         lengths = trace.lengths(row)
         # Where it gives the last token's logits only, every length is a run of its own.
         for end in lengths if spec.logits == "last" else [length]:
             attention = {
-                attention_name(layer): trace.of_row(layer, OUTPUT, row, end) for layer in range(len(spec.layers))
+                attention_name(layer): trace.of_row(layer, OUTPUT, row, end)
+                for layer in range(len(spec.layers))
             }
             run = self._run_model(trace.ids[row : row + 1, :end], trace.case, attention)
             logits = run[DECODE_OUTPUT][0]
@@ -126,9 +133,7 @@ class _Judge:
         logits = self._judge_logits("around", trace, row, expected, agreements)
         return [*logits, *(self._judge_read(trace, row, layer, run) for layer in range(len(spec.layers)))]
 
-    def _judge_read(
-        self, trace: Trace, row: int, layer: int, run: Mapping[str, NDArray[Any]]
-    ) -> Finding:
+    def _judge_read(self, trace: Trace, row: int, layer: int, run: Mapping[str, NDArray[Any]]) -> Finding:
         """What a layer's step operator read of all of a row's tokens: of its inputs the worst."""
         length, findings = trace.case.rows[row].total, []
         for name in trace.layers[layer]:
@@ -144,7 +149,10 @@ class _Judge:
         ids, buckets = trace.ids[row : row + 1], trace.buckets_of_row(row)
         alone = self.pinned.run(trace.case.alone(row), ids, buckets)
         expected = {length: alone.logits[0, length] for length in trace.lengths(row)}
-        found = [each if each is None else each[..., : trace.case.rows[row].total] for each in alone.buckets_of_row(0)]
+        found = [
+            each if each is None else each[..., : trace.case.rows[row].total]
+            for each in alone.buckets_of_row(0)
+        ]
         agreements = self._count_flips(trace, row, trace.case.rows[row].total, found)
         return self._judge_logits("batch", trace, row, expected, agreements)
 

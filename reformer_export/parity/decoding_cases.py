@@ -1,4 +1,4 @@
-"""What decode.onnx is tried on: prompts of unlike lengths, and rows that step over every border of a layer."""
+"""What decode.onnx is tried on: prompts of unlike lengths, and rows that step over every layer's borders."""
 
 from __future__ import annotations
 
@@ -150,7 +150,9 @@ def _batch(rows: Sequence[Row], longest: int) -> list[DecodingCase]:
         groups = [*groups, [row]] if full else [*groups[:-1], [*groups[-1], row]]
     return [
         DecodingCase(
-            tuple(dataclasses.replace(row, start=2 * (i % 2) if row.steps else 0) for i, row in enumerate(group))
+            tuple(
+                dataclasses.replace(row, start=2 * (i % 2) if row.steps else 0) for i, row in enumerate(group)
+            )
         )
         for group in groups
     ]

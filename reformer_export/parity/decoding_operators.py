@@ -1,9 +1,9 @@
-"""The step operators of a run of decode.onnx against the whole operators, and its caches against its tokens."""
+"""The step operators of a run of decode.onnx against the whole ones, and its caches against its tokens."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from reformer_export.contract import KEY_NORM_EPSILON, LOCAL_ATTENTION_STEP, LSH_ATTENTION_STEP
-from reformer_export.modeling.layers import chunking
+from reformer_export.contract import LOCAL_ATTENTION_STEP, LSH_ATTENTION_STEP
+from reformer_export.modeling.layers import operator_attributes
 from reformer_export.ops import local_attention_reference, lsh_attention_reference
 from reformer_export.parity.compare import EPSILON, TOLERANCE, Precision
 from reformer_export.parity.decoding_results import Finding
@@ -38,8 +38,8 @@ def judge_operators(session: ParitySession, trace: Trace) -> list[Finding]:
     judge, findings = _OperatorJudge(session.spec, session.precision, trace), []
     for found in trace.cache_errors.values():
         what = f"cache {found.name}"
-        where = ("operator", trace.case, found.row, found.length)
-        findings.append(Finding(*where, found.error, 0.0, found.layer, what))
+        place = (trace.case, found.row, found.length)
+        findings.append(Finding("operator", *place, found.error, 0.0, found.layer, what))
     for row in range(len(trace.case.rows)):
         for length in _chosen_lengths(session.spec, trace.lengths(row)):
             findings += [judge.judge(row, length, layer) for layer in range(len(session.spec.layers))]
@@ -109,9 +109,8 @@ class _OperatorJudge:
 
 def _bound_logits(spec: ModelSpec, layer: int, inputs: tuple[torch.Tensor, ...]) -> float:
     """No logit of a query and a key is larger, the rules for masked keys and for the token itself aside."""
-    query, key = (
-        float(x.unflatten(2, (spec.num_heads, spec.head_size)).norm(dim=3).max()) for x in inputs[:2]
-    )
+    heads = (x.view(1, -1, spec.num_heads, spec.head_size) for x in inputs[:2])
+    query, key = (float(torch.linalg.vector_norm(x, dim=3).max()) for x in heads)
     is_lsh = isinstance(spec.layers[layer], LSHAttentionSpec)  # whose keys have a length of 1 at most
     return query if is_lsh else query * key / math.sqrt(spec.head_size)
 
@@ -132,11 +131,9 @@ def _attend(spec: ModelSpec, layer: int, inputs: tuple[torch.Tensor, ...]) -> ND
     """float32 [L, H*D]: the whole operator on one sequence."""
     attention = spec.layers[layer]
     mask = torch.ones(inputs[0].shape[:2], dtype=torch.int32)
-    attributes = chunking(spec, attention)
-    if isinstance(attention, LSHAttentionSpec):
-        attended = lsh_attention_reference(*inputs, mask, *attributes, KEY_NORM_EPSILON)  # type: ignore[call-arg, misc]
-    else:
-        attended = local_attention_reference(*inputs, mask, *attributes)  # type: ignore[call-arg, misc]
+    is_lsh = isinstance(attention, LSHAttentionSpec)
+    reference: Callable[..., torch.Tensor] = lsh_attention_reference if is_lsh else local_attention_reference
+    attended = reference(*inputs, mask, *operator_attributes(spec, attention))
     result: NDArray[np.float32] = attended[0].numpy()
     return result
 

@@ -135,7 +135,7 @@ class DecodingResult:
 
     def summary(self) -> dict[str, Any]:
         """A few JSON values: for each kind how many comparisons, and the one nearest to failing."""
-        kinds = {
+        kinds: dict[str, Any] = {
             check: {
                 "compared": len(self.of(check)),
                 "failed": sum(not finding.passed for finding in self.of(check)),

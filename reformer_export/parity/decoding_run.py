@@ -44,11 +44,11 @@ class CacheError:
 class Trace:
     """A case's run.
 
-    `layers`: by layer and name, what its step operator read and gave for every token when it was new: float32
-    [B, longest, H*D], and buckets int32 [B, H, R, longest]; the buckets are the graph's own even where others
-    were `given` to the operators (by layer, None where it does not hash; empty where none were); `logits` float32 [vocab_size] by (row, length);
-    `new` the new tokens of the row in the call that ended at that length; `cache_errors` the first of each
-    row and cache.
+    `layers`: by layer and name, what its step operator read and gave for every token when it was new:
+    float32 [B, longest, H*D], and buckets int32 [B, H, R, longest]. The buckets are the graph's own, even
+    where others were `given` to the operators: by layer, None where it does not hash; empty where none were.
+    `logits` float32 [vocab_size] by (row, length); `new` the new tokens of the row in the call that ended at
+    that length; `cache_errors` the first of each row and cache.
     """
 
     case: DecodingCase
@@ -100,7 +100,7 @@ class DecodeRunner:
         trace = Trace(case, ids, [{} for _ in spec.layers], given if self._pinned else ())
         extra = self._num_hashes(case)
         for lengths, new in case.calls():
-            inputs = {
+            inputs: dict[str, NDArray[Any]] = {
                 "input_ids": _new_ids(ids, lengths, new),
                 LENGTHS_INPUT: lengths,
                 NEW_LENGTHS_INPUT: new,
@@ -146,9 +146,7 @@ def _empty(cache: CacheTensor, case: DecodingCase) -> NDArray[Any]:
     return np.full(cache.shape_of(len(case.rows), case.longest), GARBAGE, dtype)
 
 
-def _new_ids(
-    ids: NDArray[np.int64], lengths: NDArray[np.int32], new: NDArray[np.int32]
-) -> NDArray[np.int64]:
+def _new_ids(ids: NDArray[np.int64], lengths: NDArray[np.int32], new: NDArray[np.int32]) -> NDArray[np.int64]:
     """int64 [B, Q]: each row's new ones, and behind them any."""
     rows = [ids[b, held : held + own] for b, (held, own) in _pairs(lengths, new)]
     return _stack(rows, int(new.max()), axis=0)

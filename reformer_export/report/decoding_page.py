@@ -160,9 +160,7 @@ def _draw_batches(
         if series:
             sequences = "one sequence" if batch == 1 else f"{batch} sequences at once"
             words = (f"{name}-{batch}", f"{title}, {sequences}", tell(series))
-            drawings.append(
-                draw(*words, paint_series, "context (tokens)", unit, series, labels_above=True)
-            )
+            drawings.append(draw(*words, paint_series, "context (tokens)", unit, series, labels_above=True))
     return drawings
 
 

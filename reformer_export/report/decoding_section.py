@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from reformer_export.report.figures import Drawing, draw, paint_drift
 from reformer_export.report.page import Section
-from reformer_export.report.tables import decoding_table
+from reformer_export.report.tables import decoding_parity_table
 
 if TYPE_CHECKING:
     from reformer_export.measure.drift import DriftResult
@@ -32,7 +32,7 @@ def decoding_section(folder: Path, decoding: DecodingResult, drift: DriftResult 
     drawings = [] if drift is None or not drift.points else [draw_drift(drift)]
     told = [] if drift is None else [f"{drift.describe()}."]
     return Section(
-        "decoding", "Decoding", [text, *failures, *told], drawings, [decoding_table(folder, decoding)]
+        "decoding", "Decoding", [text, *failures, *told], drawings, [decoding_parity_table(folder, decoding)]
     )
 
 

@@ -102,7 +102,7 @@ def sweep_table(folder: Path, sweep: VerifyResult) -> Table:
     return make_table(f"{folder} against eager ({sweep.runtime}, {sweep.dtype}{given})", CASES, sweep.cases)
 
 
-def decoding_table(folder: Path, decoding: DecodingResult) -> Table:
+def decoding_parity_table(folder: Path, decoding: DecodingResult) -> Table:
     """A row for each kind of comparison of decode.onnx."""
     columns: Columns[Check] = {
         "decode.onnx": lambda check: CHECKS[check],

@@ -92,7 +92,7 @@ class OnnxSummary:
 class ArtifactSummary:
     """An artifact's manifest, the state of its files and engines, and its graph: None where model.onnx or the
     package `onnx` is missing. `here`: what `run` uses on this machine, or why it refuses. `decode`: the graph
-    of its decode.onnx; None where that, or the package, is missing."""
+    of its decode.onnx; None where that is not as it was written, or the package is missing."""
 
     folder: str
     manifest: Manifest
@@ -165,7 +165,8 @@ def _inspect_artifact(folder: Path) -> ArtifactSummary:
             else:
                 files.append(FileState(name, None, "missing"))
     graph = _inspect_graph(folder / MODEL_NAME)
-    decode = None if manifest.decode is None else _inspect_graph(folder / DECODE_NAME)
+    whole = {file.name for file in files if file.state == "ok"}
+    decode = _inspect_graph(folder / DECODE_NAME) if manifest.decode and DECODE_NAME in whole else None
     wrong = ", ".join(f"{file.name} is {file.state}" for file in files if file.state != "ok")
     here = f"refuses the artifact: {wrong}" if wrong else foresee_runtime(manifest.spec)
     return ArtifactSummary(str(folder), manifest, tuple(files), examine_engines(folder), graph, here, decode)
@@ -269,7 +270,8 @@ def _describe_steps(graph: OnnxSummary | None) -> str:
         return f"runs with an operator library only: {', '.join(refused)} have no function body in the file"
     return (
         "runs in ONNX Runtime: with the operator library a step writes its token into the caches where they "
-        "lie; with the function bodies it costs a whole pass over them, and a copy"
+        "lie; with the function bodies it costs a whole pass over them, and a copy. `engine --decode` makes "
+        "it an engine of TensorRT"
     )
 
 

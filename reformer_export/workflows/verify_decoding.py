@@ -38,6 +38,4 @@ def report_drift(
     name = None if request.data is None else Path(request.data).name
     passes = count_drift_passes(session.runtime, text, request.data_length)
     with progress("Whole passes beside decoding", passes) as advance:
-        return measure_drift(
-            session.runtime, text, name, request.data_length, session.seed, on_pass=advance
-        )
+        return measure_drift(session.runtime, text, name, request.data_length, session.seed, on_pass=advance)

@@ -17,6 +17,8 @@ PROGRESS = (
     "Tracing and writing the graph ...",
     "Comparing with eager ...",
     "Compared cases: ",
+    "Compared cases of decode.onnx: ",
+    "Whole passes beside decoding: ",
     "Comparing node by node ...",
     "Passes over the data: ",
     "Runs on ",

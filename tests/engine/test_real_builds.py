@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 import onnx
 import pytest
@@ -11,7 +14,7 @@ from transformers import ReformerModelWithLMHead
 
 from reformer_export.artifact.engine_record import EngineFlags, EngineProfile, read_engine_record
 from reformer_export.artifact.files import sha256_of_file
-from reformer_export.artifact.manifest import EXTERNAL_DATA_NAME, MODEL_NAME, write_manifest
+from reformer_export.artifact.manifest import EXTERNAL_DATA_NAME, MODEL_NAME, read_manifest, write_manifest
 from reformer_export.checkpoints import LoadOptions, load_huggingface
 from reformer_export.engine import EngineOptions, build_engine
 from reformer_export.engine.gpus import find_compute_capability
@@ -109,6 +112,45 @@ def test_weights_in_a_file_of_their_own(export: Export, long_checkpoint: Path) -
     out = export(long_checkpoint, threshold=0)
     assert (out / EXTERNAL_DATA_NAME).is_file()
     assert build_engine(out, RTX).record.plugin_layers["LSHAttention"] == 1
+
+
+REFORMER_PYTORCH: Final = {
+    "LSHBuckets": {"num_buckets": []},
+    "LSHAttention": {"self_logit": -5e4, "dense_threshold": 4096},
+    "LocalAttention": {"self_logit": -5e4, "wraps": 0},
+}
+"""Attributes as nodes of such a model have them."""
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_nodes_of_another_reformer_and_of_older_files(
+    export: Export, long_checkpoint: Path, tmp_path: Path, older: bool
+) -> None:
+    """The parser passes lists without elements, and it may find no attribute where there is a default."""
+    out = tmp_path / "artifact"
+    shutil.copytree(export(long_checkpoint), out)
+    model = onnx.load(str(out / MODEL_NAME))
+    for node in model.graph.node:
+        changed = REFORMER_PYTORCH.get(node.op_type, {})
+        kept = [attribute for attribute in node.attribute if attribute.name not in changed]
+        if not older:
+            kept += [
+                onnx.helper.make_attribute(
+                    name, value, attr_type=onnx.AttributeProto.INTS if value == [] else None
+                )
+                for name, value in changed.items()
+            ]
+        elif node.op_type == "LSHBuckets":
+            kept = list(node.attribute)
+        del node.attribute[:]
+        node.attribute.extend(kept)
+    onnx.save(model, str(out / MODEL_NAME))
+    manifest = read_manifest(out)
+    files = manifest.files | {MODEL_NAME: sha256_of_file(out / MODEL_NAME)}
+    write_manifest(out, dataclasses.replace(manifest, files=files))
+    options = EngineOptions("tensorrt-rtx", compute_capabilities=("8.9",), name="other")
+    record = build_engine(out, options).record
+    assert record.plugin_layers == {"LSHAttention": 1, "LSHBuckets": 1, "LocalAttention": 1}
 
 
 def test_an_engine_that_carries_the_library(

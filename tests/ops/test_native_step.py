@@ -107,6 +107,19 @@ def test_a_prompt_is_the_whole_operator(operator, seed):
         assert not got[row, new[row] :].any()
 
 
+@pytest.mark.parametrize("dense", [700, 1100, 2**31 - 1])
+def test_dense_prompts_among_longer_ones(dense):
+    """Their windows are wider than those of the longest prompt, by which memory is measured otherwise."""
+    rng = np.random.default_rng(dense % 1000)
+    attributes = draw_attributes(rng, "LSHAttentionStep") | {"chunk_length": 2, "num_chunks_before": 1}
+    attributes |= {"padding_multiple": 512, "padding_threshold": 0, "dense_threshold": dense}
+    case = make_case(
+        rng, "LSHAttentionStep", attributes=attributes, lengths=([0, 0, 0, 600], [1300, 1024, 300, 1])
+    )
+    got = run_native_torch("LSHAttentionStep", case.inputs, attributes)
+    np.testing.assert_allclose(got[0], expected_output("LSHAttentionStep", case), atol=5e-6, rtol=5e-6)
+
+
 @pytest.mark.parametrize("count", [1, 3, 64, 8 * 16, 64 * 128, 2**31 - 1])
 @pytest.mark.parametrize("before", [1, 3])
 def test_long_sequences_of_any_buckets(count, before):

@@ -178,7 +178,7 @@ POSITIONS_OF_STEPS_OFF_BY_ONE = replace_lengths(
         ),
         (
             set_attribute("LSHAttentionStep", LSH, "padding_multiple", 16),
-            {"operator", "prompt"},
+            {"operator"},
             "LSHAttentionStep, layer 1, ",
         ),
         (
@@ -226,7 +226,10 @@ def test_a_tolerance_that_is_given_judges_logits_only(artifact: Artifact, tmp_pa
     ("plant", "message"),
     [
         (lambda model: model.graph.output.pop(), "outputs logits, present.0.key"),
-        (lambda model: model.graph.node.remove(_step(model)), "got LSHAttentionStep, expected LocalAttention"),
+        (
+            lambda model: model.graph.node.remove(_step(model)),
+            "got LSHAttentionStep, expected LocalAttention",
+        ),
     ],
     ids=["outputs", "operators"],
 )

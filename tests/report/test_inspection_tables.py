@@ -3,10 +3,11 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from reformer_export.artifact.decoding import DecodeRecord
 from reformer_export.artifact.engine_state import EngineState, UnusableEngine
 from reformer_export.artifact.manifest import MODEL_NAME, RuntimeNumHashes
 from reformer_export.report.inspection_tables import inspection_tables
-from reformer_export.runtimes.inspection import ArtifactSummary, FileState, inspect_path
+from reformer_export.runtimes.inspection import ArtifactSummary, CustomNodes, FileState, inspect_path
 from reformer_export.spec import AxialPositionsSpec
 from tests.artifact.test_engine_record import RECORD
 from tests.runtimes.artifacts import write_artifact
@@ -91,3 +92,30 @@ def test_an_onnx_file(tmp_path: Path) -> None:
     assert ("ai.onnx", "Squeeze", "2") in tables["Operators"]
     assert tables["Nodes of the domain reformer"] == (("TableRead", "1", "yes"),)
     assert [name for name, _ in tables["Runtimes"]] == ["ONNX Runtime, CPU", "ONNX Runtime, CUDA"]
+
+
+def test_decode_onnx(tmp_path: Path) -> None:
+    out = write_artifact(tmp_path / "out")
+    found = inspect_path(out)
+    assert isinstance(found, ArtifactSummary)
+    assert "decode.onnx" not in {table.caption for table in inspection_tables(str(out), found)}
+    record = DecodeRecord("decode.onnx", 4680, 589824)
+    manifest = dataclasses.replace(found.manifest, decode=record)
+    facts = dict(tables_of(out, manifest=manifest)["decode.onnx"])
+    assert facts == {
+        "for": "a prompt, then a token a call; each row of a batch is a sequence of its own",
+        "weights": "those of model.onnx",
+        "cache": "4,680 B a token and 589,824 B a sequence",
+        "cache of the longest sequence": f"{4680 * 64 + 589824:,} B, 64 tokens",
+        "parity": "not compared at export",
+    }
+    manifest = dataclasses.replace(
+        manifest, parity={"passed": True, "decoding": {"passed": True, "flips": 0}}
+    )
+    tables = tables_of(out, manifest=manifest, decode=found.graph)
+    assert dict(tables["decode.onnx"])["operators"] == "1 TableRead"
+    assert dict(tables["decode.onnx"])["parity"] == "passed True, flips 0"
+    assert "runs in ONNX Runtime: with the operator library" in dict(tables["Runtimes"])["decode.onnx"]
+    bare = dataclasses.replace(found.graph, custom_nodes=(CustomNodes("LSHAttentionStep", 1, False),))
+    told = dict(tables_of(out, manifest=manifest, decode=bare)["Runtimes"])["decode.onnx"]
+    assert told == "runs with an operator library only: LSHAttentionStep have no function body in the file"

@@ -13,6 +13,7 @@ import transformers
 from reformer_export.measure.accuracy import AccuracyResult
 from reformer_export.parity.bisect import BisectResult, NamedNode
 from reformer_export.parity.cases import Case
+from reformer_export.parity.decoding_results import Finding
 from reformer_export.parity.details import Details
 from reformer_export.parity.hashing import MARGIN_EDGES, MarginHistogram
 from reformer_export.parity.point_errors import PointError
@@ -20,7 +21,7 @@ from reformer_export.parity.points import Point
 from reformer_export.parity.results import CaseResult
 from reformer_export.report import render_page
 from reformer_export.report.figures import draw, paint_heat_map
-from reformer_export.report.page import Verdict
+from reformer_export.report.page import Page, Verdict
 from reformer_export.report.verify_page import page_from_verify
 from reformer_export.report.verify_report import BisectReport, DataAccuracy, RuntimeReport, VerifyReport
 from reformer_export.spec import DTYPES
@@ -28,7 +29,7 @@ from tests.artifact.test_manifest import make_manifest
 from tests.cli.program import run_program
 from tests.hf_models import config_t, save_model
 from tests.report.browser import check_page, open_page
-from tests.report.results import ACCURACY, make_case, make_sweep
+from tests.report.results import ACCURACY, make_case, make_decoding, make_drift, make_finding, make_sweep
 
 
 @pytest.fixture(scope="module")
@@ -209,3 +210,42 @@ def test_a_model_without_hashing(tmp_path: Path) -> None:
     html = page.read_text(encoding="utf-8")
     assert "Layer by layer" in html
     assert "What hashing chose" not in html
+
+
+def page_of_decoding(*findings: Finding, parted: bool = False) -> Page:
+    runtime = RuntimeReport(make_sweep(), None, make_decoding(*findings), make_drift(parted))
+    return page_from_verify(VerifyReport(Path("out"), make_manifest(), (runtime,)))
+
+
+@pytest.mark.parametrize("parted", [False, True])
+def test_decoding_on_the_page(tmp_path: Path, parted: bool) -> None:
+    page = page_of_decoding(parted=parted)
+    assert page.verdict is not None
+    assert page.verdict.good
+    assert page.verdict.reason.endswith("decode.onnx, which continues a sequence, agrees with it.")
+    path = tmp_path / "page.html"
+    path.write_text(render_page(page), encoding="utf-8")
+    check_page(path)
+    with open_page(path) as seen:
+        section = seen.page.locator("#decoding")
+        assert section.locator("tbody tr").count() == 4
+        assert "bits per character over 104 of them: 1.4681 with the past frozen" in section.inner_text()
+        told = section.locator("[role=img]").get_attribute("aria-label")
+        assert told.startswith(
+            "Typical difference 0.053 in the last quarter of the positions, largest anywhere 0.59"
+        )
+        assert f"another token comes first at {52 if parted else 0} of 104 positions" in told
+        legend = section.locator("svg").inner_text()
+        assert ("another token first" in legend) == parted
+        assert "spread of the logits themselves" in legend
+
+
+def test_a_decoding_that_fails_is_the_headline() -> None:
+    page = page_of_decoding(*(make_finding("batch", 1.0 + i) for i in range(7)))
+    assert page.verdict is not None
+    assert (page.verdict.good, page.verdict.headline) == (False, "No: decode.onnx differs")
+    assert "FAILED: 7 of 11 comparisons of decode.onnx" in page.verdict.reason
+    (section,) = (section for section in page.sections if section.name == "decoding")
+    assert len([text for text in section.paragraphs if text.startswith("logits, 65 tokens")]) == 5
+    assert "And 2 more." in section.paragraphs
+    assert section.tables[0].rows[2][-1] == "FAILED"

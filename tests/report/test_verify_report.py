@@ -8,7 +8,7 @@ from reformer_export.parity.cases import Case
 from reformer_export.parity.details import Details
 from reformer_export.report.verify_report import BisectReport, DataAccuracy, RuntimeReport, VerifyReport
 from tests.artifact.test_manifest import make_manifest
-from tests.report.results import ACCURACY, make_case, make_sweep
+from tests.report.results import ACCURACY, make_case, make_decoding, make_drift, make_finding, make_sweep
 
 FOUND = BisectResult(Case(64, 1, masked=False), None, None, None, None)
 GOOD, BAD = RuntimeReport(make_sweep(), None), RuntimeReport(make_sweep(make_case(error=1.0)), None)
@@ -50,3 +50,36 @@ def test_a_search_in_lines() -> None:
     assert BisectReport(FOUND, Path("DIR"), None).lines() == ("No node differs (batch 1, length 64).",)
     _, inputs, command = BisectReport(FOUND, Path("DIR"), "replay DIR").lines()
     assert ("are in DIR;" in inputs, command) == (True, "  replay DIR")
+
+
+def test_decoding_in_json() -> None:
+    decoding, drift = make_decoding(), make_drift()
+    values = make_report(RuntimeReport(make_sweep(), None, decoding, drift)).to_dict()
+    assert values["decoding"] == decoding.to_dict() | {"drift": drift.to_dict()}
+    assert values["passed"]
+    assert len(values["decoding"]["drift"]["points"]) == 104
+    without = make_report(RuntimeReport(make_sweep(), None, decoding)).to_dict()
+    assert without["decoding"] == decoding.to_dict()
+
+
+def test_a_decoding_that_fails_fails_the_report() -> None:
+    failing = make_decoding(make_finding("around", 1.0), make_finding("operator", 1e-3, 3))
+    report = make_report(RuntimeReport(make_sweep(), None, failing, make_drift()))
+    assert (report.passed, report.failed, report.failed_decoding) == (False, [], [failing])
+    (line,) = report.failures()
+    assert line == (
+        "FAILED: 2 of 6 comparisons of decode.onnx; operators of steps, by whole ones: LSHAttentionStep, "
+        "layer 3, 65 tokens (row 1 of rows of 62+4, 63+4 tokens): error 1.0e-03, tolerance 5.0e-06"
+    )
+    assert [each[:6] for each in report.verdict().splitlines()] == ["Passed", "FAILED"]
+    flipped = make_decoding(make_finding("prompt", unexplained=4)).verdict()
+    assert (
+        "buckets of layer 1 in 65 tokens (row 1 of rows of 62+4, 63+4 tokens): 4 unexplained flips" in flipped
+    )
+
+
+def test_what_was_compared_is_said() -> None:
+    assert make_decoding().verdict() == (
+        "Passed: decode.onnx, 1 prompts, 1 operators of steps, 1 rows of batches, 1 rests of steps; worst: "
+        "LSHAttentionStep, layer 1, 65 tokens (error 1.0e-06, tolerance 5.0e-06); 0 of 390 hashes flipped"
+    )

@@ -64,6 +64,15 @@ void AttributeReader::integer(const char* name, int32_t& value) const {
   value = static_cast<int32_t>(wide);
 }
 
+void AttributeReader::number(const char* name, float& value) const {
+  try {
+    value = info_.GetAttribute<float>(name);
+  } catch (const Ort::Exception& error) {
+    fail(std::string(op_) + ": attribute " + name + " is missing or no float32 (" + error.what() +
+         ")");
+  }
+}
+
 // ONNX Runtime does not say so: an attribute is one that can be read as anything.
 bool AttributeReader::has(const char* name) const {
   const auto is_a = [&](auto value) {

@@ -43,7 +43,7 @@ class AttributeReader {
   void integers(const char* name, int32_t (&values)[N], int32_t& count) const {
     copy_factors(op_, name, read_factors(name), values, count);
   }
-  void number(const char* name, float& value) const { value = info_.GetAttribute<float>(name); }
+  void number(const char* name, float& value) const;
   template <typename Int>
   void integer_or(const char* name, Int& value) const {
     if (has(name)) integer(name, value);

@@ -62,9 +62,12 @@ uint64_t measure_prompts(const StepCall& call, int64_t most_pairs, int32_t num_w
   const auto measure = [&](int64_t length) {
     return measure_attention(describe_prompt(call, 0, length), most_pairs, num_workers);
   };
+  const reformer_chunking& chunking = call.job.chunking;
+  const int64_t multiple = chunking.padding_multiple;
+  const int64_t dense =
+      std::max(call.job.dense_threshold / multiple * multiple, chunking.padding_threshold);
   const int64_t longest = call.job.sizes.length;
-  const int64_t dense = std::clamp<int64_t>(call.job.dense_threshold, 1, longest);
-  return std::max(measure(longest), measure(dense));
+  return std::max(measure(longest), measure(std::clamp<int64_t>(dense, 1, longest)));
 }
 
 Workspace layout_workspace(const StepCall& call, int32_t num_workers, void* block) {

@@ -20,7 +20,7 @@ constexpr int kLaneBins = kRankBins / kWarpSize;
 // Nothing is written again before a barrier that those who read it have passed: bins and counts
 // have a place for every pass, surveys two in turn.
 struct alignas(16) RankShared {
-  uint32_t bins[kRankPasses][2][kRankBins];
+  uint32_t bins[kRankPasses * 2 * kRankBins];  // of a pass, the first rank's and the last one's
   uint32_t survey_counts[2][kMostStepWarps];
   uint32_t survey_highest[2][kMostStepWarps];
   uint32_t part_counts[3][kMostStepWarps];
@@ -123,7 +123,7 @@ __device__ __forceinline__ RangeEnds find_ends(const RoundBuckets& round, uint32
   const int passes = divide_up(bits, kRankDigitBits);
   for (int i = static_cast<int>(threadIdx.x); i < passes * 2 * kRankBins;
        i += static_cast<int>(blockDim.x)) {
-    shared.bins[0][0][i] = 0;
+    shared.bins[i] = 0;
   }
   __syncthreads();
   RangeEnds ends{{0, 0}, {0, 0}};
@@ -132,16 +132,17 @@ __device__ __forceinline__ RangeEnds find_ends(const RoundBuckets& round, uint32
     const int width = min(kRankDigitBits, shift);
     shift -= width;
     const bool apart = ends.first.bucket != ends.last.bucket;
-    uint32_t (*bins)[kRankBins] = shared.bins[pass];
+    uint32_t* first_bins = shared.bins + 2 * pass * kRankBins;
+    uint32_t* last_bins = first_bins + (apart ? kRankBins : 0);
     visit_buckets(round, [&](uint32_t bucket, uint32_t /*position*/, bool exists) {
       const uint32_t prefix = bucket >> shift >> width;
       const uint32_t bin = (bucket >> shift) & ((1u << width) - 1);
-      count_bin(bins[0], bin, exists && prefix == ends.first.bucket);
-      if (apart) count_bin(bins[1], bin, exists && prefix == ends.last.bucket);
+      count_bin(first_bins, bin, exists && prefix == ends.first.bucket);
+      if (apart) count_bin(last_bins, bin, exists && prefix == ends.last.bucket);
     });
     __syncthreads();
-    ends.first = append_digit(bins[0], width, range.begin, ends.first);
-    ends.last = append_digit(bins[apart ? 1 : 0], width, range.end - 1, ends.last);
+    ends.first = append_digit(first_bins, width, range.begin, ends.first);
+    ends.last = append_digit(last_bins, width, range.end - 1, ends.last);
   }
   return ends;
 }

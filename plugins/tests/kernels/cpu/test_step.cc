@@ -109,10 +109,10 @@ void check_refusals(Random& random) {
   call.chunking.num_chunks_after = 0;
   call.dense_threshold = 3;
   call.chunking.padding_threshold = 4;
-  Step unpadded(call, 0);
+  Step unpadded(call, rows, 0);
   check_refusal(REFORMER_ERROR_ATTRIBUTE, "padding_threshold is 4, expected 0 to 3", unpadded);
   call.self_logit = 1e9f;
-  Step masked(call, 0);
+  Step masked(call, rows, 0);
   check_refusal(REFORMER_ERROR_ATTRIBUTE, "self_logit is 1e+09", masked);
 }
 

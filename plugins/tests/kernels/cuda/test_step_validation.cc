@@ -30,6 +30,8 @@ struct StepCalls {
   StepCalls() {
     fill(&lsh_step);
     lsh_step.key_norm_epsilon = 1e-6f;
+    lsh_step.self_logit = -1e5f;
+    lsh_step.dense_threshold = 4;
     lsh_step.query_key = lsh_step.value = view(query);
     lsh_step.new_buckets = view_buckets(buckets);
     lsh_step.past_query_key = lsh_step.past_value = view(past);
