@@ -235,8 +235,7 @@ class Runtime(Forkable):
         for piece in model.generate("In the beginning", max_new_tokens=100).pieces():
             print(piece, end="", flush=True)
         """
-        chosen = options_from_fields(GenerationOptions, None, options)
-        return Generation(self, self.read_prompt(prompt), chosen, self._tokenizer_of(prompt))
+        return self._start_generation(prompt, options_from_fields(GenerationOptions, None, options))
 
     def generate_many(
         self, prompts: Iterable[Prompt], *, batch_size: int = BATCH_SIZE, **options: Unpack[GenerationFields]
@@ -246,19 +245,13 @@ class Runtime(Forkable):
 
         The prompt of index i is continued as `generate` does with `seed` + i, whatever the others are. As one
         ends, the next joins. Without decode.onnx they are continued one after the other.
-
-        for generation in model.generate_many(["In the beginning", "And God said"], max_new_tokens=100):
-            print(generation.text)
         """
         chosen = options_from_fields(GenerationOptions, None, options)
+        return GenerationBatch(self, prompts, chosen, batch_size, self._start_generation)
 
-        def start(prompt: Prompt, own: GenerationOptions) -> Generation:
-            return Generation(self, self.read_prompt(prompt), own, self._tokenizer_of(prompt))
-
-        return GenerationBatch(self, prompts, chosen, batch_size, start)
-
-    def _tokenizer_of(self, prompt: Prompt) -> Tokenizer | None:
-        return self.tokenizer if isinstance(prompt, str) else None
+    def _start_generation(self, prompt: Prompt, options: GenerationOptions) -> Generation:
+        tokenizer = self.tokenizer if isinstance(prompt, str) else None
+        return Generation(self, self.read_prompt(prompt), options, tokenizer)
 
     def start_decoding(self, num_hashes: int | None = None) -> DecodingState:
         """Sequences that grow by a token at a time, each at the cost of its new tokens.

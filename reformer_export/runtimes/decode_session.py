@@ -34,7 +34,12 @@ class BoundCall:
     """
 
     def __init__(
-        self, session: DecodeSession, buffers: CacheBuffers, first_row: int, ids: NDArray[np.int64]
+        self,
+        session: DecodeSession,
+        buffers: CacheBuffers,
+        first_row: int,
+        ids: NDArray[np.int64],
+        logits: NDArray[Any],
     ) -> None:
         batch = len(ids)
         self.ids = ids
@@ -42,7 +47,7 @@ class BoundCall:
         self.new_lengths = np.zeros(batch, np.int32)
         self._session = session
         self.buffers = buffers  # which has to outlive the binding
-        self._logits = np.zeros((batch, 1, session.vocab_size), _HOST_TYPES[session.dtype])
+        self._logits = logits[:batch]
         self._binding = session.session.io_binding()
         self._first_row = first_row
         self._bind_host_inputs()
@@ -133,10 +138,14 @@ class DecodeSession:
         self.num_hashes = num_hashes
         self.dtype = next(tensor.dtype for tensor in tensors if tensor.dtype != "int32")
         self.is_in_place = placement.library is not None
+        self._logits = np.zeros((0, 1, vocab_size), _HOST_TYPES[self.dtype])  # of whichever call runs
 
     def bind(self, buffers: CacheBuffers, first_row: int, ids: NDArray[np.int64]) -> BoundCall:
         """A call on the rows from `first_row` on, with `ids` int64 [batch, sequence] as its new tokens."""
-        return BoundCall(self, buffers, first_row, ids)
+        if len(ids) > len(self._logits):
+            rows = max(len(ids), 2 * len(self._logits))
+            self._logits = np.zeros((rows, 1, self.vocab_size), _HOST_TYPES[self.dtype])
+        return BoundCall(self, buffers, first_row, ids, self._logits)
 
 
 def check_decode_signature(model: Path, session: Any, tensors: Sequence[CacheTensor]) -> None:

@@ -22,7 +22,7 @@ from reformer_export.runtimes.ort_errors import error_from_run
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from reformer_export.runtimes.decode_session import BoundCall, DecodeSession
+    from reformer_export.runtimes.decoder import DecodeCall, Decoder
     from reformer_export.runtimes.generation import Prompt
 
 MAX_BOUND_CALLS: Final = 64
@@ -53,7 +53,7 @@ class DecodingState(Forkable):
     def __init__(
         self,
         folder: Path,
-        session: DecodeSession,
+        session: Decoder,
         memory: CacheMemory,
         longest: int,
         read_prompt: Callable[[Prompt], list[int]],
@@ -61,11 +61,11 @@ class DecodingState(Forkable):
         """Of the artifact in `folder`, whose sequences may have `longest` tokens; see
         `Runtime.start_decoding`."""
         self._folder = folder
-        self._session: DecodeSession | None = session
+        self._session: Decoder | None = session
         self._longest = longest
         self._read_prompt = read_prompt
         self._buffers = CacheBuffers(session.tensors, memory)
-        self._calls: dict[tuple[int, int], BoundCall] = {}
+        self._calls: dict[tuple[int, int], DecodeCall] = {}
         self._sequences: dict[int, _Sequence] = {}
         self._next_key = 0
         self._lock = threading.Lock()
@@ -186,7 +186,7 @@ class DecodingState(Forkable):
     ) -> None:
         self.close()
 
-    def _check_open(self) -> DecodeSession:
+    def _check_open(self) -> Decoder:
         if self._is_abandoned:
             raise refuse_after_fork(self._folder)
         if self._session is None:
@@ -207,14 +207,23 @@ class DecodingState(Forkable):
         if not 0 < len(ids) <= self._longest:
             expected = f"1 to {self._longest}, the longest sequence"
             raise InputError("prompt", f"{len(ids)} tokens", expected, "shorten it, or give some text")
-        for position, token in enumerate(ids):
-            _check_token(f"prompt, position {position}", token, session.vocab_size)
+        row = np.array(ids, np.int64)
+        outside = np.flatnonzero((row < 0) | (row >= session.vocab_size))
+        if outside.size:
+            position = int(outside[0])
+            _check_token(f"prompt, position {position}", ids[position], session.vocab_size)
         return array("q", ids)
 
     def _check_step(
-        self, session: DecodeSession, tokens: Mapping[int, int] | Iterable[tuple[int, int]]
+        self, session: Decoder, tokens: Mapping[int, int] | Iterable[tuple[int, int]]
     ) -> dict[int, int]:
-        pairs = list(tokens.items() if isinstance(tokens, Mapping) else tokens)
+        try:
+            pairs = [
+                (key, token) for key, token in (tokens.items() if isinstance(tokens, Mapping) else tokens)
+            ]
+        except (TypeError, ValueError) as error:
+            fix = "give e.g. {key: 5}"
+            raise InputError("tokens", one_line_repr(tokens), "a token id for each key", fix) from error
         named = {}
         for key, token in pairs:
             held = self._find(key)
@@ -248,7 +257,7 @@ class DecodingState(Forkable):
                 self._sequences = {**self._sequences, key: held._replace(row=gap)}
                 return
 
-    def _bind_step(self, session: DecodeSession, first: int, batch: int) -> BoundCall:
+    def _bind_step(self, session: Decoder, first: int, batch: int) -> DecodeCall:
         """A step of so many rows, in which all rest."""
         call = self._calls.get((first, batch))
         if call is None or call.buffers is not self._buffers:
@@ -260,12 +269,12 @@ class DecodingState(Forkable):
             values.fill(0)
         return call
 
-    def _run_prompt(self, session: DecodeSession, row: int, ids: array[int]) -> NDArray[np.float32]:
+    def _run_prompt(self, session: Decoder, row: int, ids: array[int]) -> NDArray[np.float32]:
         call = session.bind(self._buffers, row, np.array([ids], np.int64))
         call.new_lengths[0] = len(ids)
         return _freeze(self._run(call)[0])
 
-    def _run(self, call: BoundCall) -> NDArray[np.float32]:
+    def _run(self, call: DecodeCall) -> NDArray[np.float32]:
         try:
             return call.run()
         except ReformerExportError:

@@ -127,6 +127,9 @@ class OnnxRuntime(Runtime):
             return state
 
     def _bind_whole_pass(self) -> BoundSession:
+        bound = self._bound
+        if bound is not None:
+            return bound
         with self._lock:
             if self._bound is None:
                 self._bound = BoundSession(self._find_session(MODEL_NAME), self._placement, self._pinned)

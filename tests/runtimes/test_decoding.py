@@ -175,6 +175,14 @@ REFUSED = {
     ),
     "a negative token": (lambda state: state.step({0: -1}), "the token of sequence 0: got id -1, expected"),
     "a token that is none": (lambda state: state.step({0: 1.0}), "the token of sequence 0: got id 1.0, exp"),
+    "no mapping": (
+        lambda state: state.step(5),
+        "tokens: got 5, expected a token id for each key; give e.g. {",
+    ),
+    "no pairs": (
+        lambda state: state.step([5]),
+        "tokens: got [5], expected a token id for each key; give e.g",
+    ),
     "a truth": (lambda state: state.step({0: True}), "the token of sequence 0: got id True, expected"),
     "no text": (lambda state: state.add(""), f"prompt: got 0 tokens, expected 1 to {LONGEST}, the longest"),
     "no ids": (lambda state: state.add([]), f"prompt: got 0 tokens, expected 1 to {LONGEST}, the longest"),

@@ -78,6 +78,15 @@ class CudaDevice:
         kind = self._cudart.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self._call(self._cudart.cudaMemcpyAsync, pinned, device, size, kind, stream)
 
+    def copy_on_device(self, target: int, source: int, size: int, stream: int) -> None:
+        """Enqueue a copy within device memory."""
+        kind = self._cudart.cudaMemcpyKind.cudaMemcpyDeviceToDevice
+        self._call(self._cudart.cudaMemcpyAsync, target, source, size, kind, stream)
+
+    def clear(self, address: int, size: int, stream: int) -> None:
+        """Enqueue zeros into device memory."""
+        self._call(self._cudart.cudaMemsetAsync, address, 0, size, stream)
+
     def synchronize(self, stream: int) -> None:
         """Wait until all that was enqueued is done."""
         self._call(self._cudart.cudaStreamSynchronize, stream)

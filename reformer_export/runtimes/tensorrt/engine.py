@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from reformer_export.artifact.decoding import DECODE_INPUT_NAMES, DECODE_OUTPUT, CacheTensor
 from reformer_export.artifact.engine_record import EngineProfile, EngineRecord
 from reformer_export.contract import INPUT_NAMES
 from reformer_export.errors import ArtifactError, RuntimeUnavailableError
@@ -121,6 +124,40 @@ class OpenedEngine:
                 f"the profiles {', '.join(map(str, profiles))}",
                 f"{', '.join(map(str, self.record.profiles))} as its record says",
             )
+
+    def check_decode_signature(self, tensors: Sequence[CacheTensor]) -> None:
+        """ArtifactError unless inputs, outputs and profiles are those of the record and of a decode.onnx with
+        the caches `tensors`."""
+        types = self.trt.DataType
+        kinds = {"float32": types.FLOAT, "float16": types.HALF, "bfloat16": types.BF16, "int32": types.INT32}
+        caches = {name: kinds[each.dtype] for each in tensors for name in (each.input, each.output)}
+        tokens = dict(zip(DECODE_INPUT_NAMES, (types.INT64, types.INT32, types.INT32), strict=True))
+        expected = {**tokens, **caches, DECODE_OUTPUT: kinds[self.record.dtype]}
+        names = [self.engine.get_tensor_name(index) for index in range(self.engine.num_io_tensors)]
+        got = {name: self.engine.get_tensor_dtype(name) for name in names}
+        if got != expected or set(self.outputs) != {DECODE_OUTPUT, *(each.output for each in tensors)}:
+            raise self._wrong(f"tensors {got}", f"{expected}")
+        for name in names:
+            if self.engine.get_tensor_location(name) != self.trt.TensorLocation.DEVICE:
+                raise self._wrong(f"{name} in host memory", "it in device memory")
+        for index, profile in enumerate(self.record.profiles):
+            ends = profile.minimum, profile.optimum, profile.maximum
+            self._check_profile(index, DECODE_INPUT_NAMES[0], ends)
+            points = zip(ends, (1, self.record.longest, self.record.longest), strict=True)
+            shapes = [(batch, capacity) for (batch, _), capacity in points]
+            for each in tensors:
+                self._check_profile(index, each.input, [each.shape_of(*shape) for shape in shapes])
+
+    def _check_profile(self, index: int, name: str, expected: Sequence[tuple[int, ...]]) -> None:
+        got = [tuple(shape) for shape in self.engine.get_tensor_profile_shape(name, index)]
+        if got != list(expected):
+            raise self._wrong(f"{name} of {got} in profile {index}", f"{list(expected)} as its record says")
+
+    def numpy_dtype(self, name: str) -> np.dtype[Any]:
+        """What numpy reads an output as; uint16 for bfloat16, which it does not know."""
+        types = self.trt.DataType
+        dtype = self.engine.get_tensor_dtype(name)
+        return np.dtype({types.FLOAT: np.float32, types.HALF: np.float16, types.BF16: np.uint16}[dtype])
 
     def _float_types(self) -> tuple[Any, ...]:
         types = self.trt.DataType

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -12,8 +11,9 @@ from numpy.typing import NDArray
 
 from reformer_export.artifact.engine_record import EngineProfile, Shape, format_shape
 from reformer_export.contract import INPUT_NAMES
-from reformer_export.errors import InputError, ReformerExportError, RuntimeUnavailableError
-from reformer_export.runtimes.tensorrt.buffers import Block, TensorBuffers
+from reformer_export.errors import InputError, ReformerExportError
+from reformer_export.runtimes.tensorrt.buffers import TensorBuffers, widen
+from reformer_export.runtimes.tensorrt.contexts import EngineContexts
 from reformer_export.runtimes.tensorrt.cuda import CudaDevice
 from reformer_export.runtimes.tensorrt.engine import OpenedEngine
 from reformer_export.runtimes.tensorrt.graphs import GraphCache
@@ -21,36 +21,24 @@ from reformer_export.runtimes.tensorrt.graphs import GraphCache
 INT64_BYTES: Final = 8
 
 
-@dataclass
-class ProfileContext:
-    """A profile's execution context, the scratch memory it needs in bytes, and the block it was given."""
-
-    context: Any
-    scratch_bytes: int
-    scratch: tuple[int, int] = (0, 0)
-
-
 class EngineExecutor:
-    """One engine, ready to run; one request at a time, from one thread at a time.
-
-    There is one context a profile, made when a request first needs it. All contexts work in the same scratch
-    memory, of the largest profile used so far: they never run at the same time.
-    """
+    """One engine, ready to run; one request at a time, from one thread at a time."""
 
     def __init__(self, opened: OpenedEngine, cuda: CudaDevice, *, cuda_graphs: bool) -> None:
         """Make the stream; `close` releases it and everything else."""
         self._opened = opened
         self._cuda = cuda
-        self._dtypes = {name: self._numpy_dtype(name) for name in opened.outputs}
-        self._contexts: dict[int, ProfileContext] = {}
+        self._dtypes = {name: opened.numpy_dtype(name) for name in opened.outputs}
         # TensorRT-RTX replaces kernels while it runs, and captures its own graphs at the right moments.
-        self._runtime_captures = cuda_graphs and hasattr(opened.trt, "CudaGraphStrategy")
-        self._captures = cuda_graphs and not self._runtime_captures
+        runtime_captures = cuda_graphs and hasattr(opened.trt, "CudaGraphStrategy")
+        self._captures = cuda_graphs and not runtime_captures
         self.notes: list[str] = []
         self._stream = cuda.create_stream()
         # A graph has addresses inside, so that none may outlive a block.
         self._graphs = GraphCache(cuda, self._stream)
-        self._scratch = Block(cuda.allocate, cuda.free, self._graphs.clear)
+        self._contexts = EngineContexts(
+            opened, cuda, self._stream, self._graphs.clear, runtime_captures=runtime_captures
+        )
         self._buffers = TensorBuffers(cuda, (*INPUT_NAMES, *opened.outputs), self._graphs.clear)
 
     @property
@@ -83,7 +71,7 @@ class EngineExecutor:
                 self._graphs.launch(graph)
                 output_shapes = graph.output_shapes
             else:
-                context = self._context(profile)
+                context = self._contexts.find(profile)
                 output_shapes = self._prepare(context, shape)
                 self._write_inputs(ids, mask)
                 self._enqueue(context, shape, output_shapes)
@@ -102,7 +90,7 @@ class EngineExecutor:
         """Release graphs, contexts, buffers and the stream, whatever fails on the way."""
         with contextlib.ExitStack() as stack:
             stack.callback(self._cuda.destroy_stream, self._stream)
-            stack.callback(self._scratch.release)
+            stack.callback(self._contexts.release)
             stack.callback(self._buffers.close)
             stack.callback(self._contexts.clear)
             stack.callback(self._graphs.clear)
@@ -112,55 +100,23 @@ class EngineExecutor:
         spans = [f"{format_shape(p.minimum)} to {format_shape(p.maximum)}" for p in self.profiles]
         return ", or from ".join(spans)
 
-    def _context(self, profile: int) -> Any:
-        """The context of a profile, with its scratch memory."""
-        if profile not in self._contexts:
-            self._contexts[profile] = self._open_profile(profile)
-        made = self._contexts[profile]
-        self._scratch.reserve(made.scratch_bytes)
-        block = (self._scratch.address, self._scratch.size)
-        if made.scratch != block:
-            made.context.set_device_memory(*block)
-            made.scratch = block
-        return made.context
-
-    def _open_profile(self, profile: int) -> ProfileContext:
-        mark = self._opened.store.mark()
-        context = self._create_context()
-        if context is None or not context.set_optimization_profile_async(profile, self._stream):
-            raise self._failure(f"a context for profile {profile}", mark)
-        self._cuda.synchronize(self._stream)
-        # The profile's own need, not that of the engine's largest one.
-        size = int(self._opened.engine.get_device_memory_size_for_profile_v2(profile))
-        return ProfileContext(context, max(size, 1))
-
-    def _create_context(self) -> Any:
-        trt, engine = self._opened.trt, self._opened.engine
-        strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
-        if not self._runtime_captures:
-            return engine.create_execution_context(strategy)
-        config = engine.create_runtime_config()
-        config.set_execution_context_allocation_strategy(strategy)
-        config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
-        return engine.create_execution_context(config)
-
     def _prepare(self, context: Any, shape: Shape) -> dict[str, tuple[int, ...]]:
         """Set shapes and addresses; the shapes of the outputs."""
         mark = self._opened.store.mark()
         what = f"input_ids of shape {format_shape(shape)}"
         if not all(context.set_input_shape(name, shape) for name in INPUT_NAMES):
-            raise self._failure(what, mark)
+            raise self._contexts.failure(what, mark)
         unknown = context.infer_shapes()
         shapes = {name: tuple(context.get_tensor_shape(name)) for name in self._opened.outputs}
         if unknown or any(size < 0 for shape in shapes.values() for size in shape):
-            raise self._failure(f"{what} (shapes {shapes}, unknown {list(unknown)})", mark)
+            raise self._contexts.failure(f"{what} (shapes {shapes}, unknown {list(unknown)})", mark)
         sizes = dict.fromkeys(INPUT_NAMES, math.prod(shape) * INT64_BYTES)
         for name, output_shape in shapes.items():
             sizes[name] = math.prod(output_shape) * self._dtypes[name].itemsize
         self._buffers.reserve(sizes)
         for name in sizes:
             if not context.set_tensor_address(name, self._buffers.device_address(name)):
-                raise self._failure(f"{what}, the address of {name}", mark)
+                raise self._contexts.failure(f"{what}, the address of {name}", mark)
         return shapes
 
     def _write_inputs(self, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> None:
@@ -178,7 +134,7 @@ class EngineExecutor:
                 buffers.device_address(name), buffers.pinned_address(name), size, stream
             )
         if not context.execute_async_v3(stream):
-            raise self._failure(f"input_ids of shape {format_shape(shape)}", mark)
+            raise self._contexts.failure(f"input_ids of shape {format_shape(shape)}", mark)
         for name, output_shape in output_shapes.items():
             size = math.prod(output_shape) * self._dtypes[name].itemsize
             self._cuda.copy_to_host(buffers.pinned_address(name), buffers.device_address(name), size, stream)
@@ -195,21 +151,4 @@ class EngineExecutor:
 
     def _read_output(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
         """A float32 copy of an output in pinned memory."""
-        values = self._buffers.view(name, shape, self._dtypes[name])
-        if self._dtypes[name] == np.uint16:  # bfloat16 is the upper half of a float32
-            return (values.astype(np.uint32) << 16).view(np.float32)
-        return values.astype(np.float32)
-
-    def _numpy_dtype(self, name: str) -> np.dtype[Any]:
-        """What numpy reads the output as; uint16 for bfloat16, which it does not know."""
-        types = self._opened.trt.DataType
-        dtype = self._opened.engine.get_tensor_dtype(name)
-        return np.dtype({types.FLOAT: np.float32, types.HALF: np.float16, types.BF16: np.uint16}[dtype])
-
-    def _failure(self, what: str, mark: int) -> RuntimeUnavailableError:
-        return RuntimeUnavailableError(
-            f"engine {self._opened.record.name}: {self._opened.title} failed on {what}",
-            f"'{self._opened.store.errors_since(mark)}'",
-            "a result",
-            "see `reformer-export doctor`, or build the engine again",
-        )
+        return widen(self._buffers.view(name, shape, self._dtypes[name]))

@@ -7,6 +7,12 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from reformer_export.artifact.decoding import (
+    DECODE_INPUT_NAMES,
+    DECODE_NAME,
+    DECODE_OUTPUT,
+    cache_tensors,
+)
 from reformer_export.artifact.engine_record import (
     EngineFlags,
     EngineProfile,
@@ -97,6 +103,38 @@ def write_engine(
     engine_path(out, name).write_bytes(content)
     record_path(out, name).write_text(record_text(made))
     return made
+
+
+def write_decode_engine(out: Path, library: Path, name: str = "fake-decode", **record: Any) -> EngineRecord:
+    """Write an engine of OUT/decode.onnx: prompts alone, and steps of up to 8 sequences."""
+    manifest = read_manifest(out)
+    tensors = cache_tensors(manifest.spec, manifest.dtype)
+    types = {**DATA_TYPES, "int32": "INT32"}
+    capacity = record.pop("capacity", manifest.spec.max_length)
+    longest = min(capacity, manifest.spec.max_length)
+    profiles = (EngineProfile((1, 1), (1, 8), (1, longest)), EngineProfile((1, 1), (1, 1), (8, 1)))
+    file = {
+        "model": str(out / DECODE_NAME),
+        "inputs": {
+            **dict(zip(DECODE_INPUT_NAMES, ("INT64", "INT32", "INT32"), strict=True)),
+            **{tensor.input: types[tensor.dtype] for tensor in tensors},
+        },
+        "outputs": {
+            DECODE_OUTPUT: types[manifest.dtype],
+            **{tensor.output: types[tensor.dtype] for tensor in tensors},
+        },
+        "plugins": ["LSHAttentionStep", "LocalAttentionStep"],
+        "capacity": capacity,
+    }
+    fields = {
+        "model_sha256": manifest.files[DECODE_NAME],
+        "plugin_layers": {"LSHAttentionStep": 2, "LSHBuckets": 2, "LocalAttentionStep": 2},
+        "profiles": profiles,
+        **record,
+    }
+    return write_engine(
+        out, library, name, file={**file, **fields.pop("file", {})}, capacity=capacity, **fields
+    )
 
 
 def make_artifact(tmp_path: Path, library: Path, dtype: DType = "float32", **engine: Any) -> Path:

@@ -107,6 +107,15 @@ class FakeCuda:
         self._enter("copy_to_host", capturable=True)
         self._copy(pinned, device, size, stream, "pinned", "device")
 
+    def copy_on_device(self, target: int, source: int, size: int, stream: int) -> None:
+        self._enter("copy_on_device")
+        self._copy(target, source, size, stream, "device", "device")
+
+    def clear(self, address: int, size: int, stream: int) -> None:
+        self._enter("clear")
+        block = self.block_of(address, size, "device")
+        self.enqueue(stream, Operation(lambda: self.write(address, bytes(size)), (block,)))
+
     def synchronize(self, stream: int) -> None:
         self._enter("synchronize")
         time.sleep(self.delay)

@@ -20,6 +20,8 @@ CALLS: dict[str, tuple[Any, ...]] = {
     "destroy_stream": (7,),
     "copy_to_device": (4096, 8192, 100, 7),
     "copy_to_host": (8192, 4096, 100, 7),
+    "copy_on_device": (4096, 8448, 100, 7),
+    "clear": (4096, 100, 7),
     "synchronize": (7,),
     "begin_capture": (7,),
     "end_capture": (7,),
@@ -43,7 +45,9 @@ class Cudart:
         self.calls: list[tuple[Any, ...]] = []
         self.failing = failing
         self.cudaError_t = types.SimpleNamespace(cudaSuccess=0)
-        self.cudaMemcpyKind = types.SimpleNamespace(cudaMemcpyHostToDevice="in", cudaMemcpyDeviceToHost="out")
+        self.cudaMemcpyKind = types.SimpleNamespace(
+            cudaMemcpyHostToDevice="in", cudaMemcpyDeviceToHost="out", cudaMemcpyDeviceToDevice="on"
+        )
         self.cudaStreamCaptureMode = types.SimpleNamespace(cudaStreamCaptureModeThreadLocal="local")
         self.cudaHostAllocDefault = 0
         self.cudaStreamNonBlocking = 1
@@ -81,6 +85,8 @@ def test_the_calls_and_their_values() -> None:
         ("cudaStreamDestroy", 7),
         ("cudaMemcpyAsync", 4096, 8192, 100, "in", 7),
         ("cudaMemcpyAsync", 8192, 4096, 100, "out", 7),
+        ("cudaMemcpyAsync", 4096, 8448, 100, "on", 7),
+        ("cudaMemsetAsync", 4096, 0, 100, 7),
         ("cudaStreamSynchronize", 7),
         ("cudaStreamBeginCapture", 7, "local"),
         ("cudaStreamEndCapture", 7),

@@ -53,8 +53,11 @@ double run_step_call(Context& context, const Node& node, const StepCall& call, b
 }
 
 std::vector<Node> make_nodes() {
-  std::vector<Node> nodes(3);
-  nodes[0].chunking = {16, 1, 0, 32, 16, 1};
+  std::vector<Node> nodes(4);
+  nodes[0].chunking = nodes[3].chunking = {16, 1, 0, 32, 16, 1};
+  nodes[3].self_logit = -5e4f;
+  nodes[3].dense_threshold = 40;
+  nodes[3].wraps = false;
   nodes[1].heads = 1;
   nodes[1].head_size = 64;
   nodes[1].rounds = 1;

@@ -1,4 +1,5 @@
 // What only the step operators refuse on CUDA, and how they report it.
+#include <cmath>
 #include <cstring>
 #include <vector>
 
@@ -40,6 +41,8 @@ struct StepCalls {
     lsh_step.present_value = view(present[1]);
     lsh_step.present_buckets = view_buckets(present_buckets);
     fill(&local_step);
+    local_step.self_logit = HUGE_VALF;
+    local_step.wraps = 1;
     local_step.query = local_step.key = local_step.value = view(query);
     local_step.past_key = local_step.past_value = view(past);
     local_step.present_key = view(present[0]);
