@@ -110,9 +110,7 @@ def open_runtimes(model: BenchmarkModel, threads: tuple[int, ...]) -> dict[int, 
 def draw_tokens(model: BenchmarkModel, batch: int, length: int, turns: int) -> NDArray[np.int64]:
     """int64 [batch, length and room for the turns]; the first row is the same in every batch."""
     room = min((WARM_UP + turns) * STEPS_OF_A_TURN, model.spec.max_length - length)
-    rows = random_inputs(model.spec.vocab_size, length + room)
-    more = random_inputs(model.spec.vocab_size, length + room, max(1, batch - 1))
-    return np.concatenate([rows, more])[:batch]
+    return random_inputs(model.spec.vocab_size, length + room, batch)
 
 
 def time_context(
