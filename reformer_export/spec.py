@@ -1,14 +1,15 @@
 """ModelSpec: the only description of a model, from the loader to the runtimes.
 
 Frozen, validated on construction, and the same object whether it was read from a foreign checkpoint or
-from an artifact's manifest. Knows nothing of torch, ONNX or any runtime.
+from an artifact's manifest. Knows nothing of torch, ONNX or any runtime. A ModelSpec is transformers'
+Reformer; lucidrains_spec.py has reformer-pytorch's, a subclass with the other lengths and hashing.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from typing import Final, Literal, Protocol, get_args
 
 from reformer_export.errors import SpecError
 
@@ -65,7 +66,7 @@ def padded_length(length: int, padding_multiple: int, padding_threshold: int) ->
 MEND_CONFIG: Final = "mend it in the checkpoint's config.json"
 
 
-def _check_size(name: str, value: object, minimum: int = 1, maximum: int = MAX_DIMENSION) -> None:
+def check_size(name: str, value: object, minimum: int = 1, maximum: int = MAX_DIMENSION) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or not minimum <= value <= maximum:
         raise SpecError(name, repr(value), f"an integer from {minimum} to {maximum}", MEND_CONFIG)
 
@@ -74,8 +75,9 @@ def _check_size(name: str, value: object, minimum: int = 1, maximum: int = MAX_D
 class LSHAttentionSpec:
     """One LSH self-attention layer (Kitaev et al. 2020, section 2).
 
-    `num_buckets` holds the factors of the bucket count, each even; `hash_seed` seeds the draw of the
-    random rotations [num_heads, head_size, num_hashes, sum(num_buckets) / 2].
+    `num_buckets` holds the factors of the bucket count, each even, and none where the count grows with the
+    length, as reformer-pytorch's does; `hash_seed` seeds the draw of the random rotations
+    [num_heads, head_size, num_hashes, sum(num_buckets) / 2].
     """
 
     chunk_length: int
@@ -86,14 +88,12 @@ class LSHAttentionSpec:
     hash_seed: int
 
     def __post_init__(self) -> None:
-        _check_size("lsh_attn_chunk_length", self.chunk_length)
-        _check_size("lsh_num_chunks_before", self.num_chunks_before, 0, MAX_WINDOW_CHUNKS // 2 - 1)
-        _check_size("lsh_num_chunks_after", self.num_chunks_after, 0, MAX_WINDOW_CHUNKS // 2)
-        _check_size("num_hashes", self.num_hashes, 1, MAX_NUM_HASHES)
-        if not self.num_buckets:
-            raise SpecError("num_buckets", "no factor", "one or more", "give N or AxB")
+        check_size("lsh_attn_chunk_length", self.chunk_length)
+        check_size("lsh_num_chunks_before", self.num_chunks_before, 0, MAX_WINDOW_CHUNKS // 2 - 1)
+        check_size("lsh_num_chunks_after", self.num_chunks_after, 0, MAX_WINDOW_CHUNKS // 2)
+        check_size("num_hashes", self.num_hashes, 1, MAX_NUM_HASHES)
         for factor in self.num_buckets:
-            _check_size("num_buckets", factor, 2)
+            check_size("num_buckets", factor, 2)
             if factor % 2:
                 raise SpecError(
                     "num_buckets",
@@ -121,9 +121,9 @@ class LocalAttentionSpec:
     num_chunks_after: int
 
     def __post_init__(self) -> None:
-        _check_size("local_attn_chunk_length", self.chunk_length)
-        _check_size("local_num_chunks_before", self.num_chunks_before, 0, MAX_WINDOW_CHUNKS // 2 - 1)
-        _check_size("local_num_chunks_after", self.num_chunks_after, 0, MAX_WINDOW_CHUNKS // 2)
+        check_size("local_attn_chunk_length", self.chunk_length)
+        check_size("local_num_chunks_before", self.num_chunks_before, 0, MAX_WINDOW_CHUNKS // 2 - 1)
+        check_size("local_num_chunks_after", self.num_chunks_after, 0, MAX_WINDOW_CHUNKS // 2)
 
 
 AttentionSpec = LSHAttentionSpec | LocalAttentionSpec
@@ -146,7 +146,7 @@ class AxialPositionsSpec:
                 MEND_CONFIG,
             )
         for size in (*self.shape, *self.dims):
-            _check_size("axial_pos_shape / axial_pos_embds_dim", size)
+            check_size("axial_pos_shape / axial_pos_embds_dim", size)
 
     @property
     def num_positions(self) -> int:
@@ -160,10 +160,15 @@ class LearnedPositionsSpec:
     num_positions: int
 
     def __post_init__(self) -> None:
-        _check_size("max_position_embeddings", self.num_positions)
+        check_size("max_position_embeddings", self.num_positions)
 
 
-PositionsSpec = AxialPositionsSpec | LearnedPositionsSpec
+class PositionsSpec(Protocol):
+    """How a model knows where a token is."""
+
+    @property
+    def num_positions(self) -> int:
+        """Tokens: the greatest padded length that has positions."""
 
 
 @dataclass(frozen=True)
@@ -196,9 +201,9 @@ class ModelSpec:
         if self.task not in TASKS:
             raise SpecError("task", self.task, f"one of {', '.join(TASKS)}", "choose another `task`")
         for name in ("vocab_size", "hidden_size", "num_heads", "head_size", "feed_forward_size"):
-            _check_size(name, getattr(self, name))
+            check_size(name, getattr(self, name))
         for name in ("max_position_embeddings", "num_labels", "feed_forward_slices"):
-            _check_size(name, getattr(self, name))
+            check_size(name, getattr(self, name))
         if self.hidden_act not in ACTIVATIONS:
             raise SpecError(
                 "hidden_act",
@@ -210,6 +215,7 @@ class ModelSpec:
             raise SpecError("layer_norm_eps", self.layer_norm_eps, "a number from 0 to 1", MEND_CONFIG)
         if not 0 < len(self.layers) <= MAX_LAYERS:
             raise SpecError("attn_layers", f"{len(self.layers)} layers", f"1 to {MAX_LAYERS}", MEND_CONFIG)
+        self._check_buckets()
         for index in self.lsh_layers:
             elements = math.prod(self.rotations_shape(index))
             if elements > MAX_ROTATION_ELEMENTS:
@@ -234,7 +240,14 @@ class ModelSpec:
             raise SpecError("logits", self.logits, f"'all' for the task {self.task}", fix)
         self._check_positions()
 
+    def _check_buckets(self) -> None:
+        for layer in self.layers:
+            if isinstance(layer, LSHAttentionSpec) and not layer.num_buckets:
+                raise SpecError("num_buckets", "no factor", "one or more", "give N or AxB")
+
     def _check_positions(self) -> None:
+        if not isinstance(self.positions, AxialPositionsSpec | LearnedPositionsSpec):
+            raise SpecError("positions", type(self.positions).__name__, "axial or learned ones", MEND_CONFIG)
         if isinstance(self.positions, AxialPositionsSpec) and sum(self.positions.dims) != self.hidden_size:
             raise SpecError(
                 "axial_pos_embds_dim",
@@ -242,6 +255,9 @@ class ModelSpec:
                 f"the sum hidden_size = {self.hidden_size}",
                 MEND_CONFIG,
             )
+        self._check_lengths()
+
+    def _check_lengths(self) -> None:
         if self.position_limit > MAX_POSITIONS:
             raise SpecError(
                 "positions",
@@ -293,6 +309,35 @@ class ModelSpec:
         assert isinstance(attention, LSHAttentionSpec)
         return self.num_heads, self.head_size, attention.num_hashes, sum(attention.num_buckets) // 2
 
+    @property
+    def num_hash_heads(self) -> int:
+        """Heads of an LSH layer that hash."""
+        return self.num_heads
+
     def padded_length(self, length: int) -> int:
-        """The length at which `transformers` runs a sequence of `length` tokens."""
+        """The length at which eager runs a sequence of `length` tokens."""
         return padded_length(length, self.padding_multiple, self.padding_threshold)
+
+    def takes_length(self, length: int) -> bool:
+        """Whether sequences of `length` tokens can be run."""
+        return 1 <= length <= self.max_length
+
+    def describe_lengths(self) -> str:
+        """What `takes_length` takes, in words that follow "expected"."""
+        return f"at most {self.max_length}"
+
+    @property
+    def hashes_masked_tokens(self) -> bool:
+        """Whether masked and padded tokens get buckets by what they are, and not the last one."""
+        return False
+
+    def bucket_factors(self, layer: int, keys: int) -> tuple[int, ...]:
+        """The factors of an LSH layer's bucket count for `keys` tokens that are hashed together."""
+        attention = self.layers[layer]
+        assert isinstance(attention, LSHAttentionSpec)
+        return attention.num_buckets
+
+    def is_hashed(self, layer: int, length: int) -> bool:
+        """Whether `layer` hashes sequences of `length` tokens: an LSH layer that does not attend densely."""
+        attention = self.layers[layer]
+        return isinstance(attention, LSHAttentionSpec) and self.padded_length(length) > attention.chunk_length

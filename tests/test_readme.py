@@ -6,6 +6,7 @@ is told by the rules below: of it the program, the options and their values are 
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import shlex
@@ -24,6 +25,7 @@ import transformers
 
 from reformer_export.artifact.files import sha256_of_file
 from reformer_export.cli.main import COMMANDS, cli
+from tests import lucidrains
 from tests.cli.program import run_program
 from tests.hf_models import config_t, save_model
 from tests.pages import PAGES, ROOT, read_command_lines, read_links, read_python
@@ -43,6 +45,8 @@ LINES: Final = [(page, line) for page in PAGES for line in read_command_lines(pa
 
 
 def reason_not_to_run(line: str) -> str | None:
+    if re.search(r"--config|\bLM\b", line) and importlib.util.find_spec("reformer_pytorch") is None:
+        return "the package reformer-pytorch"
     return next((reason for rule, reason in NOT_RUN.items() if re.search(rule, line)), None)
 
 
@@ -55,7 +59,8 @@ def split(line: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A reader's folder: `my-reformer`, a language model over bytes; texts; and `models`, of this project."""
+    """A reader's folder: `my-reformer`, a language model over bytes; model.pt and kwargs.json, one of
+    reformer-pytorch; texts; and `models`, of this project."""
     folder = tmp_path_factory.mktemp("desk")
     config = config_t(vocab_size=258, is_decoder=True)
     save_model(folder, config, transformers.ReformerModelWithLMHead).rename(folder / "my-reformer")
@@ -64,6 +69,8 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "held-out.txt").write_text("In the beginning was the word. " * 8, encoding="utf-8")
     (folder / "prompts.txt").write_text("In the beginning\nAnd God said\n", encoding="utf-8")
     (folder / "models").symlink_to(ROOT / "models")
+    if importlib.util.find_spec("reformer_pytorch") is not None:
+        lucidrains.save_model(folder, lucidrains.SMALL)
     assert run_program("onnx", folder / "my-reformer", folder / "OUT").status == 0
     return folder
 

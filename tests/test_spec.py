@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reformer_export.errors import SpecError
+from reformer_export.lucidrains_spec import RotaryPositionsSpec
 from reformer_export.spec import (
     ACTIVATIONS,
     MAX_DIMENSION,
@@ -140,6 +141,8 @@ def replace_lsh(**changes: Any) -> AttentionSpec:
             {"feed_forward_slices": 3},
             "feed_forward_slices: got 3, expected a divisor of the feed-forward size 8",
         ),
+        ({"layers": (replace_lsh(num_buckets=()),)}, "num_buckets: got no factor"),
+        ({"positions": RotaryPositionsSpec(64)}, "positions: got RotaryPositionsSpec"),
         ({"logits": "first"}, "logits: got first"),
         ({"logits": "last", "task": "fill-mask"}, "expected 'all' for the task fill-mask"),
         (
@@ -169,7 +172,6 @@ def test_models_that_are_refused(changes: dict[str, Any], message: str) -> None:
         ({"num_chunks_before": -1}, "lsh_num_chunks_before: got -1, expected an integer from 0"),
         ({"num_chunks_after": 0.5}, "lsh_num_chunks_after"),
         ({"num_hashes": 0}, "num_hashes"),
-        ({"num_buckets": ()}, "num_buckets: got no factor"),
         ({"num_buckets": (5,)}, "num_buckets: got 5, expected even numbers"),
         ({"num_buckets": (4, 3)}, "num_buckets: got 4x3, expected even numbers"),
         ({"num_buckets": (0,)}, "num_buckets: got 0"),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from reformer_export.errors import InputError
+from reformer_export.lucidrains_spec import LucidrainsSpec
 from reformer_export.spec import DType, LSHAttentionSpec, ModelSpec
 
 DECODE_NAME: Final = "decode.onnx"
@@ -71,14 +72,17 @@ class CacheTensor:
 
 def check_decodable(spec: ModelSpec) -> None:
     """InputError unless a step of the model is the last row of its pass over the same tokens."""
-    got = None
+    got, fix = None, "leave `decode` out: every token takes a whole pass"
+    if isinstance(spec, LucidrainsSpec):
+        got = "a model of reformer-pytorch, whose hashes change with the length"
+        raise InputError("decode", got, "a model of transformers", fix)
     if spec.task != "text-generation" or not spec.is_causal:
         got = f"a model for {spec.task}" + ("" if spec.is_causal else " that sees later tokens")
     elif any(layer.num_chunks_after for layer in spec.layers):
         got = "layers that attend to chunks after"
     if got is not None:
         expected = "a causal text-generation model without chunks after"
-        raise InputError("decode", got, expected, "leave `decode` out: every token takes a whole pass")
+        raise InputError("decode", got, expected, fix)
 
 
 def cache_tensors(spec: ModelSpec, dtype: DType, num_hashes: int | None = None) -> tuple[CacheTensor, ...]:

@@ -6,6 +6,12 @@ import dataclasses
 from typing import Any, Final
 
 from reformer_export.errors import SpecError
+from reformer_export.lucidrains_spec import (
+    LucidrainsSpec,
+    RotaryPositionsSpec,
+    SinusoidalPositionsSpec,
+    SummedAxialPositionsSpec,
+)
 from reformer_export.spec import (
     AxialPositionsSpec,
     LearnedPositionsSpec,
@@ -14,14 +20,26 @@ from reformer_export.spec import (
     ModelSpec,
 )
 
-_POSITIONS: Final[dict[str, type[Any]]] = {"axial": AxialPositionsSpec, "learned": LearnedPositionsSpec}
+_POSITIONS: Final[dict[str, type[Any]]] = {
+    "axial": AxialPositionsSpec,
+    "learned": LearnedPositionsSpec,
+    "summed axial": SummedAxialPositionsSpec,
+    "rotary": RotaryPositionsSpec,
+    "sinusoidal": SinusoidalPositionsSpec,
+}
 _LAYERS: Final[dict[str, type[Any]]] = {"lsh": LSHAttentionSpec, "local": LocalAttentionSpec}
 _KIND_OF: Final = {kind_type: kind for kind, kind_type in (_POSITIONS | _LAYERS).items()}
+
+_FAMILY: Final = "family"
+_FAMILIES: Final[dict[str, type[ModelSpec]]] = {"transformers": ModelSpec, "lucidrains": LucidrainsSpec}
+"""Whose Reformer it is; the values of transformers' do not say so, as older versions did not."""
 
 
 def values_from_spec(spec: ModelSpec) -> dict[str, Any]:
     """Plain JSON values; `spec_from_values` reads them back."""
     values = dataclasses.asdict(spec)
+    if isinstance(spec, LucidrainsSpec):
+        values = {_FAMILY: "lucidrains", **values}
     values["positions"] = {"kind": _KIND_OF[type(spec.positions)], **values["positions"]}
     values["layers"] = [
         {"kind": _KIND_OF[type(layer)], **fields}
@@ -35,7 +53,11 @@ def spec_from_values(values: dict[str, Any]) -> ModelSpec:
     try:
         positions = _of_kind(_POSITIONS, values["positions"])
         layers = tuple(_of_kind(_LAYERS, layer) for layer in values["layers"])
-        return ModelSpec(**{**values, "positions": positions, "layers": layers})
+        family = values.get(_FAMILY, "transformers")
+        if family not in _FAMILIES:
+            raise ValueError(f"{_FAMILY} {family!r} is none of {tuple(_FAMILIES)}")
+        fields = {name: value for name, value in values.items() if name != _FAMILY}
+        return _FAMILIES[family](**{**fields, "positions": positions, "layers": layers})
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise SpecError(
             "model description",

@@ -48,12 +48,14 @@ class LoadOptions:
 class Checkpoint:
     """A model read from disk.
 
-    `weights` maps each parameter's name, as `transformers` names it without the leading `reformer.`, to a
+    `weights` maps each parameter's name, that of the canonical model (modeling/), to a
     float32 CPU tensor of its own memory, contiguous, in the layout of the checkpoint. `folder` is where
     the files are; `source` says where they came from, in JSON values, without any path of this machine.
+    `file` is the checkpoint where it is one file: then nothing else in `folder` belongs to it.
     """
 
     spec: ModelSpec
     weights: dict[str, torch.Tensor]
     folder: Path
     source: dict[str, Any]
+    file: Path | None = None

@@ -53,7 +53,7 @@ def locate_checkpoint(source: str, options: LoadOptions) -> Location:
             "checkpoint",
             f"the file {source}",
             f"a folder with {CONFIG_NAME} and weights, or a hub id",
-            "give the folder that holds it",
+            "give the folder that holds it, or add `config` for a model of reformer-pytorch",
         )
     if not hub.is_hub_id(source, meant=options.revision is not None):
         raise CheckpointError(

@@ -69,6 +69,18 @@ def open_weights(folder: Path, allow_pickle: bool) -> WeightFiles:
     return PickleFiles(*_list_files(folder, PICKLE_NAME))
 
 
+STATE_DICT_KEYS: Final = ("model", "model_state_dict")
+"""Where training scripts keep a state dict beside other things."""
+
+
+def open_weights_file(file: Path) -> WeightFiles:
+    """The tensors of one file that a user names: safetensors, or what `torch.save` wrote, a state dict or a
+    dict that has one under a key of STATE_DICT_KEYS. Of a pickle only tensors and plain values are read."""
+    if zipfile.is_zipfile(file) or file.suffix != ".safetensors":
+        return PickleFiles((file,), None, {}, STATE_DICT_KEYS)
+    return SafetensorsFiles((file,), None, {})
+
+
 def _has(folder: Path, name: str) -> bool:
     return (folder / name).is_file() or (folder / (name + INDEX_SUFFIX)).is_file()
 
@@ -196,12 +208,19 @@ def _refuse_lfs_pointer(file: Path) -> None:
 class PickleFiles:
     """Tensors of one `torch.save` file or of several, unpickled as tensors only."""
 
-    def __init__(self, files: tuple[Path, ...], index: Path | None, promised: dict[str, Path]) -> None:
+    def __init__(
+        self,
+        files: tuple[Path, ...],
+        index: Path | None,
+        promised: dict[str, Path],
+        keys: tuple[str, ...] = (),
+    ) -> None:
+        """`keys`: those under which a file may have its state dict."""
         self.files = files if index is None else (index, *files)
         self.headers: dict[str, TensorHeader] = {}
         self._tensors: dict[str, torch.Tensor] = {}
         for file in files:
-            for name, tensor in _load_pickle(file).items():
+            for name, tensor in _load_pickle(file, keys).items():
                 dtype = str(tensor.dtype).removeprefix("torch.")
                 _add_header(self.headers, name, TensorHeader(tuple(tensor.shape), dtype, file))
                 self._tensors[name] = tensor
@@ -213,7 +232,7 @@ class PickleFiles:
         return {name: float32_copy(name, self._tensors[name], self.headers[name].file) for name in names}
 
 
-def _load_pickle(file: Path) -> dict[str, torch.Tensor]:
+def _load_pickle(file: Path, keys: tuple[str, ...]) -> dict[str, torch.Tensor]:
     _refuse_lfs_pointer(file)
     try:
         # Files written before torch 1.6 are no zip archives and cannot be mapped into memory.
@@ -225,6 +244,8 @@ def _load_pickle(file: Path) -> dict[str, torch.Tensor]:
             "a state dict",
             "convert it to safetensors where you trust it, or download it again",
         ) from error
+    inner = [values[key] for key in keys if isinstance(values, dict) and isinstance(values.get(key), dict)]
+    values = inner[0] if inner else values
     if not isinstance(values, dict) or not all(_is_plain(name, value) for name, value in values.items()):
         raise CheckpointError(
             file,

@@ -22,7 +22,7 @@ from reformer_export.workflows.export import ExportedArtifact, ExportRequest, ex
 from reformer_export.workflows.progress import say_nothing
 
 SECTIONS = {
-    "Checkpoint": ("revision", "allow_pickle", "task", "tokenizer"),
+    "Checkpoint": ("config", "revision", "allow_pickle", "task", "tokenizer"),
     "Model": (
         *("dtype", "num_hashes", "max_hashes", "num_buckets", "hash_seed", "max_length", "logits"),
         *("decode", "feed_forward_slices", "opset"),
@@ -91,9 +91,17 @@ SECTIONS = {
     "--decode", is_flag=True, help="Add decode.onnx: `generate` then computes new tokens only, from a cache."
 )
 @click.option("--opset", type=int, default=DEFAULT_OPSET, help="ONNX opset, 18 or later.  [default: 20]")
+@click.option(
+    "--config",
+    metavar="JSON",
+    type=click.Path(path_type=Path),
+    help="Keyword arguments of a model of reformer-pytorch, whose tensors are the file CHECKPOINT.",
+)
 @click.option("--revision", help="Branch, tag or commit of a hub checkpoint.")
 @click.option(
-    "--allow-pickle", is_flag=True, help="Read pytorch_model.bin (weights only) if there is no safetensors."
+    "--allow-pickle",
+    is_flag=True,
+    help="Read a folder's pytorch_model.bin (weights only) if there is no safetensors.",
 )
 @click.option(
     "--verify/--no-verify", default=True, show_default=True, help="Compare with eager on a few inputs."
@@ -101,7 +109,8 @@ SECTIONS = {
 @click.option("--overwrite", is_flag=True, help="Replace the artifact OUT, when the new one is whole.")
 @json_file_option
 def command(checkpoint: str, out: Path, json_file: Path | None, **options: Any) -> None:
-    """Export CHECKPOINT (a folder saved by transformers, or a hub id) to the new folder OUT.
+    """Export CHECKPOINT (a folder saved by transformers, or a hub id; with --config a file of tensors that
+    reformer-pytorch's model saved) to the new folder OUT.
 
     OUT gets model.onnx, which any ONNX Runtime runs at any batch size and length, and manifest.json. A short
     comparison with eager comes first; `reformer-export verify` makes a thorough one. Exit status 1: the
@@ -114,6 +123,7 @@ def command(checkpoint: str, out: Path, json_file: Path | None, **options: Any) 
       reformer-export onnx ./my-reformer OUT --logits last --overwrite
       reformer-export onnx ./my-reformer OUT --max-hashes 8
       reformer-export onnx ./my-reformer OUT --decode
+      reformer-export onnx model.pt OUT --config kwargs.json
     """
     request = ExportRequest(**options)
     say = say_nothing if json_file == STANDARD_OUTPUT else echo_on_stderr

@@ -12,6 +12,7 @@ from typing import Any, Final
 import onnx
 import onnx_ir as ir
 import torch
+from onnx_ir.passes.common import DeduplicateInitializersPass
 
 from reformer_export.artifact.decoding import (
     CAPACITY,
@@ -24,13 +25,14 @@ from reformer_export.artifact.decoding import (
 from reformer_export.contract import DEFAULT_OPSET, DOMAIN, INPUT_NAMES, SCOPES_KEY, check_opset
 from reformer_export.errors import ExportError
 from reformer_export.export.functions import attach_function_bodies, custom_translation_table
-from reformer_export.modeling import TORCH_DTYPES, Decoder, Reformer
-from reformer_export.spec import DType, ModelSpec
+from reformer_export.lucidrains_spec import LucidrainsSpec
+from reformer_export.modeling import TORCH_DTYPES, CanonicalModel, Decoder
+from reformer_export.spec import MAX_DIMENSION, DType, ModelSpec
 
 PROTOBUF_LIMIT_BYTES: Final = 2**31 - 1
 
 
-def trace_model(model: Reformer, opset: int = DEFAULT_OPSET) -> ir.Model:
+def trace_model(model: CanonicalModel, opset: int = DEFAULT_OPSET) -> ir.Model:
     """Trace the canonical model into ONNX: custom nodes, their function bodies, symbolic axes.
 
     Raises:
@@ -40,7 +42,10 @@ def trace_model(model: Reformer, opset: int = DEFAULT_OPSET) -> ir.Model:
     axes = {0: _batch(), 1: _sequence(spec)}
     example = torch.ones(2, min(3, spec.max_length), dtype=torch.int64)
     names = list(INPUT_NAMES), list(spec.output_names)
-    return _trace(model, (example, example.clone()), dict.fromkeys(INPUT_NAMES, axes), names, opset)
+    graph = _trace(model, (example, example.clone()), dict.fromkeys(INPUT_NAMES, axes), names, opset)
+    if isinstance(spec, LucidrainsSpec) and spec.ties_layers:
+        DeduplicateInitializersPass(size_limit=MAX_DIMENSION**2)(graph)
+    return graph
 
 
 def trace_decoder(model: Decoder, dtype: DType, opset: int = DEFAULT_OPSET) -> ir.Model:
@@ -138,7 +143,7 @@ def _keep_module_names_only(model: ir.Model) -> None:
 @contextmanager
 def _quiet_exporter() -> Iterator[None]:
     """Silence the exporter's notes on packages, axis names and empty lists that concern no user of ours."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnx_ir")]
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnx_ir", "torch.fx.experimental")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)

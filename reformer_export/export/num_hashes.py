@@ -48,9 +48,25 @@ def add_num_hashes_input(model: ir.Model, runtime_num_hashes: RuntimeNumHashes) 
         graph.insert_before(node, cut)
         node.replace_input_with(1, cut.outputs[0])
         node.outputs[0].shape = _with_symbolic_rounds(node.outputs[0])
+        _relax_consumers(node.outputs[0], runtime_num_hashes.max_hashes)
     for value in (*graph.inputs, *graph.outputs):
         if value.name is not None and value.name.endswith(BUCKET_CACHE):
             value.shape = _with_symbolic_rounds(value)
+
+
+def _relax_consumers(value: ir.Value, max_hashes: int) -> None:
+    """Let what standard operators compute from buckets say no more that it has `max_hashes` rounds: a runtime
+    takes such words for true."""
+    waiting = [value]
+    while waiting:
+        for node in waiting.pop().consumers():
+            for output in node.outputs if node.domain == "" else ():
+                if output.shape is None or len(output.shape) <= ROUND_AXIS:
+                    continue
+                is_cut = node.op_type == "Slice" and output.shape[ROUND_AXIS] != max_hashes
+                if is_cut or output.shape[ROUND_AXIS] == max_hashes:
+                    output.shape = _with_symbolic_rounds(output, None if is_cut else NUM_HASHES_INPUT)
+                    waiting.append(output)
 
 
 def _add_constant(graph: ir.Graph, name: str, value: int) -> ir.Value:
@@ -62,8 +78,8 @@ def _add_constant(graph: ir.Graph, name: str, value: int) -> ir.Value:
     return constant
 
 
-def _with_symbolic_rounds(value: ir.Value) -> ir.Shape:
+def _with_symbolic_rounds(value: ir.Value, name: str | None = NUM_HASHES_INPUT) -> ir.Shape:
     assert value.shape is not None
     dims = list(value.shape)
-    dims[ROUND_AXIS] = ir.SymbolicDim(NUM_HASHES_INPUT)
+    dims[ROUND_AXIS] = ir.SymbolicDim(name)
     return ir.Shape(dims)

@@ -16,7 +16,7 @@ from reformer_export.spec import TokenizerChoice
 
 
 def prepare_tokenizer(
-    checkpoint: Path, vocab_size: int, choice: TokenizerChoice
+    checkpoint: Path, vocab_size: int, choice: TokenizerChoice, is_file: bool = False
 ) -> tuple[TokenizerRecord, SourceTokenizer | None]:
     """What the manifest says of text, and the tokenizer to write, if there is one.
 
@@ -25,6 +25,7 @@ def prepare_tokenizer(
         vocab_size: ids of the model.
         choice: "auto" takes the checkpoint's own, or bytes where it has none and exactly their ids; "bytes"
             (id = byte + 2) and "none" leave its files alone.
+        is_file: whether the checkpoint is one file in that folder, to which no tokenizer belongs.
 
     Raises:
         InputError: bytes for a model with fewer ids.
@@ -37,6 +38,8 @@ def prepare_tokenizer(
             got, expected = f"bytes for {vocab_size} ids", f"a model of at least {BYTE_VOCAB_SIZE}"
             raise InputError("tokenizer", got, expected, "leave `tokenizer` out")
         return TokenizerRecord("bytes", "asked for"), None
+    if is_file:
+        return TokenizerRecord("none", "a lone file of tensors has no tokenizer"), None
     if not has_tokenizer(checkpoint):
         if vocab_size == BYTE_VOCAB_SIZE:
             return TokenizerRecord("bytes", f"{vocab_size} ids and no tokenizer's file"), None

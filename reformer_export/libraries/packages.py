@@ -13,12 +13,14 @@ EXTRAS: Final = {
         ("torch", "transformers", "safetensors", "onnx", "onnxscript", "onnx_graphsurgeon"), "export"
     ),
     "onnxruntime": "cpu",
+    "reformer_pytorch": "lucidrains",
     **dict.fromkeys(("jinja2", "matplotlib"), "report"),
 }
 """A module -> the extra that brings it."""
 
 EXPORTING: Final = ("torch", "transformers", "safetensors", "onnx", "onnxscript")
 COMPARING: Final = ("torch", "transformers", "safetensors", "onnx", "onnx_graphsurgeon", "onnxruntime")
+COMPARING_LUCIDRAINS: Final = ("reformer_pytorch",)
 REPORTING: Final = ("jinja2", "matplotlib")
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reformer_export.artifact.manifest import read_manifest
+from reformer_export.lucidrains_spec import LucidrainsSpec
 from reformer_export.runtimes import RuntimeOptions, load
 from reformer_export.spec import DType
 
@@ -100,7 +101,7 @@ def set_up_torch(setup: Setup) -> None:
 
 
 def load_eager(setup: Setup) -> Any:
-    """Unpatched transformers' model for the artifact of `setup`, on its device and in its dtype."""
+    """Unpatched eager for the artifact of `setup`, on its device and in its dtype."""
     from reformer_export.modeling import TORCH_DTYPES
     from reformer_export.reference.eager import open_eager
 
@@ -116,6 +117,8 @@ def _open_eager(setup: Setup) -> Callable[[Any], Any]:
 
     spec = read_manifest(Path(setup.out)).spec
     model = load_eager(setup)
+    if isinstance(spec, LucidrainsSpec):
+        return lambda ids: [model(ids)]
     options: dict[str, Any] = {} if spec.task in WITHOUT_CACHE else {"use_cache": False}
     options["num_hashes"] = setup.options.num_hashes  # None: those of the spec
     return lambda ids: [model(ids, return_dict=True, **options)[name] for name in spec.output_names]

@@ -1,6 +1,7 @@
-"""The canonical PyTorch Reformer that is exported."""
+"""The canonical PyTorch Reformers that are exported."""
 
+from reformer_export.modeling.build import CanonicalModel, build_model
 from reformer_export.modeling.decoder import Decoder
-from reformer_export.modeling.reformer import TORCH_DTYPES, Reformer, build_model
+from reformer_export.modeling.reformer import TORCH_DTYPES, Reformer
 
-__all__ = ["TORCH_DTYPES", "Decoder", "Reformer", "build_model"]
+__all__ = ["TORCH_DTYPES", "CanonicalModel", "Decoder", "Reformer", "build_model"]

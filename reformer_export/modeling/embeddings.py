@@ -58,6 +58,7 @@ class Embeddings(nn.Module):
         if isinstance(spec.positions, AxialPositionsSpec):
             self.position_embeddings = AxialPositionEmbeddings(spec.positions)
         else:
+            assert isinstance(spec.positions, LearnedPositionsSpec)
             self.position_embeddings = LearnedPositionEmbeddings(spec.positions, spec.hidden_size)
 
     def forward(self, input_ids: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:

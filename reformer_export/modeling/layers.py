@@ -169,9 +169,9 @@ class LocalSelfAttention(nn.Module):
 class AttentionOutput(nn.Module):
     """Projection of the concatenated heads."""
 
-    def __init__(self, spec: ModelSpec) -> None:
+    def __init__(self, spec: ModelSpec, bias: bool = False) -> None:
         super().__init__()
-        self.dense = nn.Linear(spec.num_heads * spec.head_size, spec.hidden_size, bias=False)
+        self.dense = nn.Linear(spec.num_heads * spec.head_size, spec.hidden_size, bias=bias)
 
 
 class Attention(nn.Module):

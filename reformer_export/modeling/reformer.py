@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 from torch import nn
@@ -115,7 +115,9 @@ def take_rows(x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     return x.gather(1, positions[:, None, None].expand(-1, -1, x.shape[2]))
 
 
-def build_model(spec: ModelSpec, weights: Mapping[str, torch.Tensor], dtype: DType = "float32") -> Reformer:
+def build_reformer(
+    spec: ModelSpec, weights: Mapping[str, torch.Tensor], dtype: DType = "float32"
+) -> Reformer:
     """A Reformer in evaluation mode; `weights` under transformers' parameter names, without `reformer.`.
 
     Rotations and norms stay float32 whatever the dtype. CheckpointError when names or shapes do not fit.
@@ -127,6 +129,17 @@ def build_model(spec: ModelSpec, weights: Mapping[str, torch.Tensor], dtype: DTy
         name: weight.to(torch.float32 if name.rpartition(".")[0] in norms else TORCH_DTYPES[dtype])
         for name, weight in _slice_feed_forward(spec, weights)
     }
+    return load_weights(model, state)
+
+
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
+
+
+def load_weights(model: AnyModule, state: Mapping[str, torch.Tensor]) -> AnyModule:
+    """`model`, made without memory, with the tensors of `state` as they are, in evaluation mode.
+
+    CheckpointError when names or shapes do not fit.
+    """
     try:
         model.load_state_dict(state, strict=True, assign=True)
     except RuntimeError as error:

@@ -68,10 +68,10 @@ def default_cases(spec: ModelSpec, short: bool = False) -> list[Case]:
     lengths = {1, longest}
     for chunk in (*chunks, spec.padding_multiple):
         lengths |= {chunk - 1, chunk, chunk + 1, 2 * chunk + chunk // 2 + 1, 3 * chunk}
-    ordered = sorted(length for length in lengths if 1 <= length <= longest)
+    ordered = sorted(length for length in lengths if length <= longest and spec.takes_length(length))
     if short:
         middle = min(2 * spec.padding_multiple + spec.padding_multiple // 2 + 1, spec.max_length)
-        few = sorted({1, spec.padding_threshold, middle} & set(range(1, spec.max_length + 1)))
+        few = sorted(filter(spec.takes_length, {1, spec.padding_threshold, middle})) or ordered[:3]
         return [Case(n, 1 + i % 2, masked=i % 2 == 1 and n > 1) for i, n in enumerate(few)]
     cases = []
     for i, length in enumerate(ordered):
@@ -109,8 +109,7 @@ def add_num_hashes_cases(manifest: Manifest, cases: Sequence[Case]) -> list[Case
 
 
 def _is_hashed(spec: ModelSpec, length: int) -> bool:
-    chunks = (layer.chunk_length for layer in spec.layers if isinstance(layer, LSHAttentionSpec))
-    return any(spec.padded_length(length) > chunk for chunk in chunks)
+    return any(spec.is_hashed(layer, length) for layer in spec.lsh_layers)
 
 
 def longest_comparable(spec: ModelSpec) -> int:
@@ -145,7 +144,7 @@ def check_cases(spec: ModelSpec, cases: Sequence[Case]) -> None:
     if not cases:
         raise InputError("cases", "none", "at least one length and batch size", "give `lengths`")
     for case in cases:
-        fits = 1 <= case.length <= spec.max_length and case.batch >= 1
+        fits = spec.takes_length(case.length) and case.batch >= 1
         if not fits or case.batch * case.length > MAX_TOKENS:
             raise InputError(
                 "case",

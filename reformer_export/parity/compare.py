@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from reformer_export.spec import DType, LSHAttentionSpec, ModelSpec
+from reformer_export.spec import DType, ModelSpec
 
 Precision = DType | Literal["tf32"]
 """What the arithmetic is judged by: the artifact's dtype, or TF32 where its products round to that."""
@@ -163,18 +163,18 @@ def compare_buckets(
     attention_mask: NDArray[np.int64],
 ) -> LayerAgreement:
     """Compare int32 [B, H, R, L] buckets; a flip's margin is computed in float64 from `query_key`."""
-    attention = spec.layers[layer]
-    assert isinstance(attention, LSHAttentionSpec)
-    tokens = int(attention_mask.sum())
-    hashed = tokens * got.shape[1] * got.shape[2]
-    if spec.padded_length(got.shape[3]) <= attention.chunk_length:
-        return LayerAgreement(layer, 0, 0, 0, 0.0)  # dense: nobody hashes
-    differs = (got != expected) & (attention_mask[:, None, None, :] == 1)
+    if not spec.is_hashed(layer, attention_mask.shape[1]):
+        return LayerAgreement(layer, 0, 0, 0, 0.0)  # dense
+    counts = hashed_tokens(spec, attention_mask, got)
+    hashed = int(counts.sum()) * got.shape[1] * got.shape[2]
+    factors = spec.bucket_factors(layer, got.shape[3])
+    used = sum(factors) // 2
+    differs = (got != expected) & counts[:, None, None, :]
     flips = [
         _measure_flip(
-            attention.num_buckets,
-            query_key[b, position].reshape(spec.num_heads, spec.head_size)[h].astype(np.float64),
-            rotations[h, :, r].astype(np.float64),
+            factors,
+            query_key[b, position].reshape(spec.num_hash_heads, spec.head_size)[h].astype(np.float64),
+            rotations[h, :, r, :used].astype(np.float64),
             int(got[b, h, r, position]),
             int(expected[b, h, r, position]),
         )
@@ -191,6 +191,17 @@ def compare_buckets(
         tuple(margins[:MAX_KEPT_MARGINS]),
         sum(behind > limit for _, behind in flips),
     )
+
+
+def hashed_tokens(
+    spec: ModelSpec, attention_mask: NDArray[np.int64], buckets: NDArray[np.int32]
+) -> NDArray[np.bool_]:
+    """Whose buckets count, bool [B, L] for `buckets` [B, H, R, L]: those of unmasked tokens, or of all where
+    masked and padded tokens hash as well."""
+    if spec.hashes_masked_tokens:
+        return np.ones((len(buckets), buckets.shape[3]), np.bool_)
+    counts: NDArray[np.bool_] = attention_mask == 1
+    return counts
 
 
 def _measure_flip(

@@ -135,6 +135,7 @@ def expose_points(model: onnx.ModelProto, given: Sequence[Point], shown: Sequenc
     bare.CopyFrom(model)
     del bare.functions[:]  # the surgeon would write them anew
     _require_num_hashes(bare.graph)
+    empty = _take_empty_lists(bare.graph)
     graph = surgeon.import_onnx(bare)
     tensors = graph.tensors()
     for point in given:
@@ -146,10 +147,23 @@ def expose_points(model: onnx.ModelProto, given: Sequence[Point], shown: Sequenc
     graph.outputs = [tensors[point.value] for point in shown]
     graph.cleanup(remove_unused_graph_inputs=True)
     exposed: onnx.ModelProto = surgeon.export_onnx(graph, do_type_check=False)
+    for node in exposed.graph.node:
+        node.attribute.extend(empty.get(node.name, ()))
     exposed.functions.extend(_functions_of(exposed.graph, model.functions))
     exposed.ir_version = model.ir_version
     exposed.producer_name = "reformer-export"
     return exposed
+
+
+def _take_empty_lists(graph: onnx.GraphProto) -> dict[str, list[onnx.AttributeProto]]:
+    """Take the attributes that are lists without an element, which the surgeon cannot write, off the nodes:
+    those by a node's name."""
+    taken: dict[str, list[onnx.AttributeProto]] = {}
+    for node in graph.node:
+        for attribute in [x for x in node.attribute if x.type == onnx.AttributeProto.INTS and not x.ints]:
+            taken.setdefault(node.name, []).append(attribute)
+            node.attribute.remove(attribute)
+    return taken
 
 
 def _functions_of(

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reformer_export.parity.compare import compare_outputs
-from reformer_export.reference.eager import EagerReformer, EagerRun
+from reformer_export.reference.runs import Eager, EagerRun
 
 NOISE_UNITS: Final = 2
 """An error is eager's own up to so many times its noise: eager and the file each compute, to rounding, the
@@ -19,7 +19,7 @@ DRAWS: Final = 3
 
 
 def measure_noise(
-    eager: EagerReformer,
+    eager: Eager,
     truth: EagerRun,
     input_ids: NDArray[np.int64],
     attention_mask: NDArray[np.int64],

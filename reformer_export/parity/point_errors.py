@@ -16,6 +16,7 @@ from reformer_export.parity.compare import (
     Precision,
     compare_buckets,
     greatest_difference,
+    hashed_tokens,
 )
 from reformer_export.parity.points import Point
 from reformer_export.reference.eager import recorded_rotations
@@ -88,7 +89,7 @@ class Judge:
         """Which elements of eager's value count: those of unmasked tokens; broadcast to its shape."""
         expected, mask = self.eager[point.name], self.attention_mask == 1
         if point.role == "buckets":
-            mask = mask[:, None, None, :]
+            mask = hashed_tokens(self.spec, self.attention_mask, expected)[:, None, None, :]
         elif expected.shape[:2] == mask.shape and (expected.ndim == 3 or point.name.endswith("_logits")):
             mask = mask.reshape(*mask.shape, *[1] * (expected.ndim - 2))
         else:  # positions have no batch, and a classifier's rows no tokens
@@ -112,13 +113,14 @@ class Judge:
     def count_flips(self, point: Point, got: Values, query_keys: Values) -> LayerAgreement:
         """How the buckets at `point`, of eager's shape, agree with eager's; `query_keys` as in `judge`."""
         assert point.layer is not None
+        buckets = got[point.name]
         return compare_buckets(
             point.layer,
             self.spec,
             self.precision,
-            got[point.name],
+            buckets,
             self.eager[point.name],
-            query_keys[point.module + ".query_key"].reshape(*self.attention_mask.shape, -1),
+            query_keys[point.module + ".query_key"].reshape(len(buckets), buckets.shape[3], -1),
             recorded_rotations(self.spec, point.layer),
             self.attention_mask,
         )

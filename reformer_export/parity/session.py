@@ -19,7 +19,8 @@ from reformer_export.parity.compare import Precision
 from reformer_export.parity.expose import ExposedGraph, ModelGraph, open_graph
 from reformer_export.parity.points import Point, find_hashing
 from reformer_export.phases import log_phase
-from reformer_export.reference.eager import EagerReformer, open_eager
+from reformer_export.reference.eager import open_eager
+from reformer_export.reference.runs import Eager
 from reformer_export.runtimes import Runtime, RuntimeOptions, load
 from reformer_export.runtimes.ort import OnnxRuntime
 from reformer_export.runtimes.ort_session import CPU, Placement
@@ -37,7 +38,7 @@ class ParitySession:
     """
 
     manifest: Manifest
-    eager: EagerReformer
+    eager: Eager
     runtime: Runtime
     graph: ModelGraph
     hashing: tuple[Point, ...]
@@ -87,10 +88,10 @@ class ParitySession:
 @contextmanager
 def open_session(
     folder: Path,
-    checkpoint_folder: Path,
+    checkpoint: Path,
     options: RuntimeOptions = ON_CPU,
     seed: int = 0,
-    eager: EagerReformer | None = None,
+    eager: Eager | None = None,
     beside: RuntimeOptions = ON_CPU,
     manifest: Manifest | None = None,
 ) -> Iterator[ParitySession]:
@@ -111,8 +112,8 @@ def open_session(
         with open_graph(folder / MODEL_NAME, placement) as graph:
             hashing = tuple(find_hashing(graph.model, manifest.spec))
             if eager is None:
-                with log_phase(f"loading eager from {checkpoint_folder}"):
-                    eager = open_eager(checkpoint_folder, manifest)
+                with log_phase(f"loading eager from {checkpoint}"):
+                    eager = open_eager(checkpoint, manifest)
             yield ParitySession(manifest, eager, runtime, graph, hashing, seed)
 
 

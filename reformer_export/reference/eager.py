@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from reformer_export.artifact.manifest import Manifest
 from reformer_export.checkpoints import HEAD_OF_TASK, read_head_bias
 from reformer_export.checkpoints.quiet import silence_transformers
+from reformer_export.lucidrains_spec import LucidrainsSpec
 from reformer_export.ops import draw_rotations
 from reformer_export.reference.eager_values import (
     SPAN_OUTPUTS,
@@ -29,6 +29,7 @@ from reformer_export.reference.eager_values import (
     attention_name,
     last_rows,
 )
+from reformer_export.reference.runs import Eager, EagerRun, noisy_weights
 from reformer_export.spec import LSHAttentionSpec, ModelSpec, Task
 
 MODEL_CLASSES: Final[dict[Task, str]] = {
@@ -40,8 +41,18 @@ MODEL_CLASSES: Final[dict[Task, str]] = {
 }
 
 
-def open_eager(checkpoint_folder: Path, manifest: Manifest) -> EagerReformer:
-    """The model of the artifact that `manifest` describes, from its checkpoint, with its head's bias."""
+def open_eager(checkpoint: Path, manifest: Manifest) -> Eager:
+    """The model of the artifact that `manifest` describes, from its checkpoint: transformers' folder, or the
+    file of tensors of reformer-pytorch."""
+    if isinstance(manifest.spec, LucidrainsSpec):
+        from reformer_export.reference.lucidrains import EagerLucidrains
+
+        return EagerLucidrains(checkpoint, manifest)
+    return open_transformers(checkpoint, manifest)
+
+
+def open_transformers(checkpoint_folder: Path, manifest: Manifest) -> EagerReformer:
+    """transformers' model of the artifact that `manifest` describes, with its head's bias."""
     eager = EagerReformer(checkpoint_folder, manifest.spec)
     if HEAD_OF_TASK.get(manifest.spec.task) == "lm_head":
         pickled = any(name.endswith(".bin") for name in manifest.source.get("files", {}))
@@ -53,22 +64,9 @@ def recorded_rotations(spec: ModelSpec, layer: int) -> NDArray[np.float32]:
     """Rotations [H, D, R, S] drawn again from an LSH layer's seed: the file's own are under test."""
     attention = spec.layers[layer]
     assert isinstance(attention, LSHAttentionSpec)
-    rotations: NDArray[np.float32] = draw_rotations(attention.hash_seed, spec.rotations_shape(layer)).numpy()
+    drawn = draw_rotations(attention.hash_seed, spec.rotations_shape(layer))
+    rotations: NDArray[np.float32] = drawn.expand(spec.num_hash_heads, -1, -1, -1).numpy()
     return rotations
-
-
-@dataclass(frozen=True)
-class EagerRun:
-    """What one eager forward pass gave.
-
-    `outputs` maps the task's output names to float32 arrays; `buckets` maps an LSH layer's index to int32
-    [B, H, R, L], zeros where eager did not hash because the sequence fits one chunk; `values` has those that
-    were asked for, the outputs of spans and all buckets, by a point's name.
-    """
-
-    outputs: dict[str, NDArray[np.float32]]
-    buckets: dict[int, NDArray[np.int32]]
-    values: Values
 
 
 class FirstRounds(TorchFunctionMode):
@@ -127,18 +125,8 @@ class EagerReformer:
     @contextlib.contextmanager
     def noisy_weights(self, seed: int) -> Iterator[None]:
         """While the block runs, every weight is the next float32 above or below it, drawn by `seed`."""
-        generator = torch.Generator().manual_seed(seed)
-        weights = [(weight, weight.detach().clone()) for weight in self.model.parameters()]
-        try:
-            with torch.no_grad():
-                for weight, exact in weights:
-                    signs = torch.randint(0, 2, exact.shape, generator=generator) * 2 - 1
-                    weight.copy_(torch.nextafter(exact, signs * torch.inf))
+        with noisy_weights(self.model, seed):
             yield
-        finally:
-            with torch.no_grad():
-                for weight, exact in weights:
-                    weight.copy_(exact)
 
     def add_head_bias(self, bias: torch.Tensor) -> None:
         """Let the language-model head add `bias`, float32 [vocab_size], where it does not do so by itself.

@@ -9,6 +9,11 @@ from typing import Any, Final
 from reformer_export.artifact.engine_record import EngineRecord
 from reformer_export.artifact.engine_state import EngineState, UnusableEngine
 from reformer_export.artifact.manifest import MODEL_NAME, Manifest, TokenizerKind, TokenizerRecord
+from reformer_export.lucidrains_spec import (
+    RotaryPositionsSpec,
+    SinusoidalPositionsSpec,
+    SummedAxialPositionsSpec,
+)
 from reformer_export.report.tables import Columns, Table, engine_table, make_facts, make_table
 from reformer_export.runtimes.inspection import (
     ArtifactSummary,
@@ -194,6 +199,12 @@ def _describe_tokenizer(record: TokenizerRecord) -> str:
 def _describe_positions(spec: ModelSpec) -> str:
     if isinstance(spec.positions, AxialPositionsSpec):
         return f"axial, {'x'.join(map(str, spec.positions.shape))} = {spec.positions.num_positions:,}"
+    if isinstance(spec.positions, SummedAxialPositionsSpec):
+        return f"axial, summed, {'x'.join(map(str, spec.positions.shape))} = {spec.positions.num_positions:,}"
+    if isinstance(spec.positions, RotaryPositionsSpec):
+        return "rotary, in the heads that hash"
+    if isinstance(spec.positions, SinusoidalPositionsSpec):
+        return "sines and cosines"
     return f"learned, {spec.positions.num_positions:,}"
 
 

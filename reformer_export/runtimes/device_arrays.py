@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reformer_export.errors import InputError, one_line
+from reformer_export.runtimes.inputs import check_length
 from reformer_export.runtimes.options import Device
 from reformer_export.runtimes.ort_session import import_onnxruntime
 from reformer_export.spec import ModelSpec
@@ -184,9 +185,7 @@ def prepare_device_inputs(
         if len(given.shape) != 2 or 0 in given.shape:
             got = f"an array of shape {list(given.shape)}"
             raise InputError(name, got, "[batch, sequence]", "reshape it")
-    if ids.shape[1] > spec.max_length:
-        fix = "shorten the text, or split it"
-        raise InputError("input_ids", f"{ids.shape[1]} tokens", f"at most {spec.max_length}", fix)
+    check_length(spec, ids.shape[1])
     if mask is None:
         return ids, np.ones(ids.shape, np.int64)
     if mask.shape != ids.shape:

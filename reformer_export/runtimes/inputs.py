@@ -54,12 +54,20 @@ def prepare_inputs(
         mask_rows = _rows_from_input("attention_mask", attention_mask)
         _check_mask(id_rows, mask_rows)
     width = max(len(row) for row in id_rows)
+    check_length(spec, width)
     ids = np.full((len(id_rows), width), pad_token_id, np.int64)
     mask = np.zeros((len(id_rows), width), np.int64)
     for index, (id_row, mask_row) in enumerate(zip(id_rows, mask_rows, strict=True)):
         ids[index, : len(id_row)] = id_row
         mask[index, : len(mask_row)] = mask_row
     return ids, mask
+
+
+def check_length(spec: ModelSpec, length: int) -> None:
+    """InputError unless the model takes sequences, or a batch padded to, `length` tokens."""
+    if not spec.takes_length(length):
+        fix = "give another length" if length <= spec.max_length else "shorten the text, or split it"
+        raise InputError("input_ids", f"{length} tokens", spec.describe_lengths(), fix)
 
 
 def _rows_from_input(name: str, values: IdsLike) -> list[NDArray[np.integer]]:

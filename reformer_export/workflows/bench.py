@@ -19,6 +19,7 @@ from reformer_export.report.bench_page import FULL_ATTENTION, BenchReport
 from reformer_export.report.decoding_page import DecodeReport
 from reformer_export.runtimes import Runtime, RuntimeOptions, load
 from reformer_export.runtimes.field_types import check_field_types
+from reformer_export.runtimes.inputs import check_length
 from reformer_export.runtimes.options import options_from_fields
 from reformer_export.runtimes.ort import OnnxRuntime
 from reformer_export.runtimes.ort_session import CPU
@@ -159,7 +160,8 @@ def bench_artifact(
 
 def _choose_lengths(runtime: Runtime, given: Sequence[int] | None) -> tuple[int, ...]:
     if given is None:
-        return (*(n for n in DEFAULT_LENGTHS if n < runtime.max_length), runtime.max_length)
+        shorter = (n for n in DEFAULT_LENGTHS if n < runtime.max_length and runtime.spec.takes_length(n))
+        return (*shorter, runtime.max_length)
     for length in given:
         if not 1 <= length <= runtime.max_length:
             raise InputError(
@@ -168,6 +170,7 @@ def _choose_lengths(runtime: Runtime, given: Sequence[int] | None) -> tuple[int,
                 f"lengths from 1 to {runtime.max_length}, which is what this artifact takes here",
                 "mend `lengths`",
             )
+        check_length(runtime.spec, length)
     return tuple(given)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reformer_export.artifact.manifest import Manifest
 from reformer_export.errors import InputError
+from reformer_export.lucidrains_spec import LucidrainsSpec
 from reformer_export.measure import missing_packages
 from reformer_export.measure.contenders import Device, Name
 from reformer_export.workflows.checkpoint_source import find_checkpoint
@@ -26,6 +28,11 @@ def find_what_it_needs(
     missing = missing_packages(name)
     if missing:
         raise MissingError(f"it needs {' and '.join(missing)}; pip install 'reformer-export[export]'")
+    if isinstance(manifest.spec, LucidrainsSpec):
+        if name == "full-attention":
+            raise MissingError("there is none of a model of reformer-pytorch")
+        if importlib.util.find_spec("reformer_pytorch") is None:
+            raise MissingError("it needs reformer-pytorch; pip install 'reformer-export[lucidrains]'")
     if device == "cuda":
         import torch
 

@@ -14,7 +14,7 @@ from reformer_export.artifact.folder import check_new_folder, new_folder
 from reformer_export.artifact.manifest import Manifest
 from reformer_export.contract import DEFAULT_OPSET, check_opset
 from reformer_export.errors import InputError, ParityError
-from reformer_export.libraries.packages import COMPARING, EXPORTING, require_packages
+from reformer_export.libraries.packages import COMPARING, COMPARING_LUCIDRAINS, EXPORTING, require_packages
 from reformer_export.runtimes.field_types import check_field_types
 from reformer_export.runtimes.options import options_from_fields
 from reformer_export.spec import DType, LogitsPositions, Task, TokenizerChoice
@@ -50,7 +50,9 @@ class ExportRequest:
         decode: add decode.onnx, which continues a sequence at the cost of its new tokens.
         opset: ONNX opset, 18 or later.
         revision: branch, tag or commit of a hub checkpoint.
-        allow_pickle: read pytorch_model.bin (weights only) if there is no safetensors.
+        config: the keyword arguments of a model of reformer-pytorch, a JSON file; its checkpoint is one file.
+        allow_pickle: read a folder's pytorch_model.bin (weights only) if there is no safetensors; a file of
+            reformer-pytorch's, which is named by itself, is read weights only without it.
         verify: compare with eager on a few inputs before anything is written.
         overwrite: replace an artifact that is there, when the new one is whole.
     """
@@ -68,6 +70,7 @@ class ExportRequest:
     decode: bool = False
     opset: int = DEFAULT_OPSET
     revision: str | None = None
+    config: Path | None = None
     allow_pickle: bool = False
     verify: bool = True
     overwrite: bool = False
@@ -127,7 +130,8 @@ def export_checkpoint(
     """Export `checkpoint` to the folder `out`, which appears when it is whole and agrees with eager.
 
     Args:
-        checkpoint: a folder saved by transformers, or a hub id.
+        checkpoint: a folder saved by transformers, or a hub id; with `config` a file of tensors that
+            reformer-pytorch's model saved.
         out: the new folder.
         request: how to export it.
         say: is told what is being done, a line each.
@@ -144,16 +148,21 @@ def export_checkpoint(
     request = options_from_fields(ExportRequest, request, fields)
     out = Path(out)
     require_packages("exporting", (*EXPORTING, *(COMPARING if request.verify else ())))
+    if request.verify and request.config is not None:
+        require_packages("comparing with eager (or use `verify=False`)", COMPARING_LUCIDRAINS)
     require_utf8(out)
     check_new_folder(out, request.overwrite)
     say("Loading the exporter ...")
-    from reformer_export.checkpoints import load_huggingface
+    from reformer_export.checkpoints import load_huggingface, load_lucidrains
     from reformer_export.checkpoints.tokenizer import has_tokenizer
     from reformer_export.export import write_artifact
 
     load_options, export_options = request.load_options(), request.export_options()
     say(f"Reading {checkpoint} ...")
-    loaded = load_huggingface(os.fspath(checkpoint), load_options)
+    if request.config is None:
+        loaded = load_huggingface(os.fspath(checkpoint), load_options)
+    else:
+        loaded = load_lucidrains(os.fspath(checkpoint), request.config, load_options)
     loaded = dataclasses.replace(loaded, source=source_with_path(loaded, out))
     if request.decode:
         check_decodable(loaded.spec)
@@ -162,7 +171,7 @@ def export_checkpoint(
 
         def compare(manifest: Manifest) -> dict[str, Any]:
             say("Comparing with eager ...")
-            parity = _compare_shortly(folder, manifest, loaded.folder)
+            parity = _compare_shortly(folder, manifest, loaded.file or loaded.folder)
             for note in parity["notes"]:
                 say(f"Note: {note}.")
             return parity
@@ -173,6 +182,7 @@ def export_checkpoint(
         text is not None
         and text.kind == "none"
         and request.tokenizer == "auto"
+        and loaded.file is None
         and has_tokenizer(loaded.folder)
     ):
         say(f"Note: it takes token ids only, no text: {text.detail}.")

@@ -32,6 +32,7 @@ class ExportFields(TypedDict, total=False):
     decode: bool
     opset: int
     revision: str | None
+    config: str | os.PathLike[str] | None
     allow_pickle: bool
     verify: bool
     overwrite: bool

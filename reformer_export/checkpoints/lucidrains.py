@@ -1,0 +1,345 @@
+"""Load a ReformerLM of reformer-pytorch: a file of tensors and one of keyword arguments -> Checkpoint.
+
+The package itself is not needed. Everything is checked before a tensor is read: the keywords by themselves,
+then against the tensors' names and shapes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from reformer_export.artifact.files import sha256_of_file
+from reformer_export.checkpoints.checkpoint import Checkpoint, LoadOptions
+from reformer_export.checkpoints.hashing import Choice, choose_hash_seeds, choose_num_hashes
+from reformer_export.checkpoints.lucidrains_keywords import (
+    ACTIVATIONS,
+    MODEL_CLASS,
+    Keywords,
+    read_keywords,
+)
+from reformer_export.checkpoints.lucidrains_names import (
+    SAVE_AGAIN,
+    StoredTensors,
+    other_names,
+    parameter_names,
+    position_kind,
+    read_facts,
+    read_names,
+)
+from reformer_export.checkpoints.weights import WeightFiles, open_weights_file
+from reformer_export.errors import CheckpointError, InputError
+from reformer_export.lucidrains_spec import (
+    LucidrainsPositions,
+    LucidrainsSpec,
+    RotaryPositionsSpec,
+    SinusoidalPositionsSpec,
+    SummedAxialPositionsSpec,
+)
+from reformer_export.spec import (
+    AttentionSpec,
+    LearnedPositionsSpec,
+    LocalAttentionSpec,
+    LSHAttentionSpec,
+    Task,
+)
+
+KIND: Final = "lucidrains"
+"""In a manifest's source: whose checkpoint it was."""
+
+LAYER_NORM_EPSILON: Final = 1e-5
+"""torch.nn.LayerNorm's own, which the package uses."""
+
+
+def load_lucidrains(source: str, config: Path, options: LoadOptions) -> Checkpoint:
+    """Read the checkpoint file `source` (torch.save or safetensors) with the keyword arguments in `config`.
+
+    Raises:
+        CheckpointError: a file is missing or broken, a keyword is not supported, or the two contradict.
+        SpecError: the keywords ask for what such a model cannot do.
+        InputError: the options do not fit it.
+    """
+    file = Path(source)
+    if not file.is_file():
+        got = f"the folder {source}" if file.is_dir() else f"{source!r}, which does not exist"
+        expected = "a file of tensors, such as model.pt or model.safetensors, beside `config`"
+        raise CheckpointError("checkpoint", got, expected, "give it, or leave `config` out")
+    try:
+        return _load(file, config, options)
+    except OSError as error:
+        reason = f"'{error.strerror or error}' while reading it"
+        raise CheckpointError(file, reason, "a readable file", "check the disk and permissions") from error
+
+
+def read_lucidrains_state(file: Path) -> dict[str, torch.Tensor]:
+    """All tensors of the checkpoint `file` in float32, by the package's names."""
+    files = open_weights_file(file)
+    prefix = read_names(file, files.headers).prefix
+    return {name.removeprefix(prefix): tensor for name, tensor in files.read(files.headers).items()}
+
+
+def _load(file: Path, config: Path, options: LoadOptions) -> Checkpoint:
+    _refuse_options(options)
+    keywords = read_keywords(config)
+    files = open_weights_file(file)
+    stored = read_names(file, files.headers)
+    keywords = _complete(keywords, stored)
+    wrapper = _choose_wrapper(keywords, stored)
+    spec, choices = _spec_from_keywords(keywords, wrapper is not None, options)
+    selected = _select_tensors(stored, keywords, spec)
+    weights = _read_weights(files, stored, selected)
+    if "lm_head.decoder.weight" in weights and spec.ties_embedding:
+        name = "lm_head.decoder.weight"
+        weights[name] = torch.nn.functional.normalize(weights[name], dim=-1)
+    read = sorted({name for names in selected.values() for name in names})
+    source = {
+        "kind": KIND,
+        "name": file.name,
+        "class": MODEL_CLASS,
+        "wrapper": wrapper,
+        "files": {path.name: sha256_of_file(path) for path in (file, config)},
+        "keywords": {name: _to_json(keywords[name]) for name in sorted(keywords.values)},
+        "ignored_keywords": keywords.ignored,
+        "stored_dtypes": sorted({files.headers[stored.prefix + name].dtype for name in read}),
+        **choices,
+    }
+    return Checkpoint(spec=spec, weights=weights, folder=file.parent, source=source, file=file)
+
+
+def _to_json(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _refuse_options(options: LoadOptions) -> None:
+    for name, left_out in (("num_buckets", None), ("feed_forward_slices", 1), ("revision", None)):
+        if getattr(options, name) != left_out:
+            expected = "none for a model of reformer-pytorch"
+            raise InputError(name, getattr(options, name), expected, f"leave `{name}` out")
+
+
+def _complete(keywords: Keywords, stored: StoredTensors) -> Keywords:
+    """`keywords` with what follows from the tensors and from other keywords; CheckpointError where the two
+    contradict, or where nothing says what a keyword is."""
+    facts, values = read_facts(stored), dict(keywords.values)
+    kind, tensor = position_kind(stored)
+    chosen = next((name for name in _POSITIONS if values[name]), "")
+    if chosen != kind:
+        expected = f"{kind} true" if kind else "none of them, for rotary positions"
+        raise keywords.error(
+            " / ".join(_POSITIONS), chosen or "none of them", f"{expected}, as there is {tensor}"
+        )
+    if values["use_rezero"]:
+        values["use_scale_norm"] = False  # which has no effect beside it
+    for name, fact in facts.values.items():
+        if values[name] is None:
+            values[name] = values["dim"] if name == "emb_dim" else fact
+        if values[name] != fact:
+            got = dataclasses.replace(keywords, values=values).describe(name)
+            raise keywords.error(name, got, f"{fact}, as {facts.because[name]}")
+    if values["axial_position_emb"] and values["axial_position_shape"] is None and values["max_seq_len"]:
+        rows = math.ceil(values["max_seq_len"] / values["bucket_size"])
+        values["axial_position_shape"] = (rows, values["bucket_size"])
+    if values["axial_position_emb"] and values["axial_position_shape"] is None:
+        values["axial_position_shape"] = _axial_shape(stored)
+    if values["axial_position_emb"] and values["max_seq_len"] is None:
+        values["max_seq_len"] = math.prod(values["axial_position_shape"])
+    if values["max_seq_len"] is None:
+        expected = "the greatest length, in tokens, which no tensor says"
+        raise keywords.error("max_seq_len", "none", expected, "add it")
+    if values["dim_head"] is None:
+        if values["dim"] % values["heads"]:
+            raise keywords.error("heads", values["heads"], f"a divisor of dim = {values['dim']}")
+        values["dim_head"] = values["dim"] // values["heads"]
+    return dataclasses.replace(keywords, values=values)
+
+
+_POSITIONS: Final = ("axial_position_emb", "absolute_position_emb", "fixed_position_emb")
+"""Keywords that choose positions, the one that wins first; rotary ones without any."""
+
+
+def _axial_shape(stored: StoredTensors) -> tuple[int, ...]:
+    count = sum(name.startswith("pos_emb.weights.") for name in stored.shapes)
+    shapes = [stored.shapes.get(f"pos_emb.weights.{axis}", ()) for axis in range(count)]
+    if any(len(shape) != count + 2 for shape in shapes):
+        raise stored.error("axial positions of other axes", f"pos_emb.weights with {count + 2} axes each")
+    return tuple(shape[axis + 1] for axis, shape in enumerate(shapes))
+
+
+def _choose_wrapper(keywords: Keywords, stored: StoredTensors) -> str | None:
+    """What pads the sequence: what the keywords say, else what the names do."""
+    saved = (None, "Autopadder", "TrainingWrapper")[stored.num_wrappers]
+    if keywords.wrapper == "unknown":
+        return saved
+    if saved is not None and keywords.wrapper != saved:
+        expected = f"{saved}, as the tensors' names begin with {stored.prefix}"
+        raise keywords.error("wrapper", repr(keywords.wrapper), expected)
+    return keywords.wrapper
+
+
+def _spec_from_keywords(
+    keywords: Keywords, is_padded: bool, options: LoadOptions
+) -> tuple[LucidrainsSpec, dict[str, Any]]:
+    """The model, and how `num_hashes` and `hash_seed` came about."""
+    depth, is_full = keywords["depth"], keywords["use_full_attn"]
+    _check_heads(keywords)
+    num_hashes = choose_num_hashes(keywords["n_hashes"], options)
+    seeds = choose_hash_seeds(None, () if is_full else tuple(range(depth)), options)
+    if is_full:
+        _refuse_hashing(options)
+    hashed = [
+        LSHAttentionSpec(keywords["bucket_size"], 1, 0, num_hashes.used, (), seed) for seed in seeds.used
+    ]
+    layers: tuple[AttentionSpec, ...] = tuple(hashed)
+    spec = _make_spec(keywords, is_padded, options, layers or (_full_attention(1),) * depth)
+    if options.max_length is not None:
+        spec = _limit_length(spec, options.max_length)
+    if is_full:
+        spec = dataclasses.replace(spec, layers=(_full_attention(spec.longest_attended),) * depth)
+        return spec, {}
+    return spec, _to_dicts({"num_hashes": num_hashes, "hash_seed": seeds})
+
+
+def _full_attention(longest: int) -> LocalAttentionSpec:
+    """One chunk of `longest` tokens, which is all of them."""
+    return LocalAttentionSpec(longest, 0, 0)
+
+
+def _to_dicts(choices: dict[str, Choice]) -> dict[str, Any]:
+    return {name: choice.to_dict() for name, choice in choices.items()}
+
+
+def _refuse_hashing(options: LoadOptions) -> None:
+    for name in ("num_hashes", "hash_seed"):
+        if getattr(options, name) is not None:
+            fix = f"leave `{name}`{' or `max_hashes`' if name == 'num_hashes' else ''} out"
+            raise InputError(name, getattr(options, name), "none, as use_full_attn hashes nothing", fix)
+
+
+def _check_heads(keywords: Keywords) -> None:
+    heads, local = keywords["heads"], keywords["n_local_attn_heads"]
+    if local >= heads:
+        raise keywords.error("n_local_attn_heads", local, f"less than heads = {heads}")
+
+
+def _make_spec(
+    keywords: Keywords, is_padded: bool, options: LoadOptions, layers: tuple[AttentionSpec, ...]
+) -> LucidrainsSpec:
+    norm = "rezero" if keywords["use_rezero"] else "scale" if keywords["use_scale_norm"] else "layer"
+    activation = (keywords["ff_activation"] or "GELU").rpartition(".")[2].lower()
+    return LucidrainsSpec(
+        task=_choose_task(keywords, options),
+        vocab_size=keywords["num_tokens"],
+        hidden_size=keywords["dim"],
+        num_heads=keywords["heads"],
+        head_size=keywords["dim_head"],
+        feed_forward_size=keywords["ff_mult"] * keywords["dim"],
+        hidden_act=ACTIVATIONS[activation],
+        layer_norm_eps=LAYER_NORM_EPSILON,
+        is_causal=keywords["causal"],
+        positions=_positions(keywords),
+        max_position_embeddings=keywords["max_seq_len"],
+        layers=layers,
+        logits=options.logits,
+        embedding_size=keywords["emb_dim"],
+        bucket_size=keywords["bucket_size"],
+        is_padded=is_padded,
+        dense_threshold=keywords["full_attn_thres"],
+        num_local_heads=keywords["n_local_attn_heads"],
+        num_memory_keys=keywords["num_mem_kv"],
+        rotations_per_head=keywords["random_rotations_per_head"],
+        has_one_value_head=keywords["one_value_head"],
+        has_gated_feed_forward=keywords["ff_glu"],
+        norm=norm,  # type: ignore[arg-type]
+        ties_layers=keywords["weight_tie"],
+        ties_embedding=keywords["weight_tie_embedding"],
+    )
+
+
+def _choose_task(keywords: Keywords, options: LoadOptions) -> Task:
+    own: Task = "text-generation" if keywords["causal"] else "fill-mask"
+    if keywords["return_embeddings"]:
+        own = "feature-extraction"
+    if options.task not in ("auto", own, "feature-extraction"):
+        expected = " or ".join(dict.fromkeys((own, "feature-extraction")))
+        raise InputError("task", f"{options.task} for these keywords", expected, "choose another `task`")
+    return own if options.task == "auto" else options.task
+
+
+def _positions(keywords: Keywords) -> LucidrainsPositions:
+    length = keywords["max_seq_len"]
+    if keywords["axial_position_emb"]:
+        return SummedAxialPositionsSpec(tuple(keywords["axial_position_shape"]))
+    if keywords["absolute_position_emb"]:
+        return LearnedPositionsSpec(length)
+    return SinusoidalPositionsSpec(length) if keywords["fixed_position_emb"] else RotaryPositionsSpec(length)
+
+
+def _limit_length(spec: LucidrainsSpec, max_length: int) -> LucidrainsSpec:
+    """`spec` for at most `max_length` tokens, rounded up to a length that can be run."""
+    if max_length > spec.max_length:
+        expected = f"at most {spec.max_length}"
+        raise InputError("max length", f"{max_length} tokens", expected, "give a smaller `max_length`")
+    length = max_length
+    while not spec.takes_length(length):
+        length += 1
+    return dataclasses.replace(spec, max_position_embeddings=length)
+
+
+def _select_tensors(
+    stored: StoredTensors, keywords: Keywords, spec: LucidrainsSpec
+) -> dict[str, tuple[str, ...]]:
+    """Every parameter -> the names under which it is stored; CheckpointError when names or shapes do not
+    fit."""
+    depth, is_tied = keywords["depth"], keywords["weight_tie"]
+    known: set[str] = set()
+    selected: dict[str, tuple[str, ...]] = {}
+    for parameter, (name, shape) in parameter_names(keywords, keywords["dim_head"]).items():
+        names = other_names(name, depth, is_tied)
+        found = tuple(other for other in names if other in stored.shapes)
+        if not found:
+            raise stored.error(f"no tensor {name}", f"it, as {keywords.path} describes a model that has it")
+        for other in found:
+            if stored.shapes[other] != shape:
+                _refuse_shape(stored, keywords, other, shape)
+        known.update(names)
+        if spec.task != "feature-extraction" or not parameter.startswith("lm_head."):
+            selected[parameter] = found
+    unknown = sorted(stored.shapes.keys() - known)
+    if unknown:
+        expected = f"only tensors of the model that {keywords.path} describes"
+        raise stored.error(f"the tensor {unknown[0]!r:.100}", expected, "mend the keyword arguments")
+    return selected
+
+
+def _refuse_shape(stored: StoredTensors, keywords: Keywords, name: str, shape: tuple[int, ...]) -> None:
+    got, size = stored.shapes[name], keywords["dim_head"]
+    if name.endswith((".toqk.weight", ".tov.weight")) and len(got) == 2 and got[1] == shape[1]:
+        named = "heads x dim_head" if name.endswith(".toqk.weight") else "one_value_head"
+        value = f"{keywords['heads']} x {size} = {keywords['heads'] * size}"
+        value = value if named.startswith("heads") else keywords.describe(named)
+        raise keywords.error(named, value, f"{got[0]} rows, as {name} has, and not {shape[0]}")
+    raise stored.error(f"{name} of shape {list(got)}", f"{list(shape)} by {keywords.path}", SAVE_AGAIN)
+
+
+def _read_weights(
+    files: WeightFiles, stored: StoredTensors, selected: dict[str, tuple[str, ...]]
+) -> dict[str, torch.Tensor]:
+    """The tensors by parameter, one for those that share their names; CheckpointError when two names of one
+    tensor differ."""
+    read: dict[str, torch.Tensor] = {}
+    weights = {}
+    for parameter, names in selected.items():
+        first = stored.prefix + min(names)
+        if first not in read:
+            read[first] = files.read([first])[first]
+            for name in names:
+                other = stored.prefix + name
+                if other != first and not torch.equal(files.read([other])[other], read[first]):
+                    got = f"{first} and {other}, which differ"
+                    raise stored.error(got, "equal ones, as they are one tensor of the model", SAVE_AGAIN)
+        weights[parameter] = read[first]
+    return weights

@@ -1,0 +1,239 @@
+"""The tensors of reformer-pytorch's ReformerLM: what they say of its keyword arguments, and their names here.
+
+The package registers each layer twice, under `blocks` and `irrev_blocks`, and layers with `weight_tie` once
+more each: one tensor has several names. A state dict has all of them; safetensors may have but one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from reformer_export.checkpoints.lucidrains_keywords import MODEL_CLASS, Keywords
+from reformer_export.checkpoints.weights import STORED_DTYPES, TensorHeader
+from reformer_export.errors import CheckpointError
+
+Shape = tuple[int, ...]
+
+_EMBEDDING: Final = "token_emb.weight"
+_LAYERS: Final = "reformer.layers."
+_PREFIX: Final = re.compile(r"(module\.|net\.)*")
+_BLOCK: Final = re.compile(r"reformer\.layers\.(?:irrev_)?blocks\.(\d{1,6})\.")
+
+SAVE_AGAIN: Final = "save the state dict again"
+
+
+@dataclass(frozen=True)
+class StoredTensors:
+    """A file's tensors: `prefix` is what all names begin with, `shapes` has their shapes without it."""
+
+    file: Path
+    prefix: str
+    shapes: dict[str, Shape]
+
+    @property
+    def num_wrappers(self) -> int:
+        """Modules around the model when it was saved: an Autopadder is one, a TrainingWrapper two."""
+        return self.prefix.count("net.")
+
+    def error(self, got: str, expected: str, fix: str = SAVE_AGAIN) -> CheckpointError:
+        return CheckpointError(self.file, got, expected, fix)
+
+
+def read_names(file: Path, headers: Mapping[str, TensorHeader]) -> StoredTensors:
+    """The tensors' names without what a wrapper puts before them; CheckpointError when they are no
+    ReformerLM's, or hold no floating numbers."""
+    (embedding, *others) = [name for name in headers if name.endswith(_EMBEDDING)] or [""]
+    prefix = embedding.removesuffix(_EMBEDDING)
+    if not embedding or others or not _PREFIX.fullmatch(prefix):
+        raise CheckpointError(
+            file,
+            f"no tensor {_EMBEDDING}, bare or behind net., net.net. or module.",
+            f"the state dict of a {MODEL_CLASS} of reformer-pytorch",
+            "give its file; a model of another class is not supported",
+        )
+    if prefix.count("net.") > 2:
+        raise CheckpointError(file, f"names that begin with {prefix}", "net. at most twice", SAVE_AGAIN)
+    for name, header in headers.items():
+        if not name.startswith(prefix):
+            expected = f"all names to begin with {prefix}"
+            raise CheckpointError(file, f"the tensor {name!r:.100}", expected, SAVE_AGAIN)
+        if header.dtype not in STORED_DTYPES.values():
+            raise CheckpointError(
+                file, f"{header.dtype} in the tensor {name}", "floating numbers", SAVE_AGAIN
+            )
+    shapes = {name.removeprefix(prefix): header.shape for name, header in headers.items()}
+    return StoredTensors(file, prefix, shapes)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the tensors' shapes say by themselves of the keyword arguments: `values` by keyword, `because` the
+    tensor that says so."""
+
+    values: dict[str, Any]
+    because: dict[str, str]
+
+
+def read_facts(stored: StoredTensors) -> Facts:
+    """The keyword arguments that follow from names and shapes."""
+    values: dict[str, Any] = {}
+    because: dict[str, str] = {}
+
+    def say(keyword: str, value: Any, name: str) -> None:
+        values[keyword] = value
+        shape = stored.shapes.get(name)
+        because[keyword] = f"there is no {name}" if shape is None else f"{name} is {list(shape)}"
+
+    def find(*endings: str) -> str | None:
+        matches = (name for name in stored.shapes for ending in endings if name.endswith(ending))
+        return next(matches, None)
+
+    def shape(name: str, axes: int) -> Shape:
+        found = stored.shapes.get(name)
+        if found is None or len(found) != axes:
+            got = f"no {name}" if found is None else f"{name} of shape {list(found)}"
+            raise stored.error(got, f"it with {axes} axes")
+        return found
+
+    tokens, width = shape(_EMBEDDING, 2)
+    say("num_tokens", tokens, _EMBEDDING)
+    say("dim", shape("norm.weight", 1)[0], "norm.weight")
+    say("emb_dim", width, _EMBEDDING)
+    blocks = {int(match[1]): name for name in stored.shapes if (match := _BLOCK.match(name))}
+    if not blocks:
+        raise stored.error(f"no tensor {_LAYERS}blocks.0...", "one layer or more")
+    values["depth"], because["depth"] = max(blocks) + 1, f"the last layer has {blocks[max(blocks)]}"
+    memory = find(".mem_kv")
+    say(
+        "num_mem_kv",
+        stored.shapes[memory][1] if memory and len(stored.shapes[memory]) == 3 else 0,
+        memory or "mem_kv",
+    )
+    has_scale, has_gate = find(".net.norm.g", ".f.norm.g"), find(".f.net.g", ".f.g")
+    say("use_scale_norm", has_scale is not None, has_scale or "f.net.norm.g")
+    say("use_rezero", has_gate is not None, has_gate or "f.net.g")
+    inner, outer = find(".w1.weight"), find(".w2.weight")
+    if inner is not None and outer is not None:
+        rows, size = shape(inner, 2)[0], shape(outer, 2)[1]
+        say("ff_glu", rows == 2 * size, inner)
+        if values["dim"] and size % values["dim"] == 0:
+            say("ff_mult", size // values["dim"], outer)
+    say("weight_tie_embedding", "out.1.tensor" in stored.shapes, "out.1.tensor")
+    head = next((name for name in stored.shapes if name.startswith("out.")), None)
+    say("return_embeddings", head is None, head or "out.1.weight")
+    if head is None:
+        del values["weight_tie_embedding"]
+    if "pos_emb.emb.weight" in stored.shapes:
+        say("max_seq_len", shape("pos_emb.emb.weight", 2)[0], "pos_emb.emb.weight")
+    return Facts(values, because)
+
+
+def position_kind(stored: StoredTensors) -> tuple[str, str]:
+    """(the keyword that chooses positions as the tensors have them, or "" for rotary ones; the tensor)."""
+    for name, keyword in (
+        ("pos_emb.weights.0", "axial_position_emb"),
+        ("pos_emb.emb.weight", "absolute_position_emb"),
+        ("pos_emb.inv_freq", "fixed_position_emb"),
+        ("layer_pos_emb.inv_freq", ""),
+    ):
+        if name in stored.shapes:
+            return keyword, name
+    expected = "pos_emb.weights.0, pos_emb.emb.weight, pos_emb.inv_freq or layer_pos_emb.inv_freq"
+    raise stored.error("no tensor of positions", expected)
+
+
+def parameter_names(keywords: Keywords, head_size: int) -> dict[str, tuple[str, Shape]]:
+    """Every parameter of the canonical model (modeling/lucidrains.py) -> its name in a state dict, its
+    shape."""
+    dim, width = keywords["dim"], keywords["emb_dim"]
+    names: dict[str, tuple[str, Shape]] = {
+        "embeddings.word_embeddings.weight": (_EMBEDDING, (keywords["num_tokens"], width)),
+        **_position_names(keywords, head_size),
+        **_both("encoder.layer_norm", "norm", (dim,)),
+    }
+    if width != dim:
+        names |= _linear("embeddings.projection", "to_model_dim", dim, width)
+    for layer in range(keywords["depth"]):
+        names |= _layer_names(keywords, head_size, layer)
+    if keywords["return_embeddings"]:
+        return names
+    if width != dim:
+        names |= _linear("lm_head.projection", "out.0", width, dim)
+    if keywords["weight_tie_embedding"]:
+        return names | {"lm_head.decoder.weight": ("out.1.tensor", (keywords["num_tokens"], width))}
+    return names | _linear("lm_head.decoder", "out.1", keywords["num_tokens"], width)
+
+
+def _position_names(keywords: Keywords, head_size: int) -> dict[str, tuple[str, Shape]]:
+    width, prefix = keywords["emb_dim"], "embeddings.position_embeddings."
+    if keywords["axial_position_emb"]:
+        sizes = keywords["axial_position_shape"]
+        return {
+            f"{prefix}weights.{axis}": (
+                f"pos_emb.weights.{axis}",
+                (1, *(size if axis == i else 1 for i in range(len(sizes))), width),
+            )
+            for axis, size in enumerate(sizes)
+        }
+    if keywords["absolute_position_emb"]:
+        return {f"{prefix}embedding.weight": ("pos_emb.emb.weight", (keywords["max_seq_len"], width))}
+    if keywords["fixed_position_emb"]:
+        return {f"{prefix}frequencies": ("pos_emb.inv_freq", (-(-width // 2),))}
+    return {"rotary_positions.frequencies": ("layer_pos_emb.inv_freq", (-(-head_size // 2),))}
+
+
+def _layer_names(keywords: Keywords, head_size: int, layer: int) -> dict[str, tuple[str, Shape]]:
+    dim, ours, theirs = keywords["dim"], f"encoder.layers.{layer}", f"{_LAYERS}blocks.{layer}"
+    names: dict[str, tuple[str, Shape]] = {}
+    for part, block in (("attention", "f"), ("feed_forward", "g")):
+        here, there = f"{ours}.{part}", f"{theirs}.{block}.net"
+        if keywords["use_rezero"]:
+            names[f"{here}.gate"] = (f"{there}.g", (1,))
+        elif keywords["use_scale_norm"]:
+            names[f"{here}.layer_norm.weight"] = (f"{there}.norm.g", (1,))
+        else:
+            names |= _both(f"{here}.layer_norm", f"{there}.norm", (dim,))
+    attention, there = f"{ours}.attention.self_attention", f"{theirs}.f.net.fn"
+    all_heads = keywords["heads"] * head_size
+    values = head_size if keywords["one_value_head"] else all_heads
+    names[f"{attention}.query_key.weight"] = (f"{there}.toqk.weight", (all_heads, dim))
+    names[f"{attention}.value.weight"] = (f"{there}.tov.weight", (values, dim))
+    if keywords["num_mem_kv"]:
+        names[f"{attention}.memory"] = (f"{there}.mem_kv", (1, keywords["num_mem_kv"], dim))
+    names |= _linear(f"{ours}.attention.output.dense", f"{there}.to_out", dim, all_heads)
+    inner, there = keywords["ff_mult"] * dim, f"{theirs}.g.net.fn.fn"
+    names |= _linear(
+        f"{ours}.feed_forward.inner", f"{there}.w1", inner * (2 if keywords["ff_glu"] else 1), dim
+    )
+    return names | _linear(f"{ours}.feed_forward.outer", f"{there}.w2", dim, inner)
+
+
+def _both(ours: str, theirs: str, shape: Shape) -> dict[str, tuple[str, Shape]]:
+    return {f"{ours}.{part}": (f"{theirs}.{part}", shape) for part in ("weight", "bias")}
+
+
+def _linear(ours: str, theirs: str, rows: int, columns: int) -> dict[str, tuple[str, Shape]]:
+    return {
+        f"{ours}.weight": (f"{theirs}.weight", (rows, columns)),
+        f"{ours}.bias": (f"{theirs}.bias", (rows,)),
+    }
+
+
+def other_names(name: str, depth: int, is_tied: bool) -> list[str]:
+    """Names of a state dict under which the tensor `name` stands as well, itself first."""
+    match = _BLOCK.match(name)
+    if match is None:
+        return [name]
+    rest = name[match.end() :]
+    shared = is_tied and rest.startswith(("f.net.fn.", "g.net.fn."))
+    layers = [int(match[1]), *(i for i in range(depth) if shared and i != int(match[1]))]
+    irreversible = rest.replace(".net.", ".", 1)
+    return [
+        found
+        for layer in layers
+        for found in (f"{_LAYERS}blocks.{layer}.{rest}", f"{_LAYERS}irrev_blocks.{layer}.{irreversible}")
+    ]

@@ -1,0 +1,262 @@
+"""LucidrainsSpec: the description of a model of the package reformer-pytorch (lucidrains).
+
+A ModelSpec with other lengths, positions, norms and hashing; the names in backquotes are the package's own.
+Every layer has the same geometry, with chunks of `bucket_size` tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final, Literal, get_args
+
+from reformer_export.errors import SpecError
+from reformer_export.spec import (
+    LearnedPositionsSpec,
+    LSHAttentionSpec,
+    ModelSpec,
+    Task,
+    check_size,
+)
+
+NormKind = Literal["layer", "scale", "rezero"]
+
+TASKS: Final[tuple[Task, ...]] = ("text-generation", "fill-mask", "feature-extraction")
+"""Of a causal model with a head, of another one with a head, and of one without a head."""
+
+_FLAGS: Final = (
+    *("is_padded", "rotations_per_head", "has_one_value_head", "has_gated_feed_forward"),
+    *("ties_layers", "ties_embedding"),
+)
+
+MEND: Final = "mend the file of keyword arguments"
+
+
+@dataclass(frozen=True)
+class SummedAxialPositionsSpec:
+    """A position's vector is the sum of one learned vector per axis of a grid of `shape` (row-major)."""
+
+    shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not self.shape:
+            raise SpecError("axial_position_shape", "no axis", "at least one", MEND)
+        for size in self.shape:
+            check_size("axial_position_shape", size)
+
+    @property
+    def num_positions(self) -> int:
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class RotaryPositionsSpec:
+    """LSH attention turns queries and keys by their positions; `num_positions` is a limit that was chosen."""
+
+    num_positions: int
+
+    def __post_init__(self) -> None:
+        check_size("max_seq_len", self.num_positions)
+
+
+@dataclass(frozen=True)
+class SinusoidalPositionsSpec:
+    """Sines and cosines of a position are its vector; `num_positions` is a limit that was chosen."""
+
+    num_positions: int
+
+    def __post_init__(self) -> None:
+        check_size("max_seq_len", self.num_positions)
+
+
+LucidrainsPositions = (
+    LearnedPositionsSpec | SummedAxialPositionsSpec | RotaryPositionsSpec | SinusoidalPositionsSpec
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LucidrainsSpec(ModelSpec):
+    """A Reformer of reformer-pytorch for inference.
+
+    `hidden_size` is `dim`, `max_position_embeddings` is `max_seq_len`, which limits the tokens that are
+    given, and `positions` limits them with the padding. A layer with `use_full_attn` is one of local
+    attention whose only chunk is longer than any sequence.
+
+    Attributes:
+        embedding_size: `emb_dim`.
+        bucket_size: tokens; a sequence of n tokens has n / bucket_size buckets.
+        is_padded: whether an Autopadder pads the sequence with id 0, masked, to a multiple of
+            2 bucket_size; else only such lengths can be run.
+        dense_threshold: `full_attn_thres`, up to which attention is full, without hashing and rotation.
+        num_local_heads: `n_local_attn_heads`: the first heads attend to windows of 2 bucket_size.
+        num_memory_keys: `num_mem_kv`: learned tokens that each layer attends to beside the sequence.
+        rotations_per_head: whether each head has random rotations of its own.
+        has_one_value_head: whether all heads share one value.
+        has_gated_feed_forward: `ff_glu`.
+        norm: of every layer's input: a layer norm; its length scaled; or none, with the result scaled.
+        ties_layers: `weight_tie`: all layers have the same weights, norms aside.
+        ties_embedding: `weight_tie_embedding`: the head's weights are the normalised word embeddings.
+    """
+
+    embedding_size: int
+    bucket_size: int
+    is_padded: bool
+    dense_threshold: int = 0
+    num_local_heads: int = 0
+    num_memory_keys: int = 0
+    rotations_per_head: bool = False
+    has_one_value_head: bool = False
+    has_gated_feed_forward: bool = False
+    norm: NormKind = "layer"
+    ties_layers: bool = False
+    ties_embedding: bool = False
+
+    def __post_init__(self) -> None:
+        check_size("emb_dim", self.embedding_size)
+        check_size("bucket_size", self.bucket_size)
+        check_size("full_attn_thres", self.dense_threshold, 0)
+        check_size("n_local_attn_heads", self.num_local_heads, 0, self.num_heads - 1)
+        check_size("num_mem_kv", self.num_memory_keys, 0)
+        if self.task not in TASKS:
+            raise SpecError("task", self.task, f"one of {', '.join(TASKS)}", "choose another `task`")
+        if self.norm not in get_args(NormKind):
+            raise SpecError("norm", repr(self.norm), f"one of {', '.join(get_args(NormKind))}", MEND)
+        if self.feed_forward_slices != 1:
+            expected = "1 for a model of reformer-pytorch"
+            fix = "leave `feed_forward_slices` out"
+            raise SpecError("feed_forward_slices", self.feed_forward_slices, expected, fix)
+        for name in _FLAGS:
+            if not isinstance(getattr(self, name), bool):
+                raise SpecError(name, repr(getattr(self, name)), "true or false", MEND)
+        super().__post_init__()
+        self._check_sizes_together()
+
+    def _check_sizes_together(self) -> None:
+        if self.num_local_heads and self.num_memory_keys % self.padding_multiple:
+            raise SpecError(
+                "num_mem_kv",
+                f"{self.num_memory_keys} beside n_local_attn_heads {self.num_local_heads}",
+                f"a multiple of 2 bucket_size = {self.padding_multiple}, as reformer-pytorch asserts",
+                MEND,
+            )
+        if isinstance(self.positions, RotaryPositionsSpec) and self.head_size % 2:
+            raise SpecError("dim_head", self.head_size, "an even number, for rotary positions", MEND)
+        if isinstance(self.positions, SinusoidalPositionsSpec) and self.embedding_size % 2:
+            raise SpecError("emb_dim", self.embedding_size, "an even number, for fixed positions", MEND)
+
+    def _check_buckets(self) -> None:
+        for layer in self.layers:
+            if isinstance(layer, LSHAttentionSpec) and layer.num_buckets:
+                expected = "none, as their number grows with the length in reformer-pytorch"
+                raise SpecError("num_buckets", layer.num_buckets, expected, "leave `num_buckets` out")
+
+    def _check_positions(self) -> None:
+        if not isinstance(self.positions, LucidrainsPositions):
+            raise SpecError("positions", type(self.positions).__name__, "a kind of reformer-pytorch", MEND)
+        self._check_lengths()
+
+    @property
+    def padding_multiple(self) -> int:
+        """Tokens: what sequences and learned keys together are a multiple of where they are hashed."""
+        return 2 * self.bucket_size
+
+    @property
+    def padding_threshold(self) -> int:
+        """Tokens: sequences up to this length attend densely, and are never padded."""
+        return max(self.dense_threshold - self.num_memory_keys, 0)
+
+    @property
+    def position_limit(self) -> int:
+        """Tokens: the greatest padded length that has positions."""
+        if isinstance(self.positions, RotaryPositionsSpec | SinusoidalPositionsSpec):
+            return self._pad(self.positions.num_positions)
+        return self.positions.num_positions
+
+    @property
+    def max_length(self) -> int:
+        """Tokens: the greatest length, with its padding within the positions."""
+        limit, keys = self.position_limit, self.num_memory_keys
+        padded = max(min(limit, self.padding_threshold), self._round_down(limit + keys) - keys)
+        longest = min(padded, self.max_position_embeddings)
+        if self._fits(longest):
+            return longest
+        return max(self._round_down(longest + keys) - keys, min(longest, self._longest_dense))
+
+    @property
+    def longest_attended(self) -> int:
+        """Tokens and learned keys that the longest sequence attends to, with its padding."""
+        return self.padded_length(self.max_length) + self.num_memory_keys
+
+    @property
+    def num_hash_heads(self) -> int:
+        return self.num_heads - self.num_local_heads
+
+    def rotations_shape(self, layer: int) -> tuple[int, int, int, int]:
+        """[num_hash_heads or 1, head_size, num_hashes, buckets of the longest sequence / 2]; a shorter
+        sequence of n buckets uses the first n / 2 of the last axis."""
+        attention = self.layers[layer]
+        assert isinstance(attention, LSHAttentionSpec)
+        heads = self.num_hash_heads if self.rotations_per_head else 1
+        most = -(-self.longest_attended // self.padding_multiple)
+        return heads, self.head_size, attention.num_hashes, most
+
+    def padded_length(self, length: int) -> int:
+        """The length at which reformer-pytorch runs a sequence of `length` tokens."""
+        return self._pad(length) if self.is_padded and length > self.padding_threshold else length
+
+    @property
+    def pads_dense_lengths(self) -> bool:
+        """Whether padding may reach below the threshold, where reformer-pytorch does not pad: padded tokens
+        are masked, so that it changes nothing where attention is dense, unless it passes the threshold or the
+        positions. A graph whose padding has no threshold is simpler."""
+        fits = self._pad(self.max_length) <= self.position_limit
+        return fits and self.dense_threshold % self.padding_multiple == 0
+
+    def _pad(self, length: int) -> int:
+        multiple, keys = self.padding_multiple, self.num_memory_keys
+        return -(-(length + keys) // multiple) * multiple - keys
+
+    def _round_down(self, length: int) -> int:
+        return length // self.padding_multiple * self.padding_multiple
+
+    @property
+    def _longest_dense(self) -> int:
+        """Tokens: the greatest length that attends densely and need be no multiple; local heads are asserted
+        to get one."""
+        return 0 if self.num_local_heads else self.padding_threshold
+
+    def _fits(self, length: int) -> bool:
+        """Whether a length up to the limit can be run: one that an Autopadder pads, or that needs no
+        padding."""
+        is_padded = self.is_padded and length > self.padding_threshold
+        return is_padded or length <= self._longest_dense or self._pad(length) == length
+
+    def takes_length(self, length: int) -> bool:
+        return super().takes_length(length) and self._fits(length)
+
+    def describe_lengths(self) -> str:
+        multiple = f"multiples of 2 x bucket_size = {self.padding_multiple}"
+        if self.num_memory_keys:
+            multiple += f", less num_mem_kv = {self.num_memory_keys},"
+        if self._fits(1) and self._fits(self.padding_threshold + 1):
+            return super().describe_lengths()
+        if not self.is_padded:
+            dense = f"up to {self._longest_dense}, or " if self._longest_dense else ""
+            return f"{dense}{multiple} up to {self.max_length}, as no Autopadder pads this model"
+        return f"{multiple} up to full_attn_thres = {self.dense_threshold}, for local heads, or a longer one"
+
+    @property
+    def hashes_masked_tokens(self) -> bool:
+        return True
+
+    def bucket_factors(self, layer: int, keys: int) -> tuple[int, ...]:
+        return (2 * -(-keys // self.padding_multiple),)
+
+    def keys_in_graph(self, length: int) -> int:
+        """Tokens and learned keys that a layer of the graph attends to for `length` tokens."""
+        if self.is_padded and self.pads_dense_lengths:
+            return self._pad(length) + self.num_memory_keys
+        return self.padded_length(length) + self.num_memory_keys
+
+    def is_hashed(self, layer: int, length: int) -> bool:
+        return isinstance(self.layers[layer], LSHAttentionSpec) and length > self.padding_threshold

@@ -1,0 +1,26 @@
+"""ModelSpec + weights -> the canonical model of the spec's family."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from reformer_export.lucidrains_spec import LucidrainsSpec
+from reformer_export.modeling.lucidrains import LucidrainsReformer, build_lucidrains
+from reformer_export.modeling.reformer import Reformer, build_reformer
+from reformer_export.spec import DType, ModelSpec
+
+CanonicalModel = Reformer | LucidrainsReformer
+
+
+def build_model(
+    spec: ModelSpec, weights: Mapping[str, torch.Tensor], dtype: DType = "float32"
+) -> CanonicalModel:
+    """A model in evaluation mode; `weights` under the names that `Checkpoint.weights` has.
+
+    CheckpointError when names or shapes do not fit.
+    """
+    if isinstance(spec, LucidrainsSpec):
+        return build_lucidrains(spec, weights, dtype)
+    return build_reformer(spec, weights, dtype)

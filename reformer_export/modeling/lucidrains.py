@@ -1,0 +1,357 @@
+"""The canonical form of reformer-pytorch's ReformerLM: inference only, pure tensor code, no branch on the
+length; an Autopadder's padding is part of it.
+
+Module names are those of the other canonical model (reformer.py), as far as the two have the same parts. T
+is the model's dtype; the streams and the norms are float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from reformer_export.lucidrains_spec import (
+    LucidrainsSpec,
+    RotaryPositionsSpec,
+    SinusoidalPositionsSpec,
+    SummedAxialPositionsSpec,
+)
+from reformer_export.modeling.embeddings import LearnedPositionEmbeddings
+from reformer_export.modeling.layers import ACTIVATIONS, AttentionOutput, StreamNorm
+from reformer_export.modeling.lucidrains_attention import SelfAttention, Turn
+from reformer_export.modeling.reformer import TORCH_DTYPES, last_attended, load_weights
+from reformer_export.spec import DType, LearnedPositionsSpec
+
+SCALE_NORM_EPSILON = 1e-5
+"""The least length that a vector is divided by (reformer_pytorch.py, ScaleNorm)."""
+
+
+class ScaledLength(nn.Module):
+    """Each vector of a float32 stream with one learned length; called as StreamNorm is."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+        self.output_dtype = dtype
+
+    def forward(
+        self, stream: torch.Tensor, update: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Stream float32 [B, L, N], what to add to it or None -> the sum, T [B, L, N]."""
+        stream = stream if update is None else stream + update.float()
+        length = stream.square().sum(-1, keepdim=True).sqrt().clamp(min=SCALE_NORM_EPSILON)
+        return stream, (stream / length * self.weight).to(self.output_dtype)
+
+
+class NoNorm(nn.Module):
+    """The stream as it is; called as StreamNorm is."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.output_dtype = dtype
+
+    def forward(
+        self, stream: torch.Tensor, update: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Stream float32 [B, L, N], what to add to it or None -> the sum, T [B, L, N]."""
+        stream = stream if update is None else stream + update.float()
+        return stream, stream.to(self.output_dtype)
+
+
+def _make_norm(spec: LucidrainsSpec, dtype: torch.dtype) -> nn.Module:
+    if spec.norm == "layer":
+        return StreamNorm(spec.hidden_size, spec.layer_norm_eps, dtype)
+    return ScaledLength(dtype) if spec.norm == "scale" else NoNorm(dtype)
+
+
+class SinusoidalPositionEmbeddings(nn.Module):
+    """Sines, then cosines, of a position times each frequency."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.register_buffer("frequencies", torch.zeros(size // 2))
+
+    def forward(self, positions: torch.Tensor) -> torch.Tensor:
+        """int64 [L] -> float32 [L, size]."""
+        angles = positions.float()[:, None] * self.get_buffer("frequencies")
+        return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+class SummedAxialPositionEmbeddings(nn.Module):
+    """The sum of one row per axis, at the position's coordinates in the grid."""
+
+    def __init__(self, spec: SummedAxialPositionsSpec, size: int) -> None:
+        super().__init__()
+        self.shape = spec.shape
+        self.weights = nn.ParameterList()
+        for axis, length in enumerate(spec.shape):
+            ones = [1] * len(spec.shape)
+            ones[axis] = length
+            self.weights.append(nn.Parameter(torch.empty(1, *ones, size), requires_grad=False))
+
+    def forward(self, positions: torch.Tensor) -> torch.Tensor:
+        """int64 [L] -> T [L, size]."""
+        rows, stride = [], 1
+        for length, weight in zip(reversed(self.shape), reversed(list(self.weights)), strict=True):
+            coordinate = torch.remainder(positions // stride, length)
+            rows.append(nn.functional.embedding(coordinate, weight.view(length, -1)))
+            stride *= length
+        total = rows.pop()
+        while rows:
+            total = total + rows.pop()
+        return total
+
+
+def _make_positions(spec: LucidrainsSpec) -> nn.Module | None:
+    positions, size = spec.positions, spec.embedding_size
+    if isinstance(positions, SummedAxialPositionsSpec):
+        return SummedAxialPositionEmbeddings(positions, size)
+    if isinstance(positions, SinusoidalPositionsSpec):
+        return SinusoidalPositionEmbeddings(size)
+    return LearnedPositionEmbeddings(positions, size) if isinstance(positions, LearnedPositionsSpec) else None
+
+
+def limit_in_graph(spec: LucidrainsSpec, more: int = 0) -> int | None:
+    """Where to cut the positions of a sequence, and of `more` beside it, so that there are fewer than tokens
+    beyond the model's limit and adding the two fails; None where torch.export cannot follow the length."""
+    return spec.position_limit + more if not spec.is_padded or spec.pads_dense_lengths else None
+
+
+class Embeddings(nn.Module):
+    """Word embedding, plus a position embedding but for rotary positions, projected to the model's width."""
+
+    def __init__(self, spec: LucidrainsSpec) -> None:
+        super().__init__()
+        self.position_limit = limit_in_graph(spec)
+        self.word_embeddings = nn.Embedding(spec.vocab_size, spec.embedding_size)
+        self.position_embeddings = _make_positions(spec)
+        self.projection = None
+        if spec.embedding_size != spec.hidden_size:
+            self.projection = nn.Linear(spec.embedding_size, spec.hidden_size)
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """int64 [B, L] -> float32 [B, L, hidden_size]."""
+        words: torch.Tensor = self.word_embeddings(input_ids)
+        embedded = words.float()
+        if self.position_embeddings is not None:
+            positions = torch.arange(input_ids.shape[1], device=input_ids.device)[: self.position_limit]
+            embedded = embedded + self.position_embeddings(positions).float()
+        if self.projection is not None:
+            embedded = self.projection(embedded.to(words.dtype)).float()
+        return embedded
+
+
+class RotaryPositions(nn.Module):
+    """The angles by which LSH attention turns queries and keys: none for the memory, and none at all where
+    attention is dense."""
+
+    def __init__(self, spec: LucidrainsSpec) -> None:
+        super().__init__()
+        self.num_memory_keys, self.limit = spec.num_memory_keys, limit_in_graph(spec, spec.num_memory_keys)
+        self.dense_threshold = spec.dense_threshold
+        self.register_buffer("frequencies", torch.zeros(spec.head_size // 2))
+
+    def forward(self, input_ids: torch.Tensor) -> Turn:
+        """int64 [B, L] -> cosines and sines float32 [K, D / 2], K the memory's keys and L."""
+        keys = self.num_memory_keys
+        order = torch.arange(input_ids.shape[1] + keys, device=input_ids.device)[: self.limit]
+        is_hashed = (order.amax(0, keepdim=True) >= self.dense_threshold).float()
+        positions = torch.clamp(order - keys, min=0).float() * is_hashed
+        angles = positions[:, None] * self.get_buffer("frequencies")
+        return angles.cos(), angles.sin()
+
+
+class Attention(nn.Module):
+    """Norm, self-attention, projection."""
+
+    def __init__(self, spec: LucidrainsSpec, layer: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.layer_norm = _make_norm(spec, dtype)
+        self.self_attention = SelfAttention(spec, layer)
+        self.output = AttentionOutput(spec, bias=True)
+        self.gate = nn.Parameter(torch.zeros(1)) if spec.norm == "rezero" else None
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        update: torch.Tensor | None,
+        attention_mask: torch.Tensor,
+        turn: Turn | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Stream float32 [B, L, hidden_size], what to add to it first, or None, int32 [B, L], the turn ->
+        that sum, and what this block adds to the other stream, T [B, L, hidden_size]."""
+        hidden_states, normalised = self.layer_norm(hidden_states, update)
+        attended = self.self_attention(normalised, attention_mask, turn)
+        projected: torch.Tensor = self.output.dense(attended)
+        return hidden_states, projected if self.gate is None else projected * self.gate
+
+
+class FeedForward(nn.Module):
+    """Norm and a two-layer perceptron, gated or not."""
+
+    def __init__(self, spec: LucidrainsSpec, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.is_gated = spec.has_gated_feed_forward
+        self.layer_norm = _make_norm(spec, dtype)
+        self.activation = ACTIVATIONS[spec.hidden_act]
+        self.inner = nn.Linear(spec.hidden_size, spec.feed_forward_size * (2 if self.is_gated else 1))
+        self.outer = nn.Linear(spec.feed_forward_size, spec.hidden_size)
+        self.gate = nn.Parameter(torch.zeros(1)) if spec.norm == "rezero" else None
+
+    def forward(
+        self, attention_stream: torch.Tensor, update: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Stream float32 [B, L, hidden_size], what to add to it first -> that sum, and what this block adds
+        to the other stream, T [B, L, hidden_size]."""
+        attention_stream, normalised = self.layer_norm(attention_stream, update)
+        # Two dimensions: a Gemm with its bias and activation inside, where three kernels would pass memory.
+        inner = self.inner(normalised.reshape(-1, normalised.shape[-1]))
+        if self.is_gated:
+            inner, gate = inner.chunk(2, dim=-1)
+            activated = self.activation(inner) * gate
+        else:
+            activated = self.activation(inner)
+        output: torch.Tensor = self.outer(activated)
+        output = output if self.gate is None else output * self.gate
+        return attention_stream, output.reshape(attention_stream.shape)
+
+
+class ReversibleLayer(nn.Module):
+    """One layer of the reversible residual network, forwards only."""
+
+    def __init__(self, spec: LucidrainsSpec, layer: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.attention = Attention(spec, layer, dtype)
+        self.feed_forward = FeedForward(spec, dtype)
+
+    def forward(
+        self,
+        attention_stream: torch.Tensor,
+        hidden_states: torch.Tensor,
+        update: torch.Tensor | None,
+        attention_mask: torch.Tensor,
+        turn: Turn | None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Two streams float32 [B, L, hidden_size], what to add to the second first, or None, int32 [B, L],
+        the turn -> the next two streams, the second without the last thing returned, which is to be added to
+        it."""
+        hidden_states, attended = self.attention(hidden_states, update, attention_mask, turn)
+        attention_stream, update = self.feed_forward(attention_stream, attended)
+        return attention_stream, hidden_states, update
+
+
+class Encoder(nn.Module):
+    """The reversible layers, and a layer norm of the mean of both streams."""
+
+    def __init__(self, spec: LucidrainsSpec, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(ReversibleLayer(spec, i, dtype) for i in range(len(spec.layers)))
+        self.layer_norm = StreamNorm(spec.hidden_size, spec.layer_norm_eps, dtype)
+
+    def forward(
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor, turn: Turn | None
+    ) -> torch.Tensor:
+        """float32 [B, L, hidden_size], int32 [B, L], the turn -> T [B, L, hidden_size]."""
+        attention_stream, update = hidden_states, None
+        for layer in self.layers:
+            attention_stream, hidden_states, update = layer(
+                attention_stream, hidden_states, update, attention_mask, turn
+            )
+        if update is not None:
+            hidden_states = hidden_states + update.float()
+        normalised: torch.Tensor
+        _, normalised = self.layer_norm((attention_stream + hidden_states) * 0.5)
+        return normalised
+
+
+class LMHead(nn.Module):
+    """Scores over the vocabulary; without a bias where the weights are those of the word embeddings."""
+
+    def __init__(self, spec: LucidrainsSpec) -> None:
+        super().__init__()
+        self.projection = None
+        if spec.embedding_size != spec.hidden_size:
+            self.projection = nn.Linear(spec.hidden_size, spec.embedding_size)
+        self.decoder = nn.Linear(spec.embedding_size, spec.vocab_size, bias=not spec.ties_embedding)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """T [B, L, hidden_size] -> T [B, L, vocab_size]."""
+        if self.projection is not None:
+            hidden_states = self.projection(hidden_states)
+        logits: torch.Tensor = self.decoder(hidden_states)
+        return logits
+
+
+class LucidrainsReformer(nn.Module):
+    """A Reformer of reformer-pytorch with the head of its task."""
+
+    def __init__(self, spec: LucidrainsSpec, dtype: torch.dtype = torch.float32) -> None:
+        """`dtype` is T, the type of the norms' results and so of the weights that read them."""
+        super().__init__()
+        self.spec = spec
+        self.embeddings = Embeddings(spec)
+        is_rotary = isinstance(spec.positions, RotaryPositionsSpec)
+        self.rotary_positions = RotaryPositions(spec) if is_rotary else None
+        self.encoder = Encoder(spec, dtype)
+        self.lm_head = None if spec.task == "feature-extraction" else LMHead(spec)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """int64 [B, L], int64 [B, L] -> last_hidden_state T [B, L, hidden_size], or logits T
+        [B, L or 1, vocab_size]."""
+        ids, mask = input_ids, attention_mask
+        if self.spec.is_padded:
+            positions = torch.arange(self._padded_length(ids), device=ids.device)
+            ids, mask = pad_rows(ids, positions), pad_rows(mask, positions)
+        turn = None if self.rotary_positions is None else self.rotary_positions(ids)
+        hidden_states = self.encoder(self.embeddings(ids), mask.to(torch.int32), turn)
+        if self.spec.is_padded:
+            hidden_states = hidden_states[:, : input_ids.shape[1]]
+        if self.lm_head is None:
+            return (hidden_states,)
+        if self.spec.logits == "last":
+            hidden_states = last_attended(hidden_states, attention_mask)
+        return (self.lm_head(hidden_states),)
+
+    def _padded_length(self, input_ids: torch.Tensor) -> int:
+        """Tokens: what an Autopadder makes of int64 [B, L]."""
+        spec, length = self.spec, input_ids.shape[1]
+        keys, multiple = spec.num_memory_keys, spec.padding_multiple
+        padded = (length + keys + multiple - 1) // multiple * multiple - keys
+        if spec.pads_dense_lengths:
+            return padded
+        # A number of its own to torch.export, which cannot follow a length with a threshold.
+        is_dense = torch.ones_like(input_ids[0]).sum() <= spec.padding_threshold
+        chosen: int = torch.where(is_dense, length, padded).item()  # type: ignore[assignment]
+        torch._check(chosen >= length)  # type: ignore[no-untyped-call]
+        return chosen
+
+
+def pad_rows(rows: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """int64 [B, L], the positions int64 [N] of the padded sequence -> int64 [B, N], with zeros behind L."""
+    length = rows.shape[1]
+    inside = torch.clamp(positions, max=length - 1)
+    return torch.where(positions < length, rows.index_select(1, inside), 0)
+
+
+def build_lucidrains(
+    spec: LucidrainsSpec, weights: Mapping[str, torch.Tensor], dtype: DType = "float32"
+) -> LucidrainsReformer:
+    """A model in evaluation mode; `weights` under the names of this module's parameters.
+
+    Rotations, norms and frequencies stay float32 whatever the dtype. CheckpointError when names or shapes do
+    not fit.
+    """
+    with torch.device("meta"):
+        model = LucidrainsReformer(spec, TORCH_DTYPES[dtype])
+    in_float32 = {
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, StreamNorm | ScaledLength | SinusoidalPositionEmbeddings | RotaryPositions)
+    }
+    state = {
+        name: weight.to(torch.float32 if name.rpartition(".")[0] in in_float32 else TORCH_DTYPES[dtype])
+        for name, weight in weights.items()
+    }
+    return load_weights(model, state)

@@ -1,0 +1,234 @@
+"""Attention of reformer-pytorch's models, on this project's operators.
+
+Some heads hash, the others attend locally, and both compare queries with keys of unit length that are the
+queries' own. A learned memory stands before the sequence, where every token sees it; in reformer-pytorch it
+stands behind, which its buckets make up for (docs/operators.md).
+
+A masked token is no key, but it hashes and so moves the chunks of others: what it attends to is computed as
+reformer-pytorch does.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+from torch import nn
+
+from reformer_export.lucidrains_spec import LucidrainsSpec
+from reformer_export.ops import draw_rotations, local_attention, lsh_attention, lsh_buckets
+from reformer_export.spec import LSHAttentionSpec
+
+SELF_LOGIT: Final = -5e4
+"""Logit of a token's own key (reformer_pytorch.py and local_attention.py, TOKEN_SELF_ATTN_VALUE)."""
+
+KEY_NORM_EPSILON: Final = 1e-24
+"""Added to the mean square of a key, whose length reformer-pytorch bounds by 1e-12 from below."""
+
+MISSING_VALUE: Final = -1.0
+"""What local attention has for a value where a window has no neighbour (local_attention.py, look_around)."""
+
+Turn = tuple[torch.Tensor, torch.Tensor]
+"""Cosines and sines of the positions' angles, float32 [K, D / 2] each, for the K keys of a layer."""
+
+
+class SelfAttention(nn.Module):
+    """Attention to a layer's memory and tokens, from one projection for queries and keys."""
+
+    rotations: torch.Tensor
+
+    def __init__(self, spec: LucidrainsSpec, layer: int) -> None:
+        super().__init__()
+        self.spec = spec
+        attention = spec.layers[layer]
+        width = spec.num_heads * spec.head_size
+        self.query_key = nn.Linear(spec.hidden_size, width, bias=False)
+        self.value = nn.Linear(
+            spec.hidden_size, spec.head_size if spec.has_one_value_head else width, bias=False
+        )
+        if spec.num_memory_keys:
+            self.memory = nn.Parameter(torch.zeros(1, spec.num_memory_keys, spec.hidden_size))
+        self.hashes = isinstance(attention, LSHAttentionSpec)
+        if isinstance(attention, LSHAttentionSpec):
+            rotations = draw_rotations(attention.hash_seed, spec.rotations_shape(layer))
+            self.register_buffer("rotations", rotations, persistent=False)
+
+    def forward(
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor, turn: Turn | None
+    ) -> torch.Tensor:
+        """T [B, L, hidden_size], int32 [B, L], the turn of the memory and the tokens -> T [B, L, H*D]."""
+        spec, keys, keys_mask = self.spec, hidden_states, attention_mask
+        if spec.num_memory_keys:
+            keys = torch.cat([self.memory.expand(keys.shape[0], -1, -1), keys], dim=1)
+            always = torch.ones_like(keys[:, : spec.num_memory_keys, 0], dtype=torch.int32)
+            keys_mask = torch.cat([always, attention_mask], dim=1)
+        query_key, value = self.query_key(keys), self.value(keys)
+        if spec.has_one_value_head:
+            value = value.repeat(1, 1, spec.num_heads)
+        local = spec.num_local_heads * spec.head_size
+        attend = self._attend_by_hash if self.hashes else self._attend_to_all
+        attended = attend(query_key[..., local:], value[..., local:], keys_mask, turn)
+        attended = attended[:, spec.num_memory_keys :]
+        if not local:
+            return attended
+        first = spec.num_memory_keys
+        locally = self._attend_locally(query_key[:, first:, :local], value[:, first:, :local], attention_mask)
+        return torch.cat([locally, attended], dim=-1)
+
+    def _attend_by_hash(
+        self, query_key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, turn: Turn | None
+    ) -> torch.Tensor:
+        """T [B, K, H*D] of the heads that hash, int32 [B, K] -> T [B, K, H*D]."""
+        spec = self.spec
+        length, heads = query_key.shape[1], spec.num_hash_heads
+        halves = (length + spec.padding_multiple - 1) // spec.padding_multiple
+        first = torch.arange(halves, device=self.rotations.device)
+        rotations = self.rotations.index_select(3, first).expand(heads, -1, -1, -1)
+        buckets = lsh_buckets(query_key, rotations, torch.ones_like(mask), heads, [])
+        if spec.num_memory_keys:
+            is_memory = torch.arange(length, device=mask.device) < spec.num_memory_keys
+            buckets = 2 * buckets + is_memory.to(torch.int32)
+        scale = spec.head_size**-0.5
+        attended = lsh_attention(
+            query_key * scale if turn is None else turn_pairs(query_key, turn, heads, scale),
+            value,
+            buckets,
+            mask,
+            heads,
+            spec.bucket_size,
+            1,
+            0,
+            spec.is_causal,
+            spec.padding_multiple,
+            spec.dense_threshold,
+            KEY_NORM_EPSILON,
+            SELF_LOGIT,
+            spec.dense_threshold,
+        )
+        shortest = spec.padding_multiple if spec.is_padded and spec.pads_dense_lengths else 0
+        weight = weigh_alone(buckets, spec.bucket_size, shortest).transpose(1, 2)[..., None]
+        alone = (value.float().view(*weight.shape[:3], -1) * weight).view(value.shape).to(value.dtype)
+        return torch.where(mask[..., None] != 0, attended, alone)
+
+    def _attend_to_all(
+        self, query_key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, _turn: Turn | None
+    ) -> torch.Tensor:
+        """The same, of full attention: one chunk holds every key. It does not turn."""
+        spec, longest = self.spec, self.spec.longest_attended
+        attended: torch.Tensor = local_attention(
+            query_key,
+            unit_keys(query_key, spec.num_hash_heads),
+            value,
+            mask,
+            spec.num_hash_heads,
+            longest,
+            0,
+            0,
+            spec.is_causal,
+            longest,
+            longest,
+            SELF_LOGIT,
+            False,
+        )
+        return attended
+
+    def _attend_locally(
+        self, query_key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor
+    ) -> torch.Tensor:
+        """T [B, L, H*D] of the local heads, int32 [B, L] -> T [B, L, H*D]."""
+        spec, window = self.spec, self.spec.padding_multiple
+        attended: torch.Tensor = local_attention(
+            query_key,
+            unit_keys(query_key, spec.num_local_heads),
+            value,
+            mask,
+            spec.num_local_heads,
+            window,
+            1,
+            0 if spec.is_causal else 1,
+            spec.is_causal,
+            window,
+            window,
+            SELF_LOGIT,
+            False,
+        )
+        if not self.hashes:
+            return attended  # nobody is moved by what masked tokens attend to
+        sees_any, average = attend_to_nothing(value, mask, window, spec.is_causal)
+        return torch.where((mask != 0)[..., None] | sees_any, attended, average.to(value.dtype))
+
+
+def unit_keys(query_key: torch.Tensor, num_heads: int) -> torch.Tensor:
+    """T [B, L, H*D] -> T [B, L, H*D], each head's vectors with length 1."""
+    vectors = query_key.float().view(*query_key.shape[:2], num_heads, -1)
+    mean_square = vectors.square().mean(-1, keepdim=True) + KEY_NORM_EPSILON
+    vectors = vectors * torch.rsqrt(mean_square * vectors.shape[-1])
+    return vectors.view(query_key.shape).to(query_key.dtype)
+
+
+def turn_pairs(query_key: torch.Tensor, turn: Turn, num_heads: int, scale: float) -> torch.Tensor:
+    """T [B, K, H*D] -> T [B, K, H*D]: neighbouring elements of each head, taken as points of a plane, turned
+    by the angles of their position (Su et al. 2021), and multiplied by `scale`."""
+    cosines, sines = (x[:, None, :] * scale for x in turn)
+    pairs = query_key.float().view(*query_key.shape[:2], num_heads, -1, 2)
+    first, second = pairs[..., 0], pairs[..., 1]
+    turned = torch.stack([first * cosines - second * sines, second * cosines + first * sines], dim=-1)
+    return turned.view(query_key.shape).to(query_key.dtype)
+
+
+def weigh_alone(buckets: torch.Tensor, chunk_length: int, shortest: int) -> torch.Tensor:
+    """What the weights of a token sum to that sees itself alone, for every token: float32 [B, H, K], from
+    buckets int32 [B, H, R, K] of `shortest` tokens at least where any hash.
+
+    Not quite 1, since each logsumexp is rounded. A token is in its window once a round, or twice: in a
+    round's first chunk, which sees the last one of the round before, when that has it too.
+    """
+    length = buckets.shape[3]
+    order = buckets.long() * length + torch.arange(length, device=buckets.device)
+    least = most = order
+    if shortest < chunk_length:  # a dense sequence can be shorter than what is looked for
+        end = torch.ones_like(order[..., :1]).expand(-1, -1, -1, chunk_length)
+        least = torch.cat([order, end * torch.iinfo(torch.int64).max], dim=-1)
+        most = torch.cat([order, -end], dim=-1)
+    first = order <= torch.topk(least, chunk_length, largest=False).values[..., -1:]
+    last = order >= torch.topk(most, chunk_length).values[..., -1:]
+    round_before = torch.cat([last[:, :, -1:], last[:, :, :-1]], dim=2)
+    copies = 1.0 + (first & round_before).float()
+    lse = torch.log(copies) + SELF_LOGIT
+    greatest = lse.amax(2, keepdim=True)
+    all_rounds = torch.log(torch.exp(lse - greatest).sum(2, keepdim=True)) + greatest
+    return (copies * torch.exp(SELF_LOGIT - lse) * torch.exp(lse - all_rounds)).sum(2)
+
+
+def attend_to_nothing(
+    value: torch.Tensor, mask: torch.Tensor, window: int, is_causal: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a masked token gets in local attention when every key that it may see is masked as well: the
+    average over its window and the neighbouring ones, later tokens and missing neighbours included.
+
+    value T [B, L, N], mask int32 [B, L] -> whether each token may see a key that is not masked, bool
+    [B, L, 1]; the average, float32 [B, L, N].
+    """
+    batch, length, size = value.shape
+    windows = (length + window - 1) // window
+    positions = torch.arange(length, device=value.device)
+    inside = torch.clamp(torch.arange(windows * window, device=value.device), max=length - 1)
+    sums = value.float().index_select(1, inside).view(batch, windows, window, size).sum(2)
+    masks = mask.index_select(1, inside).view(batch, windows, window)
+    any_visible = masks.amax(2)
+    before, after = _neighbours(sums, window * MISSING_VALUE)
+    seen_before, seen_after = _neighbours(any_visible, 0)
+    if is_causal:
+        total, seen = before + sums, seen_before[..., None] + masks.cumsum(2)
+    else:
+        total = before + sums + after
+        seen = (seen_before + any_visible + seen_after)[..., None].expand(-1, -1, window)
+    average = total / (window * (2 if is_causal else 3))
+    sees_any = seen.reshape(batch, windows * window).index_select(1, positions) > 0
+    return sees_any[..., None], average.index_select(1, positions // window)
+
+
+def _neighbours(x: torch.Tensor, missing: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """[B, n, ...] -> what stands before and after each of the n, `missing` beyond the ends."""
+    end = torch.full_like(x[:, :1], missing)
+    return torch.cat([end, x[:, :-1]], dim=1), torch.cat([x[:, 1:], end], dim=1)

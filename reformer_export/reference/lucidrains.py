@@ -1,0 +1,231 @@
+"""The truth for reformer-pytorch's models: the unpatched package, with the artifact's rotations.
+
+The package draws rotations anew in every forward pass, so that it is no truth by itself. Its code runs as it
+is: it asks torch.randn for numbers and gets the file's, drawn again from the recorded seeds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.overrides import TorchFunctionMode
+
+from reformer_export.artifact.manifest import Manifest
+from reformer_export.checkpoints import read_lucidrains_state
+from reformer_export.checkpoints.lucidrains_keywords import ACTIVATIONS
+from reformer_export.checkpoints.lucidrains_names import other_names
+from reformer_export.errors import ArtifactError, CheckpointError, MissingDependencyError
+from reformer_export.lucidrains_spec import LucidrainsSpec
+from reformer_export.ops import draw_rotations
+from reformer_export.reference.eager_values import Values, attention_name, last_rows
+from reformer_export.reference.runs import EagerRun, noisy_weights
+from reformer_export.spec import LSHAttentionSpec
+
+
+class GivenRotations(TorchFunctionMode):
+    """Answers torch.randn, while `layer` is set, with the first rounds and buckets of that layer's rotations,
+    float32 [1 or H, D, R, S]; where each head has its own, for one batch entry after the other."""
+
+    def __init__(self, rotations: Mapping[int, torch.Tensor]) -> None:
+        super().__init__()
+        self._rotations = rotations
+        self.layer: int | None = None
+        self._given = 0
+
+    def enter(self, layer: int) -> None:
+        """The next draws are of `layer`."""
+        self.layer, self._given = layer, 0
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is not torch.randn or self.layer is None:
+            return func(*args, **(kwargs or {}))
+        entries, _, rounds, half = args[0]
+        rotations = self._rotations[self.layer][:, :, :rounds, :half]
+        assert rotations.shape[2:] == (rounds, half)
+        chosen = (torch.arange(entries) + self._given) % len(rotations)
+        self._given += entries if len(rotations) > 1 else 0  # slices of the batch and the heads, in turn
+        return rotations[chosen].to(**(kwargs or {}))
+
+
+class EagerLucidrains:
+    """reformer-pytorch's own model of an artifact, wrapped as it was, loaded from the checkpoint's file.
+
+    Attributes:
+        model: the package's own, as it is called.
+        notes: what a reader of a comparison should know of it, a sentence each.
+    """
+
+    def __init__(self, file: Path, manifest: Manifest) -> None:
+        """Build it from the keyword arguments in the manifest, and load the tensors of `file`."""
+        assert isinstance(manifest.spec, LucidrainsSpec)
+        self.spec = manifest.spec
+        self.notes: tuple[str, ...] = ()
+        package, wrappers = _import_package()
+        keywords = _read_keywords(manifest, package.ReformerLM)
+        with torch.random.fork_rng(devices=[]):
+            self.net: Any = package.ReformerLM(**keywords).eval()
+        _load_state(self.net, file, keywords)
+        if self.spec.task == "feature-extraction":
+            self.net.out = torch.nn.Identity()  # as the package has it for return_embeddings
+        wrapper = manifest.source.get("wrapper")
+        self.model: Any = self.net if wrapper is None else wrappers[wrapper](self.net).eval()
+        self._rotations = {
+            layer: draw_rotations(attention.hash_seed, self.spec.rotations_shape(layer))
+            for layer, attention in enumerate(self.spec.layers)
+            if isinstance(attention, LSHAttentionSpec)
+        }
+
+    @contextlib.contextmanager
+    def noisy_weights(self, seed: int) -> Iterator[None]:
+        """While the block runs, every weight is the next float32 above or below it, drawn by `seed`."""
+        with noisy_weights(self.model, seed):
+            yield
+
+    def run(
+        self,
+        input_ids: NDArray[np.int64],
+        attention_mask: NDArray[np.int64],
+        num_hashes: int | None = None,
+        points: Collection[str] | None = (),
+    ) -> EagerRun:
+        """One forward pass; int64 [B, L] each. Its values are the buckets alone, whatever `points`: int32
+        [B, H, R, K] for the heads that hash, with the memory first, over the padded sequence."""
+        found: dict[int, list[NDArray[np.int64]]] = {}
+        draws = GivenRotations(self._rotations)
+        with contextlib.ExitStack() as stack:
+            for module, hook in self._hooks(draws, found):
+                stack.callback(hook(module).remove)
+            stack.enter_context(self._with_rounds(num_hashes))
+            stack.enter_context(draws)
+            stack.enter_context(torch.no_grad())
+            mask = torch.from_numpy(attention_mask).bool()
+            result = self.model(torch.from_numpy(input_ids), input_mask=mask)
+        output = result.numpy()
+        if self.spec.logits == "last":
+            output = last_rows(output, attention_mask)
+        buckets = self._arrange_buckets(found, len(input_ids), input_ids.shape[1], num_hashes)
+        values: Values = {f"{attention_name(layer)}.buckets": x for layer, x in buckets.items()}
+        return EagerRun({self.spec.output_names[0]: output}, buckets, values)
+
+    def _hooks(self, draws: GivenRotations, found: dict[int, list[NDArray[np.int64]]]) -> Iterator[Any]:
+        """(module, what registers a hook on it): for the layer that runs, and the buckets that it chooses."""
+
+        def enter(layer: int) -> Any:
+            return lambda module: module.register_forward_pre_hook(lambda *_: draws.enter(layer))
+
+        def keep(module: Any) -> Any:
+            def hook(_module: Any, _inputs: Any, output: Any) -> None:
+                assert draws.layer is not None
+                found.setdefault(draws.layer, []).append(output[2].numpy())
+
+            return module.register_forward_hook(hook)
+
+        hashing = {}
+        for layer, block in enumerate(self.net.reformer.layers.blocks):
+            yield block.f.net, enter(layer)  # the same module in the irreversible block
+            hashing[id(block.f.net.fn)] = block.f.net.fn.lsh_attn  # one for all layers that are tied
+        for module in hashing.values():
+            yield module, keep
+
+    @contextlib.contextmanager
+    def _with_rounds(self, num_hashes: int | None) -> Iterator[None]:
+        """While the block runs, layers hash in `num_hashes` rounds."""
+        modules = [block.f.net.fn.lsh_attn for block in self.net.reformer.layers.blocks]
+        before = [module.n_hashes for module in modules]
+        try:
+            for module, layer in zip(modules, self.spec.layers, strict=True):
+                if isinstance(layer, LSHAttentionSpec):
+                    module.n_hashes = num_hashes or layer.num_hashes
+            yield
+        finally:
+            for module, count in zip(modules, before, strict=True):
+                module.n_hashes = count
+
+    def _arrange_buckets(
+        self, found: dict[int, list[NDArray[np.int64]]], batch: int, length: int, num_hashes: int | None
+    ) -> dict[int, NDArray[np.int32]]:
+        """The package's buckets, [slice of B*H, R*K] counted on from round to round, as a graph has them;
+        zeros where attention was dense."""
+        heads, keys = self.spec.num_hash_heads, self.spec.keys_in_graph(length)
+        arranged = {}
+        for layer in self._rotations:
+            attention = self.spec.layers[layer]
+            assert isinstance(attention, LSHAttentionSpec)
+            shape = batch, heads, num_hashes or attention.num_hashes, keys
+            buckets = np.zeros(shape, np.int32)
+            if layer in found:
+                count = keys // self.spec.bucket_size
+                counted = np.concatenate(found[layer]).reshape(shape)
+                offsets = np.arange(shape[2])[:, None] * count
+                buckets = np.roll(counted - offsets, self.spec.num_memory_keys, axis=-1).astype(np.int32)
+            arranged[layer] = buckets
+        return arranged
+
+
+def _import_package() -> tuple[Any, dict[str, Any]]:
+    try:
+        import reformer_pytorch
+        from reformer_pytorch.autopadder import Autopadder
+        from reformer_pytorch.generative_tools import TrainingWrapper
+    except ImportError as error:
+        raise MissingDependencyError(
+            "comparing with eager",
+            f"'{error}'",
+            "the package reformer-pytorch, whose model it is",
+            "pip install 'reformer-export[lucidrains]'",
+        ) from error
+    return reformer_pytorch, {"Autopadder": Autopadder, "TrainingWrapper": TrainingWrapper}
+
+
+def _read_keywords(manifest: Manifest, model_class: Any) -> dict[str, Any]:
+    keywords = manifest.source.get("keywords")
+    if not isinstance(keywords, dict):
+        expected = "the keyword arguments of the model"
+        raise ArtifactError("manifest", f"{keywords!r:.80} as keywords", expected, "export again")
+    known = inspect.signature(model_class).parameters
+    chosen = {name: value for name, value in keywords.items() if name in known}
+    if isinstance(chosen.get("axial_position_shape"), list):
+        chosen["axial_position_shape"] = tuple(chosen["axial_position_shape"])
+    if chosen.get("ff_activation") is not None:
+        chosen["ff_activation"] = _find_activation(chosen["ff_activation"])
+    return chosen
+
+
+def _find_activation(name: str) -> Any:
+    wanted = name.rpartition(".")[2].lower()
+    return {known.lower(): getattr(torch.nn, known) for known in ("GELU", "ReLU", "SiLU", "Tanh", "Sigmoid")}[
+        ACTIVATIONS[wanted]
+    ]
+
+
+def _load_state(net: Any, file: Path, keywords: dict[str, Any]) -> None:
+    """Load the tensors of `file`: all of the model's, where one of several names is enough."""
+    state = read_lucidrains_state(file)
+    result = net.load_state_dict(state, strict=False)
+    depth, is_tied = len(net.reformer.layers.blocks), keywords["weight_tie"]
+    missing = [
+        name
+        for name in result.missing_keys
+        if not any(other in state for other in other_names(_reversible(name), depth, is_tied))
+    ]
+    for problem in (*missing, *result.unexpected_keys):
+        got = f"{'no' if problem in missing else 'the'} tensor {problem}"
+        raise CheckpointError(file, got, "the tensors of reformer-pytorch's model", "export again")
+
+
+def _reversible(name: str) -> str:
+    """A name under `irrev_blocks` as it is under `blocks`."""
+    head, found, tail = name.partition("irrev_blocks.")
+    if not found:
+        return name
+    layer, block, rest = tail.split(".", 2)
+    return f"{head}blocks.{layer}.{block}.net.{rest}"

@@ -1,0 +1,65 @@
+"""What an eager model is to a comparison, whichever package it is of."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from reformer_export.reference.eager_values import Values
+
+
+@dataclass(frozen=True)
+class EagerRun:
+    """What one eager forward pass gave.
+
+    `outputs` maps the task's output names to float32 arrays; `buckets` maps an LSH layer's index to int32
+    [B, H, R, L], zeros where eager did not hash because the sequence fits one chunk; `values` has those that
+    were asked for, the outputs of spans and all buckets, by a point's name.
+    """
+
+    outputs: dict[str, NDArray[np.float32]]
+    buckets: dict[int, NDArray[np.int32]]
+    values: Values
+
+
+class Eager(Protocol):
+    """An eager model, which `model` is: any module that is called as its package says."""
+
+    model: Any
+    notes: tuple[str, ...]
+
+    def run(
+        self,
+        input_ids: NDArray[np.int64],
+        attention_mask: NDArray[np.int64],
+        num_hashes: int | None = None,
+        points: Collection[str] | None = (),
+    ) -> EagerRun:
+        """One forward pass; int64 [B, L] each. `num_hashes` uses only the first of each LSH layer's rounds;
+        `points` names the values to read besides the outputs; None for all."""
+
+    def noisy_weights(self, seed: int) -> contextlib.AbstractContextManager[None]:
+        """While the block runs, every weight is the next float32 above or below it, drawn by `seed`."""
+
+
+@contextlib.contextmanager
+def noisy_weights(model: Any, seed: int) -> Iterator[None]:
+    """`Eager.noisy_weights` of the module `model`."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = [(weight, weight.detach().clone()) for weight in model.parameters()]
+    try:
+        with torch.no_grad():
+            for weight, exact in weights:
+                signs = torch.randint(0, 2, exact.shape, generator=generator) * 2 - 1
+                weight.copy_(torch.nextafter(exact, signs * torch.inf))
+        yield
+    finally:
+        with torch.no_grad():
+            for weight, exact in weights:
+                weight.copy_(exact)
