@@ -11,7 +11,7 @@ import pytest
 from benchmarks import report
 from benchmarks.bench_decode import describe, list_notes, list_rows, list_series, list_summary
 from benchmarks.decode_targets import find_step, find_targets
-from benchmarks.decode_timing import CONTEXTS, THREADS, Growth, Measured, Point, Timing, draw_tokens
+from benchmarks.decode_timing import CONTEXTS, THREADS, Growth, Measured, Plan, Point, Timing, draw_tokens
 from benchmarks.models import BenchmarkModel
 from benchmarks.report import describe_machine
 from reformer_export.measure.decoding_memory import DecodeMemory
@@ -89,7 +89,7 @@ def test_the_files_have_the_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     series = list_series(measured)
     assert series["steps"] == [(1024, 1000.0), (16384, pytest.approx(8000 / 9)), (65536, 800.0)]
     assert set(series) == {"steps", "steps, 16 at once", *list(summary[0])[3:]}
-    notes = list_notes([measured], find_targets({"crime": measured}), describe_machine())
+    notes = list_notes([measured], find_targets({"crime": measured}), describe_machine(), Plan())
     assert any("from step 100 on memory grew by 4.0 MB, the caches by 3.0 MB" in note for note in notes)
     report.write_results("decode", "Decoding", rows, {"results": [describe(measured)]}, notes, summary)
     report.plot_tokens_per_second("decode", {"crime": series})
