@@ -1,12 +1,13 @@
 """Tokens a second over context length: the artifact's steps beside whole passes and eager, and targets.
 
-    python -m benchmarks.bench_decode [--model crime] [--sequences 1] [--seconds 15]
+    python -m benchmarks.bench_decode [--model crime] [--seconds 15] [--processor-time]
 
 float32, the native kernels, the shipped model and the crime shape with random weights; one and 16 sequences
 at once, one and two threads, random tokens. Contenders run in turns of 8 steps; peers are whole passes of the
 same artifact, and eager on its own cache (which gives other numbers) and without. A prompt's logits are
 compared with model.onnx's first, and a sequence in a batch with itself alone. Then one sequence grows by
-10,000 tokens. Five to ten minutes on a quiet machine with two cores.
+10,000 tokens. Five to ten minutes on a quiet machine with two cores; on a shared one `--processor-time`
+counts what the processor did for it, with one thread.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ import click
 from benchmarks.contenders import set_up
 from benchmarks.decode_targets import Target, count_threads, find_step, find_targets
 from benchmarks.decode_timing import (
-    BATCHES,
     CONTEXTS,
     GROWN,
     MARKS,
     THREADS,
     Measured,
+    Plan,
     Point,
     Timing,
     grow_long,
@@ -40,8 +41,6 @@ from reformer_export.checkpoints.quiet import silence_transformers
 from reformer_export.measure.decoders import DecodeSetup
 from reformer_export.measure.decoding_memory import DecodeMemory, measure_decoding
 
-TURNS: Final = 40
-
 LABELS: Final = {
     "artifact": "steps",
     "artifact-passes": "whole passes",
@@ -50,36 +49,38 @@ LABELS: Final = {
 }
 
 
-def measure_model(model: BenchmarkModel, batches: tuple[int, ...], seconds: float) -> Measured:
-    """Everything of one model, one sequence and as many as `batches` say; `seconds` at most of timing steps
-    at each context, and of timing peers."""
+def measure_model(model: BenchmarkModel, plan: Plan) -> Measured:
+    """Everything of one model."""
     contexts = CONTEXTS[model.name]
-    runtimes = open_runtimes(model, THREADS)
+    runtimes = open_runtimes(model, plan.threads)
     timings: dict[Point, Timing] = {}
     over_first: dict[Point, float] = {}
     memories: dict[tuple[str, int], DecodeMemory | None] = {}
     growth = {}
     if model.spec.max_length > GROWN:
         click.echo(f"{model.name}: growing by {GROWN:,} tokens ...", err=True)
-        growth = {count: grow_long(model, count, GROWN, MARKS[0]) for count in THREADS}
+        growth = {count: grow_long(model, count, plan) for count in plan.threads}
     for length in contexts:
         click.echo(f"{model.name}, {length:,} tokens: timing ...", err=True)
-        points = [
-            Point("artifact", count, batch, length) for batch, count in itertools.product(batches, THREADS)
-        ]
-        controls = [Point("artifact", count, 1, contexts[0]) for count in THREADS]
+        batches = [batch for batch in plan.batches if batch == 1 or length <= plan.longest_batch]
+        pairs = itertools.product(batches, plan.threads)
+        points = [Point("artifact", count, batch, length) for batch, count in pairs]
+        controls = [Point("artifact", count, 1, contexts[0]) for count in plan.threads]
         wanted = list(dict.fromkeys([*controls, *points]))
-        found = time_context(model, runtimes, wanted, TURNS, seconds)
+        found = time_context(model, runtimes, wanted, plan)
         for point in points:
             control = found[Point("artifact", point.threads, 1, contexts[0])]
             ratios = zip(found[point].turns, control.turns, strict=True)
             over_first[point] = statistics.median(ours / first for ours, first in ratios)
             timings[point] = found[point]
-        peers = time_peers(model, max(THREADS), length, TURNS, seconds)
-        timings |= {point: timing for point, timing in peers.items() if point.contender != "artifact"}
+        if length <= plan.longest_peers:
+            peers = time_peers(model, length, plan)
+            timings |= {point: timing for point, timing in peers.items() if point.contender != "artifact"}
         click.echo(f"{model.name}, {length:,} tokens: measuring memory ...", err=True)
         for name, contender in (("artifact", "native"), ("eager-cache", "eager")):
-            setup = DecodeSetup(name, set_up(contender, model, max(THREADS)))  # type: ignore[arg-type]
+            if name != "artifact" and length > plan.longest_peers:
+                continue
+            setup = DecodeSetup(name, set_up(contender, model, max(plan.threads)))  # type: ignore[arg-type]
             memories[name, length] = measure_decoding(setup, 1, length)
     return Measured(model.name, timings, over_first, memories, growth)
 
@@ -89,7 +90,8 @@ def list_rows(measured: Measured) -> list[Row]:
     rows: list[Row] = []
     for point, timing in measured.timings.items():
         memory = measured.memories.get((point.contender, point.length))
-        shown = memory if point.batch == 1 and point.threads == max(THREADS) else None
+        most = max(each.threads for each in measured.timings)
+        shown = memory if point.batch == 1 and point.threads == most else None
         over = measured.over_first.get(point)
         rows.append(
             {
@@ -170,12 +172,16 @@ def describe(measured: Measured) -> dict[str, Any]:
     }
 
 
-def list_notes(found: Sequence[Measured], targets: Sequence[Target], before: Mapping[str, Any]) -> list[str]:
+def list_notes(
+    found: Sequence[Measured], targets: Sequence[Target], before: Mapping[str, Any], plan: Plan
+) -> list[str]:
     """What the table's words mean, the growth, the targets and the machine."""
     after = describe_machine()
+    clock = ["Times are the processor's: the machine was shared."] if plan.processor_time else []
     notes = [
-        f"steps: decode.onnx in ONNX Runtime with the native kernels; peers: one sequence, {max(THREADS)} "
-        "threads. In turns of 8 steps, or of one pass where there is no cache; medians, and the best.",
+        *clock,
+        "steps: decode.onnx in ONNX Runtime on native kernels; peers: one sequence. In turns of 8 steps, "
+        "or of one pass where there is no cache; medians, and the best.",
         "eager with its cache gives other numbers than its own whole pass, and wrong ones in a batch.",
         "x of one at the first: over one sequence's step at the first context, the median over turns.",
         "cache: bytes of the caches; held: resident memory beyond the loaded model, in a process of its own.",
@@ -200,14 +206,32 @@ def list_notes(found: Sequence[Measured], targets: Sequence[Target], before: Map
 
 @click.command(help=__doc__)
 @click.option("--model", "models", multiple=True, type=click.Choice(list(CONTEXTS)), default=list(CONTEXTS))
-@click.option("--sequences", "batches", multiple=True, type=int, default=BATCHES, help="1 first.")
 @click.option("--seconds", default=15.0, show_default=True, help="Of timing, at each context, twice.")
+@click.option("--longest-peers", default=Plan.longest_peers, help="Context, in tokens.  [default: all]")
+@click.option("--longest-batch", default=Plan.longest_batch, help="Context, in tokens.  [default: all]")
+@click.option(
+    "--processor-time", is_flag=True, help="In place of the wall's, one thread: where the machine is shared."
+)
 @click.option("--name", default="decode", show_default=True, help="Of the result files.")
 @silence_transformers()
-def main(models: tuple[str, ...], batches: tuple[int, ...], seconds: float, name: str) -> None:
+def main(
+    models: tuple[str, ...],
+    seconds: float,
+    longest_peers: int,
+    longest_batch: int,
+    processor_time: bool,
+    name: str,
+) -> None:
+    plan = Plan(
+        threads=(1,) if processor_time else THREADS,
+        seconds=seconds,
+        longest_peers=longest_peers,
+        longest_batch=longest_batch,
+        processor_time=processor_time,
+    )
     before = describe_machine()
     artifacts = {model: prepare_model(model, decode=True) for model in models}
-    measured = {model: measure_model(each, batches, seconds) for model, each in artifacts.items()}
+    measured = {model: measure_model(each, plan) for model, each in artifacts.items()}
     targets = find_targets(measured)
     rows = [row for each in measured.values() for row in list_rows(each)]
     title = "Decoding: tokens a second over context"
@@ -217,8 +241,13 @@ def main(models: tuple[str, ...], batches: tuple[int, ...], seconds: float, name
     for target in targets:
         click.echo(str(target))
     reached = [{**vars(target), "reached": target.reached} for target in targets]
-    data = {"machine": before, "targets": reached, "results": [describe(each) for each in measured.values()]}
-    notes = list_notes(list(measured.values()), targets, before)
+    data = {
+        "machine": before,
+        "plan": vars(plan),
+        "targets": reached,
+        "results": [describe(each) for each in measured.values()],
+    }
+    notes = list_notes(list(measured.values()), targets, before, plan)
     write_results(name, title, rows, data, notes, summary)
     plot_tokens_per_second(name, {model: list_series(each) for model, each in measured.items()})
 

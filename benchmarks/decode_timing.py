@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -80,6 +80,25 @@ class Timing:
 
 
 @dataclass(frozen=True)
+class Plan:
+    """How it is timed: numbers of sequences and of threads; turns, and seconds that they may take at a
+    context; peers and several sequences up to contexts of so many tokens; by the wall's clock or, where the
+    machine is shared, by the processor's, which says little of more threads than one."""
+
+    batches: tuple[int, ...] = BATCHES
+    threads: tuple[int, ...] = THREADS
+    turns: int = 40
+    seconds: float = 15.0
+    longest_peers: int = 2**20
+    longest_batch: int = 2**20
+    processor_time: bool = False
+
+    @property
+    def clock(self) -> Callable[[], float]:
+        return time.process_time if self.processor_time else time.perf_counter
+
+
+@dataclass(frozen=True)
 class Growth:
     """Of one sequence that grew by `steps` tokens: seconds of every step, and at the first mark and at the
     end resident bytes of the process and bytes of the caches."""
@@ -110,17 +129,11 @@ def open_runtimes(model: BenchmarkModel, threads: tuple[int, ...]) -> dict[int, 
 def draw_tokens(model: BenchmarkModel, batch: int, length: int, turns: int) -> NDArray[np.int64]:
     """int64 [batch, length and room for the turns]; the first row is the same in every batch."""
     room = min((WARM_UP + turns) * STEPS_OF_A_TURN, model.spec.max_length - length)
-    rows = random_inputs(model.spec.vocab_size, length + room)
-    more = random_inputs(model.spec.vocab_size, length + room, max(1, batch - 1))
-    return np.concatenate([rows, more])[:batch]
+    return random_inputs(model.spec.vocab_size, length + room, batch)
 
 
 def time_context(
-    model: BenchmarkModel,
-    runtimes: Mapping[int, Runtime],
-    points: list[Point],
-    turns: int,
-    max_seconds: float,
+    model: BenchmarkModel, runtimes: Mapping[int, Runtime], points: list[Point], plan: Plan
 ) -> dict[Point, Timing]:
     """Steps of the artifact at each of `points`, in turns."""
     steppers: dict[Point, Stepper] = {}
@@ -128,17 +141,17 @@ def time_context(
     opened: list[Continuation] = []
     first: dict[tuple[int, int], NDArray[np.float32]] = {}
     for point in points:
-        tokens = draw_tokens(model, point.batch, point.length, turns)
+        tokens = draw_tokens(model, point.batch, point.length, plan.turns)
         steps = ArtifactSteps(runtimes[point.threads])
         opened.append(steps)
         check_prompt(runtimes[point.threads], steps, tokens[:1, : min(point.length, 1024)])
-        steppers[point] = Stepper(steps, tokens, point.length)
-        prompts[point] = time_once(steppers[point].read_prompt)
+        steppers[point] = Stepper(steps, tokens, point.length, plan.clock)
+        prompts[point] = time_once(steppers[point].read_prompt, plan.clock)
         logits = steps.step(tokens[:, point.length])[0]
         alone = first.setdefault((point.threads, point.length), logits)
         np.testing.assert_allclose(logits, alone, atol=ALONE, rtol=ALONE)
         steppers[point].skip(1)
-    found = _time_steppers(steppers, prompts, turns, max_seconds)
+    found = _time_steppers(steppers, prompts, plan)
     for each in opened:
         each.close()
     return found
@@ -149,10 +162,9 @@ def check_prompt(runtime: Runtime, steps: ArtifactSteps, ids: NDArray[np.int64])
     np.testing.assert_allclose(steps.start(ids), ArtifactPasses(runtime).start(ids), atol=PROMPT, rtol=PROMPT)
 
 
-def time_peers(
-    model: BenchmarkModel, threads: int, length: int, turns: int, max_seconds: float
-) -> dict[Point, Timing]:
+def time_peers(model: BenchmarkModel, length: int, plan: Plan) -> dict[Point, Timing]:
     """One sequence, beside the artifact's steps: whole passes, and eager on its cache and without."""
+    threads = max(plan.threads)
     artifact, eager = set_up("native", model, threads), set_up("eager", model, threads)
     setups = [
         DecodeSetup("artifact", artifact),
@@ -160,41 +172,42 @@ def time_peers(
         DecodeSetup("eager-passes", eager),
         DecodeSetup("eager-cache", eager),
     ]
-    tokens = draw_tokens(model, 1, length, turns)
+    tokens = draw_tokens(model, 1, length, plan.turns)
     with open_continuations(setups) as opened:
         steppers = {
-            Point(name, threads, 1, length): Stepper(each, tokens, length) for name, each in opened.items()
+            Point(name, threads, 1, length): Stepper(each, tokens, length, plan.clock)
+            for name, each in opened.items()
         }
-        prompts = {point: time_once(stepper.read_prompt) for point, stepper in steppers.items()}
-        return _time_steppers(steppers, prompts, turns, max_seconds)
+        prompts = {point: time_once(each.read_prompt, plan.clock) for point, each in steppers.items()}
+        return _time_steppers(steppers, prompts, plan)
 
 
 def _time_steppers(
-    steppers: Mapping[Point, Stepper], prompts: Mapping[Point, float], turns: int, max_seconds: float
+    steppers: Mapping[Point, Stepper], prompts: Mapping[Point, float], plan: Plan
 ) -> dict[Point, Timing]:
     for stepper in steppers.values():
         for _ in range(WARM_UP if stepper.steps > 1 else 0):  # a pass is warm from its prompt
             stepper.take_turn()
         stepper.seconds.clear()
-    time_in_turns({str(point): each.take_turn for point, each in steppers.items()}, turns, max_seconds)
+    time_in_turns({str(point): each.take_turn for point, each in steppers.items()}, plan.turns, plan.seconds)
     return {
         point: Timing(prompts[point], tuple(each.seconds), each.steps) for point, each in steppers.items()
     }
 
 
-def grow_long(model: BenchmarkModel, threads: int, steps: int, mark: int) -> Growth:
-    """Let a sequence of one token grow by `steps` random ones."""
+def grow_long(model: BenchmarkModel, threads: int, plan: Plan) -> Growth:
+    """Let a sequence of one token grow by `GROWN` random ones."""
     (runtime,) = open_runtimes(model, (threads,)).values()
-    tokens = random_inputs(model.spec.vocab_size, 1 + steps)[0].tolist()
+    tokens = random_inputs(model.spec.vocab_size, 1 + GROWN)[0].tolist()
     seconds: list[float] = []
     resident, caches = [], []
     with runtime.start_decoding() as state:
         key = state.add(tokens[:1])
         for number, token in enumerate(tokens[1:], 1):
-            begin = time.perf_counter()
+            begin = plan.clock()
             state.step({key: token})
-            seconds.append(time.perf_counter() - begin)
-            if number in (mark, steps):
+            seconds.append(plan.clock() - begin)
+            if number in MARKS:
                 resident.append(resident_bytes())
                 caches.append(state.nbytes)
     return Growth(tuple(seconds), (resident[0], resident[1]), (caches[0], caches[1]))

@@ -15,44 +15,23 @@ import torch
 
 from reformer_export.artifact.files import sha256_of_file
 from reformer_export.checkpoints.checkpoint import Checkpoint, LoadOptions
-from reformer_export.checkpoints.hashing import Choice, choose_hash_seeds, choose_num_hashes
-from reformer_export.checkpoints.lucidrains_keywords import (
-    ACTIVATIONS,
-    MODEL_CLASS,
-    Keywords,
-    read_keywords,
-)
+from reformer_export.checkpoints.lucidrains_keywords import MODEL_CLASS, Keywords, read_keywords
+from reformer_export.checkpoints.lucidrains_model import spec_from_keywords
 from reformer_export.checkpoints.lucidrains_names import (
     SAVE_AGAIN,
+    Facts,
     StoredTensors,
     other_names,
     parameter_names,
     position_kind,
-    read_facts,
     read_names,
 )
 from reformer_export.checkpoints.weights import WeightFiles, open_weights_file
 from reformer_export.errors import CheckpointError, InputError
-from reformer_export.lucidrains_spec import (
-    LucidrainsPositions,
-    LucidrainsSpec,
-    RotaryPositionsSpec,
-    SinusoidalPositionsSpec,
-    SummedAxialPositionsSpec,
-)
-from reformer_export.spec import (
-    AttentionSpec,
-    LearnedPositionsSpec,
-    LocalAttentionSpec,
-    LSHAttentionSpec,
-    Task,
-)
+from reformer_export.lucidrains_spec import LucidrainsSpec
 
 KIND: Final = "lucidrains"
 """In a manifest's source: whose checkpoint it was."""
-
-LAYER_NORM_EPSILON: Final = 1e-5
-"""torch.nn.LayerNorm's own, which the package uses."""
 
 
 def load_lucidrains(source: str, config: Path, options: LoadOptions) -> Checkpoint:
@@ -89,7 +68,7 @@ def _load(file: Path, config: Path, options: LoadOptions) -> Checkpoint:
     stored = read_names(file, files.headers)
     keywords = _complete(keywords, stored)
     wrapper = _choose_wrapper(keywords, stored)
-    spec, choices = _spec_from_keywords(keywords, wrapper is not None, options)
+    spec, choices = spec_from_keywords(keywords, wrapper is not None, options)
     selected = _select_tensors(stored, keywords, spec)
     weights = _read_weights(files, stored, selected)
     if "lm_head.decoder.weight" in weights and spec.ties_embedding:
@@ -124,14 +103,8 @@ def _refuse_options(options: LoadOptions) -> None:
 def _complete(keywords: Keywords, stored: StoredTensors) -> Keywords:
     """`keywords` with what follows from the tensors and from other keywords; CheckpointError where the two
     contradict, or where nothing says what a keyword is."""
-    facts, values = read_facts(stored), dict(keywords.values)
-    kind, tensor = position_kind(stored)
-    chosen = next((name for name in _POSITIONS if values[name]), "")
-    if chosen != kind:
-        expected = f"{kind} true" if kind else "none of them, for rotary positions"
-        raise keywords.error(
-            " / ".join(_POSITIONS), chosen or "none of them", f"{expected}, as there is {tensor}"
-        )
+    facts, values = Facts(stored), dict(keywords.values)
+    _compare_positions(keywords, stored)
     if values["use_rezero"]:
         values["use_scale_norm"] = False  # which has no effect beside it
     for name, fact in facts.values.items():
@@ -140,13 +113,8 @@ def _complete(keywords: Keywords, stored: StoredTensors) -> Keywords:
         if values[name] != fact:
             got = dataclasses.replace(keywords, values=values).describe(name)
             raise keywords.error(name, got, f"{fact}, as {facts.because[name]}")
-    if values["axial_position_emb"] and values["axial_position_shape"] is None and values["max_seq_len"]:
-        rows = math.ceil(values["max_seq_len"] / values["bucket_size"])
-        values["axial_position_shape"] = (rows, values["bucket_size"])
-    if values["axial_position_emb"] and values["axial_position_shape"] is None:
-        values["axial_position_shape"] = _axial_shape(stored)
-    if values["axial_position_emb"] and values["max_seq_len"] is None:
-        values["max_seq_len"] = math.prod(values["axial_position_shape"])
+    if values["axial_position_emb"]:
+        _complete_axes(values, stored)
     if values["max_seq_len"] is None:
         expected = "the greatest length, in tokens, which no tensor says"
         raise keywords.error("max_seq_len", "none", expected, "add it")
@@ -155,6 +123,26 @@ def _complete(keywords: Keywords, stored: StoredTensors) -> Keywords:
             raise keywords.error("heads", values["heads"], f"a divisor of dim = {values['dim']}")
         values["dim_head"] = values["dim"] // values["heads"]
     return dataclasses.replace(keywords, values=values)
+
+
+def _compare_positions(keywords: Keywords, stored: StoredTensors) -> None:
+    kind, tensor = position_kind(stored)
+    chosen = next((name for name in _POSITIONS if keywords[name]), "")
+    if chosen != kind:
+        expected = f"{kind} true" if kind else "none of them, for rotary positions"
+        because = f"{expected}, as there is {tensor}"
+        raise keywords.error(" / ".join(_POSITIONS), chosen or "none of them", because)
+
+
+def _complete_axes(values: dict[str, Any], stored: StoredTensors) -> None:
+    """The grid of axial positions by the package's rule, or as the tensors have it, and its size."""
+    if values["axial_position_shape"] is None and values["max_seq_len"] is not None:
+        rows = math.ceil(values["max_seq_len"] / values["bucket_size"])
+        values["axial_position_shape"] = (rows, values["bucket_size"])
+    if values["axial_position_shape"] is None:
+        values["axial_position_shape"] = _axial_shape(stored)
+    if values["max_seq_len"] is None:
+        values["max_seq_len"] = math.prod(values["axial_position_shape"])
 
 
 _POSITIONS: Final = ("axial_position_emb", "absolute_position_emb", "fixed_position_emb")
@@ -178,115 +166,6 @@ def _choose_wrapper(keywords: Keywords, stored: StoredTensors) -> str | None:
         expected = f"{saved}, as the tensors' names begin with {stored.prefix}"
         raise keywords.error("wrapper", repr(keywords.wrapper), expected)
     return keywords.wrapper
-
-
-def _spec_from_keywords(
-    keywords: Keywords, is_padded: bool, options: LoadOptions
-) -> tuple[LucidrainsSpec, dict[str, Any]]:
-    """The model, and how `num_hashes` and `hash_seed` came about."""
-    depth, is_full = keywords["depth"], keywords["use_full_attn"]
-    _check_heads(keywords)
-    num_hashes = choose_num_hashes(keywords["n_hashes"], options)
-    seeds = choose_hash_seeds(None, () if is_full else tuple(range(depth)), options)
-    if is_full:
-        _refuse_hashing(options)
-    hashed = [
-        LSHAttentionSpec(keywords["bucket_size"], 1, 0, num_hashes.used, (), seed) for seed in seeds.used
-    ]
-    layers: tuple[AttentionSpec, ...] = tuple(hashed)
-    spec = _make_spec(keywords, is_padded, options, layers or (_full_attention(1),) * depth)
-    if options.max_length is not None:
-        spec = _limit_length(spec, options.max_length)
-    if is_full:
-        spec = dataclasses.replace(spec, layers=(_full_attention(spec.longest_attended),) * depth)
-        return spec, {}
-    return spec, _to_dicts({"num_hashes": num_hashes, "hash_seed": seeds})
-
-
-def _full_attention(longest: int) -> LocalAttentionSpec:
-    """One chunk of `longest` tokens, which is all of them."""
-    return LocalAttentionSpec(longest, 0, 0)
-
-
-def _to_dicts(choices: dict[str, Choice]) -> dict[str, Any]:
-    return {name: choice.to_dict() for name, choice in choices.items()}
-
-
-def _refuse_hashing(options: LoadOptions) -> None:
-    for name in ("num_hashes", "hash_seed"):
-        if getattr(options, name) is not None:
-            fix = f"leave `{name}`{' or `max_hashes`' if name == 'num_hashes' else ''} out"
-            raise InputError(name, getattr(options, name), "none, as use_full_attn hashes nothing", fix)
-
-
-def _check_heads(keywords: Keywords) -> None:
-    heads, local = keywords["heads"], keywords["n_local_attn_heads"]
-    if local >= heads:
-        raise keywords.error("n_local_attn_heads", local, f"less than heads = {heads}")
-
-
-def _make_spec(
-    keywords: Keywords, is_padded: bool, options: LoadOptions, layers: tuple[AttentionSpec, ...]
-) -> LucidrainsSpec:
-    norm = "rezero" if keywords["use_rezero"] else "scale" if keywords["use_scale_norm"] else "layer"
-    activation = (keywords["ff_activation"] or "GELU").rpartition(".")[2].lower()
-    return LucidrainsSpec(
-        task=_choose_task(keywords, options),
-        vocab_size=keywords["num_tokens"],
-        hidden_size=keywords["dim"],
-        num_heads=keywords["heads"],
-        head_size=keywords["dim_head"],
-        feed_forward_size=keywords["ff_mult"] * keywords["dim"],
-        hidden_act=ACTIVATIONS[activation],
-        layer_norm_eps=LAYER_NORM_EPSILON,
-        is_causal=keywords["causal"],
-        positions=_positions(keywords),
-        max_position_embeddings=keywords["max_seq_len"],
-        layers=layers,
-        logits=options.logits,
-        embedding_size=keywords["emb_dim"],
-        bucket_size=keywords["bucket_size"],
-        is_padded=is_padded,
-        dense_threshold=keywords["full_attn_thres"],
-        num_local_heads=keywords["n_local_attn_heads"],
-        num_memory_keys=keywords["num_mem_kv"],
-        rotations_per_head=keywords["random_rotations_per_head"],
-        has_one_value_head=keywords["one_value_head"],
-        has_gated_feed_forward=keywords["ff_glu"],
-        norm=norm,  # type: ignore[arg-type]
-        ties_layers=keywords["weight_tie"],
-        ties_embedding=keywords["weight_tie_embedding"],
-    )
-
-
-def _choose_task(keywords: Keywords, options: LoadOptions) -> Task:
-    own: Task = "text-generation" if keywords["causal"] else "fill-mask"
-    if keywords["return_embeddings"]:
-        own = "feature-extraction"
-    if options.task not in ("auto", own, "feature-extraction"):
-        expected = " or ".join(dict.fromkeys((own, "feature-extraction")))
-        raise InputError("task", f"{options.task} for these keywords", expected, "choose another `task`")
-    return own if options.task == "auto" else options.task
-
-
-def _positions(keywords: Keywords) -> LucidrainsPositions:
-    length = keywords["max_seq_len"]
-    if keywords["axial_position_emb"]:
-        return SummedAxialPositionsSpec(tuple(keywords["axial_position_shape"]))
-    if keywords["absolute_position_emb"]:
-        return LearnedPositionsSpec(length)
-    return SinusoidalPositionsSpec(length) if keywords["fixed_position_emb"] else RotaryPositionsSpec(length)
-
-
-def _limit_length(spec: LucidrainsSpec, max_length: int) -> LucidrainsSpec:
-    """`spec` for at most `max_length` tokens, rounded up to a length that can be run."""
-    if max_length > spec.max_length:
-        expected = f"at most {spec.max_length}"
-        raise InputError("max length", f"{max_length} tokens", expected, "give a smaller `max_length`")
-    length = max_length
-    while not spec.takes_length(length):
-        length += 1
-    return dataclasses.replace(spec, max_position_embeddings=length)
 
 
 def _select_tensors(

@@ -69,67 +69,73 @@ def read_names(file: Path, headers: Mapping[str, TensorHeader]) -> StoredTensors
     return StoredTensors(file, prefix, shapes)
 
 
-@dataclass(frozen=True)
 class Facts:
-    """What the tensors' shapes say by themselves of the keyword arguments: `values` by keyword, `because` the
-    tensor that says so."""
+    """What the tensors' names and shapes say by themselves of the keyword arguments: `values` by keyword,
+    `because` the tensor that says so."""
 
-    values: dict[str, Any]
-    because: dict[str, str]
+    def __init__(self, stored: StoredTensors) -> None:
+        """Read them; CheckpointError when what every model has is missing."""
+        self.values: dict[str, Any] = {}
+        self.because: dict[str, str] = {}
+        self._stored = stored
+        self._read_sizes()
+        self._read_layers()
+        self._read_head()
 
+    def _read_sizes(self) -> None:
+        tokens, width = self._shape(_EMBEDDING, 2)
+        self._say("num_tokens", tokens, _EMBEDDING)
+        self._say("dim", self._shape("norm.weight", 1)[0], "norm.weight")
+        self._say("emb_dim", width, _EMBEDDING)
+        if "pos_emb.emb.weight" in self._stored.shapes:
+            self._say("max_seq_len", self._shape("pos_emb.emb.weight", 2)[0], "pos_emb.emb.weight")
+        blocks = {int(match[1]): name for name in self._stored.shapes if (match := _BLOCK.match(name))}
+        if not blocks:
+            raise self._stored.error(f"no tensor {_LAYERS}blocks.0...", "one layer or more")
+        last = max(blocks)
+        self.values["depth"], self.because["depth"] = last + 1, f"the last layer has {blocks[last]}"
 
-def read_facts(stored: StoredTensors) -> Facts:
-    """The keyword arguments that follow from names and shapes."""
-    values: dict[str, Any] = {}
-    because: dict[str, str] = {}
+    def _read_layers(self) -> None:
+        memory = self._find(".mem_kv")
+        self._say("num_mem_kv", self._shape(memory, 3)[1] if memory else 0, memory or "mem_kv")
+        for keyword, endings in _NORMS.items():
+            found = self._find(*endings)
+            self._say(keyword, found is not None, found or endings[0].lstrip("."))
+        inner, outer = self._find(".w1.weight"), self._find(".w2.weight")
+        if inner is None or outer is None:
+            return
+        rows, size = self._shape(inner, 2)[0], self._shape(outer, 2)[1]
+        self._say("ff_glu", rows == 2 * size, inner)
+        if self.values["dim"] and size % self.values["dim"] == 0:
+            self._say("ff_mult", size // self.values["dim"], outer)
 
-    def say(keyword: str, value: Any, name: str) -> None:
-        values[keyword] = value
-        shape = stored.shapes.get(name)
-        because[keyword] = f"there is no {name}" if shape is None else f"{name} is {list(shape)}"
+    def _read_head(self) -> None:
+        head = next((name for name in self._stored.shapes if name.startswith("out.")), None)
+        self._say("return_embeddings", head is None, head or "out.1.weight")
+        if head is not None:
+            self._say("weight_tie_embedding", "out.1.tensor" in self._stored.shapes, "out.1.tensor")
 
-    def find(*endings: str) -> str | None:
-        matches = (name for name in stored.shapes for ending in endings if name.endswith(ending))
-        return next(matches, None)
+    def _say(self, keyword: str, value: Any, name: str) -> None:
+        self.values[keyword] = value
+        shape = self._stored.shapes.get(name)
+        self.because[keyword] = f"there is no {name}" if shape is None else f"{name} is {list(shape)}"
 
-    def shape(name: str, axes: int) -> Shape:
-        found = stored.shapes.get(name)
+    def _find(self, *endings: str) -> str | None:
+        return next((name for name in self._stored.shapes if name.endswith(endings)), None)
+
+    def _shape(self, name: str, axes: int) -> Shape:
+        found = self._stored.shapes.get(name)
         if found is None or len(found) != axes:
             got = f"no {name}" if found is None else f"{name} of shape {list(found)}"
-            raise stored.error(got, f"it with {axes} axes")
+            raise self._stored.error(got, f"it with {axes} axes")
         return found
 
-    tokens, width = shape(_EMBEDDING, 2)
-    say("num_tokens", tokens, _EMBEDDING)
-    say("dim", shape("norm.weight", 1)[0], "norm.weight")
-    say("emb_dim", width, _EMBEDDING)
-    blocks = {int(match[1]): name for name in stored.shapes if (match := _BLOCK.match(name))}
-    if not blocks:
-        raise stored.error(f"no tensor {_LAYERS}blocks.0...", "one layer or more")
-    values["depth"], because["depth"] = max(blocks) + 1, f"the last layer has {blocks[max(blocks)]}"
-    memory = find(".mem_kv")
-    say(
-        "num_mem_kv",
-        stored.shapes[memory][1] if memory and len(stored.shapes[memory]) == 3 else 0,
-        memory or "mem_kv",
-    )
-    has_scale, has_gate = find(".net.norm.g", ".f.norm.g"), find(".f.net.g", ".f.g")
-    say("use_scale_norm", has_scale is not None, has_scale or "f.net.norm.g")
-    say("use_rezero", has_gate is not None, has_gate or "f.net.g")
-    inner, outer = find(".w1.weight"), find(".w2.weight")
-    if inner is not None and outer is not None:
-        rows, size = shape(inner, 2)[0], shape(outer, 2)[1]
-        say("ff_glu", rows == 2 * size, inner)
-        if values["dim"] and size % values["dim"] == 0:
-            say("ff_mult", size // values["dim"], outer)
-    say("weight_tie_embedding", "out.1.tensor" in stored.shapes, "out.1.tensor")
-    head = next((name for name in stored.shapes if name.startswith("out.")), None)
-    say("return_embeddings", head is None, head or "out.1.weight")
-    if head is None:
-        del values["weight_tie_embedding"]
-    if "pos_emb.emb.weight" in stored.shapes:
-        say("max_seq_len", shape("pos_emb.emb.weight", 2)[0], "pos_emb.emb.weight")
-    return Facts(values, because)
+
+_NORMS: Final = {
+    "use_scale_norm": (".f.net.norm.g", ".f.norm.g"),
+    "use_rezero": (".f.net.g", ".f.g"),
+}
+"""A keyword, and how the name of the tensor ends that a model with it has."""
 
 
 def position_kind(stored: StoredTensors) -> tuple[str, str]:

@@ -139,14 +139,21 @@ class DecodeResult:
 
 class Stepper:
     """A contender on tokens int64 [batch, length + room]: a turn takes its next steps and keeps their
-    seconds; where the room is used up, it begins again at `length`, untimed."""
+    seconds by `clock`, the wall's; where the room is used up, it begins again at `length`, untimed."""
 
-    def __init__(self, continuation: Continuation, tokens: NDArray[np.int64], length: int) -> None:
+    def __init__(
+        self,
+        continuation: Continuation,
+        tokens: NDArray[np.int64],
+        length: int,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
         self.steps = continuation.steps_of_a_turn
         self.seconds: list[float] = []
         self._continuation = continuation
         self._tokens = tokens
         self._length = self._at = length
+        self._clock = clock
 
     def read_prompt(self) -> None:
         self._continuation.start(self._tokens[:, : self._length])
@@ -161,7 +168,7 @@ class Stepper:
             self.read_prompt()
         for at in range(self._at, self._at + self.steps):
             step = functools.partial(self._continuation.step, self._tokens[:, at])
-            self.seconds.append(time_once(step))
+            self.seconds.append(time_once(step, self._clock))
         self._at += self.steps
 
 

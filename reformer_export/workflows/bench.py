@@ -83,7 +83,7 @@ class BenchRequest:
             fix = 'leave it out: `against="eager"`'
             raise InputError("against", FULL_ATTENTION, "eager, which alone decodes beside it", fix)
         if self.decode and self.runtime.is_engine:
-            expected = "onnxruntime, which alone decodes here"
+            expected = "onnxruntime: engines are not timed at decoding"
             raise InputError("runtime", self.runtime.runtime, expected, "leave `runtime` or `decode` out")
         for name, least in (("repeat", 1), ("warm_up", 0)):
             if (value := getattr(self, name)) is not None and value < least:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from reformer_export.contract import SELF_LOGIT
 from reformer_export.ops import lsh_attention_reference, lsh_buckets_reference
 from reformer_export.parity.hashing import MARGIN_EDGES, measure_margins, trace_pattern
 from reformer_export.spec import DTYPES, LSHAttentionSpec, ModelSpec
@@ -75,9 +76,9 @@ def test_the_pattern_is_what_the_operator_sees(causal: bool, length: int) -> Non
     for key in range(0, length, 5):
         value = torch.zeros(1, length, 16)
         value[0, key, 8:] = 1.0
-        output = lsh_attention_reference(query_key, value, buckets, mask, 2, 8, 1, 0, causal, 8, 8, 1e-6)[
-            0, :, 8:
-        ].sum(-1)
+        output = lsh_attention_reference(
+            query_key, value, buckets, mask, 2, 8, 1, 0, causal, 8, 8, 1e-6, SELF_LOGIT, 8
+        )[0, :, 8:].sum(-1)
         reached = output.numpy() > 1e-30
         visible = (listed[:, key] > 0) & (np.arange(length) != key)
         if causal:

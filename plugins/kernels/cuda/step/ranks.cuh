@@ -154,10 +154,14 @@ __device__ __forceinline__ int find_part(const RangeEnds& ends, uint32_t bucket)
   return bucket > ends.first.bucket && bucket < ends.last.bucket ? 1 : 3;
 }
 
-// Lists the positions that have the range's ranks: those of its first bucket, of those between, of
-// its last one; each in ascending order, so that the list does not depend on who came first.
-__device__ __forceinline__ void list_positions(const RoundBuckets& round, const RangeEnds& ends,
-                                               const RankRange& range, RankShared& shared) {
+// The rank of the warp's first token of each part. Those between, which are in no order, have one
+// another's.
+struct PartRanks {
+  uint32_t at[3];
+};
+
+__device__ __forceinline__ PartRanks count_parts(const RoundBuckets& round, const RangeEnds& ends,
+                                                 RankShared& shared) {
   const uint32_t lane = step_lane();
   uint32_t counts[3] = {};
   visit_buckets(round, [&](uint32_t bucket, uint32_t /*position*/, bool exists) {
@@ -171,29 +175,34 @@ __device__ __forceinline__ void list_positions(const RoundBuckets& round, const 
     if (lane == 0) shared.part_counts[i][step_warp()] = counts[i];
   }
   __syncthreads();
-  // The rank of the warp's next token of each part. Those between may have one another's.
-  uint32_t next[3];
-  uint32_t all[3];
+  const bool of_warp = lane < count_step_warps();
+  PartRanks ranks = {{ends.first.below, ends.first.below, ends.last.below}};
 #pragma unroll
   for (int i = 0; i < 3; ++i) {
-    const uint32_t count = lane < count_step_warps() ? shared.part_counts[i][lane] : 0;
-    next[i] = sum_over_warp(lane < step_warp() ? count : 0);
-    all[i] = i == 0 ? sum_over_warp(count) : 0;
+    const uint32_t count = of_warp ? shared.part_counts[i][lane] : 0;
+    ranks.at[i] += sum_over_warp(lane < step_warp() ? count : 0);
+    if (i == 0) ranks.at[1] += sum_over_warp(count);
   }
-  next[0] += ends.first.below;
-  next[1] += ends.first.below + all[0];
-  next[2] += ends.last.below;
+  return ranks;
+}
+
+// Lists the positions that have the range's ranks: those of its first bucket, of those between, of
+// its last one; each in ascending order, so that the list does not depend on who came first.
+__device__ __forceinline__ void list_positions(const RoundBuckets& round, const RangeEnds& ends,
+                                               const RankRange& range, RankShared& shared) {
+  const unsigned lower_lanes = (1u << step_lane()) - 1;
+  PartRanks next = count_parts(round, ends, shared);
   visit_buckets(round, [&](uint32_t bucket, uint32_t position, bool exists) {
     const int part = exists ? find_part(ends, bucket) : 3;
     if (!__any_sync(kFullWarp, part < 3)) return;
 #pragma unroll
     for (int i = 0; i < 3; ++i) {
       const unsigned members = __ballot_sync(kFullWarp, part == i);
-      const uint32_t rank = next[i] + static_cast<uint32_t>(__popc(members & ((1u << lane) - 1)));
+      const uint32_t rank = next.at[i] + static_cast<uint32_t>(__popc(members & lower_lanes));
       if (part == i && rank >= range.begin && rank < range.end) {
         shared.positions[rank - range.begin] = static_cast<int32_t>(position);
       }
-      next[i] += static_cast<uint32_t>(__popc(members));
+      next.at[i] += static_cast<uint32_t>(__popc(members));
     }
   });
   __syncthreads();
