@@ -86,13 +86,11 @@ __device__ __forceinline__ void weigh_tile(const AttentionArguments<typename Til
   const int32_t metadata = tile % kMetadataTiles * Tile::kKeys;
   const int32_t entry = first_entry_of<Tile>(plan, block, tile);
   mask_scores(positions, shared.key_visible + metadata, shared.key_scales + metadata, lane, scores);
-  const int32_t* key_positions = shared.key_positions + metadata;
   if (arguments.avoids_self && !lists_self_once(plan, block)) {
-    avoid_position(positions, key_positions, arguments.self_score, lane, scores);
+    avoid_position(positions, shared.key_positions + metadata, arguments.self_score, lane, scores);
   } else if (arguments.avoids_self && tile < Tile::kQueryRows / Tile::kKeys) {
     avoid_own<Tile>(tile, arguments.self_score, lane, scores);
   }
-  if (!arguments.wraps) clear_missing(key_positions, lane, scores);
   const int32_t columns = plan.window_keys - entry;
   if (columns < Tile::kKeys) clear_scores(columns, lane, scores);
 #pragma unroll

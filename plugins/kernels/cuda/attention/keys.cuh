@@ -36,7 +36,10 @@ __device__ __forceinline__ int32_t find_key(const AttentionArguments<T>& argumen
   const int32_t step = plan.by_chunk_length.divide(entry);
   const int32_t in_chunk = plan.by_chunk_length.remainder(entry, step);
   int32_t shift = step <= plan.after ? step : step - (plan.before + 1 + plan.after);
-  // Unsigned: a chunk before the first is beyond the last.
+  // A neighbour that does not exist has hidden keys with values of zeros: they weigh nothing where
+  // a row sees anything, and add nothing to the sum of a row that does not (its logsumexp's steps
+  // are wider than any number of keys moves it). Unsigned: a chunk before the first is beyond the
+  // last.
   const uint32_t neighbour = static_cast<uint32_t>(block.chunk) + static_cast<uint32_t>(shift);
   if (!arguments.wraps && neighbour >= static_cast<uint32_t>(plan.all_chunks)) return kNoKey;
   // A neighbour farther away than there are chunks is the chunk itself, as in eager's slices.

@@ -117,24 +117,6 @@ __device__ __forceinline__ void clear_scores(int32_t columns, int32_t lane,
   }
 }
 
-// Nor do places of neighbours that do not exist.
-template <int kRowTiles, int kTiles>
-__device__ __forceinline__ void clear_missing(const int32_t* positions, int32_t lane,
-                                              float (&scores)[kRowTiles][kTiles][4]) {
-#pragma unroll
-  for (int n = 0; n < kTiles; ++n) {
-    const int32_t column = 8 * n + 2 * (lane % 4);
-    const auto position = *reinterpret_cast<const ColumnPair<int32_t>*>(positions + column);
-#pragma unroll
-    for (int m = 0; m < kRowTiles; ++m) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        if (position.at[i % 2] == kNoKey) scores[m][n][i] = -kInfinity;
-      }
-    }
-  }
-}
-
 // The four lanes of a row agree on its largest value, or on its sum.
 __device__ __forceinline__ float max_of_row(float value) {
   value = fmaxf(value, __shfl_xor_sync(kFullWarp, value, 1));

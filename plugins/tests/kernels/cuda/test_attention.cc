@@ -97,6 +97,10 @@ void check_rules() {
       ends.wraps = false;
       ends.self_logit = 0.5f;
       check_attention(ends, 401, "ends");
+      // Rows that see nothing: what does not exist has no share in their average.
+      ends.self_logit.reset();
+      std::fill(ends.mask.begin(), ends.mask.end(), 0);
+      check_attention(ends, 402, "masked ends");
     }
   }
 }
