@@ -168,7 +168,8 @@ def check_cmake(arguments: list[str]) -> None:
 
 
 def check_python(arguments: list[str]) -> None:
-    """The module or file is there and knows the flags, or the code compiles."""
+    """The module or file is there and knows the flags, itself or a module beside it that it imports; or the
+    code compiles."""
     if arguments[0] == "-c":
         compile(arguments[1], "page", "exec")
         return
@@ -180,6 +181,9 @@ def check_python(arguments: list[str]) -> None:
     name, *rest = arguments[1:] if arguments[0] == "-m" else arguments
     path = ROOT / f"{name.replace('.', '/')}.py" if arguments[0] == "-m" else ROOT / name
     source = path.read_text(encoding="utf-8")
+    for module in re.findall(r"^from (\w+) import", source, re.MULTILINE):
+        beside = path.with_name(f"{module}.py")
+        source += beside.read_text(encoding="utf-8") if beside.exists() else ""
     assert all(f'"{flag}"' in source for flag in rest if flag.startswith("--"))
 
 

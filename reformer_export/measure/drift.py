@@ -158,7 +158,7 @@ def measure_drift(
         decoded = _decode(runtime, ids, longest, clock, seed)
         forced = None if ids is None else _forced_losses(runtime, decoded.ids)
         found = list(_compare(runtime, decoded, forced, number, clock, on_pass))
-        is_cut = is_cut or len(found) < len(decoded.logits)
+        is_cut = is_cut or len(found) < decoded.chosen
         points += found
     points.sort(key=lambda point: (point.sequence, point.length))
     bits = None if text is None else _count_bits(points, text)
@@ -195,10 +195,12 @@ class _Clock:
 
 @dataclass(frozen=True)
 class _Decoded:
-    """A sequence int64 [L], and logits float32 [vocab_size] after some of its prefixes, by length."""
+    """A sequence int64 [L], and logits float32 [vocab_size] after some of its prefixes, by length; `chosen`
+    is how many they were to be."""
 
     ids: NDArray[np.int64]
     logits: dict[int, NDArray[np.float32]]
+    chosen: int
 
 
 def _decode(
@@ -224,7 +226,7 @@ def _decode(
                 ids[length] = int((found + rng.gumbel(size=found.shape)).argmax())
             state.step({key: int(ids[length])})
             length += 1
-    return _Decoded(ids[:length], logits)
+    return _Decoded(ids[:length], logits, len(chosen))
 
 
 def _spread(first: int, last: int) -> list[int]:

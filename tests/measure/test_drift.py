@@ -151,6 +151,7 @@ def test_slow_steps_end_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drift.time, "monotonic", lambda: now[0])
     result = measure(Slow(), max_seconds=30)
     assert max(point.length for point in result.points) == 8 + 11
+    assert result.is_cut
     assert not [point for point in result.points if point.length > 19]
 
 
