@@ -16,6 +16,7 @@ from reformer_export.lucidrains_spec import (
     SinusoidalPositionsSpec,
     SummedAxialPositionsSpec,
 )
+from reformer_export.parity.cases import default_cases
 from reformer_export.spec import (
     AxialPositionsSpec,
     LearnedPositionsSpec,
@@ -147,3 +148,21 @@ def test_shapes_and_layers() -> None:
     assert spec.bucket_factors(0, 56) == (14,)
     assert make_spec().rotations_shape(0)[0] == 1
     assert make_spec(layers=(LocalAttentionSpec(56, 0, 0),)).lsh_layers == ()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"is_padded": False},
+        {"is_padded": False, "dense_threshold": 13},
+        {"dense_threshold": 24, "num_local_heads": 1},
+        {"num_memory_keys": 3, "is_padded": False},
+    ],
+)
+def test_a_short_comparison_hashes(changes: dict[str, Any]) -> None:
+    spec = make_spec(**changes)
+    cases = default_cases(spec, short=True)
+    assert all(spec.takes_length(case.length) for case in cases)
+    assert any(spec.is_hashed(0, case.length) for case in cases)
+    assert any(spec.is_hashed(0, case.length) for case in default_cases(spec))

@@ -70,8 +70,12 @@ def default_cases(spec: ModelSpec, short: bool = False) -> list[Case]:
         lengths |= {chunk - 1, chunk, chunk + 1, 2 * chunk + chunk // 2 + 1, 3 * chunk}
     ordered = sorted(length for length in lengths if length <= longest and spec.takes_length(length))
     if short:
-        middle = min(2 * spec.padding_multiple + spec.padding_multiple // 2 + 1, spec.max_length)
-        few = sorted(filter(spec.takes_length, {1, spec.padding_threshold, middle})) or ordered[:3]
+        # Beyond what attends densely, and between two multiples.
+        beyond = max(spec.padding_multiple, spec.padding_threshold) + spec.padding_multiple
+        middle = min(beyond + spec.padding_multiple // 2 + 1, spec.max_length)
+        while middle > 1 and not spec.takes_length(middle):
+            middle -= 1
+        few = sorted(filter(spec.takes_length, {1, spec.padding_threshold, middle}))
         return [Case(n, 1 + i % 2, masked=i % 2 == 1 and n > 1) for i, n in enumerate(few)]
     cases = []
     for i, length in enumerate(ordered):
