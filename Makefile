@@ -39,6 +39,9 @@ demo: $(READY)  ## Export the shipped models, verify them against eager, write t
 	$(BIN)/reformer-export inspect $(DEMO_OUT) --report $(DEMO_REPORTS)/kjv-bytes-inspect.html
 	$(BIN)/reformer-export onnx models/duplication/lsh-4 $(DEMO_OUT)-duplication --overwrite
 	$(BIN)/reformer-export verify $(DEMO_OUT)-duplication --report $(DEMO_REPORTS)/duplication-verify.html
+	$(BIN)/reformer-export onnx models/kjv-lucidrains/model.safetensors $(DEMO_OUT)-lucidrains \
+	  --config models/kjv-lucidrains/kwargs.json --tokenizer bytes --overwrite
+	$(BIN)/reformer-export verify $(DEMO_OUT)-lucidrains --report $(DEMO_REPORTS)/kjv-lucidrains-verify.html
 	$(BIN)/reformer-export generate $(DEMO_OUT) "In the beginning" --temperature 0.7 --max-new-tokens 300
 	@echo "Reports to look at in a browser: $(DEMO_REPORTS)/"
 
@@ -149,7 +152,7 @@ gpu-bundle: $(READY)  ## All that gpu-check needs there in one archive, dist/gpu
 	$(BIN)/python -m tests.gpu.bundle --architectures "$(BUNDLE_ARCHITECTURES)" --python "$(BUNDLE_PYTHON)"
 
 clean:  ## Remove everything that these commands made in the clone.
-	rm -rf $(VENV) $(DEMO_OUT) $(DEMO_OUT)-duplication $(DEMO_REPORTS) build dist reformer_export/_native
+	rm -rf $(VENV) $(DEMO_OUT) $(DEMO_OUT)-duplication $(DEMO_OUT)-lucidrains $(DEMO_REPORTS) build dist reformer_export/_native
 
 $(READY): pyproject.toml tests/requirements.txt
 	$(PYTHON) -m venv $(VENV)
