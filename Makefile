@@ -152,7 +152,7 @@ gpu-bundle: $(READY)  ## All that gpu-check needs there in one archive, dist/gpu
 	$(BIN)/python -m tests.gpu.bundle --architectures "$(BUNDLE_ARCHITECTURES)" --python "$(BUNDLE_PYTHON)"
 
 clean:  ## Remove everything that these commands made in the clone.
-	rm -rf $(VENV) $(DEMO_OUT) $(DEMO_OUT)-duplication $(DEMO_REPORTS) build dist reformer_export/_native
+	rm -rf $(VENV) $(DEMO_OUT) $(DEMO_OUT)-duplication $(DEMO_OUT)-lucidrains $(DEMO_REPORTS) build dist reformer_export/_native
 
 $(READY): pyproject.toml tests/requirements.txt
 	$(PYTHON) -m venv $(VENV)
