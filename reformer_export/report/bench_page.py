@@ -23,7 +23,7 @@ EAGER: Final = "eager"
 FULL_ATTENTION: Final = "full-attention"
 CONTENDERS: Final = {
     "artifact": "this artifact",
-    "eager": "unpatched transformers in torch, which the artifact replaces",
+    "eager": "the unpatched model of its own package in torch, which the artifact replaces",
     "full-attention": "another model, for orientation: of the same shapes, but every token attends to all "
     "tokens; in torch, on random weights",
 }
