@@ -66,25 +66,29 @@ def _graphs(node: Any) -> list[Any]:
 
 
 def _sort_carried(nodes: Iterable[Any]) -> None:
-    """Let every loop carry its variables by name: onnxscript takes them from a set, whose order is that of
-    the process's hash seed."""
+    """Let every loop carry its variables by name, and every branch give its: onnxscript takes them from a
+    set, whose order is that of the process's hash seed."""
     for node in nodes:
-        for graph in _graphs(node):
+        graphs = _graphs(node)
+        for graph in graphs:
             _sort_carried(graph.node)
-            if node.op_type != "Loop":
-                continue
-            names = [_NUMBER.sub("", name) for name in node.input[_LOOP_INPUTS:]]
-            order = sorted(range(len(names)), key=names.__getitem__)
-            for values, first in (
-                (node.input, _LOOP_INPUTS),
-                (node.output, 0),
-                (graph.input, _LOOP_INPUTS),
-                (graph.output, 1),
-            ):
-                carried = list(values)[first : first + len(order)]
-                rest = list(values)[first + len(order) :]
-                del values[first:]
-                values.extend([*(carried[index] for index in order), *rest])
+        if node.op_type == "Loop":
+            (graph,) = graphs
+            inputs = [(node.input, _LOOP_INPUTS), (graph.input, _LOOP_INPUTS)]
+            _sort_by_name(node.input[_LOOP_INPUTS:], [*inputs, (node.output, 0), (graph.output, 1)])
+        elif node.op_type == "If":
+            _sort_by_name(node.output, [(node.output, 0), *((graph.output, 0) for graph in graphs)])
+
+
+def _sort_by_name(names: Iterable[str], lists: Iterable[tuple[Any, int]]) -> None:
+    """Order what each of `lists` has for `names`, from its own place on, by the variables' names."""
+    variables = [_NUMBER.sub("", name) for name in names]
+    order = sorted(range(len(variables)), key=variables.__getitem__)
+    for values, first in lists:
+        sorted_ones = [list(values)[first + index] for index in order]
+        rest = list(values)[first + len(order) :]
+        del values[first:]
+        values.extend([*sorted_ones, *rest])
 
 
 def _renumber(proto: onnx.FunctionProto) -> None:
