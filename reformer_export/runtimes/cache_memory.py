@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from reformer_export.errors import InputError, RuntimeUnavailableError
-from reformer_export.libraries.gpus import DRIVER
+from reformer_export.runtimes.cuda_context import DriverContext, DriverError
 from reformer_export.runtimes.options import Device
 
 _LARGE_PAGE: Final = 2**21
@@ -91,15 +91,13 @@ class CudaCacheMemory:
     def __init__(self, device_id: int = 0, driver: Any = None) -> None:
         """`driver`: the library to call; None for NVIDIA's."""
         try:
-            self._driver = ctypes.CDLL(DRIVER) if driver is None else driver
+            with _told():
+                self._context = DriverContext(device_id, driver)
         except OSError as error:
             raise RuntimeUnavailableError(
                 "decoding", f"'{error}'", "NVIDIA's driver", "install it"
             ) from error
-        device, self._context = ctypes.c_int(), ctypes.c_void_p()
-        self._check(self._driver.cuInit(0))
-        self._check(self._driver.cuDeviceGet(ctypes.byref(device), device_id))
-        self._check(self._driver.cuDevicePrimaryCtxRetain(ctypes.byref(self._context), device))
+        self._driver = self._context.driver
 
     def allocate(self, size: int) -> Block:
         address = ctypes.c_uint64()
@@ -107,18 +105,18 @@ class CudaCacheMemory:
             if self._driver.cuMemAlloc_v2(ctypes.byref(address), ctypes.c_size_t(size)) != 0:
                 raise _no_room(size, "the GPU's memory")
             block = _CudaBlock(self, address.value)
-            self._check(self._driver.cuMemsetD8_v2(address, ctypes.c_ubyte(0), ctypes.c_size_t(size)))
+            self._context.check(self._driver.cuMemsetD8_v2(address, ctypes.c_ubyte(0), ctypes.c_size_t(size)))
         return block
 
     def copy(self, target: int, source: int, size: int) -> None:
         with self._current():
             where = ctypes.c_uint64(target), ctypes.c_uint64(source)
-            self._check(self._driver.cuMemcpyDtoD_v2(*where, ctypes.c_size_t(size)))
+            self._context.check(self._driver.cuMemcpyDtoD_v2(*where, ctypes.c_size_t(size)))
 
     def wait(self) -> None:
         """ONNX Runtime's stream does not wait for the stream of these copies."""
         with self._current():
-            self._check(self._driver.cuCtxSynchronize())
+            self._context.check(self._driver.cuCtxSynchronize())
 
     def free(self, address: int) -> None:
         """Give back what `allocate` gave; the driver waits for what still uses it."""
@@ -127,16 +125,18 @@ class CudaCacheMemory:
 
     @contextlib.contextmanager
     def _current(self) -> Iterator[None]:
-        self._check(self._driver.cuCtxPushCurrent_v2(self._context))
-        try:
+        with _told(), self._context.current():
             yield
-        finally:
-            self._driver.cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
 
-    def _check(self, status: int) -> None:
-        if status != 0:
-            fix = "see `reformer-export doctor`; after a failed launch, start the program again"
-            raise RuntimeUnavailableError("decoding", f"error {status} of NVIDIA's driver", "none", fix)
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """A block whose refusals by the driver are told to the user."""
+    try:
+        yield
+    except DriverError as error:
+        fix = "see `reformer-export doctor`; after a failed launch, start the program again"
+        raise RuntimeUnavailableError("decoding", str(error), "none", fix) from error
 
 
 class _CudaBlock:

@@ -12,14 +12,13 @@ import math
 import threading
 import weakref
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reformer_export.libraries.gpus import DRIVER
+from reformer_export.runtimes.cuda_context import DriverContext, DriverError
 
 PINNED_LIMIT: Final = 2**28
 """Bytes that one model takes at most: page-locked memory is not there for others. What does not fit goes into
@@ -138,42 +137,26 @@ class CudaHostMemory:
     _PORTABLE: Final = 1  # CU_MEMHOSTALLOC_PORTABLE of cuda.h
 
     def __init__(self, device_id: int = 0) -> None:
-        """OSError or AttributeError where there is no driver that can do it."""
-        self._driver = ctypes.CDLL(DRIVER)
-        device, self._context = ctypes.c_int(), ctypes.c_void_p()
-        started = (
-            self._driver.cuInit(0) == 0
-            and self._driver.cuDeviceGet(ctypes.byref(device), device_id) == 0
-            and self._driver.cuDevicePrimaryCtxRetain(ctypes.byref(self._context), device) == 0
-        )
-        if not started:
-            raise OSError("the driver does not start")
+        """The errors of `DriverContext` where there is no driver that can do it."""
+        self._context = DriverContext(device_id)
+        self._driver = self._context.driver
 
     def allocate(self, size: int) -> int | None:
         address = ctypes.c_void_p()
-        with self._current() as is_current:
+        with contextlib.suppress(DriverError), self._context.current():
             pointer, flags = ctypes.byref(address), ctypes.c_uint(self._PORTABLE)
-            if is_current and self._driver.cuMemHostAlloc(pointer, ctypes.c_size_t(size), flags) == 0:
+            if self._driver.cuMemHostAlloc(pointer, ctypes.c_size_t(size), flags) == 0:
                 return address.value
         return None
 
     def free(self, address: int) -> None:
-        with self._current() as is_current:
-            if is_current:
-                self._driver.cuMemFreeHost(ctypes.c_void_p(address))
-
-    @contextlib.contextmanager
-    def _current(self) -> Iterator[bool]:
-        """A block in which the GPU's context is this thread's, if the driver makes it so."""
-        is_current = self._driver.cuCtxPushCurrent_v2(self._context) == 0
-        yield is_current
-        if is_current:
-            self._driver.cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
+        with contextlib.suppress(DriverError), self._context.current():
+            self._driver.cuMemFreeHost(ctypes.c_void_p(address))
 
 
 def open_pinned_buffers(device_id: int = 0) -> PinnedBuffers | None:
     """Buffers of a GPU's; None where there is no driver."""
     try:
         return PinnedBuffers(CudaHostMemory(device_id))
-    except (OSError, AttributeError):
+    except (OSError, AttributeError, DriverError):
         return None

@@ -239,6 +239,6 @@ def run_schedule(model: Any) -> list[Any]:
 
 
 def test_no_driver_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reformer_export.runtimes.cache_memory.DRIVER", "libnothing.so.1")
+    monkeypatch.setattr("reformer_export.runtimes.cuda_context.DRIVER", "libnothing.so.1")
     with pytest.raises(RuntimeUnavailableError, match=r"libnothing\.so\.1"):
         CudaCacheMemory()

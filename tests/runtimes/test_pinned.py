@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from reformer_export.runtimes import pinned
+from reformer_export.runtimes import cuda_context
 from reformer_export.runtimes.pinned import GRANULE, PinnedBuffers, open_pinned_buffers
 from tests.runtimes.cuda_stand_in import HostPages
 
@@ -104,7 +104,7 @@ def test_threads_never_share_an_array() -> None:
 
 
 def test_without_a_driver_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pinned, "DRIVER", "no-such-driver.so.1")
+    monkeypatch.setattr(cuda_context, "DRIVER", "no-such-driver.so.1")
     assert open_pinned_buffers() is None
 
 
@@ -142,7 +142,7 @@ class Driver:
 
 def test_the_driver_s_memory_in_its_context(monkeypatch: pytest.MonkeyPatch) -> None:
     driver = Driver()
-    monkeypatch.setattr(pinned.ctypes, "CDLL", lambda _name: driver)
+    monkeypatch.setattr(cuda_context.ctypes, "CDLL", lambda _name: driver)
     buffers = open_pinned_buffers()
     assert buffers is not None
     array = take(buffers, 10)
@@ -154,12 +154,12 @@ def test_the_driver_s_memory_in_its_context(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("failing", ["cuInit", "cuDeviceGet", "cuDevicePrimaryCtxRetain"])
 def test_a_driver_that_does_not_start_gives_none(monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
-    monkeypatch.setattr(pinned.ctypes, "CDLL", lambda _name: Driver(failing))
+    monkeypatch.setattr(cuda_context.ctypes, "CDLL", lambda _name: Driver(failing))
     assert open_pinned_buffers() is None
 
 
 def test_memory_that_the_driver_refuses_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pinned.ctypes, "CDLL", lambda _name: Driver("cuMemHostAlloc"))
+    monkeypatch.setattr(cuda_context.ctypes, "CDLL", lambda _name: Driver("cuMemHostAlloc"))
     buffers = open_pinned_buffers()
     assert buffers is not None
     assert buffers.lease((1,), BYTE) is None
