@@ -15,6 +15,7 @@ from reformer_export.errors import ArtifactError
 from reformer_export.runtimes.cache_buffers import CacheBuffers
 from reformer_export.runtimes.cast_graph import ELEMENT_TYPES
 from reformer_export.runtimes.ort_session import Placement, import_onnxruntime
+from reformer_export.runtimes.widen import widen
 
 _ONNX_TYPES: Final = {
     "float32": ELEMENT_TYPES["tensor(float)"],
@@ -95,10 +96,7 @@ class BoundCall:
         self._session.session.run_with_iobinding(self._binding)
         if not self._session.is_in_place:
             self._take_outputs()
-        logits = self._logits[:, 0]
-        if self._session.dtype == "bfloat16":  # the upper half of a float32
-            return (logits.astype(np.uint32) << 16).view(np.float32)
-        return logits.astype(np.float32)
+        return widen(self._logits[:, 0])
 
     def _take_outputs(self) -> None:
         """Let the outputs' caches be the next inputs'."""

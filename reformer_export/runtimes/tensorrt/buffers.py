@@ -88,10 +88,3 @@ class TensorBuffers:
         with contextlib.ExitStack() as stack:
             for block in (*self._device.values(), *self._pinned.values()):
                 stack.callback(block.release)
-
-
-def widen(values: NDArray[Any]) -> NDArray[np.float32]:
-    """A float32 copy of an output; bfloat16, which numpy does not know, is uint16 here."""
-    if values.dtype == np.uint16:  # the upper half of a float32
-        return (values.astype(np.uint32) << 16).view(np.float32)
-    return values.astype(np.float32)

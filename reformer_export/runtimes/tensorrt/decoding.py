@@ -18,10 +18,11 @@ from reformer_export.errors import InputError, ReformerExportError
 from reformer_export.runtimes.cache_buffers import CacheBuffers
 from reformer_export.runtimes.cache_memory import Block
 from reformer_export.runtimes.options import Device
-from reformer_export.runtimes.tensorrt.buffers import TensorBuffers, widen
+from reformer_export.runtimes.tensorrt.buffers import TensorBuffers
 from reformer_export.runtimes.tensorrt.contexts import EngineContexts
 from reformer_export.runtimes.tensorrt.cuda import CudaDevice
 from reformer_export.runtimes.tensorrt.engine import OpenedEngine
+from reformer_export.runtimes.widen import widen
 
 ALIGNMENT: Final = 256
 """Bytes: what TensorRT asks of a tensor's address (NvInferRuntime.h, IExecutionContext::setTensorAddress)."""

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from reformer_export.artifact.engine_record import EngineProfile, Shape, format_shape
 from reformer_export.contract import INPUT_NAMES
 from reformer_export.errors import InputError, ReformerExportError
-from reformer_export.runtimes.tensorrt.buffers import TensorBuffers, widen
+from reformer_export.runtimes.tensorrt.buffers import TensorBuffers
 from reformer_export.runtimes.tensorrt.contexts import EngineContexts
 from reformer_export.runtimes.tensorrt.cuda import CudaDevice
 from reformer_export.runtimes.tensorrt.engine import OpenedEngine
 from reformer_export.runtimes.tensorrt.graphs import GraphCache
+from reformer_export.runtimes.widen import widen
 
 INT64_BYTES: Final = 8
 
