@@ -26,7 +26,13 @@ from reformer_export.measure.decoders import (
 )
 from reformer_export.measure.decoding_memory import DecodeMemory, measure_decoding
 from reformer_export.measure.machine import MeasuredOn, describe_machine
-from reformer_export.measure.run import BenchmarkOptions, measure_memories, warn_of_load
+from reformer_export.measure.run import (
+    BenchmarkOptions,
+    find_artifact,
+    measure_memories,
+    tell_memory,
+    warn_of_load,
+)
 from reformer_export.measure.timing import Percentiles, is_unsteady, median_ratio, time_in_turns, time_once
 
 PROMPT_TURNS: Final = 3
@@ -89,11 +95,7 @@ class DecodeResult:
 
     def ratio(self, measurement: DecodeMeasurement) -> float:
         """How many times as long as the artifact's step this one took there: the median over the turns."""
-        (artifact,) = (
-            m
-            for m in self.measurements
-            if (m.batch, m.length, m.name) == (measurement.batch, measurement.length, "artifact")
-        )
+        artifact = find_artifact(self.measurements, measurement)
         return median_ratio(measurement.turn_seconds, artifact.turn_seconds)
 
     @property
@@ -104,7 +106,7 @@ class DecodeResult:
     @property
     def memory_measured(self) -> str | None:
         """What the memory's numbers are, in words; None when there are none."""
-        return next((m.memory.measured for m in self.measurements if m.memory is not None), None)
+        return tell_memory(m.memory for m in self.measurements)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything in JSON values; latencies in milliseconds, memory in bytes."""

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import gc
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -31,7 +31,13 @@ class _Timed(_Named, Protocol):
     def length(self) -> int: ...
 
 
+class _Worded(Protocol):
+    @property
+    def measured(self) -> str: ...
+
+
 _SetupT = TypeVar("_SetupT", bound=_Named)
+_TimedT = TypeVar("_TimedT", bound=_Timed)
 _MemoryT = TypeVar("_MemoryT")
 
 
@@ -86,12 +92,7 @@ class BenchmarkResult:
     def ratio(self, measurement: Measurement) -> float:
         """How many times as long as the artifact this one took at that shape: the median over the turns, in
         each of which both ran."""
-        (artifact,) = (
-            m
-            for m in self.measurements
-            if (m.batch, m.length, m.name) == (measurement.batch, measurement.length, "artifact")
-        )
-        return median_ratio(measurement.seconds, artifact.seconds)
+        return median_ratio(measurement.seconds, find_artifact(self.measurements, measurement).seconds)
 
     @property
     def unsteady(self) -> tuple[Measurement, ...]:
@@ -101,7 +102,7 @@ class BenchmarkResult:
     @property
     def memory_measured(self) -> str | None:
         """What the memory's numbers are, in words; None when there are none."""
-        return next((m.memory.measured for m in self.measurements if m.memory is not None), None)
+        return tell_memory(m.memory for m in self.measurements)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything in JSON values; latencies in milliseconds, memory in bytes."""
@@ -162,6 +163,18 @@ def run_benchmark(
         on_pass(1)
     result = BenchmarkResult(tuple(setups), options, tuple(measurements), describe_machine(setups))
     return dataclasses.replace(result, notes=(*notes, *left_out, *warn_of_load(result.unsteady)))
+
+
+def find_artifact(measurements: Iterable[_TimedT], other: _Timed) -> _TimedT:
+    """The artifact's measurement at the batch and length of another contender's."""
+    shape = (other.batch, other.length, "artifact")
+    (artifact,) = (each for each in measurements if (each.batch, each.length, each.name) == shape)
+    return artifact
+
+
+def tell_memory(memories: Iterable[_Worded | None]) -> str | None:
+    """What the memories' numbers are, in words; None when there are none."""
+    return next((each.measured for each in memories if each is not None), None)
 
 
 def measure_memories(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from reformer_export.artifact.manifest import MODEL_NAME, Manifest
+from reformer_export.report.curves import Points, curves_by_batch, tell_longest
 from reformer_export.report.figures import Drawing, draw, paint_bars, paint_series
 from reformer_export.report.page import Page, Section, Verdict
 from reformer_export.report.ranges import describe_range, write_ratio
@@ -30,9 +31,6 @@ CONTENDERS: Final = {
 """What each is, in words."""
 
 MAX_BARS: Final = 12
-
-Points = dict[str, list[tuple[float, float]]]
-"""A contender -> (length, value) of each shape."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +97,7 @@ def page_from_bench(report: BenchReport) -> Page:
     """A page on a benchmark."""
     result = report.result
     time = _draw_batches(
-        result, "time", "Median latency", "latency (ms)", lambda row: row.latency.p50, _tell_longest
+        result, "time", "Median latency", "latency (ms)", lambda row: row.latency.p50, _tell_latency
     )
     sections = [
         Section("time", "Time", drawings=time),
@@ -154,22 +152,14 @@ def _draw_batches(
 ) -> list[Drawing]:
     """For each batch size, `value` over the length."""
     drawings = []
-    for batch in sorted({row.batch for row in result.measurements}):
-        series: Points = {}
-        for row in result.measurements:
-            number = value(row)
-            if row.batch == batch and number is not None:
-                series.setdefault(row.name, []).append((float(row.length), number))
+    for batch, series in curves_by_batch(result.measurements, value, lambda row: row.name).items():
         words = (f"{name}-{batch}", f"{title}, batch {batch}", tell(series))
         drawings.append(draw(*words, paint_series, "length (tokens)", unit, series))
     return drawings
 
 
-def _tell_longest(series: Points) -> str:
-    longest = max(length for points in series.values() for length, _ in points)
-    at = [(name, dict(points)) for name, points in series.items()]
-    told = [f"{name} {values[longest]:,.1f} ms" for name, values in at if longest in values]
-    return f"At {longest:,.0f} tokens: {', '.join(told)}."
+def _tell_latency(series: Points) -> str:
+    return tell_longest(series, lambda milliseconds: f"{milliseconds:,.1f} ms")
 
 
 def _memory_section(result: BenchmarkResult) -> Section:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from reformer_export.artifact.decoding import DECODE_NAME
 from reformer_export.artifact.manifest import MODEL_NAME, Manifest
+from reformer_export.report.curves import Points, curves_by_batch, tell_longest
 from reformer_export.report.figures import Drawing, draw, paint_series
 from reformer_export.report.page import Page, Section, Verdict
 from reformer_export.report.ranges import describe_range, write_rate, write_ratio
@@ -26,9 +27,6 @@ CONTENDERS: Final = {
     "pass, and wrong ones in a batch",
 }
 """What each is, in words."""
-
-Points = dict[str, list[tuple[float, float]]]
-"""A contender, as the table has it -> (context, value)."""
 
 
 @dataclass(frozen=True)
@@ -151,12 +149,7 @@ def _draw_batches(
 ) -> list[Drawing]:
     """For each batch size, `value` over the context."""
     drawings = []
-    for batch in sorted({row.batch for row in result.measurements}):
-        series: Points = {}
-        for row in result.measurements:
-            number = value(row)
-            if row.batch == batch and number is not None:
-                series.setdefault(DECODERS[row.name], []).append((float(row.length), number))
+    for batch, series in curves_by_batch(result.measurements, value, lambda row: DECODERS[row.name]).items():
         if series:
             sequences = "one sequence" if batch == 1 else f"{batch} sequences at once"
             words = (f"{name}-{batch}", f"{title}, {sequences}", tell(series))
@@ -173,10 +166,7 @@ def _tell_prompt(series: Points) -> str:
 
 
 def _tell_longest(series: Points, unit: str) -> str:
-    longest = max(length for points in series.values() for length, _ in points)
-    at = [(name, dict(points)) for name, points in series.items()]
-    told = [f"{name} {write_rate(values[longest])} {unit}" for name, values in at if longest in values]
-    return f"At {longest:,.0f} tokens: {', '.join(told)}."
+    return tell_longest(series, lambda value: f"{write_rate(value)} {unit}")
 
 
 def _memory_section(result: DecodeResult) -> Section:
