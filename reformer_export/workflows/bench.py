@@ -6,14 +6,13 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from reformer_export.artifact.hub import locate_artifact
-from reformer_export.artifact.manifest import MODEL_NAME, Manifest, read_manifest
+from reformer_export.artifact.manifest import MODEL_NAME, read_manifest
 from reformer_export.errors import InputError
-from reformer_export.measure import BenchmarkOptions, Setup, run_benchmark
-from reformer_export.measure.contenders import AGAINST, Device, Name
+from reformer_export.measure import BenchmarkOptions, run_benchmark
+from reformer_export.measure.contenders import AGAINST, Name
 from reformer_export.measure.node_times import measure_node_times
 from reformer_export.report.bench_page import FULL_ATTENTION, BenchReport
 from reformer_export.report.decoding_page import DecodeReport
@@ -23,7 +22,7 @@ from reformer_export.runtimes.inputs import check_length
 from reformer_export.runtimes.options import options_from_fields
 from reformer_export.runtimes.ort import OnnxRuntime
 from reformer_export.runtimes.ort_session import CPU
-from reformer_export.workflows.bench_contenders import MissingError, find_what_it_needs
+from reformer_export.workflows.bench_contenders import choose_setups, device_of
 from reformer_export.workflows.bench_decoding import bench_decoding
 from reformer_export.workflows.progress import Progress, Say, say_nothing, show_no_progress
 
@@ -135,14 +134,14 @@ def bench_artifact(
     with load(out, request.runtime) as runtime:
         say(f"Runs on {runtime.description}.")
         description, notes = runtime.description, list(runtime.notes)
-        device: Device = "cpu" if runtime.providers[0] == CPU else "cuda"
+        device = device_of(runtime)
         lengths = _choose_lengths(runtime, request.lengths)
         if runtime.record is not None:  # eager hashes as often as the engine
             chosen = dataclasses.replace(request.runtime, num_hashes=runtime.record.num_hashes)
             request = dataclasses.replace(request, runtime=chosen)
         placement = runtime.placement if isinstance(runtime, OnnxRuntime) else None
     options = dataclasses.replace(options, lengths=lengths)
-    setups, left_out = _choose_setups(out, manifest, request, device)
+    setups, left_out = choose_setups(request.contenders, out, manifest, request, device)
     notes += left_out
     for note in notes:
         say(f"Note: {note}")
@@ -172,20 +171,3 @@ def _choose_lengths(runtime: Runtime, given: Sequence[int] | None) -> tuple[int,
             )
         check_length(runtime.spec, length)
     return tuple(given)
-
-
-def _choose_setups(
-    out: Path, manifest: Manifest, request: BenchRequest, device: Device
-) -> tuple[list[Setup], list[str]]:
-    """The artifact, whose files were checked before, and whoever of `against` can run here; a note for each
-    of the others."""
-    runtime = dataclasses.replace(request.runtime, check=False)
-    setups, notes = [Setup("artifact", str(out), runtime, device)], []
-    for name in request.contenders:
-        try:
-            checkpoint = find_what_it_needs(name, out, manifest, request, device)
-        except MissingError as missing:
-            notes.append(f"{name}: left out, {missing}")
-        else:
-            setups.append(Setup(name, str(out), runtime, device, checkpoint))
-    return setups, notes

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Final
 
 from reformer_export.artifact.manifest import Manifest
 from reformer_export.errors import InputError
-from reformer_export.measure import BenchmarkOptions, Setup
+from reformer_export.measure import BenchmarkOptions
 from reformer_export.measure.contenders import Device
 from reformer_export.measure.decoders import ARTIFACTS, EAGERS, STEPS_OF_A_TURN, DecodeSetup
 from reformer_export.measure.decoding import count_room, list_jobs, run_decode_benchmark
 from reformer_export.report.decoding_page import DecodeReport
 from reformer_export.runtimes import load
-from reformer_export.runtimes.ort_session import CPU
-from reformer_export.workflows.bench_contenders import MissingError, find_what_it_needs
+from reformer_export.workflows.bench_contenders import choose_setups, device_of
 from reformer_export.workflows.progress import Progress, Say
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ def bench_decoding(
     with load(out, request.runtime) as runtime:
         runtime.start_decoding().close()
         description, notes, longest = runtime.description, list(runtime.notes), runtime.max_length
-        device: Device = "cpu" if runtime.providers[0] == CPU else "cuda"
+        device = device_of(runtime)
     say(f"Runs on {description}.")
     lengths = choose_decode_lengths(longest, options, request.lengths)
     options = dataclasses.replace(options, lengths=lengths)
@@ -80,16 +79,9 @@ def choose_decode_lengths(
 def _choose_setups(
     out: Path, manifest: Manifest, request: BenchRequest, device: Device
 ) -> tuple[list[DecodeSetup], list[str]]:
-    """The artifact, whose files were checked before, and eager where it was asked for and can run here; else
+    """The artifact by steps and by passes, and eager likewise where it was asked for and can run here; else
     a note."""
-    runtime = dataclasses.replace(request.runtime, check=False)
-    artifact = Setup("artifact", str(out), runtime, device)
+    names = [name for name in request.contenders if name == "eager"]
+    (artifact, *eager), left_out = choose_setups(names, out, manifest, request, device)
     setups = [DecodeSetup(name, artifact) for name in ARTIFACTS]
-    if "eager" not in request.contenders:
-        return setups, []
-    try:
-        checkpoint = find_what_it_needs("eager", out, manifest, request, device)
-    except MissingError as missing:
-        return setups, [f"eager: left out, {missing}"]
-    eager = Setup("eager", str(out), runtime, device, checkpoint)
-    return [*setups, *(DecodeSetup(name, eager) for name in EAGERS)], []
+    return [*setups, *(DecodeSetup(name, each) for each in eager for name in EAGERS)], left_out
