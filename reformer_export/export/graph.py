@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import onnx
 import onnx_ir as ir
@@ -28,8 +28,6 @@ from reformer_export.export.functions import attach_function_bodies, custom_tran
 from reformer_export.lucidrains_spec import LucidrainsSpec
 from reformer_export.modeling import TORCH_DTYPES, CanonicalModel, Decoder
 from reformer_export.spec import MAX_DIMENSION, DType, ModelSpec
-
-PROTOBUF_LIMIT_BYTES: Final = 2**31 - 1
 
 
 def trace_model(model: CanonicalModel, opset: int = DEFAULT_OPSET) -> ir.Model:

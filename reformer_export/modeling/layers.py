@@ -12,9 +12,9 @@ computes travels to the next norm of its stream as an `update`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import nn
@@ -235,10 +235,10 @@ class FeedForward(nn.Module):
 class ReversibleLayer(nn.Module):
     """One layer of the reversible residual network (Gomez et al. 2017), forwards only."""
 
-    def __init__(self, spec: ModelSpec, attention: AttentionSpec, dtype: torch.dtype) -> None:
+    def __init__(self, attention: nn.Module, feed_forward: nn.Module) -> None:
         super().__init__()
-        self.attention = Attention(spec, attention, dtype)
-        self.feed_forward = FeedForward(spec, dtype)
+        self.attention = attention
+        self.feed_forward = feed_forward
 
     def forward(
         self,
@@ -246,10 +246,27 @@ class ReversibleLayer(nn.Module):
         hidden_states: torch.Tensor,
         update: torch.Tensor | None,
         attention_mask: torch.Tensor,
-        cache: LayerCache | None = None,
+        beside: Any,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Two streams float32 [B, L, hidden_size], what to add to the second first, or None, and int32 [B, L]
-        -> the next two streams, the second without the last thing returned, which is to be added to it."""
-        hidden_states, attended = self.attention(hidden_states, update, attention_mask, cache)
+        """Two streams float32 [B, L, hidden_size], what to add to the second first, or None, int32 [B, L],
+        and what the attention takes beside them -> the next two streams, the second without the last thing
+        returned, which is to be added to it."""
+        hidden_states, attended = self.attention(hidden_states, update, attention_mask, beside)
         attention_stream, update = self.feed_forward(attention_stream, attended)
         return attention_stream, hidden_states, update
+
+
+def run_layers(
+    layers: Sequence[nn.Module] | nn.ModuleList,
+    hidden_states: torch.Tensor,
+    attention_mask: torch.Tensor,
+    beside: Sequence[Any],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """float32 [B, L, hidden_size], int32 [B, L], and what each layer's attention takes beside them -> both
+    streams after the layers, float32 [B, L, hidden_size]."""
+    attention_stream, update = hidden_states, None
+    for layer, own in zip(layers, beside, strict=True):
+        attention_stream, hidden_states, update = layer(
+            attention_stream, hidden_states, update, attention_mask, own
+        )
+    return attention_stream, hidden_states if update is None else hidden_states + update.float()

@@ -14,7 +14,13 @@ import torch
 from torch import nn
 
 from reformer_export.lucidrains_spec import LucidrainsSpec, RotaryPositionsSpec
-from reformer_export.modeling.layers import ACTIVATIONS, AttentionOutput, StreamNorm
+from reformer_export.modeling.layers import (
+    ACTIVATIONS,
+    AttentionOutput,
+    ReversibleLayer,
+    StreamNorm,
+    run_layers,
+)
 from reformer_export.modeling.lucidrains_attention import SelfAttention, Turn
 from reformer_export.modeling.lucidrains_embeddings import (
     Embeddings,
@@ -121,49 +127,23 @@ class FeedForward(nn.Module):
         return attention_stream, output.reshape(attention_stream.shape)
 
 
-class ReversibleLayer(nn.Module):
-    """One layer of the reversible residual network, forwards only."""
-
-    def __init__(self, spec: LucidrainsSpec, layer: int, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.attention = Attention(spec, layer, dtype)
-        self.feed_forward = FeedForward(spec, dtype)
-
-    def forward(
-        self,
-        attention_stream: torch.Tensor,
-        hidden_states: torch.Tensor,
-        update: torch.Tensor | None,
-        attention_mask: torch.Tensor,
-        turn: Turn | None,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Two streams float32 [B, L, hidden_size], what to add to the second first, or None, int32 [B, L],
-        the turn -> the next two streams, the second without the last thing returned, which is to be added to
-        it."""
-        hidden_states, attended = self.attention(hidden_states, update, attention_mask, turn)
-        attention_stream, update = self.feed_forward(attention_stream, attended)
-        return attention_stream, hidden_states, update
-
-
 class Encoder(nn.Module):
     """The reversible layers, and a layer norm of the mean of both streams."""
 
     def __init__(self, spec: LucidrainsSpec, dtype: torch.dtype) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(ReversibleLayer(spec, i, dtype) for i in range(len(spec.layers)))
+        self.layers = nn.ModuleList(
+            ReversibleLayer(Attention(spec, i, dtype), FeedForward(spec, dtype))
+            for i in range(len(spec.layers))
+        )
         self.layer_norm = StreamNorm(spec.hidden_size, spec.layer_norm_eps, dtype)
 
     def forward(
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor, turn: Turn | None
     ) -> torch.Tensor:
         """float32 [B, L, hidden_size], int32 [B, L], the turn -> T [B, L, hidden_size]."""
-        attention_stream, update = hidden_states, None
-        for layer in self.layers:
-            attention_stream, hidden_states, update = layer(
-                attention_stream, hidden_states, update, attention_mask, turn
-            )
-        if update is not None:
-            hidden_states = hidden_states + update.float()
+        beside = [turn] * len(self.layers)
+        attention_stream, hidden_states = run_layers(self.layers, hidden_states, attention_mask, beside)
         normalised: torch.Tensor
         _, normalised = self.layer_norm((attention_stream + hidden_states) * 0.5)
         return normalised

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import TypeVar, cast
 
@@ -11,7 +10,14 @@ from torch import nn
 
 from reformer_export.errors import CheckpointError
 from reformer_export.modeling.embeddings import Embeddings
-from reformer_export.modeling.layers import LayerCache, ReversibleLayer, StreamNorm
+from reformer_export.modeling.layers import (
+    Attention,
+    FeedForward,
+    LayerCache,
+    ReversibleLayer,
+    StreamNorm,
+    run_layers,
+)
 from reformer_export.spec import DType, ModelSpec
 
 TORCH_DTYPES: dict[DType, torch.dtype] = {
@@ -26,7 +32,10 @@ class Encoder(nn.Module):
 
     def __init__(self, spec: ModelSpec, dtype: torch.dtype) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(ReversibleLayer(spec, attention, dtype) for attention in spec.layers)
+        self.layers = nn.ModuleList(
+            ReversibleLayer(Attention(spec, attention, dtype), FeedForward(spec, dtype))
+            for attention in spec.layers
+        )
         self.layer_norm = StreamNorm(2 * spec.hidden_size, spec.layer_norm_eps, dtype)
 
     def forward(
@@ -38,13 +47,8 @@ class Encoder(nn.Module):
     ) -> torch.Tensor:
         """float32 [B, L, hidden_size], int32 [B, L], a cache for every layer of a call that decodes, and
         int64 [B], each sequence's position to keep, or None for all -> T [B, L or 1, 2 * hidden_size]."""
-        attention_stream, update = hidden_states, None
-        for layer, cache in itertools.zip_longest(self.layers, caches):
-            attention_stream, hidden_states, update = layer(
-                attention_stream, hidden_states, update, attention_mask, cache
-            )
-        if update is not None:
-            hidden_states = hidden_states + update.float()
+        beside: Sequence[LayerCache | None] = caches or [None] * len(self.layers)
+        attention_stream, hidden_states = run_layers(self.layers, hidden_states, attention_mask, beside)
         streams = torch.cat([attention_stream, hidden_states], dim=-1)
         _, normalised = self.layer_norm(streams if last is None else take_rows(streams, last))
         return cast(torch.Tensor, normalised)
