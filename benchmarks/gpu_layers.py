@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from benchmarks.gpu_floor import AttentionShape, DType
-from benchmarks.gpu_timing import Run
+from benchmarks.gpu_timing import Run, capture_run
 from benchmarks.layers import (
     CHUNK,
     HASH_SEED,
@@ -106,27 +106,10 @@ class Ours:
         """The layer, on a GPU its replay from a CUDA graph, and its operators where it has several."""
         parts: dict[str, Run] = {"ours": self}
         if self.mask.is_cuda:
-            parts["ours: graph"] = self.capture()
+            parts["ours: graph"] = capture_run(self)
         if self.layer.kind == "lsh":
             parts |= {"ours: hash": self.hash_tokens, "ours: attention": self.attend}
         return parts
-
-    def capture(self) -> Run:
-        """The layer's launches as one CUDA graph; its output stays in the graph's memory."""
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # torch asks for a run before the capture
-            self()
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            output = self()
-
-        def replay() -> torch.Tensor:
-            graph.replay()
-            return output
-
-        return replay
 
 
 def require_kernels(device: str) -> NativeKernels:

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 import torch
 
 from benchmarks.gpu_layers import DTYPES, require_kernels
-from benchmarks.gpu_timing import Run, time_in_turns
+from benchmarks.gpu_timing import capture_run, time_in_turns
 from benchmarks.layers import CHUNK, LOCAL_RULES, LSH_RULES
 
 LAYERS: Final = 6
@@ -114,19 +114,6 @@ class Steps:
         return [*(tensor[:, -1:].clone() for tensor in sequence), *caches]
 
 
-def capture(steps: Steps) -> Run:
-    """Its launches as one CUDA graph."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):  # torch asks for a run before the capture
-        steps()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        outputs = steps()
-    return lambda: (graph.replay(), outputs)[1]
-
-
 def bench_step(layer: StepLayer, turns: int) -> dict[str, Any]:
     """One entry of `steps`; `seconds` are of one layer. ValueError when its output is wrong."""
     torch.cuda.empty_cache()
@@ -137,6 +124,6 @@ def bench_step(layer: StepLayer, turns: int) -> dict[str, Any]:
             f"{layer.name}: got a difference of {difference:.1e} from the whole operator, expected at most "
             f"{TOLERANCES[layer.dtype]:.0e}; run the tests marked gpu"
         )
-    seconds = time_in_turns({"graph": capture(steps), "whole, one row": steps.attend_whole}, turns)
+    seconds = time_in_turns({"graph": capture_run(steps), "whole, one row": steps.attend_whole}, turns)
     seconds["graph"] = [total / LAYERS for total in seconds["graph"]]
     return {**asdict(layer), "seconds": seconds, "difference": difference}

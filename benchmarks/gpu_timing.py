@@ -4,19 +4,45 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import torch
 
 from benchmarks.gpu_cards import Ceilings
 
 Run = Callable[[], Any]
+T = TypeVar("T")
 
 LEAD_CYCLES: Final = 20_000_000
 """Clock cycles, about 10 ms, that the GPU is kept busy with while the host enqueues what is timed: so the
 time is the GPU's, without gaps that a slow host leaves. Work that waits for the GPU itself keeps its gaps."""
 
 WARM_UPS: Final = 3
+
+
+def capture(run: Callable[[], T]) -> tuple[Callable[[], object], T]:
+    """The launches of `run` as one CUDA graph: what replays it, and where its result appears, which stays in
+    the graph's memory."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):  # torch asks for a run before the capture
+        run()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = run()
+    return graph.replay, result
+
+
+def capture_run(run: Callable[[], T]) -> Callable[[], T]:
+    """`run` from a CUDA graph."""
+    replay, result = capture(run)
+
+    def replayed() -> T:
+        replay()
+        return result
+
+    return replayed
 
 
 def time_on_gpu(run: Run) -> float:

@@ -16,6 +16,7 @@ from typing import Any, Final
 import pytest
 import torch
 
+from benchmarks.gpu_timing import capture
 from reformer_export.libraries.operators import NativeLibrary, describe_library, find_native_library
 from reformer_export.ops.native_kernels import Allocate, Backend, NativeKernels, allocate_workspace
 from tests.ops.backends import NATIVE_NAMES, REFERENCES, require_native
@@ -69,15 +70,7 @@ class DeviceKernels:
         if not self.is_cuda:
             target = run()
             return lambda: target.copy_(run()), target
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # torch asks for a run before the capture
-            run()
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            target = run()
-        return graph.replay, target
+        return capture(run)
 
     def run_together(self, jobs: Sequence[Callable[[], torch.Tensor]]) -> list[torch.Tensor]:
         """Each job on a stream of its own, all enqueued before any is waited for; on the CPU, in threads."""
