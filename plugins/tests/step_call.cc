@@ -1,8 +1,10 @@
 #include "step_call.h"
 
 #include <algorithm>
+#include <cstring>
 #include <initializer_list>
 
+#include "check.h"
 #include "reference.h"
 
 namespace reformer::test {
@@ -246,6 +248,17 @@ std::vector<float> step_reference(const Step& step, int64_t row) {
   const Attention sequence = take_row(step.whole, row, step.rows.held[index] + fresh);
   const std::vector<float> attended = attention_reference(sequence);
   return {attended.end() - fresh * step.whole.heads * step.whole.head_size, attended.end()};
+}
+
+void check_refusal(const StepFunctions& functions, reformer_status expected, const char* message,
+                   Step& step) {
+  const Step::Bytes keys = step.keys;
+  const reformer_status status = step.run(functions, 1, true);
+  CHECK(status == expected, "status %d, expected %d (%s): %s", status, expected, message,
+        step.error);
+  CHECK(std::strstr(step.error, message) != nullptr, "message \"%s\" lacks \"%s\"", step.error,
+        message);
+  CHECK(step.keys == keys, "the cache was touched (%s)", message);
 }
 
 Attention draw_causal(Random& random) {

@@ -61,6 +61,11 @@ struct Step {
 // What row b gets, [fresh, H*D]: the last rows of the whole operator.
 std::vector<float> step_reference(const Step& step, int64_t row);
 
+// Checks that the step is refused with such a status and message, and leaves its caches as they
+// were.
+void check_refusal(const StepFunctions& functions, reformer_status expected, const char* message,
+                   Step& step);
+
 // A call of the whole operator that a step can be.
 Attention draw_causal(Random& random);
 

@@ -77,43 +77,35 @@ void check_garbage(Random& random) {
   step.run(kCpuStep, 2, true);
 }
 
-void check_refusal(reformer_status expected, const char* message, Step& step) {
-  const Bytes keys = step.keys;
-  const reformer_status status = step.run(kCpuStep, 1, true);
-  CHECK(status == expected, "status %d, expected %d (%s): %s", status, expected, message,
-        step.error);
-  CHECK(std::strstr(step.error, message) != nullptr, "message \"%s\" lacks \"%s\"", step.error,
-        message);
-  CHECK(step.keys == keys, "the cache was touched (%s)", message);
-}
-
 void check_refusals(Random& random) {
   Attention call = draw_causal(random);
   while (!call.lsh || call.length < 2) call = draw_causal(random);
   const StepRows rows = last_tokens(call);
   Step long_row(call, rows, 0);
   long_row.rows.held.back() = static_cast<int32_t>(long_row.capacity);
-  check_refusal(REFORMER_ERROR_LENGTHS, "together at most", long_row);
+  check_refusal(kCpuStep, REFORMER_ERROR_LENGTHS, "together at most", long_row);
   Step many(call, rows, 0);
   many.rows.fresh.back() = 2;
-  check_refusal(REFORMER_ERROR_LENGTHS, "new tokens of at most 1", many);
+  check_refusal(kCpuStep, REFORMER_ERROR_LENGTHS, "new tokens of at most 1", many);
   Step negative(call, rows, 0);
   negative.rows.held[0] = -1;
-  check_refusal(REFORMER_ERROR_LENGTHS, "at least 0", negative);
+  check_refusal(kCpuStep, REFORMER_ERROR_LENGTHS, "at least 0", negative);
   Step bucket(call, rows, 0);
   bucket.new_buckets.back() = -1;
-  check_refusal(REFORMER_ERROR_BUCKETS, "new_buckets", bucket);
+  check_refusal(kCpuStep, REFORMER_ERROR_BUCKETS, "new_buckets", bucket);
   call.chunking.num_chunks_after = 1;
   Step after(call, rows, 0);
-  check_refusal(REFORMER_ERROR_ATTRIBUTE, "num_chunks_after is 1, expected 0 to 0", after);
+  check_refusal(kCpuStep, REFORMER_ERROR_ATTRIBUTE, "num_chunks_after is 1, expected 0 to 0",
+                after);
   call.chunking.num_chunks_after = 0;
   call.dense_threshold = 3;
   call.chunking.padding_threshold = 4;
   Step unpadded(call, rows, 0);
-  check_refusal(REFORMER_ERROR_ATTRIBUTE, "padding_threshold is 4, expected 0 to 3", unpadded);
+  check_refusal(kCpuStep, REFORMER_ERROR_ATTRIBUTE, "padding_threshold is 4, expected 0 to 3",
+                unpadded);
   call.self_logit = 1e9f;
   Step masked(call, rows, 0);
-  check_refusal(REFORMER_ERROR_ATTRIBUTE, "self_logit is 1e+09", masked);
+  check_refusal(kCpuStep, REFORMER_ERROR_ATTRIBUTE, "self_logit is 1e+09", masked);
 }
 
 }  // namespace

@@ -130,16 +130,6 @@ void check_unfit_rows(Random& random) {
 }
 
 // With several new tokens the lengths are read back, and refused as they are on the CPU.
-void check_refusal(reformer_status expected, const char* message, Step& step) {
-  const Step::Bytes keys = step.keys;
-  const reformer_status status = step.run(kCudaStep, 1, true);
-  CHECK(status == expected, "status %d, expected %d (%s): %s", status, expected, message,
-        step.error);
-  CHECK(std::strstr(step.error, message) != nullptr, "message \"%s\" lacks \"%s\"", step.error,
-        message);
-  CHECK(step.keys == keys, "the cache was touched (%s)", message);
-}
-
 void check_refusals(Random& random) {
   Attention call =
       fill_attention(random, {2, 20, 1, 8, 1, 8, 1, 0, 9}, REFORMER_FLOAT32, true, true);
@@ -147,20 +137,20 @@ void check_refusals(Random& random) {
   rows.tokens = 3;
   Step long_row(call, rows, 0);
   long_row.rows.held.back() = 20;
-  check_refusal(REFORMER_ERROR_LENGTHS, "together at most 20", long_row);
+  check_refusal(kCudaStep, REFORMER_ERROR_LENGTHS, "together at most 20", long_row);
   Step many(call, rows, 0);
   many.rows.fresh.back() = 2;
-  check_refusal(REFORMER_ERROR_LENGTHS, "row 1 holds 19 tokens and gets 2", many);
+  check_refusal(kCudaStep, REFORMER_ERROR_LENGTHS, "row 1 holds 19 tokens and gets 2", many);
   Step negative(call, rows, 0);
   negative.rows.held[0] = -1;
-  check_refusal(REFORMER_ERROR_LENGTHS, "at least 0", negative);
+  check_refusal(kCudaStep, REFORMER_ERROR_LENGTHS, "at least 0", negative);
   Step more(call, rows, 0);
   more.rows.held[0] = 0;
   more.rows.fresh[0] = 4;
-  check_refusal(REFORMER_ERROR_LENGTHS, "new tokens of at most 3", more);
+  check_refusal(kCudaStep, REFORMER_ERROR_LENGTHS, "new tokens of at most 3", more);
   cuda::emulation::refuse_launch_after(0);
   Step unread(call, rows, 0);
-  check_refusal(REFORMER_ERROR_LAUNCH, "could not be read back", unread);
+  check_refusal(kCudaStep, REFORMER_ERROR_LAUNCH, "could not be read back", unread);
   cuda::emulation::refuse_launch_after(-1);
 }
 
