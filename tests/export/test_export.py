@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from reformer_export.artifact.manifest import check_files, read_manifest
 from reformer_export.checkpoints import LoadOptions, load_huggingface
 from reformer_export.contract import DOMAIN
-from reformer_export.export import ExportOptions, write_artifact
+from reformer_export.export import ExportOptions, graph, write_artifact
 from reformer_export.libraries.operators import find_native_library
 from reformer_export.parity.cases import Case
 from reformer_export.reference.eager import EagerReformer
@@ -238,3 +238,22 @@ def test_half_precision(tmp_path, dtype, native):
     cases = [Case(n, 2, masked=n > 1) for n in (1, 8, 20, 64)]
     options = RuntimeOptions(provider="cpu", native=native)
     assert sweep_artifact(tmp_path / "out", folder, cases, options).passed
+
+
+def test_what_the_exporter_prints_is_not_the_command_s_output(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """As onnxscript 0.5 does with how many rules it applied."""
+    export = graph.torch.onnx.export
+
+    def print_and_export(*arguments: object, **options: object) -> object:
+        print("Applied 14 of general pattern rewrite rules.")
+        return export(*arguments, **options)
+
+    monkeypatch.setattr(graph.torch.onnx, "export", print_and_export)
+    folder, out = save_model(tmp_path, config_t(), transformers.ReformerModel), tmp_path / "out"
+    loaded = load_huggingface(str(folder), LoadOptions())
+    out.mkdir()
+    capsys.readouterr()
+    write_artifact(loaded, out, ExportOptions())
+    assert capsys.readouterr().out == ""
