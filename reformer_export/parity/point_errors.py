@@ -18,6 +18,7 @@ from reformer_export.parity.compare import (
     greatest_difference,
     hashed_tokens,
 )
+from reformer_export.lucidrains_spec import LucidrainsSpec
 from reformer_export.parity.points import Point
 from reformer_export.reference.eager import recorded_rotations
 from reformer_export.reference.eager_values import Values
@@ -86,12 +87,17 @@ class Judge:
         ]
 
     def judged(self, point: Point) -> NDArray[np.bool_]:
-        """Which elements of eager's value count: those of unmasked tokens; broadcast to its shape."""
-        expected, mask = self.eager[point.name], self.attention_mask == 1
+        """Which elements of eager's value count: those of unmasked tokens, or of all where masked ones hash
+        and move the others; broadcast to its shape."""
+        expected = self.eager[point.name]
         if point.role == "buckets":
             mask = hashed_tokens(self.spec, self.attention_mask, expected)[:, None, None, :]
-        elif expected.shape[:2] == mask.shape and (expected.ndim == 3 or point.name.endswith("_logits")):
-            mask = mask.reshape(*mask.shape, *[1] * (expected.ndim - 2))
+        elif isinstance(self.spec, LucidrainsSpec):
+            mask = count_rows(self.spec, self.attention_mask, expected, point.role == "unmasked")
+        elif expected.shape[:2] == self.attention_mask.shape and (
+            expected.ndim == 3 or point.name.endswith("_logits")
+        ):
+            mask = self.attention_mask.reshape(*self.attention_mask.shape, *[1] * (expected.ndim - 2)) == 1
         else:  # positions have no batch, and a classifier's rows no tokens
             mask = np.ones([1] * expected.ndim, np.bool_)
         return np.broadcast_to(mask, expected.shape)
@@ -120,7 +126,35 @@ class Judge:
             self.precision,
             buckets,
             self.eager[point.name],
-            query_keys[point.module + ".query_key"].reshape(len(buckets), buckets.shape[3], -1),
+            self._hashed_part(query_keys[point.module + ".query_key"], buckets),
             recorded_rotations(self.spec, point.layer),
             self.attention_mask,
         )
+
+    def _hashed_part(self, query_key: NDArray[np.float32], buckets: NDArray[np.int32]) -> NDArray[np.float32]:
+        """[B, L, H*D] of the heads that hash, which are the last, where others attend locally."""
+        by_token = query_key.reshape(len(buckets), buckets.shape[3], -1)
+        return by_token[..., -self.spec.num_hash_heads * self.spec.head_size :]
+
+
+def count_rows(
+    spec: LucidrainsSpec, attention_mask: NDArray[np.int64], value: NDArray[Any], unmasked: bool
+) -> NDArray[np.bool_]:
+    """Which rows of a value [B, rows, size] or [rows, size] of reformer-pytorch's model count; broadcasts to
+    its shape.
+
+    Where any layer hashes all do, since masked and padded tokens move the chunks of others; else masked ones
+    are nobody's concern, and the graph may pad where eager does not. With `unmasked`, those of unmasked
+    tokens only. A layer's memory stands first and counts, but not with `unmasked`.
+    """
+    length, rows = attention_mask.shape[1], value.shape[-2]
+    keys = spec.keys_in_graph(length)
+    padded = keys - spec.num_memory_keys
+    if rows not in (length, padded, keys) or (spec.hashes(length) and not unmasked):
+        return np.ones([1] * value.ndim, np.bool_)
+    memory = spec.num_memory_keys if rows == keys else 0
+    tokens = attention_mask == 1 if value.ndim == 3 else np.ones((1, length), np.bool_)
+    counts = np.zeros((len(tokens), rows), np.bool_)
+    counts[:, :memory] = not unmasked
+    counts[:, memory : memory + length] = tokens
+    return counts[..., None] if value.ndim == 3 else counts[0, :, None]
