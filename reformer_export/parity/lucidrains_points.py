@@ -1,4 +1,4 @@
-"""The points of a graph of reformer-pytorch's model; reference/lucidrains_values.py has eager's values of them."""
+"""The points of a graph of reformer-pytorch's model; eager's values: reference/lucidrains_values.py."""
 
 from __future__ import annotations
 

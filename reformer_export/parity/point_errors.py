@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from reformer_export.lucidrains_spec import LucidrainsSpec
 from reformer_export.parity.compare import (
     TOLERANCE,
     LayerAgreement,
@@ -18,7 +19,6 @@ from reformer_export.parity.compare import (
     greatest_difference,
     hashed_tokens,
 )
-from reformer_export.lucidrains_spec import LucidrainsSpec
 from reformer_export.parity.points import Point
 from reformer_export.reference.eager import recorded_rotations
 from reformer_export.reference.eager_values import Values

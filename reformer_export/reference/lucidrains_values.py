@@ -140,8 +140,13 @@ class LucidrainsValueReader:
 
     def _attach_feed_forward(self, chunked: Any) -> Iterator[Any]:
         """Its modules are called for one slice of the tokens after the other."""
-        for module, pick, name in (("w1", _output, "inner"), ("w2", _input, "activation"), ("w2", _output, "outer")):
-            yield self._keep(getattr(chunked.fn, module), f".feed_forward.{name}", pick, dim=-2)
+        inner, outer = chunked.fn.w1, chunked.fn.w2
+        for module, pick, name in (
+            (inner, _output, "inner"),
+            (outer, _input, "activation"),
+            (outer, _output, "outer"),
+        ):
+            yield self._keep(module, f".feed_forward.{name}", pick, dim=-2)
 
     def _attach_linear(self, module: Any, name: str, rows: Rows = "padded") -> Iterator[Any]:
         """A linear module, and its product without the bias; nothing for one that passes on what it gets."""
@@ -168,13 +173,15 @@ class LucidrainsValueReader:
         return module.register_forward_hook(hook, with_kwargs=True)
 
     def _angles(self, part: int) -> Pick:
-        """The sines (0) or the cosines (1) by which a layer's keys are turned: not at all those of its memory,
-        and none where attention is dense."""
+        """The sines (0) or the cosines (1) of the angles by which keys are turned: 0 for those of a memory, and
+        for all where attention is dense."""
 
         def pick(_module: Any, _inputs: Any, _keywords: Any, output: Any) -> torch.Tensor:
             angles = output[0].chunk(2, dim=-1)[part]
             memory, length = self.spec.num_memory_keys, self._mask.shape[1]
-            still = angles.new_full((self.spec.keys_in_graph(length), angles.shape[1]), float(part))
+            still: torch.Tensor = angles.new_full(
+                (self.spec.keys_in_graph(length), angles.shape[1]), float(part)
+            )
             if self.spec.hashes(length):
                 still[memory : memory + len(angles)] = angles
             return still
@@ -205,8 +212,10 @@ class LucidrainsValueReader:
             by_head = value.reshape(batch, found.heads, *value.shape[1:])
             value = by_head.transpose(0, 2, 1, 3).reshape(batch, value.shape[1], -1)
         if found.rows == "given":
-            value = value[:, :length]
-            return last_rows(value, self._mask) if self.spec.logits == "last" else value.copy()
+            given: NDArray[np.float32] = value[:, :length].copy()
+            if self.spec.logits == "last":
+                given = last_rows(given, self._mask)
+            return given
         if found.rows == "keys":
             value = np.roll(value, memory, axis=1)
             return _add_rows(value, 0, padded + memory - value.shape[1], 1)
