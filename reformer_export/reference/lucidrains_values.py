@@ -173,7 +173,7 @@ class LucidrainsValueReader:
         return module.register_forward_hook(hook, with_kwargs=True)
 
     def _angles(self, part: int) -> Pick:
-        """The sines (0) or the cosines (1) of the angles by which keys are turned: 0 for those of a memory, and
+        """The sines (0) or the cosines (1) of the angles by which keys are turned: 0 of a memory, and
         for all where attention is dense."""
 
         def pick(_module: Any, _inputs: Any, _keywords: Any, output: Any) -> torch.Tensor:
