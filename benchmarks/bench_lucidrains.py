@@ -152,8 +152,8 @@ def describe_limit(groups: dict[str, float], result: Result, length: int) -> str
     shares = ", ".join(f"{name} {seconds / total:.0%}" for name, seconds in groups.items())
     products = groups["dense products"] / total
     return (
-        f"Where one pass of the model over {length:,} tokens goes, natively, by ONNX Runtime's profiler: {shares}. "
-        f"The products are the same in eager: with nothing else to do, it would be "
+        f"Where one pass of the model over {length:,} tokens goes, natively, by ONNX Runtime's profiler: "
+        f"{shares}. The products are the same in eager: with nothing else to do, it would be "
         f"{result.ratio('native') / products:.1f} x."
     )
 
@@ -185,11 +185,9 @@ def _judge_target(results: list[Result]) -> str:
     part, length, least = TARGET
     found = [each.ratio("native") for each in results if (each.part, each.length) == (part, length)]
     what = f"Target: {part} of one layer, {length:,} tokens: at least {least:g} x eager"
-    return (
-        f"{what}: {found[0]:.2f}, {'met' if found[0] >= least else 'missed'}."
-        if found
-        else f"{what}: not run."
-    )
+    if not found:
+        return f"{what}: not run."
+    return f"{what}: {found[0]:.2f}, {'met' if found[0] >= least else 'missed'}."
 
 
 @click.command(help=__doc__)

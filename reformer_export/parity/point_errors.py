@@ -22,6 +22,7 @@ from reformer_export.parity.compare import (
 from reformer_export.parity.points import Point
 from reformer_export.reference.eager import recorded_rotations
 from reformer_export.reference.eager_values import Values
+from reformer_export.reference.lucidrains_values import LOCAL_HEADS, OPERATOR
 from reformer_export.spec import ModelSpec
 
 SMALLEST_MAGNITUDE: Final = 1e-3
@@ -93,7 +94,7 @@ class Judge:
         if point.role == "buckets":
             mask = hashed_tokens(self.spec, self.attention_mask, expected)[:, None, None, :]
         elif isinstance(self.spec, LucidrainsSpec):
-            mask = count_rows(self.spec, self.attention_mask, expected, point.role == "unmasked")
+            mask = count_rows(self.spec, self.attention_mask, expected, point)
         elif expected.shape[:2] == self.attention_mask.shape and (
             expected.ndim == 3 or point.name.endswith("_logits")
         ):
@@ -138,23 +139,36 @@ class Judge:
 
 
 def count_rows(
-    spec: LucidrainsSpec, attention_mask: NDArray[np.int64], value: NDArray[Any], unmasked: bool
+    spec: LucidrainsSpec, attention_mask: NDArray[np.int64], value: NDArray[Any], point: Point
 ) -> NDArray[np.bool_]:
-    """Which rows of a value [B, rows, size] or [rows, size] of reformer-pytorch's model count; broadcasts to
-    its shape.
+    """Which rows of eager's value [B, rows, size] or [rows, size] count, of reformer-pytorch's model;
+    broadcasts to its shape.
 
     Where any layer hashes all do, since masked and padded tokens move the chunks of others; else masked ones
-    are nobody's concern, and the graph may pad where eager does not. With `unmasked`, those of unmasked
-    tokens only. A layer's memory stands first and counts, but not with `unmasked`.
+    are nobody's concern, and the graph may pad where eager does not. A layer's memory stands first and counts.
+    What an operator gives counts for unmasked tokens, and in local heads for all that may see one: eager has
+    nothing of the memory, and the graph replaces the rest.
     """
     length, rows = attention_mask.shape[1], value.shape[-2]
-    keys = spec.keys_in_graph(length)
+    keys, is_operator = spec.keys_in_graph(length), point.role == "unmasked"
     padded = keys - spec.num_memory_keys
-    if rows not in (length, padded, keys) or (spec.hashes(length) and not unmasked):
+    if rows not in (length, padded, keys) or (spec.hashes(length) and not is_operator):
         return np.ones([1] * value.ndim, np.bool_)
     memory = spec.num_memory_keys if rows == keys else 0
     tokens = attention_mask == 1 if value.ndim == 3 else np.ones((1, length), np.bool_)
     counts = np.zeros((len(tokens), rows), np.bool_)
-    counts[:, :memory] = not unmasked
+    counts[:, :memory] = not is_operator
     counts[:, memory : memory + length] = tokens
+    if spec.hashes(length) and point.name.endswith(LOCAL_HEADS + OPERATOR):
+        counts |= _see_any(spec, counts)
     return counts[..., None] if value.ndim == 3 else counts[0, :, None]
+
+
+def _see_any(spec: LucidrainsSpec, attends: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which tokens' local heads may see one of those that may be attended to, bool [B, rows] both."""
+    windows = attends.reshape(len(attends), -1, spec.padding_multiple)
+    any_there = np.pad(windows.any(2), ((0, 0), (1, 1)))
+    seen: NDArray[np.bool_] = np.logical_or.accumulate(windows, 2) | any_there[:, :-2, None]
+    if not spec.is_causal:
+        seen = seen | windows.any(2, keepdims=True) | any_there[:, 2:, None]
+    return seen.reshape(attends.shape)
