@@ -145,9 +145,9 @@ def count_rows(
     broadcasts to its shape.
 
     Where any layer hashes all do, since masked and padded tokens move the chunks of others; else masked ones
-    are nobody's concern, and the graph may pad where eager does not. A layer's memory stands first and counts.
-    What an operator gives counts for unmasked tokens, and in local heads for all that may see one: eager has
-    nothing of the memory, and the graph replaces the rest.
+    are nobody's concern, and the graph may pad where eager does not. A layer's memory stands first and
+    counts. What an operator gives counts for unmasked tokens, and in local heads for all that may see one:
+    eager has nothing of the memory, and the graph replaces the rest.
     """
     length, rows = attention_mask.shape[1], value.shape[-2]
     keys, is_operator = spec.keys_in_graph(length), point.role == "unmasked"

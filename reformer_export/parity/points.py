@@ -32,8 +32,8 @@ from reformer_export.reference.lucidrains_values import HASH_HEADS, LOCAL_HEADS,
 from reformer_export.spec import LSHAttentionSpec, ModelSpec
 
 Role = Literal["attention operator", "attention output", "feed forward", "buckets", "unmasked", "other"]
-"""What a point is in its layer; the first three are those that a picture of the layers shows. An "unmasked" one
-is what an operator gives, and of masked tokens something else than eager's, which the graph mends."""
+"""What a point is in its layer; the first three are those that a picture of the layers shows. An "unmasked"
+one is what an operator gives: of masked tokens something else than eager, which the graph mends."""
 
 
 _NO_MODULES: Final = (
