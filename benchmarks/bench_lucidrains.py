@@ -1,6 +1,7 @@
 """A model of reformer-pytorch and one LSH layer of it: the exported file against the package, unpatched.
 
-    python -m benchmarks.bench_lucidrains [--threads 2] [--lengths 1024,4096,16384] [--portable]
+    python -m benchmarks.bench_lucidrains [--threads 2] [--lengths 1024,4096,16384] [--no-portable]
+    python -m benchmarks.bench_lucidrains --threads 1 --cpu-time        # where the machine is busy
 
 Causal, 6 layers, dim 512, 8 heads x 64, buckets of 64 tokens, 4 hashes, rotary positions, TrainingWrapper;
 batch 1, float32, all logits. Contenders run in turns in this process. Before anything is timed the file's
@@ -11,6 +12,8 @@ from __future__ import annotations
 
 import functools
 import statistics
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -109,6 +112,7 @@ class Bench:
     files: dict[str, dict[str, RunOfFile]]
     max_turns: int
     max_seconds: float
+    clock: Callable[[], float]
 
     def measure(self, inputs: Inputs) -> list[Result]:
         return [self._measure_part(part, inputs) for part in PARTS]
@@ -121,7 +125,7 @@ class Bench:
         for name, run in self.files.items():
             runs[name] = functools.partial(run[part], inputs)
         runs["eager"]()  # the others ran when they were compared
-        seconds = time_in_turns(runs, self.max_turns, self.max_seconds)
+        seconds = time_in_turns(runs, self.max_turns, self.max_seconds, clock=self.clock)
         return Result(part, length, seconds, max(differences))
 
 
@@ -158,14 +162,27 @@ def describe_limit(groups: dict[str, float], result: Result, length: int) -> str
     )
 
 
-def write_report(
-    name: str, threads: int, results: list[Result], groups: dict[str, float], ceiling: float
-) -> None:
+@dataclass(frozen=True)
+class Options:
+    """What was run: the threads of each contender, whether the processor's clock timed them, and the name of
+    the result files."""
+
+    threads: int
+    cpu_time: bool
+    name: str
+
+    @property
+    def title(self) -> str:
+        clock = ", processor seconds" * self.cpu_time
+        threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
+        return f"A model of reformer-pytorch against the package, {threads}{clock}"
+
+
+def write_report(options: Options, results: list[Result], groups: dict[str, float], ceiling: float) -> None:
     """The table on standard output, and benchmarks/results/NAME.{json,md}."""
     machine = describe_machine()
-    title = f"A model of reformer-pytorch against the package, {threads} thread{'s' * (threads > 1)}"
     rows = [result.to_row() for result in results]
-    print_table(title, rows)
+    print_table(options.title, rows)
     longest = results[-1]
     notes = [*NOTES, describe_limit(groups, longest, longest.length), _judge_target(results)]
     notes.append(
@@ -176,9 +193,10 @@ def write_report(
     )
     for note in notes[len(NOTES) :]:
         click.echo(note)
-    data = {"machine": machine, "threads": threads, "ceiling_gflops": ceiling, "keywords": KEYWORDS}
-    data |= {"model_pass_seconds": groups, "results": [result.to_dict() for result in results]}
-    write_results(name, title, rows, data, notes)
+    data = {"machine": machine, "threads": options.threads, "cpu_time": options.cpu_time}
+    data |= {"ceiling_gflops": ceiling, "keywords": KEYWORDS, "model_pass_seconds": groups}
+    data |= {"results": [result.to_dict() for result in results]}
+    write_results(options.name, options.title, rows, data, notes)
 
 
 def _judge_target(results: list[Result]) -> str:
@@ -195,20 +213,36 @@ def _judge_target(results: list[Result]) -> str:
 @click.option("--lengths", default="1024,4096,16384", show_default=True, help="Comma-separated.")
 @click.option("--turns", type=click.IntRange(1), default=15, show_default=True, help="At most.")
 @click.option("--seconds", default=60.0, show_default=True, help="Of timing, about, per row.")
+@click.option(
+    "--cpu-time",
+    is_flag=True,
+    help="Processor seconds in place of the wall's: for a machine that is busy, with --threads 1.",
+)
 @click.option("--portable/--no-portable", default=True, show_default=True, help="Also without the library.")
-@click.option("--name", help="Of the result files.  [default: lucidrains-THREADS]")
-def main(threads: int, lengths: str, turns: int, seconds: float, portable: bool, name: str | None) -> None:
+@click.option("--name", help="Of the result files.  [default: lucidrains-THREADS, with -cpu for --cpu-time]")
+def main(
+    threads: int,
+    lengths: str,
+    turns: int,
+    seconds: float,
+    cpu_time: bool,
+    portable: bool,
+    name: str | None,
+) -> None:
     torch.set_num_threads(threads)
     model = prepare_model()
     eager = EagerLucidrains(model.checkpoint, model.manifest)
     contenders = ("native", "portable") if portable else ("native",)
-    bench = Bench(eager, {name: open_file(model, name, threads) for name in contenders}, turns, seconds)
+    files = {name: open_file(model, name, threads) for name in contenders}
+    clock = time.process_time if cpu_time else time.perf_counter
+    bench = Bench(eager, files, turns, seconds, clock)
     tokens = sorted(int(length) for length in lengths.split(","))
     results = [result for length in tokens for result in bench.measure(draw_inputs(eager, length))]
     placement = place("native", threads)
     nodes = measure_node_times(model.artifact / MODEL_NAME, KEYWORDS["num_tokens"], tokens[-1], placement)
     ceiling = measure_ceiling(threads)["onnxruntime"]
-    write_report(name or f"lucidrains-{threads}", threads, results, group_times(nodes.operators), ceiling)
+    options = Options(threads, cpu_time, name or f"lucidrains-{threads}{'-cpu' * cpu_time}")
+    write_report(options, results, group_times(nodes.operators), ceiling)
 
 
 if __name__ == "__main__":
