@@ -24,7 +24,7 @@ class LucidrainsPointFinder(PointFinder):
             self._add_angles()
         for layer in range(len(spec.layers)):
             self._add_attention(layer, spec)
-            self._add_feed_forward(layer, spec)
+            self._add_feed_forward(layer)
         self._add_end(len(spec.layers))
         self._add_head(spec)
 
@@ -102,7 +102,7 @@ class LucidrainsPointFinder(PointFinder):
             "export the checkpoint again with this version",
         )
 
-    def _add_feed_forward(self, layer: int, spec: LucidrainsSpec) -> None:
+    def _add_feed_forward(self, layer: int) -> None:
         block = f"encoder.layers.{layer}.feed_forward"
         self.add(f"encoder.layers.{layer}.attention_stream", self.stream(f"{block}.layer_norm"), layer)
         self._add_if_any(f"{block}.layer_norm", layer)
@@ -113,13 +113,11 @@ class LucidrainsPointFinder(PointFinder):
         self.add(block, self.last(block), layer, "feed forward")
 
     def _add_end(self, num_layers: int) -> None:
-        norm = "encoder.layer_norm"
-        mean = self.stream(norm)
-        total, _half = self._inputs_of(mean, norm)
-        _attention_stream, hidden_states = self._inputs_of(total, norm)
-        self.add(f"encoder.layers.{num_layers - 1}.hidden_states", hidden_states, num_layers - 1)
-        self.add("encoder.mean", mean)
-        self.add_modules(norm)
+        for mean in self.directly_in("encoder", "Mul"):
+            _attention_stream, hidden_states = self._inputs_of(mean.input[0], "encoder")
+            self.add(f"encoder.layers.{num_layers - 1}.hidden_states", hidden_states, num_layers - 1)
+            self.add("encoder.mean", mean.output[0])
+        self.add_modules("encoder.layer_norm")
 
     def _add_head(self, spec: LucidrainsSpec) -> None:
         if spec.task == "feature-extraction":
