@@ -19,7 +19,8 @@ class LucidrainsPointFinder(PointFinder):
 
     def add_all(self, spec: ModelSpec) -> None:
         assert isinstance(spec, LucidrainsSpec)
-        self.add_embeddings()
+        if self.within("embeddings"):  # not where a model takes vectors
+            self.add_embeddings()
         if spec.lsh_layers:
             self._add_angles()
         for layer in range(len(spec.layers)):
@@ -104,6 +105,8 @@ class LucidrainsPointFinder(PointFinder):
 
     def _add_feed_forward(self, layer: int) -> None:
         block = f"encoder.layers.{layer}.feed_forward"
+        if not self.within(block):
+            return  # an attention alone
         self.add(f"encoder.layers.{layer}.attention_stream", self.stream(f"{block}.layer_norm"), layer)
         self._add_if_any(f"{block}.layer_norm", layer)
         self.add_linear(f"{block}.inner", layer)
@@ -117,7 +120,7 @@ class LucidrainsPointFinder(PointFinder):
             _attention_stream, hidden_states = self._inputs_of(mean.input[0], "encoder")
             self.add(f"encoder.layers.{num_layers - 1}.hidden_states", hidden_states, num_layers - 1)
             self.add("encoder.mean", mean.output[0])
-        self.add_modules("encoder.layer_norm")
+        self._add_if_any("encoder.layer_norm")
 
     def _add_head(self, spec: LucidrainsSpec) -> None:
         if spec.task == "feature-extraction":

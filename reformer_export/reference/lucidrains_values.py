@@ -72,12 +72,17 @@ class LucidrainsValueReader:
         self._gathered: dict[str, _Gathered] = {}
 
     def attach(self, net: Any) -> Iterator[Any]:
-        """Put the hooks on the package's ReformerLM; the handles that remove them."""
+        """Put the hooks on a model of the package, without its wrapper; the handles that remove them."""
         if self._names == ():
             return
-        yield from self._attach_embeddings(net)
+        if hasattr(net, "token_emb"):  # not where a model takes vectors
+            yield from self._attach_embeddings(net)
         yield from self._attach_end(net)
-        layers = net.reformer.layers
+        if hasattr(net, "toqk"):
+            yield self._keep(net, ".attention", _output)
+            yield from self._attach_attention(net)
+            return
+        layers = getattr(net, "reformer", net).layers
         shared: dict[int, Iterator[Any]] = {}  # one for all layers that are tied
         for reversible, irreversible in zip(layers.blocks, layers.irrev_blocks, strict=True):
             for block in (reversible, irreversible):  # of which one runs
@@ -108,12 +113,14 @@ class LucidrainsValueReader:
                 )
 
     def _attach_end(self, net: Any) -> Iterator[Any]:
-        yield self._keep(net.reformer, "encoder.mean", _output)
-        yield self._keep(net.norm, "encoder.layer_norm", _output)
+        layers = getattr(net, "reformer", net)
+        last = getattr(net, "norm", layers)
+        yield self._keep(layers, "encoder.mean", _output)
+        yield self._keep(last, "encoder.layer_norm", _output)
         if self.spec.task == "feature-extraction":
-            yield self._keep(net.norm, self.spec.output_names[0], _output, "given")
+            yield self._keep(last, self.spec.output_names[0], _output, "given")
             return
-        yield self._keep(net.norm, "last_attended", _output, "given")
+        yield self._keep(last, "last_attended", _output, "given")
         for module, name in zip(net.out, ("projection", "decoder"), strict=True):
             yield from self._attach_linear(module, f"lm_head.{name}", "given")
 
