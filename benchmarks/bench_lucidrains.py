@@ -11,6 +11,7 @@ results are compared with eager's on the same rotations.
 from __future__ import annotations
 
 import functools
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -230,6 +231,13 @@ def main(
     name: str | None,
 ) -> None:
     torch.set_num_threads(threads)
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if not cpu_time and load > cores / 2:
+        click.echo(
+            f"The machine is busy (load {load:.1f} on {cores} cores). Eager's many small operations wait for "
+            "each other longer than ours: the factors will be too large. Try --threads 1 --cpu-time.",
+            err=True,
+        )
     model = prepare_model()
     eager = EagerLucidrains(model.checkpoint, model.manifest)
     contenders = ("native", "portable") if portable else ("native",)
