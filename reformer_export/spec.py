@@ -341,3 +341,7 @@ class ModelSpec:
         """Whether `layer` hashes sequences of `length` tokens: an LSH layer that does not attend densely."""
         attention = self.layers[layer]
         return isinstance(attention, LSHAttentionSpec) and self.padded_length(length) > attention.chunk_length
+
+    def hashes(self, length: int) -> bool:
+        """Whether any layer hashes sequences of `length` tokens."""
+        return any(self.is_hashed(layer, length) for layer in self.lsh_layers)

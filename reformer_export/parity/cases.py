@@ -106,14 +106,10 @@ def add_num_hashes_cases(manifest: Manifest, cases: Sequence[Case]) -> list[Case
     added: list[Case] = []
     for count in manifest.runtime_num_hashes.counts[:-1] if manifest.runtime_num_hashes else ():
         for masked in (False, True):
-            hashed = [c for c in cases if c.masked == masked and _is_hashed(manifest.spec, c.length)]
+            hashed = [c for c in cases if c.masked == masked and manifest.spec.hashes(c.length)]
             if hashed:
                 added.append(dataclasses.replace(hashed[len(hashed) // 2], num_hashes=count))
     return [*cases, *added]
-
-
-def _is_hashed(spec: ModelSpec, length: int) -> bool:
-    return any(spec.is_hashed(layer, length) for layer in spec.lsh_layers)
 
 
 def longest_comparable(spec: ModelSpec) -> int:

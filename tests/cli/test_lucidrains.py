@@ -12,6 +12,7 @@ import pytest
 
 from reformer_export.artifact.manifest import read_manifest
 from tests.cli.program import run_program
+from tests.cli.test_verify import change_model
 from tests.lucidrains import SMALL, save_model
 
 pytestmark = pytest.mark.slow
@@ -90,12 +91,24 @@ def test_another_checkpoint_is_refused(exported: Path, tmp_path: Path) -> None:
     assert given.status == 0, given.stderr
 
 
-def test_what_does_not_work_says_so(exported: Path, tmp_path: Path) -> None:
-    out = exported / "out"
-    outcome = run_program("verify", out, "--bisect", tmp_path / "node")
-    assert outcome.status == 2
-    assert "--bisect: got it for a model of reformer-pytorch" in outcome.stderr
-    outcome = run_program("run", out, "--ids", "5,6,7,8,9")
+def test_a_wrong_node_is_named_replayed_and_shown(exported: Path, tmp_path: Path) -> None:
+    out = copy(exported, tmp_path)
+    change_model(out.parent, "1.attention.self_attention.rotations", lambda r: r[:, :, ::-1].copy())
+    node, page = tmp_path / "node", tmp_path / "page.html"
+    few = ("--lengths", "40", "--batch-sizes", "2", "--num-hashes", "3")
+    outcome = run_program("verify", out, *few, "--bisect", node, "--report", page)
+    assert outcome.status == 1
+    assert "(LSHBuckets), layer 1, encoder.layers.1.attention.self_attention: " in outcome.stdout
+    replayed = run_program("replay", node, "--json")
+    assert replayed.status == 1
+    assert json.loads(replayed.stdout)["repeats"]
+    html = page.read_text(encoding="utf-8")
+    for words in ("Layer by layer", "Margins of the hashes in layer 1", "one input of 64 tokens"):
+        assert words in html
+
+
+def test_lengths_that_it_does_not_take_are_named(exported: Path) -> None:
+    outcome = run_program("run", exported / "out", "--ids", "5,6,7,8,9")
     assert outcome.status == 2
     assert "multiples of 2 x bucket_size = 8 up to full_attn_thres = 16, for local heads" in outcome.stderr
 
