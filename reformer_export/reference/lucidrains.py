@@ -193,8 +193,9 @@ def _read_keywords(manifest: Manifest, model_class: Any) -> dict[str, Any]:
         raise ArtifactError("manifest", f"{keywords!r:.80} as keywords", expected, "export again")
     known = inspect.signature(model_class).parameters
     chosen = {name: value for name, value in keywords.items() if name in known}
-    if isinstance(chosen.get("axial_position_shape"), list):
-        chosen["axial_position_shape"] = tuple(chosen["axial_position_shape"])
+    for name in ("axial_position_shape", "pkm_layers"):
+        if isinstance(chosen.get(name), list):
+            chosen[name] = tuple(chosen[name])
     if chosen.get("ff_activation") is not None:
         chosen["ff_activation"] = _find_activation(chosen["ff_activation"])
     return chosen
@@ -212,10 +213,11 @@ def _load_state(net: Any, file: Path, keywords: dict[str, Any]) -> None:
     state = read_lucidrains_state(file)
     result = net.load_state_dict(state, strict=False)
     depth, is_tied = len(net.reformer.layers.blocks), keywords["weight_tie"]
+    memories = [layer - 1 for layer in keywords.get("pkm_layers", ())]
     missing = [
         name
         for name in result.missing_keys
-        if not any(other in state for other in other_names(_reversible(name), depth, is_tied))
+        if not any(other in state for other in other_names(_reversible(name), depth, is_tied, memories))
     ]
     for problem in (*missing, *result.unexpected_keys):
         got = f"{'no' if problem in missing else 'the'} tensor {problem}"
