@@ -195,7 +195,6 @@ class LucidrainsSpec(ModelSpec):
 
     @property
     def memory_layers(self) -> tuple[int, ...]:
-        """Layers with a product-key memory in place of their feed-forward."""
         return () if self.product_keys is None else self.product_keys.layers
 
     @property

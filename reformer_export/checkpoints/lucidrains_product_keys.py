@@ -1,7 +1,8 @@
-"""The tensors of product-key memories: what they say of `pkm_layers` and `pkm_num_keys`, and how they are stored.
+"""The tensors of product-key memories: what they say of `pkm_layers` and `pkm_num_keys`, and how they are
+stored.
 
-Of the package product-key-memory, whose versions differ in the norm of the queries: 0.1.1 to 0.1.10 have a batch
-norm of all elements, 0.2.2 and later a layer norm of each half of a query.
+Of the package product-key-memory, whose versions differ in the norm of the queries: 0.1.1 to 0.1.10 have a
+batch norm of all elements, 0.2.2 and later a layer norm of each half of a query.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import torch
 
@@ -76,7 +77,7 @@ def read_facts(shapes: Mapping[str, Shape]) -> MemoryFacts:
     return MemoryFacts(memories, dense, keys, "batch" if is_batch_norm else "layer")
 
 
-def choose_layers(given: object, depth: int) -> list[int]:
+def choose_layers(given: Any, depth: int) -> list[int]:
     """`pkm_layers` as a list in order: a number, several or none; a number above `depth` means nothing, as in
     reformer-pytorch."""
     numbers = given if isinstance(given, list | tuple) else [] if given is None else [given]
@@ -147,7 +148,8 @@ def _affine(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Weight and bias of a layer norm as they are, of a batch norm those of the map that it is at inference,
     in the order of torch's own arithmetic (aten/src/ATen/native/cpu/batch_norm_kernel.cpp)."""
-    assert weight is not None and bias is not None
+    assert weight is not None
+    assert bias is not None
     if mean is None or variance is None:
         return weight, bias
     scale = weight / torch.sqrt(variance + BATCH_NORM_EPSILON)

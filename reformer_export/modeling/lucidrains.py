@@ -256,16 +256,12 @@ def build_lucidrains(
 ) -> LucidrainsReformer:
     """A model in evaluation mode; `weights` under the names of this module's parameters.
 
-    Rotations, norms, frequencies and product keys stay float32 whatever the dtype. CheckpointError when names or shapes do
-    not fit.
+    Rotations, norms, frequencies and product keys stay float32 whatever the dtype. CheckpointError when names
+    or shapes do not fit.
     """
     with torch.device("meta"):
         model = LucidrainsReformer(spec, TORCH_DTYPES[dtype])
-    in_float32 = {
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, _IN_FLOAT32)
-    }
+    in_float32 = {name for name, module in model.named_modules() if isinstance(module, _IN_FLOAT32)}
     state = {
         name: weight.to(torch.float32 if name.rpartition(".")[0] in in_float32 else TORCH_DTYPES[dtype])
         for name, weight in weights.items()

@@ -74,7 +74,9 @@ class MemoryChoice(nn.Module):
         pairs = torch.topk(first + second, NUM_CHOSEN).indices
         flat = pairs.flatten()
         ranks = [rank.index_select(0, flat).reshape(pairs.shape) for _, rank in halves]
-        first, second = (torch.gather(keys[:, half], 2, rank) for half, rank in zip(HALVES, ranks, strict=True))
+        first, second = (
+            torch.gather(keys[:, half], 2, rank) for half, rank in zip(HALVES, ranks, strict=True)
+        )
         return first * self.num_keys + second
 
 

@@ -18,9 +18,10 @@ from reformer_export.parity.compare import (
     greatest_difference,
     hashed_tokens,
 )
+from reformer_export.parity.memories import compare_memories
 from reformer_export.parity.points import Point
 from reformer_export.reference.eager import recorded_rotations
-from reformer_export.reference.eager_values import Values
+from reformer_export.reference.eager_values import Values, memory_name
 from reformer_export.spec import ModelSpec
 
 SMALLEST_MAGNITUDE: Final = 1e-3
@@ -111,8 +112,11 @@ class Judge:
         return PointError(point, float(agreement.unexplained), greatest, 0.0, agreement)
 
     def count_flips(self, point: Point, got: Values, query_keys: Values) -> LayerAgreement:
-        """How the buckets at `point`, of eager's shape, agree with eager's; `query_keys` as in `judge`."""
+        """How the buckets or memories at `point`, of eager's shape, agree with eager's; `query_keys` as in
+        `judge`, with the queries of memories."""
         assert point.layer is not None
+        if point.role == "memories":
+            return self._compare_memories(point.layer, got[point.name], query_keys)
         buckets = got[point.name]
         return compare_buckets(
             point.layer,
@@ -123,4 +127,19 @@ class Judge:
             query_keys[point.module + ".query_key"].reshape(len(buckets), buckets.shape[3], -1),
             recorded_rotations(self.spec, point.layer),
             self.attention_mask,
+        )
+
+    def _compare_memories(self, layer: int, got: NDArray[np.int64], queries: Values) -> LayerAgreement:
+        """`got` int64 [B * L, H, k], where eager ran the first of the graph's L tokens at least."""
+        memory, (batch, length) = memory_name(layer), self.attention_mask.shape
+        positions = np.arange(len(got) // batch)
+        counts = np.tile(positions < self.spec.padded_length(length), batch)
+        return compare_memories(
+            layer,
+            self.precision,
+            got,
+            self.eager[f"{memory}.choice"],
+            queries[f"{memory}.query_norm"],
+            self.eager[f"{memory}.keys"],
+            counts,
         )

@@ -26,11 +26,14 @@ from reformer_export.contract import (
     Operator,
 )
 from reformer_export.errors import ArtifactError
-from reformer_export.reference.eager_values import attention_name
+from reformer_export.reference.eager_values import attention_name, memory_name
 from reformer_export.spec import LSHAttentionSpec, ModelSpec
 
-Role = Literal["attention operator", "attention output", "feed forward", "buckets", "other"]
+Role = Literal["attention operator", "attention output", "feed forward", "buckets", "memories", "other"]
 """What a point is in its layer; the first three are those that a picture of the layers shows."""
+
+CHOICES: Final[tuple[Role, ...]] = ("buckets", "memories")
+"""Points that are choices between nearly equal scores now and then: a comparison gives them eager's."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +72,10 @@ def find_points(model: onnx.ModelProto, spec: ModelSpec) -> list[Point]:
 
 
 def find_hashing(model: onnx.ModelProto, spec: ModelSpec) -> list[Point]:
-    """The points that say how a graph hashes: its outputs, and each LSH layer's query_key and buckets.
+    """The points that say how a graph hashes and chooses: its outputs, each LSH layer's query_key and buckets,
+    and each product-key memory's queries and choice.
 
-    They are found by operator, whether or not the graph says which modules its nodes are of. ArtifactError
+    All but the last are found by operator, whether or not the graph says which modules its nodes are of. ArtifactError
     unless it hashes, and attends by hashes, once for each LSH layer.
     """
     hashes, attends = (
@@ -91,6 +95,10 @@ def find_hashing(model: onnx.ModelProto, spec: ModelSpec) -> list[Point]:
     for layer, node in zip(spec.lsh_layers, hashes, strict=True):
         finder.add(f"{attention_name(layer)}.query_key", node.input[0], layer)
         finder.add(f"{attention_name(layer)}.buckets", node.output[0], layer, "buckets")
+    for layer in spec.memory_layers:
+        memory = memory_name(layer)
+        finder.add_modules(f"{memory}.query_norm", layer=layer)
+        finder.add(f"{memory}.choice", finder.last(f"{memory}.choice"), layer, "memories")
     return list(finder.points.values())
 
 

@@ -25,6 +25,7 @@ from reformer_export.errors import ArtifactError, CheckpointError, MissingDepend
 from reformer_export.lucidrains_spec import LucidrainsSpec
 from reformer_export.ops import draw_rotations
 from reformer_export.reference.eager_values import Values, attention_name, last_rows
+from reformer_export.reference.lucidrains_memories import hook_memories, memory_values, pad_tokens
 from reformer_export.reference.runs import EagerRun, noisy_weights
 from reformer_export.spec import LSHAttentionSpec
 
@@ -97,13 +98,17 @@ class EagerLucidrains:
         num_hashes: int | None = None,
         points: Collection[str] | None = (),
     ) -> EagerRun:
-        """One forward pass; int64 [B, L] each. Its values are the buckets alone, whatever `points`: int32
-        [B, H, R, K] for the heads that hash, with the memory first, over the padded sequence."""
+        """One forward pass; int64 [B, L] each. Its values are the buckets and the product-key memories alone,
+        whatever `points`: int32 [B, H, R, K] for the heads that hash, with the learned memory first, over the
+        padded sequence, and `memory_values`."""
         found: dict[int, list[NDArray[np.int64]]] = {}
+        chosen: dict[int, NDArray[np.int64]] = {}
         draws = GivenRotations(self._rotations)
         with contextlib.ExitStack() as stack:
             for module, hook in self._hooks(draws, found):
                 stack.callback(hook(module).remove)
+            for handle in hook_memories(self.net, draws, chosen):
+                stack.callback(handle.remove)
             stack.enter_context(self._with_rounds(num_hashes))
             stack.enter_context(draws)
             stack.enter_context(torch.no_grad())
@@ -114,7 +119,10 @@ class EagerLucidrains:
             output = last_rows(output, attention_mask)
         buckets = self._arrange_buckets(found, len(input_ids), input_ids.shape[1], num_hashes)
         values: Values = {f"{attention_name(layer)}.buckets": x for layer, x in buckets.items()}
-        return EagerRun({self.spec.output_names[0]: output}, buckets, values)
+        size = self.spec.keys_in_graph(input_ids.shape[1]) - self.spec.num_memory_keys
+        memories = {layer: pad_tokens(x, len(input_ids), size) for layer, x in chosen.items()}
+        values |= memory_values(self.net, memories)
+        return EagerRun({self.spec.output_names[0]: output}, buckets, values, memories)
 
     def _hooks(self, draws: GivenRotations, found: dict[int, list[NDArray[np.int64]]]) -> Iterator[Any]:
         """(module, what registers a hook on it): for the layer that runs, and the buckets that it chooses."""

@@ -1,0 +1,58 @@
+"""What eager's product-key memories choose, read from the unpatched package by hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reformer_export.product_keys_spec import NUM_CHOSEN, NUM_QUERIES, QUERY_SIZE
+from reformer_export.reference.eager_values import Values, memory_name
+
+
+class RunningLayer(Protocol):
+    """Says which layer runs."""
+
+    layer: int | None
+
+
+def hook_memories(net: Any, running: RunningLayer, chosen: dict[int, NDArray[np.int64]]) -> Iterator[Any]:
+    """Hook the memories of a ReformerLM or Reformer `net`, which fill `chosen` by layer: int64 [B * L,
+    NUM_QUERIES, NUM_CHOSEN], sorted. Gives what removes the hooks."""
+
+    def keep(_module: Any, inputs: tuple[Any, ...]) -> None:
+        assert running.layer is not None
+        memories = inputs[0].reshape(-1, NUM_QUERIES, NUM_CHOSEN).numpy()
+        chosen[running.layer] = np.sort(memories, axis=-1)
+
+    tables = {id(memory): memory.values for memory in _memories(net).values()}  # one for all that are tied
+    for table in tables.values():
+        yield table.register_forward_pre_hook(keep)
+
+
+def memory_values(net: Any, memories: dict[int, NDArray[np.int64]]) -> Values:
+    """By a point's name: what was chosen, and beside it each layer's keys, float32 [2 * NUM_QUERIES,
+    QUERY_SIZE, n], first halves first."""
+    values: Values = {}
+    modules = _memories(net)
+    for layer, chosen in memories.items():
+        keys = modules[layer].keys.detach().permute(2, 0, 3, 1).reshape(2 * NUM_QUERIES, QUERY_SIZE, -1)
+        values |= {f"{memory_name(layer)}.choice": chosen, f"{memory_name(layer)}.keys": keys.numpy()}
+    return values
+
+
+def pad_tokens(memories: NDArray[np.int64], batch: int, length: int) -> NDArray[np.int64]:
+    """int64 [B * n, H, k] -> int64 [B * length, H, k]: any memories for the tokens that a graph pads with and
+    eager does not."""
+    by_row = memories.reshape(batch, -1, *memories.shape[1:])
+    padding = length - by_row.shape[1]
+    return np.pad(by_row, ((0, 0), (0, padding), (0, 0), (0, 0))).reshape(-1, *memories.shape[1:])
+
+
+def _memories(net: Any) -> dict[int, Any]:
+    """The package's PKM modules by layer."""
+    reformer = getattr(net, "reformer", net)
+    found = enumerate(block.g.net.fn for block in reformer.layers.blocks)
+    return {layer: module for layer, module in found if hasattr(module, "num_keys")}
