@@ -1,7 +1,8 @@
 """ProductKeysSpec: the memory that some layers of a reformer-pytorch model have for a feed-forward.
 
-It is the package product-key-memory's (Lample et al. 2019, "Large Memory Layers with Product Keys"), made with
-nothing but `pkm_num_keys`: the constants here are its defaults in every version that reformer-pytorch can run.
+It is the package product-key-memory's (Lample et al. 2019, "Large Memory Layers with Product Keys"), made
+with nothing but `pkm_num_keys`: the constants here are its defaults in every version that reformer-pytorch
+can run.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ class ProductKeysSpec:
     Attributes:
         layers: which, counted from 0, in order.
         num_keys: `pkm_num_keys`: keys for each half of a query; their pairs are the memories.
-        query_norm: of the queries: a layer norm of each half (from 0.2.2 of the package on), or a batch norm of
-            all, on the statistics that training left (0.1.1 to 0.1.10).
+        query_norm: of the queries: a layer norm of each half (from 0.2.2 of the package on), or a batch norm
+            of all, on the statistics that training left (0.1.1 to 0.1.10).
     """
 
     layers: tuple[int, ...]

@@ -3,9 +3,9 @@
 Each query has two halves, each of which is compared with keys of its own; a memory is a pair of keys, and its
 score the sum of the two. The queries' best memories, weighed by a softmax of their scores, are added up.
 
-Which memories are chosen is a tensor of the graph, as buckets are, and the scores are read at what was chosen:
-a comparison with eager can give eager's choice, and tell one that fell otherwise from wrong arithmetic. All
-that decides it is float32 whatever T, the model's dtype, is.
+Which memories are chosen is a tensor of the graph, as buckets are, and the scores are read at what was
+chosen: a comparison with eager can give eager's choice, and tell one that fell otherwise from wrong
+arithmetic. All that decides it is float32 whatever T, the model's dtype, is.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ NORM_EPSILON: Final = 1e-5
 SUMMED_AT_ONCE: Final = 8
 """Memories whose values are gathered together, N x 8 x width elements of T for N tokens: all 128 would be
 gigabytes at great lengths, and were slower."""
+
+HALVES: Final = (slice(0, NUM_QUERIES), slice(NUM_QUERIES, 2 * NUM_QUERIES))
+"""Of the axis 2 * NUM_QUERIES."""
 
 
 class QueryNorm(nn.Module):
@@ -72,16 +75,11 @@ class MemoryChoice(nn.Module):
         halves = list(zip(HALVES, self.get_buffer("ranks").unbind(), strict=True))
         first, second = (best[:, half].index_select(2, rank) for half, rank in halves)
         pairs = torch.topk(first + second, NUM_CHOSEN).indices
-        flat = pairs.flatten()
-        ranks = [rank.index_select(0, flat).reshape(pairs.shape) for _, rank in halves]
         first, second = (
-            torch.gather(keys[:, half], 2, rank) for half, rank in zip(HALVES, ranks, strict=True)
+            torch.gather(keys[:, half], 2, rank.index_select(0, pairs.flatten()).reshape(pairs.shape))
+            for half, rank in halves
         )
         return first * self.num_keys + second
-
-
-HALVES: Final = (slice(0, NUM_QUERIES), slice(NUM_QUERIES, 2 * NUM_QUERIES))
-"""Of the axis 2 * NUM_QUERIES."""
 
 
 def possible_ranks(count: int) -> tuple[list[int], list[int]]:

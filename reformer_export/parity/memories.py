@@ -1,5 +1,7 @@
-"""How a layer's product-key memories agree with eager's: which ones are chosen, and the margin of each that is
-not the same. A choice is a comparison of nearly equal scores now and then, as a hash is."""
+"""How a layer's choice of product-key memories agrees with eager's, with the margin of each that differs.
+
+A choice is a comparison of nearly equal scores now and then, as a hash is.
+"""
 
 from __future__ import annotations
 

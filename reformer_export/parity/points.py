@@ -72,11 +72,11 @@ def find_points(model: onnx.ModelProto, spec: ModelSpec) -> list[Point]:
 
 
 def find_hashing(model: onnx.ModelProto, spec: ModelSpec) -> list[Point]:
-    """The points that say how a graph hashes and chooses: its outputs, each LSH layer's query_key and buckets,
-    and each product-key memory's queries and choice.
+    """The points that say how a graph hashes and chooses: its outputs, each LSH layer's query_key and
+    buckets, and each product-key memory's queries and choice.
 
-    All but the last are found by operator, whether or not the graph says which modules its nodes are of. ArtifactError
-    unless it hashes, and attends by hashes, once for each LSH layer.
+    All but the last are found by operator, whether or not the graph says which modules its nodes are of.
+    ArtifactError unless it hashes, and attends by hashes, once for each LSH layer.
     """
     hashes, attends = (
         [node for node in model.graph.node if (node.domain, node.op_type) == (DOMAIN, operator.name)]

@@ -64,9 +64,9 @@ class ParitySession:
         return getattr(self.runtime, "placement", None) == self.placement
 
     def expose_hashing(self) -> ExposedGraph:
-        """The whole graph on buckets and memories that are given; it shows its outputs, and for each LSH layer
-        what it hashed and the buckets that it would have chosen, for each product-key memory the same, all
-        with given ones in the layers before."""
+        """The whole graph on buckets and memories that are given; it shows its outputs, and for each LSH
+        layer what it hashed and the buckets that it would have chosen, for each product-key memory the same,
+        all with given ones in the layers before."""
         return self.graph.expose([point for point in self.hashing if point.role in CHOICES], self.hashing)
 
     def draw(self, case: Case) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
