@@ -130,10 +130,13 @@ class Judge:
         )
 
     def _compare_memories(self, layer: int, got: NDArray[np.int64], queries: Values) -> LayerAgreement:
-        """`got` int64 [B * L, H, k], where eager ran the first of the graph's L tokens at least."""
+        """`got` int64 [B * L, H, k]. Masked tokens, and those that eager pads with, count where they hash and
+        so matter to others; those that only the graph pads with never do."""
         memory, (batch, length) = memory_name(layer), self.attention_mask.shape
-        positions = np.arange(len(got) // batch)
-        counts = np.tile(positions < self.spec.padded_length(length), batch)
+        counts = np.zeros((batch, len(got) // batch), np.bool_)
+        if any(self.spec.is_hashed(i, length) for i in self.spec.lsh_layers):
+            counts[:, : self.spec.padded_length(length)] = True
+        counts[:, :length] |= self.attention_mask == 1
         return compare_memories(
             layer,
             self.precision,
@@ -141,5 +144,5 @@ class Judge:
             self.eager[f"{memory}.choice"],
             queries[f"{memory}.query_norm"],
             self.eager[f"{memory}.keys"],
-            counts,
+            counts.ravel(),
         )

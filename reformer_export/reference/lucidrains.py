@@ -25,7 +25,12 @@ from reformer_export.errors import ArtifactError, CheckpointError, MissingDepend
 from reformer_export.lucidrains_spec import LucidrainsSpec
 from reformer_export.ops import draw_rotations
 from reformer_export.reference.eager_values import Values, attention_name, last_rows
-from reformer_export.reference.lucidrains_memories import hook_memories, memory_values, pad_tokens
+from reformer_export.reference.lucidrains_memories import (
+    check_version,
+    hook_memories,
+    memory_values,
+    pad_tokens,
+)
 from reformer_export.reference.runs import EagerRun, noisy_weights
 from reformer_export.spec import LSHAttentionSpec
 
@@ -74,6 +79,7 @@ class EagerLucidrains:
         keywords = _read_keywords(manifest, package.ReformerLM)
         with torch.random.fork_rng(devices=[]):
             self.net: Any = package.ReformerLM(**keywords).eval()
+        check_version(self.net, self.spec.product_keys)
         _load_state(self.net, file, keywords)
         if self.spec.task == "feature-extraction":
             self.net.out = torch.nn.Identity()  # as the package has it for return_embeddings

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from reformer_export.product_keys_spec import NUM_CHOSEN, NUM_QUERIES, QUERY_SIZE
+from reformer_export.errors import MissingDependencyError
+from reformer_export.product_keys_spec import NUM_CHOSEN, NUM_QUERIES, QUERY_SIZE, ProductKeysSpec, QueryNorm
 from reformer_export.reference.eager_values import Values, memory_name
+
+VERSIONS: Final[dict[QueryNorm, tuple[str, str]]] = {
+    "layer": ("0.2.2 or later", ">=0.2.2"),
+    "batch": ("0.1.1 to 0.1.10", ">=0.1.1,<0.1.11"),
+}
+"""Versions of product-key-memory with a norm, in words and as pip takes them. Those between have a batch norm
+that normalises the wrong axis, and run one length only."""
 
 
 class RunningLayer(Protocol):
@@ -30,6 +39,32 @@ def hook_memories(net: Any, running: RunningLayer, chosen: dict[int, NDArray[np.
     tables = {id(memory): memory.values for memory in _memories(net).values()}  # one for all that are tied
     for table in tables.values():
         yield table.register_forward_pre_hook(keep)
+
+
+def check_version(net: Any, spec: ProductKeysSpec | None) -> None:
+    """MissingDependencyError unless the package that is installed is one that `spec` is of."""
+    if spec is None:
+        return
+    memory = _memories(net)[spec.layers[0]]
+    found: QueryNorm = "batch" if hasattr(memory.norm, "fn") else "layer"
+    if found == spec.query_norm and _runs_any_length(memory):
+        return
+    words, pip = VERSIONS[spec.query_norm]
+    raise MissingDependencyError(
+        "comparing with eager",
+        f"a version of product-key-memory whose memories have another {found} norm of queries",
+        f"{words}, with the {spec.query_norm} norm that the checkpoint has",
+        f"pip install 'product-key-memory{pip}'",
+    )
+
+
+def _runs_any_length(memory: Any) -> bool:
+    try:
+        with torch.no_grad():
+            memory.eval()(torch.zeros(1, 1, memory.to_queries.in_features))
+    except (RuntimeError, ValueError):
+        return False
+    return True
 
 
 def memory_values(net: Any, memories: dict[int, NDArray[np.int64]]) -> Values:
