@@ -135,7 +135,7 @@ def test_what_chooses_is_float32(dtype: torch.dtype) -> None:
         assert isinstance(chosen, torch.Tensor)
         weights = chosen.softmax(-1)
         expected = (memory.values.float()[memories] * weights[..., None]).sum((1, 2))
+        greatest = float((memory.values.float()[memories].abs() * weights[..., None]).sum((1, 2)).max())
     assert got.dtype == dtype
     spacing = 2.0**-10 if dtype is torch.float16 else 2.0**-7
-    greatest = float((memory.values.float()[memories].abs() * weights[..., None]).sum((1, 2)).max())
     assert (got.float() - expected).abs().max() < 2 * spacing * greatest  # weights, partial sums, the result
