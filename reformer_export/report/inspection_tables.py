@@ -10,6 +10,7 @@ from reformer_export.artifact.engine_record import EngineRecord
 from reformer_export.artifact.engine_state import EngineState, UnusableEngine
 from reformer_export.artifact.manifest import MODEL_NAME, Manifest, TokenizerKind, TokenizerRecord
 from reformer_export.lucidrains_spec import (
+    LucidrainsSpec,
     RotaryPositionsSpec,
     SinusoidalPositionsSpec,
     SummedAxialPositionsSpec,
