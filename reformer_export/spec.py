@@ -331,6 +331,11 @@ class ModelSpec:
         """Whether masked and padded tokens get buckets by what they are, and not the last one."""
         return False
 
+    @property
+    def memory_layers(self) -> tuple[int, ...]:
+        """Layers with a product-key memory in place of their feed-forward."""
+        return ()
+
     def bucket_factors(self, layer: int, keys: int) -> tuple[int, ...]:
         """The factors of an LSH layer's bucket count for `keys` tokens that are hashed together."""
         attention = self.layers[layer]

@@ -19,9 +19,10 @@ from reformer_export.parity.compare import (
     greatest_difference,
     hashed_tokens,
 )
+from reformer_export.parity.memories import compare_memories
 from reformer_export.parity.points import Point
 from reformer_export.reference.eager import recorded_rotations
-from reformer_export.reference.eager_values import Values
+from reformer_export.reference.eager_values import Values, memory_name
 from reformer_export.reference.lucidrains_values import LOCAL_HEADS, OPERATOR
 from reformer_export.spec import ModelSpec
 
@@ -118,8 +119,11 @@ class Judge:
         return PointError(point, float(agreement.unexplained), greatest, 0.0, agreement)
 
     def count_flips(self, point: Point, got: Values, query_keys: Values) -> LayerAgreement:
-        """How the buckets at `point`, of eager's shape, agree with eager's; `query_keys` as in `judge`."""
+        """How the buckets or memories at `point`, of eager's shape, agree with eager's; `query_keys` as in
+        `judge`, with the queries of memories."""
         assert point.layer is not None
+        if point.role == "memories":
+            return self._compare_memories(point.layer, got[point.name], query_keys)
         buckets = got[point.name]
         return compare_buckets(
             point.layer,
@@ -136,6 +140,24 @@ class Judge:
         """[B, L, H*D] of the heads that hash, which are the last, where others attend locally."""
         by_token = query_key.reshape(len(buckets), buckets.shape[3], -1)
         return by_token[..., -self.spec.num_hash_heads * self.spec.head_size :]
+
+    def _compare_memories(self, layer: int, got: NDArray[np.int64], queries: Values) -> LayerAgreement:
+        """`got` int64 [B * L, H, k]. Masked tokens, and those that eager pads with, count where they hash and
+        so matter to others; those that only the graph pads with never do."""
+        memory, (batch, length) = memory_name(layer), self.attention_mask.shape
+        counts = np.zeros((batch, len(got) // batch), np.bool_)
+        if any(self.spec.is_hashed(i, length) for i in self.spec.lsh_layers):
+            counts[:, : self.spec.padded_length(length)] = True
+        counts[:, :length] |= self.attention_mask == 1
+        return compare_memories(
+            layer,
+            self.precision,
+            got,
+            self.eager[f"{memory}.choice"],
+            queries[f"{memory}.query_norm"],
+            self.eager[f"{memory}.keys"],
+            counts.ravel(),
+        )
 
 
 def count_rows(

@@ -27,11 +27,13 @@ from reformer_export.contract import (
 )
 from reformer_export.errors import ArtifactError
 from reformer_export.lucidrains_spec import LucidrainsSpec
-from reformer_export.reference.eager_values import attention_name
+from reformer_export.reference.eager_values import attention_name, memory_name
 from reformer_export.reference.lucidrains_values import HASH_HEADS, LOCAL_HEADS, OPERATOR, SCALED
 from reformer_export.spec import LSHAttentionSpec, ModelSpec
 
-Role = Literal["attention operator", "attention output", "feed forward", "buckets", "unmasked", "other"]
+Role = Literal[
+    "attention operator", "attention output", "feed forward", "buckets", "memories", "unmasked", "other"
+]
 """What a point is in its layer; the first three are those that a picture of the layers shows. An "unmasked"
 one is what an operator gives: of masked tokens something else than eager, which the graph mends."""
 
@@ -41,6 +43,9 @@ _NO_MODULES: Final = (
     *(".mean", ".sum", ".cosines", ".sines", ".activation"),
 )
 """Ends of names of points that are no module's of their own."""
+
+CHOICES: Final[tuple[Role, ...]] = ("buckets", "memories")
+"""Points that are choices between nearly equal scores now and then: a comparison gives them eager's."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +85,11 @@ def find_points(model: onnx.ModelProto, spec: ModelSpec) -> list[Point]:
 
 
 def find_hashing(model: onnx.ModelProto, spec: ModelSpec) -> list[Point]:
-    """The points that say how a graph hashes: its outputs, and each LSH layer's query_key and buckets.
+    """The points that say how a graph hashes and chooses: its outputs, each LSH layer's query_key and
+    buckets, and each product-key memory's queries and choice.
 
-    They are found by operator, whether or not the graph says which modules its nodes are of. ArtifactError
-    unless it hashes, and attends by hashes, once for each LSH layer.
+    All but the last are found by operator, whether or not the graph says which modules its nodes are of.
+    ArtifactError unless it hashes, and attends by hashes, once for each LSH layer.
     """
     hashes, attends = (
         [node for node in model.graph.node if (node.domain, node.op_type) == (DOMAIN, operator.name)]
@@ -102,6 +108,10 @@ def find_hashing(model: onnx.ModelProto, spec: ModelSpec) -> list[Point]:
     for layer, node in zip(spec.lsh_layers, hashes, strict=True):
         finder.add(f"{attention_name(layer)}.query_key", node.input[0], layer)
         finder.add(f"{attention_name(layer)}.buckets", node.output[0], layer, "buckets")
+    for layer in spec.memory_layers:
+        memory = memory_name(layer)
+        finder.add_modules(f"{memory}.query_norm", layer=layer)
+        finder.add(f"{memory}.choice", finder.last(f"{memory}.choice"), layer, "memories")
     return list(finder.points.values())
 
 

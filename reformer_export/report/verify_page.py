@@ -163,7 +163,12 @@ def _hashing_section(sweep: VerifyResult, details: Details) -> Section:
 
 def _sum_agreements(sweep: VerifyResult, layer: int) -> LayerAgreement:
     """How the layer's buckets agree with eager's over all cases."""
-    found = [agreement for case in sweep.cases for agreement in case.layers if agreement.layer == layer]
+    found = [
+        agreement
+        for case in sweep.cases
+        for agreement in case.layers
+        if (agreement.layer, agreement.kind) == (layer, "hashes")
+    ]
     return LayerAgreement(
         layer,
         sum(agreement.hashed for agreement in found),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pytest
@@ -18,12 +18,15 @@ from tests.lucidrains import SMALL, save_model
 pytestmark = pytest.mark.slow
 
 
+MEMORIES: Final = {"pkm_layers": [2], "pkm_num_keys": 40}
+
+
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with model.pt, kwargs.json and the artifact out; not to be changed."""
     folder = tmp_path_factory.mktemp("lucidrains")
     file, config = save_model(
-        folder, SMALL | {"full_attn_thres": 16, "n_local_attn_heads": 1, "ff_chunks": 9}
+        folder, SMALL | {"full_attn_thres": 16, "n_local_attn_heads": 1, "ff_chunks": 9} | MEMORIES
     )
     outcome = run_program("onnx", file, folder / "out", "--config", config, "--max-hashes", 3)
     assert outcome.status == 0, outcome.stderr
@@ -60,7 +63,8 @@ def test_verify_compares_every_number_of_hashes_with_the_package(exported: Path,
     assert outcome.status == 0, outcome.stdout
     cases = json.loads((tmp_path / "a.json").read_text())["cases"]
     assert {case["case"].get("num_hashes") for case in cases} == {None, 1, 2}
-    assert any(layer["hashed"] for case in cases for layer in case["layers"])
+    counted = {layer["kind"]: layer["hashed"] for case in cases for layer in case["layers"]}
+    assert min(counted["hashes"], counted["memories"]) > 0
 
 
 def test_other_rotations_are_found(exported: Path, tmp_path: Path) -> None:
@@ -81,7 +85,7 @@ def test_another_keyword_is_found(exported: Path, tmp_path: Path) -> None:
 
 def test_another_checkpoint_is_refused(exported: Path, tmp_path: Path) -> None:
     out = copy(exported, tmp_path)
-    save_model(out.parent, SMALL | {"full_attn_thres": 16, "n_local_attn_heads": 1}, seed=1)
+    save_model(out.parent, SMALL | {"full_attn_thres": 16, "n_local_attn_heads": 1} | MEMORIES, seed=1)
     outcome = run_program("verify", out)
     assert outcome.status == 2
     assert "another file than the one that" in outcome.stderr
@@ -122,6 +126,7 @@ def test_run_and_inspect(exported: Path, tmp_path: Path) -> None:
     outcome = run_program("inspect", out)
     assert outcome.status == 0
     assert "rotary, in the heads that hash" in outcome.stdout
+    assert "in place of the feed-forward in layers 1: 40 x 40 memories each" in outcome.stdout
 
 
 def test_an_export_without_the_comparison_says_so(exported: Path, tmp_path: Path) -> None:
