@@ -9,7 +9,7 @@ from reformer_export.contract import DOMAIN, LOCAL_ATTENTION, LSH_ATTENTION, LSH
 from reformer_export.errors import ArtifactError
 from reformer_export.lucidrains_spec import LucidrainsSpec
 from reformer_export.parity.points import PointFinder
-from reformer_export.reference.eager_values import attention_name
+from reformer_export.reference.eager_values import attention_name, memory_name
 from reformer_export.reference.lucidrains_values import HASH_HEADS, LOCAL_HEADS, OPERATOR, SCALED
 from reformer_export.spec import LSHAttentionSpec, ModelSpec
 
@@ -25,7 +25,7 @@ class LucidrainsPointFinder(PointFinder):
             self._add_angles()
         for layer in range(len(spec.layers)):
             self._add_attention(layer, spec)
-            self._add_feed_forward(layer)
+            self._add_feed_forward(layer, spec)
         self._add_end(len(spec.layers))
         self._add_head(spec)
 
@@ -103,16 +103,25 @@ class LucidrainsPointFinder(PointFinder):
             "export the checkpoint again with this version",
         )
 
-    def _add_feed_forward(self, layer: int) -> None:
+    def _add_memory(self, layer: int) -> None:
+        memory = memory_name(layer)
+        self.add_linear(f"{memory}.query", layer)
+        self.add_modules(f"{memory}.query_norm", layer=layer)
+        self.add(f"{memory}.choice", self.last(f"{memory}.choice"), layer, "memories")
+
+    def _add_feed_forward(self, layer: int, spec: LucidrainsSpec) -> None:
         block = f"encoder.layers.{layer}.feed_forward"
         if not self.within(block):
             return  # an attention alone
         self.add(f"encoder.layers.{layer}.attention_stream", self.stream(f"{block}.layer_norm"), layer)
         self._add_if_any(f"{block}.layer_norm", layer)
-        self.add_linear(f"{block}.inner", layer)
-        for product in self.directly_in(f"{block}.outer", "Gemm", "MatMul"):
-            self.add(f"{block}.activation", product.input[0], layer)
-        self.add_linear(f"{block}.outer", layer)
+        if layer in spec.memory_layers:
+            self._add_memory(layer)
+        else:
+            self.add_linear(f"{block}.inner", layer)
+            for product in self.directly_in(f"{block}.outer", "Gemm", "MatMul"):
+                self.add(f"{block}.activation", product.input[0], layer)
+            self.add_linear(f"{block}.outer", layer)
         self.add(block, self.last(block), layer, "feed forward")
 
     def _add_end(self, num_layers: int) -> None:

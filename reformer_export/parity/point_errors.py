@@ -20,11 +20,14 @@ from reformer_export.parity.compare import (
     hashed_tokens,
 )
 from reformer_export.parity.memories import compare_memories
-from reformer_export.parity.points import Point
+from reformer_export.parity.points import CHOICES, Point
 from reformer_export.reference.eager import recorded_rotations
 from reformer_export.reference.eager_values import Values, memory_name
 from reformer_export.reference.lucidrains_values import LOCAL_HEADS, OPERATOR
 from reformer_export.spec import ModelSpec
+
+_BY_ROW: Final = (".query_norm", ".choice")
+"""Ends of names of a product-key memory's values that have no axis for the batch."""
 
 SMALLEST_MAGNITUDE: Final = 1e-3
 """Errors of a value that is nowhere greater are judged as if it were so great: float16 is coarse there."""
@@ -81,8 +84,8 @@ class Judge:
     def judge(self, points: Sequence[Point], got: Values, query_keys: Values) -> list[PointError]:
         """The error of each point that `got` has; `query_keys` has what each hash hashed, by point."""
         return [
-            self._judge_buckets(point, got, query_keys)
-            if point.role == "buckets"
+            self._judge_choices(point, got, query_keys)
+            if point.role in CHOICES
             else self._judge_values(point, got[point.name])
             for point in points
             if point.name in got
@@ -94,6 +97,8 @@ class Judge:
         expected = self.eager[point.name]
         if point.role == "buckets":
             mask = hashed_tokens(self.spec, self.attention_mask, expected)[:, None, None, :]
+        elif point.name.startswith(f"{memory_name(point.layer or 0)}.") and point.name.endswith(_BY_ROW):
+            mask = self._rows_that_ask().reshape(-1, 1, 1)
         elif isinstance(self.spec, LucidrainsSpec):
             mask = count_rows(self.spec, self.attention_mask, expected, point)
         elif expected.shape[:2] == self.attention_mask.shape and (
@@ -110,7 +115,7 @@ class Judge:
         limit = TOLERANCE[self.precision] * max(greatest, SMALLEST_MAGNITUDE)
         return PointError(point, greatest_difference(got, expected, judged), greatest, limit)
 
-    def _judge_buckets(self, point: Point, got: Values, query_keys: Values) -> PointError:
+    def _judge_choices(self, point: Point, got: Values, query_keys: Values) -> PointError:
         expected = self.eager[point.name]
         greatest = float(expected.max(initial=0))
         if got[point.name].shape != expected.shape:
@@ -142,13 +147,8 @@ class Judge:
         return by_token[..., -self.spec.num_hash_heads * self.spec.head_size :]
 
     def _compare_memories(self, layer: int, got: NDArray[np.int64], queries: Values) -> LayerAgreement:
-        """`got` int64 [B * L, H, k]. Masked tokens, and those that eager pads with, count where they hash and
-        so matter to others; those that only the graph pads with never do."""
-        memory, (batch, length) = memory_name(layer), self.attention_mask.shape
-        counts = np.zeros((batch, len(got) // batch), np.bool_)
-        if any(self.spec.is_hashed(i, length) for i in self.spec.lsh_layers):
-            counts[:, : self.spec.padded_length(length)] = True
-        counts[:, :length] |= self.attention_mask == 1
+        """`got` int64 [B * L, H, k]."""
+        memory = memory_name(layer)
         return compare_memories(
             layer,
             self.precision,
@@ -156,8 +156,21 @@ class Judge:
             self.eager[f"{memory}.choice"],
             queries[f"{memory}.query_norm"],
             self.eager[f"{memory}.keys"],
-            counts.ravel(),
+            self._rows_that_ask().ravel(),
         )
+
+    def _rows_that_ask(self) -> NDArray[np.bool_]:
+        """Which of the rows that the graph has count where they ask a product-key memory, bool [B, L]: masked
+        tokens, and those that eager pads with, where they hash and so matter to others; those that only the
+        graph pads with never do."""
+        assert isinstance(self.spec, LucidrainsSpec)
+        batch, length = self.attention_mask.shape
+        rows = self.spec.keys_in_graph(length) - self.spec.num_memory_keys
+        counts = np.zeros((batch, rows), np.bool_)
+        if self.spec.hashes(length):
+            counts[:, : self.spec.padded_length(length)] = True
+        counts[:, :length] |= self.attention_mask == 1
+        return counts
 
 
 def count_rows(

@@ -17,12 +17,14 @@ from numpy.typing import NDArray
 
 from reformer_export.contract import PRODUCT
 from reformer_export.lucidrains_spec import LucidrainsSpec, RotaryPositionsSpec
+from reformer_export.product_keys_spec import QUERY_SIZE
 from reformer_export.reference.eager_values import Values, last_rows
 
-Rows = Literal["padded", "given", "keys", "queries", "positions"]
+Rows = Literal["padded", "given", "keys", "queries", "positions", "halves"]
 """What a value has a row for: the tokens with their padding; those that were given, or of these the last
 attended one where only it has logits; the memory and the padded tokens; the same, but nothing of the memory,
-which asks for nothing; positions, without a batch."""
+which asks for nothing; positions, without a batch; the halves of what each padded token asks a product-key
+memory, [B * L, halves, size]."""
 
 Pick = Callable[[Any, tuple[Any, ...], dict[str, Any], Any], torch.Tensor | None]
 """(module, inputs, keyword inputs, output) -> the value, or None where the package has none."""
@@ -146,7 +148,12 @@ class LucidrainsValueReader:
         yield from self._attach_linear(attention.to_out, ".attention.output.dense")
 
     def _attach_feed_forward(self, chunked: Any) -> Iterator[Any]:
-        """Its modules are called for one slice of the tokens after the other."""
+        """Its modules are called for one slice of the tokens after the other; a product-key memory's once."""
+        if hasattr(chunked, "to_queries"):
+            memory = ".feed_forward.memory"
+            yield self._keep(chunked.to_queries, f"{memory}.query", _output)
+            yield self._keep(chunked.norm, f"{memory}.query_norm", self._halves, "halves")
+            return
         inner, outer = chunked.fn.w1, chunked.fn.w2
         for module, pick, name in (
             (inner, _output, "inner"),
@@ -207,6 +214,13 @@ class LucidrainsValueReader:
         scaled: torch.Tensor = query_key * self.spec.head_size**-0.5
         return scaled
 
+    def _halves(self, _module: Any, _inputs: Any, _keywords: Any, output: torch.Tensor) -> torch.Tensor:
+        """[B, L, halves * size] of normalised queries, which newer versions have as [B * halves, L, size]."""
+        if output.shape[-1] != QUERY_SIZE:
+            return output
+        by_half = output.reshape(len(self._mask), -1, *output.shape[1:])
+        return by_half.transpose(1, 2).flatten(2)
+
     def _arrange(self, found: _Gathered) -> NDArray[np.float32]:
         """float32 as the graph has it: [B, rows, size], or [rows, size] for positions."""
         value = torch.cat(found.pieces, found.dim).float().numpy()
@@ -227,7 +241,8 @@ class LucidrainsValueReader:
             value = np.roll(value, memory, axis=1)
             return _add_rows(value, 0, padded + memory - value.shape[1], 1)
         before = memory if found.rows == "queries" else 0
-        return _add_rows(value, before, padded - value.shape[1], 1)
+        value = _add_rows(value, before, padded - value.shape[1], 1)
+        return value.reshape(batch * padded, -1, QUERY_SIZE) if found.rows == "halves" else value
 
 
 def _add_rows(value: NDArray[np.float32], before: int, after: int, axis: int) -> NDArray[np.float32]:

@@ -25,6 +25,7 @@ CASES = {
     "wrapped": [Case(38, 2, masked=True), Case(64, 1, masked=False)],
     "bare": [Case(56, 2, masked=True)],
     "gated": [Case(33, 2, masked=True), Case(5, 2, masked=True)],
+    "memories": [Case(38, 2, masked=True)],
     "full": [Case(38, 2, masked=True)],
 }
 """Hashed, with masked tokens, and padded in a wrapper; without; dense, where the graph pads and eager
@@ -92,6 +93,7 @@ OPERATORS = {
 OTHERS = {
     "a local head's ends": ("bare", with_attribute("LocalAttention", FIRST, "wraps", 1)),
     "dense too long": ("wrapped", with_attribute("LSHAttention", SECOND, "dense_threshold", 64)),
+    "a memory's query": ("memories", scaled("Gemm", layer(1, "feed_forward.memory.query"))),
     "words in disorder": ("bare", (shift_words, "Gather", "embeddings.word_embeddings")),
     "angles": ("wrapped", (scale("Mul", "rotary_positions"), "Cos", "rotary_positions")),
     "a shared projection": ("wrapped", scaled("MatMul", f"{SECOND}.query_key")),
@@ -133,3 +135,20 @@ def test_a_planted_defect_is_named(artifacts, tmp_path, name, planted, native) -
     assert result.first_beyond is not None
     assert result.first_beyond.point is point
     assert f"{result.named.node} ({operator})" in result.verdict()
+
+
+def test_other_keys_of_a_memory_are_unexplained_flips(artifacts, tmp_path) -> None:
+    memory = layer(1, "feed_forward.memory")
+
+    def plant(model: onnx.ModelProto) -> None:
+        tensor = own_tensor(model, "MatMul", f"{memory}.keys", 1)
+        values = np.roll(onnx.numpy_helper.to_array(tensor), 1, axis=2)
+        tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+
+    result = search(artifacts("memories"), plant, tmp_path, NATIVE_MODES[-1], CASES["memories"][0])
+    assert result.named is not None, result.verdict()
+    agreement = result.named.wrong.agreement
+    assert agreement is not None
+    assert result.named.wrong.point.module == f"{memory}.choice"
+    assert agreement.misplaced == agreement.unexplained > agreement.hashed / 2
+    assert f"{agreement.unexplained} unexplained flips in {agreement.hashed} memories" in result.verdict()
