@@ -31,9 +31,10 @@ class EagerRun:
 
     def chooses_as(self, other: EagerRun) -> bool:
         """Whether every hash and every choice of memories is the other run's."""
-        pairs = [(self.buckets[layer], found) for layer, found in other.buckets.items()]
-        chosen = [(self.memories[layer], found) for layer, found in other.memories.items()]
-        return all(np.array_equal(mine, found) for mine, found in (*pairs, *chosen))
+        pairs: list[tuple[NDArray[Any], NDArray[Any]]] = []
+        pairs += [(self.buckets[layer], found) for layer, found in other.buckets.items()]
+        pairs += [(self.memories[layer], found) for layer, found in other.memories.items()]
+        return all(np.array_equal(mine, found) for mine, found in pairs)
 
 
 class Eager(Protocol):
