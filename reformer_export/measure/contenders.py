@@ -1,4 +1,4 @@
-"""What is measured: the artifact in a runtime, transformers eager, and full attention; each runs ids once."""
+"""What is measured: the artifact in a runtime, eager, and full attention; each runs ids once."""
 
 from __future__ import annotations
 
