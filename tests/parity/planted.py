@@ -109,8 +109,12 @@ LUCIDRAINS: dict[str, tuple[dict[str, Any], str | None, ExportOptions]] = {
         "Autopadder",
         ExportOptions(),
     ),
-    "memories": ({"pkm_layers": [2], "pkm_num_keys": 33, "num_mem_kv": 3}, "Autopadder", ExportOptions()),
-    "full": ({"use_full_attn": True, "n_local_attn_heads": 1}, "Autopadder", ExportOptions()),
+    "memories": (
+        {"pkm_layers": [1], "pkm_num_keys": 33, "num_mem_kv": 3, "depth": 1},
+        "Autopadder",
+        ExportOptions(),
+    ),
+    "full": ({"use_full_attn": True, "n_local_attn_heads": 1, "depth": 1}, "Autopadder", ExportOptions()),
 }
 """Models of reformer-pytorch: keyword arguments, wrapper, options."""
 
