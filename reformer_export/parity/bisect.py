@@ -1,6 +1,7 @@
 """Which node of an exported graph computes something else than eager does.
 
-Two runs answer it. In the first the whole graph runs with eager's buckets: an error there is in all that
+Two runs answer it. In the first the whole graph runs with eager's buckets (and, in both, with what eager's
+product-key memories choose): an error there is in all that
 follows it. In the second each subgraph between two points runs on eager's values: one whose result is wrong
 there is wrong itself, and the first of them is named. Where only the first run leaves the tolerance, no
 subgraph alone is wrong: errors add up.
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from reformer_export.parity.cases import Case
 from reformer_export.parity.expose import ModelGraph
 from reformer_export.parity.point_errors import Judge, PointError
-from reformer_export.parity.points import Point, find_points, find_subgraph
+from reformer_export.parity.points import CHOICES, Point, find_points, find_subgraph
 from reformer_export.parity.results import VerifyResult
 from reformer_export.parity.session import ParitySession
 
@@ -151,10 +152,11 @@ def _search_case(session: ParitySession, points: list[Point], case: Case) -> Bis
     values = session.eager.run(ids, mask, case.num_hashes, points=None).values
     inputs = session.graph_inputs(ids, mask, case.num_hashes)
     judge = Judge(session.spec, session.precision, values, mask)
-    buckets = [point for point in points if point.role == "buckets"]
-    got = session.graph.expose(buckets, points).run(inputs, values)
+    given = [*points, *session.memories]
+    choices = [point for point in given if point.role in CHOICES]
+    got = session.graph.expose(choices, points).run(inputs, values)
     pinned = judge.judge(points, got, got)
-    alone = judge.judge(points, session.graph.expose(points, points).run(inputs, values), values)
+    alone = judge.judge(points, session.graph.expose(given, points).run(inputs, values), values)
 
     first_beyond = next((error for error in pinned if not error.agrees), None)
     wrong = next((error for error in alone if not error.agrees), None)
@@ -162,26 +164,26 @@ def _search_case(session: ParitySession, points: list[Point], case: Case) -> Bis
     if wrong is None:
         return BisectResult(case, None, None, first_beyond, largest)
     in_whole = next(error for error in pinned if error.point is wrong.point)
-    node, others = find_subgraph(session.graph.model, points, wrong.point)
+    node, others = find_subgraph(session.graph.model, given, wrong.point)
     names = tuple(other.name for other in others)
     named = NamedNode(node.name, node.op_type, names, wrong, in_whole.error)
-    subgraph = _extract_subgraph(session.graph, points, wrong.point, inputs, judge)
+    subgraph = _extract_subgraph(session.graph, given, wrong.point, inputs, judge)
     return BisectResult(case, named, subgraph, first_beyond, largest)
 
 
 def _extract_subgraph(
     graph: ModelGraph,
-    points: list[Point],
+    given: list[Point],
     point: Point,
     inputs: dict[str, NDArray[np.int64]],
     judge: Judge,
 ) -> Subgraph:
     """The subgraph that computes `point`, and what it gives alone."""
-    exposed, expected = graph.expose(points, [point]), judge.eager[point.name]
+    exposed, expected = graph.expose(given, [point]), judge.eager[point.name]
     got = exposed.run(inputs, judge.eager)[point.name]
     shape = got.shape if got.size == expected.size else expected.shape
     return Subgraph(
-        graph.extract(points, [point]),
+        graph.extract(given, [point]),
         exposed.feeds(inputs, judge.eager),
         expected.reshape(shape),
         got,

@@ -100,7 +100,8 @@ def measure_layers(session: ParitySession, cases: Sequence[Case]) -> tuple[Point
     share of its tolerance. Errors of a layer are in all that follow it."""
     points = find_points(session.graph.model, session.spec)
     shown = [point for point in points if point.role in SHOWN]
-    exposed = session.graph.expose([point for point in points if point.role == "buckets"], shown)
+    buckets = [point for point in points if point.role == "buckets"]
+    exposed = session.graph.expose([*buckets, *session.memories], shown)
     names = {point.name for point in shown}
     worst: dict[str, PointError] = {}
     for case in cases:

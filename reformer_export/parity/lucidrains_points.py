@@ -9,7 +9,7 @@ from reformer_export.contract import DOMAIN, LOCAL_ATTENTION, LSH_ATTENTION, LSH
 from reformer_export.errors import ArtifactError
 from reformer_export.lucidrains_spec import LucidrainsSpec
 from reformer_export.parity.points import PointFinder
-from reformer_export.reference.eager_values import attention_name
+from reformer_export.reference.eager_values import attention_name, memory_name
 from reformer_export.reference.lucidrains_values import HASH_HEADS, LOCAL_HEADS, OPERATOR, SCALED
 from reformer_export.spec import LSHAttentionSpec, ModelSpec
 
@@ -24,7 +24,7 @@ class LucidrainsPointFinder(PointFinder):
             self._add_angles()
         for layer in range(len(spec.layers)):
             self._add_attention(layer, spec)
-            self._add_feed_forward(layer)
+            self._add_feed_forward(layer, layer in spec.memory_layers)
         self._add_end(len(spec.layers))
         self._add_head(spec)
 
@@ -102,14 +102,17 @@ class LucidrainsPointFinder(PointFinder):
             "export the checkpoint again with this version",
         )
 
-    def _add_feed_forward(self, layer: int) -> None:
+    def _add_feed_forward(self, layer: int, is_memory: bool) -> None:
         block = f"encoder.layers.{layer}.feed_forward"
         self.add(f"encoder.layers.{layer}.attention_stream", self.stream(f"{block}.layer_norm"), layer)
         self._add_if_any(f"{block}.layer_norm", layer)
-        self.add_linear(f"{block}.inner", layer)
-        for product in self.directly_in(f"{block}.outer", "Gemm", "MatMul"):
-            self.add(f"{block}.activation", product.input[0], layer)
-        self.add_linear(f"{block}.outer", layer)
+        if is_memory:
+            self.add_linear(f"{memory_name(layer)}.query", layer)
+        else:
+            self.add_linear(f"{block}.inner", layer)
+            for product in self.directly_in(f"{block}.outer", "Gemm", "MatMul"):
+                self.add(f"{block}.activation", product.input[0], layer)
+            self.add_linear(f"{block}.outer", layer)
         self.add(block, self.last(block), layer, "feed forward")
 
     def _add_end(self, num_layers: int) -> None:

@@ -63,6 +63,12 @@ class ParitySession:
         """Whether the exposed graph runs as the runtime does, so that its buckets are the runtime's."""
         return getattr(self.runtime, "placement", None) == self.placement
 
+    @property
+    def memories(self) -> list[Point]:
+        """What product-key memories choose: given to every graph that is looked into, and judged by
+        `expose_hashing` alone."""
+        return [point for point in self.hashing if point.role == "memories"]
+
     def expose_hashing(self) -> ExposedGraph:
         """The whole graph on buckets and memories that are given; it shows its outputs, and for each LSH
         layer what it hashed and the buckets that it would have chosen, for each product-key memory the same,

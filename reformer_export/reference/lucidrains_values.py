@@ -139,7 +139,10 @@ class LucidrainsValueReader:
         yield from self._attach_linear(attention.to_out, ".attention.output.dense")
 
     def _attach_feed_forward(self, chunked: Any) -> Iterator[Any]:
-        """Its modules are called for one slice of the tokens after the other."""
+        """Its modules are called for one slice of the tokens after the other; a product-key memory is not."""
+        if not hasattr(chunked, "fn"):
+            yield self._keep(chunked.to_queries, ".feed_forward.memory.query", _output)
+            return
         inner, outer = chunked.fn.w1, chunked.fn.w2
         for module, pick, name in (
             (inner, _output, "inner"),

@@ -109,7 +109,11 @@ LUCIDRAINS: dict[str, tuple[dict[str, Any], str | None, ExportOptions]] = {
         "Autopadder",
         ExportOptions(),
     ),
-    "full": ({"use_full_attn": True, "n_local_attn_heads": 1}, "Autopadder", ExportOptions()),
+    "full": (
+        {"use_full_attn": True, "n_local_attn_heads": 1, "pkm_layers": [2], "pkm_num_keys": 33},
+        "Autopadder",
+        ExportOptions(),
+    ),
 }
 """Models of reformer-pytorch: keyword arguments, wrapper, options."""
 

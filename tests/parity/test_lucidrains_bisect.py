@@ -109,6 +109,7 @@ OTHERS = {
         (negate_update(layer(0, "feed_forward.layer_norm")), "ResidualNorm", layer(0, "attention")),
     ),
     "a gated perceptron": ("wrapped", scaled("Gemm", layer(1, "feed_forward.inner"))),
+    "queries of memories": ("full", scaled("Gemm", layer(1, "feed_forward.memory.query"))),
     "the mean of the streams": ("full", scaled("Mul", "encoder")),
     "the tied head": ("bare", scaled("MatMul", "lm_head.decoder")),
 }
