@@ -80,7 +80,7 @@ def write_artifact(
         checkpoint.folder, checkpoint.spec.vocab_size, options.tokenizer, is_file=checkpoint.file is not None
     )
     model = build_model(checkpoint.spec, checkpoint.weights, options.dtype)
-    graph = trace_model(model, options.opset)
+    graph = trace_model(model, options.dtype, options.opset)
     if runtime_num_hashes is not None:
         add_num_hashes_input(graph, runtime_num_hashes)
     is_large = weights_nbytes(graph) > options.external_data_threshold

@@ -36,12 +36,13 @@ class Eager(Protocol):
 
     def run(
         self,
-        input_ids: NDArray[np.int64],
+        inputs: NDArray[Any],
         attention_mask: NDArray[np.int64],
         num_hashes: int | None = None,
         points: Collection[str] | None = (),
     ) -> EagerRun:
-        """One forward pass; int64 [B, L] each. `num_hashes` uses only the first of each LSH layer's rounds;
+        """One forward pass; ids int64 [B, L], or vectors float32 [B, L, hidden_size] for a model that takes
+        those, and int64 [B, L]. `num_hashes` uses only the first of each LSH layer's rounds;
         `points` names the values to read besides the outputs; None for all."""
 
     def noisy_weights(self, seed: int) -> contextlib.AbstractContextManager[None]:
