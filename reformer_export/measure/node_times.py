@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from reformer_export.contract import MASK_INPUT
 from reformer_export.measure.contenders import random_inputs
-from reformer_export.runtimes.ort_binding import BoundSession
+from reformer_export.runtimes.ort_binding import NUMPY_TYPES
 from reformer_export.runtimes.ort_session import Placement, open_session
 from reformer_export.spec import ModelSpec
 
@@ -48,24 +49,27 @@ class NodeTimes:
 
 def measure_node_times(model: Path, spec: ModelSpec, length: int, placement: Placement) -> NodeTimes:
     """Where one pass of `model` over `length` random tokens spends its time."""
-    kernels = profile_model(model, spec, random_inputs(spec, 1, length), placement)
+    kernels = profile_model(model, random_inputs(spec, 1, length), placement)
     return NodeTimes(length, rank_operators(kernels))
 
 
 def profile_model(
-    model: Path, spec: ModelSpec, inputs: NDArray[Any], placement: Placement, passes: int = 3
+    model: Path, inputs: NDArray[Any], placement: Placement, passes: int = 3
 ) -> list[KernelRun]:
     """The kernels of one pass of `model` over `inputs`, ids [B, L] or vectors [B, L, hidden_size], each the
     best of `passes`.
 
     Nodes inside of loops are listed once for every turn; the loops themselves are not.
     """
-    feeds = dict(zip(spec.input_names, (inputs, np.ones(inputs.shape[:2], np.int64)), strict=True))
+    mask = np.ones(inputs.shape[:2], np.int64)
     with tempfile.TemporaryDirectory(prefix="reformer-export-") as folder:
         session = open_session(model, placement, Path(folder) / "profile")
-        bound = BoundSession(session, placement)
+        feeds = {
+            value.name: mask if value.name == MASK_INPUT else inputs.astype(NUMPY_TYPES[value.type], copy=False)
+            for value in session.get_inputs()
+        }
         for _ in range(1 + passes):
-            bound.run(spec.output_names, feeds)
+            session.run(None, feeds)
         trace = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
     runs = _kernels_by_run(trace)[1:]  # the first one warms up
     return [min(repeats, key=lambda kernel: kernel.seconds) for repeats in zip(*runs, strict=True)]

@@ -230,10 +230,11 @@ class Runtime(Forkable):
         InputError where the model has no tokenizer, or an id is none of its vocabulary.
         """
         row = row_of_ids("ids", ids, "give token ids such as [5, 6, 7]")
+        tokenizer = self.tokenizer
         outside = next((each for each in row if not 0 <= each < self.spec.vocab_size), None)
         if outside is not None:
             raise InputError("ids", outside, f"ids from 0 to {self.spec.vocab_size - 1}", "mend the ids")
-        return self.tokenizer.decode(row)
+        return tokenizer.decode(row)
 
     def generate(self, prompt: Prompt, **options: Unpack[GenerationFields]) -> Generation:
         """Continue `prompt`: text, or token ids in a list or a one-dimensional array of numpy's or another
