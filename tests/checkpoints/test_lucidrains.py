@@ -153,7 +153,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     "memory layers": ({"pkm_layers": [2]}, "product-key memory is not supported"),
     "in buckets": ({"lsh_attend_across_buckets": False}, "attention that stays in a bucket"),
     "duplicates": ({"lsh_allow_duplicate_attention": False}, "counting each pair"),
-    "a class": ({"class": "Reformer"}, "got 'Reformer', expected ReformerLM, as it takes vectors"),
+    "a class": ({"class": "LSHAttention"}, "expected one of ReformerLM, Reformer, LSHSelf.*has no weights"),
     "an encoder": ({"class": "ReformerEncDec"}, "decoder attends to is not supported"),
     "a wrapper": ({"wrapper": "Padder"}, "wrapper: got 'Padder', expected Autopadder or TrainingWrapper"),
     "a text": ({"causal": "yes"}, "causal: got 'yes', expected true or false"),

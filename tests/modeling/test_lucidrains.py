@@ -16,7 +16,8 @@ from reformer_export.artifact.manifest import Manifest
 from reformer_export.checkpoints import Checkpoint, LoadOptions, load_lucidrains
 from reformer_export.lucidrains_spec import LucidrainsSpec
 from reformer_export.modeling import build_model
-from tests.lucidrains import SMALL, keyword_arguments, require_package, save_model
+from reformer_export.spec import ModelSpec
+from tests.lucidrains import SMALL, draw_vectors, keyword_arguments, require_package, save_model
 
 ATOL = 1e-4
 """Largest difference at attended positions, of outputs up to a few units."""
@@ -38,6 +39,13 @@ def draw_mask(rng: np.random.Generator, kind: str, batch: int, length: int) -> N
     return mask
 
 
+def draw_inputs(spec: ModelSpec, rng: np.random.Generator, batch: int, length: int) -> NDArray[Any]:
+    """Ids int64 [batch, length], or vectors float32 [batch, length, hidden_size]."""
+    if spec.takes_vectors:
+        return draw_vectors(rng, batch, length, spec.hidden_size)
+    return rng.integers(0, spec.vocab_size, (batch, length))
+
+
 def compare(
     checkpoint: Checkpoint, file: Path, lengths: list[int], batch: int, kind: str, seed: int
 ) -> float:
@@ -49,11 +57,11 @@ def compare(
     (name,) = checkpoint.spec.output_names
     rng, worst = np.random.default_rng(seed), 0.0
     for length in lengths:
-        ids = rng.integers(0, checkpoint.spec.vocab_size, (batch, length))
+        inputs = draw_inputs(checkpoint.spec, rng, batch, length)
         mask = draw_mask(rng, kind, batch, length)
-        expected = eager.run(ids, mask).outputs[name]
+        expected = eager.run(inputs, mask).outputs[name]
         with torch.no_grad():
-            (got,) = model(torch.from_numpy(ids), torch.from_numpy(mask))
+            (got,) = model(torch.from_numpy(inputs), torch.from_numpy(mask))
         assert got.shape == expected.shape
         worst = max(worst, float(np.abs(got.numpy() - expected)[mask == 1].max()))
     return worst
