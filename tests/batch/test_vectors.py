@@ -110,7 +110,8 @@ def test_a_file_of_vectors_becomes_a_file_of_outputs(tmp_path: Path) -> None:
             assert run_batches(runtime, source, writer, Batching(2)).sequences == 5
     found = np.load(tmp_path / "b.npz")
     assert sorted(found) == ["attention_mask", "index", "last_hidden_state"]
-    expected = (VECTORS.astype(np.float32) + MASK[..., None]) * MASK[..., None]
+    ones = MASK[..., None].astype(np.float32)
+    expected = (VECTORS.astype(np.float32) + ones) * ones
     np.testing.assert_array_equal(found["last_hidden_state"], expected)
     assert '"input_ids"' not in (tmp_path / "b.jsonl").read_text()
 
