@@ -184,7 +184,12 @@ def make_alone(**changes: Any) -> LucidrainsSpec:
 
 
 def test_a_model_of_vectors_survives_json() -> None:
-    reformer = {"architecture": "Reformer", "norm": "scale", "feed_forward_size": 16, "layers": (LAYER, LAYER)}
+    reformer = {
+        "architecture": "Reformer",
+        "norm": "scale",
+        "feed_forward_size": 16,
+        "layers": (LAYER, LAYER),
+    }
     for spec in (make_alone(), make_alone(**reformer)):
         assert spec_from_values(json.loads(json.dumps(values_from_spec(spec)))) == spec
         assert spec.takes_vectors
@@ -201,7 +206,10 @@ def test_a_model_of_vectors_survives_json() -> None:
     [
         ({"vocab_size": 5}, "vocab_size: got 5, expected what the class LSHSelfAttention has"),
         ({"feed_forward_size": 5}, "feed_forward_size: got 5"),
-        ({"architecture": "Reformer", "norm": "layer"}, "feed_forward_size: got 0, expected an integer from 1"),
+        (
+            {"architecture": "Reformer", "norm": "layer"},
+            "feed_forward_size: got 0, expected an integer from 1",
+        ),
         ({"architecture": "ReformerEncDec"}, "architecture: got 'ReformerEncDec'"),
         ({"norm": "layer"}, "norm: got 'layer'"),
         ({"layers": (LAYER, LAYER)}, "layers: got"),

@@ -60,8 +60,8 @@ def split(line: str) -> list[str]:
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A reader's folder: `my-reformer`, a language model over bytes; model.pt and kwargs.json, one of
-    reformer-pytorch, layer.pt and layer.json, a layer of it, and vectors for that; texts; and `models`, of this
-    project."""
+    reformer-pytorch, layer.pt and layer.json, a layer of it, and vectors for that; texts; and `models`, of
+    this project."""
     folder = tmp_path_factory.mktemp("desk")
     config = config_t(vocab_size=258, is_decoder=True)
     save_model(folder, config, transformers.ReformerModelWithLMHead).rename(folder / "my-reformer")

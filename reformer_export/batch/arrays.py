@@ -1,5 +1,5 @@
-"""Rows of ids, or of vectors, from a .npy or .npz file, read one at a time: a header's promise is checked before memory is
-taken for it, and a compressed member is unpacked only as far as it is read."""
+"""Rows of ids, or of vectors, from a .npy or .npz file, read one at a time: a header's promise is checked
+before memory is taken for it, and a compressed member is unpacked only as far as it is read."""
 
 from __future__ import annotations
 

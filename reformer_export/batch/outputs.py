@@ -202,8 +202,8 @@ class _Column:
 
 
 class NpzWriter(ResultWriter):
-    """`index` [sequences], `input_ids` of a model that takes ids and `attention_mask` [sequences, length], and
-    every output [sequences, ...], rows padded with zeros; bad lines are left out.
+    """`index` [sequences], `input_ids` of a model that takes ids and `attention_mask` [sequences, length],
+    and every output [sequences, ...], rows padded with zeros; bad lines are left out.
     numpy lets go of the zero characters at a text's end.
 
     How wide the arrays are is known at the end only: until then the rows wait in files without a name in

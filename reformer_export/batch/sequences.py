@@ -216,9 +216,7 @@ class SequenceReader:
         return InputLine(index, where, sequence, warning=warning)
 
 
-def _find_wrong_type(
-    ids: NDArray[Any], mask: NDArray[Any] | None, name: str, size: int | None
-) -> str | None:
+def _find_wrong_type(ids: NDArray[Any], mask: NDArray[Any] | None, name: str, size: int | None) -> str | None:
     """What is wrong with ids, or with vectors of `size` numbers, which are called `name`, and with a mask."""
     is_row_of_ids = ids.ndim == 1 and ids.dtype.kind in "iu"
     fits = is_row_of_ids if size is None else ids.shape[1:] == (size,) and ids.dtype.kind == "f"

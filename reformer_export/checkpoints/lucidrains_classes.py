@@ -27,10 +27,10 @@ _OF_LAYERS: Final = (
 )
 """Keywords of the layers that are not about their attention."""
 
-_OF_A_CALL: Final[Refusals] = {
-    name: ((None,), "it is an argument of a call, and an artifact takes no other inputs than its own yet")
-    for name in ("keys", "input_mask", "input_attn_mask", "context_mask", "pos_emb")
-}
+_OF_A_CALL: Final[Refusals] = dict.fromkeys(
+    ("keys", "input_mask", "input_attn_mask", "context_mask", "pos_emb"),
+    ((None,), "it is an argument of a call, and an artifact takes no other inputs than its own yet"),
+)
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,8 @@ def read_names(file: Path, headers: Mapping[str, TensorHeader]) -> StoredTensors
     if model_class is None:
         raise CheckpointError(
             file,
-            f"no tensor {_EMBEDDING}, layers.blocks... or toqk.weight, bare or behind net., net.net. or module.",
+            f"no tensor {_EMBEDDING}, layers.blocks... or toqk.weight, bare or behind net., net.net. or "
+            "module.",
             f"the state dict of a {', '.join(_CLASSES)} of reformer-pytorch",
             "give its file, of that module alone; a model of another class is not supported",
         )
@@ -226,9 +227,7 @@ def _position_names(keywords: Keywords, head_size: int) -> dict[str, tuple[str, 
     return {"rotary_positions.frequencies": ("layer_pos_emb.inv_freq", (-(-head_size // 2),))}
 
 
-def _layer_names(
-    keywords: Keywords, head_size: int, layer: int, root: str
-) -> dict[str, tuple[str, Shape]]:
+def _layer_names(keywords: Keywords, head_size: int, layer: int, root: str) -> dict[str, tuple[str, Shape]]:
     dim, ours, theirs = keywords["dim"], f"encoder.layers.{layer}", f"{root}blocks.{layer}"
     names: dict[str, tuple[str, Shape]] = {}
     for part, block in (("attention", "f"), ("feed_forward", "g")):

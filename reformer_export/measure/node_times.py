@@ -65,7 +65,9 @@ def profile_model(
     with tempfile.TemporaryDirectory(prefix="reformer-export-") as folder:
         session = open_session(model, placement, Path(folder) / "profile")
         feeds = {
-            value.name: mask if value.name == MASK_INPUT else inputs.astype(NUMPY_TYPES[value.type], copy=False)
+            value.name: mask
+            if value.name == MASK_INPUT
+            else inputs.astype(NUMPY_TYPES[value.type], copy=False)
             for value in session.get_inputs()
         }
         for _ in range(1 + passes):

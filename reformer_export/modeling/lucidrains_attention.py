@@ -163,10 +163,8 @@ def unit_keys(query_key: torch.Tensor, num_heads: int, has_zeros: bool) -> torch
     which stay so."""
     vectors = query_key.float().view(*query_key.shape[:2], num_heads, -1)
     mean_square = vectors.square().mean(-1, keepdim=True)
-    if has_zeros:  # The exporter takes a sum with so small a number for one with 0.
-        mean_square = mean_square.clamp(min=KEY_NORM_EPSILON)
-    else:
-        mean_square = mean_square + KEY_NORM_EPSILON
+    # A bound where it counts: the exporter takes a sum with so small a number for one with 0.
+    mean_square = mean_square.clamp(min=KEY_NORM_EPSILON) if has_zeros else mean_square + KEY_NORM_EPSILON
     vectors = vectors * torch.rsqrt(mean_square * vectors.shape[-1])
     return vectors.view(query_key.shape).to(query_key.dtype)
 

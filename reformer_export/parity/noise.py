@@ -27,8 +27,8 @@ def measure_noise(
 ) -> float:
     """The largest change of eager's outputs `truth`, where every weight changes in its last place.
 
-    Inputs are ids int64 [B, L] or vectors float32 [B, L, hidden_size], the mask is int64 [B, L]. Of `DRAWS` draws those count in which every hash stays as it is: what a
-    flip moves is no rounding. 0 where none does.
+    Inputs are ids int64 [B, L] or vectors float32 [B, L, hidden_size], the mask is int64 [B, L]. Of `DRAWS`
+    draws those count in which every hash stays as it is: what a flip moves is no rounding. 0 where none does.
     """
     noise = 0.0
     for seed in range(DRAWS):

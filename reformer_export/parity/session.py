@@ -71,8 +71,8 @@ class ParitySession:
         return self.graph.expose([point for point in self.hashing if point.role == "buckets"], self.hashing)
 
     def draw(self, case: Case) -> tuple[NDArray[Any], NDArray[np.int64]]:
-        """The case's ids int64 [B, L], or vectors float32 [B, L, hidden_size], and mask int64 [B, L]: its own,
-        or random ones. Vectors are numbers of the artifact's dtype: it and eager then see the same."""
+        """The case's ids int64 [B, L], or vectors float32 [B, L, hidden_size], and mask int64 [B, L]: its
+        own, or random ones. Vectors are numbers of the artifact's dtype: it and eager then see the same."""
         if case.inputs is None:
             inputs, mask = make_inputs(self.spec, case, self.seed)
         else:

@@ -115,7 +115,7 @@ class EagerLucidrains:
         output = result.numpy()
         if self.spec.logits == "last":
             output = last_rows(output, attention_mask)
-        buckets = self._arrange_buckets(found, *mask.shape, num_hashes)
+        buckets = self._arrange_buckets(found, len(mask), mask.shape[1], num_hashes)
         values: Values = {f"{attention_name(layer)}.buckets": x for layer, x in buckets.items()}
         return EagerRun({self.spec.output_names[0]: output}, buckets, values)
 

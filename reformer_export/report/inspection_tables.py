@@ -111,7 +111,11 @@ def model_tables(artifact: ArtifactSummary) -> list[Table]:
         ("operators", _join_pairs(manifest.operators)),
         ("longest sequence", f"{spec.max_length:,} tokens"),
         _describe_inputs(spec),
-        *([] if manifest.tokenizer is None or spec.takes_vectors else [("text", _describe_tokenizer(manifest.tokenizer))]),
+        *(
+            []
+            if manifest.tokenizer is None or spec.takes_vectors
+            else [("text", _describe_tokenizer(manifest.tokenizer))]
+        ),
         ("width", f"{spec.hidden_size:,}, {spec.num_heads} heads of {spec.head_size}"),
         ("feed-forward", _describe_feed_forward(spec)),
         ("positions", _describe_positions(spec)),

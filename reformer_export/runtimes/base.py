@@ -175,17 +175,15 @@ class Runtime(Forkable):
         Args:
             input_ids: token ids, integers [batch, sequence], or rows of unequal length, which are padded on
                 the right and masked. Padding a row changes a Reformer's answer slightly: its last chunks
-                attend around the end. For a model on CUDA, also an int64 or int32 array on the GPU (DLPack or
-                `__cuda_array_interface__`, such as torch's), which is read where it lies; its values are not
-                checked. Of a model that takes vectors these may stand here.
-            attention_mask: 1 for a token, 0 for padding, [batch, sequence] as the ids or vectors, and where
-                those lie; None for all ones.
+                attend around the end. For a model on CUDA, also int64 or int32 on the GPU (DLPack or
+                `__cuda_array_interface__`, such as torch's), read where it lies and not checked.
+            attention_mask: 1 for a token, 0 for padding, as the ids and where they lie; None for all ones.
             num_hashes: rounds of hashing, from 1 to the manifest's `runtime_num_hashes.max_hashes`: fewer
                 are faster and attend worse. None for those the artifact was opened with. Only artifacts
                 exported with --max-hashes take it.
-            inputs_embeds: in place of ids, for a model that takes vectors (`spec.takes_vectors`): finite
-                numbers [batch, sequence, hidden_size], rounded to the artifact's dtype, or such rows of
-                unequal length; on the GPU float32 or float16.
+            inputs_embeds: for a model that takes vectors (`spec.takes_vectors`), in place of ids or as the
+                first argument: finite floats [batch, sequence, hidden_size], or such rows; on the GPU float32
+                or float16.
             device: where the outputs shall be: "cpu" for numpy arrays; "cuda", for a model on CUDA, for
                 arrays that stay on the GPU (`torch.from_dlpack` and the like read them there).
             dtype: of the outputs: "float32", or the artifact's own, which saves a conversion. numpy has no

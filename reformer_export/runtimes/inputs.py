@@ -38,7 +38,10 @@ class LeftPaddingWarning(UserWarning):
 
 
 VectorsLike = (
-    NDArray[np.floating] | Sequence[NDArray[np.floating]] | Sequence[Sequence[Sequence[float]]] | SupportsDLPack
+    NDArray[np.floating]
+    | Sequence[NDArray[np.floating]]
+    | Sequence[Sequence[Sequence[float]]]
+    | SupportsDLPack
 )
 """Rows of vectors of real numbers: an array [batch, sequence, hidden_size], numpy's or another library's, or
 one sequence [sequence, hidden_size] a row, whose lengths may differ."""
@@ -50,7 +53,9 @@ def choose_inputs(spec: ModelSpec, input_ids: object, inputs_embeds: object) -> 
     """What was given of the two; InputError unless it is one, and `inputs_embeds` only for a model that takes
     vectors: what is given by its place may be either."""
     if input_ids is not None and inputs_embeds is not None:
-        raise InputError("inputs_embeds", "`input_ids` too", "one of them", f"give {spec.input_names[0]} alone")
+        raise InputError(
+            "inputs_embeds", "`input_ids` too", "one of them", f"give {spec.input_names[0]} alone"
+        )
     if inputs_embeds is not None and not spec.takes_vectors:
         got, fix = "it for a model that takes token ids", "give `input_ids`"
         raise InputError("inputs_embeds", got, "`input_ids`", fix)
@@ -146,7 +151,7 @@ def vectors_from_input(what: str, values: object, size: int, dtype: DType) -> ND
     return row.astype(np.float32, copy=False)
 
 
-def _rows_from_input(name: str, values: IdsLike) -> list[NDArray[np.integer]]:
+def _rows_from_input(name: str, values: InputsLike) -> list[NDArray[np.integer]]:
     fix = f"give {name} as a list of rows, e.g. [[5, 6, 7]]"
     if not isinstance(values, np.ndarray | Sequence):
         values = array_from_other(name, values, fix)

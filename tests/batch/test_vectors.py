@@ -59,7 +59,10 @@ def test_rows_of_every_float_type(tmp_path: Path, dtype: str, save: Any) -> None
     [
         ({"input_ids": np.ones((2, 8), int)}, r"got arrays \['input_ids'\] in .*, expected inputs_embeds"),
         ({"inputs_embeds": VECTORS, "keys": VECTORS}, "expected inputs_embeds and attention_mask alone"),
-        ({"inputs_embeds": np.ones((2, 8))}, r"got inputs_embeds \[1, 2, 8\] in .*, expected \[batch, sequence, 4\]"),
+        (
+            {"inputs_embeds": np.ones((2, 8))},
+            r"got inputs_embeds \[1, 2, 8\] in .*, expected \[batch, sequence, 4\]",
+        ),
         ({"inputs_embeds": np.ones((2, 8, 5))}, r"expected \[batch, sequence, 4\]"),
         ({"inputs_embeds": np.ones((2, 8, 4), int)}, "expected rows of real numbers"),
         ({"inputs_embeds": np.ones((2, 72, 4))}, "expected rows of at most 64 tokens"),
@@ -96,7 +99,9 @@ def test_text_and_json_are_not_vectors(tmp_path: Path) -> None:
     for name in ("a.txt", "a.jsonl"):
         assert "give them in a .npz file with inputs_embeds" in str(read(tmp_path / name)[0].error)
     ids = READER.check(0, "here", np.array([1, 2]), None)
-    assert ids.error == "got inputs_embeds of shape [2] and type int64, expected rows of 4 real numbers; mend it"
+    assert (
+        ids.error == "got inputs_embeds of shape [2] and type int64, expected rows of 4 real numbers; mend it"
+    )
 
 
 def test_a_file_of_vectors_becomes_a_file_of_outputs(tmp_path: Path) -> None:
@@ -125,7 +130,9 @@ def test_batches_are_of_one_length_and_windows_count_vectors(tmp_path: Path) -> 
     ]
     with (
         load(write_vector_artifact(tmp_path / "out"), provider="cpu") as runtime,
-        open_output(Output(tmp_path / "b.npz"), runtime, source := GivenSequences(lines), Batching(4)) as writer,
+        open_output(
+            Output(tmp_path / "b.npz"), runtime, source := GivenSequences(lines), Batching(4)
+        ) as writer,
     ):
         totals = run_batches(runtime, source, writer, Batching(4))
     assert totals.cells - totals.tokens == 4  # of the lengths 1, 3 and 4 together

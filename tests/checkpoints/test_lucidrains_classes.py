@@ -100,7 +100,11 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         {"class": ...},
         "class: got none, which means ReformerLM, expected Reformer, as there is the tensor layers.blocks.0",
     ),
-    "one layer": (SMALL_REFORMER, {"class": "LSHSelfAttention", "depth": ..., "causal": True}, "class: got LSH"),
+    "one layer": (
+        SMALL_REFORMER,
+        {"class": "LSHSelfAttention", "depth": ..., "causal": True},
+        "class: got LSH",
+    ),
     "layers": (
         SMALL_ATTENTION,
         {"class": "Reformer"},
@@ -108,9 +112,17 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     ),
     "words": (SMALL, {"class": "Reformer", "num_tokens": ...}, "expected ReformerLM, as .*token_emb.weight"),
     "dim": (SMALL_ATTENTION, {"dim": 64}, r"dim: got 64, expected 32, as toqk.weight is \[32, 32\]"),
-    "heads": (SMALL_ATTENTION, {"heads": 2, "dim_head": 8}, "got 2 x 8 = 16, expected 32 rows, as toqk.weight"),
+    "heads": (
+        SMALL_ATTENTION,
+        {"heads": 2, "dim_head": 8},
+        "got 2 x 8 = 16, expected 32 rows, as toqk.weight",
+    ),
     "divisor": (SMALL_ATTENTION, {"heads": 5}, "heads: got 5, expected a divisor of dim = 32"),
-    "depth": (SMALL_REFORMER, {"depth": 3}, "depth: got 3, expected 2, as the last layer has layers.*blocks.1"),
+    "depth": (
+        SMALL_REFORMER,
+        {"depth": 3},
+        "depth: got 3, expected 2, as the last layer has layers.*blocks.1",
+    ),
     "memory": (SMALL_ATTENTION, {"num_mem_kv": 3}, "num_mem_kv: got 3, expected 0, as there is no mem_kv"),
     "one value": (SMALL_ATTENTION, {"one_value_head": True}, "one_value_head: got True, expected 32 rows"),
     "of another class": (SMALL_ATTENTION, {"ff_glu": True}, "ff_glu: got a keyword that it does not have"),

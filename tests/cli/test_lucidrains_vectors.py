@@ -68,8 +68,14 @@ def test_what_does_not_work_says_so_in_one_line(exported: Path, tmp_path: Path) 
         (("generate", out, "--prompt-ids", "1,2"), "task: got an artifact for feature-extraction"),
         (("verify", out, "--data", config), "--data: got an artifact for feature-extraction"),
         (("verify", out, "--lengths", "15"), "15"),
-        (("onnx", file, tmp_path / "out", "--config", config, "--decode"), "--decode: got a model that takes"),
-        (("onnx", file, tmp_path / "out", "--config", config, "--tokenizer", "bytes"), "--tokenizer: got bytes"),
+        (
+            ("onnx", file, tmp_path / "out", "--config", config, "--decode"),
+            "--decode: got a model that takes",
+        ),
+        (
+            ("onnx", file, tmp_path / "out", "--config", config, "--tokenizer", "bytes"),
+            "--tokenizer: got bytes",
+        ),
     ):
         outcome = run_program(*arguments)
         assert outcome.status == 2, arguments

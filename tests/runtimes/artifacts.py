@@ -88,8 +88,8 @@ def write_artifact(
 
 
 def make_vector_spec() -> LucidrainsSpec:
-    """An LSHSelfAttention of reformer-pytorch for vectors of 4 numbers: up to 4 tokens, or multiples of 8 up to
-    64."""
+    """An LSHSelfAttention of reformer-pytorch for vectors of 4 numbers: up to 4 tokens, or multiples of 8 up
+    to 64."""
     return LucidrainsSpec(
         task="feature-extraction",
         vocab_size=0,

@@ -50,13 +50,21 @@ def test_rows_of_unequal_length_are_padded_with_zeros_and_masked() -> None:
 
 
 REFUSED: dict[str, tuple[Any, Any, str]] = {
-    "ids": ([[5, 6, 7, 8]], None, r"inputs_embeds, row 0: got int64 of shape \[4\], expected \[sequence, 4\]"),
+    "ids": (
+        [[5, 6, 7, 8]],
+        None,
+        r"inputs_embeds, row 0: got int64 of shape \[4\], expected \[sequence, 4\]",
+    ),
     "two axes": (VECTORS[0], None, r"got an array of shape \[8, 4\], expected \[batch, sequence, 4\]"),
     "another size": (np.zeros((1, 8, 5)), None, r"float64 of shape \[8, 5\]"),
     "integers": (np.zeros((1, 8, 4), int), None, "int64 of shape"),
     "a length": (VECTORS[:, :7], None, "got 7 tokens, expected up to 4, or multiples of 2 x bucket_size = 8"),
     "too long": (np.zeros((1, 72, 4)), None, "got 72 tokens"),
-    "not a number": (np.full((1, 8, 4), np.nan), None, "a number that is not finite in float32 at position 0"),
+    "not a number": (
+        np.full((1, 8, 4), np.nan),
+        None,
+        "a number that is not finite in float32 at position 0",
+    ),
     "infinity": (np.full((1, 8, 4), 1e39), None, "not finite"),
     "no row": (np.zeros((0, 8, 4)), None, "no row"),
     "no token": (np.zeros((1, 0, 4)), None, "no token"),

@@ -124,7 +124,8 @@ class EngineExecutor:
 
     def _describe(self, input_shapes: Shapes) -> str:
         name = self._opened.inputs[0]
-        return f"{name} of shape {format_shape(input_shapes[name])}"
+        batch, length = input_shapes[name][:2]
+        return f"{name} of shape {format_shape((batch, length))}"
 
     def _nbytes(self, name: str, shape: tuple[int, ...]) -> int:
         return math.prod(shape) * self._dtypes[name].itemsize

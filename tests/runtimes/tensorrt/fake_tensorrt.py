@@ -252,9 +252,7 @@ class Context:
         if "lengths" in self._engine.inputs:  # of decode.onnx, where a run takes a while
             past = self._shapes.get(name.replace("present", "past"))
             return past or (self._shapes["input_ids"][0], 1, self._engine.session.get_outputs()[0].shape[2])
-        zeros = {
-            name: _decode(np.zeros(shape, self._dtype(name))) for name, shape in self._shapes.items()
-        }
+        zeros = {name: _decode(np.zeros(shape, self._dtype(name))) for name, shape in self._shapes.items()}
         zeros["attention_mask"] += 1
         return self._engine.session.run([name], zeros)[0].shape
 
