@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
 from reformer_export.errors import SpecError
+from reformer_export.product_keys_spec import ProductKeysSpec
 from reformer_export.spec import (
     LearnedPositionsSpec,
     LSHAttentionSpec,
@@ -99,6 +100,7 @@ class LucidrainsSpec(ModelSpec):
         ties_embedding: `weight_tie_embedding`: the head's weights are the normalised word embeddings.
         architecture: the package's class: words, layers and head; the layers alone, which take vectors; or
             one layer's attention alone, which does too and has no feed-forward.
+        product_keys: `pkm_layers`: layers with a memory in place of their feed-forward; None for none.
     """
 
     embedding_size: int
@@ -114,6 +116,7 @@ class LucidrainsSpec(ModelSpec):
     ties_layers: bool = False
     ties_embedding: bool = False
     architecture: Architecture = "ReformerLM"
+    product_keys: ProductKeysSpec | None = None
 
     def __post_init__(self) -> None:
         check_size("emb_dim", self.embedding_size)
@@ -135,6 +138,9 @@ class LucidrainsSpec(ModelSpec):
                 raise SpecError(name, repr(getattr(self, name)), "true or false", MEND)
         super().__post_init__()
         self._check_sizes_together()
+        if max(self.memory_layers, default=0) >= len(self.layers):
+            expected = f"at most {len(self.layers)} layers"
+            raise SpecError("pkm_layers", f"layer {self.memory_layers[-1] + 1}", expected, MEND)
         self._check_parts()
 
     def _check_sizes_together(self) -> None:
@@ -157,6 +163,7 @@ class LucidrainsSpec(ModelSpec):
         wrong += ["positions"] * (isinstance(self.positions, NoPositionsSpec) != is_vectors)
         wrong += ["norm"] * ((self.norm == "none") != is_alone)
         wrong += ["layers"] * (is_alone and len(self.layers) > 1)
+        wrong += ["product_keys"] * (is_alone and self.product_keys is not None)
         wrong += ["task"] * (is_vectors and self.task != "feature-extraction")
         wrong += ["embedding_size"] * (is_vectors and self.embedding_size != self.hidden_size)
         if wrong:
@@ -214,6 +221,10 @@ class LucidrainsSpec(ModelSpec):
     def longest_attended(self) -> int:
         """Tokens and learned keys that the longest sequence attends to, with its padding."""
         return self.padded_length(self.max_length) + self.num_memory_keys
+
+    @property
+    def memory_layers(self) -> tuple[int, ...]:
+        return () if self.product_keys is None else self.product_keys.layers
 
     @property
     def num_hash_heads(self) -> int:

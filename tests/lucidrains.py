@@ -66,6 +66,8 @@ def save_model(
     model_class = keywords.get("class", "ReformerLM")
     if model_class != "ReformerLM":
         del called["max_seq_len"]
+    if "pkm_layers" in called:
+        called["pkm_layers"] = tuple(called["pkm_layers"])
     if called.get("ff_activation") is not None:
         called["ff_activation"] = getattr(torch.nn, called["ff_activation"])
     with torch.random.fork_rng(devices=[]):
@@ -114,6 +116,9 @@ def keyword_arguments(draw: st.DrawFn) -> dict[str, Any]:
         *("use_full_attn", "one_value_head", "return_embeddings", "weight_tie_embedding"),
     ):
         keywords[name] = draw(st.integers(0, 3)) == 0
+    if draw(st.integers(0, 2)) == 0:
+        keywords["pkm_layers"] = draw(st.lists(st.integers(1, 4), max_size=3, unique=True))
+        keywords["pkm_num_keys"] = draw(st.integers(32, 40))
     position = draw(st.sampled_from(["", "", "fixed", "absolute", "axial", "axial shape"]))
     if position:
         keywords[f"{position.split()[0]}_position_emb"] = True

@@ -7,15 +7,17 @@ more each: one tensor has several names. A state dict has all of them; safetenso
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from reformer_export.checkpoints.lucidrains_keywords import Keywords
+from reformer_export.checkpoints.lucidrains_product_keys import COUNTER, memory_names, read_facts, refuse_norm
 from reformer_export.checkpoints.weights import STORED_DTYPES, TensorHeader
 from reformer_export.errors import CheckpointError
 from reformer_export.lucidrains_spec import Architecture
+from reformer_export.product_keys_spec import ProductKeysSpec
 
 Shape = tuple[int, ...]
 
@@ -72,6 +74,7 @@ def read_names(file: Path, headers: Mapping[str, TensorHeader]) -> StoredTensors
     prefix = first[1]
     if prefix.count("net.") > 2:
         raise CheckpointError(file, f"names that begin with {prefix}", "net. at most twice", SAVE_AGAIN)
+    headers = {name: x for name, x in headers.items() if not COUNTER.fullmatch(name.removeprefix(prefix))}
     for name, header in headers.items():
         if not name.startswith(prefix):
             expected = f"all names to begin with {prefix}"
@@ -80,6 +83,8 @@ def read_names(file: Path, headers: Mapping[str, TensorHeader]) -> StoredTensors
             raise CheckpointError(
                 file, f"{header.dtype} in the tensor {name}", "floating numbers", SAVE_AGAIN
             )
+        if (refusal := refuse_norm(file, name.removeprefix(prefix), header.shape)) is not None:
+            raise refusal
     shapes = {name.removeprefix(prefix): header.shape for name, header in headers.items()}
     return StoredTensors(file, prefix, shapes, model_class, first.string)
 
@@ -105,6 +110,9 @@ class Facts:
             self._read_layers()
         if stored.model_class == "ReformerLM":
             self._read_head()
+        self.memories = read_facts(stored.shapes)
+        if len(self.memories.keys) == 4:
+            self._say("pkm_num_keys", self.memories.keys[1], min(self.memories.memories.items())[1])
 
     def _read_words(self) -> None:
         tokens, width = self._shape(_EMBEDDING, 2)
@@ -178,15 +186,18 @@ def position_kind(stored: StoredTensors) -> tuple[str, str]:
     raise stored.error("no tensor of positions", expected)
 
 
-def parameter_names(keywords: Keywords, head_size: int) -> dict[str, tuple[str, Shape]]:
+def parameter_names(
+    keywords: Keywords, head_size: int, memories: ProductKeysSpec | None
+) -> dict[str, tuple[str, Shape]]:
     """Every parameter of the canonical model (modeling/lucidrains.py) -> its name in a state dict, its
-    shape."""
+    shape; of product keys see `convert_memories`."""
     if keywords.model_class == "LSHSelfAttention":
         return _attention_names(keywords, head_size, "encoder.layers.0.attention", "")
     root = "layers." if keywords.takes_vectors else "reformer.layers."
     names: dict[str, tuple[str, Shape]] = {}
     for layer in range(keywords["depth"]):
         names |= _layer_names(keywords, head_size, layer, root)
+        names |= _feed_forward_names(keywords, layer, root, memories)
     return names if keywords.takes_vectors else _outer_names(keywords, head_size) | names
 
 
@@ -238,12 +249,20 @@ def _layer_names(keywords: Keywords, head_size: int, layer: int, root: str) -> d
             names[f"{here}.layer_norm.weight"] = (f"{there}.norm.g", (1,))
         else:
             names |= _both(f"{here}.layer_norm", f"{there}.norm", (dim,))
-    names |= _attention_names(keywords, head_size, f"{ours}.attention", f"{theirs}.f.net.fn.")
-    inner, there = keywords["ff_mult"] * dim, f"{theirs}.g.net.fn.fn"
-    names |= _linear(
-        f"{ours}.feed_forward.inner", f"{there}.w1", inner * (2 if keywords["ff_glu"] else 1), dim
+    return names | _attention_names(keywords, head_size, f"{ours}.attention", f"{theirs}.f.net.fn.")
+
+
+def _feed_forward_names(
+    keywords: Keywords, layer: int, root: str, memories: ProductKeysSpec | None
+) -> dict[str, tuple[str, Shape]]:
+    dim, ours = keywords["dim"], f"encoder.layers.{layer}.feed_forward"
+    theirs = f"{root}blocks.{layer}.g.net.fn"
+    if memories is not None and layer in memories.layers:
+        return memory_names(f"{ours}.memory", theirs, memories, dim)
+    inner, doubled = keywords["ff_mult"] * dim, 2 if keywords["ff_glu"] else 1
+    return _linear(f"{ours}.inner", f"{theirs}.fn.w1", inner * doubled, dim) | _linear(
+        f"{ours}.outer", f"{theirs}.fn.w2", dim, inner
     )
-    return names | _linear(f"{ours}.feed_forward.outer", f"{there}.w2", dim, inner)
 
 
 def _attention_names(
@@ -272,15 +291,20 @@ def _linear(ours: str, theirs: str, rows: int, columns: int) -> dict[str, tuple[
     }
 
 
-def other_names(name: str, depth: int, is_tied: bool) -> list[str]:
-    """Names of a state dict under which the tensor `name` stands as well, itself first."""
+def other_names(name: str, depth: int, is_tied: bool, memories: Collection[int] = ()) -> list[str]:
+    """Names of a state dict under which the tensor `name` stands as well, itself first; `memories`: the
+    layers that have a product-key memory, which they share among themselves."""
     match = _BLOCK.match(name)
     if match is None:
         return [name]
-    rest = name[match.end() :]
-    shared = is_tied and rest.startswith(("f.net.fn.", "g.net.fn."))
-    root, own = match[1], int(match[2])
-    layers = [own, *(i for i in range(depth) if shared and i != own)]
+    rest, root, own = name[match.end() :], match[1], int(match[2])
+    siblings = [
+        layer
+        for layer in range(depth)
+        if rest.startswith("f.net.fn.")
+        or (rest.startswith("g.net.fn.") and (layer in memories) == (own in memories))
+    ]
+    layers = [own, *(layer for layer in siblings if is_tied and layer != own)]
     irreversible = rest.replace(".net.", ".", 1)
     return [
         found

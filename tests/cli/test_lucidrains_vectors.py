@@ -68,6 +68,7 @@ def test_what_does_not_work_says_so_in_one_line(exported: Path, tmp_path: Path) 
         (("generate", out, "--prompt-ids", "1,2"), "task: got an artifact for feature-extraction"),
         (("verify", out, "--data", config), "--data: got an artifact for feature-extraction"),
         (("verify", out, "--lengths", "15"), "15"),
+        (("verify", out, "--bisect", tmp_path / "node"), "--bisect: got it for a model that takes vectors"),
         (
             ("onnx", file, tmp_path / "out", "--config", config, "--decode"),
             "--decode: got a model that takes",
