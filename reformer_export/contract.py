@@ -101,8 +101,14 @@ MAX_SELF_LOGIT: Final = 1e8
 KEY_NORM_EPSILON: Final = 1e-6
 """Added to the mean square of a key (the same file, LSHSelfAttention._len_norm)."""
 
-INPUT_NAMES: Final = ("input_ids", "attention_mask")
-"""A graph's inputs, int64 [batch, sequence]; ModelSpec names the outputs."""
+IDS_INPUT: Final = "input_ids"
+"""The graph input of token ids, int64 [batch, sequence]."""
+
+VECTORS_INPUT: Final = "inputs_embeds"
+"""In place of token ids: the graph input of a model that takes vectors, T [batch, sequence, hidden_size]."""
+
+MASK_INPUT: Final = "attention_mask"
+"""The graph input that is 1 for tokens and 0 for padding, int64 [batch, sequence]."""
 
 NUM_HASHES_INPUT: Final = "num_hashes"
 """The graph input, int64 [1], that says how many rounds of hashing a run uses; all of them without it."""

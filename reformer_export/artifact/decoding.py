@@ -73,6 +73,10 @@ class CacheTensor:
 def check_decodable(spec: ModelSpec) -> None:
     """InputError unless a step of the model is the last row of its pass over the same tokens."""
     got, fix = None, "leave `decode` out: every token takes a whole pass"
+    if spec.takes_vectors:
+        raise InputError(
+            "decode", "a model that takes vectors", "one that predicts tokens", "leave `decode` out"
+        )
     if isinstance(spec, LucidrainsSpec):
         got = "a model of reformer-pytorch, whose hashes change with the length"
         raise InputError("decode", got, "a model of transformers", fix)

@@ -8,6 +8,7 @@ from typing import Any, Final
 from reformer_export.errors import SpecError
 from reformer_export.lucidrains_spec import (
     LucidrainsSpec,
+    NoPositionsSpec,
     RotaryPositionsSpec,
     SinusoidalPositionsSpec,
     SummedAxialPositionsSpec,
@@ -27,6 +28,7 @@ _POSITIONS: Final[dict[str, type[Any]]] = {
     "summed axial": SummedAxialPositionsSpec,
     "rotary": RotaryPositionsSpec,
     "sinusoidal": SinusoidalPositionsSpec,
+    "none": NoPositionsSpec,
 }
 _LAYERS: Final[dict[str, type[Any]]] = {"lsh": LSHAttentionSpec, "local": LocalAttentionSpec}
 _KIND_OF: Final = {kind_type: kind for kind, kind_type in (_POSITIONS | _LAYERS).items()}

@@ -26,16 +26,20 @@ from reformer_export.product_keys_spec import (
 Shape = tuple[int, ...]
 
 COUNTER: Final = re.compile(
-    r"reformer\.layers\.(irrev_)?blocks\.\d{1,6}\.g\.(net\.)?fn\.norm\.fn\.num_batches_tracked"
+    r"(?:reformer\.)?layers\.(irrev_)?blocks\.\d{1,6}\.g\.(net\.)?fn\.norm\.fn\.num_batches_tracked"
 )
 """A batch norm's count of training steps, an integer that inference has no use for."""
 
 BATCH_NORM_EPSILON: Final = 1e-5
 """torch.nn.BatchNorm1d's own, which the package uses."""
 
-_MEMORY: Final = re.compile(r"reformer\.layers\.(?:irrev_)?blocks\.(\d{1,6})\.g\.(?:net\.)?fn\.keys")
-_DENSE: Final = re.compile(r"reformer\.layers\.(?:irrev_)?blocks\.(\d{1,6})\.g\.(?:net\.)?fn\.fn\.w1\.weight")
-_NORM: Final = re.compile(r"reformer\.layers\.(?:irrev_)?blocks\.\d{1,6}\.g\.(?:net\.)?fn\.norm\.fn\.weight")
+_MEMORY: Final = re.compile(r"(?:reformer\.)?layers\.(?:irrev_)?blocks\.(\d{1,6})\.g\.(?:net\.)?fn\.keys")
+_DENSE: Final = re.compile(
+    r"(?:reformer\.)?layers\.(?:irrev_)?blocks\.(\d{1,6})\.g\.(?:net\.)?fn\.fn\.w1\.weight"
+)
+_NORM: Final = re.compile(
+    r"(?:reformer\.)?layers\.(?:irrev_)?blocks\.\d{1,6}\.g\.(?:net\.)?fn\.norm\.fn\.weight"
+)
 
 _QUERIES: Final = 2 * NUM_QUERIES * QUERY_SIZE
 _RUNNING: Final = ("running_mean", "running_var")

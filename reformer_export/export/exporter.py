@@ -76,11 +76,10 @@ def write_artifact(
         OSError: the disk refuses a write.
     """
     runtime_num_hashes = runtime_num_hashes_of(checkpoint.spec) if options.runtime_num_hashes else None
-    text, tokenizer = prepare_tokenizer(
-        checkpoint.folder, checkpoint.spec.vocab_size, options.tokenizer, is_file=checkpoint.file is not None
-    )
+    is_file, vocab_size = checkpoint.file is not None, checkpoint.spec.vocab_size
+    text, tokenizer = prepare_tokenizer(checkpoint.folder, vocab_size, options.tokenizer, is_file)
     model = build_model(checkpoint.spec, checkpoint.weights, options.dtype)
-    graph = trace_model(model, options.opset)
+    graph = trace_model(model, options.dtype, options.opset)
     if runtime_num_hashes is not None:
         add_num_hashes_input(graph, runtime_num_hashes)
     is_large = weights_nbytes(graph) > options.external_data_threshold

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 import torch
 
 from reformer_export.lucidrains_spec import LucidrainsSpec
-from reformer_export.modeling.lucidrains import LucidrainsReformer, build_lucidrains
+from reformer_export.modeling.lucidrains import LucidrainsReformer, LucidrainsVectors, build_lucidrains
 from reformer_export.modeling.reformer import Reformer, build_reformer
 from reformer_export.spec import DType, ModelSpec
 
-CanonicalModel = Reformer | LucidrainsReformer
+CanonicalModel = Reformer | LucidrainsReformer | LucidrainsVectors
 
 
 def build_model(

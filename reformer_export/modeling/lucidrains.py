@@ -1,4 +1,4 @@
-"""The canonical form of reformer-pytorch's ReformerLM: inference only, pure tensor code, no branch on the
+"""The canonical form of reformer-pytorch's models: inference only, pure tensor code, no branch on the
 length; an Autopadder's padding is part of it.
 
 Module names are those of the other canonical model (reformer.py), as far as the two have the same parts. T
@@ -154,7 +154,7 @@ def _make_feed_forward(spec: LucidrainsSpec, layer: int, dtype: torch.dtype) -> 
 
 
 class Encoder(nn.Module):
-    """The reversible layers, and a layer norm of the mean of both streams."""
+    """The reversible layers, and the mean of both streams, which a language model's layer norm follows."""
 
     def __init__(self, spec: LucidrainsSpec, dtype: torch.dtype) -> None:
         super().__init__()
@@ -162,7 +162,9 @@ class Encoder(nn.Module):
             ReversibleLayer(Attention(spec, i, dtype), _make_feed_forward(spec, i, dtype))
             for i in range(len(spec.layers))
         )
-        self.layer_norm = StreamNorm(spec.hidden_size, spec.layer_norm_eps, dtype)
+        self.layer_norm: nn.Module = NoNorm(dtype)
+        if not spec.takes_vectors:
+            self.layer_norm = StreamNorm(spec.hidden_size, spec.layer_norm_eps, dtype)
 
     def forward(
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor, turn: Turn | None
@@ -173,6 +175,23 @@ class Encoder(nn.Module):
         normalised: torch.Tensor
         _, normalised = self.layer_norm((attention_stream + hidden_states) * 0.5)
         return normalised
+
+
+class LoneAttention(nn.Module):
+    """One layer's attention, under the names that it has in an encoder."""
+
+    def __init__(self, spec: LucidrainsSpec, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.ModuleDict({"attention": Attention(spec, 0, dtype)})])
+
+    def forward(
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor, turn: Turn | None
+    ) -> torch.Tensor:
+        """float32 [B, L, hidden_size], int32 [B, L], the turn -> T [B, L, hidden_size]."""
+        attention = self.layers.get_submodule("0.attention")
+        projected: torch.Tensor
+        _, projected = attention(hidden_states, None, attention_mask, turn)
+        return projected
 
 
 class LMHead(nn.Module):
@@ -211,7 +230,7 @@ class LucidrainsReformer(nn.Module):
         [B, L or 1, vocab_size]."""
         ids, mask = input_ids, attention_mask
         if self.spec.is_padded:
-            positions = torch.arange(self._padded_length(ids), device=ids.device)
+            positions = torch.arange(padded_length(self.spec, ids), device=ids.device)
             ids, mask = pad_rows(ids, positions), pad_rows(mask, positions)
         turn = None if self.rotary_positions is None else self.rotary_positions(ids)
         hidden_states = self.encoder(self.embeddings(ids), mask.to(torch.int32), turn)
@@ -223,25 +242,46 @@ class LucidrainsReformer(nn.Module):
             hidden_states = last_attended(hidden_states, attention_mask)
         return (self.lm_head(hidden_states),)
 
-    def _padded_length(self, input_ids: torch.Tensor) -> int:
-        """Tokens: what an Autopadder makes of int64 [B, L]."""
-        spec, length = self.spec, input_ids.shape[1]
-        keys, multiple = spec.num_memory_keys, spec.padding_multiple
-        padded = (length + keys + multiple - 1) // multiple * multiple - keys
-        if spec.pads_dense_lengths:
-            return padded
-        # A number of its own to torch.export, which cannot follow a length with a threshold.
-        is_dense = torch.ones_like(input_ids[0]).sum() <= spec.padding_threshold
-        chosen: int = torch.where(is_dense, length, padded).item()  # type: ignore[assignment]
-        torch._check(chosen >= length)  # type: ignore[no-untyped-call]
-        return chosen
+
+class LucidrainsVectors(nn.Module):
+    """A Reformer or an LSHSelfAttention of reformer-pytorch, which takes vectors."""
+
+    def __init__(self, spec: LucidrainsSpec, dtype: torch.dtype = torch.float32) -> None:
+        """`dtype` is T, as LucidrainsReformer's."""
+        super().__init__()
+        self.spec = spec
+        is_alone = spec.architecture == "LSHSelfAttention"
+        self.encoder = LoneAttention(spec, dtype) if is_alone else Encoder(spec, dtype)
+
+    def forward(self, inputs_embeds: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor]:
+        """T [B, L, hidden_size], int64 [B, L] -> last_hidden_state T [B, L, hidden_size]."""
+        vectors, mask = inputs_embeds.float(), attention_mask
+        if self.spec.is_padded:
+            positions = torch.arange(padded_length(self.spec, mask), device=mask.device)
+            vectors, mask = pad_rows(vectors, positions), pad_rows(mask, positions)
+        hidden_states: torch.Tensor = self.encoder(vectors, mask.to(torch.int32), None)
+        return (hidden_states[:, : inputs_embeds.shape[1]] if self.spec.is_padded else hidden_states,)
+
+
+def padded_length(spec: LucidrainsSpec, rows: torch.Tensor) -> int:
+    """Tokens: what an Autopadder makes of int64 [B, L]."""
+    length, keys, multiple = rows.shape[1], spec.num_memory_keys, spec.padding_multiple
+    padded = (length + keys + multiple - 1) // multiple * multiple - keys
+    if spec.pads_dense_lengths:
+        return padded
+    # A number of its own to torch.export, which cannot follow a length with a threshold.
+    is_dense = torch.ones_like(rows[0]).sum() <= spec.padding_threshold
+    chosen: int = torch.where(is_dense, length, padded).item()  # type: ignore[assignment]
+    torch._check(chosen >= length)  # type: ignore[no-untyped-call]
+    return chosen
 
 
 def pad_rows(rows: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """int64 [B, L], the positions int64 [N] of the padded sequence -> int64 [B, N], with zeros behind L."""
+    """[B, L] or [B, L, N], the positions int64 [M] of the padded sequence -> [B, M] or [B, M, N], with zeros
+    behind L."""
     length = rows.shape[1]
-    inside = torch.clamp(positions, max=length - 1)
-    return torch.where(positions < length, rows.index_select(1, inside), 0)
+    inside, is_inside = torch.clamp(positions, max=length - 1), positions < length
+    return torch.where(is_inside if rows.dim() == 2 else is_inside[:, None], rows.index_select(1, inside), 0)
 
 
 _IN_FLOAT32: Final = (
@@ -253,14 +293,15 @@ _IN_FLOAT32: Final = (
 
 def build_lucidrains(
     spec: LucidrainsSpec, weights: Mapping[str, torch.Tensor], dtype: DType = "float32"
-) -> LucidrainsReformer:
+) -> LucidrainsReformer | LucidrainsVectors:
     """A model in evaluation mode; `weights` under the names of this module's parameters.
 
     Rotations, norms, frequencies and product keys stay float32 whatever the dtype. CheckpointError when names
     or shapes do not fit.
     """
     with torch.device("meta"):
-        model = LucidrainsReformer(spec, TORCH_DTYPES[dtype])
+        kind = LucidrainsVectors if spec.takes_vectors else LucidrainsReformer
+        model = kind(spec, TORCH_DTYPES[dtype])
     in_float32 = {name for name, module in model.named_modules() if isinstance(module, _IN_FLOAT32)}
     state = {
         name: weight.to(torch.float32 if name.rpartition(".")[0] in in_float32 else TORCH_DTYPES[dtype])

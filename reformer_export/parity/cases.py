@@ -29,10 +29,11 @@ memory, int64, which is a product and then a sum."""
 
 @dataclass(frozen=True)
 class GivenInputs:
-    """A user's own ids and mask, int64 [B, L] each; `where` they are from, for people, tells them apart."""
+    """A user's own ids int64 [B, L], or vectors float32 [B, L, hidden_size], and mask int64 [B, L]; `where`
+    they are from, for people, tells them apart."""
 
     where: str
-    ids: NDArray[np.int64] = dataclasses.field(compare=False, repr=False)
+    ids: NDArray[Any] = dataclasses.field(compare=False, repr=False)
     mask: NDArray[np.int64] = dataclasses.field(compare=False, repr=False)
 
 
@@ -134,16 +135,21 @@ def _eager_bytes_per_token(spec: ModelSpec, layer: LSHAttentionSpec | LocalAtten
     return 4 * spec.num_heads * rounds * (4 * window + 8 * spec.head_size * (window // layer.chunk_length))
 
 
-def make_inputs(spec: ModelSpec, case: Case, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Random ids and mask int64 [B, L]; each masked row keeps at least its first token."""
+def make_inputs(spec: ModelSpec, case: Case, seed: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Random ids int64 [B, L], or vectors of normal numbers float32 [B, L, hidden_size], and a mask int64
+    [B, L]; each masked row keeps at least its first token."""
     rng = np.random.default_rng((seed, case.length, case.batch))
-    ids = rng.integers(0, spec.vocab_size, (case.batch, case.length), dtype=np.int64)
-    mask = np.ones_like(ids)
+    shape = case.batch, case.length
+    if spec.takes_vectors:
+        inputs: NDArray[Any] = rng.standard_normal((*shape, spec.hidden_size), np.float32)
+    else:
+        inputs = rng.integers(0, spec.vocab_size, shape, dtype=np.int64)
+    mask = np.ones(shape, np.int64)
     if case.masked:
         kept = rng.integers(1, case.length + 1, case.batch)
         kept[-1] = max(1, min(int(kept[-1]), case.length - 1))
         mask = (np.arange(case.length) < kept[:, None]).astype(np.int64)
-    return ids, mask
+    return inputs, mask
 
 
 def check_cases(spec: ModelSpec, cases: Sequence[Case]) -> None:

@@ -77,12 +77,15 @@ class EagerLucidrains:
         self.spec = manifest.spec
         self.notes: tuple[str, ...] = ()
         package, wrappers = _import_package()
-        keywords = _read_keywords(manifest, package.ReformerLM)
+        model_class = getattr(package, self.spec.architecture)
+        keywords = _read_keywords(manifest, model_class)
         with torch.random.fork_rng(devices=[]):
-            self.net: Any = package.ReformerLM(**keywords).eval()
+            self.net: Any = model_class(**keywords).eval()
         check_version(self.net, self.spec.product_keys)
-        _load_state(self.net, file, keywords)
-        if self.spec.task == "feature-extraction":
+        self._layers = _find_layers(self.net)
+        memories = [layer - 1 for layer in keywords.get("pkm_layers", ())]
+        _load_state(self.net, file, len(self._layers), keywords.get("weight_tie", False), memories)
+        if self.spec.task == "feature-extraction" and not self.spec.takes_vectors:
             self.net.out = torch.nn.Identity()  # as the package has it for return_embeddings
         wrapper = manifest.source.get("wrapper")
         self.model: Any = self.net if wrapper is None else wrappers[wrapper](self.net).eval()
@@ -100,14 +103,14 @@ class EagerLucidrains:
 
     def run(
         self,
-        input_ids: NDArray[np.int64],
+        inputs: NDArray[Any],
         attention_mask: NDArray[np.int64],
         num_hashes: int | None = None,
         points: Collection[str] | None = (),
     ) -> EagerRun:
-        """One forward pass; int64 [B, L] each. Buckets are int32 [B, H, R, K] for the heads that hash, with
-        the learned memory first, over the padded sequence; beside them `memory_values`, and what
-        lucidrains_values.py reads.
+        """One forward pass; ids int64 [B, L] or vectors float32 [B, L, hidden_size], and int64 [B, L].
+        Buckets are int32 [B, H, R, K] for the heads that hash, with the learned memory first, over the padded
+        sequence; beside them `memory_values`, and what lucidrains_values.py reads of a ReformerLM.
         """
         found: dict[int, list[NDArray[np.int64]]] = {}
         chosen: dict[int, NDArray[np.int64]] = {}
@@ -124,14 +127,14 @@ class EagerLucidrains:
             stack.enter_context(draws)
             stack.enter_context(torch.no_grad())
             mask = torch.from_numpy(attention_mask).bool()
-            result = self.model(torch.from_numpy(input_ids), input_mask=mask)
+            result = self.model(torch.from_numpy(inputs), input_mask=mask)
         output = result.numpy()
         if self.spec.logits == "last":
             output = last_rows(output, attention_mask)
-        buckets = self._arrange_buckets(found, len(input_ids), input_ids.shape[1], num_hashes)
+        buckets = self._arrange_buckets(found, len(mask), mask.shape[1], num_hashes)
         values: Values = {f"{attention_name(layer)}.buckets": x for layer, x in buckets.items()}
-        size = self.spec.keys_in_graph(input_ids.shape[1]) - self.spec.num_memory_keys
-        memories = {layer: pad_tokens(x, len(input_ids), size) for layer, x in chosen.items()}
+        size = self.spec.keys_in_graph(mask.shape[1]) - self.spec.num_memory_keys
+        memories = {layer: pad_tokens(x, len(mask), size) for layer, x in chosen.items()}
         values |= memory_values(self.net, memories)
         return EagerRun({self.spec.output_names[0]: output}, buckets, reader.values() | values, memories)
 
@@ -149,16 +152,16 @@ class EagerLucidrains:
             return module.register_forward_hook(hook)
 
         hashing = {}
-        for layer, block in enumerate(self.net.reformer.layers.blocks):
-            yield block.f.net, enter(layer)  # the same module in the irreversible block
-            hashing[id(block.f.net.fn)] = block.f.net.fn.lsh_attn  # one for all layers that are tied
+        for layer, (module, attention) in enumerate(self._layers):
+            yield module, enter(layer)
+            hashing[id(attention)] = attention.lsh_attn  # one for all layers that are tied
         for module in hashing.values():
             yield module, keep
 
     @contextlib.contextmanager
     def _with_rounds(self, num_hashes: int | None) -> Iterator[None]:
         """While the block runs, layers hash in `num_hashes` rounds."""
-        modules = [block.f.net.fn.lsh_attn for block in self.net.reformer.layers.blocks]
+        modules = [attention.lsh_attn for _, attention in self._layers]
         before = [module.n_hashes for module in modules]
         try:
             for module, layer in zip(modules, self.spec.layers, strict=True):
@@ -227,12 +230,18 @@ def _find_activation(name: str) -> Any:
     ]
 
 
-def _load_state(net: Any, file: Path, keywords: dict[str, Any]) -> None:
+def _find_layers(net: Any) -> list[tuple[Any, Any]]:
+    """For each layer the module that begins it, whichever block it is in, and its attention."""
+    if hasattr(net, "toqk"):
+        return [(net, net)]
+    blocks = getattr(net, "reformer", net).layers.blocks
+    return [(block.f.net, block.f.net.fn) for block in blocks]
+
+
+def _load_state(net: Any, file: Path, depth: int, is_tied: bool, memories: Collection[int]) -> None:
     """Load the tensors of `file`: all of the model's, where one of several names is enough."""
     state = read_lucidrains_state(file)
     result = net.load_state_dict(state, strict=False)
-    depth, is_tied = len(net.reformer.layers.blocks), keywords["weight_tie"]
-    memories = [layer - 1 for layer in keywords.get("pkm_layers", ())]
     missing = [
         name
         for name in result.missing_keys

@@ -89,5 +89,6 @@ def pad_tokens(memories: NDArray[np.int64], batch: int, length: int) -> NDArray[
 def _memories(net: Any) -> dict[int, Any]:
     """The package's PKM modules by layer."""
     reformer = getattr(net, "reformer", net)
-    found = enumerate(block.g.net.fn for block in reformer.layers.blocks)
+    blocks = reformer.layers.blocks if hasattr(reformer, "layers") else ()  # an LSHSelfAttention has none
+    found = enumerate(block.g.net.fn for block in blocks)
     return {layer: module for layer, module in found if hasattr(module, "num_keys")}

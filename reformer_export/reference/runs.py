@@ -31,9 +31,10 @@ class EagerRun:
 
     def chooses_as(self, other: EagerRun) -> bool:
         """Whether every hash and every choice of memories is the other run's."""
-        pairs: list[tuple[NDArray[Any], NDArray[Any]]] = []
-        pairs += [(self.buckets[layer], found) for layer, found in other.buckets.items()]
-        pairs += [(self.memories[layer], found) for layer, found in other.memories.items()]
+        pairs: list[tuple[NDArray[Any], NDArray[Any]]] = [
+            *((self.buckets[layer], found) for layer, found in other.buckets.items()),
+            *((self.memories[layer], found) for layer, found in other.memories.items()),
+        ]
         return all(np.array_equal(mine, found) for mine, found in pairs)
 
 
@@ -45,12 +46,13 @@ class Eager(Protocol):
 
     def run(
         self,
-        input_ids: NDArray[np.int64],
+        inputs: NDArray[Any],
         attention_mask: NDArray[np.int64],
         num_hashes: int | None = None,
         points: Collection[str] | None = (),
     ) -> EagerRun:
-        """One forward pass; int64 [B, L] each. `num_hashes` uses only the first of each LSH layer's rounds;
+        """One forward pass; ids int64 [B, L], or vectors float32 [B, L, hidden_size] for a model that takes
+        those, and int64 [B, L]. `num_hashes` uses only the first of each LSH layer's rounds;
         `points` names the values to read besides the outputs; None for all."""
 
     def noisy_weights(self, seed: int) -> contextlib.AbstractContextManager[None]:

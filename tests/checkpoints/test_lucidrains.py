@@ -177,7 +177,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     "a memory's layer": ({"pkm_layers": [0]}, r"pkm_layers: got \[0\], expected a list of integers from 1"),
     "in buckets": ({"lsh_attend_across_buckets": False}, "attention that stays in a bucket"),
     "duplicates": ({"lsh_allow_duplicate_attention": False}, "counting each pair"),
-    "a class": ({"class": "Reformer"}, "got 'Reformer', expected ReformerLM, as it takes vectors"),
+    "a class": ({"class": "LSHAttention"}, "expected one of ReformerLM, Reformer, LSHSelf.*has no weights"),
     "an encoder": ({"class": "ReformerEncDec"}, "decoder attends to is not supported"),
     "a wrapper": ({"wrapper": "Padder"}, "wrapper: got 'Padder', expected Autopadder or TrainingWrapper"),
     "a text": ({"causal": "yes"}, "causal: got 'yes', expected true or false"),

@@ -21,7 +21,8 @@ from reformer_export.modeling import build_model
 from reformer_export.parity.point_errors import Judge
 from reformer_export.parity.points import Point
 from reformer_export.reference.eager_values import memory_name
-from tests.lucidrains import SMALL, keyword_arguments, require_package, save_model
+from reformer_export.spec import ModelSpec
+from tests.lucidrains import SMALL, draw_vectors, keyword_arguments, require_package, save_model
 
 ATOL = 1e-4
 """Largest difference at attended positions, of outputs up to a few units."""
@@ -41,6 +42,13 @@ def draw_mask(rng: np.random.Generator, kind: str, batch: int, length: int) -> N
         mask[:] = rng.integers(0, 2, mask.shape)
         mask[np.arange(batch), rng.integers(0, length, batch)] = 1
     return mask
+
+
+def draw_inputs(spec: ModelSpec, rng: np.random.Generator, batch: int, length: int) -> NDArray[Any]:
+    """Ids int64 [batch, length], or vectors float32 [batch, length, hidden_size]."""
+    if spec.takes_vectors:
+        return draw_vectors(rng, batch, length, spec.hidden_size)
+    return rng.integers(0, spec.vocab_size, (batch, length))
 
 
 @contextlib.contextmanager
@@ -79,12 +87,12 @@ def compare(
     (name,) = checkpoint.spec.output_names
     rng, worst = np.random.default_rng(seed), 0.0
     for length in lengths:
-        ids = rng.integers(0, checkpoint.spec.vocab_size, (batch, length))
+        inputs = draw_inputs(checkpoint.spec, rng, batch, length)
         mask = draw_mask(rng, kind, batch, length)
-        truth = eager.run(ids, mask)
+        truth = eager.run(inputs, mask)
         expected = truth.outputs[name]
         with torch.no_grad(), given_memories(model, truth.memories) as found:
-            (got,) = model(torch.from_numpy(ids), torch.from_numpy(mask))
+            (got,) = model(torch.from_numpy(inputs), torch.from_numpy(mask))
         judge = Judge(checkpoint.spec, "float32", truth.values, mask)
         for layer in truth.memories:
             point = Point(f"{memory_name(layer)}.choice", "", 0, layer, "memories", 3, 7)

@@ -21,7 +21,7 @@ from reformer_export.runtimes.base import Runtime, Where, check_place
 from reformer_export.runtimes.decoding import DecodingState
 from reformer_export.runtimes.device_arrays import is_on_gpu
 from reformer_export.runtimes.forks import keep_for_good
-from reformer_export.runtimes.inputs import IdsLike, prepare_inputs
+from reformer_export.runtimes.inputs import IdsLike, InputsLike, prepare_inputs
 from reformer_export.runtimes.options import RuntimeOptions
 from reformer_export.runtimes.tensorrt.cuda import CudaDevice
 from reformer_export.runtimes.tensorrt.decoding import DeviceCacheMemory, EngineDecoder
@@ -127,14 +127,15 @@ class TensorRTRuntime(Runtime):
         return [*self._notes, *(executor.notes if executor else ())]
 
     def _run(
-        self, input_ids: IdsLike, attention_mask: IdsLike | None, num_hashes: int | None, where: Where
+        self, inputs: InputsLike, attention_mask: IdsLike | None, num_hashes: int | None, where: Where
     ) -> dict[str, Any]:
         """`run` for shapes within one of the engine's profiles, from the host and to it. An engine has its
         number of hashes built in."""
         check_place(where, "cpu", "float32")
-        is_on_gpu("cpu", input_ids, attention_mask)
+        is_on_gpu(self.spec, "cpu", inputs, attention_mask)
         check_num_hashes(self._record, self.manifest, num_hashes)
-        ids, mask = prepare_inputs(self.spec, input_ids, attention_mask, self.config.pad_token_id)
+        pad, dtype = self.config.pad_token_id, self.manifest.dtype
+        batch, mask = prepare_inputs(self.spec, inputs, attention_mask, pad, dtype)
         with self._lock:
             if self._executor is None:
                 raise InputError(
@@ -143,7 +144,7 @@ class TensorRTRuntime(Runtime):
                     "an open engine",
                     "load the artifact again",
                 )
-            outputs = self._executor.run(ids, mask)
+            outputs = self._executor.run(batch, mask)
         return {name: outputs[name] for name in self.spec.output_names}
 
     def check_decoding(self) -> None:
