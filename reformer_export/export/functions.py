@@ -33,6 +33,7 @@ def custom_translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
         operators.residual_norm.default: bodies.residual_norm_node,
         operators.lsh_attention_step.default: bodies.lsh_attention_step_node,
         operators.local_attention_step.default: bodies.local_attention_step_node,
+        operators.lsh_buckets_step.default: bodies.lsh_buckets_step_node,
         torch.ops.aten.floor_divide.default: _divide_positions,
     }
 
