@@ -26,7 +26,7 @@ enum class Element { kT, kFloat32, kInt32 };
 
 // A shape has one letter a dimension: B batch, L length, W heads * head size, H heads, D head size,
 // R num_hashes, S rotation size, N hidden size, Q new tokens, P tokens that a cache has room for,
-// K words of records.
+// K words of records, G heads or 1.
 struct TensorRule {
   const char* name;
   Element element;
@@ -244,7 +244,7 @@ struct LSHBucketsStep {
                                               reformer_cuda_lsh_buckets_step};
   static constexpr TensorField<Params> kInputs[] = {
       {{"query_key", Element::kT, "BQW"}, &Params::query_key},
-      {{"rotations", Element::kFloat32, "HDRS"}, &Params::rotations},
+      {{"rotations", Element::kFloat32, "GDRS"}, &Params::rotations},
       {{"past_records", Element::kInt32, "BHKP"}, &Params::past_records},
       {{"lengths", Element::kInt32, "B"}, &Params::lengths},
       {{"new_lengths", Element::kInt32, "B"}, &Params::new_lengths}};

@@ -290,7 +290,7 @@ typedef struct reformer_lsh_buckets_step_params {
   int32_t num_heads;            /**< H */
   int64_t padding_multiple;     /**< >= 1, tokens for one more column */
   reformer_tensor query_key;    /**< T [B, Q, H*D], of the new tokens */
-  reformer_tensor rotations;    /**< float32 [H, D, R, S], S >= 1 */
+  reformer_tensor rotations;    /**< float32 [H, D, R, S], S >= 1; or [1, D, R, S], of all heads */
   reformer_tensor past_records; /**< int32 [B, H, R*W, P], W = ceil(S / 15), of the tokens held */
   reformer_tensor lengths;      /**< int32 [B], tokens held */
   reformer_tensor new_lengths;  /**< int32 [B], new tokens */

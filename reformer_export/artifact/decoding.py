@@ -83,12 +83,18 @@ def check_decodable(spec: ModelSpec) -> None:
     elif isinstance(spec, LucidrainsSpec) and spec.num_memory_keys:
         got = f"num_mem_kv {spec.num_memory_keys}, keys that no cache begins with"
         expected = "a model of reformer-pytorch without num_mem_kv"
-    elif isinstance(spec, LucidrainsSpec) and not spec.is_padded:
-        got = "a model that takes no length between multiples of 2 bucket_size, for want of an Autopadder"
-        expected = "a model of reformer-pytorch in an Autopadder or a TrainingWrapper"
+    elif isinstance(spec, LucidrainsSpec) and not (spec.is_padded and spec.takes_length(1)):
+        got = f"a model that takes no other lengths than {spec.describe_lengths()}"
+        expected = "a model of reformer-pytorch that takes any, in an Autopadder or a TrainingWrapper"
     if got is not None:
         fix = "leave `decode` out: every token takes a whole pass"
         raise InputError("decode", got, expected, fix)
+
+
+def prompt_width(spec: ModelSpec, tokens: int) -> int:
+    """Tokens that a call has room for when it takes a prompt of so many: in a model of reformer-pytorch a call
+    of one is no whole pass, which pads."""
+    return max(tokens, 2) if isinstance(spec, LucidrainsSpec) else tokens
 
 
 def cache_tensors(spec: ModelSpec, dtype: DType, num_hashes: int | None = None) -> tuple[CacheTensor, ...]:

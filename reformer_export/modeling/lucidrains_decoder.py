@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from reformer_export.artifact.decoding import cache_tensors
+from reformer_export.contract import LOCAL_ATTENTION_STEP, LSH_ATTENTION_STEP, LSH_BUCKETS_STEP, Operator
 from reformer_export.lucidrains_spec import LucidrainsSpec, RotaryPositionsSpec
 from reformer_export.modeling.lucidrains import LucidrainsReformer, pad_above, pad_rows
 from reformer_export.modeling.lucidrains_attention import (
@@ -102,14 +103,21 @@ class StepCaches:
         self, attention: SelfAttention, query_key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor
     ) -> torch.Tensor:
         """A pass over the call's tokens for rows that hold none, and the steps of the others."""
-        spec, local = self.spec, self.spec.num_local_heads * self.spec.head_size
+        local = self.spec.num_local_heads * self.spec.head_size
+        first, *others = list_step_operators(self.spec, attention.hashes)
         hashed = query_key[..., local:], value[..., local:]
-        stepped = self._step_by_hash(attention, *hashed) if attention.hashes else self._step_to_all(*hashed)
+        if attention.hashes:
+            stepped = self._step_by_hash(attention, *hashed)
+        else:
+            stepped = self._step_locally(first, *hashed, self.new_lengths)
+        if self.spec.unturned_keys and attention.hashes:
+            is_dense = self.lengths + self.new_lengths <= self.spec.dense_threshold
+            new_lengths = torch.where(is_dense, self.new_lengths, 0)
+            densely = self._step_locally(others[1], *hashed, new_lengths)
+            stepped = torch.where(is_dense[:, None, None], densely, stepped)
         if local:
-            window = spec.padding_multiple
             own = query_key[..., :local], value[..., :local]
-            locally = self._step_locally("local_", *own, spec.num_local_heads, window, 1, self.new_lengths)
-            stepped = torch.cat([locally, stepped], dim=-1)
+            stepped = torch.cat([self._step_locally(others[-1], *own, self.new_lengths), stepped], dim=-1)
         passed = attention.attend(query_key, value, mask, self.whole, 0)
         return torch.where((self.lengths == 0)[:, None, None], passed, stepped)
 
@@ -119,82 +127,71 @@ class StepCaches:
         """T [B, Q, H*D] of the heads that hash -> T [B, Q, H*D]."""
         spec, past, turn = self.spec, self.past, self.turn
         heads, scale = spec.num_hash_heads, spec.head_size**-0.5
+        rows = self.lengths, self.new_lengths
+        hashing, attending, *_ = list_step_operators(spec, attention.hashes)
         new_buckets, buckets, self.present["records"] = lsh_buckets_step(
-            query_key,
-            attention.rotations.expand(heads, -1, -1, -1),
-            past["records"],
-            self.lengths,
-            self.new_lengths,
-            heads,
-            spec.padding_multiple,
+            query_key, attention.rotations, past["records"], *rows, *hashing.attributes
         )
-        # Turned keys are no use where attention is dense, which turns none.
-        dense = spec.dense_threshold if turn is None else 0
         attended: torch.Tensor
         attended, self.present["query_key"], self.present["value"], _ = lsh_attention_step(
             query_key * scale if turn is None else turn_pairs(query_key, turn, heads, scale),
-            value,
-            new_buckets,
-            past["query_key"],
-            past["value"],
-            buckets,
-            self.lengths,
-            self.new_lengths,
-            heads,
-            spec.bucket_size,
-            1,
-            0,
-            True,
-            spec.padding_multiple,
-            dense,
-            KEY_NORM_EPSILON,
-            SELF_LOGIT,
-            dense,
-        )
-        if not spec.unturned_keys:
-            return attended
-        is_dense = self.lengths + self.new_lengths <= spec.dense_threshold
-        new_lengths = torch.where(is_dense, self.new_lengths, 0)
-        densely = self._step_locally(
-            "dense_", query_key, value, heads, spec.unturned_keys, 0, new_lengths
-        )
-        return torch.where(is_dense[:, None, None], densely, attended)
-
-    def _step_to_all(self, query_key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        """The same, of full attention."""
-        longest = self.spec.longest_attended
-        return self._step_locally(
-            "", query_key, value, self.spec.num_hash_heads, longest, 0, self.new_lengths
-        )
-
-    def _step_locally(
-        self,
-        prefix: str,
-        query_key: torch.Tensor,
-        value: torch.Tensor,
-        num_heads: int,
-        chunk_length: int,
-        num_chunks_before: int,
-        new_lengths: torch.Tensor,
-    ) -> torch.Tensor:
-        """T [B, Q, H*D] in chunks of tokens in their own order, with the caches named with `prefix`."""
-        attended: torch.Tensor
-        attended, self.present[f"{prefix}key"], self.present[f"{prefix}value"] = local_attention_step(
-            query_key,
-            unit_keys(query_key, num_heads),
-            value,
-            self.past[f"{prefix}key"],
-            self.past[f"{prefix}value"],
-            self.lengths,
-            new_lengths,
-            num_heads,
-            chunk_length,
-            num_chunks_before,
-            0,
-            True,
-            chunk_length,
-            chunk_length,
-            SELF_LOGIT,
-            False,
+            *(value, new_buckets, past["query_key"], past["value"], buckets, *rows),
+            *attending.attributes,
         )
         return attended
+
+    def _step_locally(
+        self, operator: StepOperator, query_key: torch.Tensor, value: torch.Tensor, new_lengths: torch.Tensor
+    ) -> torch.Tensor:
+        """T [B, Q, H*D] in chunks of tokens in their own order -> T [B, Q, H*D]."""
+        key, held = operator.caches
+        attended: torch.Tensor
+        attended, self.present[key], self.present[held] = local_attention_step(
+            query_key,
+            unit_keys(query_key, operator.num_heads),
+            *(value, self.past[key], self.past[held], self.lengths, new_lengths),
+            *operator.attributes,
+        )
+        return attended
+
+
+@dataclass(frozen=True)
+class StepOperator:
+    """A node of a layer that decodes: its operator, the `caches` that it reads and writes, its attributes in
+    their order."""
+
+    operator: Operator
+    caches: tuple[str, ...]
+    attributes: tuple[float, ...]
+
+    @property
+    def num_heads(self) -> int:
+        return int(self.attributes[0])
+
+
+def list_step_operators(spec: LucidrainsSpec, hashes: bool) -> list[StepOperator]:
+    """Those of a layer, in the order of its nodes: of heads that hash or attend to all, of dense attention
+    to keys that are not turned, of local heads."""
+    heads, multiple = spec.num_hash_heads, spec.padding_multiple
+    if hashes:
+        # Turned keys are no use where attention is dense, which turns none.
+        dense = 0 if isinstance(spec.positions, RotaryPositionsSpec) else spec.dense_threshold
+        chunking = (spec.bucket_size, 1, 0, True, multiple, dense)
+        attending = (heads, *chunking, KEY_NORM_EPSILON, SELF_LOGIT, dense)
+        operators = [
+            StepOperator(LSH_BUCKETS_STEP, ("records",), (heads, multiple)),
+            StepOperator(LSH_ATTENTION_STEP, ("query_key", "value"), attending),
+        ]
+        if spec.unturned_keys:
+            operators.append(_local_step("dense_", heads, spec.unturned_keys, 0))
+    else:
+        operators = [_local_step("", heads, spec.longest_attended, 0)]
+    if spec.num_local_heads:
+        operators.append(_local_step("local_", spec.num_local_heads, multiple, 1))
+    return operators
+
+
+def _local_step(prefix: str, num_heads: int, chunk_length: int, num_chunks_before: int) -> StepOperator:
+    chunking = (chunk_length, num_chunks_before, 0, True, chunk_length, chunk_length)
+    caches = (f"{prefix}key", f"{prefix}value")
+    return StepOperator(LOCAL_ATTENTION_STEP, caches, (num_heads, *chunking, SELF_LOGIT, False))

@@ -1,6 +1,6 @@
 """LSHBucketsStep: LSHBuckets of all of a sequence's tokens, for a number of buckets that grows with its length.
 
-Contract (one node, domain `reformer`): query_key T [B, Q, H*D], rotations float32 [H, D, R, S], past_records
+Contract (one node, domain `reformer`): query_key T [B, Q, H*D], rotations float32 [H or 1, D, R, S], past_records
 int32 [B, H, R*W, P], lengths int32 [B], new_lengths int32 [B] -> new_buckets int32 [B, H, R, Q], buckets int32
 [B, H, R, P], present_records int32 [B, H, R*W, P], with W words of RECORD_COLUMNS columns each for S columns.
 A sequence of L tokens is hashed by the first columns of the rotations, one for every `padding_multiple`
@@ -63,7 +63,7 @@ def lsh_buckets_step_reference(
 
     Args:
         query_key: T [B, Q, H*D], of the new tokens; behind a row's own ones anything.
-        rotations: float32 [H, D, R, S], for the longest sequence.
+        rotations: float32 [H, D, R, S], or [1, D, R, S] for all heads, for the longest sequence.
         past_records: int32 [B, H, R*W, P], of the tokens held: W words of each round, one behind the other.
         lengths: int32 [B], tokens that each row holds.
         new_lengths: int32 [B], new tokens of each row: 0 or 1, or up to Q where it holds none.
@@ -75,11 +75,12 @@ def lsh_buckets_step_reference(
         row's tokens where it has new ones; 0 elsewhere; present_records, with the new tokens in them.
     """
     rows = check_step_lengths(lengths, new_lengths, query_key.shape[1], past_records.shape[3])
-    heads, _, rounds, most = rotations.shape
+    rounds, most = rotations.shape[2:]
+    rotations = rotations.expand(num_heads, -1, -1, -1)
     records = past_records.clone(memory_format=torch.contiguous_format)
     batch, capacity = records.shape[0], records.shape[3]
-    new_buckets = records.new_zeros(batch, heads, rounds, query_key.shape[1])
-    buckets = records.new_zeros(batch, heads, rounds, capacity)
+    new_buckets = records.new_zeros(batch, num_heads, rounds, query_key.shape[1])
+    buckets = records.new_zeros(batch, num_heads, rounds, capacity)
     for row, (held, new) in enumerate(rows):
         if new == 0:
             continue

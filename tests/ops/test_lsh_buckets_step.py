@@ -33,7 +33,8 @@ class Sequences:
         self.lengths = rng.integers(0, 40, int(rng.integers(1, 4)))
         self.longest = int(self.lengths.max()) + 4
         self.vectors = rng.integers(-2, 3, (len(self.lengths), self.longest, heads * size)).astype(dtype)
-        self.rotations = rng.integers(-2, 3, (heads, size, rounds, columns)).astype(np.float32)
+        planes = 1 if rng.random() < 0.3 else heads
+        self.rotations = rng.integers(-2, 3, (planes, size, rounds, columns)).astype(np.float32)
         words = -(-columns // 15)
         shape = (len(self.lengths), heads, rounds * words, self.longest + int(rng.integers(0, 3)))
         self.records = np.full(shape, GARBAGE, np.int32)
@@ -66,7 +67,11 @@ class Sequences:
                 "LSHBuckets",
                 {
                     "query_key": self.vectors[row : row + 1, :end],
-                    "rotations": self.rotations[..., :columns],
+                    "rotations": np.repeat(
+                        self.rotations[..., :columns],
+                        self.attributes["num_heads"] // len(self.rotations),
+                        axis=0,
+                    ),
                     "attention_mask": np.ones((1, end), np.int32),
                 },
                 {"num_heads": self.attributes["num_heads"], "num_buckets": ()},
@@ -83,7 +88,8 @@ class Sequences:
     def _records_of(self, row: int, begin: int, end: int) -> np.ndarray:
         heads = self.attributes["num_heads"]
         x = torch.from_numpy(self.vectors[row, begin:end].astype(np.float32)).view(end - begin, heads, -1)
-        scores = torch.einsum("lhd,hdrs->hrls", x, torch.from_numpy(self.rotations))
+        rotations = torch.from_numpy(self.rotations).expand(heads, -1, -1, -1)
+        scores = torch.einsum("lhd,hdrs->hrls", x, rotations)
         return find_records(scores).permute(0, 1, 3, 2).flatten(1, 2).numpy()
 
 

@@ -161,7 +161,9 @@ reformer_status check_lsh_buckets_step(const reformer_lsh_buckets_step_params* p
   check_hidden(check, "query_key", p.query_key, p.num_heads, sizes);
   check.attribute("padding_multiple", p.padding_multiple, 1, kMaxInt32);
   check.dtype("rotations", p.rotations, REFORMER_FLOAT32);
-  check.shape("rotations", p.rotations, {sizes->heads, sizes->head_size, kAny, kAny});
+  sizes->shares_rotations = p.rotations.dims[0] == 1;
+  check.shape("rotations", p.rotations,
+              {sizes->shares_rotations ? 1 : sizes->heads, sizes->head_size, kAny, kAny});
   check.dtype("past_records", p.past_records, REFORMER_INT32);
   check.shape("past_records", p.past_records, {sizes->batch, sizes->heads, kAny, kAny});
   if (!check.ok()) return check.status();

@@ -57,8 +57,9 @@ struct StepSizes {
 };
 
 struct BucketsStepSizes : StepSizes {
-  int64_t columns = 0;  // S
-  int64_t words = 0;    // W, records of a round
+  int64_t columns = 0;            // S
+  int64_t words = 0;              // W, records of a round
+  bool shares_rotations = false;  // all heads
 };
 
 reformer_status check_lsh_buckets(const reformer_lsh_buckets_params* params, Extent extent,

@@ -167,8 +167,9 @@ HWY_INLINE void record_round(const RecordJob& job, const TokenBlock& block, int6
   const size_t columns = round_up(block.count, kLanes);
   const size_t all = static_cast<size_t>(sizes.rotation_size);
   const size_t all_rounds = static_cast<size_t>(sizes.rounds) * all;
+  const int64_t head = job.shares_rotations ? 0 : block.head;
   const float* rotations = job.hash.rotations +
-                           block.head * sizes.head_size * static_cast<int64_t>(all_rounds) +
+                           head * sizes.head_size * static_cast<int64_t>(all_rounds) +
                            round * sizes.rotation_size;
   const int64_t pair = block.batch * sizes.heads + block.head;
   int32_t* records = job.records + (pair * sizes.rounds + round) * job.words * job.capacity +

@@ -27,6 +27,7 @@ struct RecordJob {
   const int32_t* new_lengths = nullptr;  // [B]
   int32_t* records = nullptr;            // [B, H, R*W, P]
   int64_t words = 0;                     // W
+  bool shares_rotations = false;         // which are [1, D, R, S] then
   int64_t capacity = 0;                  // P
 };
 

@@ -56,6 +56,7 @@ void find_records(const Params& params, const BucketsStepSizes& sizes, const Wor
   job.new_lengths = static_cast<const int32_t*>(params.new_lengths.data);
   job.records = static_cast<int32_t*>(params.present_records.data);
   job.words = sizes.words;
+  job.shares_rotations = sizes.shares_rotations;
   job.capacity = sizes.capacity;
   const RecordFunction record = select_records();
   const int64_t total = sizes.batch * sizes.heads * hash_blocks_per_entry(job.hash.sizes);

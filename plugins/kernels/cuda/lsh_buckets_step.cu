@@ -18,7 +18,7 @@ constexpr int kRecordThreads = 128;  // of a block, whose warps have a round eac
 constexpr int kReadThreads = 256;
 
 struct RecordArguments {
-  Global<const float> rotations;      // [H, D, R, S]
+  Global<const float> rotations;      // [H or 1, D, R, S]
   Global<int32_t> records;            // [B, H, R*W, P], with the past in it
   Global<const int32_t> lengths;      // [B], tokens held
   Global<const int32_t> new_lengths;  // [B]
@@ -33,6 +33,7 @@ struct RecordArguments {
   int64_t words = 0;     // W
   int64_t capacity = 0;  // P
   int64_t padding_multiple = 0;
+  bool shares_rotations = false;  // all heads
 };
 
 // A row of the batch, without tokens where its lengths do not fit.
@@ -74,7 +75,8 @@ __global__ void __launch_bounds__(kRecordThreads)
   for (int64_t first = 0; first < arguments.columns; first += kWarpSize) {
     const int64_t column = first + lane;
     const bool exists = column < arguments.columns;
-    const int64_t place = head * size * pitch + round * arguments.columns + (exists ? column : 0);
+    const int64_t place = (arguments.shares_rotations ? 0 : head) * size * pitch +
+                          round * arguments.columns + (exists ? column : 0);
     float y = 0;
     for (int64_t d = 0; d < size; ++d) {
       y = fmaf(to_float(vector[d]), arguments.rotations[place + d * pitch], y);
@@ -151,6 +153,7 @@ RecordArguments describe(const Params& params, const BucketsStepSizes& sizes) {
   arguments.words = sizes.words;
   arguments.capacity = sizes.capacity;
   arguments.padding_multiple = params.padding_multiple;
+  arguments.shares_rotations = sizes.shares_rotations;
   return arguments;
 }
 

@@ -180,7 +180,7 @@ class TensorRTRuntime(Runtime):
             check_num_hashes(record, self.manifest, num_hashes)
             longest = min(self.spec.max_length, record.longest)
             memory = DeviceCacheMemory(self._cuda)
-            state = DecodingState(self.folder, decoder, memory, longest, self.read_prompt)
+            state = DecodingState(self.folder, decoder, memory, longest, self.read_prompt, self.spec)
             self._states.add(state)
             return state
 
