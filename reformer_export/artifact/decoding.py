@@ -92,8 +92,8 @@ def check_decodable(spec: ModelSpec) -> None:
 
 
 def prompt_width(spec: ModelSpec, tokens: int) -> int:
-    """Tokens that a call has room for when it takes a prompt of so many: in a model of reformer-pytorch a call
-    of one is no whole pass, which pads."""
+    """Tokens that a call has room for when it takes a prompt of so many: in a model of reformer-pytorch a
+    call of one is no whole pass, which pads."""
     return max(tokens, 2) if isinstance(spec, LucidrainsSpec) else tokens
 
 

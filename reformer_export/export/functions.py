@@ -14,7 +14,6 @@ from reformer_export.contract import DOMAIN, VERSION
 from reformer_export.export import bodies
 from reformer_export.export.bodies.opsets import TRANSLATION
 
-
 OF_A_ROW: Final = "OfARow"
 """After the name of an operator's body: its twin, which a step's body calls in a graph that has the operator
 itself too. ONNX Runtime (1.32) names the values of both alike, those in the step's loop and those around it,

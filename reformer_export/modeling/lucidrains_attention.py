@@ -100,7 +100,9 @@ class SelfAttention(nn.Module):
         attended = attended[:, first:]
         if not local:
             return attended
-        locally = self._attend_locally(query_key[:, first:, :local], value[:, first:, :local], mask[:, first:])
+        locally = self._attend_locally(
+            query_key[:, first:, :local], value[:, first:, :local], mask[:, first:]
+        )
         return torch.cat([locally, attended], dim=-1)
 
     def _attend_by_hash(

@@ -3,8 +3,8 @@ left.
 
 A prompt is the model's own pass over it, the tokens that an Autopadder adds included, which hash by what they
 are. A step has none of these: it is the last row of the layer's operators over the cached tokens and the new
-one, where padding is virtual (docs/operators.md). A call of several tokens has the padding of the longest row,
-so that a prompt is as it is alone beside those that are padded to the same length.
+one, where padding is virtual (docs/operators.md). A call of several tokens has the padding of the longest
+row, so that a prompt is as it is alone beside those that are padded to the same length.
 """
 
 from __future__ import annotations

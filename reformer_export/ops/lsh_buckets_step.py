@@ -17,6 +17,7 @@ from reformer_export.ops.lsh_buckets import rotate_heads
 from reformer_export.ops.step_lengths import check_step_lengths
 from reformer_export.ops.torch_operator import define_operator
 
+
 def find_records(scores: torch.Tensor) -> torch.Tensor:
     """float [..., S] -> int32 [..., W]: of every column whether the argmax of (y, -y) moves there when the
     columns up to it are all: 1 for its y, 2 for its -y, 0 where the argmax stays before it.
