@@ -1,8 +1,9 @@
-"""LSHBucketsStep: LSHBuckets of all of a sequence's tokens, for a number of buckets that grows with its length.
+"""LSHBucketsStep: LSHBuckets of all tokens of a sequence, whose number of buckets grows with its length.
 
-Contract (one node, domain `reformer`): query_key T [B, Q, H*D], rotations float32 [H or 1, D, R, S], past_records
-int32 [B, H, R*W, P], lengths int32 [B], new_lengths int32 [B] -> new_buckets int32 [B, H, R, Q], buckets int32
-[B, H, R, P], present_records int32 [B, H, R*W, P], with W words of RECORD_COLUMNS columns each for S columns.
+Contract (one node, domain `reformer`): query_key T [B, Q, H*D], rotations float32 [H or 1, D, R, S],
+past_records int32 [B, H, R*W, P], lengths int32 [B], new_lengths int32 [B] -> new_buckets int32
+[B, H, R, Q], buckets int32 [B, H, R, P], present_records int32 [B, H, R*W, P], with W words of
+RECORD_COLUMNS columns each for S columns.
 A sequence of L tokens is hashed by the first columns of the rotations, one for every `padding_multiple`
 tokens, so that a new token may give all tokens other buckets. What is cached of a token is which columns it
 would be hashed to by however many.

@@ -95,12 +95,8 @@ class _Judge:
                 if call.held[row] == 0:
                     expected = self._run_model(ids[row : row + 1, :length], case)
                     findings.append(self._judge_logits("prompt", case, row, length, logits, expected))
-            is_last = number + 1 == calls
-            if (
-                calls <= MAX_ALL_CALLS
-                or is_last
-                or any(map(self._is_border, (call.held + call.new).tolist()))
-            ):
+            is_chosen = calls <= MAX_ALL_CALLS or number + 1 == calls
+            if is_chosen or any(self._is_border(length) for _, length in call.rows()):
                 for node in self.points.nodes:
                     findings += self._judge_node(case, call, node)
         return [*findings, *self._judge_alone(case, ids, logits)]

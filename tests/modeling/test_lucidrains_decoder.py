@@ -1,5 +1,5 @@
-"""The canonical decoder of reformer-pytorch's models, for prompts and steps of a batch, against the model itself
-and one sequence in plain tensors."""
+"""The canonical decoder of reformer-pytorch's models, for prompts and steps of a batch, against the model
+itself and one sequence in plain tensors."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ GARBAGE = 7
 
 
 class FrozenPast:
-    """One sequence, token by token in plain tensors: every layer keeps what its tokens were when they were new,
-    and attends by the whole operators, whose padding is virtual."""
+    """One sequence, token by token in plain tensors: every layer keeps what its tokens were when they were
+    new, and attends by the whole operators, whose padding is virtual."""
 
     def __init__(self, model: LucidrainsReformer, prompt: torch.Tensor) -> None:
         """`prompt`: int64 [L], of the model's own pass."""
