@@ -60,8 +60,7 @@ class DecodingState(Forkable):
         read_prompt: Callable[[Prompt], list[int]],
         spec: ModelSpec,
     ) -> None:
-        """Of the artifact in `folder`, whose sequences may have `longest` tokens; see
-        `Runtime.start_decoding`."""
+        """Of the artifact in `folder`, of a model `spec` whose sequences may have `longest` tokens."""
         self._folder = folder
         self._session: Decoder | None = session
         self._longest = longest
