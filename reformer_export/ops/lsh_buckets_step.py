@@ -52,6 +52,12 @@ def buckets_from_records(records: torch.Tensor, columns: int) -> torch.Tensor:
     return (last + columns * is_negative).to(torch.int32)
 
 
+def split_rounds(records: torch.Tensor, rounds: int) -> torch.Tensor:
+    """int32 [H, R*W, L] -> int32 [H, R, L, W]."""
+    heads, lines, length = records.shape
+    return records.reshape(heads, rounds, lines // rounds, length).movedim(2, -1)
+
+
 def lsh_buckets_step_reference(
     query_key: torch.Tensor,
     rotations: torch.Tensor,
@@ -89,7 +95,7 @@ def lsh_buckets_step_reference(
         total = held + new
         found = find_records(rotate_heads(query_key[row : row + 1, :new], rotations))[0]
         records[row, :, :, held:total] = found.movedim(-1, 2).flatten(1, 2)
-        words = records[row, :, :, :total].unflatten(1, (rounds, -1)).movedim(2, -1)
+        words = split_rounds(records[row, :, :, :total], rounds)
         columns = min(-(-total // padding_multiple), most)
         buckets[row, :, :, :total] = buckets_from_records(words, columns)
         new_buckets[row, :, :, :new] = buckets[row, :, :, held:total]
@@ -104,7 +110,7 @@ lsh_buckets_step = define_operator(lsh_buckets_step_reference)
 def _(
     query_key: torch.Tensor, rotations: torch.Tensor, past_records: torch.Tensor, *_: object
 ) -> tuple[torch.Tensor, ...]:
-    batch, heads, _, capacity = past_records.shape
+    batch, heads, _words, capacity = past_records.shape
     rounds = rotations.shape[2]
     return (
         past_records.new_empty((batch, heads, rounds, query_key.shape[1])),

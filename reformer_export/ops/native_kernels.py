@@ -167,11 +167,10 @@ class NativeKernels:
         """As `lsh_buckets_step_reference`; `in_place` as in `lsh_attention_step`, of the records."""
         batch, heads, _, capacity = past_records.shape
         shape = (batch, heads, rotations.shape[2])
-        empty = {"dtype": torch.int32, "device": query_key.device}
         results = {
-            "new_buckets": torch.empty((*shape, query_key.shape[1]), **empty),
-            "buckets": torch.empty((*shape, capacity), **empty),
-            "present_records": past_records if in_place else torch.empty(past_records.shape, **empty),
+            "new_buckets": past_records.new_empty((*shape, query_key.shape[1])),
+            "buckets": past_records.new_empty((*shape, capacity)),
+            "present_records": past_records if in_place else past_records.new_empty(past_records.shape),
         }
         tensors = {"query_key": query_key, "rotations": rotations, "past_records": past_records}
         tensors |= {"lengths": lengths, "new_lengths": new_lengths}

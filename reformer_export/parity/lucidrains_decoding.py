@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from reformer_export.artifact.decoding import DECODE_NAME, DECODE_OUTPUT
 from reformer_export.contract import LSH_BUCKETS_STEP
 from reformer_export.lucidrains_spec import LucidrainsSpec
-from reformer_export.ops.lsh_buckets_step import buckets_from_records
+from reformer_export.ops.lsh_buckets_step import buckets_from_records, split_rounds
 from reformer_export.parity.compare import (
     EPSILON,
     FLIP_ROUNDINGS,
@@ -224,9 +224,8 @@ def _count_misread(spec: LucidrainsSpec, call: Call, got: Mapping[str, NDArray[n
     for row, length in call.rows():
         records = torch.from_numpy(np.ascontiguousarray(got["present_records"][row, :, :, :length]))
         rounds = got["buckets"].shape[2]
-        words = records.unflatten(1, (rounds, -1)).movedim(2, -1)
         columns = -(-length // spec.padding_multiple)
-        expected = buckets_from_records(words, columns).numpy()
+        expected = buckets_from_records(split_rounds(records, rounds), columns).numpy()
         misread += int((got["buckets"][row, :, :, :length] != expected).sum())
     return float(misread)
 

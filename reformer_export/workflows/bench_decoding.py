@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Final
 
 from reformer_export.artifact.manifest import Manifest
 from reformer_export.errors import InputError
+from reformer_export.lucidrains_spec import LucidrainsSpec
 from reformer_export.measure import BenchmarkOptions
 from reformer_export.measure.contenders import Device
-from reformer_export.lucidrains_spec import LucidrainsSpec
 from reformer_export.measure.decoders import ARTIFACTS, EAGERS, STEPS_OF_A_TURN, DecodeSetup
 from reformer_export.measure.decoding import count_room, list_jobs, run_decode_benchmark
 from reformer_export.report.decoding_page import DecodeReport
