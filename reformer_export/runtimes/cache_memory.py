@@ -58,7 +58,9 @@ class _HostBlock:
         is_large = size >= 2 * _LARGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE")
         try:
             if is_large:
-                private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # shared memory has its own setting, most often never
+                private = (
+                    mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+                )  # shared memory has its own setting, most often never
                 pages = mmap.mmap(-1, size + _LARGE_PAGE, private)
                 with contextlib.suppress(OSError):  # a kernel without them
                     pages.madvise(mmap.MADV_HUGEPAGE)
