@@ -75,20 +75,31 @@ class CacheTensor:
 
 def check_decodable(spec: ModelSpec) -> None:
     """InputError unless a step of the model is the last row of its operators over the same tokens."""
-    got, expected = None, "a causal text-generation model without chunks after"
+    expected = "a causal text-generation model without chunks after"
     if spec.task != "text-generation" or not spec.is_causal:
         got = f"a model for {spec.task}" + ("" if spec.is_causal else " that sees later tokens")
-    elif any(layer.num_chunks_after for layer in spec.layers) and not isinstance(spec, LucidrainsSpec):
-        got = "layers that attend to chunks after"
-    elif isinstance(spec, LucidrainsSpec) and spec.num_memory_keys:
-        got = f"num_mem_kv {spec.num_memory_keys}, keys that no cache begins with"
-        expected = "a model of reformer-pytorch without num_mem_kv"
-    elif isinstance(spec, LucidrainsSpec) and not (spec.is_padded and spec.takes_length(1)):
+        raise _refuse(got, expected)
+    if isinstance(spec, LucidrainsSpec):
+        _check_lucidrains(spec)
+    elif any(layer.num_chunks_after for layer in spec.layers):
+        raise _refuse("layers that attend to chunks after", expected)
+
+
+def _check_lucidrains(spec: LucidrainsSpec) -> None:
+    if not (spec.is_padded and spec.takes_length(1)):
         got = f"a model that takes no other lengths than {spec.describe_lengths()}"
         expected = "a model of reformer-pytorch that takes any, in an Autopadder or a TrainingWrapper"
-    if got is not None:
-        fix = "leave `decode` out: every token takes a whole pass"
-        raise InputError("decode", got, expected, fix)
+        raise _refuse(got, expected)
+    if spec.num_memory_keys:
+        got = f"num_mem_kv {spec.num_memory_keys}, keys that no cache begins with"
+        raise _refuse(got, "a model of reformer-pytorch without num_mem_kv")
+    if spec.memory_layers:
+        got = "pkm_layers, which nobody has compared token by token"
+        raise _refuse(got, "a model of reformer-pytorch without pkm_layers")
+
+
+def _refuse(got: str, expected: str) -> InputError:
+    return InputError("decode", got, expected, "leave `decode` out: every token takes a whole pass")
 
 
 def prompt_width(spec: ModelSpec, tokens: int) -> int:

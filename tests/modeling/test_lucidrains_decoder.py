@@ -166,7 +166,7 @@ def test_it_is_the_model_s_prompt_and_the_operators_last_rows(
     keywords: dict[str, Any], seed: int, data: st.DataObject
 ) -> None:
     require_package()
-    keywords |= {"causal": True, "num_mem_kv": 0, "return_embeddings": False}
+    keywords |= {"causal": True, "num_mem_kv": 0, "return_embeddings": False, "pkm_layers": []}
     with tempfile.TemporaryDirectory() as folder:
         file, config = save_model(Path(folder), keywords, "Autopadder", seed % 1000)
         hash_seed = None if keywords["use_full_attn"] else seed % 7
@@ -215,6 +215,7 @@ def test_caches_hold_what_the_docs_say(tmp_path: Path) -> None:
         ({"num_mem_kv": 3}, "Autopadder", "num_mem_kv 3"),
         ({}, None, "a model that takes no other lengths than multiples of 2 x bucket_size"),
         ({"n_local_attn_heads": 1, "full_attn_thres": 24}, "Autopadder", "takes no other lengths than"),
+        ({"pkm_layers": [2]}, "Autopadder", "pkm_layers"),
         ({"causal": False}, "Autopadder", "sees later tokens"),
         ({"return_embeddings": True}, "Autopadder", "a model for feature-extraction"),
     ],
