@@ -77,10 +77,25 @@ LOCAL_ATTENTION_STEP: Final = Operator(
     ("output", "present_key", "present_value"),
     LOCAL_ATTENTION.attributes,
 )
+LSH_BUCKETS_STEP: Final = Operator(
+    "LSHBucketsStep",
+    ("query_key", "rotations", "past_records", "lengths", "new_lengths"),
+    ("new_buckets", "buckets", "present_records"),
+    ("num_heads", "padding_multiple"),
+)
 OPERATORS: Final = (
     *(LSH_BUCKETS, LSH_ATTENTION, LOCAL_ATTENTION, RESIDUAL_NORM),
-    *(LSH_ATTENTION_STEP, LOCAL_ATTENTION_STEP),
+    *(LSH_ATTENTION_STEP, LOCAL_ATTENTION_STEP, LSH_BUCKETS_STEP),
 )
+
+RECORD_COLUMNS: Final = 15
+"""Columns of the rotations in a word of LSHBucketsStep's records, two bits each."""
+
+
+def count_record_words(columns: int) -> int:
+    """Words of records, of each round, for so many columns."""
+    return -(-columns // RECORD_COLUMNS)
+
 
 ROUND_AXIS: Final = 2
 """Of the rotations [H, D, R, S] and of the buckets [B, H, R, L]."""

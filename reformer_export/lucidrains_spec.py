@@ -230,6 +230,14 @@ class LucidrainsSpec(ModelSpec):
     def num_hash_heads(self) -> int:
         return self.num_heads - self.num_local_heads
 
+    @property
+    def unturned_keys(self) -> int:
+        """Tokens whose keys decoding needs as they are before they are turned: those of sequences that attend
+        densely, which turn none."""
+        is_rotary = isinstance(self.positions, RotaryPositionsSpec)
+        hashes = any(isinstance(layer, LSHAttentionSpec) for layer in self.layers)
+        return min(self.dense_threshold, self.longest_attended) if is_rotary and hashes else 0
+
     def rotations_shape(self, layer: int) -> tuple[int, int, int, int]:
         """[num_hash_heads or 1, head_size, num_hashes, buckets of the longest sequence / 2]; a shorter
         sequence of n buckets uses the first n / 2 of the last axis."""

@@ -25,7 +25,7 @@ from reformer_export.export.num_hashes import add_num_hashes_input, runtime_num_
 from reformer_export.export.shared_weights import share_weights
 from reformer_export.export.tokenizer import prepare_tokenizer, write_tokenizer
 from reformer_export.libraries.operators import find_native_library
-from reformer_export.modeling import CanonicalModel, Decoder, Reformer, build_model
+from reformer_export.modeling import CanonicalModel, build_decoder, build_model
 from reformer_export.spec import DType, TokenizerChoice
 
 EXTERNAL_DATA_THRESHOLD: Final = 1_500_000_000
@@ -85,8 +85,7 @@ def write_artifact(
     is_large = weights_nbytes(graph) > options.external_data_threshold
     save_model(graph, folder / MODEL_NAME, EXTERNAL_DATA_NAME if is_large or options.decode else None)
     if options.decode:
-        assert isinstance(model, Reformer)  # as `check_decodable` sees to
-        decoder = trace_decoder(Decoder(model), options.dtype, options.opset)
+        decoder = trace_decoder(build_decoder(model), options.dtype, options.opset)
         if runtime_num_hashes is not None:
             add_num_hashes_input(decoder, runtime_num_hashes)
         share_weights(decoder, folder / MODEL_NAME)

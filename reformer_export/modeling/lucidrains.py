@@ -21,14 +21,14 @@ from reformer_export.modeling.layers import (
     StreamNorm,
     run_layers,
 )
-from reformer_export.modeling.lucidrains_attention import SelfAttention, Turn
+from reformer_export.modeling.lucidrains_attention import Caches, SelfAttention, Turn
 from reformer_export.modeling.lucidrains_embeddings import (
     Embeddings,
     RotaryPositions,
     SinusoidalPositionEmbeddings,
 )
 from reformer_export.modeling.lucidrains_memory import KeyScores, ProductKeyMemory, QueryNorm
-from reformer_export.modeling.reformer import TORCH_DTYPES, last_attended, load_weights
+from reformer_export.modeling.reformer import TORCH_DTYPES, last_attended, load_weights, take_rows
 from reformer_export.spec import DType
 
 SCALE_NORM_EPSILON: Final = 1e-5
@@ -88,12 +88,12 @@ class Attention(nn.Module):
         hidden_states: torch.Tensor,
         update: torch.Tensor | None,
         attention_mask: torch.Tensor,
-        turn: Turn | None,
+        beside: Turn | Caches | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Stream float32 [B, L, hidden_size], what to add to it first, or None, int32 [B, L], the turn ->
-        that sum, and what this block adds to the other stream, T [B, L, hidden_size]."""
+        """Stream float32 [B, L, hidden_size], what to add to it first, or None, int32 [B, L], the turn or the
+        caches -> that sum, and what this block adds to the other stream, T [B, L, hidden_size]."""
         hidden_states, normalised = self.layer_norm(hidden_states, update)
-        attended = self.self_attention(normalised, attention_mask, turn)
+        attended = self.self_attention(normalised, attention_mask, beside)
         projected: torch.Tensor = self.output.dense(attended)
         return hidden_states, projected if self.gate is None else projected * self.gate
 
@@ -167,13 +167,20 @@ class Encoder(nn.Module):
             self.layer_norm = StreamNorm(spec.hidden_size, spec.layer_norm_eps, dtype)
 
     def forward(
-        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor, turn: Turn | None
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor,
+        beside: Turn | list[Caches] | None,
+        last: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """float32 [B, L, hidden_size], int32 [B, L], the turn -> T [B, L, hidden_size]."""
-        beside = [turn] * len(self.layers)
-        attention_stream, hidden_states = run_layers(self.layers, hidden_states, attention_mask, beside)
+        """float32 [B, L, hidden_size], int32 [B, L], the turn, or the caches of every layer of a call that
+        decodes, and int64 [B], each sequence's position to keep, or None for all -> T
+        [B, L or 1, hidden_size]."""
+        each = beside if isinstance(beside, list) else [beside] * len(self.layers)
+        attention_stream, hidden_states = run_layers(self.layers, hidden_states, attention_mask, each)
+        mean = (attention_stream + hidden_states) * 0.5
         normalised: torch.Tensor
-        _, normalised = self.layer_norm((attention_stream + hidden_states) * 0.5)
+        _, normalised = self.layer_norm(mean if last is None else take_rows(mean, last))
         return normalised
 
 
@@ -265,13 +272,25 @@ class LucidrainsVectors(nn.Module):
 
 def padded_length(spec: LucidrainsSpec, rows: torch.Tensor) -> int:
     """Tokens: what an Autopadder makes of int64 [B, L]."""
-    length, keys, multiple = rows.shape[1], spec.num_memory_keys, spec.padding_multiple
-    padded = (length + keys + multiple - 1) // multiple * multiple - keys
     if spec.pads_dense_lengths:
-        return padded
-    # A number of its own to torch.export, which cannot follow a length with a threshold.
-    is_dense = torch.ones_like(rows[0]).sum() <= spec.padding_threshold
-    chosen: int = torch.where(is_dense, length, padded).item()  # type: ignore[assignment]
+        return round_up_length(spec, rows.shape[1])
+    return pad_above(spec, rows, spec.padding_threshold)
+
+
+def round_up_length(spec: LucidrainsSpec, length: int) -> int:
+    """Tokens: `length`, with padding to what reformer-pytorch hashes."""
+    keys, multiple = spec.num_memory_keys, spec.padding_multiple
+    return (length + keys + multiple - 1) // multiple * multiple - keys
+
+
+def pad_above(spec: LucidrainsSpec, rows: torch.Tensor, threshold: int) -> int:
+    """Tokens: the length of int64 [B, L] up to `threshold`, and above it with padding.
+
+    A number of its own to torch.export, which cannot follow a length with a threshold.
+    """
+    length = rows.shape[1]
+    stays = torch.ones_like(rows[0]).sum() <= threshold
+    chosen: int = torch.where(stays, length, round_up_length(spec, length)).item()  # type: ignore[assignment]
     torch._check(chosen >= length)  # type: ignore[no-untyped-call]
     return chosen
 

@@ -173,7 +173,7 @@ def compare_buckets(
     used = sum(factors) // 2
     differs = (got != expected) & counts[:, None, None, :]
     flips = [
-        _measure_flip(
+        measure_flip(
             factors,
             query_key[b, position].reshape(spec.num_hash_heads, spec.head_size)[h].astype(np.float64),
             rotations[h, :, r, :used].astype(np.float64),
@@ -206,7 +206,7 @@ def hashed_tokens(
     return counts
 
 
-def _measure_flip(
+def measure_flip(
     factors: tuple[int, ...],
     vector: NDArray[np.float64],
     rotations: NDArray[np.float64],

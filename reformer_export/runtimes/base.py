@@ -107,6 +107,11 @@ class Runtime(Forkable):
         return self.spec.max_length
 
     @property
+    def max_decoding_length(self) -> int:
+        """The longest sequence that `start_decoding` takes, in tokens; InputError where it takes none."""
+        return self.max_length
+
+    @property
     def notes(self) -> list[str]:
         """What a user should know of how this artifact was opened, a sentence each."""
         return list(self._notes)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reformer_export.errors import InputError
+from reformer_export.runtimes.cache_choice import choose_cache, explain_passes
 from reformer_export.runtimes.field_types import check_field_types
 from reformer_export.runtimes.inputs import SupportsDLPack, array_from_other, row_from_input
 from reformer_export.runtimes.num_hashes import choose_num_hashes
@@ -39,8 +40,9 @@ class GenerationOptions(SamplingOptions):
     `max_new_tokens` counts tokens after the prompt; `seed` seeds the draws, so that equal calls give equal
     texts; `eos_token_id` ends the text, one id or several (None: the checkpoint's own; empty: none);
     `num_hashes` is `Runtime.run`'s. `cache`: "auto" steps with decode.onnx where the artifact has it and the
-    runtime takes it, "on" insists, "off" takes a whole pass a token. `refresh`: when stepping, a whole pass
-    again after so many tokens, so that they do not drift from it for longer; 0 for never.
+    runtime takes it, and the text as long as it may become; "on" insists, "off" takes a whole pass a token.
+    `refresh`: when stepping, a whole pass again after so many tokens, so that they do not drift from it for
+    longer; 0 for never.
     """
 
     max_new_tokens: int = 256
@@ -139,22 +141,6 @@ class GenerationCost:
         self.step_seconds += seconds
 
 
-def choose_cache(runtime: Runtime, options: GenerationOptions) -> bool:
-    """Whether to step with decode.onnx; InputError where the options want what there is not."""
-    has_cache = options.cache != "off"
-    if has_cache:
-        try:
-            runtime.check_decoding()
-        except InputError:
-            if options.cache == "on":
-                raise
-            has_cache = False
-    if options.refresh and not has_cache:
-        fix = "leave it out: every token takes a whole pass"
-        raise InputError("refresh", f"{options.refresh} without a cache", "0", fix)
-    return has_cache
-
-
 class Generation(Iterator[int]):
     """The tokens after a prompt, computed as they are asked for.
 
@@ -168,6 +154,7 @@ class Generation(Iterator[int]):
         options: those it was started with.
         stop_reason: why it ended; None while it has not.
         has_cache: whether a token is a step, and not a whole pass.
+        note: why it is not, where it could be for a shorter text.
         cost: what it took.
     """
 
@@ -182,13 +169,15 @@ class Generation(Iterator[int]):
         if spec.task != "text-generation":
             fix = 'export a language model with `task="text-generation"`, or use run'
             raise InputError("task", f"an artifact for {spec.task}", "text-generation", fix)
-        length, longest = len(prompt_ids), runtime.max_length
+        length = len(prompt_ids)
         if length == 0:
             raise InputError("prompt", "no token", "at least one", "give some text to continue")
-        if length > longest:
-            raise InputError("prompt", f"{length} tokens", f"at most {longest}", "shorten it")
         choose_num_hashes(runtime.manifest, options.num_hashes)
-        self.has_cache = choose_cache(runtime, options)
+        self.has_cache = choose_cache(runtime, options, length)
+        self._longest = runtime.max_decoding_length if self.has_cache else runtime.max_length
+        if length > self._longest:
+            raise InputError("prompt", f"{length} tokens", f"at most {self._longest}", "shorten it")
+        self.note = None if self.has_cache else explain_passes(runtime, options, length)
         self.prompt_ids = tuple(prompt_ids)
         self.ids: list[int] = []
         self.options = options
@@ -204,7 +193,7 @@ class Generation(Iterator[int]):
     @property
     def is_finished(self) -> bool:
         """Whether no token follows; `stop_reason` then says why."""
-        if self.stop_reason is None and len(self.prompt_ids) + len(self.ids) >= self._runtime.max_length:
+        if self.stop_reason is None and len(self.prompt_ids) + len(self.ids) >= self._longest:
             self.stop_reason = "max_length"
         if self.stop_reason is None and len(self.ids) >= self.options.max_new_tokens:
             self.stop_reason = "max_new_tokens"

@@ -122,7 +122,7 @@ class OnnxRuntime(Runtime):
             session = DecodeSession(
                 self._find_session(DECODE_NAME), self._placement, tensors, self.spec.vocab_size, rounds
             )
-            state = DecodingState(self.folder, session, memory, self.max_length, self.read_prompt)
+            state = DecodingState(self.folder, session, memory, self.max_length, self.read_prompt, self.spec)
             self._states.add(state)
             return state
 

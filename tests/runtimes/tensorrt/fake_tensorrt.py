@@ -122,6 +122,7 @@ class PluginRegistry:
             raise MisuseError("the plugins are registered already")
         self.loaded.append(plugin_path)
         names = ("LSHBuckets", "LSHAttention", "LocalAttention", "LSHAttentionStep", "LocalAttentionStep")
+        names += ("LSHBucketsStep",)
         self.creators = {(name, "1", "reformer") for name in names}
         return object()
 
