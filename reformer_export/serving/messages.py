@@ -5,9 +5,9 @@ A frame is a prefix (two little-endian integers: bytes of the header, bytes of t
 endian, one behind the other). Both sizes are bounded before anything of them is read; nothing is a pickle.
 
 Front to worker: `Start` once, then any number of `Infer`, `Generate`, `Cancel`.
-Worker to front: `Ready` or `Failed` once; then a `Result` or a `Failure` for each `Infer`; any number of
-`Tokens` and one `Done` or `Failure` for each `Generate`. Answers name their request's `id` and come in any
-order. A worker ends when its socket closes.
+Worker to front: `Ready` or `Failed` once; then a `Result` or a `Failure` for each `Infer`; for each `Generate`
+a `Begun` and its share in any number of `Pieces`, the last of which says why it ended, or a `Failure`. Answers
+name their request's `id` and come in any order. A worker ends when its socket closes.
 """
 
 from __future__ import annotations
@@ -88,25 +88,42 @@ class Result(msgspec.Struct, tag="result", frozen=True):
 
 
 class Generate(msgspec.Struct, tag="generate", frozen=True):
-    """Continue a prompt. Payload: its token ids, int64. `options`: fields of GenerationOptions."""
+    """Continue a prompt. Payload: its text in UTF-8, or its token ids, int64.
+
+    `options`: fields of GenerationOptions; `stop`: texts before which the text ends; `echo`: whether the
+    prompt's text is asked for; `given`: the first tokens, which another worker drew before it ended.
+    """
 
     id: int
     options: dict[str, Any]
+    is_text: bool
+    stop: list[str] = []
+    echo: bool = False
+    given: list[int] = []
 
 
-class Tokens(msgspec.Struct, tag="tokens", frozen=True):
-    """The next tokens of a generation."""
+class Begun(msgspec.Struct, tag="begun", frozen=True):
+    """A prompt was accepted: its tokens, and its text where that was asked for."""
+
+    id: int
+    prompt_tokens: int
+    prompt: str = ""
+
+
+class Piece(msgspec.Struct, array_like=True, frozen=True):
+    """What came next in a generation: tokens, the text that they finished, and, with the last piece, why it
+    ended: a `StopReason`, or "stop_string"."""
 
     id: int
     ids: list[int]
+    text: str
+    reason: str | None = None
 
 
-class Done(msgspec.Struct, tag="done", frozen=True):
-    """A generation has ended: why (`StopReason`, or "cancelled"), and what it took."""
+class Pieces(msgspec.Struct, tag="pieces", frozen=True):
+    """What a step gave, for all generations that took part in it."""
 
-    id: int
-    reason: str
-    run_ms: float = 0.0
+    pieces: list[Piece]
 
 
 class Failure(msgspec.Struct, tag="failure", frozen=True):
@@ -118,14 +135,14 @@ class Failure(msgspec.Struct, tag="failure", frozen=True):
 
 
 class Cancel(msgspec.Struct, tag="cancel", frozen=True):
-    """Nobody waits for the request `id` any more; a `Done` may still come."""
+    """Nobody waits for the request `id` any more; answers that are under way may still come."""
 
     id: int
 
 
 ToWorker = Start | Infer | Generate | Cancel
-ToFront = Ready | Failed | Result | Tokens | Done | Failure
-Answer = Result | Tokens | Done | Failure
+ToFront = Ready | Failed | Result | Begun | Pieces | Failure
+Answer = Result | Begun | Piece | Failure
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _DECODERS: Final = {
