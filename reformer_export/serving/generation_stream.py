@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from reformer_export.errors import InputError
 from reformer_export.runtimes import Runtime
 from reformer_export.runtimes.generation import Generation, GenerationOptions
 from reformer_export.runtimes.tokenizer import TextStream
@@ -24,6 +25,10 @@ class GenerationStream:
     def __init__(self, model: Runtime, message: Generate, prompt: str | list[int]) -> None:
         tokenizer = model.tokenizer
         ids = model.read_prompt(prompt)
+        outside = next((each for each in ids if not 0 <= each < model.spec.vocab_size), None)
+        if outside is not None:
+            expected = f"ids from 0 to {model.spec.vocab_size - 1}"
+            raise InputError("prompt", f"the id {outside}", expected, "use the model's own tokenizer")
         options = GenerationOptions(**message.options)
         self.id = message.id
         self.generation = Generation(model, ids, options, tokenizer, message.given)
