@@ -35,7 +35,7 @@ def artifact_from_text(text: str) -> Artifact:
     name, separator, path = text.partition("=")
     if separator and path and "/" not in name:
         return Artifact(name, path)
-    return Artifact(os.path.basename(os.path.abspath(text)), text)
+    return Artifact(Path(os.path.abspath(text)).name, text)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The process that holds one artifact open and runs it: `python -m reformer_export.serving.worker_process FD`.
+"""The process that holds one artifact open: `python -m reformer_export.serving.worker_process FD`.
 
 One session, which `concurrency` threads call at once: on the CPU with one thread each, which answers more
 requests a second than one run at a time with all cores, and holds the weights once. What it is asked comes
