@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 SECTIONS = {
     "Address": ("host", "port", "allow_hosts", "api_key_file"),
     "Batches": ("max_batch", "max_batch_tokens", "max_delay", "concurrency"),
-    "Generation": ("max_streams", "max_new_tokens"),
+    "Generation": ("max_streams", "max_new_tokens", "max_cache"),
     "Limits": (
         "max_queue",
         "timeout",
@@ -74,6 +74,7 @@ def _number(name: str, kind: Any, help_text: str) -> Callable[[Callable[..., obj
 @_number("concurrency", int, "Runs of a model at once.  [default: cores / --threads; 1 on a GPU]")
 @_number("max_streams", int, "Texts of a model that are generated at once.")
 @_number("max_new_tokens", int, "Tokens of one generated text at most.")
+@_number("max_cache", int, "Bytes of caches of a model's texts at most; others wait.")
 @_number("max_queue", int, "Requests of a model that wait at most; others get 429.")
 @_number("timeout", float, "Seconds for an answer; others get 504.")
 @_number("max_body", int, "Bytes of a request at most; others get 413.")

@@ -11,8 +11,9 @@ from typing import Any, Final
 import msgspec
 
 from reformer_export.serving.completion_body import CompletionBody, generations_from_body
-from reformer_export.serving.generation_call import GeneratingWorker, GenerationCall
+from reformer_export.serving.generation_call import GenerationCall
 from reformer_export.serving.refusals import SlowClientError, body_from_error
+from reformer_export.serving.worker import Worker
 
 PATH: Final = "/v1/completions"
 MAX_PENDING: Final = 2**18
@@ -37,9 +38,7 @@ class Completion:
         usage: tokens so far, in OpenAI's words: a prompt counts once, however many texts follow it.
     """
 
-    def __init__(
-        self, worker: GeneratingWorker, model: str, body: CompletionBody, max_new_tokens: int
-    ) -> None:
+    def __init__(self, worker: Worker, model: str, body: CompletionBody, max_new_tokens: int) -> None:
         """Raises InputError; nothing is asked yet."""
         generations = generations_from_body(body, max_new_tokens)
         self._changed = asyncio.Event()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -75,7 +73,9 @@ class _Routes:
         if body.model is None:
             able = [model for model in models.values() if model.spec.task == TASK]
             if len(able) != 1:
-                expected = f"one of {', '.join(model.name for model in able) or 'none: no model generates text'}"
+                expected = (
+                    f"one of {', '.join(model.name for model in able) or 'none: no model generates text'}"
+                )
                 raise InputError("model", "none", expected, "name it")
             return able[0]
         model = self._server.find_model(body.model)
@@ -133,7 +133,7 @@ def _note_usage(completion: Completion, record: RequestRecord) -> None:
 
 
 def _describe(model: ServedModel) -> dict[str, Any]:
-    return {"id": model.name, "object": "model", "created": model.started, "owned_by": OWNER}
+    return {"id": model.name, "object": "model", "created": model.read_at, "owned_by": OWNER}
 
 
 def _json(value: object) -> Response:

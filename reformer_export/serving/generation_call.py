@@ -4,33 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 
 from reformer_export.errors import ReformerExportError
 from reformer_export.serving.messages import Begun, Failure, Generate, Piece, error_from_parts
 from reformer_export.serving.refusals import NotReadyError
+from reformer_export.serving.worker import Worker, WorkerDiedError
 
 MAX_WORKERS: Final = 3
 """That one generation may be asked of: it may be what ends them."""
-
-GenerationAnswer = Begun | Piece | Failure
-Sink = Callable[[GenerationAnswer | None], None]
-"""Takes what a worker answers; None when it has died."""
-
-
-class GeneratingWorker(Protocol):
-    """What a worker offers."""
-
-    def generate(self, message: Generate, payload: bytes, sink: Sink) -> int:
-        """Ask for a generation; its id. The sink is told of a worker that has died already, too."""
-
-    def cancel(self, request_id: int) -> None:
-        """Let a generation end; nothing more comes."""
-
-    async def wait_until_up(self) -> None:
-        """Until it can be asked; NotReadyError where that may take long."""
 
 
 class GenerationCall:
@@ -49,7 +33,7 @@ class GenerationCall:
     """
 
     def __init__(
-        self, worker: GeneratingWorker, message: Generate, payload: bytes, on_change: Callable[[], None]
+        self, worker: Worker, message: Generate, payload: bytes, on_change: Callable[[], None]
     ) -> None:
         self.begun: Begun | None = None
         self.reason: str | None = None
@@ -75,10 +59,13 @@ class GenerationCall:
         return self.reason is not None or self.error is not None
 
     def start(self) -> None:
-        """Ask the worker."""
-        self._workers_asked += 1
+        """Ask the worker, now or when it is up."""
         message = msgspec.structs.replace(self._message, given=self._ids) if self._ids else self._message
-        self._id = self._worker.generate(message, self._payload, self._take)
+        try:
+            self._id = self._worker.generate(message, self._payload, self._take)
+            self._workers_asked += 1
+        except WorkerDiedError:
+            self._restarting = asyncio.get_running_loop().create_task(self._start_again())
 
     def cancel(self) -> None:
         """Nobody waits for it any more."""
@@ -95,7 +82,7 @@ class GenerationCall:
         self.pending_characters = 0
         return text
 
-    def _take(self, answer: GenerationAnswer | None) -> None:
+    def _take(self, answer: Begun | Piece | Failure | None) -> None:
         if isinstance(answer, Piece):
             self._ids += answer.ids
             if answer.text:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict
@@ -36,6 +37,7 @@ class ServedModel:
         manifest: what it said of itself when the server started.
         config: padding and end tokens and labels.
         worker: its process.
+        read_at: when that was, in seconds since 1970.
         is_replaced: whether another artifact lies in its folder by now; the opened one goes on being served.
     """
 
@@ -49,6 +51,7 @@ class ServedModel:
         self._say = say
         self._options = options
         self._identity = self._identify()
+        self.read_at = int(time.time())
         self.is_replaced = False
         start = Start(
             str(self.folder),
@@ -56,6 +59,7 @@ class ServedModel:
             asdict(options.runtime),
             options.concurrency,
             options.max_streams,
+            options.max_cache,
         )
         self.worker = Worker(start, max(2 * options.max_response, 2**20), self._say_of_model)
         self._batcher: Batcher | None = None

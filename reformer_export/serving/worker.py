@@ -7,33 +7,29 @@ import collections
 import functools
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 
 from reformer_export.errors import ReformerExportError
 from reformer_export.serving.messages import (
     Answer,
+    Begun,
     Cancel,
-    Done,
     Failed,
     Failure,
     Generate,
     Infer,
+    Piece,
+    Pieces,
     Ready,
     Result,
     Start,
     ToFront,
-    Tokens,
     error_from_parts,
 )
 from reformer_export.serving.refusals import NotReadyError
 from reformer_export.serving.worker_start import RunningProcess, describe_death, start_process
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 MAX_DEATHS: Final = 3
 """So many within `DEATHS_SECONDS`, and the model is not ready until its worker has come up again."""
@@ -50,61 +46,8 @@ class WorkerDiedError(Exception):
     """The worker ended before it answered."""
 
 
-@dataclass(eq=False)
-class _Call:
-    """A request that is in the worker, and where its answers go."""
-
-    answers: asyncio.Queue[tuple[Answer, memoryview] | None]
-
-
-class AnswerStream:
-    """The answers to a `Generate`: `Tokens` as they come, then `Done`.
-
-    async with worker.open_stream(message, prompt) as stream:
-        async for answer in stream: ...
-
-    Leaving the block before `Done` cancels the request.
-    """
-
-    def __init__(self, worker: Worker, request_id: int, call: _Call) -> None:
-        self._worker = worker
-        self._id = request_id
-        self._call = call
-        self._is_over = False
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Tokens | Done:
-        """Raises the request's own error, or WorkerDiedError."""
-        if self._is_over:
-            raise StopAsyncIteration
-        got = await self._call.answers.get()
-        if got is None:
-            self._is_over = True
-            raise WorkerDiedError
-        answer = got[0]
-        if isinstance(answer, Tokens):
-            return answer
-        self._is_over = True
-        if isinstance(answer, Failure):
-            raise error_from_parts(answer.kind, answer.parts)
-        assert isinstance(answer, Done)
-        return answer
-
-    def cancel(self) -> None:
-        """Let the worker stop; no answer comes after this."""
-        if not self._is_over:
-            self._is_over = True
-            self._worker.cancel(self._id)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.cancel()
+Sink = Callable[[Answer | None, memoryview], None]
+"""Takes an answer and its payload; None where the worker has died."""
 
 
 class Worker:
@@ -126,7 +69,8 @@ class Worker:
         self._max_payload = max_payload
         self._say = say
         self._process: RunningProcess | None = None
-        self._calls: dict[int, _Call] = {}
+        self._calls: dict[int, Sink] = {}
+        self._generating: set[int] = set()
         self._next_id = 0
         self.is_up = False
         self._started: asyncio.Future[Ready] | None = None
@@ -162,23 +106,37 @@ class Worker:
 
     async def infer(self, message: Infer, *payload: Any) -> tuple[Result, memoryview]:
         """One pass; its outputs lie in the payload. Raises the request's error, or WorkerDiedError."""
-        request_id, call = self._send(message, payload)
+        answered: asyncio.Future[tuple[Answer | None, memoryview]] = (
+            asyncio.get_running_loop().create_future()
+        )
+
+        def take(answer: Answer | None, values: memoryview) -> None:
+            if not answered.done():
+                answered.set_result((answer, values))
+
+        request_id = self._send(message, payload, take)
         try:
-            got = await call.answers.get()
+            answer, values = await answered
         finally:
             self._calls.pop(request_id, None)
-        if got is None:
+        if answer is None:
             raise WorkerDiedError
-        answer, values = got
         if isinstance(answer, Failure):
             raise error_from_parts(answer.kind, answer.parts)
         assert isinstance(answer, Result)
         return answer, values
 
-    def open_stream(self, message: Generate, *payload: Any) -> AnswerStream:
-        """Begin a generation; WorkerDiedError where the worker is not up."""
-        request_id, call = self._send(message, payload)
-        return AnswerStream(self, request_id, call)
+    @property
+    def generations(self) -> int:
+        """Those that it generates, or that wait in it."""
+        return len(self._generating)
+
+    def generate(self, message: Generate, payload: bytes, sink: Callable[[Any], None]) -> int:
+        """Begin a generation, whose answers `sink` takes, None where the worker dies; its id.
+        WorkerDiedError where the worker is not up."""
+        request_id = self._send(message, (payload,), lambda answer, _: sink(answer))
+        self._generating.add(request_id)
+        return request_id
 
     async def wait_until_up(self) -> None:
         """Until it can be asked; NotReadyError where that may take long."""
@@ -190,6 +148,7 @@ class Worker:
 
     def cancel(self, request_id: int) -> None:
         """Forget a request, and let the worker do so."""
+        self._generating.discard(request_id)
         if self._calls.pop(request_id, None) is not None and self._process is not None:
             self._process.connection.send(Cancel(request_id))
 
@@ -202,14 +161,13 @@ class Worker:
             self._process.connection.close()
             await self._process.end(CLOSING_SECONDS)
 
-    def _send(self, message: Infer | Generate, payload: tuple[Any, ...]) -> tuple[int, _Call]:
+    def _send(self, message: Infer | Generate, payload: tuple[Any, ...], sink: Sink) -> int:
         if self._process is None or not self.is_up:
             raise WorkerDiedError
         self._next_id += 1
-        call = _Call(asyncio.Queue())
-        self._calls[self._next_id] = call
+        self._calls[self._next_id] = sink
         self._process.connection.send(msgspec.structs.replace(message, id=self._next_id), *payload)
-        return self._next_id, call
+        return self._next_id
 
     async def _launch(self) -> Ready:
         self._started = asyncio.get_running_loop().create_future()
@@ -244,12 +202,18 @@ class Worker:
             else:
                 self._started.set_exception(error_from_parts(message.kind, message.parts))
             return
-        call = self._calls.get(message.id)
-        if call is None:
+        for answer in message.pieces if isinstance(message, Pieces) else (message,):
+            self._deliver(answer, payload)
+
+    def _deliver(self, answer: Answer, payload: memoryview) -> None:
+        sink = self._calls.get(answer.id)
+        if sink is None:
             return
-        if isinstance(message, Done | Failure):
-            del self._calls[message.id]
-        call.answers.put_nowait((message, payload))
+        is_last = answer.reason is not None if isinstance(answer, Piece) else not isinstance(answer, Begun)
+        if is_last:
+            del self._calls[answer.id]
+            self._generating.discard(answer.id)
+        sink(answer, payload)
 
     def _on_lost(self, number: int, error: Exception | None) -> None:
         """The process is gone, or will be: everything that was in it is told, and another started."""
@@ -257,8 +221,9 @@ class Worker:
             return
         was_up, self.is_up = self.is_up, False
         calls, self._calls = self._calls, {}
-        for call in calls.values():
-            call.answers.put_nowait(None)
+        self._generating.clear()
+        for sink in calls.values():
+            sink(None, memoryview(b""))
         if self._started is not None and not self._started.done():
             self._started.set_exception(WorkerDiedError())
         if was_up and not self._is_closing:
