@@ -200,6 +200,7 @@ class Generation(Iterator[int]):
         self.stop_reason: StopReason | None = None
         self.cost = GenerationCost()
         self._runtime = runtime
+        self._longest = longest
         self._state: DecodingState | None = None
         self._key = 0
         self._given = tuple(given)
@@ -209,7 +210,7 @@ class Generation(Iterator[int]):
     @property
     def is_finished(self) -> bool:
         """Whether no token follows; `stop_reason` then says why."""
-        if self.stop_reason is None and len(self.prompt_ids) + len(self.ids) >= self._runtime.max_length:
+        if self.stop_reason is None and len(self.prompt_ids) + len(self.ids) >= self._longest:
             self.stop_reason = "max_length"
         if self.stop_reason is None and len(self.ids) >= self.options.max_new_tokens:
             self.stop_reason = "max_new_tokens"

@@ -63,6 +63,7 @@ def open_listener(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
+        listener.listen(BACKLOG)  # so that nobody who is told the address is refused
     except (OSError, UnicodeError) as error:
         listener.close()
         fix = "choose another with `host` and `port`"
