@@ -56,7 +56,7 @@ class WorkerConnection(asyncio.BufferedProtocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
-        self._on_lost(self._error or error)
+        self._on_lost(self._error)  # what the system says is the death, which is told by its status
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._buffer[self._filled :]

@@ -5,6 +5,7 @@ It is the application that the HTTP server sees; the routes stand behind it.
 
 from __future__ import annotations
 
+import asyncio
 import re
 import secrets
 import sys
@@ -51,6 +52,12 @@ class WrongMethodError(RefusalError):
         return {"Allow": self._allow}
 
 
+class CutOffError(RefusalError):
+    """A request that was not finished when the server had to end."""
+
+    status = 503
+
+
 class Gate:
     """The ASGI application: `router` behind the checks of `server`."""
 
@@ -76,6 +83,8 @@ class Gate:
         try:
             self._check(scope["path"], headers)
             await self._router(scope, receive, reply)
+        except asyncio.CancelledError:  # at the end of the time for draining
+            await self._refuse(scope, CutOffError("server", "its end", "time for an answer"), reply)
         except Exception as error:
             await self._refuse(scope, _as_refusal(error), reply)
         finally:

@@ -32,7 +32,7 @@ _TIMED_OUT: Final = (
 
 class TimedProtocol(H11Protocol):
     """uvicorn's connection, closed when its client takes more than `client_timeout` seconds to send a whole
-    request, from the connection's or the request's first moment on, or to take what waits to be sent."""
+    request, from its first moment or the connection's on, or takes nothing of its answer for so long."""
 
     client_timeout = 30.0
 
@@ -55,13 +55,24 @@ class TimedProtocol(H11Protocol):
     def pause_writing(self) -> None:
         super().pause_writing()
         if self._taking is None:
-            self._taking = self.loop.call_later(self.client_timeout, self.transport.abort)
+            self._watch_reader(self.transport.get_write_buffer_size())
 
     def resume_writing(self) -> None:
         super().resume_writing()
         if self._taking is not None:
             self._taking.cancel()
             self._taking = None
+
+    def _watch_reader(self, size: int) -> None:
+        """Close the connection when, in the time given, nothing leaves the `size` bytes that wait."""
+        self._taking = self.loop.call_later(self.client_timeout, self._look_at_reader, size)
+
+    def _look_at_reader(self, size: int) -> None:
+        left = self.transport.get_write_buffer_size()
+        if left < size:
+            self._watch_reader(left)
+        else:
+            self.transport.abort()
 
     def _watch_sender(self) -> None:
         """Have the timer run while a request is on its way, and only then."""

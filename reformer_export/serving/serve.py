@@ -97,13 +97,14 @@ class _Runner(uvicorn.Server):
             lifespan="off",
             loop="asyncio",
             log_config=None,
+            log_level="error",
             access_log=False,
             server_header=False,
             proxy_headers=False,
             backlog=BACKLOG,
             limit_concurrency=options.max_connections,
-            timeout_keep_alive=round(options.keep_alive),
-            timeout_graceful_shutdown=round(options.drain),
+            timeout_keep_alive=options.keep_alive,  # type: ignore[arg-type]
+            timeout_graceful_shutdown=options.drain,  # type: ignore[arg-type]
             h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         )
         super().__init__(config)

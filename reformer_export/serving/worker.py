@@ -37,7 +37,7 @@ DEATHS_SECONDS: Final = 60.0
 FIRST_PAUSE: Final = 0.1
 """Seconds before a worker that died is started again; doubled each time, up to `LONGEST_PAUSE`."""
 LONGEST_PAUSE: Final = 30.0
-CLOSING_SECONDS: Final = 5.0
+CLOSING_SECONDS: Final = 1.0
 
 Say = Callable[..., None]
 
