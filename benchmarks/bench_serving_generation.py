@@ -26,8 +26,6 @@ from typing import Final
 
 import click
 
-from benchmarks.report import Row, describe_machine, print_table, write_results
-
 ROOT: Final = Path(__file__).parents[1]
 MODEL: Final = ROOT / "models" / "kjv-bytes"
 PROMPT: Final = "In the beginning of chapter {} God"

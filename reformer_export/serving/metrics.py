@@ -37,6 +37,7 @@ class Metrics:
         )
         self._waiting = self._gauge("waiting_requests", "Requests in the queue")
         self._running = self._gauge("running_batches", "Batches in the worker")
+        self._generations = self._gauge("generations", "Texts that are generated, or wait for it")
         self._ready = self._gauge("model_ready", "1 when the model can be asked")
         self._replaced = self._gauge("artifact_replaced", "1 when another artifact lies in the folder")
         self._restarts = self._gauge("worker_restarts", "How often the worker was started again")
@@ -45,6 +46,7 @@ class Metrics:
         """Let the gauges of a model be read when somebody asks."""
         self._waiting.labels(model.name).set_function(lambda: model.batcher.waiting)
         self._running.labels(model.name).set_function(lambda: model.batcher.running)
+        self._generations.labels(model.name).set_function(lambda: model.worker.generations)
         self._ready.labels(model.name).set_function(lambda: model.problem is None)
         self._replaced.labels(model.name).set_function(lambda: model.is_replaced)
         self._restarts.labels(model.name).set_function(lambda: model.worker.restarts)

@@ -256,7 +256,10 @@ BROKEN: dict[str, tuple[Broken | bytes, str]] = {
     "no JSON": (b"{'inputs'", "body: got"),
     "nothing": (b"", "body: got"),
     "deep": (b"[" * 50_000, "body: got"),
-    "deep data": (b'{"inputs":[{"name":"input_ids","shape":[1,1],"datatype":"INT64","data":' + b"[" * 9000, "bo"),
+    "deep data": (
+        b'{"inputs":[{"name":"input_ids","shape":[1,1],"datatype":"INT64","data":' + b"[" * 9000,
+        "bo",
+    ),
     "not UTF-8": (b'{"id": "\xff"}', "body: got"),
     "a list": (b"[]", "Expected 'object'"),
     "no inputs": (b"{}", "inputs"),
