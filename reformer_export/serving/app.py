@@ -8,7 +8,7 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
 from reformer_export.errors import one_line_repr
-from reformer_export.serving import completions, inference_v2, operations
+from reformer_export.serving import completions, inference_v2, operations, page
 from reformer_export.serving.gate import Gate
 from reformer_export.serving.keys import KeyRing, read_keys
 from reformer_export.serving.metrics import Metrics
@@ -71,6 +71,6 @@ def make_server(options: ServeOptions, log: Log | None = None) -> Server:
 
 def make_app(server: Server) -> ASGIApp:
     """The ASGI application of a server."""
-    rooms = (inference_v2, completions, operations)
+    rooms = (inference_v2, completions, operations, page)
     routes: list[Route] = [route for room in rooms for route in room.make_routes(server)]
     return Gate(server, Router(routes=routes, redirect_slashes=False))
