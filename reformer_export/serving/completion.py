@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 import time
 from collections.abc import AsyncIterator
@@ -12,7 +13,7 @@ import msgspec
 
 from reformer_export.serving.completion_body import CompletionBody, generations_from_body
 from reformer_export.serving.generation_call import GenerationCall
-from reformer_export.serving.refusals import SlowClientError, body_from_error
+from reformer_export.serving.refusals import body_from_error
 from reformer_export.serving.worker import Worker
 
 PATH: Final = "/v1/completions"
@@ -52,8 +53,10 @@ class Completion:
             "created": int(time.time()),
             "model": model,
         }
+        most = MAX_PENDING if self._is_stream else math.inf
         self.calls = [
-            GenerationCall(worker, message, payload, self._changed.set) for message, payload in generations
+            GenerationCall(worker, message, payload, self._changed.set, most)
+            for message, payload in generations
         ]
 
     @property
@@ -118,7 +121,6 @@ class Completion:
             if error is not None or all(told):
                 return
             await self._wait_for_change()
-            self._check_reader()
 
     async def _wait_for_change(self) -> None:
         await self._changed.wait()
@@ -128,13 +130,6 @@ class Completion:
         for call in self.calls:
             if call.error is not None:
                 raise call.error
-
-    def _check_reader(self) -> None:
-        """End the texts where the client takes them far more slowly than they come."""
-        if sum(call.pending_characters for call in self.calls) > MAX_PENDING:
-            got, expected = f"{MAX_PENDING} characters that wait for it", "one that reads"
-            self.calls[0].error = SlowClientError("client", got, expected, "ask for fewer tokens")
-            self.cancel()
 
     def _prompt(self, call: GenerationCall) -> str:
         return call.begun.prompt if self._echoes and call.begun is not None else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from typing import Final
 
@@ -10,7 +11,7 @@ import msgspec
 
 from reformer_export.errors import ReformerExportError
 from reformer_export.serving.messages import Begun, Failure, Generate, Piece, error_from_parts
-from reformer_export.serving.refusals import NotReadyError
+from reformer_export.serving.refusals import NotReadyError, SlowClientError
 from reformer_export.serving.worker import Worker, WorkerDiedError
 
 MAX_WORKERS: Final = 3
@@ -29,21 +30,28 @@ class GenerationCall:
         reason: why it ended; None while it has not.
         error: why there is no more; None where nothing is at fault.
         pending: pieces of text that nobody has taken yet.
-        pending_characters: how many those have.
     """
 
     def __init__(
-        self, worker: Worker, message: Generate, payload: bytes, on_change: Callable[[], None]
+        self,
+        worker: Worker,
+        message: Generate,
+        payload: bytes,
+        on_change: Callable[[], None],
+        max_pending: float = math.inf,
     ) -> None:
+        """`on_change` is told of every answer; where more than `max_pending` characters wait to be taken, the
+        generation ends in an error."""
         self.begun: Begun | None = None
         self.reason: str | None = None
         self.error: Exception | None = None
         self.pending: list[str] = []
-        self.pending_characters = 0
+        self._pending_characters = 0
         self._worker = worker
         self._message = message
         self._payload = payload
         self._on_change = on_change
+        self._max_pending = max_pending
         self._ids: list[int] = []
         self._workers_asked = 0
         self._id: int | None = None
@@ -79,16 +87,15 @@ class GenerationCall:
         """What has come since it was asked last."""
         text = "".join(self.pending)
         self.pending.clear()
-        self.pending_characters = 0
+        self._pending_characters = 0
         return text
 
     def _take(self, answer: Begun | Piece | Failure | None) -> None:
         if isinstance(answer, Piece):
             self._ids += answer.ids
-            if answer.text:
-                self.pending.append(answer.text)
-                self.pending_characters += len(answer.text)
             self.reason = answer.reason
+            if answer.text:
+                self._add_text(answer.text)
         elif isinstance(answer, Begun):
             self.begun = answer
         elif isinstance(answer, Failure):
@@ -100,6 +107,14 @@ class GenerationCall:
             got = f"{self._workers_asked} workers that died while they generated this"
             self.error = NotReadyError("model", got, "one that does not", "send another request")
         self._on_change()
+
+    def _add_text(self, text: str) -> None:
+        self.pending.append(text)
+        self._pending_characters += len(text)
+        if self._pending_characters > self._max_pending and not self.is_over:
+            self.cancel()
+            got, expected = f"{self._pending_characters} characters that wait for it", "one that reads"
+            self.error = SlowClientError("client", got, expected, "ask for fewer tokens")
 
     async def _start_again(self) -> None:
         try:

@@ -185,7 +185,7 @@ def test_a_prompt_of_all_positions_ends_at_once(client: Any) -> None:
 def long(model: Runtime) -> tuple[dict[str, Any], str]:
     """The parameters of a text that takes long enough to be interrupted, and the text."""
     for seed in range(100):
-        text, reason, tokens = expected(model, "Long", 1000, seed)
+        text, _, tokens = expected(model, "Long", 1000, seed)
         if tokens > 700:
             return {"model": "bytes", "prompt": "Long", "max_tokens": 1000, "seed": seed, **NO_END}, text
     raise AssertionError("every text ends early")
