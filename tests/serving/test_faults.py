@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -229,10 +230,8 @@ def test_a_body_of_ten_megabytes(server: RunningServer, length: str, sent: bytes
     head = f"POST /v2/models/tiny/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n"
 
     def send() -> None:
-        try:
+        with contextlib.suppress(OSError):
             connection.sendall(head.encode() + sent)
-        except OSError:
-            pass
 
     thread = threading.Thread(target=send)
     thread.start()
