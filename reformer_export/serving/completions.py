@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 from reformer_export.errors import InputError
 from reformer_export.serving.completion import PATH, Completion
 from reformer_export.serving.completion_body import CompletionBody, read_completion_body
-from reformer_export.serving.limits import await_answer, read_body
+from reformer_export.serving.limits import await_answer, await_departure, read_body
 from reformer_export.serving.models import ServedModel
 from reformer_export.serving.refusals import QueueFullError
 from reformer_export.serving.request_log import RequestRecord, record_of
@@ -54,7 +54,8 @@ class _Routes:
         model = self._choose_model(body)
         record = record_of(request)
         record.model = model.name
-        record.inputs = body.prompt
+        if options.log_inputs:
+            record.inputs = body.prompt
         model.check_accepts()
         completion = Completion(model.worker, model.name, body, options.max_new_tokens)
         self._check_queue(model, len(completion.calls))
@@ -104,7 +105,7 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         head = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
         sending = asyncio.ensure_future(self._send_events(send, head))
-        leaving = asyncio.ensure_future(_await_departure(receive))
+        leaving = asyncio.ensure_future(await_departure(receive))
         try:
             await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
             if sending.done():
@@ -114,17 +115,15 @@ class EventStream(Response):
             leaving.cancel()
             self._completion.cancel()
             _note_usage(self._completion, self._record)
+            self._record.error = next(
+                (type(e.error).__name__ for e in self._completion.calls if e.error), None
+            )
 
     async def _send_events(self, send: Send, head: dict[str, Any]) -> None:
         await send(head)
         async for events in self._completion.events():
             await send({"type": "http.response.body", "body": events, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
-
-
-async def _await_departure(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 def _note_usage(completion: Completion, record: RequestRecord) -> None:

@@ -144,7 +144,7 @@ async def await_answer(answer: Coroutine[Any, Any, T], receive: Receive, seconds
         TimedOutError: it took longer.
     """
     task = asyncio.ensure_future(answer)
-    gone = asyncio.ensure_future(_await_departure(receive))
+    gone = asyncio.ensure_future(await_departure(receive))
     try:
         await asyncio.wait({task, gone}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
@@ -158,6 +158,7 @@ async def await_answer(answer: Coroutine[Any, Any, T], receive: Receive, seconds
         gone.cancel()
 
 
-async def _await_departure(receive: Receive) -> None:
+async def await_departure(receive: Receive) -> None:
+    """Until the client leaves."""
     while (await receive())["type"] != "http.disconnect":
         pass

@@ -204,7 +204,8 @@ def test_refused_prompts_say_why(model: Runtime) -> None:
         ask(scheduler, 1, [5] * (LONGEST + 1))
         ask(scheduler, 2, [258])
         ask(scheduler, 3, "a", temperature=-1)
-        assert [told.failures[index].parts[0] for index in range(4)] == ["prompt"] * 3 + ["temperature"]
+        at_fault = [told.failures[index].parts[0] for index in range(4)]
+        assert at_fault == ["prompt", "prompt", "prompt, position 0", "temperature"]
         ask(scheduler, 4, [5] * LONGEST)
         told.wait(4)
         assert (told.ids(4), told.pieces[4][0].reason) == ([], "max_length")
