@@ -35,6 +35,7 @@ NOT_RUN: Final = {
     r"google/|me/my-artifact|^pip ": "a network",
     r"^make |^cmake |reformer-export (bench|build-library)|python -m (benchmarks|pytest)|/train_": "minutes",
     r"^gpu-bundle/|benchmarks\.models": "what another command makes",
+    r"reformer-export serve": "a signal, to end",
 }
 """What a line needs, by what it says."""
 
