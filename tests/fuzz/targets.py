@@ -162,7 +162,7 @@ def fuzz_engine_record(data: bytes) -> None:
 
 
 def fuzz_infer_request(data: bytes) -> None:
-    """The body of a request to the server, with a binary tensor behind its JSON where that is an edited one."""
+    """The body of a request to the server; an edited one has a binary tensor behind its JSON."""
     text = _edited_text(data, SEEDS.infer_request)
     is_edited = data[:1] == b"\x01"
     body, length = (text + SEEDS.binary_mask, str(len(text))) if is_edited else (text, None)

@@ -25,7 +25,8 @@ WIDTH = 3
 
 
 class PlayedWorker:
-    """Answers each id t of a row with (t, row's length by the mask, rows of the batch); `script` may raise."""
+    """Answers each id t of a row with (t, the row's length by its mask, rows of the batch); `script` may
+    raise."""
 
     def __init__(self, concurrency: int = 1) -> None:
         self.is_up = True
