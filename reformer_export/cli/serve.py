@@ -14,7 +14,7 @@ from reformer_export.cli.tables import echo_on_stderr
 from reformer_export.errors import EXIT_CHECK_FAILED
 from reformer_export.libraries.packages import SERVING, require_packages
 from reformer_export.runtimes import RuntimeOptions
-from reformer_export.serving.options import ServeOptions, artifact_from_text
+from reformer_export.serving.options import LOOPBACK, ServeOptions, artifact_from_text
 
 if TYPE_CHECKING:
     from reformer_export.serving.app import Server
@@ -39,11 +39,14 @@ SECTIONS = {
 _DEFAULT = ServeOptions
 
 
-def _number(name: str, kind: Any, help_text: str) -> Callable[[Callable[..., object]], Callable[..., object]]:
-    """An option whose default is the library's."""
+_Decorator = Callable[[Callable[..., object]], Callable[..., object]]
+
+
+def _number(name: str, kind: Any, help_text: str, flag: str | None = None) -> _Decorator:
+    """An option whose default is the library's; its flag is the field's name unless another is given."""
     default = getattr(_DEFAULT, name)
     return click.option(
-        f"--{name.replace('_', '-')}",
+        flag or f"--{name.replace('_', '-')}",
         name,
         type=kind,
         default=default,
@@ -73,7 +76,7 @@ def _number(name: str, kind: Any, help_text: str) -> Callable[[Callable[..., obj
 @_number("max_delay", float, "Milliseconds that a request waits for company while a run could begin.")
 @_number("concurrency", int, "Runs of a model at once.  [default: cores / --threads; 1 on a GPU]")
 @_number("max_streams", int, "Texts of a model that are generated at once.")
-@_number("max_new_tokens", int, "Tokens of one generated text at most.")
+@_number("max_new_tokens", int, "Tokens of one generated text at most.", "--max-tokens")
 @_number("max_cache", int, "Bytes of caches of a model's texts at most; others wait.")
 @_number("max_queue", int, "Requests of a model that wait at most; others get 429.")
 @_number("timeout", float, "Seconds for an answer; others get 504.")
@@ -118,4 +121,6 @@ def _show(url: str, server: Server) -> None:
             click.echo(f"{name} runs on {facts.description}, {facts.concurrency} at once.", err=True)
             for note in facts.notes:
                 echo_on_stderr(f"Note: {note}")
+    if server.options.host not in LOOPBACK and not server.keys:
+        click.echo("Note: whoever reaches this address may ask; --api-key-file FILE asks for keys.", err=True)
     click.echo(f"Serving {', '.join(server.models)} on {url} (Ctrl-C ends it).", err=True)

@@ -196,7 +196,7 @@ class Batcher:
             queue = self._groups[group]
             batch = list(self._fitting(queue))
             wait = queue[0].arrived + self._limits.delay - time.perf_counter()
-            if wait > 0 and len(batch) == len(queue):
+            if wait > 0 and len(batch) == len(queue) and not self._is_full(batch):
                 self._look_after(wait)
                 continue
             for each in batch:
@@ -216,8 +216,11 @@ class Batcher:
             if rows == 0 or (fits and more_bytes <= self._limits.response):
                 rows, longest, size = more_rows, length, more_bytes
                 yield waiting
-            if rows >= self._limits.rows or (rows + 1) * longest > self._limits.tokens:
-                return
+
+    def _is_full(self, batch: Sequence[_Waiting]) -> bool:
+        rows = sum(waiting.request.rows for waiting in batch)
+        longest = max(waiting.request.length for waiting in batch)
+        return rows >= self._limits.rows or (rows + 1) * longest > self._limits.tokens
 
     def _look_after(self, seconds: float) -> None:
         if self._timer is None:

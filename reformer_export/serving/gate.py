@@ -19,6 +19,7 @@ from starlette.routing import Route, Router
 from starlette.types import Message, Receive, Scope, Send
 
 from reformer_export.errors import ReformerExportError
+from reformer_export.serving.options import LOOPBACK
 from reformer_export.serving.refusals import (
     CLIENT_GONE,
     ClientGoneError,
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from reformer_export.serving.app import Server
 
 _ID: Final = re.compile(rb"[A-Za-z0-9._:/+-]{1,128}")
-_LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class WrongMethodError(RefusalError):
@@ -65,8 +65,8 @@ class Gate:
         self._server = server
         self._router = router
         names = {*server.options.allow_hosts, server.options.host}
-        is_local = server.options.host in _LOOPBACK
-        self._hosts = names | _LOOPBACK if server.options.allow_hosts or is_local else None
+        is_local = server.options.host in LOOPBACK
+        self._hosts = names | LOOPBACK if server.options.allow_hosts or is_local else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":

@@ -178,7 +178,7 @@ def shape_of_output(model: ServedModel) -> list[int]:
     if spec.task == "question-answering":
         return [-1, -1]
     width = 2 * spec.hidden_size if spec.task == "feature-extraction" else spec.vocab_size
-    return [-1, -1, width] if model.has_row_a_token else [-1, width]
+    return [-1, -1 if model.has_row_a_token else 1, width]
 
 
 def _choose_outputs(asked: InferRequest, model: ServedModel) -> dict[str, bool]:

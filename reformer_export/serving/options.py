@@ -14,6 +14,8 @@ from reformer_export.runtimes.options import RuntimeOptions, max_threads
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 MAX_PORT: Final = 65535
+LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+"""Names and addresses of this machine that no other can reach."""
 
 
 @dataclass(frozen=True)

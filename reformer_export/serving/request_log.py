@@ -7,7 +7,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import Any, BinaryIO
+from typing import Any, TextIO
 
 import msgspec
 from starlette.requests import HTTPConnection
@@ -53,8 +53,8 @@ class Log:
     """Lines on `stream`, standard output where none is given; a stream that is gone ends the lines, not the
     server."""
 
-    def __init__(self, stream: BinaryIO | None = None, log_inputs: bool = False) -> None:
-        self._stream: BinaryIO | None = stream or sys.stdout.buffer
+    def __init__(self, stream: TextIO | None = None, log_inputs: bool = False) -> None:
+        self._stream: TextIO | None = stream or sys.stdout
         self._log_inputs = log_inputs
 
     def say(self, event: str, **fields: Any) -> None:
@@ -89,7 +89,7 @@ class Log:
         if self._stream is None:
             return
         try:
-            self._stream.write(msgspec.json.encode(values) + b"\n")
+            self._stream.write(msgspec.json.encode(values).decode() + "\n")
             self._stream.flush()
         except (OSError, ValueError):  # nobody reads it any more, or it is closed
             self._stream = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -42,11 +43,8 @@ async def _serve(server: Server, on_ready: OnReady) -> int:
     listener = open_listener(server.options.host, server.options.port)
     try:
         await server.start()
-        url = describe_address(listener)
-        server.log.say("listening", url=url, models=list(server.models))
-        on_ready(url, server)
         looking = asyncio.ensure_future(_look_at_folders(server))
-        runner = _Runner(server)
+        runner = _Runner(server, functools.partial(on_ready, describe_address(listener), server))
         await runner.serve(sockets=[listener])
         looking.cancel()
         server.log.say("stopped", cut_off=runner.cut_off)
@@ -87,7 +85,7 @@ async def _look_at_folders(server: Server) -> None:
 class _Runner(uvicorn.Server):
     """uvicorn's loop, which a signal ends with what was accepted finished, and with our exit status."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, on_ready: Callable[[], None]) -> None:
         options = server.options
         protocol = type("Protocol", (TimedProtocol,), {"client_timeout": options.client_timeout})
         config = uvicorn.Config(
@@ -109,6 +107,7 @@ class _Runner(uvicorn.Server):
         )
         super().__init__(config)
         self._server = server
+        self._on_ready = on_ready
         self.cut_off = 0
 
     @contextlib.contextmanager
@@ -122,6 +121,13 @@ class _Runner(uvicorn.Server):
         finally:
             for name in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(name)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listener in sockets or ():
+            url, models = describe_address(listener), list(self._server.models)
+            self._server.log.say("listening", url=url, models=models)
+        self._on_ready()
 
     def _stop(self, name: str) -> None:
         self.force_exit = self.should_exit
