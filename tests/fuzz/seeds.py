@@ -38,6 +38,12 @@ class Seeds:
         return {"id": "a", "inputs": [ids, mask], "outputs": outputs, "parameters": {"num_hashes": 1}}
 
     @functools.cached_property
+    def completion(self) -> Any:
+        draw = {"temperature": 0.5, "top_p": 0.9, "top_k": 5, "seed": 3, "n": 2, "max_tokens": 7}
+        told = {"stream": True, "stream_options": {"include_usage": True}, "echo": True, "stop": ["a", "b"]}
+        return {"model": "tiny", "prompt": ["a", "b"], "user": "c", "logprobs": None, **draw, **told}
+
+    @functools.cached_property
     def binary_mask(self) -> bytes:
         """Behind the JSON of `infer_request`: 1, 1, 0."""
         return struct.pack("<3q", 1, 1, 0)

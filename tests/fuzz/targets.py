@@ -23,8 +23,15 @@ from reformer_export.contract import INPUT_NAMES
 from reformer_export.errors import ReformerExportError
 from reformer_export.runtimes.inspection import inspect_onnx
 from reformer_export.runtimes.onnx_structure import check_onnx_structure
+from reformer_export.runtimes.generation import GenerationOptions
 from reformer_export.runtimes.source_config import read_source_config
 from reformer_export.runtimes.tokenizer import load_tokenizer
+from reformer_export.serving.completion_body import (
+    MAX_CHOICES,
+    generations_from_body,
+    read_completion_body,
+)
+from reformer_export.serving.messages import PREFIX, decode_for_worker, encode_frame
 from reformer_export.serving.model_inputs import check_inputs
 from reformer_export.serving.tensors_v2 import MAX_CHARACTERS, read_infer_request
 from tests.fuzz.seeds import SEEDS
@@ -175,6 +182,18 @@ def fuzz_infer_request(data: bytes) -> None:
     assert mask is None or mask.any(axis=1).all()
 
 
+def fuzz_completion(data: bytes) -> None:
+    """The body of a request for texts, and the messages that a worker gets of it."""
+    body = read_completion_body(_edited_text(data, SEEDS.completion))
+    generations = generations_from_body(body, 100)
+    assert 0 < len(generations) <= MAX_CHOICES
+    for message, payload in generations:
+        sent = decode_for_worker(encode_frame(message, len(payload))[PREFIX.size :])
+        assert sent == message
+        message.read_prompt(payload)
+        assert 0 < GenerationOptions(**message.options).max_new_tokens <= 100
+
+
 TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     "manifest": fuzz_manifest,
     "source_config": fuzz_source_config,
@@ -184,6 +203,7 @@ TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     "checkpoint_config": fuzz_checkpoint_config,
     "checkpoint_weights": fuzz_checkpoint_weights,
     "infer_request": fuzz_infer_request,
+    "completion": fuzz_completion,
 }
 
 
