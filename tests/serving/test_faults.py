@@ -63,6 +63,15 @@ def test_a_killed_worker_loses_no_request(tiny_artifact: Path) -> None:
         assert died["requests"] >= 1
         assert server.metric("reformer_worker_restarts") == 1
         assert server.request("GET", "/v2/health/ready")[0] == 200
+        for deaths in (2, 3):
+            os.kill(server.worker_pid, signal.SIGKILL)
+            server.wait_for_event("worker_died", deaths)
+            if deaths == 3:
+                status, answer = server.infer("tiny", make_body([[5]]))
+                assert status == 503
+                assert "as 3 did within 60 s" in answer["error"]
+            server.wait_for_event("worker_ready", deaths)
+        assert server.infer("tiny", make_body([[5]]))[0] == 200
         assert server.stop() == 0
 
 
