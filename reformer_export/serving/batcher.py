@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from reformer_export.batch.batching import find_group
 from reformer_export.errors import ReformerExportError
+from reformer_export.serving.batch_requests import Answered, BatchLimits, Request, join_requests
 from reformer_export.serving.messages import Infer, Result, arrays_from_payload
 from reformer_export.serving.refusals import NotReadyError, QueueFullError
 from reformer_export.serving.worker import WorkerDiedError
@@ -40,49 +41,6 @@ class Runs(Protocol):
     def check_accepts(self) -> None: ...
 
     async def infer(self, message: Infer, *payload: Any) -> tuple[Result, memoryview]: ...
-
-
-@dataclass(frozen=True)
-class BatchLimits:
-    """Of a batch: `rows`, `tokens` (with padding) and `response` bytes of its outputs; `delay`: seconds that
-    a request waits for company; `waiting`: requests that wait."""
-
-    rows: int
-    tokens: int
-    response: int
-    delay: float
-    waiting: int
-
-
-@dataclass(frozen=True)
-class Request:
-    """`ids` int64 [rows, length] and `mask` int8 of the same shape (None: all ones), checked; `row_bytes`:
-    of a row's outputs."""
-
-    ids: NDArray[np.int64]
-    mask: NDArray[np.int8] | None
-    num_hashes: int | None
-    row_bytes: int
-
-    @property
-    def rows(self) -> int:
-        return len(self.ids)
-
-    @property
-    def length(self) -> int:
-        length: int = self.ids.shape[1]
-        return length
-
-
-@dataclass(frozen=True)
-class Answered:
-    """`outputs` float32 by name, rows first, without padding; milliseconds of waiting and running; `rows` of
-    the batch."""
-
-    outputs: dict[str, NDArray[np.float32]]
-    queue_ms: float
-    run_ms: float
-    rows: int
 
 
 @dataclass(eq=False)
@@ -121,13 +79,15 @@ class Batcher:
         """Batches that are in the worker."""
         return len(self._tasks)
 
-    async def submit(self, request: Request) -> Answered:
-        """The request's answer; leaving early takes it out of the queue.
+    def submit(self, request: Request) -> asyncio.Future[Answered]:
+        """The request's answer to come; cancelling it takes the request out of the queue.
+
+        It fails with NotReadyError where the worker died twice on this request, or is given up, and with what
+        the worker found at fault.
 
         Raises:
             QueueFullError: too many wait.
-            NotReadyError: the worker does not run, or died twice on this request.
-            ReformerExportError: what the worker found at fault.
+            NotReadyError: the worker does not run.
         """
         self._worker.check_accepts()
         if self.waiting >= self._limits.waiting:
@@ -137,11 +97,9 @@ class Batcher:
         waiting = _Waiting(request, asyncio.get_running_loop().create_future())
         self._groups.setdefault(self._group_of(request), collections.deque()).append(waiting)
         self.waiting += 1
+        waiting.answer.add_done_callback(lambda _: self._forget(waiting))
         self._dispatch()
-        try:
-            return await waiting.answer
-        finally:
-            self._forget(waiting)
+        return waiting.answer
 
     def _group_of(self, request: Request) -> _Group:
         return find_group(request.length, self._spec), request.num_hashes
@@ -286,21 +244,3 @@ class Batcher:
             if not each.answer.done():
                 each.answer.set_result(Answered(own, 1e3 * (begun - each.arrived), run_ms, rows))
             row = end
-
-
-def join_requests(requests: Sequence[Request], pad_token_id: int) -> tuple[Infer, tuple[Any, ...]]:
-    """One message for all: rows one behind the other, padded to the longest and masked."""
-    rows, length = sum(each.rows for each in requests), max(each.length for each in requests)
-    masked = any(each.mask is not None or each.length != length for each in requests)
-    message = Infer(0, rows, length, masked, requests[0].num_hashes)
-    if len(requests) == 1:
-        (only,) = requests
-        return message, (only.ids,) if only.mask is None else (only.ids, only.mask)
-    ids = np.full((rows, length), pad_token_id, np.int64)
-    mask = np.zeros((rows, length), np.int8)
-    row = 0
-    for each in requests:
-        ids[row : row + each.rows, : each.length] = each.ids
-        mask[row : row + each.rows, : each.length] = 1 if each.mask is None else each.mask
-        row += each.rows
-    return message, (ids, mask) if masked else (ids,)

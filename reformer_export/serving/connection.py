@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from reformer_export.serving.messages import (
     read_prefix,
 )
 
+STAGING_BYTES: Final = 2**16
+"""For frames' beginnings; small frames are read several at a time."""
+
 OnMessage = Callable[[ToFront, memoryview], None]
 OnLost = Callable[[Exception | None], None]
 
@@ -26,7 +29,7 @@ class WorkerConnection(asyncio.BufferedProtocol):
     """`on_message` gets each frame's message and payload, which is nobody else's; `on_lost` is told once that
     no more come, with the error where the worker sent something that is no frame.
 
-    A payload is received where it will be read: large answers are not copied on their way.
+    A large payload is received where it will be read, all but its beginning: it is not copied on its way.
     """
 
     def __init__(self, on_message: OnMessage, on_lost: OnLost, max_payload: int) -> None:
@@ -35,7 +38,9 @@ class WorkerConnection(asyncio.BufferedProtocol):
         self._max_payload = max_payload
         self._transport: asyncio.Transport | None = None
         self._error: Exception | None = None
-        self._await_prefix()
+        self._staging = bytearray(STAGING_BYTES)
+        self._message: ToFront | None = None
+        self._stage(b"")
 
     def send(self, message: ToWorker, *payload: Any) -> None:
         """Send a message with the bytes of C-contiguous arrays; lost where the worker has gone."""
@@ -63,40 +68,43 @@ class WorkerConnection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, count: int) -> None:
         self._filled += count
-        if self._filled < len(self._buffer):
-            return
         try:
-            self._advance()
+            if self._message is None:
+                self._read_staged()
+            elif self._filled == len(self._buffer):
+                message, payload = self._message, self._buffer
+                self._stage(b"")
+                self._on_message(message, payload)
         except BrokenFrameError as error:
             self._error = error
             if self._transport is not None:
                 self._transport.abort()
 
-    def _advance(self) -> None:
-        """Go on with what follows the part of a frame that is whole now."""
-        if self._part == "prefix":
-            header_bytes, self._payload_bytes = read_prefix(self._buffer, self._max_payload)
-            if header_bytes == 0:
-                raise BrokenFrameError("a frame without a header")
-            self._await("header", header_bytes)
-        elif self._part == "header":
-            self._message = decode_for_front(self._buffer)
-            if self._payload_bytes:
-                self._await("payload", self._payload_bytes)
-            else:
-                self._finish(memoryview(b""))
-        else:
-            self._finish(self._buffer)
+    def _read_staged(self) -> None:
+        """Give out the frames that are whole, and go on with what follows them."""
+        staged, at = self._buffer[: self._filled], 0
+        while len(staged) - at >= PREFIX.size:
+            header_bytes, payload_bytes = read_prefix(staged[at : at + PREFIX.size], self._max_payload)
+            begin = at + PREFIX.size
+            end = begin + header_bytes
+            if end > len(staged):
+                self._stage(staged[at:], PREFIX.size + header_bytes)
+                return
+            message = decode_for_front(staged[begin:end])
+            at = min(end + payload_bytes, len(staged))
+            payload = np.empty(payload_bytes, np.uint8).data
+            payload[: at - end] = staged[end:at]
+            if at < end + payload_bytes:
+                self._message, self._buffer, self._filled = message, payload, at - end
+                return
+            self._on_message(message, payload)
+        self._stage(staged[at:])
 
-    def _finish(self, payload: memoryview) -> None:
-        message = self._message
-        self._await_prefix()
-        self._on_message(message, payload)
-
-    def _await_prefix(self) -> None:
-        self._await("prefix", PREFIX.size)
-
-    def _await(self, part: str, count: int) -> None:
-        self._part = part
-        self._buffer = np.empty(count, np.uint8).data
-        self._filled = 0
+    def _stage(self, rest: bytes | memoryview, least: int = 0) -> None:
+        """Await a frame's beginning, of which `rest` is there and `least` bytes are needed."""
+        self._message = None
+        if len(self._staging) < least:
+            self._staging = bytearray(least)
+        self._buffer = memoryview(self._staging)
+        self._buffer[: len(rest)] = bytes(rest)
+        self._filled = len(rest)

@@ -17,7 +17,7 @@ from reformer_export import __version__
 from reformer_export.contract import INPUT_NAMES
 from reformer_export.errors import InputError, one_line_repr
 from reformer_export.runtimes.num_hashes import choose_num_hashes
-from reformer_export.serving import batcher
+from reformer_export.serving import batch_requests
 from reformer_export.serving.limits import await_answer, read_body
 from reformer_export.serving.model_inputs import check_inputs
 from reformer_export.serving.models import ServedModel
@@ -119,7 +119,7 @@ class _Routes:
         head = {"model_name": model.name, "model_version": VERSION, **({"id": asked.id} if asked.id else {})}
         return await _write_answer(head, {name: answered.outputs[name] for name in wanted}, wanted)
 
-    def _make_request(self, asked: InferRequest, model: ServedModel) -> tuple[batcher.Request, float]:
+    def _make_request(self, asked: InferRequest, model: ServedModel) -> tuple[batch_requests.Request, float]:
         """What goes into the queue, checked, and the seconds that it may take."""
         unknown = sorted(set(asked.parameters) - set(PARAMETERS))
         if unknown:
@@ -134,7 +134,7 @@ class _Routes:
             fix = "send fewer rows at a time, or raise the server's `max_response`"
             limit = self._server.options.max_response
             raise TooLargeError("answer", f"{size} bytes of outputs", f"at most {limit}", fix)
-        made = batcher.Request(ids, mask, rounds, size // len(ids))
+        made = batch_requests.Request(ids, mask, rounds, size // len(ids))
         return made, self._choose_timeout(asked.parameters.get("timeout"))
 
     def _choose_timeout(self, microseconds: Any) -> float:

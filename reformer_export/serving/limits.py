@@ -21,7 +21,9 @@ from reformer_export.serving.refusals import (
 
 T = TypeVar("T")
 GRACE: Final = 1.0
-"""Seconds more than the body's own limit, so that its refusal is sent before the connection closes."""
+"""Seconds for the refusal of a body that is late to be sent, before the connection is cut off."""
+IS_LATE: Final = "is_late"
+"""Of a request's state: its body took too long."""
 _SENT_WHOLE: Final = (h11.DONE, h11.MUST_CLOSE, h11.CLOSED)
 _WORDS: Final = b'{"error": "the request took too long to arrive"}'
 _TIMED_OUT: Final = (
@@ -83,14 +85,20 @@ class TimedProtocol(H11Protocol):
                 self._sending.cancel()
                 self._sending = None
         elif self._sending is None:
-            self._sending = self.loop.call_later(self.client_timeout + GRACE, self._refuse_sender)
+            self._sending = self.loop.call_later(self.client_timeout, self._refuse_sender)
 
     def _refuse_sender(self) -> None:
-        if self.cycle is None or self.cycle.response_complete:
+        """Half a head is answered here, half a body by who reads it; what follows an answer is cut off."""
+        if self.conn.our_state is h11.IDLE:
             self.transport.write(_TIMED_OUT)
             self.transport.close()
-        else:
+        elif self.cycle.response_complete:
             self.transport.abort()
+        else:
+            self.scope["state"][IS_LATE] = True
+            self.cycle.keep_alive = False
+            self.cycle.message_event.set()
+            self._sending = self.loop.call_later(GRACE, self.transport.abort)
 
 
 async def read_body(request: Request, limit: int, seconds: float) -> bytes:
@@ -99,7 +107,7 @@ async def read_body(request: Request, limit: int, seconds: float) -> bytes:
     Raises:
         UnsupportedTypeError: it is compressed.
         TooLargeError: it has more than `limit` bytes.
-        SlowClientError: it took more than `seconds`.
+        SlowClientError: it took more than `seconds`, of which the connection keeps count.
         ClientGoneError: the client left.
     """
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
@@ -109,17 +117,11 @@ async def read_body(request: Request, limit: int, seconds: float) -> bytes:
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and (len(announced) > 19 or int(announced) > limit):
         raise _too_large(f"{announced[:20]} bytes", limit)
-    try:
-        return await asyncio.wait_for(_collect(request.receive, limit), seconds)
-    except asyncio.TimeoutError as error:
-        fix = "send it faster"
-        raise SlowClientError("body", f"a part of it in {seconds:g} s", "all of it", fix) from error
-
-
-async def _collect(receive: Receive, limit: int) -> bytes:
     parts, size = [], 0
     while True:
-        message = await receive()
+        message = await request.receive()
+        if request.scope["state"].get(IS_LATE):
+            raise SlowClientError("body", f"a part of it in {seconds:g} s", "all of it", "send it faster")
         if message["type"] == "http.disconnect":
             raise ClientGoneError("client", "a closed connection", "a request")
         part = message.get("body", b"")
@@ -136,7 +138,9 @@ def _too_large(got: str, limit: int) -> TooLargeError:
     return TooLargeError("body", got, f"at most {limit} bytes", fix)
 
 
-async def await_answer(answer: Coroutine[Any, Any, T], receive: Receive, seconds: float) -> T:
+async def await_answer(
+    answer: Coroutine[Any, Any, T] | asyncio.Future[T], receive: Receive, seconds: float
+) -> T:
     """What `answer` gives; it is cancelled when the client leaves, or after `seconds`.
 
     Raises:

@@ -16,7 +16,8 @@ from reformer_export.artifact.manifest import MANIFEST_NAME, Manifest, read_mani
 from reformer_export.batch.batching import count_output_bytes
 from reformer_export.runtimes.source_config import SourceConfig, read_source_config
 from reformer_export.runtimes.tokenizer import Tokenizer, load_tokenizer
-from reformer_export.serving.batcher import Batcher, BatchLimits
+from reformer_export.serving.batch_requests import BatchLimits
+from reformer_export.serving.batcher import Batcher
 from reformer_export.serving.messages import Start
 from reformer_export.serving.options import Artifact, ServeOptions
 from reformer_export.serving.worker import Say, Worker

@@ -21,9 +21,9 @@ from reformer_export.checkpoints.checkpoint import LoadOptions
 from reformer_export.checkpoints.huggingface import load_huggingface
 from reformer_export.contract import INPUT_NAMES
 from reformer_export.errors import ReformerExportError
+from reformer_export.runtimes.generation import GenerationOptions
 from reformer_export.runtimes.inspection import inspect_onnx
 from reformer_export.runtimes.onnx_structure import check_onnx_structure
-from reformer_export.runtimes.generation import GenerationOptions
 from reformer_export.runtimes.source_config import read_source_config
 from reformer_export.runtimes.tokenizer import load_tokenizer
 from reformer_export.serving.completion_body import (

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from reformer_export.errors import InputError, ReformerExportError
-from reformer_export.serving.batcher import Answered, Batcher, BatchLimits, Request, join_requests
+from reformer_export.serving.batch_requests import Answered, BatchLimits, Request, join_requests
+from reformer_export.serving.batcher import Batcher
 from reformer_export.serving.messages import Infer, Result, Tensor
 from reformer_export.serving.refusals import NotReadyError, QueueFullError
 from reformer_export.serving.worker import WorkerDiedError
