@@ -40,7 +40,8 @@ class WorkerConnection(asyncio.BufferedProtocol):
         self._error: Exception | None = None
         self._staging = bytearray(STAGING_BYTES)
         self._message: ToFront | None = None
-        self._stage(b"")
+        self._buffer = memoryview(self._staging)
+        self._filled = 0
 
     def send(self, message: ToWorker, *payload: Any) -> None:
         """Send a message with the bytes of C-contiguous arrays; lost where the worker has gone."""

@@ -212,6 +212,7 @@ def test_nothing_is_sent_to_a_worker_that_is_down_and_all_is_refused_when_it_sta
             await second
         with pytest.raises(NotReadyError):
             await batcher.submit(make_request(4))
+        await asyncio.sleep(0)
         assert batcher.waiting == 0
 
     run(work())

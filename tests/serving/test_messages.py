@@ -19,19 +19,20 @@ from reformer_export.serving.connection import WorkerConnection
 from reformer_export.serving.messages import (
     MAX_HEADER_BYTES,
     PREFIX,
+    Begun,
     BrokenFrameError,
     Cancel,
-    Done,
     Failed,
     Failure,
     Generate,
     Infer,
+    Piece,
+    Pieces,
     Ready,
     Result,
     Start,
     Tensor,
     ToFront,
-    Tokens,
     arrays_from_payload,
     decode_for_front,
     decode_for_worker,
@@ -40,9 +41,9 @@ from reformer_export.serving.messages import (
 )
 
 TO_WORKER = (
-    Start("/a", {"model.onnx": "0"}, {"threads": 1}, None, 4),
+    Start("/a", {"model.onnx": "0"}, {"threads": 1}, None, 4, 10),
     Infer(3, 2, 5, True, 4),
-    Generate(4, {"seed": 1}),
+    Generate(4, {"seed": 1}, False),
     Cancel(2**40),
 )
 PARTS = ("what", "got", "expected", "fix")
@@ -50,8 +51,8 @@ TO_FRONT: tuple[ToFront, ...] = (
     Ready("CPU", ["note"], 64, True, 2, False),
     Failed("ArtifactError", PARTS),
     Result(3, [Tensor("logits", (2, 5, 3))], 1.5),
-    Tokens(4, [1, 2]),
-    Done(4, "eos_token"),
+    Begun(4, 7, "text"),
+    Pieces([Piece(4, [1, 2], "a"), Piece(5, [], "", "eos_token")]),
     Failure(5, "InputError", PARTS),
 )
 
