@@ -86,10 +86,10 @@ class _Routes:
         return model
 
     def _check_queue(self, model: ServedModel, more: int) -> None:
-        options, worker = self._server.options, model.worker
+        options, now = self._server.options, len(model.worker.generations)
         most = options.max_streams + options.max_queue
-        if worker.generations + more > most:
-            got = f"{more} texts more than {worker.generations} that are generated or wait"
+        if now + more > most:
+            got = f"{more} texts more than {now} that are generated or wait"
             raise QueueFullError("queue", got, f"at most {most}", "try again later")
 
 

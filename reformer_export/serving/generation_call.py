@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from collections.abc import Callable
 from typing import Final
@@ -14,15 +15,16 @@ from reformer_export.serving.messages import Begun, Failure, Generate, Piece, er
 from reformer_export.serving.refusals import NotReadyError, SlowClientError
 from reformer_export.serving.worker import Worker, WorkerDiedError
 
-MAX_WORKERS: Final = 3
-"""That one generation may be asked of: it may be what ends them."""
+MAX_DEATHS: Final = 2
+"""Of workers in a row without a token of a generation: it may be what ends them."""
 
 
 class GenerationCall:
     """A generation and what has come of it.
 
     Where its worker dies, the next one gets the tokens that have come as given ones, and goes on: with the
-    same seed, and where steps are deterministic, that is the text as if nothing had happened.
+    same seed, and where steps are deterministic, that is the text as if nothing had happened. Generations
+    that no token has come of yet are tried one at a time then: one of them may be what ended the worker.
 
     Attributes:
         begun: what was accepted; None before.
@@ -53,9 +55,10 @@ class GenerationCall:
         self._on_change = on_change
         self._max_pending = max_pending
         self._ids: list[int] = []
-        self._workers_asked = 0
+        self._deaths = 0
         self._id: int | None = None
-        self._restarting: asyncio.Task[None] | None = None
+        self._retrying: asyncio.Task[None] | None = None
+        self._progress = asyncio.Event()
 
     @property
     def tokens(self) -> int:
@@ -68,17 +71,17 @@ class GenerationCall:
 
     def start(self) -> None:
         """Ask the worker, now or when it is up."""
-        message = msgspec.structs.replace(self._message, given=self._ids) if self._ids else self._message
+        self._worker.generations.add(self)
         try:
-            self._id = self._worker.generate(message, self._payload, self._take)
-            self._workers_asked += 1
+            self._ask()
         except WorkerDiedError:
-            self._restarting = asyncio.get_running_loop().create_task(self._start_again())
+            self._retry()
 
     def cancel(self) -> None:
         """Nobody waits for it any more."""
-        if self._restarting is not None:
-            self._restarting.cancel()
+        self._worker.generations.discard(self)
+        if self._retrying is not None:
+            self._retrying.cancel()
         if self._id is not None and not self.is_over:
             self._worker.cancel(self._id)
             self._id = None
@@ -90,22 +93,34 @@ class GenerationCall:
         self._pending_characters = 0
         return text
 
+    def _ask(self) -> None:
+        message = msgspec.structs.replace(self._message, given=self._ids) if self._ids else self._message
+        self._progress.clear()
+        self._id = self._worker.generate(message, self._payload, self._take)
+
     def _take(self, answer: Begun | Piece | Failure | None) -> None:
+        if isinstance(answer, Begun):
+            self.begun = answer
+            self._on_change()
+            return
+        self._progress.set()
         if isinstance(answer, Piece):
+            self._deaths = 0
             self._ids += answer.ids
             self.reason = answer.reason
             if answer.text:
                 self._add_text(answer.text)
-        elif isinstance(answer, Begun):
-            self.begun = answer
         elif isinstance(answer, Failure):
             self.error = error_from_parts(answer.kind, answer.parts)
-        elif self._workers_asked < MAX_WORKERS:
-            self._restarting = asyncio.get_running_loop().create_task(self._start_again())
-            return
         else:
-            got = f"{self._workers_asked} workers that died while they generated this"
+            self._deaths += 1
+            if self._deaths < MAX_DEATHS:
+                self._retry()
+                return
+            got = f"{self._deaths} workers that died while they generated this"
             self.error = NotReadyError("model", got, "one that does not", "send another request")
+        if self.is_over:
+            self._worker.generations.discard(self)
         self._on_change()
 
     def _add_text(self, text: str) -> None:
@@ -116,10 +131,24 @@ class GenerationCall:
             got, expected = f"{self._pending_characters} characters that wait for it", "one that reads"
             self.error = SlowClientError("client", got, expected, "ask for fewer tokens")
 
-    async def _start_again(self) -> None:
+    def _retry(self) -> None:
+        self._retrying = asyncio.get_running_loop().create_task(self._ask_next_worker())
+
+    async def _ask_next_worker(self) -> None:
+        alone = contextlib.nullcontext() if self._ids else self._worker.retrying
         try:
-            await self._worker.wait_until_up()
-            self.start()
+            async with alone:
+                await self._ask_when_up()
+                if not self._ids:
+                    await self._progress.wait()
         except ReformerExportError as error:
             self.error = error
+            self._worker.generations.discard(self)
             self._on_change()
+
+    async def _ask_when_up(self) -> None:
+        while True:
+            await self._worker.wait_until_up()
+            with contextlib.suppress(WorkerDiedError):
+                self._ask()
+                return

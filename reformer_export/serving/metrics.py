@@ -46,7 +46,7 @@ class Metrics:
         """Let the gauges of a model be read when somebody asks."""
         self._waiting.labels(model.name).set_function(lambda: model.batcher.waiting)
         self._running.labels(model.name).set_function(lambda: model.batcher.running)
-        self._generations.labels(model.name).set_function(lambda: model.worker.generations)
+        self._generations.labels(model.name).set_function(lambda: len(model.worker.generations))
         self._ready.labels(model.name).set_function(lambda: model.problem is None)
         self._replaced.labels(model.name).set_function(lambda: model.is_replaced)
         self._restarts.labels(model.name).set_function(lambda: model.worker.restarts)

@@ -60,6 +60,8 @@ class Worker:
         restarts: how often it was started again.
         problem: why the model is not ready; None when it is.
         gives_up: whether that may last; requests are refused then.
+        generations: those that go on or wait, whatever becomes of the worker.
+        retrying: held by a generation that may have ended a worker, while the next one tries it.
         on_change: called when it can be asked again, and when its starts are given up for now.
     """
 
@@ -70,7 +72,8 @@ class Worker:
         self._say = say
         self._process: RunningProcess | None = None
         self._calls: dict[int, Sink] = {}
-        self._generating: set[int] = set()
+        self.generations: set[object] = set()
+        self.retrying = asyncio.Lock()
         self._next_id = 0
         self.is_up = False
         self._started: asyncio.Future[Ready] | None = None
@@ -126,17 +129,10 @@ class Worker:
         assert isinstance(answer, Result)
         return answer, values
 
-    @property
-    def generations(self) -> int:
-        """Those that it generates, or that wait in it."""
-        return len(self._generating)
-
     def generate(self, message: Generate, payload: bytes, sink: Callable[[Any], None]) -> int:
         """Begin a generation, whose answers `sink` takes, None where the worker dies; its id.
         WorkerDiedError where the worker is not up."""
-        request_id = self._send(message, (payload,), lambda answer, _: sink(answer))
-        self._generating.add(request_id)
-        return request_id
+        return self._send(message, (payload,), lambda answer, _: sink(answer))
 
     async def wait_until_up(self) -> None:
         """Until it can be asked; NotReadyError where that may take long."""
@@ -148,7 +144,6 @@ class Worker:
 
     def cancel(self, request_id: int) -> None:
         """Forget a request, and let the worker do so."""
-        self._generating.discard(request_id)
         if self._calls.pop(request_id, None) is not None and self._process is not None:
             self._process.connection.send(Cancel(request_id))
 
@@ -212,7 +207,6 @@ class Worker:
         is_last = answer.reason is not None if isinstance(answer, Piece) else not isinstance(answer, Begun)
         if is_last:
             del self._calls[answer.id]
-            self._generating.discard(answer.id)
         sink(answer, payload)
 
     def _on_lost(self, number: int, error: Exception | None) -> None:
@@ -221,7 +215,6 @@ class Worker:
             return
         was_up, self.is_up = self.is_up, False
         calls, self._calls = self._calls, {}
-        self._generating.clear()
         for sink in calls.values():
             sink(None, memoryview(b""))
         if self._started is not None and not self._started.done():

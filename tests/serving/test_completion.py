@@ -11,7 +11,6 @@ import pytest
 
 from reformer_export.serving.completion import MAX_PENDING, Completion
 from reformer_export.serving.completion_body import read_completion_body
-from reformer_export.serving.generation_call import MAX_WORKERS
 from reformer_export.serving.messages import Begun, Failure, Generate, Piece
 from reformer_export.serving.refusals import NotReadyError
 from reformer_export.serving.worker import Worker, WorkerDiedError
@@ -24,6 +23,8 @@ class StandIn:
         self.asked: list[tuple[Generate, bytes, Callable[[Any], None]]] = []
         self.cancelled: list[int] = []
         self.is_up = True
+        self.generations: set[object] = set()
+        self.retrying = asyncio.Lock()
 
     def generate(self, message: Generate, payload: bytes, sink: Callable[[Any], None]) -> int:
         if not self.is_up:
@@ -131,17 +132,34 @@ def test_a_worker_that_dies_is_followed_by_the_next_with_what_was_sent() -> None
     asyncio.run(run())
 
 
-def test_a_text_that_ends_workers_is_given_up() -> None:
+def test_a_text_that_ends_workers_is_given_up_and_takes_no_other_along() -> None:
+    """Three texts that nothing has come of: after a death they are tried one at a time."""
+
     async def run() -> None:
         worker = StandIn()
-        completion = make(worker)
-        beginning = asyncio.ensure_future(completion.begin())
-        for index in range(MAX_WORKERS):
-            await turn()
+        completions = [make(worker) for _ in range(3)]
+        beginning = [asyncio.ensure_future(each.begin()) for each in completions]
+        await turn()
+        for index in range(3):
             worker.answer(index, None)
+        await turn()
+        assert len(worker.asked) == 4, "the first of them, alone"
+        worker.answer(3, Begun(3, 2), Piece(3, [5], "a"))
+        await turn()
+        assert len(worker.asked) == 5, "the second, beside the first"
+        worker.answer(3, None)
+        worker.answer(4, None)  # which ends this worker, too
+        await turn()
         with pytest.raises(NotReadyError, match="workers that died"):
-            await beginning
-        assert len(worker.asked) == MAX_WORKERS
+            await beginning[1]
+        assert [each[0].given for each in worker.asked[5:]] == [[5], []]
+        worker.answer(5, Piece(5, [6], "b", "eos_token"))
+        worker.answer(6, Begun(6, 2), Piece(6, [7], "c", "eos_token"))
+        await beginning[0]
+        await beginning[2]
+        texts = [json.loads(completions[index].whole())["choices"][0]["text"] for index in (0, 2)]
+        assert texts == ["ab", "c"]
+        assert worker.generations == set()
 
     asyncio.run(run())
 
