@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reformer_export.batch.batching import find_group
-from reformer_export.errors import ReformerExportError
 from reformer_export.serving.batch_requests import Answered, BatchLimits, Request, join_requests
 from reformer_export.serving.messages import Infer, Result, arrays_from_payload
 from reformer_export.serving.refusals import NotReadyError, QueueFullError
@@ -190,14 +189,14 @@ class Batcher:
 
     async def _run(self, batch: list[_Waiting]) -> None:
         begun = time.perf_counter()
-        message, payload = join_requests([each.request for each in batch], self._pad_token_id)
         try:
+            message, payload = join_requests([each.request for each in batch], self._pad_token_id)
             result, values = await self._worker.infer(message, *payload)
             outputs = arrays_from_payload(values, result.outputs)
         except WorkerDiedError:
             for each in reversed(batch):
                 self._try_again(each)
-        except ReformerExportError as error:
+        except Exception as error:  # whatever it is, nobody waits for ever
             self._fail(batch, error)
         else:
             seconds = time.perf_counter() - begun
@@ -216,7 +215,7 @@ class Batcher:
         self._again.appendleft(waiting)
         self.waiting += 1
 
-    def _fail(self, batch: list[_Waiting], error: ReformerExportError) -> None:
+    def _fail(self, batch: list[_Waiting], error: Exception) -> None:
         """The fault of one request, or too large a batch: others are run again, alone."""
         for each in reversed(batch):
             if each.answer.done():

@@ -95,8 +95,8 @@ class Gate:
             self._server.log.write_request(record)
 
     def _check(self, path: str, headers: Mapping[bytes, bytes]) -> None:
-        host = headers.get(b"host", b"").decode("latin-1")
-        if self._hosts is not None and _name_of_host(host) not in self._hosts:
+        host = headers.get(b"host", b"").decode("latin-1")  # which every browser sends
+        if self._hosts is not None and host and _name_of_host(host) not in self._hosts:
             fix = "call it by its address, or name that host with `allow_hosts`"
             raise ForbiddenError("Host", repr(host[:100]), "a name of this server", fix)
         authorization = headers.get(b"authorization")

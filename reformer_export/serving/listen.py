@@ -92,7 +92,7 @@ class _Runner(uvicorn.Server):
             server_header=False,
             proxy_headers=False,
             backlog=BACKLOG,
-            limit_concurrency=options.max_connections,
+            limit_concurrency=options.max_connections + 1,  # the one that asks is counted
             timeout_keep_alive=options.keep_alive,  # type: ignore[arg-type]
             timeout_graceful_shutdown=options.drain,  # type: ignore[arg-type]
             h11_max_incomplete_event_size=MAX_HEAD_BYTES,

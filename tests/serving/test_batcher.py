@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from reformer_export.errors import InputError, ReformerExportError
+from reformer_export.errors import InputError
 from reformer_export.serving.batch_requests import Answered, BatchLimits, Request, join_requests
 from reformer_export.serving.batcher import Batcher
 from reformer_export.serving.messages import Infer, Result, Tensor
@@ -219,7 +219,9 @@ def test_nothing_is_sent_to_a_worker_that_is_down_and_all_is_refused_when_it_sta
 
 
 def test_an_error_of_one_is_not_the_others() -> None:
-    def refuse(ids: NDArray[np.int64]) -> ReformerExportError | None:
+    def refuse(ids: NDArray[np.int64]) -> Exception | None:
+        if (ids == 12).any():
+            return ValueError("what nobody foresaw")
         return InputError("input_ids", "11") if (ids == 11).any() else None
 
     async def work() -> None:
@@ -227,11 +229,13 @@ def test_an_error_of_one_is_not_the_others() -> None:
         batcher = make_batcher(worker)
         worker.script = refuse
         worker.gate.clear()
-        answers = [asyncio.ensure_future(batcher.submit(make_request(1, first))) for first in (9, 10, 11, 12)]
+        answers = [
+            asyncio.ensure_future(batcher.submit(make_request(1, first))) for first in (9, 10, 11, 12, 13)
+        ]
         await asyncio.sleep(0)
         worker.gate.set()
         results = await asyncio.gather(*answers, return_exceptions=True)
-        assert [type(result) for result in results] == [Answered, Answered, InputError, Answered]
+        assert [type(result) for result in results] == [Answered, Answered, InputError, ValueError, Answered]
 
     run(work())
 
