@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
 from reformer_export.errors import SpecError
+from reformer_export.product_keys_spec import ProductKeysSpec
 from reformer_export.spec import (
     LearnedPositionsSpec,
     LSHAttentionSpec,
@@ -96,6 +97,7 @@ class LucidrainsSpec(ModelSpec):
         norm: of every layer's input: a layer norm; its length scaled; or none, with the result scaled.
         ties_layers: `weight_tie`: all layers have the same weights, norms aside.
         ties_embedding: `weight_tie_embedding`: the head's weights are the normalised word embeddings.
+        product_keys: `pkm_layers`: layers with a memory in place of their feed-forward; None for none.
     """
 
     embedding_size: int
@@ -110,6 +112,7 @@ class LucidrainsSpec(ModelSpec):
     norm: NormKind = "layer"
     ties_layers: bool = False
     ties_embedding: bool = False
+    product_keys: ProductKeysSpec | None = None
 
     def __post_init__(self) -> None:
         check_size("emb_dim", self.embedding_size)
@@ -130,6 +133,9 @@ class LucidrainsSpec(ModelSpec):
                 raise SpecError(name, repr(getattr(self, name)), "true or false", MEND)
         super().__post_init__()
         self._check_sizes_together()
+        if max(self.memory_layers, default=0) >= len(self.layers):
+            expected = f"at most {len(self.layers)} layers"
+            raise SpecError("pkm_layers", f"layer {self.memory_layers[-1] + 1}", expected, MEND)
 
     def _check_sizes_together(self) -> None:
         if self.num_local_heads and self.num_memory_keys % self.padding_multiple:
@@ -186,6 +192,10 @@ class LucidrainsSpec(ModelSpec):
     def longest_attended(self) -> int:
         """Tokens and learned keys that the longest sequence attends to, with its padding."""
         return self.padded_length(self.max_length) + self.num_memory_keys
+
+    @property
+    def memory_layers(self) -> tuple[int, ...]:
+        return () if self.product_keys is None else self.product_keys.layers
 
     @property
     def num_hash_heads(self) -> int:

@@ -331,6 +331,11 @@ class ModelSpec:
         """Whether masked and padded tokens get buckets by what they are, and not the last one."""
         return False
 
+    @property
+    def memory_layers(self) -> tuple[int, ...]:
+        """Layers with a product-key memory in place of their feed-forward."""
+        return ()
+
     def bucket_factors(self, layer: int, keys: int) -> tuple[int, ...]:
         """The factors of an LSH layer's bucket count for `keys` tokens that are hashed together."""
         attention = self.layers[layer]
@@ -341,3 +346,7 @@ class ModelSpec:
         """Whether `layer` hashes sequences of `length` tokens: an LSH layer that does not attend densely."""
         attention = self.layers[layer]
         return isinstance(attention, LSHAttentionSpec) and self.padded_length(length) > attention.chunk_length
+
+    def hashes(self, length: int) -> bool:
+        """Whether any layer hashes sequences of `length` tokens."""
+        return any(self.is_hashed(layer, length) for layer in self.lsh_layers)

@@ -50,6 +50,7 @@ def save_model(
     activation = keywords.get("ff_activation")
     called = {
         **keywords,
+        **({"pkm_layers": tuple(keywords["pkm_layers"])} if "pkm_layers" in keywords else {}),
         "ff_activation": None if activation is None else getattr(torch.nn, activation),
     }
     with torch.random.fork_rng(devices=[]):
@@ -98,6 +99,9 @@ def keyword_arguments(draw: st.DrawFn) -> dict[str, Any]:
         *("use_full_attn", "one_value_head", "return_embeddings", "weight_tie_embedding"),
     ):
         keywords[name] = draw(st.integers(0, 3)) == 0
+    if draw(st.integers(0, 2)) == 0:
+        keywords["pkm_layers"] = draw(st.lists(st.integers(1, 4), max_size=3, unique=True))
+        keywords["pkm_num_keys"] = draw(st.integers(32, 40))
     position = draw(st.sampled_from(["", "", "fixed", "absolute", "axial", "axial shape"]))
     if position:
         keywords[f"{position.split()[0]}_position_emb"] = True

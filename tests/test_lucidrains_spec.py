@@ -17,6 +17,7 @@ from reformer_export.lucidrains_spec import (
     SummedAxialPositionsSpec,
 )
 from reformer_export.parity.cases import default_cases
+from reformer_export.product_keys_spec import ProductKeysSpec
 from reformer_export.spec import (
     AxialPositionsSpec,
     LearnedPositionsSpec,
@@ -66,6 +67,7 @@ def specs(draw: st.DrawFn) -> LucidrainsSpec | None:
             num_local_heads=local,
             num_memory_keys=memory,
             norm=draw(st.sampled_from(["layer", "scale", "rezero"])),
+            product_keys=draw(st.sampled_from([None, ProductKeysSpec((0,), 40, "batch")])),
         )
     except SpecError:  # too short a limit for one chunk; `test_models_that_are_refused` has the words
         return None
@@ -119,12 +121,29 @@ def test_the_greatest_length_is_the_one_found_by_trying(spec: LucidrainsSpec | N
         ({"feed_forward_slices": 2}, "feed_forward_slices"),
         ({"dense_threshold": -1}, "full_attn_thres"),
         ({"bucket_size": 2**25}, "bucket_size"),
+        ({"product_keys": ProductKeysSpec((0, 2), 32)}, "pkm_layers: got layer 3, expected at most 2 layers"),
         ({"is_padded": False, "max_position_embeddings": 5}, "room for at least one token"),
     ],
 )
 def test_models_that_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(SpecError, match=message):
         make_spec(**changes)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (((), 32), r"pkm_layers: got \(\)"),
+        (((1, 0), 32), r"pkm_layers: got \(1, 0\), expected layers in their order"),
+        (((-1,), 32), "pkm_layers: got -1"),
+        (((0,), 31), "pkm_num_keys: got 31, expected an integer from 32"),
+        (((0,), 10**6), "pkm_num_keys: got 1000000"),
+        (((0,), 32, "group"), "query_norm: got 'group'"),
+    ],
+)
+def test_memories_that_are_refused(fields: Any, message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        ProductKeysSpec(*fields)
 
 
 @pytest.mark.parametrize("family", ["keras", None, 5, ["lucidrains"]])

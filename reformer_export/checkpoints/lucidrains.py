@@ -26,6 +26,12 @@ from reformer_export.checkpoints.lucidrains_names import (
     position_kind,
     read_names,
 )
+from reformer_export.checkpoints.lucidrains_product_keys import (
+    choose_layers,
+    convert_memories,
+    read_facts,
+    spec_of_memories,
+)
 from reformer_export.checkpoints.weights import WeightFiles, open_weights_file
 from reformer_export.errors import CheckpointError, InputError
 from reformer_export.lucidrains_spec import LucidrainsSpec
@@ -69,11 +75,14 @@ def _load(file: Path, config: Path, options: LoadOptions) -> Checkpoint:
     keywords = _complete(keywords, stored)
     wrapper = _choose_wrapper(keywords, stored)
     spec, choices = spec_from_keywords(keywords, wrapper is not None, options)
+    memories = spec_of_memories(keywords, read_facts(stored.shapes).query_norm)
+    spec = dataclasses.replace(spec, product_keys=memories)
     selected = _select_tensors(stored, keywords, spec)
     weights = _read_weights(files, stored, selected)
     if "lm_head.decoder.weight" in weights and spec.ties_embedding:
         name = "lm_head.decoder.weight"
         weights[name] = torch.nn.functional.normalize(weights[name], dim=-1)
+    convert_memories(weights, [f"encoder.layers.{i}.feed_forward.memory" for i in spec.memory_layers])
     read = sorted({name for names in selected.values() for name in names})
     source = {
         "kind": KIND,
@@ -113,6 +122,8 @@ def _complete(keywords: Keywords, stored: StoredTensors) -> Keywords:
         if values[name] != fact:
             got = dataclasses.replace(keywords, values=values).describe(name)
             raise keywords.error(name, got, f"{fact}, as {facts.because[name]}")
+    values["pkm_layers"] = choose_layers(values["pkm_layers"], values["depth"])
+    facts.memories.check_layers(keywords, values["pkm_layers"])
     if values["axial_position_emb"]:
         _complete_axes(values, stored)
     if values["max_seq_len"] is None:
@@ -176,8 +187,9 @@ def _select_tensors(
     depth, is_tied = keywords["depth"], keywords["weight_tie"]
     known: set[str] = set()
     selected: dict[str, tuple[str, ...]] = {}
-    for parameter, (name, shape) in parameter_names(keywords, keywords["dim_head"]).items():
-        names = other_names(name, depth, is_tied)
+    parameters = parameter_names(keywords, keywords["dim_head"], spec.product_keys)
+    for parameter, (name, shape) in parameters.items():
+        names = other_names(name, depth, is_tied, spec.memory_layers)
         found = tuple(other for other in names if other in stored.shapes)
         if not found:
             raise stored.error(f"no tensor {name}", f"it, as {keywords.path} describes a model that has it")

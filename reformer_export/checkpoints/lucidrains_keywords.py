@@ -61,6 +61,8 @@ DEFAULTS: Final[dict[str, Any]] = {
     "axial_position_emb": False,
     "axial_position_shape": None,
     "n_local_attn_heads": 0,
+    "pkm_layers": (),
+    "pkm_num_keys": 128,
 }
 """Every keyword that is honoured, and ReformerLM's default; the first four have none there."""
 
@@ -80,8 +82,6 @@ IGNORED: Final[dict[str, str]] = {
 """Keywords without effect on the result, and why."""
 
 REFUSED: Final[dict[str, tuple[tuple[Any, ...], str]]] = {
-    "pkm_layers": (([], None), "product-key memory is not supported"),
-    "pkm_num_keys": ((128, None), "product-key memory is not supported"),
     "lsh_attend_across_buckets": ((True,), "attention that stays in a bucket is not supported"),
     "lsh_allow_duplicate_attention": ((True,), "counting each pair of tokens once is not supported"),
     "axial_position_dims": ((None,), "version 1.4.4 adds the axes' vectors up"),
@@ -113,17 +113,24 @@ def _is_shape(value: Any) -> bool:
     return isinstance(value, list) and len(value) > 0 and all(map(_SIZE[0], value))
 
 
+def _is_layers(value: Any) -> bool:
+    return all(map(_LAYER[0], value if isinstance(value, list) else [value]))
+
+
 def _is_activation(value: Any) -> bool:
     return isinstance(value, str) and value.rpartition(".")[2].lower() in ACTIVATIONS
 
 
 _SIZE: Final = _is_integer(1, MAX_DIMENSION)
+_LAYER: Final = _is_integer(1, MAX_LAYERS)
 _COUNT: Final = _is_integer(0, MAX_DIMENSION)
 _FLAG: Final[tuple[Callable[[Any], bool], str]] = (lambda value: type(value) is bool, "true or false")
 
 _RULES: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
     **{name: _FLAG for name, value in DEFAULTS.items() if type(value) is bool},
     **dict.fromkeys(("num_tokens", "dim", "max_seq_len", "heads", "bucket_size", "ff_mult"), _SIZE),
+    "pkm_layers": _or_null((_is_layers, f"a list of integers from 1 to {MAX_LAYERS}")),
+    "pkm_num_keys": _SIZE,
     **dict.fromkeys(("full_attn_thres", "num_mem_kv", "n_local_attn_heads"), _COUNT),
     **dict.fromkeys(("dim_head", "emb_dim"), _or_null(_SIZE)),
     "depth": _is_integer(1, MAX_LAYERS),

@@ -7,14 +7,16 @@ more each: one tensor has several names. A state dict has all of them; safetenso
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from reformer_export.checkpoints.lucidrains_keywords import MODEL_CLASS, Keywords
+from reformer_export.checkpoints.lucidrains_product_keys import COUNTER, memory_names, read_facts, refuse_norm
 from reformer_export.checkpoints.weights import STORED_DTYPES, TensorHeader
 from reformer_export.errors import CheckpointError
+from reformer_export.product_keys_spec import ProductKeysSpec
 
 Shape = tuple[int, ...]
 
@@ -57,6 +59,7 @@ def read_names(file: Path, headers: Mapping[str, TensorHeader]) -> StoredTensors
         )
     if prefix.count("net.") > 2:
         raise CheckpointError(file, f"names that begin with {prefix}", "net. at most twice", SAVE_AGAIN)
+    headers = {name: x for name, x in headers.items() if not COUNTER.fullmatch(name.removeprefix(prefix))}
     for name, header in headers.items():
         if not name.startswith(prefix):
             expected = f"all names to begin with {prefix}"
@@ -65,6 +68,8 @@ def read_names(file: Path, headers: Mapping[str, TensorHeader]) -> StoredTensors
             raise CheckpointError(
                 file, f"{header.dtype} in the tensor {name}", "floating numbers", SAVE_AGAIN
             )
+        if (refusal := refuse_norm(file, name.removeprefix(prefix), header.shape)) is not None:
+            raise refusal
     shapes = {name.removeprefix(prefix): header.shape for name, header in headers.items()}
     return StoredTensors(file, prefix, shapes)
 
@@ -81,6 +86,9 @@ class Facts:
         self._read_sizes()
         self._read_layers()
         self._read_head()
+        self.memories = read_facts(stored.shapes)
+        if len(self.memories.keys) == 4:
+            self._say("pkm_num_keys", self.memories.keys[1], min(self.memories.memories.items())[1])
 
     def _read_sizes(self) -> None:
         tokens, width = self._shape(_EMBEDDING, 2)
@@ -152,9 +160,11 @@ def position_kind(stored: StoredTensors) -> tuple[str, str]:
     raise stored.error("no tensor of positions", expected)
 
 
-def parameter_names(keywords: Keywords, head_size: int) -> dict[str, tuple[str, Shape]]:
+def parameter_names(
+    keywords: Keywords, head_size: int, memories: ProductKeysSpec | None
+) -> dict[str, tuple[str, Shape]]:
     """Every parameter of the canonical model (modeling/lucidrains.py) -> its name in a state dict, its
-    shape."""
+    shape; of product keys see `convert_memories`."""
     dim, width = keywords["dim"], keywords["emb_dim"]
     names: dict[str, tuple[str, Shape]] = {
         "embeddings.word_embeddings.weight": (_EMBEDDING, (keywords["num_tokens"], width)),
@@ -165,6 +175,7 @@ def parameter_names(keywords: Keywords, head_size: int) -> dict[str, tuple[str, 
         names |= _linear("embeddings.projection", "to_model_dim", dim, width)
     for layer in range(keywords["depth"]):
         names |= _layer_names(keywords, head_size, layer)
+        names |= _feed_forward_names(keywords, layer, memories)
     if keywords["return_embeddings"]:
         return names
     if width != dim:
@@ -210,12 +221,20 @@ def _layer_names(keywords: Keywords, head_size: int, layer: int) -> dict[str, tu
     names[f"{attention}.value.weight"] = (f"{there}.tov.weight", (values, dim))
     if keywords["num_mem_kv"]:
         names[f"{attention}.memory"] = (f"{there}.mem_kv", (1, keywords["num_mem_kv"], dim))
-    names |= _linear(f"{ours}.attention.output.dense", f"{there}.to_out", dim, all_heads)
-    inner, there = keywords["ff_mult"] * dim, f"{theirs}.g.net.fn.fn"
-    names |= _linear(
-        f"{ours}.feed_forward.inner", f"{there}.w1", inner * (2 if keywords["ff_glu"] else 1), dim
+    return names | _linear(f"{ours}.attention.output.dense", f"{there}.to_out", dim, all_heads)
+
+
+def _feed_forward_names(
+    keywords: Keywords, layer: int, memories: ProductKeysSpec | None
+) -> dict[str, tuple[str, Shape]]:
+    dim, ours = keywords["dim"], f"encoder.layers.{layer}.feed_forward"
+    theirs = f"{_LAYERS}blocks.{layer}.g.net.fn"
+    if memories is not None and layer in memories.layers:
+        return memory_names(f"{ours}.memory", theirs, memories, dim)
+    inner, doubled = keywords["ff_mult"] * dim, 2 if keywords["ff_glu"] else 1
+    return _linear(f"{ours}.inner", f"{theirs}.fn.w1", inner * doubled, dim) | _linear(
+        f"{ours}.outer", f"{theirs}.fn.w2", dim, inner
     )
-    return names | _linear(f"{ours}.feed_forward.outer", f"{there}.w2", dim, inner)
 
 
 def _both(ours: str, theirs: str, shape: Shape) -> dict[str, tuple[str, Shape]]:
@@ -229,14 +248,20 @@ def _linear(ours: str, theirs: str, rows: int, columns: int) -> dict[str, tuple[
     }
 
 
-def other_names(name: str, depth: int, is_tied: bool) -> list[str]:
-    """Names of a state dict under which the tensor `name` stands as well, itself first."""
+def other_names(name: str, depth: int, is_tied: bool, memories: Collection[int] = ()) -> list[str]:
+    """Names of a state dict under which the tensor `name` stands as well, itself first; `memories`: the
+    layers that have a product-key memory, which they share among themselves."""
     match = _BLOCK.match(name)
     if match is None:
         return [name]
-    rest = name[match.end() :]
-    shared = is_tied and rest.startswith(("f.net.fn.", "g.net.fn."))
-    layers = [int(match[1]), *(i for i in range(depth) if shared and i != int(match[1]))]
+    rest, own = name[match.end() :], int(match[1])
+    siblings = [
+        layer
+        for layer in range(depth)
+        if rest.startswith("f.net.fn.")
+        or (rest.startswith("g.net.fn.") and (layer in memories) == (own in memories))
+    ]
+    layers = [own, *(layer for layer in siblings if is_tied and layer != own)]
     irreversible = rest.replace(".net.", ".", 1)
     return [
         found

@@ -12,9 +12,9 @@ from reformer_export.cli.option_names import Command
 from reformer_export.cli.runtime_options import RUNTIME_SECTIONS, runtime_options
 from reformer_export.cli.tables import echo_on_stderr
 from reformer_export.errors import EXIT_CHECK_FAILED
-from reformer_export.libraries.packages import SERVING, require_packages
 from reformer_export.runtimes import RuntimeOptions
-from reformer_export.serving.options import LOOPBACK, ServeOptions, artifact_from_text
+from reformer_export.serving import ServeOptions, serve
+from reformer_export.serving.options import LOOPBACK
 
 if TYPE_CHECKING:
     from reformer_export.serving.app import Server
@@ -102,15 +102,7 @@ def command(out: tuple[str, ...], choice: RuntimeOptions, **fields: Any) -> None
       reformer-export serve OUT
       reformer-export serve bible=OUT small=OTHER --port 9000 --api-key-file keys.txt
     """
-    require_packages("serve", SERVING)
-    from reformer_export.serving.serve import serve
-
-    options = ServeOptions(
-        artifacts=tuple(artifact_from_text(text) for text in out),
-        runtime=choice,
-        **fields,
-    )
-    if serve(options, _show) > 0:
+    if serve(on_ready=_show, artifacts=out, runtime=choice, **fields) > 0:
         click.get_current_context().exit(EXIT_CHECK_FAILED)
 
 

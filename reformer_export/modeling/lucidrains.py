@@ -27,6 +27,7 @@ from reformer_export.modeling.lucidrains_embeddings import (
     RotaryPositions,
     SinusoidalPositionEmbeddings,
 )
+from reformer_export.modeling.lucidrains_memory import KeyScores, ProductKeyMemory, QueryNorm
 from reformer_export.modeling.reformer import TORCH_DTYPES, last_attended, load_weights
 from reformer_export.spec import DType
 
@@ -127,13 +128,38 @@ class FeedForward(nn.Module):
         return attention_stream, output.reshape(attention_stream.shape)
 
 
+class Memory(nn.Module):
+    """Norm and a product-key memory; called as FeedForward is."""
+
+    def __init__(self, spec: LucidrainsSpec, dtype: torch.dtype) -> None:
+        super().__init__()
+        assert spec.product_keys is not None
+        self.layer_norm = _make_norm(spec, dtype)
+        self.memory = ProductKeyMemory(spec.product_keys, spec.hidden_size)
+        self.gate = nn.Parameter(torch.zeros(1)) if spec.norm == "rezero" else None
+
+    def forward(
+        self, attention_stream: torch.Tensor, update: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Stream float32 [B, L, hidden_size], what to add to it first -> that sum, and what this block adds
+        to the other stream, T [B, L, hidden_size]."""
+        attention_stream, normalised = self.layer_norm(attention_stream, update)
+        output: torch.Tensor = self.memory(normalised.reshape(-1, normalised.shape[-1]))
+        output = output if self.gate is None else output * self.gate
+        return attention_stream, output.reshape(attention_stream.shape)
+
+
+def _make_feed_forward(spec: LucidrainsSpec, layer: int, dtype: torch.dtype) -> nn.Module:
+    return Memory(spec, dtype) if layer in spec.memory_layers else FeedForward(spec, dtype)
+
+
 class Encoder(nn.Module):
     """The reversible layers, and a layer norm of the mean of both streams."""
 
     def __init__(self, spec: LucidrainsSpec, dtype: torch.dtype) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
-            ReversibleLayer(Attention(spec, i, dtype), FeedForward(spec, dtype))
+            ReversibleLayer(Attention(spec, i, dtype), _make_feed_forward(spec, i, dtype))
             for i in range(len(spec.layers))
         )
         self.layer_norm = StreamNorm(spec.hidden_size, spec.layer_norm_eps, dtype)
@@ -218,21 +244,24 @@ def pad_rows(rows: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     return torch.where(positions < length, rows.index_select(1, inside), 0)
 
 
+_IN_FLOAT32: Final = (
+    *(StreamNorm, ScaledLength, SinusoidalPositionEmbeddings, RotaryPositions),
+    *(QueryNorm, KeyScores),
+)
+"""Modules whose parameters are float32 whatever T is."""
+
+
 def build_lucidrains(
     spec: LucidrainsSpec, weights: Mapping[str, torch.Tensor], dtype: DType = "float32"
 ) -> LucidrainsReformer:
     """A model in evaluation mode; `weights` under the names of this module's parameters.
 
-    Rotations, norms and frequencies stay float32 whatever the dtype. CheckpointError when names or shapes do
-    not fit.
+    Rotations, norms, frequencies and product keys stay float32 whatever the dtype. CheckpointError when names
+    or shapes do not fit.
     """
     with torch.device("meta"):
         model = LucidrainsReformer(spec, TORCH_DTYPES[dtype])
-    in_float32 = {
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, StreamNorm | ScaledLength | SinusoidalPositionEmbeddings | RotaryPositions)
-    }
+    in_float32 = {name for name, module in model.named_modules() if isinstance(module, _IN_FLOAT32)}
     state = {
         name: weight.to(torch.float32 if name.rpartition(".")[0] in in_float32 else TORCH_DTYPES[dtype])
         for name, weight in weights.items()

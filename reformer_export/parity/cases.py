@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from reformer_export.artifact.manifest import Manifest
 from reformer_export.errors import InputError
+from reformer_export.product_keys_spec import NUM_CHOSEN, NUM_QUERIES
 from reformer_export.spec import LocalAttentionSpec, LSHAttentionSpec, ModelSpec
 
 MAX_TOKENS: Final = 2**22
@@ -20,6 +21,10 @@ MAX_TOKENS: Final = 2**22
 
 EAGER_MEMORY_BYTES: Final = 3 * 2**30
 """Temporaries that the default sweep lets eager allocate; it bounds the longest length that is tried."""
+
+BYTES_PER_PAIR: Final = 24
+"""What eager's product-key memories have for each pair of a query's best keys: its score, float32, and its
+memory, int64, which is a product and then a sum."""
 
 
 @dataclass(frozen=True)
@@ -106,20 +111,18 @@ def add_num_hashes_cases(manifest: Manifest, cases: Sequence[Case]) -> list[Case
     added: list[Case] = []
     for count in manifest.runtime_num_hashes.counts[:-1] if manifest.runtime_num_hashes else ():
         for masked in (False, True):
-            hashed = [c for c in cases if c.masked == masked and _is_hashed(manifest.spec, c.length)]
+            hashed = [c for c in cases if c.masked == masked and manifest.spec.hashes(c.length)]
             if hashed:
                 added.append(dataclasses.replace(hashed[len(hashed) // 2], num_hashes=count))
     return [*cases, *added]
-
-
-def _is_hashed(spec: ModelSpec, length: int) -> bool:
-    return any(spec.is_hashed(layer, length) for layer in spec.lsh_layers)
 
 
 def longest_comparable(spec: ModelSpec) -> int:
     """Tokens: the usable maximum, or the multiple of the chunk lengths that keeps eager in memory."""
     per_token = max(_eager_bytes_per_token(spec, layer) for layer in spec.layers)
     per_token += 4 * (2 * spec.feed_forward_size + 12 * spec.hidden_size + 3 * spec.vocab_size)
+    if spec.memory_layers:
+        per_token += NUM_QUERIES * NUM_CHOSEN**2 * BYTES_PER_PAIR
     bound = EAGER_MEMORY_BYTES // per_token // spec.padding_multiple * spec.padding_multiple
     return min(spec.max_length, max(bound, 2 * spec.padding_multiple))
 

@@ -27,13 +27,13 @@ def measure_noise(
 ) -> float:
     """The largest change of eager's outputs `truth`, where every weight changes in its last place.
 
-    Ids and mask are int64 [B, L]. Of `DRAWS` draws those count in which every hash stays as it is: what a
-    flip moves is no rounding. 0 where none does.
+    Ids and mask are int64 [B, L]. Of `DRAWS` draws those count in which every hash, and every choice of
+    memories, stays as it is: what a flip moves is no rounding. 0 where none does.
     """
     noise = 0.0
     for seed in range(DRAWS):
         with eager.noisy_weights(seed):
             run = eager.run(input_ids, attention_mask, num_hashes)
-        if all(np.array_equal(run.buckets[layer], truth.buckets[layer]) for layer in truth.buckets):
+        if run.chooses_as(truth):
             noise = max(noise, compare_outputs(run.outputs, truth.outputs, attention_mask).worst)
     return noise

@@ -17,7 +17,7 @@ from reformer_export.libraries.operators import find_native_library
 from reformer_export.parity.cases import Case, make_inputs
 from reformer_export.parity.compare import Precision
 from reformer_export.parity.expose import ExposedGraph, ModelGraph, open_graph
-from reformer_export.parity.points import Point, find_hashing
+from reformer_export.parity.points import CHOICES, Point, find_hashing
 from reformer_export.phases import log_phase
 from reformer_export.reference.eager import open_eager
 from reformer_export.reference.runs import Eager
@@ -64,9 +64,10 @@ class ParitySession:
         return getattr(self.runtime, "placement", None) == self.placement
 
     def expose_hashing(self) -> ExposedGraph:
-        """The whole graph on buckets that are given; it shows its outputs, and for each LSH layer what it
-        hashed and the buckets that it would have chosen, all with given buckets in the layers before."""
-        return self.graph.expose([point for point in self.hashing if point.role == "buckets"], self.hashing)
+        """The whole graph on buckets and memories that are given; it shows its outputs, and for each LSH
+        layer what it hashed and the buckets that it would have chosen, for each product-key memory the same,
+        all with given ones in the layers before."""
+        return self.graph.expose([point for point in self.hashing if point.role in CHOICES], self.hashing)
 
     def draw(self, case: Case) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The case's ids and mask, int64 [B, L] each: its own, or random ones."""

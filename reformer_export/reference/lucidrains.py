@@ -25,6 +25,13 @@ from reformer_export.errors import ArtifactError, CheckpointError, MissingDepend
 from reformer_export.lucidrains_spec import LucidrainsSpec
 from reformer_export.ops import draw_rotations
 from reformer_export.reference.eager_values import Values, attention_name, last_rows
+from reformer_export.reference.lucidrains_memories import (
+    check_version,
+    hook_memories,
+    memory_values,
+    pad_tokens,
+)
+from reformer_export.reference.lucidrains_values import LucidrainsValueReader
 from reformer_export.reference.runs import EagerRun, noisy_weights
 from reformer_export.spec import LSHAttentionSpec
 
@@ -73,6 +80,7 @@ class EagerLucidrains:
         keywords = _read_keywords(manifest, package.ReformerLM)
         with torch.random.fork_rng(devices=[]):
             self.net: Any = package.ReformerLM(**keywords).eval()
+        check_version(self.net, self.spec.product_keys)
         _load_state(self.net, file, keywords)
         if self.spec.task == "feature-extraction":
             self.net.out = torch.nn.Identity()  # as the package has it for return_embeddings
@@ -97,13 +105,21 @@ class EagerLucidrains:
         num_hashes: int | None = None,
         points: Collection[str] | None = (),
     ) -> EagerRun:
-        """One forward pass; int64 [B, L] each. Its values are the buckets alone, whatever `points`: int32
-        [B, H, R, K] for the heads that hash, with the memory first, over the padded sequence."""
+        """One forward pass; int64 [B, L] each. Buckets are int32 [B, H, R, K] for the heads that hash, with
+        the learned memory first, over the padded sequence; beside them `memory_values`, and what
+        lucidrains_values.py reads.
+        """
         found: dict[int, list[NDArray[np.int64]]] = {}
+        chosen: dict[int, NDArray[np.int64]] = {}
         draws = GivenRotations(self._rotations)
+        reader = LucidrainsValueReader(self.spec, attention_mask, points, lambda: draws.layer)
         with contextlib.ExitStack() as stack:
             for module, hook in self._hooks(draws, found):
                 stack.callback(hook(module).remove)
+            for handle in reader.attach(self.net):
+                stack.callback(handle.remove)
+            for handle in hook_memories(self.net, draws, chosen):
+                stack.callback(handle.remove)
             stack.enter_context(self._with_rounds(num_hashes))
             stack.enter_context(draws)
             stack.enter_context(torch.no_grad())
@@ -114,7 +130,10 @@ class EagerLucidrains:
             output = last_rows(output, attention_mask)
         buckets = self._arrange_buckets(found, len(input_ids), input_ids.shape[1], num_hashes)
         values: Values = {f"{attention_name(layer)}.buckets": x for layer, x in buckets.items()}
-        return EagerRun({self.spec.output_names[0]: output}, buckets, values)
+        size = self.spec.keys_in_graph(input_ids.shape[1]) - self.spec.num_memory_keys
+        memories = {layer: pad_tokens(x, len(input_ids), size) for layer, x in chosen.items()}
+        values |= memory_values(self.net, memories)
+        return EagerRun({self.spec.output_names[0]: output}, buckets, reader.values() | values, memories)
 
     def _hooks(self, draws: GivenRotations, found: dict[int, list[NDArray[np.int64]]]) -> Iterator[Any]:
         """(module, what registers a hook on it): for the layer that runs, and the buckets that it chooses."""
@@ -193,8 +212,9 @@ def _read_keywords(manifest: Manifest, model_class: Any) -> dict[str, Any]:
         raise ArtifactError("manifest", f"{keywords!r:.80} as keywords", expected, "export again")
     known = inspect.signature(model_class).parameters
     chosen = {name: value for name, value in keywords.items() if name in known}
-    if isinstance(chosen.get("axial_position_shape"), list):
-        chosen["axial_position_shape"] = tuple(chosen["axial_position_shape"])
+    for name in ("axial_position_shape", "pkm_layers"):
+        if isinstance(chosen.get(name), list):
+            chosen[name] = tuple(chosen[name])
     if chosen.get("ff_activation") is not None:
         chosen["ff_activation"] = _find_activation(chosen["ff_activation"])
     return chosen
@@ -212,10 +232,11 @@ def _load_state(net: Any, file: Path, keywords: dict[str, Any]) -> None:
     state = read_lucidrains_state(file)
     result = net.load_state_dict(state, strict=False)
     depth, is_tied = len(net.reformer.layers.blocks), keywords["weight_tie"]
+    memories = [layer - 1 for layer in keywords.get("pkm_layers", ())]
     missing = [
         name
         for name in result.missing_keys
-        if not any(other in state for other in other_names(_reversible(name), depth, is_tied))
+        if not any(other in state for other in other_names(_reversible(name), depth, is_tied, memories))
     ]
     for problem in (*missing, *result.unexpected_keys):
         got = f"{'no' if problem in missing else 'the'} tensor {problem}"

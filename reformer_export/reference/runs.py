@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,13 +19,21 @@ class EagerRun:
     """What one eager forward pass gave.
 
     `outputs` maps the task's output names to float32 arrays; `buckets` maps an LSH layer's index to int32
-    [B, H, R, L], zeros where eager did not hash because the sequence fits one chunk; `values` has those that
-    were asked for, the outputs of spans and all buckets, by a point's name.
+    [B, H, R, L], zeros where eager did not hash because the sequence fits one chunk; `memories` a layer with
+    product keys to what its queries chose, sorted, int64 [B * L, H, k]; `values` has those that were asked
+    for, the outputs of spans, all buckets and all memories, by a point's name.
     """
 
     outputs: dict[str, NDArray[np.float32]]
     buckets: dict[int, NDArray[np.int32]]
     values: Values
+    memories: dict[int, NDArray[np.int64]] = field(default_factory=dict)
+
+    def chooses_as(self, other: EagerRun) -> bool:
+        """Whether every hash and every choice of memories is the other run's."""
+        pairs = [(self.buckets[layer], found) for layer, found in other.buckets.items()]
+        chosen = [(self.memories[layer], found) for layer, found in other.memories.items()]
+        return all(np.array_equal(mine, found) for mine, found in (*pairs, *chosen))
 
 
 class Eager(Protocol):

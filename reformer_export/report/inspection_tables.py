@@ -10,6 +10,7 @@ from reformer_export.artifact.engine_record import EngineRecord
 from reformer_export.artifact.engine_state import EngineState, UnusableEngine
 from reformer_export.artifact.manifest import MODEL_NAME, Manifest, TokenizerKind, TokenizerRecord
 from reformer_export.lucidrains_spec import (
+    LucidrainsSpec,
     RotaryPositionsSpec,
     SinusoidalPositionsSpec,
     SummedAxialPositionsSpec,
@@ -113,6 +114,7 @@ def model_tables(artifact: ArtifactSummary) -> list[Table]:
         *([] if manifest.tokenizer is None else [("text", _describe_tokenizer(manifest.tokenizer))]),
         ("width", f"{spec.hidden_size:,}, {spec.num_heads} heads of {spec.head_size}"),
         ("feed-forward", f"{spec.feed_forward_size:,}, {spec.hidden_act}"),
+        *_describe_memories(spec),
         ("positions", _describe_positions(spec)),
         ("parameters", "unknown (needs the package onnx)" if graph is None else f"{graph.parameters:,}"),
         *_describe_num_hashes(manifest),
@@ -121,6 +123,15 @@ def model_tables(artifact: ArtifactSummary) -> list[Table]:
     ]
     layers = make_table("Layers", LAYERS, enumerate(spec.layers))
     return [make_facts(f"Artifact {artifact.folder}", facts), layers]
+
+
+def _describe_memories(spec: ModelSpec) -> list[tuple[str, str]]:
+    if not isinstance(spec, LucidrainsSpec) or spec.product_keys is None:
+        return []
+    keys = spec.product_keys
+    layers = ", ".join(map(str, keys.layers))
+    memories = f"{keys.num_keys:,} x {keys.num_keys:,} memories"
+    return [("product keys", f"in place of the feed-forward in layers {layers}: {memories} each")]
 
 
 def decoding_tables(artifact: ArtifactSummary) -> list[Table]:

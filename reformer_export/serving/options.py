@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypedDict
@@ -45,7 +46,7 @@ class ServeOptions:
     """What is served, where, and within which limits.
 
     Attributes:
-        artifacts: what is served, each under another name.
+        artifacts: what is served, each under another name; also as text: NAME=PATH, or PATH alone.
         host: the address that is listened on.
         port: the port; 0 for any free one.
         runtime: how workers open the artifacts; `threads` is of one run: None means 1 on the CPU, where
@@ -98,6 +99,10 @@ class ServeOptions:
     log_inputs: bool = False
 
     def __post_init__(self) -> None:
+        given = [self.artifacts] if isinstance(self.artifacts, str) else self.artifacts
+        if isinstance(given, list | tuple):
+            named = tuple(artifact_from_text(each) if isinstance(each, str) else each for each in given)
+            object.__setattr__(self, "artifacts", named)
         check_field_types(self)
         if not self.artifacts:
             raise InputError("OUT", "no artifact", "at least one", "name its folder")
@@ -140,7 +145,7 @@ _LEAST: Final[dict[str, float]] = {
 class ServeFields(TypedDict, total=False):
     """The fields of `ServeOptions` as keywords, for type checkers and editors."""
 
-    artifacts: tuple[Artifact, ...]
+    artifacts: Sequence[Artifact | str] | str
     host: str
     port: int
     runtime: RuntimeOptions

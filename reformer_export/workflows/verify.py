@@ -79,7 +79,6 @@ def verify_artifact(
     manifest = read_manifest(out)
     if isinstance(manifest.spec, LucidrainsSpec):
         require_packages("verifying", COMPARING_LUCIDRAINS)
-        request = _leave_out_looks_inside(request, say)
     text = None if request.data is None else _read_text(manifest, request.data)
     cases = None
     if request.inputs is not None:
@@ -87,16 +86,6 @@ def verify_artifact(
     for count in request.num_hashes:
         choose_num_hashes(manifest, count)
     return _Verification(out, manifest, request, text, cases, say, progress).run()
-
-
-def _leave_out_looks_inside(request: VerifyRequest, say: Say) -> VerifyRequest:
-    """`request` for a model of reformer-pytorch, whose values inside are not compared one by one yet."""
-    if request.bisect is not None:
-        got = "it for a model of reformer-pytorch, whose nodes are not told apart yet"
-        raise InputError("bisect", got, "a model of transformers", "leave it out: the comparison itself runs")
-    if request.details:
-        say("Note: the report has no pictures of the layers, which are of transformers' models only.")
-    return dataclasses.replace(request, details=False)
 
 
 @dataclass(frozen=True)

@@ -25,16 +25,8 @@ MAX_HEAD_BYTES: Final = 2**16
 OnReady = Callable[[str, Server], None]
 
 
-def serve(options: ServeOptions, on_ready: OnReady = lambda url, server: None) -> int:
-    """Serve until SIGTERM or SIGINT; how many accepted requests were cut off then, 0 when all were finished.
-
-    Args:
-        options: what, where and within which limits.
-        on_ready: told the address once all models can be asked.
-
-    Raises:
-        ReformerExportError: an artifact, an option or the address cannot be used.
-    """
+def serve_until_signal(options: ServeOptions, on_ready: OnReady) -> int:
+    """How many accepted requests were cut off, 0 when all were finished; see `reformer_export.serve`."""
     server = make_server(options)
     return asyncio.run(_serve(server, on_ready))
 
