@@ -62,7 +62,7 @@ class GenerationLane:
         """A token for each stream; those that have ended."""
         try:
             return self._step()
-        except OSError:
+        except ConnectionError:
             raise
         except Exception as error:
             ended = list(self.streams.values())

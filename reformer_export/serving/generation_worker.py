@@ -122,7 +122,7 @@ class GenerationScheduler:
                 self._forget(lane, lane.step())
             lane.release()
         except BaseException as error:
-            if not isinstance(error, OSError):  # the front has gone
+            if not isinstance(error, ConnectionError):  # the front has gone
                 traceback.print_exc()
             os._exit(EXIT_BROKEN)  # without this thread, streams would wait for ever
 
@@ -153,6 +153,7 @@ class GenerationScheduler:
                 self._changed.wait()
 
     def _has_room(self, lane: GenerationLane, stream: GenerationStream, prompt_tokens: int) -> bool:
+        """Whether the stream may join now; caches that nobody uses are given back where that helps."""
         if prompt_tokens and prompt_tokens + len(stream.generation.prompt_ids) > PROMPT_TOKENS:
             return False
         if len(lane.streams) > min(len(other.streams) for other in self.lanes):

@@ -148,6 +148,30 @@ def test_one_goes_on_where_another_worker_died(model: Runtime) -> None:
             ]
 
 
+def test_prompts_do_not_hold_up_those_that_run(model: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 20 prompts of 60 tokens that come at once, four join between two steps."""
+    calls: list[str] = []
+    add, step = DecodingState.add, DecodingState.step
+
+    def note_add(state: DecodingState, prompt: Any) -> int:
+        calls.append("a")
+        return add(state, prompt)
+
+    def note_step(state: DecodingState, tokens: Any) -> None:
+        calls.append("s")
+        step(state, tokens)
+
+    monkeypatch.setattr(DecodingState, "add", note_add)
+    monkeypatch.setattr(DecodingState, "step", note_step)
+    with scheduler_of(model, lanes=1, max_streams=32) as (scheduler, told):
+        for index in range(20):
+            ask(scheduler, index, draw_ids(60, seed=index), max_new_tokens=30)
+        told.wait(*range(20))
+    runs = "".join(calls).split("s")
+    assert max(map(len, runs)) <= 4
+    assert sum(map(len, runs)) == 20
+
+
 def test_a_cancelled_stream_leaves_at_the_next_step(model: Runtime) -> None:
     with scheduler_of(model, max_streams=1, lanes=1) as (scheduler, told):
         ask(scheduler, 0, [5], max_new_tokens=90)
