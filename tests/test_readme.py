@@ -34,6 +34,7 @@ NOT_RUN: Final = {
     r"--provider cuda|--cuda|--tensorrt|--runtime tensorrt|-m benchmarks\.gpu": "a GPU, or its toolchain",
     r"google/|me/my-artifact|^pip ": "a network",
     r"^make |^cmake |reformer-export (bench|build-library)|python -m (benchmarks|pytest)|/train_": "minutes",
+    r"reformer-export serve": "a signal to end",
     r"^gpu-bundle/|benchmarks\.models": "what another command makes",
 }
 """What a line needs, by what it says."""

@@ -13,6 +13,7 @@ import pytest
 
 from reformer_export.runtimes.generation import GenerationFields, GenerationOptions
 from reformer_export.runtimes.options import RuntimeFields, RuntimeOptions
+from reformer_export.serving.options import ServeFields, ServeOptions
 from reformer_export.workflows.bench import BenchRequest
 from reformer_export.workflows.export import ExportRequest
 from reformer_export.workflows.fields import BenchFields, ExportFields, VerifyFields
@@ -63,6 +64,8 @@ reformer_export.verify_artifact("OUT", lengths=[1, 64], data="a.txt", runtimes=[
 reformer_export.verify_artifact("OUT", length=64)  # wrong
 reformer_export.bench_artifact("OUT", lengths=(1, 2), against=["eager"], repeat=3)
 reformer_export.bench_artifact("OUT", repeats=3)  # wrong
+reformer_export.serve(artifacts=["OUT"], port=0, on_ready=lambda url, server: print(url))
+reformer_export.serve(artifacts=["OUT"], ports=0)  # wrong
 """
 
 
@@ -83,7 +86,7 @@ def test_a_misspelt_or_mistyped_option_fails_and_the_pages_pass(tmp_path: Path) 
     assert {name for name, _, _ in found} == {"uses"}, result.stdout
     assert sorted({int(number) for _, number, _ in found}) == wrong, result.stdout
     messages = " ".join(message for _, _, message in found)
-    for keyword in ("max_tokens", "thread", "over_write", "length", "repeats"):
+    for keyword in ("max_tokens", "thread", "over_write", "length", "repeats", "ports"):
         assert f'Unexpected keyword argument "{keyword}"' in messages
 
 
@@ -95,6 +98,7 @@ def test_a_misspelt_or_mistyped_option_fails_and_the_pages_pass(tmp_path: Path) 
         (ExportFields, ExportRequest),
         (VerifyFields, VerifyRequest),
         (BenchFields, BenchRequest),
+        (ServeFields, ServeOptions),
     ],
 )
 def test_the_keywords_are_the_fields(fields: Any, options: Any) -> None:

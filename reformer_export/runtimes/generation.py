@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 from reformer_export.errors import InputError
 from reformer_export.runtimes.cache_choice import choose_cache, explain_passes
 from reformer_export.runtimes.field_types import check_field_types
+from reformer_export.runtimes.generation_cost import GenerationCost
 from reformer_export.runtimes.inputs import SupportsDLPack, array_from_other, row_from_input
 from reformer_export.runtimes.num_hashes import choose_num_hashes
 from reformer_export.runtimes.sampling import SamplingOptions, require_integer, sample_token
+from reformer_export.runtimes.tokenizer import decode_stream
 
 if TYPE_CHECKING:
     from reformer_export.runtimes.base import Runtime
@@ -105,42 +107,6 @@ def ids_from_prompt(prompt: object) -> list[int]:
     return row_of_ids("prompt", prompt, "give text, or token ids such as [5, 6, 7]")
 
 
-@dataclass
-class GenerationCost:
-    """What generating took so far, the choice of tokens included.
-
-    Attributes:
-        prompt_tokens: of the prompts that were read, and `prompt_seconds`, which that took and the first
-            token after each.
-        step_tokens: tokens after those first ones, and `step_seconds` for them, refreshes included.
-        cache_bytes: of caches, the most at a time.
-    """
-
-    prompt_tokens: int = 0
-    prompt_seconds: float = 0.0
-    step_tokens: int = 0
-    step_seconds: float = 0.0
-    cache_bytes: int = 0
-
-    @property
-    def prompt_tokens_per_second(self) -> float | None:
-        """None before the first prompt was read."""
-        return self.prompt_tokens / self.prompt_seconds if self.prompt_seconds else None
-
-    @property
-    def step_tokens_per_second(self) -> float | None:
-        """None before the first step."""
-        return self.step_tokens / self.step_seconds if self.step_seconds else None
-
-    def add_prompt(self, tokens: int, seconds: float) -> None:
-        self.prompt_tokens += tokens
-        self.prompt_seconds += seconds
-
-    def add_steps(self, tokens: int, seconds: float) -> None:
-        self.step_tokens += tokens
-        self.step_seconds += seconds
-
-
 class Generation(Iterator[int]):
     """The tokens after a prompt, computed as they are asked for.
 
@@ -164,7 +130,10 @@ class Generation(Iterator[int]):
         prompt_ids: Sequence[int],
         options: GenerationOptions,
         tokenizer: Tokenizer | None = None,
+        given: Sequence[int] = (),
     ) -> None:
+        """`given`: what the first tokens are, as an interrupted generation with the same seed drew them;
+        numbers are drawn for them, and the rest is as if nothing had come between."""
         spec = runtime.spec
         if spec.task != "text-generation":
             fix = 'export a language model with `task="text-generation"`, or use run'
@@ -187,6 +156,7 @@ class Generation(Iterator[int]):
         self._runtime = runtime
         self._state: DecodingState | None = None
         self._key = 0
+        self._given = tuple(given)
         self._rng = np.random.default_rng(options.seed)
         self._eos_token_ids = options.choose_eos_token_ids(runtime.config.eos_token_ids)
 
@@ -220,11 +190,17 @@ class Generation(Iterator[int]):
         """Choose the next token by `logits`, float32 [vocab_size], of what follows the tokens so far; None
         where it ends the text."""
         token = sample_token(logits, self.options, self._rng)
+        if len(self.ids) < len(self._given):
+            token = self._given[len(self.ids)]
         if token in self._eos_token_ids:
             self.stop_reason = "eos_token"
             return None
         self.ids.append(token)
         return token
+
+    def limit_length(self, longest: int) -> None:
+        """Let prompt and text have so many tokens at most: an engine for steps may take fewer."""
+        self._longest = min(self._longest, longest)
 
     def is_due_for_refresh(self) -> bool:
         """Whether the tokens so far shall be passed over as a whole before the next."""
@@ -266,7 +242,7 @@ class Generation(Iterator[int]):
             fix = "iterate over the token ids"
             raise InputError("tokenizer", "none for this artifact", "one to make text", fix)
         ids = itertools.chain(tuple(self.ids), self)
-        yield from self.tokenizer.decode_stream(ids, self.prompt_ids)
+        yield from decode_stream(self.tokenizer, ids, self.prompt_ids)
 
     @property
     def text(self) -> str:

@@ -72,6 +72,21 @@ def test_steps_are_those_of_the_graph_by_hand(model: Runtime) -> None:
     np.testing.assert_allclose(decode_alone(model, prompt, tokens), expected, atol=TOLERANCE, rtol=0)
 
 
+def test_what_was_reserved_is_not_grown_again(model: Runtime) -> None:
+    """With what it takes foreseen: nothing where nothing grows, else old and new together."""
+    with model.start_decoding() as state:
+        first = state.add(draw_ids(5))
+        before, foreseen = state.nbytes, state.foresee_nbytes(3, LONGEST)
+        state.reserve(3, LONGEST + 100)
+        after = state.nbytes
+        assert foreseen == before + after
+        assert state.foresee_nbytes(3, LONGEST) == after
+        keys = [first, state.add(draw_ids(60, seed=1)), state.add(draw_ids(7, seed=2))]
+        for _ in range(LONGEST - 60):
+            state.step(dict.fromkeys(keys, 9))
+        assert (state.nbytes, state.capacity, state.longest) == (after, LONGEST, LONGEST)
+
+
 def test_each_of_a_batch_is_as_alone_to_the_last_bit(model: Runtime) -> None:
     """Sequences join and leave at different times; lengths cross chunk and padding borders."""
     rows = [(draw_ids(3 + 5 * i, seed=i), draw_ids(20 + 7 * i, seed=50 + i)) for i in range(5)]
