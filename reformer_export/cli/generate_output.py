@@ -18,7 +18,7 @@ from reformer_export.cli.summary_output import JsonSummaries
 from reformer_export.runtimes import Runtime
 from reformer_export.runtimes.generation import Generation, GenerationCost
 from reformer_export.runtimes.generation_batch import GenerationBatch
-from reformer_export.runtimes.tokenizer import Tokenizer
+from reformer_export.runtimes.tokenizer import Tokenizer, decode_stream
 
 
 def show_generation(
@@ -93,7 +93,7 @@ def _print_generation(generation: Generation) -> None:
 def _describe(generation: Generation, tokenizer: Tokenizer | None) -> dict[str, Any]:
     """A finished generation in JSON values."""
     text = (
-        None if tokenizer is None else "".join(tokenizer.decode_stream(generation.ids, generation.prompt_ids))
+        None if tokenizer is None else "".join(decode_stream(tokenizer, generation.ids, generation.prompt_ids))
     )
     return {
         "prompt_ids": list(generation.prompt_ids),

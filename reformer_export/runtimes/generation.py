@@ -20,6 +20,7 @@ from reformer_export.runtimes.field_types import check_field_types
 from reformer_export.runtimes.inputs import SupportsDLPack, array_from_other, row_from_input
 from reformer_export.runtimes.num_hashes import choose_num_hashes
 from reformer_export.runtimes.sampling import SamplingOptions, require_integer, sample_token
+from reformer_export.runtimes.tokenizer import decode_stream
 
 if TYPE_CHECKING:
     from reformer_export.runtimes.base import Runtime
@@ -177,7 +178,10 @@ class Generation(Iterator[int]):
         prompt_ids: Sequence[int],
         options: GenerationOptions,
         tokenizer: Tokenizer | None = None,
+        given: Sequence[int] = (),
     ) -> None:
+        """`given`: what the first tokens are, as an interrupted generation with the same seed drew them;
+        numbers are drawn for them, and the rest is as if nothing had come between."""
         spec = runtime.spec
         if spec.task != "text-generation":
             fix = 'export a language model with `task="text-generation"`, or use run'
@@ -198,6 +202,7 @@ class Generation(Iterator[int]):
         self._runtime = runtime
         self._state: DecodingState | None = None
         self._key = 0
+        self._given = tuple(given)
         self._rng = np.random.default_rng(options.seed)
         self._eos_token_ids = options.choose_eos_token_ids(runtime.config.eos_token_ids)
 
@@ -231,6 +236,8 @@ class Generation(Iterator[int]):
         """Choose the next token by `logits`, float32 [vocab_size], of what follows the tokens so far; None
         where it ends the text."""
         token = sample_token(logits, self.options, self._rng)
+        if len(self.ids) < len(self._given):
+            token = self._given[len(self.ids)]
         if token in self._eos_token_ids:
             self.stop_reason = "eos_token"
             return None
@@ -277,7 +284,7 @@ class Generation(Iterator[int]):
             fix = "iterate over the token ids"
             raise InputError("tokenizer", "none for this artifact", "one to make text", fix)
         ids = itertools.chain(tuple(self.ids), self)
-        yield from self.tokenizer.decode_stream(ids, self.prompt_ids)
+        yield from decode_stream(self.tokenizer, ids, self.prompt_ids)
 
     @property
     def text(self) -> str:

@@ -15,11 +15,11 @@ from reformer_export.runtimes.generation import (
     Prompt,
     choose_cache,
 )
+from reformer_export.runtimes.generation_rows import SteppingRows
 from reformer_export.runtimes.sampling import require_integer
 
 if TYPE_CHECKING:
     from reformer_export.runtimes.base import Runtime
-    from reformer_export.runtimes.decoding import DecodingState
 
 BATCH_SIZE: Final = 16
 """Sequences at a time where nobody says how many: on the CPU more gain little more."""
@@ -73,29 +73,30 @@ class GenerationBatch(Iterator[Generation]):
 
     def _step_together(self) -> Iterator[Generation]:
         order: list[Generation] = []
-        running: dict[int, Generation] = {}
         with self._runtime.start_decoding(self._options.num_hashes) as state:
-            while self._let_join(state, running, order) or running:
-                self._step(state, running)
+            rows = SteppingRows(state)
+            while self._let_join(rows, order) or rows:
+                begun = time.perf_counter()
+                rows.take()
+                self.cost.add_steps(rows.advance(), time.perf_counter() - begun)
+                self.cost.cache_bytes = max(self.cost.cache_bytes, state.nbytes)
                 while order and order[0].stop_reason is not None:
                     yield order.pop(0)
             yield from order
         if self._refusal is not None:
             raise self._refusal
 
-    def _let_join(
-        self, state: DecodingState, running: dict[int, Generation], order: list[Generation]
-    ) -> bool:
+    def _let_join(self, rows: SteppingRows, order: list[Generation]) -> bool:
         """Fill the free places; whether anybody joined."""
         has_joined = False
-        while len(running) < self._batch_size and self._refusal is None:
+        while len(rows) < self._batch_size and self._refusal is None:
             try:
                 generation = next(self._begun, None)
                 if generation is None:
                     break
                 begun = time.perf_counter()
                 if not generation.is_finished:
-                    running[state.add(generation.prompt_ids)] = generation
+                    rows.join(generation)
                     self.cost.add_prompt(len(generation.prompt_ids), time.perf_counter() - begun)
             except ReformerExportError as error:
                 self._refusal = error
@@ -103,21 +104,3 @@ class GenerationBatch(Iterator[Generation]):
             order.append(generation)
             has_joined = True
         return has_joined
-
-    def _step(self, state: DecodingState, running: dict[int, Generation]) -> None:
-        """A token for each that runs; those that it ends leave."""
-        begun = time.perf_counter()
-        tokens = {}
-        for key, generation in list(running.items()):
-            token = generation.take(state.logits(key))
-            if token is None or generation.is_finished:
-                state.remove(key)
-                del running[key]
-            else:
-                tokens[key] = token
-        state.step(tokens)
-        for key, generation in running.items():
-            if generation.is_due_for_refresh():
-                state.refresh(key)
-        self.cost.add_steps(len(tokens), time.perf_counter() - begun)
-        self.cost.cache_bytes = max(self.cost.cache_bytes, state.nbytes)

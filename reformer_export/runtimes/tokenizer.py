@@ -23,6 +23,16 @@ BYTE_VOCAB_SIZE: Final = BYTE_OFFSET + 256
 REPLACEMENT: Final = "\N{REPLACEMENT CHARACTER}"
 
 
+class TextStream(Protocol):
+    """The text of tokens as they come, in pieces of whole characters."""
+
+    def add(self, token_id: int) -> str:
+        """What the next token adds; empty while a character is unfinished."""
+
+    def end(self) -> str:
+        """What is left: an unfinished character becomes U+FFFD."""
+
+
 class Tokenizer(Protocol):
     """Text to token ids and back."""
 
@@ -36,9 +46,19 @@ class Tokenizer(Protocol):
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids`; ids that stand for no text are left out."""
 
-    def decode_stream(self, ids: Iterable[int], prompt_ids: Sequence[int] = ()) -> Iterator[str]:
-        """The text of `ids`, which follow `prompt_ids`, as they come, in pieces of whole characters; one that
-        is unfinished at the end becomes U+FFFD."""
+    def start_stream(self, prompt_ids: Sequence[int] = ()) -> TextStream:
+        """Of the tokens that follow `prompt_ids`."""
+
+
+def decode_stream(tokenizer: Tokenizer, ids: Iterable[int], prompt_ids: Sequence[int] = ()) -> Iterator[str]:
+    """The text of `ids`, which follow `prompt_ids`, as they come, in pieces of whole characters; one that is
+    unfinished at the end becomes U+FFFD."""
+    stream = tokenizer.start_stream(prompt_ids)
+    for token_id in ids:
+        if piece := stream.add(token_id):
+            yield piece
+    if piece := stream.end():
+        yield piece
 
 
 def load_tokenizer(folder: Path, vocab_size: int, record: TokenizerRecord | None = None) -> Tokenizer:
@@ -75,14 +95,20 @@ class ByteTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         return _bytes_from_ids(ids).decode("utf-8", errors="replace")
 
-    def decode_stream(self, ids: Iterable[int], prompt_ids: Sequence[int] = ()) -> Iterator[str]:
-        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        decoder.decode(_bytes_from_ids(prompt_ids))
-        for token_id in ids:
-            if piece := decoder.decode(_bytes_from_ids([token_id])):
-                yield piece
-        if piece := decoder.decode(b"", final=True):
-            yield piece
+    def start_stream(self, prompt_ids: Sequence[int] = ()) -> TextStream:
+        return _ByteStream(prompt_ids)
+
+
+class _ByteStream:
+    def __init__(self, prompt_ids: Sequence[int]) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._decoder.decode(_bytes_from_ids(prompt_ids))
+
+    def add(self, token_id: int) -> str:
+        return self._decoder.decode(_bytes_from_ids((token_id,)))
+
+    def end(self) -> str:
+        return self._decoder.decode(b"", final=True)
 
 
 def _encode_text(text: str, errors: str) -> bytes:
@@ -122,21 +148,33 @@ class LibraryTokenizer:
         except Exception as error:
             raise _broken(self._path, error) from error
 
-    def decode_stream(self, ids: Iterable[int], prompt_ids: Sequence[int] = ()) -> Iterator[str]:
-        """Decodes all tokens each time and gives out what is new: a token's text depends on those before it
-        (a leading space, a character of several tokens). The package's own DecodeStream raises on bytes that
-        are no character, and forgets what stands before a character that the prompt has begun."""
-        known = list(prompt_ids)
-        text = self.decode(known)
-        shown = len(text.rstrip(REPLACEMENT))
-        for token_id in ids:
-            known.append(token_id)
-            text = self.decode(known)
-            if len(text) > shown and not text.endswith(REPLACEMENT):
-                yield text[shown:]
-                shown = len(text)
-        if len(text) > shown:
-            yield text[shown:]
+    def start_stream(self, prompt_ids: Sequence[int] = ()) -> TextStream:
+        return _LibraryStream(self, prompt_ids)
+
+
+class _LibraryStream:
+    """Decodes all tokens each time and gives out what is new: a token's text depends on those before it (a
+    leading space, a character of several tokens). The package's own DecodeStream raises on bytes that are no
+    character, and forgets what stands before a character that the prompt has begun."""
+
+    def __init__(self, tokenizer: LibraryTokenizer, prompt_ids: Sequence[int]) -> None:
+        self._tokenizer = tokenizer
+        self._known = list(prompt_ids)
+        self._text = tokenizer.decode(self._known)
+        self._shown = len(self._text.rstrip(REPLACEMENT))
+
+    def add(self, token_id: int) -> str:
+        self._known.append(token_id)
+        self._text = self._tokenizer.decode(self._known)
+        return "" if self._text.endswith(REPLACEMENT) else self._take()
+
+    def end(self) -> str:
+        return self._take()
+
+    def _take(self) -> str:
+        piece = self._text[self._shown :]
+        self._shown = max(self._shown, len(self._text))
+        return piece
 
 
 def _load_tokenizer_json(path: Path) -> Tokenizer:

@@ -1,0 +1,87 @@
+"""Generations side by side: a token for each at a time; they join and leave between."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from reformer_export.runtimes.decoding import DecodingState
+    from reformer_export.runtimes.generation import Generation
+
+
+class GenerationRows(Protocol):
+    """`take` and `advance` alternate; generations join and leave between an `advance` and the next `take`."""
+
+    def __len__(self) -> int:
+        """Generations that run."""
+
+    def join(self, generation: Generation) -> None:
+        """Let a generation join that is not finished; its prompt is read."""
+
+    def leave(self, generation: Generation) -> None:
+        """Let a generation leave before its end; one that has left already may."""
+
+    def take(self) -> list[tuple[Generation, int | None]]:
+        """The next token of each, None where it ends the text; those that are then finished have left."""
+
+    def advance(self) -> int:
+        """Compute what follows the tokens that were taken; how many those were."""
+
+
+class SteppingRows:
+    """Generations in one decoding state, a step of which is a token for each."""
+
+    def __init__(self, state: DecodingState) -> None:
+        self._state = state
+        self._keys: dict[Generation, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def join(self, generation: Generation) -> None:
+        self._keys[generation] = self._state.add(generation.prompt_ids)
+
+    def leave(self, generation: Generation) -> None:
+        key = self._keys.pop(generation, None)
+        if key is not None:
+            self._state.remove(key)
+
+    def take(self) -> list[tuple[Generation, int | None]]:
+        taken = [(each, each.take(self._state.logits(key))) for each, key in self._keys.items()]
+        for generation, token in taken:
+            if token is None or generation.is_finished:
+                self.leave(generation)
+        return taken
+
+    def advance(self) -> int:
+        self._state.step({key: generation.ids[-1] for generation, key in self._keys.items()})
+        for generation, key in self._keys.items():
+            if generation.is_due_for_refresh():
+                self._state.refresh(key)
+        return len(self._keys)
+
+
+class PassingRows:
+    """Generations each token of which is a whole pass of its own."""
+
+    def __init__(self) -> None:
+        self._running: dict[Generation, None] = {}
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def join(self, generation: Generation) -> None:
+        self._running[generation] = None
+
+    def leave(self, generation: Generation) -> None:
+        self._running.pop(generation, None)
+
+    def take(self) -> list[tuple[Generation, int | None]]:
+        taken = [(each, next(each, None)) for each in self._running]
+        for generation, token in taken:
+            if token is None or generation.is_finished:
+                self.leave(generation)
+        return taken
+
+    def advance(self) -> int:
+        return len(self._running)

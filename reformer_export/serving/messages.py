@@ -1,0 +1,212 @@
+"""What the front process and a worker tell each other, and how it lies on the wire.
+
+A frame is a prefix (two little-endian integers: bytes of the header, bytes of the payload), a header
+(MessagePack of one of the structs below, chosen by its tag) and a payload (arrays' bytes, C order, little
+endian, one behind the other). Both sizes are bounded before anything of them is read; nothing is a pickle.
+
+Front to worker: `Start` once, then any number of `Infer`, `Generate`, `Cancel`.
+Worker to front: `Ready` or `Failed` once; then a `Result` or a `Failure` for each `Infer`; for each `Generate`
+a `Begun` and its share in any number of `Pieces`, the last of which says why it ended, or a `Failure`. Answers
+name their request's `id` and come in any order. A worker ends when its socket closes.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from reformer_export import errors
+from reformer_export.errors import ReformerExportError
+
+PREFIX: Final = struct.Struct("<IQ")
+MAX_HEADER_BYTES: Final = 4 * 2**20
+MAX_PAYLOAD_BYTES: Final = 2**36
+"""Of a frame in any case; a connection may have a lower bound."""
+
+
+class Start(msgspec.Struct, tag="start", frozen=True):
+    """Open the artifact at `path`, whose manifest names `files` (SHA-256 by name): another one is refused.
+
+    `runtime`: fields of RuntimeOptions; `concurrency`: runs at once; `max_streams`: sequences that are
+    generated at once.
+    """
+
+    path: str
+    files: dict[str, str]
+    runtime: dict[str, Any]
+    concurrency: int | None
+    max_streams: int
+
+
+class Ready(msgspec.Struct, tag="ready", frozen=True):
+    """The artifact is open: what executes it in words, notes for people, the greatest length in tokens,
+    whether it decodes step by step, runs at once, and whether it is on a GPU."""
+
+    description: str
+    notes: list[str]
+    max_length: int
+    decodes: bool
+    concurrency: int
+    on_gpu: bool
+
+
+class Failed(msgspec.Struct, tag="failed", frozen=True):
+    """The artifact could not be opened: the error's class and its four parts."""
+
+    kind: str
+    parts: tuple[str, str, str, str]
+
+
+class Infer(msgspec.Struct, tag="infer", frozen=True):
+    """One pass. Payload: input_ids int64 [rows, length], then, if `masked`, attention_mask int8 of the same
+    shape."""
+
+    id: int
+    rows: int
+    length: int
+    masked: bool = False
+    num_hashes: int | None = None
+
+
+class Tensor(msgspec.Struct, frozen=True):
+    """An output, float32, and its shape."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
+class Result(msgspec.Struct, tag="result", frozen=True):
+    """The outputs of an `Infer`, in the payload in this order, and what the run took."""
+
+    id: int
+    outputs: list[Tensor]
+    run_ms: float
+
+
+class Generate(msgspec.Struct, tag="generate", frozen=True):
+    """Continue a prompt. Payload: its text in UTF-8, or its token ids, int64.
+
+    `options`: fields of GenerationOptions; `stop`: texts before which the text ends; `echo`: whether the
+    prompt's text is asked for; `given`: the first tokens, which another worker drew before it ended.
+    """
+
+    id: int
+    options: dict[str, Any]
+    is_text: bool
+    stop: list[str] = []
+    echo: bool = False
+    given: list[int] = []
+
+
+class Begun(msgspec.Struct, tag="begun", frozen=True):
+    """A prompt was accepted: its tokens, and its text where that was asked for."""
+
+    id: int
+    prompt_tokens: int
+    prompt: str = ""
+
+
+class Piece(msgspec.Struct, array_like=True, frozen=True):
+    """What came next in a generation: tokens, the text that they finished, and, with the last piece, why it
+    ended: a `StopReason`, or "stop_string"."""
+
+    id: int
+    ids: list[int]
+    text: str
+    reason: str | None = None
+
+
+class Pieces(msgspec.Struct, tag="pieces", frozen=True):
+    """What a step gave, for all generations that took part in it."""
+
+    pieces: list[Piece]
+
+
+class Failure(msgspec.Struct, tag="failure", frozen=True):
+    """A request could not be answered: the error's class and its four parts."""
+
+    id: int
+    kind: str
+    parts: tuple[str, str, str, str]
+
+
+class Cancel(msgspec.Struct, tag="cancel", frozen=True):
+    """Nobody waits for the request `id` any more; answers that are under way may still come."""
+
+    id: int
+
+
+ToWorker = Start | Infer | Generate | Cancel
+ToFront = Ready | Failed | Result | Begun | Pieces | Failure
+Answer = Result | Begun | Piece | Failure
+
+_ENCODER: Final = msgspec.msgpack.Encoder()
+_DECODERS: Final = {
+    "worker": msgspec.msgpack.Decoder(ToWorker),
+    "front": msgspec.msgpack.Decoder(ToFront),
+}
+
+
+class BrokenFrameError(Exception):
+    """Bytes that are no frame, or one that is too large: the other side is not what it should be."""
+
+
+def encode_frame(message: ToWorker | ToFront, payload_bytes: int = 0) -> bytes:
+    """Prefix and header of a message; its payload of so many bytes follows."""
+    header = _ENCODER.encode(message)
+    if len(header) > MAX_HEADER_BYTES or payload_bytes > MAX_PAYLOAD_BYTES:
+        raise BrokenFrameError(f"a message of {len(header)} + {payload_bytes} bytes")
+    return PREFIX.pack(len(header), payload_bytes) + header
+
+
+def read_prefix(prefix: bytes | bytearray | memoryview, max_payload: int) -> tuple[int, int]:
+    """Bytes of header and payload, as the prefix says."""
+    header, payload = PREFIX.unpack(prefix)
+    if header > MAX_HEADER_BYTES or payload > max_payload:
+        raise BrokenFrameError(f"a frame of {header} + {payload} bytes")
+    return header, payload
+
+
+def decode_for_worker(header: bytes | bytearray | memoryview) -> ToWorker:
+    """The message of a header that the front sent."""
+    message: ToWorker = _decode("worker", header)
+    return message
+
+
+def decode_for_front(header: bytes | bytearray | memoryview) -> ToFront:
+    """The message of a header that a worker sent."""
+    message: ToFront = _decode("front", header)
+    return message
+
+
+def _decode(side: str, header: bytes | bytearray | memoryview) -> Any:
+    try:
+        return _DECODERS[side].decode(header)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise BrokenFrameError(f"a header that is none: {error}") from error
+
+
+def arrays_from_payload(
+    payload: bytes | bytearray | memoryview, outputs: list[Tensor]
+) -> dict[str, NDArray[np.float32]]:
+    """The outputs by name, without a copy."""
+    arrays, at = {}, 0
+    for tensor in outputs:
+        count = int(np.prod(tensor.shape, dtype=np.int64))
+        arrays[tensor.name] = np.frombuffer(payload, np.float32, count, at).reshape(tensor.shape)
+        at += 4 * count
+    if at != len(payload):
+        raise BrokenFrameError(f"a payload of {len(payload)} bytes, where its tensors have {at}")
+    return arrays
+
+
+def error_from_parts(kind: str, parts: tuple[str, str, str, str]) -> ReformerExportError:
+    """The error that another process met."""
+    found = getattr(errors, kind, None)
+    is_ours = isinstance(found, type) and issubclass(found, ReformerExportError)
+    error: ReformerExportError = (found if is_ours else ReformerExportError)(*parts)
+    return error

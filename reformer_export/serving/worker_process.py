@@ -1,0 +1,154 @@
+"""The process that holds one artifact open and runs it: `python -m reformer_export.serving.worker_process FD`.
+
+One session, which `concurrency` threads call at once: on the CPU with one thread each, which answers more
+requests a second than one run at a time with all cores, and holds the weights once. What it is asked comes
+over the socket FD (messages.py); it ends when that closes, and on no signal of a terminal or an init system,
+which the front process answers for both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+import time
+import warnings
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reformer_export.errors import ArtifactError, ReformerExportError, one_line
+from reformer_export.runtimes import LeftPaddingWarning, Runtime, RuntimeOptions, load
+from reformer_export.serving.channel import Channel
+from reformer_export.serving.generation_worker import GenerationScheduler
+from reformer_export.serving.messages import (
+    BrokenFrameError,
+    Cancel,
+    Failed,
+    Failure,
+    Generate,
+    Infer,
+    Ready,
+    Result,
+    Start,
+    Tensor,
+)
+from reformer_export.serving.refusals import parts_from_error
+
+
+def main() -> None:
+    """Serve the socket whose descriptor is the only argument, until it closes."""
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, signal.SIG_IGN)
+    channel = Channel(socket.socket(fileno=int(sys.argv[1])))
+    with contextlib.suppress(OSError, BrokenFrameError):
+        _serve(channel)
+    os._exit(0)  # threads may be in a run, whose answer nobody waits for
+
+
+def _serve(channel: Channel) -> None:
+    got = channel.receive()
+    if got is None or not isinstance(got[0], Start):
+        return
+    start = got[0]
+    try:
+        model = _open_model(start)
+    except ReformerExportError as error:
+        channel.send(Failed(type(error).__name__, parts_from_error(error)))
+        return
+    ready = _describe(model, start)
+    warnings.simplefilter("ignore", LeftPaddingWarning)
+    runs: queue.SimpleQueue[tuple[Infer, bytearray]] = queue.SimpleQueue()
+    for _ in range(ready.concurrency):
+        threading.Thread(target=_run_forever, args=(model, channel, runs), daemon=True).start()
+    scheduler = GenerationScheduler(model, channel.send, start.max_streams)
+    channel.send(ready)
+    while (got := channel.receive()) is not None:
+        message, payload = got
+        if isinstance(message, Infer):
+            runs.put((message, payload))
+        elif isinstance(message, Generate):
+            scheduler.submit(message, np.frombuffer(payload, np.int64).tolist())
+        elif isinstance(message, Cancel):
+            scheduler.cancel(message.id)
+
+
+def _open_model(start: Start) -> Runtime:
+    """The artifact, ready for its first request; ArtifactError where it is not the one that was served."""
+    options = RuntimeOptions(**start.runtime)
+    if not options.is_engine and options.threads is None:
+        options = dataclasses.replace(options, threads=1)
+    model = load(start.path, options)
+    if model.manifest.files != start.files:
+        fix = "start the server again to serve the new one"
+        raise ArtifactError(start.path, "another artifact than was served", "the same one", fix)
+    length = next(length for length in range(1, model.max_length + 1) if model.spec.takes_length(length))
+    try:
+        model.run(np.full((1, length), model.config.pad_token_id, np.int64))
+    except ReformerExportError as error:
+        if not options.is_engine:  # whose profiles may begin at longer sequences
+            raise
+        print(f"Note: no run before the first request: {error}", file=sys.stderr, flush=True)
+    return model
+
+
+def _describe(model: Runtime, start: Start) -> Ready:
+    on_gpu = model.record is not None or model.providers[0].startswith("CUDA")
+    concurrency = start.concurrency
+    if concurrency is None:
+        threads = start.runtime.get("threads") or 1
+        concurrency = 1 if on_gpu else max(1, len(os.sched_getaffinity(0)) // threads)
+    try:
+        model.check_decoding()
+        decodes = True
+    except ReformerExportError:
+        decodes = False
+    return Ready(model.description, model.notes, model.max_length, decodes, concurrency, on_gpu)
+
+
+def _run_forever(
+    model: Runtime, channel: Channel, runs: queue.SimpleQueue[tuple[Infer, bytearray]]
+) -> None:
+    while True:
+        message, payload = runs.get()
+        try:
+            begun = time.perf_counter()
+            outputs = model.run(*_read_inputs(message, payload), num_hashes=message.num_hashes)
+            run_ms = 1e3 * (time.perf_counter() - begun)
+        except Exception as error:  # one request's failure is not the worker's
+            channel.send(failure_from_error(message.id, error))
+            continue
+        arrays = [np.ascontiguousarray(value, np.float32) for value in outputs.values()]
+        tensors = [Tensor(name, array.shape) for name, array in zip(outputs, arrays, strict=True)]
+        try:
+            channel.send(Result(message.id, tensors, run_ms), *arrays)
+        except OSError:
+            return
+
+
+def _read_inputs(message: Infer, payload: bytearray) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    shape = (message.rows, message.length)
+    cells = message.rows * message.length
+    ids = np.frombuffer(payload, np.int64, cells).reshape(shape)
+    if not message.masked:
+        return ids, None
+    return ids, np.frombuffer(payload, np.int8, cells, 8 * cells).reshape(shape)
+
+
+def failure_from_error(request_id: int, error: Exception) -> Failure:
+    """What the front is told of an error; one that nobody foresaw is described on standard error too."""
+    if isinstance(error, ReformerExportError):
+        return Failure(request_id, type(error).__name__, parts_from_error(error))
+    print(f"Error: {type(error).__name__}: {one_line(error)}", file=sys.stderr, flush=True)
+    parts = ("model", f"'{type(error).__name__}'", "an answer", "see the server's log, and please report it")
+    return Failure(request_id, "ReformerExportError", parts)
+
+
+if __name__ == "__main__":
+    main()
