@@ -93,7 +93,9 @@ def _print_generation(generation: Generation) -> None:
 def _describe(generation: Generation, tokenizer: Tokenizer | None) -> dict[str, Any]:
     """A finished generation in JSON values."""
     text = (
-        None if tokenizer is None else "".join(decode_stream(tokenizer, generation.ids, generation.prompt_ids))
+        None
+        if tokenizer is None
+        else "".join(decode_stream(tokenizer, generation.ids, generation.prompt_ids))
     )
     return {
         "prompt_ids": list(generation.prompt_ids),

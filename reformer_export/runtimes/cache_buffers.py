@@ -34,6 +34,10 @@ class CacheBuffers:
         """Of all buffers."""
         return self.rows * sum(self._strides)
 
+    def nbytes_of(self, rows: int, capacity: int) -> int:
+        """`nbytes` at another size."""
+        return sum(tensor.nbytes(rows, capacity) for tensor in self.tensors)
+
     def address(self, index: int, row: int) -> int:
         """Of row `row` in the buffer of tensor `index`; the rows behind it follow."""
         return self._blocks[index].address + row * self._strides[index]

@@ -117,6 +117,19 @@ class DecodingState(Forkable):
             self._sequences = {**self._sequences, key: _Sequence(row, len(ids), ids, logits)}
             return key
 
+    def foresee_nbytes(self, rows: int, tokens: int) -> int:
+        """Bytes of caches, the most at a time, that `reserve` takes: old and new are there together."""
+        now = self._buffers
+        size = self._choose_size(rows, tokens)
+        return now.nbytes + (0 if size == (now.rows, now.capacity) else now.nbytes_of(*size))
+
+    def reserve(self, rows: int, tokens: int) -> None:
+        """Grow the caches for `rows` sequences of up to `tokens` tokens, or as many as the model takes:
+        until there are more, no call has to grow them, or can fail for want of memory."""
+        with self._lock:
+            self._check_open()
+            self._make_room(rows, tokens)
+
     def step(self, tokens: Mapping[int, int] | Iterable[tuple[int, int]]) -> None:
         """Give each sequence that `tokens` names its next token; the others rest. One call of the graph."""
         with self._lock:
@@ -244,10 +257,16 @@ class DecodingState(Forkable):
     def _make_room(self, rows: int, tokens: int) -> None:
         """Grow the caches for so many rows, and for sequences of so many tokens."""
         now = self._buffers
-        rows, capacity = choose_rows(now.rows, rows), choose_capacity(now.capacity, tokens, self._longest)
-        if (rows, capacity) != (now.rows, now.capacity):
+        size = self._choose_size(rows, tokens)
+        if size != (now.rows, now.capacity):
             held = {held.row: held.length for held in self._sequences.values()}
-            self._buffers = now.resized(rows, capacity, held)
+            self._buffers = now.resized(*size, held)
+
+    def _choose_size(self, rows: int, tokens: int) -> tuple[int, int]:
+        """Rows and capacity of the caches when they have grown."""
+        now = self._buffers
+        needed = min(tokens, self._longest)
+        return choose_rows(now.rows, rows), choose_capacity(now.capacity, needed, self._longest)
 
     def _close_gap(self, gap: int) -> None:
         """Move the last row to the row `gap`, which nobody has."""

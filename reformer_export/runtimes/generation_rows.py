@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
+
+from reformer_export.errors import ReformerExportError
 
 if TYPE_CHECKING:
     from reformer_export.runtimes.decoding import DecodingState
     from reformer_export.runtimes.generation import Generation
+
+    Refuse = Callable[[Generation, ReformerExportError], None]
 
 
 class GenerationRows(Protocol):
@@ -21,8 +26,11 @@ class GenerationRows(Protocol):
     def leave(self, generation: Generation) -> None:
         """Let a generation leave before its end; one that has left already may."""
 
-    def take(self) -> list[tuple[Generation, int | None]]:
-        """The next token of each, None where it ends the text; those that are then finished have left."""
+    def take(self, refuse: Refuse | None = None) -> list[tuple[Generation, int | None]]:
+        """The next token of each, None where it ends the text; those that are then finished have left.
+
+        One that fails leaves, and `refuse` is told of it; without `refuse` its error is raised.
+        """
 
     def advance(self) -> int:
         """Compute what follows the tokens that were taken; how many those were."""
@@ -46,12 +54,11 @@ class SteppingRows:
         if key is not None:
             self._state.remove(key)
 
-    def take(self) -> list[tuple[Generation, int | None]]:
-        taken = [(each, each.take(self._state.logits(key))) for each, key in self._keys.items()]
-        for generation, token in taken:
-            if token is None or generation.is_finished:
-                self.leave(generation)
-        return taken
+    def take(self, refuse: Refuse | None = None) -> list[tuple[Generation, int | None]]:
+        return _take_each(self, list(self._keys), self._draw, refuse)
+
+    def _draw(self, generation: Generation) -> int | None:
+        return generation.take(self._state.logits(self._keys[generation]))
 
     def advance(self) -> int:
         self._state.step({key: generation.ids[-1] for generation, key in self._keys.items()})
@@ -76,12 +83,30 @@ class PassingRows:
     def leave(self, generation: Generation) -> None:
         self._running.pop(generation, None)
 
-    def take(self) -> list[tuple[Generation, int | None]]:
-        taken = [(each, next(each, None)) for each in self._running]
-        for generation, token in taken:
-            if token is None or generation.is_finished:
-                self.leave(generation)
-        return taken
+    def take(self, refuse: Refuse | None = None) -> list[tuple[Generation, int | None]]:
+        return _take_each(self, list(self._running), lambda generation: next(generation, None), refuse)
 
     def advance(self) -> int:
         return len(self._running)
+
+
+def _take_each(
+    rows: GenerationRows,
+    running: list[Generation],
+    draw: Callable[[Generation], int | None],
+    refuse: Refuse | None,
+) -> list[tuple[Generation, int | None]]:
+    taken = []
+    for generation in running:
+        try:
+            token = draw(generation)
+        except ReformerExportError as error:
+            if refuse is None:
+                raise
+            rows.leave(generation)
+            refuse(generation, error)
+            continue
+        if token is None or generation.is_finished:
+            rows.leave(generation)
+        taken.append((generation, token))
+    return taken

@@ -56,5 +56,3 @@ class Channel:
                 return None
             at += got
         return buffer
-
-

@@ -5,9 +5,9 @@ A frame is a prefix (two little-endian integers: bytes of the header, bytes of t
 endian, one behind the other). Both sizes are bounded before anything of them is read; nothing is a pickle.
 
 Front to worker: `Start` once, then any number of `Infer`, `Generate`, `Cancel`.
-Worker to front: `Ready` or `Failed` once; then a `Result` or a `Failure` for each `Infer`; for each `Generate`
-a `Begun` and its share in any number of `Pieces`, the last of which says why it ended, or a `Failure`. Answers
-name their request's `id` and come in any order. A worker ends when its socket closes.
+Worker to front: `Ready` or `Failed` once; then a `Result` or a `Failure` for each `Infer`; for each
+`Generate` a `Begun` and its share in any number of `Pieces`, the last of which says why it ended, or a
+`Failure`. Answers name their request's `id` and come in any order. A worker ends when its socket closes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Start(msgspec.Struct, tag="start", frozen=True):
     """Open the artifact at `path`, whose manifest names `files` (SHA-256 by name): another one is refused.
 
     `runtime`: fields of RuntimeOptions; `concurrency`: runs at once; `max_streams`: sequences that are
-    generated at once.
+    generated at once, on caches of `max_cache` bytes.
     """
 
     path: str
@@ -40,6 +40,7 @@ class Start(msgspec.Struct, tag="start", frozen=True):
     runtime: dict[str, Any]
     concurrency: int | None
     max_streams: int
+    max_cache: int
 
 
 class Ready(msgspec.Struct, tag="ready", frozen=True):
@@ -100,6 +101,13 @@ class Generate(msgspec.Struct, tag="generate", frozen=True):
     stop: list[str] = []
     echo: bool = False
     given: list[int] = []
+
+    def read_prompt(self, payload: bytes | bytearray) -> str | list[int]:
+        """The payload's text or ids."""
+        if self.is_text:
+            return payload.decode("utf-8", "surrogateescape")
+        ids: list[int] = np.frombuffer(payload, np.int64).tolist()
+        return ids
 
 
 class Begun(msgspec.Struct, tag="begun", frozen=True):

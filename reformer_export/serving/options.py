@@ -56,6 +56,7 @@ class ServeOptions:
             while all runs are taken join anyway.
         max_queue: requests of a model that wait at most; the next is refused (429).
         max_streams: sequences of a model that are generated at once; others wait in the queue.
+        max_cache: bytes of caches that the generations of a model may take; others wait in the queue.
         max_new_tokens: tokens of one generation at most.
         timeout: seconds from a request to its answer, or to the first piece of one that is streamed (504).
         max_body: bytes of a request's body (413).
@@ -81,6 +82,7 @@ class ServeOptions:
     max_delay: float = 0.0
     max_queue: int = 256
     max_streams: int = 32
+    max_cache: int = 4 * 2**30
     max_new_tokens: int = 4096
     timeout: float = 60.0
     max_body: int = 8 * 2**20
@@ -121,6 +123,7 @@ _LEAST: Final[dict[str, float]] = {
     "max_delay": 0,
     "max_queue": 1,
     "max_streams": 1,
+    "max_cache": 1024,
     "max_new_tokens": 1,
     "timeout": 0.001,
     "max_body": 1024,
@@ -145,6 +148,7 @@ class ServeFields(TypedDict, total=False):
     max_delay: float
     max_queue: int
     max_streams: int
+    max_cache: int
     max_new_tokens: int
     timeout: float
     max_body: int

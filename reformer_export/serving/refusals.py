@@ -17,7 +17,6 @@ CLIENT_GONE: Final = 499
 INTERNAL: Final = 500
 
 
-
 class RefusalError(ReformerExportError):
     """A request that the server does not answer as it was asked; `status` is the HTTP status of that."""
 

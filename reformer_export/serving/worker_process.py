@@ -23,15 +23,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reformer_export.errors import ArtifactError, ReformerExportError, one_line
+from reformer_export.errors import ArtifactError, ReformerExportError
 from reformer_export.runtimes import LeftPaddingWarning, Runtime, RuntimeOptions, load
 from reformer_export.serving.channel import Channel
+from reformer_export.serving.failures import failure_from_error
 from reformer_export.serving.generation_worker import GenerationScheduler
 from reformer_export.serving.messages import (
     BrokenFrameError,
     Cancel,
     Failed,
-    Failure,
     Generate,
     Infer,
     Ready,
@@ -67,14 +67,20 @@ def _serve(channel: Channel) -> None:
     runs: queue.SimpleQueue[tuple[Infer, bytearray]] = queue.SimpleQueue()
     for _ in range(ready.concurrency):
         threading.Thread(target=_run_forever, args=(model, channel, runs), daemon=True).start()
-    scheduler = GenerationScheduler(model, channel.send, start.max_streams)
+    scheduler = GenerationScheduler(
+        model,
+        channel.send,
+        lanes=ready.concurrency,
+        max_streams=start.max_streams,
+        max_cache=start.max_cache,
+    )
     channel.send(ready)
     while (got := channel.receive()) is not None:
         message, payload = got
         if isinstance(message, Infer):
             runs.put((message, payload))
         elif isinstance(message, Generate):
-            scheduler.submit(message, np.frombuffer(payload, np.int64).tolist())
+            scheduler.submit(message, payload)
         elif isinstance(message, Cancel):
             scheduler.cancel(message.id)
 
@@ -112,9 +118,7 @@ def _describe(model: Runtime, start: Start) -> Ready:
     return Ready(model.description, model.notes, model.max_length, decodes, concurrency, on_gpu)
 
 
-def _run_forever(
-    model: Runtime, channel: Channel, runs: queue.SimpleQueue[tuple[Infer, bytearray]]
-) -> None:
+def _run_forever(model: Runtime, channel: Channel, runs: queue.SimpleQueue[tuple[Infer, bytearray]]) -> None:
     while True:
         message, payload = runs.get()
         try:
@@ -139,15 +143,6 @@ def _read_inputs(message: Infer, payload: bytearray) -> tuple[NDArray[Any], NDAr
     if not message.masked:
         return ids, None
     return ids, np.frombuffer(payload, np.int8, cells, 8 * cells).reshape(shape)
-
-
-def failure_from_error(request_id: int, error: Exception) -> Failure:
-    """What the front is told of an error; one that nobody foresaw is described on standard error too."""
-    if isinstance(error, ReformerExportError):
-        return Failure(request_id, type(error).__name__, parts_from_error(error))
-    print(f"Error: {type(error).__name__}: {one_line(error)}", file=sys.stderr, flush=True)
-    parts = ("model", f"'{type(error).__name__}'", "an answer", "see the server's log, and please report it")
-    return Failure(request_id, "ReformerExportError", parts)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,110 @@
+"""Generations that step together, in one thread of a worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from reformer_export.errors import ReformerExportError
+from reformer_export.runtimes import Runtime
+from reformer_export.runtimes.decoding import DecodingState
+from reformer_export.runtimes.generation import Generation
+from reformer_export.runtimes.generation_rows import GenerationRows, PassingRows, SteppingRows
+from reformer_export.serving.failures import failure_from_error
+from reformer_export.serving.generation_stream import GenerationStream
+from reformer_export.serving.messages import Pieces
+
+
+class GenerationLane:
+    """Streams that take a token each in every step of this lane.
+
+    With decode.onnx they share a decoding state; without, each token is a whole pass over its text. Only the
+    lane's thread calls it, but where another holds the scheduler's lock and the lane is empty.
+
+    Attributes:
+        streams: those that it has, by their generations; changed under the scheduler's lock.
+        nbytes: of its caches now, or of those that it is about to have.
+    """
+
+    def __init__(self, model: Runtime, *, has_cache: bool, send: Callable[..., Any]) -> None:
+        self.streams: dict[Generation, GenerationStream] = {}
+        self.nbytes = 0
+        self._model = model
+        self._has_cache = has_cache
+        self._send = send
+        self._state: DecodingState | None = None
+        self._rows: GenerationRows | None = None
+
+    def foresee_nbytes(self, stream: GenerationStream) -> int:
+        """Bytes of caches, the most at a time, while `stream` joins."""
+        if not self._has_cache:
+            return 0
+        if self._state is None:
+            self._state = self._model.start_decoding()
+        return self._state.foresee_nbytes(len(self.streams) + 1, stream.most_tokens)
+
+    def join(self, stream: GenerationStream) -> bool:
+        """Read the prompt of a stream that `streams` has; False, and its client is told, where that fails."""
+        try:
+            if stream.is_cancelled:
+                return False
+            rows = self._open_rows()
+            if self._state is not None:
+                self._state.reserve(len(self.streams), stream.most_tokens)
+            rows.join(stream.generation)
+        except Exception as error:  # one request's failure is not the others'
+            self._send(failure_from_error(stream.id, error))
+            return False
+        finally:
+            self.nbytes = 0 if self._state is None else self._state.nbytes
+        return True
+
+    def step(self) -> list[GenerationStream]:
+        """A token for each stream; those that have ended."""
+        try:
+            return self._step()
+        except OSError:
+            raise
+        except Exception as error:
+            ended = list(self.streams.values())
+            for stream in ended:
+                self._send(failure_from_error(stream.id, error))
+            self.release()
+            return ended
+
+    def release(self) -> None:
+        """Give the caches back; no stream runs any more."""
+        if self._state is not None:
+            self._state.close()
+        self._state = self._rows = None
+        self.nbytes = 0
+
+    def _step(self) -> list[GenerationStream]:
+        rows, pieces = self._open_rows(), []
+        ended = [stream for stream in self.streams.values() if stream.is_cancelled]
+        for stream in ended:
+            rows.leave(stream.generation)
+
+        def refuse(generation: Generation, error: ReformerExportError) -> None:
+            stream = self.streams[generation]
+            self._send(failure_from_error(stream.id, error))
+            ended.append(stream)
+
+        for generation, token in rows.take(refuse):
+            stream = self.streams[generation]
+            piece = stream.read(token)
+            if piece is None:
+                continue
+            pieces.append(piece)
+            if piece.reason is not None:
+                rows.leave(generation)
+                ended.append(stream)
+        if pieces:
+            self._send(Pieces(pieces))
+        rows.advance()
+        return ended
+
+    def _open_rows(self) -> GenerationRows:
+        if self._rows is None:
+            self._rows = PassingRows() if self._state is None else SteppingRows(self._state)
+        return self._rows
