@@ -122,7 +122,7 @@ class GenerationLoop:
                 stream.drop()
         for rows in list(self._lanes.values()):
             try:
-                for generation, token in rows.take():
+                for generation, token in rows.take(self._refuse):
                     stream, _ = self._running[generation]
                     if generation.stop_reason is not None:
                         del self._running[generation]

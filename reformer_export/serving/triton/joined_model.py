@@ -34,6 +34,12 @@ class Asked:
     mask: NDArray[np.int64]
     num_hashes: int | None
 
+    @property
+    def company(self) -> tuple[int | None, int]:
+        """Requests may run together where this is the same. What stands at a masked position depends on what
+        follows it, so that a request with some runs with those of its own length."""
+        return self.num_hashes, 0 if self.mask.all() else self.ids.shape[1]
+
 
 def check_request(
     runtime: Runtime, ids: NDArray[np.int64], mask: NDArray[np.int64] | None, num_hashes: object
@@ -49,29 +55,31 @@ def answer_requests(runtime: Runtime, asked: Sequence[Asked]) -> list[Outputs | 
     """The outputs of each request, with its rows first; or why it has none."""
     places = [(number, row) for number, each in enumerate(asked) for row in range(len(each.ids))]
     answers: dict[tuple[int, int], Outputs | ReformerExportError] = {}
-    for rounds in dict.fromkeys(each.num_hashes for each in asked):
-        alike = [place for place in places if asked[place[0]].num_hashes == rounds]
+    for company in dict.fromkeys(each.company for each in asked):
+        alike = [place for place in places if asked[place[0]].company == company]
         lengths = [asked[number].ids.shape[1] for number, _ in alike]
         for batch in plan_batches(lengths, Batching(rows=None), runtime.spec):
             members = [alike[position] for position in batch]
-            answers.update(_run_batch(runtime, asked, members, rounds))
+            answers.update(_run_batch(runtime, asked, members))
     return [
-        _join_rows([answers[number, row] for row in range(len(each.ids))]) for number, each in enumerate(asked)
+        _join_rows([answers[number, row] for row in range(len(each.ids))])
+        for number, each in enumerate(asked)
     ]
 
 
 def _run_batch(
-    runtime: Runtime, asked: Sequence[Asked], members: list[tuple[int, int]], rounds: int | None
+    runtime: Runtime, asked: Sequence[Asked], members: list[tuple[int, int]]
 ) -> dict[tuple[int, int], Outputs | ReformerExportError]:
     rows = [(asked[number].ids[row], asked[number].mask[row]) for number, row in members]
     try:
+        rounds = asked[members[0][0]].num_hashes
         outputs = runtime.run([ids for ids, _ in rows], [mask for _, mask in rows], rounds)
     except ReformerExportError as error:
         if len(members) == 1:
             return {members[0]: error}
         halves = members[: len(members) // 2], members[len(members) // 2 :]  # an engine takes so many rows
         return {
-            place: answer for half in halves for place, answer in _run_batch(runtime, asked, half, rounds).items()
+            place: answer for half in halves for place, answer in _run_batch(runtime, asked, half).items()
         }
     has_row_a_token = runtime.spec.task != "text-classification" and runtime.spec.logits == "all"
     ends = [len(ids) if has_row_a_token else None for ids, _ in rows]  # without what joined them

@@ -123,7 +123,9 @@ class TritonRequest:
         for name, is_given in given.items():
             if is_given:
                 got = f"one that Triton's {self.backend} backend does not take"
-                raise InputError(name, got, "none for this backend", "leave it out, or choose another backend")
+                raise InputError(
+                    name, got, "none for this backend", "leave it out, or choose another backend"
+                )
 
 
 def _is_plain_path(text: str) -> bool:

@@ -119,7 +119,10 @@ def _plan_python(out: Path, manifest: Manifest, request: TritonRequest, version:
     for name, (module, model) in models.items():
         text = MODEL_PY.format(module=module, name=model, version=version)
         folder = f"{name}/{VERSION}/{ARTIFACT_FOLDER}"
-        files += [PlannedFile(f"{name}/{VERSION}/model.py", text=text), *_artifact_files(out, manifest, folder)]
+        files += [
+            PlannedFile(f"{name}/{VERSION}/model.py", text=text),
+            *_artifact_files(out, manifest, folder),
+        ]
         for record in engines:
             for source, suffix in ((engine_path, ENGINE_SUFFIX), (record_path, RECORD_SUFFIX)):
                 path = f"{folder}/{ENGINES_NAME}/{record.name}{suffix}"
@@ -224,7 +227,8 @@ def _no_engine(out: Path, request: TritonRequest, records: list[EngineRecord]) -
     runtime = request.chosen_runtime
     found = [record for record in records if request.engine in (None, record.name)]
     others = ", ".join(
-        f"{record.name} (of {record.runtime}{', which decodes' if record.decodes else ''})" for record in found
+        f"{record.name} (of {record.runtime}{', which decodes' if record.decodes else ''})"
+        for record in found
     )
     fix = f"build one with `reformer-export engine OUT --runtime {runtime} --embed-plugin`"
     if any(record.runtime != runtime for record in found):
@@ -240,4 +244,6 @@ def _check_engine(record: EngineRecord, manifest: Manifest, request: TritonReque
     if record.host_code is not None and not request.allow_engine_code:
         got = f"{record.name}, which carries {record.host_code}"
         expected = "an engine without machine code, which would run as the server"
-        raise InputError("engine", got, expected, "use `allow_engine_code=True` if you trust whoever built it")
+        raise InputError(
+            "engine", got, expected, "use `allow_engine_code=True` if you trust whoever built it"
+        )

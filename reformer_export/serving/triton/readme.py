@@ -103,7 +103,9 @@ def _python_needs(request: TritonRequest, plan: RepositoryPlan) -> list[str]:
     extra = {ONNXRUNTIME: "cpu", "tensorrt": "tensorrt", "tensorrt-rtx": "rtx"}[request.chosen_runtime]
     if extra == "cpu" and request.provider == "cuda":
         extra = "gpu"
-    either = " (or [gpu], where instances run on a GPU)" if request.provider == "auto" and extra == "cpu" else ""
+    either = (
+        " (or [gpu], where instances run on a GPU)" if request.provider == "auto" and extra == "cpu" else ""
+    )
     lines = [
         "Triton 23.11 or later with the python backend, on Linux.",
         f"`pip install 'reformer-export[{extra},text]=={__version__}'`{either} in the Python of that backend: "
@@ -140,7 +142,9 @@ def _onnxruntime_needs(request: TritonRequest, plan: RepositoryPlan) -> list[str
 def _tensorrt_needs(request: TritonRequest, plan: RepositoryPlan) -> list[str]:
     record = plan.engines[0]
     later = " or later" if record.flags.version_compatible else ""
-    hardware = "any GPU from Ampere on" if record.flags.hardware_compatible else "a GPU of compute capability "
+    hardware = (
+        "any GPU from Ampere on" if record.flags.hardware_compatible else "a GPU of compute capability "
+    )
     if not record.flags.hardware_compatible:
         hardware += " or ".join(record.compute_capabilities)
     shapes = "; ".join(
@@ -158,7 +162,9 @@ def _ask(manifest: Manifest, request: TritonRequest, plan: RepositoryPlan) -> st
     dims = output_dims(manifest.spec)
     rows = plan.configs[request.name]["max_batch_size"]
     shown = ", ".join(f"`{name}` [rows, {_shape(sizes)}]" for name, sizes in dims.items())
-    text = f"`{request.name}` takes `input_ids` and `attention_mask` int64 [rows, tokens] and gives {shown}:\n\n"
+    text = (
+        f"`{request.name}` takes `input_ids` and `attention_mask` int64 [rows, tokens] and gives {shown}:\n\n"
+    )
     text += (
         f"    curl localhost:8000/v2/models/{request.name}/versions/{VERSION}/infer -d \\\n"
         '      \'{"inputs": [{"name": "input_ids", "datatype": "INT64", "shape": [1, 3], "data": [5, 6, 7]},\n'

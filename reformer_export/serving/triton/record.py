@@ -87,5 +87,3 @@ def read_repository_record(folder: Path) -> RepositoryRecord:
     except (TypeError, ValueError) as error:
         raise _FILE.refuse(path, "options that are none of this version's") from error
     return record
-
-

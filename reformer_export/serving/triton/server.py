@@ -36,7 +36,9 @@ def runtime_options(arguments: ModelArguments, open_for: OpenFor = "run") -> Run
         fields = json.loads(read_parameter(arguments, RUNTIME_PARAMETER))
     except ValueError as error:
         fix = "mend config.pbtxt, or write the repository again"
-        raise InputError(f"config.pbtxt, parameter {RUNTIME_PARAMETER}", "no JSON", "an object", fix) from error
+        raise InputError(
+            f"config.pbtxt, parameter {RUNTIME_PARAMETER}", "no JSON", "an object", fix
+        ) from error
     if not isinstance(fields, dict):
         raise InputError(f"config.pbtxt, parameter {RUNTIME_PARAMETER}", type(fields).__name__, "an object")
     options = options_from_fields(RuntimeOptions, None, fields)

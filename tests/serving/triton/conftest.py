@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import transformers
+
+from reformer_export import export_checkpoint
+from reformer_export.serving.triton.repository import write_triton_repository
+from tests.hf_models import config_t, save_model
+from tests.required import skip_unless_required
+from tests.serving.triton.server import FOLDER, Server, reason_not_to, run_server
+
+
+@pytest.fixture(scope="session")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Configuration T on bytes: up to 512 tokens, 1 or 2 hashes, with decode.onnx."""
+    config = config_t(
+        is_decoder=True, vocab_size=258, axial_pos_shape=[16, 32], max_position_embeddings=512, eos_token_id=2
+    )
+    folder = tmp_path_factory.mktemp("triton")
+    checkpoint = save_model(folder, config, transformers.ReformerModelWithLMHead)
+    export_checkpoint(checkpoint, folder / "OUT", decode=True, max_hashes=2, verify=False)
+    return folder / "OUT"
+
+
+@pytest.fixture(scope="session")
+def repository(artifact: Path) -> Path:
+    """A python repository of it, on one thread."""
+    folder = artifact.parent / "REPOSITORY"
+    write_triton_repository(artifact, folder, provider="cpu", threads=1, queue_delay=100_000, max_streams=4)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server(repository: Path) -> Iterator[Server]:
+    """A tritonserver that serves it."""
+    problem = reason_not_to()
+    if problem is not None:
+        pytest.skip(problem)
+    if not (FOLDER / ".ready").is_file():
+        skip_unless_required("no tritonserver; `make triton-server` installs one")
+    with run_server(repository, repository.parent / "server.log") as running:
+        yield running
