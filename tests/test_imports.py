@@ -18,7 +18,8 @@ ROOT = Path(reformer_export.__file__).parent
 
 FLOORS = (
     {"__main__"},
-    {"cli", "serving"},
+    {"cli"},
+    {"serving"},
     {"workflows"},
     {"export", "engine", "parity", "measure", "report", "batch"},
     {"reference", "runtimes"},

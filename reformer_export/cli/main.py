@@ -29,6 +29,7 @@ COMMANDS: Final = (
     "generate",
     "bench",
     "inspect",
+    "triton",
     "build-library",
     "doctor",
 )

@@ -183,7 +183,7 @@ def _plan_tensorrt(out: Path, manifest: Manifest, request: TritonRequest) -> Rep
     )
     configs = {request.name: tensorrt_config(manifest, request, record)}
     batch = configs[request.name]["max_batch_size"]
-    notes = ()
+    notes: tuple[str, ...] = ()
     if batch < request.max_batch_size:
         notes = (f"max_batch_size is {batch}, the most that all profiles of the engine take.",)
     return RepositoryPlan(

@@ -22,8 +22,8 @@ HOST_CODE_OPTION: Final = "--backend-config=tensorrt,version-compatible=true"
 _TEXT: Final = """\
 # {name}: {task} by Triton Inference Server
 
-Written by reformer-export {version} for Triton's `{backend}` backend, from an artifact in {dtype}. Tokens of a
-sequence: {lengths}.
+Written by reformer-export {version} for Triton's `{backend}` backend, from an artifact in {dtype}. Tokens of
+a sequence: {lengths}.
 
 ## Start
 
@@ -41,19 +41,20 @@ Models: {models}. `reformer-export inspect {place}` compares every file with wha
 
 ## What may be changed
 
-`instance_group`, `dynamic_batching`, `max_batch_size` and other lines of a `config.pbtxt` that do not say what
-the model is: `inspect` then says that the file was edited, and whether it still fits the artifact. For anything
-else write the repository again. `{record}` says what was written, and from what.
+`instance_group`, `dynamic_batching`, `max_batch_size` and other lines of a `config.pbtxt` that do not say
+what the model is: `inspect` then says that the file was edited, and whether it still fits the artifact. For
+anything else write the repository again. `{record}` says what was written, and from what.
 """
 
 _BATCHES: Final = """\
-Up to {rows} rows run together; a request waits {delay} microseconds for others (`max_queue_delay_microseconds`).
+Up to {rows} rows run together; a request waits {delay} microseconds for others
+(`max_queue_delay_microseconds`).
 """
 
 _PYTHON_BATCHES: Final = """\
 Requests of unlike lengths are joined where the model itself pads them to one length: each answer is that of
-`reformer_export.load("OUT").run(...)` on the request alone. `attention_mask` may be left out; pad on the right.
-A model exported with --max-hashes takes the request parameter `num_hashes`.
+`reformer_export.load("OUT").run(...)` on the request alone. `attention_mask` may be left out; pad on the
+right. A model exported with --max-hashes takes the request parameter `num_hashes`.
 """
 
 _EQUAL_LENGTHS: Final = """\
@@ -67,9 +68,9 @@ _GENERATE: Final = """
     curl -N localhost:8000/v2/models/{name}/generate_stream -d '{{"text_input": "In the beginning"}}'
 
 The prompt is `text_input` or `input_ids`; `max_new_tokens`, `temperature`, `top_k`, `top_p`, `seed`,
-`eos_token_id`, `num_hashes` and `refresh` are optional inputs. Each response has `token_id`, `text_output` and
-`stop_reason`, which the last one fills. Up to {streams} generations step together in each instance. One whose
-client leaves stops.
+`eos_token_id`, `num_hashes` and `refresh` are optional inputs. Each response has `token_id`, `text_output`
+and `stop_reason`, which the last one fills. Up to {streams} generations step together in each instance. One
+whose client leaves stops.
 """
 
 
@@ -108,9 +109,11 @@ def _python_needs(request: TritonRequest, plan: RepositoryPlan) -> list[str]:
     )
     lines = [
         "Triton 23.11 or later with the python backend, on Linux.",
-        f"`pip install 'reformer-export[{extra},text]=={__version__}'`{either} in the Python of that backend: "
-        "the `python3` that is first on the server's PATH, or an environment that the parameter "
+        f"`pip install 'reformer-export[{extra},text]=={__version__}'`{either} in the Python of that "
+        "backend: the `python3` that is first on the server's PATH, or an environment that the parameter "
         "EXECUTION_ENV_PATH of `config.pbtxt` names. Neither torch nor transformers is needed.",
+        "numpy below 2 before Triton 24.11, whose python backend was built for it: with a later numpy it "
+        "ends at the first request.",
         "Nothing of the repository is executed but `model.py`, which imports that package.",
     ]
     if plan.engines:
@@ -124,18 +127,16 @@ def _onnxruntime_needs(request: TritonRequest, plan: RepositoryPlan) -> list[str
     if plan.library is not None and plan.library_path is not None:
         path = plan.configs[request.name]["model_operations"]["op_library_filename"][0]
         lines += [
-            f"The operator library {plan.library} at `{path}`: `op_library_filename` of `config.pbtxt` is an "
-            "absolute path of the server's machine. Where the repository is mounted elsewhere, write it again "
-            "with `--mounted-at`, or change that line. The library needs glibc of the machine that built it, "
-            "or later; LD_PRELOAD does not register it.",
+            f"The operator library {plan.library} at `{path}`: `op_library_filename` of `config.pbtxt` is "
+            "an absolute path of the server's machine. Where the repository is mounted elsewhere, write it "
+            "again with `--mounted-at`, or change that line. It needs the glibc that it was built with, or "
+            "a later one; LD_PRELOAD does not register it.",
         ]
     else:
         lines.append("No operator library: the function bodies in model.onnx run, with the same results.")
     if request.provider != "cpu":
-        lines.append(
-            f"On a GPU, products of float32 are {'rounded to TF32' if request.tf32 else 'not rounded to TF32'} "
-            "(use_tf32)."
-        )
+        rounded = "" if request.tf32 else "not "
+        lines.append(f"On a GPU, products of float32 are {rounded}rounded to TF32 (use_tf32).")
     return lines
 
 
@@ -152,8 +153,8 @@ def _tensorrt_needs(request: TritonRequest, plan: RepositoryPlan) -> list[str]:
     )
     return [
         f"Triton with the tensorrt backend and TensorRT {record.runtime_version}{later}; {hardware}.",
-        f"`{HOST_CODE_OPTION}`: the engine carries {record.host_code}, which the server loads and runs. Serve "
-        "only an engine whose builder you trust. No plugin library is loaded beside it.",
+        f"`{HOST_CODE_OPTION}`: the engine carries {record.host_code}, which the server loads and runs. "
+        "Serve only an engine whose builder you trust. No plugin library is loaded beside it.",
         f"Shapes, rows x tokens: {shapes}.",
     ]
 
@@ -167,7 +168,8 @@ def _ask(manifest: Manifest, request: TritonRequest, plan: RepositoryPlan) -> st
     )
     text += (
         f"    curl localhost:8000/v2/models/{request.name}/versions/{VERSION}/infer -d \\\n"
-        '      \'{"inputs": [{"name": "input_ids", "datatype": "INT64", "shape": [1, 3], "data": [5, 6, 7]},\n'
+        '      \'{"inputs": [{"name": "input_ids", "datatype": "INT64", "shape": [1, 3], '
+        '"data": [5, 6, 7]},\n'
         '        {"name": "attention_mask", "datatype": "INT64", "shape": [1, 3], "data": [1, 1, 1]}]}\'\n\n'
     )
     text += _BATCHES.format(rows=rows, delay=request.queue_delay)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any, Final
 
-from reformer_export.errors import InputError, ReformerExportError
+import numpy as np
+
+from reformer_export.errors import InputError, ReformerExportError, RuntimeUnavailableError
 from reformer_export.runtimes import Runtime, RuntimeOptions, load
 from reformer_export.runtimes.options import OpenFor, options_from_fields
 from reformer_export.serving.triton.config import RUNTIME_PARAMETER
@@ -50,8 +53,22 @@ def runtime_options(arguments: ModelArguments, open_for: OpenFor = "run") -> Run
     return options if options.is_engine else dataclasses.replace(options, open_for=open_for)
 
 
+def check_numpy() -> None:
+    """RuntimeUnavailableError for a numpy that ends this server's python backend at the first request.
+
+    Before 24.11 (server 2.52) it was built with pybind11 2.10, which reads numpy 2's types wrongly
+    (python_backend's CMakeLists.txt). NVIDIA's images say their version in the environment.
+    """
+    server = os.environ.get("TRITON_SERVER_VERSION", "")
+    numbers = [int(part) for part in server.split(".")[:2] if part.isdigit()]
+    if len(numbers) == 2 and tuple(numbers) < (2, 52) and int(np.__version__.split(".")[0]) >= 2:
+        got, fix = f"{np.__version__} with Triton {server}", "pip install 'numpy<2', or take a later server"
+        raise RuntimeUnavailableError("numpy", got, "below 2, for which that server was built", fix)
+
+
 def open_artifact(arguments: ModelArguments, open_for: OpenFor = "run") -> Runtime:
     """The artifact in the model's folder of the version, each file compared with its SHA-256."""
+    check_numpy()
     folder = Path(arguments["model_repository"]) / arguments["model_version"] / ARTIFACT_FOLDER
     options = dataclasses.replace(runtime_options(arguments, open_for), check=True)
     return load(folder, options)

@@ -1,7 +1,7 @@
 """Protobuf's text format, as far as config.pbtxt uses it: values to text and back.
 
-A message is a dict. A repeated field is a list, a map a list of {"key": ..., "value": ...}; an enum's value is
-a `Word`.
+A message is a dict. A repeated field is a list, a map a list of {"key": ..., "value": ...}; an enum's value
+is a `Word`.
 """
 
 from __future__ import annotations
@@ -61,9 +61,7 @@ def message_from_text(what: object, text: str) -> dict[str, list[Any]]:
     that is none."""
     if len(text) > MAX_BYTES:
         raise _refuse(what, f"{len(text)} characters")
-    tokens = _Tokens(what, text)
-    message = _read_message(tokens, end="", depth=0)
-    return message
+    return _read_message(_Tokens(what, text), end="", depth=0)
 
 
 class _Tokens:

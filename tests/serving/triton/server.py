@@ -1,7 +1,7 @@
 """A real tritonserver for the tests: `python -m tests.serving.triton.server FOLDER` makes its environment.
 
-It comes in the wheel of nvidia-pytriton: the server, its python backend and a stub of that for each Python. The
-environment has that wheel and the numpy that the stub was built for; all else is this environment's.
+It comes in the wheel of nvidia-pytriton: the server, its python backend and a stub of that for each Python.
+The environment has that wheel and the numpy that the stub was built for; all else is this environment's.
 """
 
 from __future__ import annotations

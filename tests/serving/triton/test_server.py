@@ -1,4 +1,4 @@
-"""The generated repository in a real tritonserver: its answers are those of `model.run` and `model.generate`."""
+"""The repository in a real tritonserver: its answers are those of `model.run` and `model.generate`."""
 
 from __future__ import annotations
 
