@@ -236,7 +236,7 @@ def read_engine_record(out: Path, name: str) -> EngineRecord:
 
 
 def read_record_file(path: Path, name: str) -> EngineRecord:
-    """Read and check the record of the engine `name` in the file `path`; errors as of `read_engine_record`."""
+    """The checked record of the engine `name` in the file `path`; the errors of `read_engine_record`."""
     values = _FILE.read_version(path, "engine_record_version", ENGINE_RECORD_VERSION)
     record = _FILE.convert(path, values, EngineRecord)
     meant = json.loads(record_text(record))

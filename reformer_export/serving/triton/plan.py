@@ -131,7 +131,8 @@ def _plan_python(out: Path, manifest: Manifest, request: TritonRequest, version:
     notes = []
     if len(models) == 2 and manifest.decode is None:
         notes.append(
-            f"Without {DECODE_NAME} every new token takes a whole pass: export with `decode` to step instead."
+            f"Without {DECODE_NAME} every new token takes a whole pass: `reformer-export onnx --decode` "
+            "exports one."
         )
     place = f"{request.name}/{VERSION}/{ARTIFACT_FOLDER}/{MANIFEST_NAME}"
     return RepositoryPlan(tuple(files), configs, place, engines=engines, notes=tuple(notes))

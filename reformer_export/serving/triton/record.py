@@ -11,6 +11,7 @@ import msgspec
 
 from reformer_export.artifact.engine_record import EngineName, Sha256, Text
 from reformer_export.artifact.files import JsonFile, json_text
+from reformer_export.errors import ReformerExportError
 from reformer_export.serving.triton.options import TritonRequest
 
 RECORD_NAME: Final = "reformer-export.json"
@@ -84,6 +85,6 @@ def read_repository_record(folder: Path) -> RepositoryRecord:
     record = _FILE.convert(path, values, RepositoryRecord)
     try:
         record.request  # noqa: B018
-    except (TypeError, ValueError) as error:
+    except (TypeError, ReformerExportError) as error:
         raise _FILE.refuse(path, "options that are none of this version's") from error
     return record

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
     from reformer_export.serving.triton.options import TritonFields
 
+PLACE: Final = "REPOSITORY"
+"""What a user calls the folder."""
+
 MEGABYTE: Final = 10**6
 BLOCK: Final = 2**20
 
@@ -86,12 +89,12 @@ def write_triton_repository(
     request = options_from_fields(TritonRequest, request, fields)
     artifact = locate_artifact(out, with_engines=request.runtime_options().is_engine)
     target = Path(os.path.abspath(repository))
-    check_new_folder(target, request.overwrite, _reason_to_keep)
+    check_new_folder(target, request.overwrite, _reason_to_keep, PLACE)
     manifest = read_manifest(artifact)
     plan = plan_repository(artifact, target, manifest, request, __version__)
     for note in plan.notes:
         say(f"Note: {note}")
-    with new_folder(target, request.overwrite, _reason_to_keep) as folder:
+    with new_folder(target, request.overwrite, _reason_to_keep, PLACE) as folder:
         files = _write_files(folder, plan, progress)
         readme = PlannedFile(README_NAME, text=readme_text(manifest, request, plan, target))
         files[README_NAME] = _write_text(folder, readme)

@@ -16,7 +16,7 @@ MAX_BYTES: Final = 2**20
 MAX_DEPTH: Final = 16
 
 _TOKEN: Final = re.compile(
-    r"""(?P<skip>[\s,;]+|\#[^\n]*)|(?P<mark>[{}\[\]<>:])|(?P<word>[A-Za-z_][A-Za-z0-9_.]*)"""
+    r"""(?P<skip>\s+|\#[^\n]*)|(?P<mark>[{}\[\]<>:,;])|(?P<word>[A-Za-z_][A-Za-z0-9_.]*)"""
     r"""|(?P<number>[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?)"""
     r"""|(?P<text>"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*')"""
 )
@@ -108,8 +108,10 @@ def _read_message(tokens: _Tokens, end: str, depth: int) -> dict[str, list[Any]]
         if tokens.take("["):
             while not tokens.take("]"):
                 values.append(_read_value(tokens, True, depth))
+                tokens.take(",")
         else:
             values.append(_read_value(tokens, has_colon, depth))
+        tokens.take(",", ";")
     if (tokens.token if tokens.kind == "mark" else tokens.kind.replace("end", "")) != end:
         raise _refuse(tokens.what, f"{tokens.token!r:.40} in the place of a field's name")
     tokens.advance()
