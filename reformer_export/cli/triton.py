@@ -44,7 +44,7 @@ SECTIONS = {
     help="python joins texts of unlike lengths and writes; the others are Triton's own, of model.onnx and of "
     "an engine.",
 )
-@click.option("--name", default=DEFAULT_NAME, show_default=True, help="The model's.")
+@click.option("--name", default=DEFAULT_NAME, show_default=True, metavar="NAME", help="The model's.")
 @click.option(
     "--max-batch-size",
     type=click.IntRange(1),
@@ -79,7 +79,7 @@ SECTIONS = {
 )
 @click.option(
     "--mounted-at",
-    metavar="PATH",
+    metavar="FOLDER",
     help="onnxruntime: where the server will see the repository.  [default: REPOSITORY]",
 )
 @click.option(
