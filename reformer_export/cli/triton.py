@@ -26,7 +26,7 @@ from reformer_export.serving.triton.repository import write_triton_repository
 from reformer_export.workflows.progress import say_nothing
 
 SECTIONS = {
-    "Serving": ("backend", "name", "max_batch_size", "queue_delay", "instances", "max_streams", "mounted_at"),
+    "Serving": ("backend", "name", "max_batch_size", "queue_delay", "instances", "streams", "mounted_at"),
     "Output": ("overwrite", "json_file"),
     "Runtime": ("runtime", "num_hashes", "provider", "native", "threads"),
     "GPU": ("tf32", "engine", "cuda_graphs", "allow_engine_code"),
@@ -70,7 +70,7 @@ SECTIONS = {
     help="Copies of the model, each a process or a session.",
 )
 @click.option(
-    "--max-streams",
+    "--streams",
     type=click.IntRange(1),
     default=16,
     show_default=True,

@@ -108,7 +108,7 @@ def generate_config(request: TritonRequest) -> Message:
         "instance_group": [_instances(request)],
         "parameters": [
             _runtime_parameter(request),
-            {"key": STREAMS_PARAMETER, "value": {"string_value": str(request.max_streams)}},
+            {"key": STREAMS_PARAMETER, "value": {"string_value": str(request.streams)}},
         ],
     }
 

@@ -34,7 +34,7 @@ class TritonRequest:
         max_batch_size: rows that run together.
         queue_delay: microseconds that a request may wait for others to run with.
         instances: processes (python) or sessions that serve the model, each with its own copy in memory.
-        max_streams: generations that step together, of the python backend; later ones wait.
+        streams: generations that step together, of the python backend; later ones wait.
         mounted_at: where the server will see the repository, an absolute path: the onnxruntime backend finds
             the operator library by it; None for where it is written.
         runtime: what runs the artifact, of the python backend; None for ONNX Runtime.
@@ -55,7 +55,7 @@ class TritonRequest:
     max_batch_size: int = 16
     queue_delay: int = 2000
     instances: int = 1
-    max_streams: int = 16
+    streams: int = 16
     mounted_at: str | None = None
     runtime: RuntimeName | None = None
     provider: Provider = "auto"
@@ -77,7 +77,7 @@ class TritonRequest:
             ("max_batch_size", 1, MAX_COUNT),
             ("queue_delay", 0, MAX_DELAY),
             ("instances", 1, MAX_COUNT),
-            ("max_streams", 1, MAX_COUNT),
+            ("streams", 1, MAX_COUNT),
         ):
             if not least <= getattr(self, name) <= most:
                 raise InputError(name, getattr(self, name), f"{least} to {most}", "choose another")
@@ -141,7 +141,7 @@ class TritonFields(TypedDict, total=False):
     max_batch_size: int
     queue_delay: int
     instances: int
-    max_streams: int
+    streams: int
     mounted_at: str | None
     runtime: RuntimeName | None
     provider: Provider

@@ -176,7 +176,7 @@ def _ask(manifest: Manifest, request: TritonRequest, plan: RepositoryPlan) -> st
     text += _PYTHON_BATCHES if request.backend == "python" else _EQUAL_LENGTHS
     name = request.name + GENERATE_SUFFIX
     if name in plan.configs:
-        text += _GENERATE.format(name=name, streams=request.max_streams)
+        text += _GENERATE.format(name=name, streams=request.streams)
     return text.rstrip()
 
 

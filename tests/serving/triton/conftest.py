@@ -17,8 +17,8 @@ from tests.serving.triton.server import FOLDER, Server, reason_not_to, run_serve
 
 @pytest.fixture(scope="session")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Configuration T on bytes: up to 512 tokens, 1 or 2 hashes, with decode.onnx. All processes of one run of
-    the tests share it: the first makes it."""
+    """Configuration T on bytes: up to 512 tokens, 1 or 2 hashes, with decode.onnx. All processes of one run
+    share it: the first makes it."""
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "triton"
     folder.mkdir(exist_ok=True)
@@ -41,7 +41,7 @@ def export(folder: Path) -> None:
 def repository(artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A python repository of it, on one thread."""
     folder = tmp_path_factory.mktemp("triton-server") / "REPOSITORY"
-    write_triton_repository(artifact, folder, provider="cpu", threads=1, queue_delay=100_000, max_streams=4)
+    write_triton_repository(artifact, folder, provider="cpu", threads=1, queue_delay=100_000, streams=4)
     return folder
 
 

@@ -62,7 +62,7 @@ def test_python_has_the_shapes_that_a_run_gives(tmp_path: Path, task: Task, logi
 
 def test_the_model_that_writes(tmp_path: Path) -> None:
     out = write_artifact(tmp_path / "OUT")
-    write_triton_repository(out, tmp_path / "R", provider="cpu", threads=2, name="a.b", max_streams=3)
+    write_triton_repository(out, tmp_path / "R", provider="cpu", threads=2, name="a.b", streams=3)
     config = read_config(tmp_path / "R", "a.b-generate")
     assert config.model_transaction_policy.decoupled
     assert config.max_batch_size == 0
