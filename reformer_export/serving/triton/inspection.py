@@ -175,13 +175,16 @@ def _expected_configs(
 
 
 def _check_config(folder: Path, name: str, expected: Fields) -> Iterator[str]:
-    """What contradicts the artifact in a model's configuration, a part of a sentence each."""
+    """What contradicts the artifact in a model's configuration, where there is one."""
     path = resolve_inside(folder, f"{name}/{CONFIG_NAME}")
-    if not path.is_file():
-        return  # told with the files
-    with reading(path):
-        found = message_from_text(path, read_text("config.pbtxt", path))
-    place = f"{name}/{CONFIG_NAME}"
+    if path.is_file():  # else it is told with the files
+        yield from find_contradictions(f"{name}/{CONFIG_NAME}", read_text(str(path), path), expected)
+
+
+def find_contradictions(place: str, text: str, expected: Fields) -> Iterator[str]:
+    """What `text`, a model's configuration, says otherwise than `expected`, a part of a sentence each that
+    begins with `place`; ArtifactError where it is none."""
+    found = message_from_text(place, text)
     for field in FIXED:
         if _by_name(found.get(field, [])) != _by_name(expected.get(field, [])):
             yield f"{place} with another {field} than the artifact's"
