@@ -80,7 +80,7 @@ def windows_from_lines(
         window.append(line)
         if line.sequence is not None:
             tokens += len(line.sequence.ids)
-            size += _count_output_bytes(spec, len(line.sequence.ids))
+            size += count_output_bytes(spec, len(line.sequence.ids))
         full = size >= WINDOW_OUTPUT_BYTES or tokens >= WINDOW_TOKENS
         if full or len(window) >= batching.window_lines:
             yield window
@@ -89,7 +89,7 @@ def windows_from_lines(
         yield window
 
 
-def _count_output_bytes(spec: ModelSpec, length: int) -> int:
+def count_output_bytes(spec: ModelSpec, length: int) -> int:
     """Of one sequence's outputs: float32, in JSON several times that."""
     if spec.task == "text-classification":
         return 4 * spec.num_labels
@@ -100,7 +100,7 @@ def _count_output_bytes(spec: ModelSpec, length: int) -> int:
 
 def plan_batches(lengths: Sequence[int], batching: Batching, spec: ModelSpec) -> list[list[int]]:
     """Positions in `lengths`, each once, in batches; the longest first, whose memory the others then use."""
-    group_of = {length: 0 if batching.mixes_lengths else _find_group(length, spec) for length in set(lengths)}
+    group_of = {length: 0 if batching.mixes_lengths else find_group(length, spec) for length in set(lengths)}
     groups = [group_of[length] for length in lengths]
     order = sorted(range(len(lengths)), key=lambda position: (-groups[position], -lengths[position]))
     batches: list[list[int]] = []
@@ -116,7 +116,7 @@ def plan_batches(lengths: Sequence[int], batching: Batching, spec: ModelSpec) ->
     return batches
 
 
-def _find_group(length: int, spec: ModelSpec) -> int:
+def find_group(length: int, spec: ModelSpec) -> int:
     """Sequences of one group give the same answers together as alone: masked up to the longest of them, each
     stands as the model's own padding to whole chunks would have it (none, up to the smallest chunk)."""
     return 0 if length <= spec.padding_threshold else spec.padded_length(length)

@@ -16,8 +16,9 @@ from reformer_export.batch import find_tokenizer
 from reformer_export.cli.option_values import STANDARD_OUTPUT, write_json
 from reformer_export.cli.summary_output import JsonSummaries
 from reformer_export.runtimes import Runtime
-from reformer_export.runtimes.generation import Generation, GenerationCost
+from reformer_export.runtimes.generation import Generation
 from reformer_export.runtimes.generation_batch import GenerationBatch
+from reformer_export.runtimes.generation_cost import GenerationCost
 from reformer_export.runtimes.tokenizer import Tokenizer, decode_stream
 
 

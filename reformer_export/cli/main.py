@@ -27,6 +27,7 @@ COMMANDS: Final = (
     "engine",
     "run",
     "generate",
+    "serve",
     "bench",
     "inspect",
     "triton",

@@ -18,7 +18,14 @@ from reformer_export.phases import log_phase
 _EXAMPLES: Final = "\b\nExamples:"
 """What stands before a command's examples; the backspace keeps click from filling the lines."""
 
-_METAVARS: Final = {"integer": "N", "integer range": "N", "float range": "X", "path": "FILE", "text": "TEXT"}
+_METAVARS: Final = {
+    "integer": "N",
+    "integer range": "N",
+    "float": "X",
+    "float range": "X",
+    "path": "FILE",
+    "text": "TEXT",
+}
 """What stands for a value in the help, by click's name of its type."""
 
 _FIELD: Final = re.compile(r'`(\w+)(?:=(?:(True|False)|"([^"]*)"))?`')

@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from reformer_export.errors import InputError, ReformerExportError, one_line_rep
 from reformer_export.runtimes.cache_buffers import CacheBuffers, choose_capacity, choose_rows
 from reformer_export.runtimes.cache_memory import CacheMemory
 from reformer_export.runtimes.forks import Forkable, keep_for_good, refuse_after_fork, watch_forks
+from reformer_export.runtimes.inputs import check_prompt, check_token, pairs_from_tokens
 from reformer_export.runtimes.ort_errors import error_from_run
 
 if TYPE_CHECKING:
@@ -90,6 +91,11 @@ class DecodingState(Forkable):
         """Tokens that a sequence can have before the caches grow."""
         return self._buffers.capacity
 
+    @property
+    def longest(self) -> int:
+        """Tokens that a sequence can have at most."""
+        return self._longest
+
     def length(self, key: int) -> int:
         """The tokens of a sequence."""
         return self._find(key).length
@@ -106,7 +112,9 @@ class DecodingState(Forkable):
     def add(self, prompt: Prompt) -> int:
         """Let a sequence join, which begins with `prompt`: text, or token ids as `generate` takes them; its
         key. The prompt's pass is the model's own over it."""
-        ids = self._check_prompt(self._read_prompt(prompt))
+        given = self._read_prompt(prompt)
+        check_prompt(given, self._longest, self._check_open().vocab_size)
+        ids = array("q", given)
         with self._lock:
             session = self._check_open()
             row = self._find_free_row()
@@ -215,32 +223,13 @@ class DecodingState(Forkable):
             fix = "give a key that `add` returned, of a sequence that was not removed"
             raise InputError("key", one_line_repr(key), expected, fix) from error
 
-    def _check_prompt(self, ids: list[int]) -> array[int]:
-        session = self._check_open()
-        if not 0 < len(ids) <= self._longest:
-            expected = f"1 to {self._longest}, the longest sequence"
-            raise InputError("prompt", f"{len(ids)} tokens", expected, "shorten it, or give some text")
-        row = np.array(ids, np.int64)
-        outside = np.flatnonzero((row < 0) | (row >= session.vocab_size))
-        if outside.size:
-            position = int(outside[0])
-            _check_token(f"prompt, position {position}", ids[position], session.vocab_size)
-        return array("q", ids)
-
     def _check_step(
         self, session: Decoder, tokens: Mapping[int, int] | Iterable[tuple[int, int]]
     ) -> dict[int, int]:
-        try:
-            pairs = [
-                (key, token) for key, token in (tokens.items() if isinstance(tokens, Mapping) else tokens)
-            ]
-        except (TypeError, ValueError) as error:
-            fix = "give e.g. {key: 5}"
-            raise InputError("tokens", one_line_repr(tokens), "a token id for each key", fix) from error
         named = {}
-        for key, token in pairs:
+        for key, token in pairs_from_tokens(tokens):
             held = self._find(key)
-            _check_token(f"the token of sequence {key}", token, session.vocab_size)
+            check_token(f"the token of sequence {key}", token, session.vocab_size)
             if held.length >= self._longest:
                 got = f"a token after {held.length}"
                 expected = f"at most {self._longest}, the longest sequence"
@@ -300,13 +289,6 @@ class DecodingState(Forkable):
             raise
         except Exception as error:
             raise error_from_run(error, call.ids.shape, self._buffers.memory.device, DECODE_NAME) from error
-
-
-def _check_token(what: str, token: Any, vocab_size: int) -> None:
-    is_integer = isinstance(token, int | np.integer) and not isinstance(token, bool)
-    if not (is_integer and 0 <= token < vocab_size):
-        fix = "use the tokenizer this model was trained with"
-        raise InputError(what, f"id {one_line_repr(token)}", f"an id from 0 to {vocab_size - 1}", fix)
 
 
 def _freeze(logits: NDArray[np.float32]) -> NDArray[np.float32]:

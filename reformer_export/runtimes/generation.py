@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from reformer_export.errors import InputError
 from reformer_export.runtimes.field_types import check_field_types
+from reformer_export.runtimes.generation_cost import GenerationCost
 from reformer_export.runtimes.inputs import SupportsDLPack, array_from_other, row_from_input
 from reformer_export.runtimes.num_hashes import choose_num_hashes
 from reformer_export.runtimes.sampling import SamplingOptions, require_integer, sample_token
@@ -104,42 +105,6 @@ def ids_from_prompt(prompt: object) -> list[int]:
     return row_of_ids("prompt", prompt, "give text, or token ids such as [5, 6, 7]")
 
 
-@dataclass
-class GenerationCost:
-    """What generating took so far, the choice of tokens included.
-
-    Attributes:
-        prompt_tokens: of the prompts that were read, and `prompt_seconds`, which that took and the first
-            token after each.
-        step_tokens: tokens after those first ones, and `step_seconds` for them, refreshes included.
-        cache_bytes: of caches, the most at a time.
-    """
-
-    prompt_tokens: int = 0
-    prompt_seconds: float = 0.0
-    step_tokens: int = 0
-    step_seconds: float = 0.0
-    cache_bytes: int = 0
-
-    @property
-    def prompt_tokens_per_second(self) -> float | None:
-        """None before the first prompt was read."""
-        return self.prompt_tokens / self.prompt_seconds if self.prompt_seconds else None
-
-    @property
-    def step_tokens_per_second(self) -> float | None:
-        """None before the first step."""
-        return self.step_tokens / self.step_seconds if self.step_seconds else None
-
-    def add_prompt(self, tokens: int, seconds: float) -> None:
-        self.prompt_tokens += tokens
-        self.prompt_seconds += seconds
-
-    def add_steps(self, tokens: int, seconds: float) -> None:
-        self.step_tokens += tokens
-        self.step_seconds += seconds
-
-
 def choose_cache(runtime: Runtime, options: GenerationOptions) -> bool:
     """Whether to step with decode.onnx; InputError where the options want what there is not."""
     has_cache = options.cache != "off"
@@ -200,6 +165,7 @@ class Generation(Iterator[int]):
         self.stop_reason: StopReason | None = None
         self.cost = GenerationCost()
         self._runtime = runtime
+        self._longest = longest
         self._state: DecodingState | None = None
         self._key = 0
         self._given = tuple(given)
@@ -209,7 +175,7 @@ class Generation(Iterator[int]):
     @property
     def is_finished(self) -> bool:
         """Whether no token follows; `stop_reason` then says why."""
-        if self.stop_reason is None and len(self.prompt_ids) + len(self.ids) >= self._runtime.max_length:
+        if self.stop_reason is None and len(self.prompt_ids) + len(self.ids) >= self._longest:
             self.stop_reason = "max_length"
         if self.stop_reason is None and len(self.ids) >= self.options.max_new_tokens:
             self.stop_reason = "max_new_tokens"
@@ -243,6 +209,10 @@ class Generation(Iterator[int]):
             return None
         self.ids.append(token)
         return token
+
+    def limit_length(self, longest: int) -> None:
+        """Let prompt and text have so many tokens at most: an engine for steps may take fewer."""
+        self._longest = min(self._longest, longest)
 
     def is_due_for_refresh(self) -> bool:
         """Whether the tokens so far shall be passed over as a whole before the next."""

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Final
 from reformer_export.errors import ReformerExportError
 from reformer_export.runtimes.generation import (
     Generation,
-    GenerationCost,
     GenerationOptions,
     Prompt,
     choose_cache,
 )
+from reformer_export.runtimes.generation_cost import GenerationCost
 from reformer_export.runtimes.generation_rows import SteppingRows
 from reformer_export.runtimes.sampling import require_integer
 

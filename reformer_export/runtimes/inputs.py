@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reformer_export.errors import InputError, one_line
+from reformer_export.errors import InputError, one_line, one_line_repr
 from reformer_export.spec import ModelSpec
 
 
@@ -150,3 +150,32 @@ def _check_mask(id_rows: list[NDArray[np.integer]], mask_rows: list[NDArray[np.i
             LeftPaddingWarning,
             stacklevel=5,
         )
+
+
+def check_token(what: str, token: Any, vocab_size: int) -> None:
+    """InputError unless `token` is an id of a vocabulary of so many."""
+    is_integer = isinstance(token, int | np.integer) and not isinstance(token, bool)
+    if not (is_integer and 0 <= token < vocab_size):
+        fix = "use the tokenizer this model was trained with"
+        raise InputError(what, f"id {one_line_repr(token)}", f"an id from 0 to {vocab_size - 1}", fix)
+
+
+def check_prompt(ids: Sequence[int], longest: int, vocab_size: int) -> None:
+    """InputError unless `ids` are those of a prompt of at most `longest` tokens."""
+    if not 0 < len(ids) <= longest:
+        expected = f"1 to {longest}, the longest sequence"
+        raise InputError("prompt", f"{len(ids)} tokens", expected, "shorten it, or give some text")
+    row = np.array(ids, np.int64)
+    outside = np.flatnonzero((row < 0) | (row >= vocab_size))
+    if outside.size:
+        position = int(outside[0])
+        check_token(f"prompt, position {position}", ids[position], vocab_size)
+
+
+def pairs_from_tokens(tokens: Mapping[int, int] | Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Key and token of each sequence that a step names; InputError for anything else."""
+    try:
+        return [(key, token) for key, token in (tokens.items() if isinstance(tokens, Mapping) else tokens)]
+    except (TypeError, ValueError) as error:
+        fix = "give e.g. {key: 5}"
+        raise InputError("tokens", one_line_repr(tokens), "a token id for each key", fix) from error

@@ -55,17 +55,17 @@ def sample_token(logits: NDArray[np.float32], options: SamplingOptions, rng: np.
 
     One number is drawn from `rng`, none when the temperature is 0.
     """
-    likeliest = int(np.argmax(logits))  # a NaN, where there is one
+    likeliest = int(logits.argmax())  # a NaN, where there is one
     if not math.isfinite(logits[likeliest]):
         raise InputError("logits", "NaN or infinity", "finite numbers", 'export with `dtype="float32"`')
     if options.temperature == 0:
         return likeliest
-    order = np.argsort(-logits, kind="stable")[: options.top_k]
+    order = (-logits).argsort(kind="stable")[: options.top_k]
     with np.errstate(over="ignore"):
         scores = (logits[order].astype(np.float64) - float(logits[order[0]])) / options.temperature
-    cumulative = np.cumsum(np.exp(scores))
+    cumulative = np.exp(scores).cumsum()
     if options.top_p < 1:
-        kept = int(np.searchsorted(cumulative, options.top_p * cumulative[-1], side="left")) + 1
+        kept = int(cumulative.searchsorted(options.top_p * cumulative[-1], side="left")) + 1
         cumulative = cumulative[:kept]
-    drawn = np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right")
+    drawn = cumulative.searchsorted(rng.random() * cumulative[-1], side="right")
     return int(order[min(int(drawn), len(cumulative) - 1)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from reformer_export.errors import ReformerExportError
+from reformer_export.errors import InputError, ReformerExportError, RuntimeUnavailableError
 from reformer_export.runtimes import Runtime
 from reformer_export.runtimes.decoding import DecodingState
 from reformer_export.runtimes.generation import Generation
@@ -49,8 +49,7 @@ class GenerationLane:
             if stream.is_cancelled:
                 return False
             rows = self._open_rows()
-            if self._state is not None:
-                self._state.reserve(len(self.streams), stream.most_tokens)
+            self._reserve(stream)
             rows.join(stream.generation)
         except Exception as error:  # one request's failure is not the others'
             self._send(failure_from_error(stream.id, error))
@@ -103,6 +102,15 @@ class GenerationLane:
             self._send(Pieces(pieces))
         rows.advance()
         return ended
+
+    def _reserve(self, stream: GenerationStream) -> None:
+        if self._state is None:
+            return
+        try:
+            self._state.reserve(len(self.streams), stream.most_tokens)
+        except InputError as error:  # memory is short, which the request cannot help
+            fix = "try again later, or start the server with a smaller `max_cache`"
+            raise RuntimeUnavailableError(error.what, error.got, error.expected, fix) from error
 
     def _open_rows(self) -> GenerationRows:
         if self._rows is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from reformer_export.runtimes import Runtime
 from reformer_export.runtimes.generation import Generation, GenerationOptions
+from reformer_export.runtimes.inputs import check_prompt
 from reformer_export.runtimes.tokenizer import TextStream
 from reformer_export.serving.messages import Begun, Generate, Piece
 from reformer_export.serving.stop_strings import StopStrings
@@ -24,11 +25,14 @@ class GenerationStream:
     def __init__(self, model: Runtime, message: Generate, prompt: str | list[int]) -> None:
         tokenizer = model.tokenizer
         ids = model.read_prompt(prompt)
-        options = GenerationOptions(**message.options)
         self.id = message.id
-        self.generation = Generation(model, ids, options, tokenizer, message.given)
+        self.generation = Generation(
+            model, ids, GenerationOptions(**message.options), tokenizer, message.given
+        )
+        check_prompt(ids, model.max_length, model.spec.vocab_size)
         self.is_cancelled = False
-        self.begun = Begun(self.id, len(ids), tokenizer.decode(ids) if message.echo else "")
+        echoed = prompt if isinstance(prompt, str) else tokenizer.decode(ids)
+        self.begun = Begun(self.id, len(ids), echoed if message.echo else "")
         self._text: TextStream = tokenizer.start_stream(ids)
         self._stops = StopStrings(message.stop)
         self._given = len(message.given)

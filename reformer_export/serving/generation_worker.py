@@ -17,7 +17,7 @@ from reformer_export.runtimes.generation import GenerationOptions, choose_cache
 from reformer_export.serving.failures import failure_from_error
 from reformer_export.serving.generation_lane import GenerationLane
 from reformer_export.serving.generation_stream import GenerationStream
-from reformer_export.serving.messages import Generate
+from reformer_export.serving.messages import Generate, Piece, Pieces
 
 EXIT_BROKEN: Final = 70
 """Of a worker that cannot go on; the front starts another."""
@@ -33,6 +33,9 @@ class GenerationScheduler:
     steps of a lane, prompts join it that have `PROMPT_TOKENS` together, or one longer one. Prompts wait in
     their order, for one of `max_streams` places and until caches of `max_cache` bytes have room for all of
     the text that they may become: a stream that runs never wants memory.
+
+    Attributes:
+        lanes: none before the first prompt.
     """
 
     def __init__(
@@ -46,8 +49,10 @@ class GenerationScheduler:
         self._changed = threading.Condition()
         self._waiting: collections.deque[GenerationStream] = collections.deque()
         self._streams: dict[int, GenerationStream] = {}
-        self._lanes: list[GenerationLane] = []
+        self._is_closing = False
+        self.lanes: list[GenerationLane] = []
         self._number_of_lanes = lanes
+        self._threads: list[threading.Thread] = []
 
     def submit(self, message: Generate, payload: bytes | bytearray) -> None:
         """Let a prompt wait for its turn: text in UTF-8, or token ids, int64."""
@@ -58,8 +63,11 @@ class GenerationScheduler:
             self._send(failure_from_error(message.id, error))
             return
         self._send(stream.begun)
+        if stream.generation.is_finished:  # the prompt is as long as a sequence may be
+            self._send(Pieces([Piece(stream.id, [], "", stream.generation.stop_reason)]))
+            return
         with self._changed:
-            if not self._lanes:
+            if not self.lanes:
                 self._start_lanes()
             self._streams[stream.id] = stream
             self._waiting.append(stream)
@@ -77,6 +85,14 @@ class GenerationScheduler:
                 del self._streams[request_id]
                 self._changed.notify_all()
 
+    def close(self) -> None:
+        """Let the lanes end after their steps, whatever runs or waits."""
+        with self._changed:
+            self._is_closing = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+
     def _check_memory(self, stream: GenerationStream) -> None:
         """InputError unless the caches have room for the stream alone."""
         if not stream.generation.has_cache:
@@ -93,15 +109,18 @@ class GenerationScheduler:
         has_cache = choose_cache(self._model, GenerationOptions())
         for index in range(self._number_of_lanes if has_cache else 1):
             lane = GenerationLane(self._model, has_cache=has_cache, send=self._send)
-            self._lanes.append(lane)
+            self.lanes.append(lane)
             name = f"generation-{index}"
-            threading.Thread(target=self._run, args=(lane,), name=name, daemon=True).start()
+            thread = threading.Thread(target=self._run, args=(lane,), name=name, daemon=True)
+            self._threads.append(thread)
+            thread.start()
 
     def _run(self, lane: GenerationLane) -> None:
         try:
-            while True:
+            while not self._is_closing:
                 self._let_join(lane)
                 self._forget(lane, lane.step())
+            lane.release()
         except BaseException as error:
             if not isinstance(error, OSError):  # the front has gone
                 traceback.print_exc()
@@ -119,12 +138,16 @@ class GenerationScheduler:
         """The next stream for the lane, behind prompts of so many tokens; None where it shall step."""
         with self._changed:
             while True:
-                if self._waiting and self._has_room(lane, self._waiting[0], prompt_tokens):
+                if (
+                    self._waiting
+                    and not self._is_closing
+                    and self._has_room(lane, self._waiting[0], prompt_tokens)
+                ):
                     stream = self._waiting.popleft()
                     lane.nbytes = lane.foresee_nbytes(stream)
                     lane.streams[stream.generation] = stream
                     return stream
-                if lane.streams:
+                if lane.streams or self._is_closing:
                     return None
                 prompt_tokens = 0
                 self._changed.wait()
@@ -132,18 +155,18 @@ class GenerationScheduler:
     def _has_room(self, lane: GenerationLane, stream: GenerationStream, prompt_tokens: int) -> bool:
         if prompt_tokens and prompt_tokens + len(stream.generation.prompt_ids) > PROMPT_TOKENS:
             return False
-        if len(lane.streams) > min(len(other.streams) for other in self._lanes):
+        if len(lane.streams) > min(len(other.streams) for other in self.lanes):
             return False
-        if sum(len(each.streams) for each in self._lanes) >= self._max_streams:
+        if sum(len(each.streams) for each in self.lanes) >= self._max_streams:
             return False
         if self._foresee_total(lane, stream) > self._max_cache:
-            for other in self._lanes:
+            for other in self.lanes:
                 if not other.streams:
                     other.release()
         return self._foresee_total(lane, stream) <= self._max_cache
 
     def _foresee_total(self, lane: GenerationLane, stream: GenerationStream) -> int:
-        others = sum(other.nbytes for other in self._lanes if other is not lane)
+        others = sum(other.nbytes for other in self.lanes if other is not lane)
         return others + lane.foresee_nbytes(stream)
 
     def _forget(self, lane: GenerationLane, streams: list[GenerationStream]) -> None:

@@ -153,7 +153,7 @@ ToFront = Ready | Failed | Result | Begun | Pieces | Failure
 Answer = Result | Begun | Piece | Failure
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
-_DECODERS: Final = {
+_DECODERS: Final[dict[str, msgspec.msgpack.Decoder[Any]]] = {
     "worker": msgspec.msgpack.Decoder(ToWorker),
     "front": msgspec.msgpack.Decoder(ToFront),
 }
@@ -215,6 +215,6 @@ def arrays_from_payload(
 def error_from_parts(kind: str, parts: tuple[str, str, str, str]) -> ReformerExportError:
     """The error that another process met."""
     found = getattr(errors, kind, None)
-    is_ours = isinstance(found, type) and issubclass(found, ReformerExportError)
-    error: ReformerExportError = (found if is_ours else ReformerExportError)(*parts)
-    return error
+    if isinstance(found, type) and issubclass(found, ReformerExportError):
+        return found(*parts)
+    return ReformerExportError(*parts)

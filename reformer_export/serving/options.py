@@ -14,6 +14,8 @@ from reformer_export.runtimes.options import RuntimeOptions, max_threads
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 MAX_PORT: Final = 65535
+LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+"""Names and addresses of this machine that no other can reach."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ def artifact_from_text(text: str) -> Artifact:
     name, separator, path = text.partition("=")
     if separator and path and "/" not in name:
         return Artifact(name, path)
-    return Artifact(os.path.basename(os.path.abspath(text)), text)
+    return Artifact(Path(os.path.abspath(text)).name, text)
 
 
 @dataclass(frozen=True)

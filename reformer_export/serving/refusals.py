@@ -131,7 +131,10 @@ def body_from_error(path: str, error: BaseException) -> dict[str, Any]:
     if path.startswith("/v1/"):
         status = status_from_error(error)
         kind = "invalid_request_error" if status < INTERNAL else "server_error"
-        return {"error": {"message": words, "type": kind, "param": None, "code": None}}
+        what = error.what.split(",")[0] if isinstance(error, InputError | NotFoundError) else ""
+        param = what if what.isidentifier() else None
+        code = "model_not_found" if isinstance(error, NotFoundError) and param == "model" else None
+        return {"error": {"message": words, "type": kind, "param": param, "code": code}}
     return {"error": words}
 
 

@@ -1,4 +1,4 @@
-"""The process that holds one artifact open and runs it: `python -m reformer_export.serving.worker_process FD`.
+"""The process that holds one artifact open: `python -m reformer_export.serving.worker_process FD`.
 
 One session, which `concurrency` threads call at once: on the CPU with one thread each, which answers more
 requests a second than one run at a time with all cores, and holds the weights once. What it is asked comes
@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reformer_export.errors import ArtifactError, ReformerExportError
+from reformer_export.errors import ArtifactError, InputError, ReformerExportError
 from reformer_export.runtimes import LeftPaddingWarning, Runtime, RuntimeOptions, load
 from reformer_export.serving.channel import Channel
 from reformer_export.serving.failures import failure_from_error
@@ -70,7 +70,7 @@ def _serve(channel: Channel) -> None:
     scheduler = GenerationScheduler(
         model,
         channel.send,
-        lanes=ready.concurrency,
+        lanes=1 if ready.on_gpu else ready.concurrency,
         max_streams=start.max_streams,
         max_cache=start.max_cache,
     )
@@ -101,6 +101,10 @@ def _open_model(start: Start) -> Runtime:
         if not options.is_engine:  # whose profiles may begin at longer sequences
             raise
         print(f"Note: no run before the first request: {error}", file=sys.stderr, flush=True)
+    with contextlib.suppress(InputError):  # no decode.onnx, or no engine of it: whole passes then
+        model.check_decoding()
+        with model.start_decoding() as state:
+            state.step({state.add([model.config.pad_token_id]): model.config.pad_token_id})
     return model
 
 

@@ -17,6 +17,7 @@ from reformer_export import write_triton_repository
 from reformer_export.artifact.engine_record import record_text
 from reformer_export.serving.triton.record import RECORD_NAME
 from reformer_export.serving.triton.text_format import message_from_text
+from reformer_export.spec import ModelSpec
 from tests.artifact.test_engine_record import RECORD
 from tests.hf_models import config_t, save_model
 from tests.runtimes.artifacts import make_model, make_spec, write_artifact
@@ -30,6 +31,29 @@ class Seeds:
         with tempfile.TemporaryDirectory() as folder:
             artifact = write_artifact(Path(folder) / "artifact")
             return json.loads((artifact / "manifest.json").read_text())
+
+    @functools.cached_property
+    def infer_request(self) -> Any:
+        ids = {"name": "input_ids", "shape": [1, 3], "datatype": "INT64", "data": [5, 6, 7]}
+        size = {"binary_data_size": len(self.binary_mask)}
+        mask = {"name": "attention_mask", "shape": [1, 3], "datatype": "INT64", "parameters": size}
+        outputs = [{"name": "logits", "parameters": {"binary_data": True}}]
+        return {"id": "a", "inputs": [ids, mask], "outputs": outputs, "parameters": {"num_hashes": 1}}
+
+    @functools.cached_property
+    def completion(self) -> Any:
+        draw = {"temperature": 0.5, "top_p": 0.9, "top_k": 5, "seed": 3, "n": 2, "max_tokens": 7}
+        told = {"stream": True, "stream_options": {"include_usage": True}, "echo": True, "stop": ["a", "b"]}
+        return {"model": "tiny", "prompt": ["a", "b"], "user": "c", "logprobs": None, **draw, **told}
+
+    @functools.cached_property
+    def binary_mask(self) -> bytes:
+        """Behind the JSON of `infer_request`: 1, 1, 0."""
+        return struct.pack("<3q", 1, 1, 0)
+
+    @functools.cached_property
+    def spec(self) -> ModelSpec:
+        return make_spec()
 
     @functools.cached_property
     def engine_record(self) -> Any:

@@ -1,4 +1,4 @@
-"""What is fuzzed: every reader of a file that a stranger may have written.
+"""What is fuzzed: every reader of a file or a request that a stranger may have written.
 
 A target takes bytes and must return, or raise an error that this package raises on purpose. Anything else
 (another exception, a crash, a hang, memory without bound) is a finding. No target needs atheris, so that the
@@ -19,11 +19,21 @@ from reformer_export.artifact.engine_record import read_engine_record
 from reformer_export.artifact.manifest import MANIFEST_NAME, MODEL_NAME, check_files, read_manifest
 from reformer_export.checkpoints.checkpoint import LoadOptions
 from reformer_export.checkpoints.huggingface import load_huggingface
+from reformer_export.contract import INPUT_NAMES
 from reformer_export.errors import ReformerExportError
+from reformer_export.runtimes.generation import GenerationOptions
 from reformer_export.runtimes.inspection import inspect_onnx
 from reformer_export.runtimes.onnx_structure import check_onnx_structure
 from reformer_export.runtimes.source_config import read_source_config
 from reformer_export.runtimes.tokenizer import load_tokenizer
+from reformer_export.serving.completion_body import (
+    MAX_CHOICES,
+    generations_from_body,
+    read_completion_body,
+)
+from reformer_export.serving.messages import PREFIX, decode_for_worker, encode_frame
+from reformer_export.serving.model_inputs import check_inputs
+from reformer_export.serving.tensors_v2 import MAX_CHARACTERS, read_infer_request
 from reformer_export.serving.triton.inspection import find_contradictions, inspect_repository
 from reformer_export.serving.triton.record import RECORD_NAME
 from tests.fuzz.seeds import SEEDS
@@ -175,6 +185,32 @@ def fuzz_triton_config(data: bytes) -> None:
     assert list(find_contradictions("config.pbtxt", text, SEEDS.triton_fields)) or data[:1] == b"\x01"
 
 
+def fuzz_infer_request(data: bytes) -> None:
+    """The body of a request to the server; an edited one has a binary tensor behind its JSON."""
+    text = _edited_text(data, SEEDS.infer_request)
+    is_edited = data[:1] == b"\x01"
+    body, length = (text + SEEDS.binary_mask, str(len(text))) if is_edited else (text, None)
+    asked = read_infer_request(body, length, INPUT_NAMES)
+    assert len(asked.id) <= MAX_CHARACTERS
+    spec = SEEDS.spec
+    ids, mask = check_inputs(spec, spec.max_length, asked.arrays)
+    assert ids.min() >= 0
+    assert ids.max() < spec.vocab_size
+    assert mask is None or mask.any(axis=1).all()
+
+
+def fuzz_completion(data: bytes) -> None:
+    """The body of a request for texts, and the messages that a worker gets of it."""
+    body = read_completion_body(_edited_text(data, SEEDS.completion))
+    generations = generations_from_body(body, 100)
+    assert 0 < len(generations) <= MAX_CHOICES
+    for message, payload in generations:
+        sent = decode_for_worker(encode_frame(message, len(payload))[PREFIX.size :])
+        assert sent == message
+        message.read_prompt(payload)
+        assert 0 < GenerationOptions(**message.options).max_new_tokens <= 100
+
+
 TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     "manifest": fuzz_manifest,
     "source_config": fuzz_source_config,
@@ -185,6 +221,8 @@ TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     "triton_config": fuzz_triton_config,
     "checkpoint_config": fuzz_checkpoint_config,
     "checkpoint_weights": fuzz_checkpoint_weights,
+    "infer_request": fuzz_infer_request,
+    "completion": fuzz_completion,
 }
 
 

@@ -83,7 +83,7 @@ def check_page(path: Path) -> None:
             back, text = seen.page.evaluate(
                 "() => { const s = getComputedStyle(document.body); return [s.backgroundColor, s.color]; }"
             )
-            assert _contrast(back, text) > 7, (back, text)
+            assert contrast(back, text) > 7, (back, text)
     with open_page(path, width=390) as seen:
         assert seen.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), (
             "wider than a phone"
@@ -118,7 +118,7 @@ def _edge_differs(part: Any) -> bool:
     return sum(pixel != PAGE_BACK for pixel in edge) > 0.9 * len(edge)
 
 
-def _contrast(first: str, second: str) -> float:
+def contrast(first: str, second: str) -> float:
     """WCAG's contrast ratio of two CSS colours "rgb(r, g, b)"."""
     lights = []
     for colour in (first, second):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -33,16 +34,18 @@ _NUMPY: Final[dict[str, Any]] = {"float32": np.float32, "float16": np.float16, "
 
 
 @lru_cache
-def decoding_artifact(dtype: DType = "float32", max_hashes: int | None = None) -> Path:
-    """The artifact of a random model with local and LSH layers, chunks of 8 and of 4, and 96 positions;
-    `max_hashes` for one whose runs choose."""
+def decoding_artifact(
+    dtype: DType = "float32", max_hashes: int | None = None, positions: tuple[int, int] = (8, 12)
+) -> Path:
+    """The artifact of a random model with local and LSH layers, chunks of 8 and of 4, and 96 positions, or
+    the product of `positions`; `max_hashes` for one whose runs choose."""
     root = Path(mkdtemp(prefix="decoding-"))
     config = config_t(
         is_decoder=True,
         vocab_size=VOCABULARY,
         attn_layers=["local", "lsh", "local", "lsh"],
-        axial_pos_shape=[8, 12],
-        max_position_embeddings=LONGEST,
+        axial_pos_shape=list(positions),
+        max_position_embeddings=math.prod(positions),
         lsh_attn_chunk_length=4,
         num_buckets=[2, 4],
         hash_seed=None if max_hashes else 3,

@@ -210,9 +210,13 @@ def _choose_engines(out: Path, manifest: Manifest, request: TritonRequest) -> li
     """The engines of whole sequences that are meant, at least one; for the python backend then those that
     decode, of which its runtime chooses."""
     runtime, named = request.chosen_runtime, request.engine
-    records = [read_engine_record(out, name) for name in list_engines(out)]
-    if named and named not in {record.name for record in records}:
-        records.append(read_engine_record(out, named))  # says what is wrong with it
+    records = []
+    for name in dict.fromkeys((*([named] if named else []), *list_engines(out))):
+        try:
+            records.append(read_engine_record(out, name))
+        except ArtifactError:
+            if named in (None, name):
+                raise
     alike = [record for record in records if record.runtime == runtime]
     fitting = [record for record in alike if not record.decodes and named in (None, record.name)]
     if not fitting:

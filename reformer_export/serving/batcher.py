@@ -1,0 +1,306 @@
+"""Requests of one model wait here and go to its worker together where that changes no answer.
+
+The rule is that of batch/: rows whose lengths the model itself pads to one length give the same answers
+together as alone. A run begins as soon as the worker has a thread for it (after `max_delay`, where that is
+wished); what comes meanwhile waits, and joins. The oldest request is in the next batch, always.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reformer_export.batch.batching import find_group
+from reformer_export.errors import ReformerExportError
+from reformer_export.serving.messages import Infer, Result, arrays_from_payload
+from reformer_export.serving.refusals import NotReadyError, QueueFullError
+from reformer_export.serving.worker import WorkerDiedError
+from reformer_export.spec import ModelSpec
+
+MAX_DEATHS_OF_A_REQUEST: Final = 2
+"""Workers that a request may take with it, or be taken by; then it is refused."""
+
+
+class Runs(Protocol):
+    """What of a worker is needed here."""
+
+    is_up: bool
+    on_change: list[Callable[[], None]]
+
+    @property
+    def concurrency(self) -> int: ...
+
+    def check_accepts(self) -> None: ...
+
+    async def infer(self, message: Infer, *payload: Any) -> tuple[Result, memoryview]: ...
+
+
+@dataclass(frozen=True)
+class BatchLimits:
+    """Of a batch: `rows`, `tokens` (with padding) and `response` bytes of its outputs; `delay`: seconds that
+    a request waits for company; `waiting`: requests that wait."""
+
+    rows: int
+    tokens: int
+    response: int
+    delay: float
+    waiting: int
+
+
+@dataclass(frozen=True)
+class Request:
+    """`ids` int64 [rows, length] and `mask` int8 of the same shape (None: all ones), checked; `row_bytes`:
+    of a row's outputs."""
+
+    ids: NDArray[np.int64]
+    mask: NDArray[np.int8] | None
+    num_hashes: int | None
+    row_bytes: int
+
+    @property
+    def rows(self) -> int:
+        return len(self.ids)
+
+    @property
+    def length(self) -> int:
+        length: int = self.ids.shape[1]
+        return length
+
+
+@dataclass(frozen=True)
+class Answered:
+    """`outputs` float32 by name, rows first, without padding; milliseconds of waiting and running; `rows` of
+    the batch."""
+
+    outputs: dict[str, NDArray[np.float32]]
+    queue_ms: float
+    run_ms: float
+    rows: int
+
+
+@dataclass(eq=False)
+class _Waiting:
+    request: Request
+    answer: asyncio.Future[Answered]
+    arrived: float = field(default_factory=time.perf_counter)
+    deaths: int = 0
+
+
+_Group = tuple[int, int | None]
+
+
+class Batcher:
+    """The queue of one model; `has_row_a_token`: whether outputs have a row for each token."""
+
+    def __init__(
+        self, spec: ModelSpec, worker: Runs, limits: BatchLimits, pad_token_id: int, has_row_a_token: bool
+    ) -> None:
+        self._spec = spec
+        self._worker = worker
+        self._limits = limits
+        self._pad_token_id = pad_token_id
+        self._has_row_a_token = has_row_a_token
+        self._groups: dict[_Group, collections.deque[_Waiting]] = {}
+        self._again: collections.deque[_Waiting] = collections.deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._is_alone = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._seconds_a_request = 0.05
+        self.waiting = 0
+        worker.on_change.append(self._look)
+
+    @property
+    def running(self) -> int:
+        """Batches that are in the worker."""
+        return len(self._tasks)
+
+    async def submit(self, request: Request) -> Answered:
+        """The request's answer; leaving early takes it out of the queue.
+
+        Raises:
+            QueueFullError: too many wait.
+            NotReadyError: the worker does not run, or died twice on this request.
+            ReformerExportError: what the worker found at fault.
+        """
+        self._worker.check_accepts()
+        if self.waiting >= self._limits.waiting:
+            seconds = self.waiting * self._seconds_a_request / self._worker.concurrency
+            got, expected = f"{self.waiting} requests that wait", f"fewer than {self._limits.waiting}"
+            raise QueueFullError("queue", got, expected, "try again later", retry_after=seconds)
+        waiting = _Waiting(request, asyncio.get_running_loop().create_future())
+        self._groups.setdefault(self._group_of(request), collections.deque()).append(waiting)
+        self.waiting += 1
+        self._dispatch()
+        try:
+            return await waiting.answer
+        finally:
+            self._forget(waiting)
+
+    def _group_of(self, request: Request) -> _Group:
+        return find_group(request.length, self._spec), request.num_hashes
+
+    def _forget(self, waiting: _Waiting) -> None:
+        """Take out of the queue what left before its turn."""
+        group = self._group_of(waiting.request)
+        for queue in (self._groups.get(group), self._again):
+            if queue is not None and waiting in queue:
+                queue.remove(waiting)
+                self.waiting -= 1
+        if not self._groups.get(group, True):
+            del self._groups[group]
+
+    def _look(self) -> None:
+        """The worker is up again, or given up: go on, or refuse all that wait."""
+        try:
+            self._worker.check_accepts()
+        except NotReadyError as error:
+            for waiting in [*self._again, *(each for queue in self._groups.values() for each in queue)]:
+                if not waiting.answer.done():
+                    waiting.answer.set_exception(error)
+            return
+        self._dispatch()
+
+    def _dispatch(self) -> None:
+        """Begin as many runs as the worker has threads for."""
+        while self._worker.is_up and not self._is_alone and self.running < self._worker.concurrency:
+            if self._again:
+                # What was in a worker that died, one at a time: only what kills the next one is refused.
+                if self.running:
+                    return
+                self._is_alone = True
+                batch = [self._again.popleft()]
+            else:
+                batch = self._choose_batch()
+            if not batch:
+                return
+            self.waiting -= len(batch)
+            task = asyncio.get_running_loop().create_task(self._run(batch))
+            self._tasks.add(task)
+            task.add_done_callback(self._finish)
+
+    def _finish(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._is_alone = False
+        self._dispatch()
+
+    def _choose_batch(self) -> list[_Waiting]:
+        """The oldest request and those that may run with it; nothing while all may still get company."""
+        for group in sorted(self._groups, key=lambda group: self._groups[group][0].arrived):
+            queue = self._groups[group]
+            batch = list(self._fitting(queue))
+            wait = queue[0].arrived + self._limits.delay - time.perf_counter()
+            if wait > 0 and len(batch) == len(queue) and not self._is_full(batch):
+                self._look_after(wait)
+                continue
+            for each in batch:
+                queue.remove(each)
+            if not queue:
+                del self._groups[group]
+            return batch
+        return []
+
+    def _fitting(self, queue: Sequence[_Waiting]) -> Iterator[_Waiting]:
+        rows = longest = size = 0
+        for waiting in queue:
+            request = waiting.request
+            more_rows, length = rows + request.rows, max(longest, request.length)
+            more_bytes = size + request.rows * request.row_bytes
+            fits = more_rows <= self._limits.rows and more_rows * length <= self._limits.tokens
+            if rows == 0 or (fits and more_bytes <= self._limits.response):
+                rows, longest, size = more_rows, length, more_bytes
+                yield waiting
+
+    def _is_full(self, batch: Sequence[_Waiting]) -> bool:
+        rows = sum(waiting.request.rows for waiting in batch)
+        longest = max(waiting.request.length for waiting in batch)
+        return rows >= self._limits.rows or (rows + 1) * longest > self._limits.tokens
+
+    def _look_after(self, seconds: float) -> None:
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(seconds, self._wake)
+
+    def _wake(self) -> None:
+        self._timer = None
+        self._dispatch()
+
+    async def _run(self, batch: list[_Waiting]) -> None:
+        begun = time.perf_counter()
+        message, payload = join_requests([each.request for each in batch], self._pad_token_id)
+        try:
+            result, values = await self._worker.infer(message, *payload)
+            outputs = arrays_from_payload(values, result.outputs)
+        except WorkerDiedError:
+            for each in reversed(batch):
+                self._try_again(each)
+        except ReformerExportError as error:
+            self._fail(batch, error)
+        else:
+            seconds = time.perf_counter() - begun
+            self._seconds_a_request += (seconds / len(batch) - self._seconds_a_request) / 16
+            self._give(batch, outputs, result.run_ms, begun)
+
+    def _try_again(self, waiting: _Waiting) -> None:
+        waiting.deaths += 1
+        if waiting.answer.done():
+            return
+        if waiting.deaths >= MAX_DEATHS_OF_A_REQUEST:
+            got = f"the worker's death, {waiting.deaths} times"
+            fix = "see the server's log; other requests are answered"
+            waiting.answer.set_exception(NotReadyError("this request", got, "an answer", fix))
+            return
+        self._again.appendleft(waiting)
+        self.waiting += 1
+
+    def _fail(self, batch: list[_Waiting], error: ReformerExportError) -> None:
+        """The fault of one request, or too large a batch: others are run again, alone."""
+        for each in reversed(batch):
+            if each.answer.done():
+                continue
+            if len(batch) == 1:
+                each.answer.set_exception(error)
+            else:
+                self._again.appendleft(each)
+                self.waiting += 1
+
+    def _give(
+        self,
+        batch: list[_Waiting],
+        outputs: dict[str, NDArray[np.float32]],
+        run_ms: float,
+        begun: float,
+    ) -> None:
+        row, rows = 0, sum(each.request.rows for each in batch)
+        for each in batch:
+            request = each.request
+            end = row + request.rows
+            own = {name: value[row:end] for name, value in outputs.items()}
+            if self._has_row_a_token:
+                own = {name: value[:, : request.length] for name, value in own.items()}
+            if not each.answer.done():
+                each.answer.set_result(Answered(own, 1e3 * (begun - each.arrived), run_ms, rows))
+            row = end
+
+
+def join_requests(requests: Sequence[Request], pad_token_id: int) -> tuple[Infer, tuple[Any, ...]]:
+    """One message for all: rows one behind the other, padded to the longest and masked."""
+    rows, length = sum(each.rows for each in requests), max(each.length for each in requests)
+    masked = any(each.mask is not None or each.length != length for each in requests)
+    message = Infer(0, rows, length, masked, requests[0].num_hashes)
+    if len(requests) == 1:
+        (only,) = requests
+        return message, (only.ids,) if only.mask is None else (only.ids, only.mask)
+    ids = np.full((rows, length), pad_token_id, np.int64)
+    mask = np.zeros((rows, length), np.int8)
+    row = 0
+    for each in requests:
+        ids[row : row + each.rows, : each.length] = each.ids
+        mask[row : row + each.rows, : each.length] = 1 if each.mask is None else each.mask
+        row += each.rows
+    return message, (ids, mask) if masked else (ids,)

@@ -1,0 +1,171 @@
+"""The body of a request to /v1/completions, in OpenAI's shape: read, checked, turned into generations."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from typing import Annotated, Any, Final
+
+import msgspec
+import numpy as np
+
+from reformer_export.errors import InputError, one_line, one_line_repr
+from reformer_export.runtimes.generation import GenerationOptions
+from reformer_export.serving.messages import Generate
+
+MAX_CHOICES: Final = 128
+"""Texts that one request may ask for."""
+MAX_STOP_STRINGS: Final = 16
+MAX_STOP_CHARACTERS: Final = 1024
+SEED_BITS: Final = 53
+"""Of a seed that the server draws: as many as JSON's numbers carry everywhere."""
+
+_UNSUPPORTED: Final[dict[str, tuple[Any, ...]]] = {
+    "best_of": (None, 1),
+    "frequency_penalty": (None, 0),
+    "logit_bias": (None, {}),
+    "logprobs": (None,),
+    "presence_penalty": (None, 0),
+    "suffix": (None, ""),
+}
+"""OpenAI's parameters that are not there, and the values that ask for nothing."""
+
+
+Integer = Annotated[int, msgspec.Meta(le=2**62)]
+"""One that goes through to a worker as it is."""
+
+
+class StreamOptions(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """What a stream shall say besides the text."""
+
+    include_usage: bool = False
+
+
+class CompletionBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """The parameters, with OpenAI's defaults; `top_k` is ours. None means the default."""
+
+    prompt: Any
+    model: str | None = None
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: Integer | None = None
+    n: int | None = None
+    seed: Integer | None = None
+    stop: str | list[str] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    echo: bool | None = None
+    user: str | None = None
+    best_of: Any = None
+    frequency_penalty: Any = None
+    logit_bias: Any = None
+    logprobs: Any = None
+    presence_penalty: Any = None
+    suffix: Any = None
+
+
+def read_completion_body(body: bytes) -> CompletionBody:
+    """The body's parameters; InputError, which names the one at fault, for anything else."""
+    try:
+        found = msgspec.json.decode(body, type=CompletionBody)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise _error_from_decoder(error) from error
+    for name, neutral in _UNSUPPORTED.items():
+        value = getattr(found, name)
+        if isinstance(value, bool) or value not in neutral:
+            raise InputError(
+                name, one_line_repr(value), "no such parameter: it is not supported", "leave it out"
+            )
+    if found.stream_options is not None and not found.stream:
+        raise InputError(
+            "stream_options", "it without a stream", "none", "leave it out, or set stream to true"
+        )
+    return found
+
+
+def prompts_from_body(prompt: object) -> list[str | list[int]]:
+    """The prompts: a text or a row of token ids, or several of either."""
+    if isinstance(prompt, str) or _is_row(prompt):
+        return [prompt]  # type: ignore[list-item]
+    is_several = isinstance(prompt, list) and len(prompt) > 0
+    if is_several and (all(isinstance(each, str) for each in prompt) or all(map(_is_row, prompt))):  # type: ignore
+        return prompt  # type: ignore[return-value]
+    expected = "a text, a list of texts, a list of token ids, or a list of such lists"
+    raise InputError("prompt", one_line_repr(prompt), expected, "give a text to continue")
+
+
+def _is_row(value: object) -> bool:
+    return isinstance(value, list) and len(value) > 0 and all(type(each) is int for each in value)
+
+
+def generations_from_body(body: CompletionBody, max_new_tokens: int) -> list[tuple[Generate, bytes]]:
+    """A message and its payload for each text that is asked for: `n` of the first prompt, then the second's.
+
+    Text j of a prompt has the seed + j; without a seed, one is drawn, so that a generation can be repeated.
+    """
+    n = 1 if body.n is None else body.n
+    prompts = prompts_from_body(body.prompt)
+    if not (n >= 1 and n * len(prompts) <= MAX_CHOICES):
+        got = f"{n} texts for each of {len(prompts)} prompts"
+        raise InputError("n", got, f"1 to {MAX_CHOICES} texts in all", "send several requests")
+    max_tokens = 16 if body.max_tokens is None else body.max_tokens
+    if max_tokens > max_new_tokens:
+        fix = "ask for fewer"
+        raise InputError("max_tokens", max_tokens, f"at most {max_new_tokens}, this server's most", fix)
+    stop = _stop_strings(body.stop)
+    options = {
+        "max_new_tokens": max_tokens,
+        "temperature": 1.0 if body.temperature is None else body.temperature,
+        "top_p": 1.0 if body.top_p is None else body.top_p,
+        "top_k": body.top_k,
+        "seed": secrets.randbits(SEED_BITS) if body.seed is None else body.seed,
+    }
+    _check_options(options)
+    found = []
+    for prompt in prompts:
+        is_text, payload = isinstance(prompt, str), _encode_prompt(prompt)
+        for index in range(n):
+            each = {**options, "seed": options["seed"] + index}  # type: ignore[operator]
+            found.append((Generate(0, each, is_text, stop, bool(body.echo)), payload))
+    return found
+
+
+def _encode_prompt(prompt: str | list[int]) -> bytes:
+    if isinstance(prompt, str):
+        return prompt.encode("utf-8")
+    try:
+        return np.array(prompt, np.int64).tobytes()
+    except OverflowError as error:
+        raise InputError("prompt", "an id of more than 64 bits", "token ids", "mend it") from error
+
+
+def _stop_strings(stop: str | list[str] | None) -> list[str]:
+    strings = [stop] if isinstance(stop, str) else list(stop or ())
+    is_short = all(0 < len(string) <= MAX_STOP_CHARACTERS for string in strings)
+    if len(strings) > MAX_STOP_STRINGS or not is_short:
+        got = f"{len(strings)} texts of {', '.join(str(len(string)) for string in strings[:5])} characters"
+        expected = f"at most {MAX_STOP_STRINGS} texts of 1 to {MAX_STOP_CHARACTERS} characters"
+        raise InputError("stop", got, expected, "shorten it, or leave it out")
+    return strings
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    """InputError in the request's own names."""
+    try:
+        GenerationOptions(**options)
+    except InputError as error:
+        name = "max_tokens" if error.what == "max_new_tokens" else error.what
+        raise InputError(name, error.got, error.expected, error.fix) from error
+
+
+def _error_from_decoder(error: Exception) -> InputError:
+    """What the decoder found: "Expected `int | null`, got `str` - at `$.max_tokens`" and the like."""
+    words = one_line(error)
+    place = re.search(r" - at '\$\.?(.*?)'", words)
+    name = re.match(r"Object contains unknown field '(.*)'", words)
+    if name is not None:
+        return InputError(name[1], "a parameter that there is not", "one of OpenAI's", "leave it out")
+    got = words if place is None else words[: place.start()]
+    what = place[1] if place is not None and place[1] else "body"
+    return InputError(what, f"what cannot be read ({got})", "a completion request in JSON", "mend it")

@@ -1,0 +1,187 @@
+"""Around every request: its id, who may ask, what errors become, its line in the log and its count.
+
+It is the application that the HTTP server sees; the routes stand behind it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+import sys
+import traceback
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.routing import Route, Router
+from starlette.types import Message, Receive, Scope, Send
+
+from reformer_export.errors import ReformerExportError
+from reformer_export.serving.options import LOOPBACK
+from reformer_export.serving.refusals import (
+    CLIENT_GONE,
+    ClientGoneError,
+    ForbiddenError,
+    NotFoundError,
+    RefusalError,
+    body_from_error,
+    headers_from_error,
+    status_from_error,
+)
+from reformer_export.serving.request_log import RequestRecord
+
+if TYPE_CHECKING:
+    from reformer_export.serving.app import Server
+
+_ID: Final = re.compile(rb"[A-Za-z0-9._:/+-]{1,128}")
+
+
+class WrongMethodError(RefusalError):
+    """A route that is there, asked in another way."""
+
+    status = 405
+
+    def __init__(self, *parts: object, allow: str = "") -> None:
+        super().__init__(*parts)
+        self._allow = allow
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Allow": self._allow}
+
+
+class CutOffError(RefusalError):
+    """A request that was not finished when the server had to end."""
+
+    status = 503
+
+
+class Gate:
+    """The ASGI application: `router` behind the checks of `server`."""
+
+    def __init__(self, server: Server, router: Router) -> None:
+        self._server = server
+        self._router = router
+        names = {*server.options.allow_hosts, server.options.host}
+        is_local = server.options.host in LOOPBACK
+        self._hosts = names | LOOPBACK if server.options.allow_hosts or is_local else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await self._answer(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await _live(receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = dict(scope["headers"])
+        record = RequestRecord(_choose_id(headers), scope["method"])
+        scope["app"] = self  # for which the router raises what it does not find
+        scope["state"] = {**scope.get("state", {}), "record": record}
+        reply = _Reply(send, record)
+        try:
+            self._check(scope["path"], headers)
+            await self._router(scope, receive, reply)
+        except asyncio.CancelledError:  # at the end of the time for draining
+            await self._refuse(scope, CutOffError("server", "its end", "time for an answer"), reply)
+        except Exception as error:
+            await self._refuse(scope, _as_refusal(error), reply)
+        finally:
+            record.route = self._find_route(scope)
+            if record.status == 0 or not reply.is_over:
+                record.status = CLIENT_GONE
+            self._server.metrics.count_request(record)
+            self._server.log.write_request(record)
+
+    def _check(self, path: str, headers: Mapping[bytes, bytes]) -> None:
+        host = headers.get(b"host", b"").decode("latin-1")
+        if self._hosts is not None and _name_of_host(host) not in self._hosts:
+            fix = "call it by its address, or name that host with `allow_hosts`"
+            raise ForbiddenError("Host", repr(host[:100]), "a name of this server", fix)
+        authorization = headers.get(b"authorization")
+        self._server.keys.check(path, None if authorization is None else authorization.decode("latin-1"))
+
+    def _find_route(self, scope: Scope) -> str:
+        """The pattern that the request matches; empty where there is none."""
+        for route in self._router.routes:
+            if isinstance(route, Route) and route.path_regex.match(scope["path"]):
+                return route.path
+        return ""
+
+    async def _refuse(self, scope: Scope, error: Exception, reply: _Reply) -> None:
+        record = reply.record
+        record.error = _describe(error)
+        if not isinstance(error, ReformerExportError):
+            sys.stderr.write(f"Error in request {record.id}:\n{''.join(traceback.format_exception(error))}")
+        if isinstance(error, ClientGoneError):
+            record.status = CLIENT_GONE
+            return
+        if reply.has_begun:
+            raise error  # the connection is closed: half an answer must not look whole
+        content = msgspec.json.encode(body_from_error(scope["path"], error))
+        head = {"content-type": "application/json", **headers_from_error(error)}
+        raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in head.items()]
+        raw.append((b"content-length", str(len(content)).encode()))
+        await reply({"type": "http.response.start", "status": status_from_error(error), "headers": raw})
+        await reply({"type": "http.response.body", "body": content})
+
+
+class _Reply:
+    """`send`, which notes in the record what goes out and adds the request's id."""
+
+    def __init__(self, send: Send, record: RequestRecord) -> None:
+        self._send = send
+        self.record = record
+        self.has_begun = False
+        self.is_over = False
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.has_begun = True
+            self.record.status = message["status"]
+            message = {
+                **message,
+                "headers": [*message["headers"], (b"x-request-id", self.record.id.encode())],
+            }
+        elif message["type"] == "http.response.body":
+            self.record.bytes_out += len(message.get("body", b""))
+        await self._send(message)
+        if message["type"] == "http.response.body" and not message.get("more_body", False):
+            self.is_over = True
+
+
+def _choose_id(headers: Mapping[bytes, bytes]) -> str:
+    """The client's own, where it is harmless, else a new one."""
+    given = headers.get(b"x-request-id", b"")
+    return given.decode() if _ID.fullmatch(given) else secrets.token_hex(8)
+
+
+def _name_of_host(host: str) -> str:
+    """Without its port and the brackets of an IPv6 address."""
+    name = host.rpartition(":")[0] if re.fullmatch(r"[^\]]*:\d*|\[.*\]:\d*", host) else host
+    return name.strip("[]").lower()
+
+
+def _as_refusal(error: Exception) -> Exception:
+    """What the router raises, as an error of our own."""
+    if not isinstance(error, HTTPException):
+        return error
+    if error.status_code == 404:
+        return NotFoundError("path", "one that is not served", "one of those that docs/serving.md lists", "")
+    allow = (error.headers or {}).get("Allow", "")
+    return WrongMethodError("method", "another one", allow or "an allowed one", "", allow=allow)
+
+
+def _describe(error: Exception) -> str:
+    """For the log: what was refused, without what the user sent."""
+    kind = type(error).__name__
+    return f"{kind}: {error.what.split(',')[0]}" if isinstance(error, ReformerExportError) else kind
+
+
+async def _live(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return

@@ -1,0 +1,218 @@
+"""The routes of the open inference protocol v2: server, health, models, infer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from reformer_export import __version__
+from reformer_export.contract import INPUT_NAMES
+from reformer_export.errors import InputError, one_line_repr
+from reformer_export.runtimes.num_hashes import choose_num_hashes
+from reformer_export.serving import batcher
+from reformer_export.serving.limits import await_answer, read_body
+from reformer_export.serving.model_inputs import check_inputs
+from reformer_export.serving.models import ServedModel
+from reformer_export.serving.refusals import NotFoundError, NotReadyError, TooLargeError
+from reformer_export.serving.request_log import record_of
+from reformer_export.serving.tensors_v2 import (
+    HEADER_LENGTH,
+    OUTPUT_DATATYPE,
+    InferRequest,
+    describe_output,
+    read_infer_request,
+    write_json_values,
+)
+
+if TYPE_CHECKING:
+    from reformer_export.serving.app import Server
+
+VERSION: Final = "1"
+"""Of every model: another artifact is another model, or another server."""
+PLATFORM: Final = "reformer_export"
+PARAMETERS: Final = ("binary_data_output", "num_hashes", "timeout")
+"""Of a request."""
+_JSON: Final = "application/json"
+_BINARY: Final = "application/octet-stream"
+
+
+def make_routes(server: Server) -> list[Route]:
+    """The protocol's routes."""
+    routes = _Routes(server)
+    found = [
+        Route("/v2", routes.show_server),
+        Route("/v2/health/live", routes.show_live),
+        Route("/v2/health/ready", routes.show_ready),
+    ]
+    for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
+        found += [
+            Route(path, routes.show_model),
+            Route(f"{path}/ready", routes.show_model_ready),
+            Route(f"{path}/infer", routes.infer, methods=["POST"]),
+        ]
+    return found
+
+
+class _Routes:
+    def __init__(self, server: Server) -> None:
+        self._server = server
+
+    async def show_server(self, _request: Request) -> Response:
+        return _json(
+            {"name": "reformer-export", "version": __version__, "extensions": ["binary_tensor_data"]}
+        )
+
+    async def show_live(self, _request: Request) -> Response:
+        return _json({"live": True})
+
+    async def show_ready(self, _request: Request) -> Response:
+        problem = self._server.find_problem()
+        if problem is not None:
+            raise NotReadyError("server", f"one that is not ready ({problem})", "a ready one", "wait")
+        return _json({"ready": True})
+
+    async def show_model(self, request: Request) -> Response:
+        model = self._find_model(request)
+        inputs = [{"name": name, "datatype": "INT64", "shape": [-1, -1]} for name in INPUT_NAMES]
+        outputs = [
+            {"name": name, "datatype": OUTPUT_DATATYPE, "shape": shape_of_output(model)}
+            for name in model.spec.output_names
+        ]
+        return _json(
+            {
+                "name": model.name,
+                "versions": [VERSION],
+                "platform": PLATFORM,
+                "inputs": inputs,
+                "outputs": outputs,
+                "parameters": describe_model(model),
+            }
+        )
+
+    async def show_model_ready(self, request: Request) -> Response:
+        model = self._find_model(request)
+        if model.problem is not None:
+            raise NotReadyError("model", f"one that is not ready ({model.problem})", "a ready one", "wait")
+        return _json({"name": model.name, "ready": True})
+
+    async def infer(self, request: Request) -> Response:
+        model, options = self._find_model(request), self._server.options
+        model.check_accepts()
+        body = await read_body(request, options.max_body, options.client_timeout)
+        asked = read_infer_request(body, request.headers.get(HEADER_LENGTH), INPUT_NAMES)
+        wanted = _choose_outputs(asked, model)
+        made, seconds = self._make_request(asked, model)
+        record = record_of(request)
+        record.tokens = made.rows * made.length
+        if options.log_inputs:
+            record.inputs = {name: values.tolist() for name, values in asked.arrays.items()}
+        answered = await await_answer(model.batcher.submit(made), request.receive, seconds)
+        record.queue_ms, record.run_ms, record.batch = answered.queue_ms, answered.run_ms, answered.rows
+        head = {"model_name": model.name, "model_version": VERSION, **({"id": asked.id} if asked.id else {})}
+        return await _write_answer(head, {name: answered.outputs[name] for name in wanted}, wanted)
+
+    def _make_request(self, asked: InferRequest, model: ServedModel) -> tuple[batcher.Request, float]:
+        """What goes into the queue, checked, and the seconds that it may take."""
+        unknown = sorted(set(asked.parameters) - set(PARAMETERS))
+        if unknown:
+            got, expected = one_line_repr(unknown[0]), f"one of {', '.join(PARAMETERS)}"
+            raise InputError("parameters", got, expected, "leave it out")
+        rounds = asked.parameters.get("num_hashes")
+        if rounds is not None:
+            rounds = choose_num_hashes(model.manifest, rounds)
+        ids, mask = check_inputs(model.spec, model.max_length, asked.arrays)
+        size = model.count_output_bytes(*ids.shape)
+        if size > self._server.options.max_response:
+            fix = "send fewer rows at a time, or raise the server's `max_response`"
+            limit = self._server.options.max_response
+            raise TooLargeError("answer", f"{size} bytes of outputs", f"at most {limit}", fix)
+        made = batcher.Request(ids, mask, rounds, size // len(ids))
+        return made, self._choose_timeout(asked.parameters.get("timeout"))
+
+    def _choose_timeout(self, microseconds: Any) -> float:
+        """Seconds: the server's, or fewer where the client says so, in microseconds as Triton has it."""
+        seconds = self._server.options.timeout
+        if microseconds is None or microseconds == 0:
+            return seconds
+        if type(microseconds) is not int or microseconds < 0:
+            got = one_line_repr(microseconds)
+            raise InputError("parameters, timeout", got, "microseconds, a whole number", "leave it out")
+        return min(seconds, microseconds / 1e6)
+
+    def _find_model(self, request: Request) -> ServedModel:
+        version = request.path_params.get("version", VERSION)
+        if version != VERSION:
+            raise NotFoundError("version", repr(version[:40]), VERSION, "leave it out")
+        model = self._server.find_model(request.path_params["model"])
+        record_of(request).model = model.name
+        return model
+
+
+def describe_model(model: ServedModel) -> dict[str, Any]:
+    """What a client may want to know of a model besides its tensors."""
+    facts = model.worker.facts
+    return {
+        "task": model.spec.task,
+        "vocab_size": model.spec.vocab_size,
+        "max_length": model.max_length,
+        "dtype": model.manifest.dtype,
+        "runs_on": None if facts is None else facts.description,
+        "notes": [] if facts is None else facts.notes,
+        "artifact_replaced": model.is_replaced,
+    }
+
+
+def shape_of_output(model: ServedModel) -> list[int]:
+    """With -1 for what depends on the request."""
+    spec = model.spec
+    if spec.task == "text-classification":
+        return [-1, spec.num_labels]
+    if spec.task == "question-answering":
+        return [-1, -1]
+    width = 2 * spec.hidden_size if spec.task == "feature-extraction" else spec.vocab_size
+    return [-1, -1 if model.has_row_a_token else 1, width]
+
+
+def _choose_outputs(asked: InferRequest, model: ServedModel) -> dict[str, bool]:
+    """The outputs to send and whether each is binary."""
+    names = model.spec.output_names
+    unknown = next((name for name in asked.outputs if name not in names), None)
+    if unknown is not None:
+        raise InputError("outputs", one_line_repr(unknown), f"of {', '.join(names)}", "leave it out")
+    given = asked.outputs or dict.fromkeys(names)
+    return {name: asked.binary if is_binary is None else is_binary for name, is_binary in given.items()}
+
+
+async def _write_answer(
+    head: dict[str, Any], outputs: Mapping[str, NDArray[np.float32]], wanted: Mapping[str, bool]
+) -> Response:
+    """JSON, then binary tensors. Numbers become JSON in pieces, between which other requests have a turn."""
+    text, tail = [msgspec.json.encode({**head, "outputs": []})[:-2]], []
+    for index, (name, values) in enumerate(outputs.items()):
+        described = msgspec.json.encode(describe_output(name, values, wanted[name]))
+        text.append(b"," + described if index else described)
+        if wanted[name]:
+            tail.append(np.ascontiguousarray(values).data.cast("B"))
+            continue
+        text[-1] = text[-1][:-1] + b',"data":['
+        for piece in write_json_values(values):
+            text.append(piece)
+            await asyncio.sleep(0)
+        text.append(b"]}")
+    text.append(b"]}")
+    header = b"".join(text)
+    if not tail:
+        return Response(header, media_type=_JSON)
+    return Response(b"".join([header, *tail]), media_type=_BINARY, headers={HEADER_LENGTH: str(len(header))})
+
+
+def _json(values: dict[str, Any]) -> Response:
+    return Response(msgspec.json.encode(values), media_type=_JSON)

@@ -1,0 +1,260 @@
+"""The queue, with a worker that the test plays: who runs together, who is sent again, who is refused."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from reformer_export.errors import InputError, ReformerExportError
+from reformer_export.serving.batcher import Answered, Batcher, BatchLimits, Request, join_requests
+from reformer_export.serving.messages import Infer, Result, Tensor
+from reformer_export.serving.refusals import NotReadyError, QueueFullError
+from reformer_export.serving.worker import WorkerDiedError
+from tests.runtimes.artifacts import make_spec
+
+SPEC = make_spec()
+"""Chunks of 8 tokens: up to 8 nothing is padded, beyond that to a multiple of 8."""
+WIDTH = 3
+
+
+class PlayedWorker:
+    """Answers each id t of a row with (t, the row's length by its mask, rows of the batch); `script` may
+    raise."""
+
+    def __init__(self, concurrency: int = 1) -> None:
+        self.is_up = True
+        self.gives_up = False
+        self.on_change: list[Callable[[], None]] = []
+        self.concurrency = concurrency
+        self.batches: list[tuple[int, int]] = []
+        self.seen: list[list[int]] = []
+        self.script: Callable[[NDArray[np.int64]], Exception | None] = lambda ids: None
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    def check_accepts(self) -> None:
+        if self.gives_up:
+            raise NotReadyError("model", "none")
+
+    async def infer(self, message: Infer, *payload: Any) -> tuple[Result, memoryview]:
+        shape = (message.rows, message.length)
+        ids = np.array(payload[0]).reshape(shape)
+        mask = np.array(payload[1]).reshape(shape) if message.masked else np.ones(shape)
+        self.batches.append(shape)
+        self.seen.append(sorted(int(row[0]) for row in ids))
+        await self.gate.wait()
+        error = self.script(ids)
+        if error is not None:
+            raise error
+        lengths = np.broadcast_to(mask.sum(axis=1, keepdims=True), shape)
+        logits = np.stack([ids, lengths, np.full(shape, message.rows)], axis=-1).astype(np.float32)
+        tensors = [Tensor("logits", logits.shape)]
+        return Result(message.id, tensors, 1.0), memoryview(logits.tobytes())
+
+
+LIMITS = BatchLimits(rows=4, tokens=64, response=2**20, delay=0.0, waiting=100)
+
+
+def make_batcher(worker: PlayedWorker, **limits: Any) -> Batcher:
+    fields = {**vars(LIMITS), **limits}
+    return Batcher(SPEC, worker, BatchLimits(**fields), pad_token_id=0, has_row_a_token=True)
+
+
+def make_request(length: int, first: int = 5, rows: int = 1, num_hashes: int | None = None) -> Request:
+    ids = np.arange(first, first + length, dtype=np.int64)
+    return Request(np.tile(ids, (rows, 1)), None, num_hashes, row_bytes=4 * WIDTH * length)
+
+
+def run(work: Coroutine[Any, Any, Any]) -> Any:
+    return asyncio.run(asyncio.wait_for(work, 20))
+
+
+def assert_own(request: Request, answered: Answered) -> None:
+    logits = answered.outputs["logits"]
+    assert logits.shape == (request.rows, request.length, WIDTH)
+    np.testing.assert_array_equal(logits[..., 0], request.ids)
+    expected = request.length if request.mask is None else request.mask.sum(axis=1, keepdims=True)
+    np.testing.assert_array_equal(logits[..., 1], np.broadcast_to(expected, request.ids.shape))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 40), st.integers(1, 5), st.sampled_from([None, 1, 2])), max_size=20),
+    st.integers(1, 3),
+    st.sampled_from([0.0, 0.001]),
+)
+def test_each_gets_its_own_answer_and_batches_keep_their_limits(
+    kinds: list[tuple[int, int, int | None]], concurrency: int, delay: float
+) -> None:
+    async def work() -> None:
+        worker = PlayedWorker(concurrency)
+        batcher = make_batcher(worker, delay=delay)
+        requests = [make_request(length, at, rows, n) for at, (length, rows, n) in enumerate(kinds)]
+        answers = await asyncio.gather(*(batcher.submit(request) for request in requests))
+        for request, answered in zip(requests, answers, strict=True):
+            assert_own(request, answered)
+        alone = {(request.rows, request.length) for request in requests}
+        for shape in worker.batches:
+            assert shape in alone or (shape[0] <= LIMITS.rows and shape[0] * shape[1] <= LIMITS.tokens)
+        assert sum(rows for rows, _ in worker.batches) == sum(request.rows for request in requests)
+        assert batcher.waiting == batcher.running == 0
+
+    run(work())
+
+
+def test_only_lengths_that_the_model_pads_alike_run_together() -> None:
+    async def work() -> None:
+        worker = PlayedWorker()
+        batcher = make_batcher(worker)
+        worker.gate.clear()
+        first = asyncio.ensure_future(batcher.submit(make_request(1)))
+        await asyncio.sleep(0)
+        lengths = (3, 9, 8, 16, 17)
+        rest = [asyncio.ensure_future(batcher.submit(make_request(length))) for length in lengths]
+        await asyncio.sleep(0)
+        worker.gate.set()
+        await asyncio.gather(first, *rest)
+        assert worker.batches == [(1, 1), (2, 8), (2, 16), (1, 17)]
+
+    run(work())
+
+
+def test_a_delay_waits_for_company_but_not_for_a_full_batch() -> None:
+    async def work() -> None:
+        worker = PlayedWorker(concurrency=4)
+        batcher = make_batcher(worker, delay=5.0)
+        answers = [asyncio.ensure_future(batcher.submit(make_request(4))) for _ in range(4)]
+        await asyncio.wait_for(asyncio.gather(*answers), 2)
+        assert worker.batches == [(4, 4)]
+        batcher = make_batcher(worker, delay=0.02)
+        await asyncio.gather(*(batcher.submit(make_request(4)) for _ in range(2)))
+        assert worker.batches[1:] == [(2, 4)]
+
+    run(work())
+
+
+def test_a_full_queue_refuses_and_who_leaves_makes_room() -> None:
+    async def work() -> None:
+        worker = PlayedWorker()
+        batcher = make_batcher(worker, waiting=2)
+        worker.gate.clear()
+        running = asyncio.ensure_future(batcher.submit(make_request(4)))
+        await asyncio.sleep(0)
+        waiting = [asyncio.ensure_future(batcher.submit(make_request(20))) for _ in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(QueueFullError) as refusal:
+            await batcher.submit(make_request(20))
+        assert int(refusal.value.headers["Retry-After"]) >= 1
+        waiting[0].cancel()
+        await asyncio.sleep(0)
+        assert batcher.waiting == 1
+        waiting.append(asyncio.ensure_future(batcher.submit(make_request(20))))
+        worker.gate.set()
+        await asyncio.gather(running, *waiting[1:])
+        assert worker.batches == [(1, 4), (2, 20)]
+        assert batcher.waiting == 0
+
+    run(work())
+
+
+def test_only_what_kills_the_worker_twice_is_refused() -> None:
+    """Those that died with it are sent again one at a time, so that the guilty one is found."""
+
+    def kill(ids: NDArray[np.int64]) -> Exception | None:
+        return WorkerDiedError() if (ids == 13).any() else None
+
+    async def work() -> None:
+        worker = PlayedWorker(concurrency=2)
+        batcher = make_batcher(worker)
+        worker.script = kill
+        requests = [make_request(1, first) for first in (10, 11, 12, 13, 14, 15)]
+        results = await asyncio.gather(
+            *(batcher.submit(request) for request in requests), return_exceptions=True
+        )
+        guilty = results.pop(3)
+        assert isinstance(guilty, NotReadyError)
+        assert "2 times" in str(guilty)
+        for request, answered in zip(requests[:3] + requests[4:], results, strict=True):
+            assert isinstance(answered, Answered)
+            assert_own(request, answered)
+        assert [batch for batch in worker.seen if 13 in batch][-1] == [13]
+
+    run(work())
+
+
+def test_nothing_is_sent_to_a_worker_that_is_down_and_all_is_refused_when_it_stays_so() -> None:
+    async def work() -> None:
+        worker = PlayedWorker()
+        batcher = make_batcher(worker)
+        worker.is_up = False
+        first = asyncio.ensure_future(batcher.submit(make_request(4)))
+        await asyncio.sleep(0.01)
+        assert not worker.batches
+        worker.is_up = True
+        for tell in worker.on_change:
+            tell()
+        assert_own(make_request(4), await first)
+        worker.is_up = False
+        second = asyncio.ensure_future(batcher.submit(make_request(4)))
+        await asyncio.sleep(0)
+        worker.gives_up = True
+        for tell in worker.on_change:
+            tell()
+        with pytest.raises(NotReadyError):
+            await second
+        with pytest.raises(NotReadyError):
+            await batcher.submit(make_request(4))
+        assert batcher.waiting == 0
+
+    run(work())
+
+
+def test_an_error_of_one_is_not_the_others() -> None:
+    def refuse(ids: NDArray[np.int64]) -> ReformerExportError | None:
+        return InputError("input_ids", "11") if (ids == 11).any() else None
+
+    async def work() -> None:
+        worker = PlayedWorker()
+        batcher = make_batcher(worker)
+        worker.script = refuse
+        worker.gate.clear()
+        answers = [asyncio.ensure_future(batcher.submit(make_request(1, first))) for first in (9, 10, 11, 12)]
+        await asyncio.sleep(0)
+        worker.gate.set()
+        results = await asyncio.gather(*answers, return_exceptions=True)
+        assert [type(result) for result in results] == [Answered, Answered, InputError, Answered]
+
+    run(work())
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 3), st.integers(9, 16), st.booleans()), min_size=1, max_size=5))
+def test_joined_rows_are_padded_and_masked(kinds: list[tuple[int, int, bool]]) -> None:
+    rng = np.random.default_rng(len(kinds))
+    requests = []
+    for rows, length, masked in kinds:
+        mask = np.ones((rows, length), np.int8)
+        mask[:, length - 2 :] = 0
+        ids = rng.integers(1, 200, (rows, length))
+        requests.append(Request(ids, mask if masked else None, None, 1))
+    message, payload = join_requests(requests, pad_token_id=0)
+    ids = payload[0]
+    mask = payload[1] if message.masked else np.ones_like(ids)
+    assert message.masked == any(r.mask is not None or r.length != message.length for r in requests)
+    row = 0
+    for request in requests:
+        own_mask = np.ones((request.rows, request.length)) if request.mask is None else request.mask
+        for each, each_mask in zip(request.ids, own_mask, strict=True):
+            np.testing.assert_array_equal(ids[row, : request.length], each)
+            np.testing.assert_array_equal(mask[row, : request.length], each_mask)
+            assert not ids[row, request.length :].any()
+            assert not mask[row, request.length :].any()
+            row += 1
+    assert row == message.rows
