@@ -31,7 +31,8 @@ from tests.hf_models import config_t, save_model
 from tests.pages import PAGES, ROOT, read_command_lines, read_links, read_python
 
 NOT_RUN: Final = {
-    r"--provider cuda|--cuda|--tensorrt|--(runtime|backend) tensorrt|-m benchmarks\.gpu": "a GPU, or its toolchain",
+    r"--provider cuda|--cuda|--tensorrt|--(runtime|backend) tensorrt|"
+    r"-m benchmarks\.gpu": "a GPU, or its toolchain",
     r"google/|me/my-artifact|^pip ": "a network",
     r"^make |^cmake |reformer-export (bench|build-library)|python -m (benchmarks|pytest)|/train_": "minutes",
     r"reformer-export serve": "a signal to end",
