@@ -47,8 +47,9 @@ anything else write the repository again. `{record}` says what was written, and 
 """
 
 _BATCHES: Final = """\
-Up to {rows} rows run together; a request waits {delay} microseconds for others
+Up to {rows} rows run together; a request waits up to {delay} microseconds for others
 (`max_queue_delay_microseconds`).
+
 """
 
 _PYTHON_BATCHES: Final = """\

@@ -48,10 +48,10 @@ def make_inputs(client: Any, ids: Rows, mask: Rows | None = None) -> list[Any]:
 
 
 def test_answers_of_every_length_are_the_models_own(server: Server, model: Runtime) -> None:
-    """Over gRPC, sixteen at a time: they are joined, and nobody's answer shows it."""
+    """Over gRPC, sixteen at a time, no two of one length: they are joined, and nobody's answer shows it."""
     rng = random.Random(5)
-    lengths = [1, 1, 2, 7, 8, 9, 15, 16, 17, 63, 64, 65, 499, 500, 511, LONGEST]
-    lengths += [rng.randint(1, LONGEST) for _ in range(16)] + [rng.randint(33, 40) for _ in range(32)]
+    lengths = [1, 2, 7, 8, 9, 15, 16, 17, *range(33, 65), 499, 500, 511, LONGEST]
+    lengths += rng.sample(range(65, 499), 20)
     rng.shuffle(lengths)
     asked = [draw_rows(rng, rng.choice((1, 1, 1, 3)), length) for length in lengths]
     masks = [_mask(rng, ids) if rng.random() < 0.3 else None for ids in asked]
@@ -67,7 +67,7 @@ def test_answers_of_every_length_are_the_models_own(server: Server, model: Runti
         executions = _count_executions(client, before, sum(len(ids) for ids in asked))
     for ids, mask, answer in zip(asked, masks, answers, strict=True):
         assert np.array_equal(answer, model.run(ids, mask)["logits"]), ids.shape
-    assert executions <= len(asked) / 2, f"{executions} executions of {len(asked)} requests"
+    assert executions < 0.9 * len(asked), f"{executions} executions of {len(asked)} requests"
 
 
 def _mask(rng: random.Random, ids: Rows) -> Rows:
