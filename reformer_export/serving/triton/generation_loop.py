@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Final, Protocol
 
 from reformer_export.errors import ReformerExportError, RuntimeUnavailableError
@@ -18,7 +18,7 @@ MAX_WAITING: Final = 1024
 
 class Stream(Protocol):
     """A generation and whoever waits for it. The loop's thread calls all methods; after `fail`, or a `send`
-    that says why it ended, none."""
+    that says why it ended, none. One that raises has nobody who waits any more."""
 
     @property
     def generation(self) -> Generation:
@@ -86,14 +86,14 @@ class GenerationLoop:
                 self._release()
         error = RuntimeUnavailableError("generation", "a server that ends", "a running one", "ask again")
         for stream in [*joining, *self._waiting, *(stream for stream, _ in self._running.values())]:
-            stream.fail(error)
+            _end(stream, error)
         self._release()
 
     def _join(self, stream: Stream) -> None:
         generation = stream.generation
         try:
-            if stream.is_cancelled():
-                stream.drop()
+            if _is_gone(stream):
+                _end(stream)
             elif generation.is_finished:  # a prompt as long as the model takes
                 stream.send(None)
             else:
@@ -101,7 +101,7 @@ class GenerationLoop:
                 rows.join(generation)
                 self._running[generation] = stream, rows
         except Exception as error:  # of one request: the others go on
-            stream.fail(error)
+            _end(stream, error)
 
     def _find_lane(self, generation: Generation) -> GenerationRows:
         """Where generations of as many hashes step."""
@@ -116,30 +116,40 @@ class GenerationLoop:
 
     def _step(self) -> None:
         for generation, (stream, rows) in list(self._running.items()):
-            if stream.is_cancelled():
-                rows.leave(generation)
-                del self._running[generation]
-                stream.drop()
+            if _is_gone(stream):
+                self._drop(generation, stream, rows)
         for rows in list(self._lanes.values()):
             try:
                 for generation, token in rows.take(self._refuse):
-                    stream, _ = self._running[generation]
-                    if generation.stop_reason is not None:
-                        del self._running[generation]
-                    stream.send(token)
+                    self._send(generation, token)
                 rows.advance()
             except Exception as error:  # a step of all failed: nobody in it can go on
                 self._fail_lane(rows, error)
 
+    def _send(self, generation: Generation, token: int | None) -> None:
+        stream, rows = self._running[generation]
+        try:
+            stream.send(token)
+        except Exception:  # nobody takes it
+            self._drop(generation, stream, rows)
+        else:
+            if generation.stop_reason is not None:
+                del self._running[generation]
+
+    def _drop(self, generation: Generation, stream: Stream, rows: GenerationRows) -> None:
+        rows.leave(generation)
+        del self._running[generation]
+        _end(stream)
+
     def _refuse(self, generation: Generation, error: ReformerExportError) -> None:
         stream, _ = self._running.pop(generation)
-        stream.fail(error)
+        _end(stream, error)
 
     def _fail_lane(self, rows: GenerationRows, error: Exception) -> None:
         for generation, (stream, where) in list(self._running.items()):
             if where is rows:
                 del self._running[generation]
-                stream.fail(error)
+                _end(stream, error)
         self._lanes = {rounds: lane for rounds, lane in self._lanes.items() if lane is not rows}
 
     def _release(self) -> None:
@@ -147,3 +157,16 @@ class GenerationLoop:
         self._lanes.clear()
         self._states.close()
         self._running.clear()
+
+
+def _is_gone(stream: Stream) -> bool:
+    try:
+        return stream.is_cancelled()
+    except Exception:
+        return True
+
+
+def _end(stream: Stream, error: BaseException | None = None) -> None:
+    """Tell the `error`, or nothing: nobody may be there to hear it."""
+    with suppress(Exception):
+        stream.drop() if error is None else stream.fail(error)

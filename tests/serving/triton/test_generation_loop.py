@@ -110,6 +110,32 @@ def test_one_that_left_makes_room(loop: GenerationLoop, model: Runtime) -> None:
     assert gone.tokens == []
 
 
+def test_one_that_cannot_be_told_harms_nobody(loop: GenerationLoop, model: Runtime) -> None:
+    """A client that is gone, at any moment: what tells it raises."""
+
+    class Broken(Listener):
+        def send(self, token: int | None) -> None:
+            super().send(token)
+            if len(self.tokens) == 2:
+                raise RuntimeError("no stream")
+
+        def drop(self) -> None:
+            self.ended.set()
+            raise RuntimeError("no stream")
+
+    class Gone(Broken):
+        def is_cancelled(self) -> bool:
+            raise RuntimeError("no stream")
+
+    good = listen(loop, model, [5], max_new_tokens=9, eos_token_id=())
+    others = [kind(model.generate([6], max_new_tokens=50, eos_token_id=())) for kind in (Broken, Gone)]
+    for each in others:
+        loop.submit(each)
+    wait(good, *others)
+    assert len(good.tokens) == 9
+    assert [len(each.tokens) for each in others] == [2, 0]
+
+
 def test_a_prompt_that_is_refused_harms_nobody(loop: GenerationLoop, model: Runtime) -> None:
     good = listen(loop, model, [5], max_new_tokens=9, eos_token_id=())
     bad = listen(loop, model, [5, 258])
