@@ -41,7 +41,7 @@ demo: $(READY)  ## Export the shipped models, verify them against eager, write t
 	$(BIN)/reformer-export onnx models/duplication/lsh-4 $(DEMO_OUT)-duplication --overwrite
 	$(BIN)/reformer-export verify $(DEMO_OUT)-duplication --report $(DEMO_REPORTS)/duplication-verify.html
 	$(BIN)/reformer-export onnx models/kjv-lucidrains/model.safetensors $(DEMO_OUT)-lucidrains \
-	  --config models/kjv-lucidrains/kwargs.json --tokenizer bytes --overwrite
+	  --config models/kjv-lucidrains/kwargs.json --tokenizer bytes --decode --overwrite
 	$(BIN)/reformer-export verify $(DEMO_OUT)-lucidrains --report $(DEMO_REPORTS)/kjv-lucidrains-verify.html
 	$(BIN)/reformer-export generate $(DEMO_OUT) "In the beginning" --temperature 0.7 --max-new-tokens 300
 	@echo "Reports to look at in a browser: $(DEMO_REPORTS)/"

@@ -97,7 +97,7 @@ def prepare_model(
     if not (checkpoint / "config.json").is_file():
         _save_checkpoint(name, checkpoint)
     kind = f"{dtype}-logits-{logits}-slices-{feed_forward_slices}{'-decode' * decode}"
-    artifact = CACHE / name / f"{kind}-{_source_digest()}"
+    artifact = CACHE / name / f"{kind}-{source_digest()}"
     if not artifact.is_dir():
         reformer_export.export_checkpoint(
             checkpoint,
@@ -146,7 +146,7 @@ def _save_checkpoint(name: str, folder: Path) -> None:
         ReformerModelWithLMHead(config).save_pretrained(partial)
 
 
-def _source_digest() -> str:
+def source_digest() -> str:
     """Changes with any source file that shapes an artifact."""
     package = Path(reformer_export.__file__).parent
     digest = hashlib.sha256()

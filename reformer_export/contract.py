@@ -77,10 +77,25 @@ LOCAL_ATTENTION_STEP: Final = Operator(
     ("output", "present_key", "present_value"),
     LOCAL_ATTENTION.attributes,
 )
+LSH_BUCKETS_STEP: Final = Operator(
+    "LSHBucketsStep",
+    ("query_key", "rotations", "past_records", "lengths", "new_lengths"),
+    ("new_buckets", "buckets", "present_records"),
+    ("num_heads", "padding_multiple"),
+)
 OPERATORS: Final = (
     *(LSH_BUCKETS, LSH_ATTENTION, LOCAL_ATTENTION, RESIDUAL_NORM),
-    *(LSH_ATTENTION_STEP, LOCAL_ATTENTION_STEP),
+    *(LSH_ATTENTION_STEP, LOCAL_ATTENTION_STEP, LSH_BUCKETS_STEP),
 )
+
+RECORD_COLUMNS: Final = 15
+"""Columns of the rotations in a word of LSHBucketsStep's records, two bits each."""
+
+
+def count_record_words(columns: int) -> int:
+    """Words of records, of each round, for so many columns."""
+    return -(-columns // RECORD_COLUMNS)
+
 
 ROUND_AXIS: Final = 2
 """Of the rotations [H, D, R, S] and of the buckets [B, H, R, L]."""
@@ -101,8 +116,14 @@ MAX_SELF_LOGIT: Final = 1e8
 KEY_NORM_EPSILON: Final = 1e-6
 """Added to the mean square of a key (the same file, LSHSelfAttention._len_norm)."""
 
-INPUT_NAMES: Final = ("input_ids", "attention_mask")
-"""A graph's inputs, int64 [batch, sequence]; ModelSpec names the outputs."""
+IDS_INPUT: Final = "input_ids"
+"""The graph input of token ids, int64 [batch, sequence]."""
+
+VECTORS_INPUT: Final = "inputs_embeds"
+"""In place of token ids: the graph input of a model that takes vectors, T [batch, sequence, hidden_size]."""
+
+MASK_INPUT: Final = "attention_mask"
+"""The graph input that is 1 for tokens and 0 for padding, int64 [batch, sequence]."""
 
 NUM_HASHES_INPUT: Final = "num_hashes"
 """The graph input, int64 [1], that says how many rounds of hashing a run uses; all of them without it."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
 from reformer_export.errors import SpecError
+from reformer_export.product_keys_spec import ProductKeysSpec
 from reformer_export.spec import (
     LearnedPositionsSpec,
     LSHAttentionSpec,
@@ -19,7 +20,8 @@ from reformer_export.spec import (
     check_size,
 )
 
-NormKind = Literal["layer", "scale", "rezero"]
+NormKind = Literal["layer", "scale", "rezero", "none"]
+Architecture = Literal["ReformerLM", "Reformer", "LSHSelfAttention"]
 
 TASKS: Final[tuple[Task, ...]] = ("text-generation", "fill-mask", "feature-extraction")
 """Of a causal model with a head, of another one with a head, and of one without a head."""
@@ -50,8 +52,8 @@ class SummedAxialPositionsSpec:
 
 
 @dataclass(frozen=True)
-class RotaryPositionsSpec:
-    """LSH attention turns queries and keys by their positions; `num_positions` is a limit that was chosen."""
+class UnlimitedPositionsSpec:
+    """There are positions of any number; `num_positions` is a limit that was chosen."""
 
     num_positions: int
 
@@ -59,19 +61,19 @@ class RotaryPositionsSpec:
         check_size("max_seq_len", self.num_positions)
 
 
-@dataclass(frozen=True)
-class SinusoidalPositionsSpec:
-    """Sines and cosines of a position are its vector; `num_positions` is a limit that was chosen."""
-
-    num_positions: int
-
-    def __post_init__(self) -> None:
-        check_size("max_seq_len", self.num_positions)
+class RotaryPositionsSpec(UnlimitedPositionsSpec):
+    """LSH attention turns queries and keys by their positions."""
 
 
-LucidrainsPositions = (
-    LearnedPositionsSpec | SummedAxialPositionsSpec | RotaryPositionsSpec | SinusoidalPositionsSpec
-)
+class SinusoidalPositionsSpec(UnlimitedPositionsSpec):
+    """Sines and cosines of a position are its vector."""
+
+
+class NoPositionsSpec(UnlimitedPositionsSpec):
+    """The model is told nothing of positions; causality and chunks know them."""
+
+
+LucidrainsPositions = LearnedPositionsSpec | SummedAxialPositionsSpec | UnlimitedPositionsSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,9 +95,12 @@ class LucidrainsSpec(ModelSpec):
         rotations_per_head: whether each head has random rotations of its own.
         has_one_value_head: whether all heads share one value.
         has_gated_feed_forward: `ff_glu`.
-        norm: of every layer's input: a layer norm; its length scaled; or none, with the result scaled.
+        norm: of every layer's input: a layer norm; its length scaled; none, with the result scaled; or none.
         ties_layers: `weight_tie`: all layers have the same weights, norms aside.
         ties_embedding: `weight_tie_embedding`: the head's weights are the normalised word embeddings.
+        architecture: the package's class: words, layers and head; the layers alone, which take vectors; or
+            one layer's attention alone, which does too and has no feed-forward.
+        product_keys: `pkm_layers`: layers with a memory in place of their feed-forward; None for none.
     """
 
     embedding_size: int
@@ -110,6 +115,8 @@ class LucidrainsSpec(ModelSpec):
     norm: NormKind = "layer"
     ties_layers: bool = False
     ties_embedding: bool = False
+    architecture: Architecture = "ReformerLM"
+    product_keys: ProductKeysSpec | None = None
 
     def __post_init__(self) -> None:
         check_size("emb_dim", self.embedding_size)
@@ -119,8 +126,9 @@ class LucidrainsSpec(ModelSpec):
         check_size("num_mem_kv", self.num_memory_keys, 0)
         if self.task not in TASKS:
             raise SpecError("task", self.task, f"one of {', '.join(TASKS)}", "choose another `task`")
-        if self.norm not in get_args(NormKind):
-            raise SpecError("norm", repr(self.norm), f"one of {', '.join(get_args(NormKind))}", MEND)
+        for name, kinds in (("norm", get_args(NormKind)), ("architecture", get_args(Architecture))):
+            if getattr(self, name) not in kinds:
+                raise SpecError(name, repr(getattr(self, name)), f"one of {', '.join(kinds)}", MEND)
         if self.feed_forward_slices != 1:
             expected = "1 for a model of reformer-pytorch"
             fix = "leave `feed_forward_slices` out"
@@ -130,6 +138,10 @@ class LucidrainsSpec(ModelSpec):
                 raise SpecError(name, repr(getattr(self, name)), "true or false", MEND)
         super().__post_init__()
         self._check_sizes_together()
+        if max(self.memory_layers, default=0) >= len(self.layers):
+            expected = f"at most {len(self.layers)} layers"
+            raise SpecError("pkm_layers", f"layer {self.memory_layers[-1] + 1}", expected, MEND)
+        self._check_parts()
 
     def _check_sizes_together(self) -> None:
         if self.num_local_heads and self.num_memory_keys % self.padding_multiple:
@@ -144,6 +156,20 @@ class LucidrainsSpec(ModelSpec):
         if isinstance(self.positions, SinusoidalPositionsSpec) and self.embedding_size % 2:
             raise SpecError("emb_dim", self.embedding_size, "an even number, for fixed positions", MEND)
 
+    def _check_parts(self) -> None:
+        """SpecError where there is a part that the architecture does not have, or one is missing."""
+        is_vectors, is_alone = self.takes_vectors, self.architecture == "LSHSelfAttention"
+        wrong = [name for name in self.absent_sizes if getattr(self, name) != 0]
+        wrong += ["positions"] * (isinstance(self.positions, NoPositionsSpec) != is_vectors)
+        wrong += ["norm"] * ((self.norm == "none") != is_alone)
+        wrong += ["layers"] * (is_alone and len(self.layers) > 1)
+        wrong += ["product_keys"] * (is_alone and self.product_keys is not None)
+        wrong += ["task"] * (is_vectors and self.task != "feature-extraction")
+        wrong += ["embedding_size"] * (is_vectors and self.embedding_size != self.hidden_size)
+        if wrong:
+            got = f"{getattr(self, wrong[0])!r:.80}"
+            raise SpecError(wrong[0], got, f"what the class {self.architecture} has", MEND)
+
     def _check_buckets(self) -> None:
         for layer in self.layers:
             if isinstance(layer, LSHAttentionSpec) and layer.num_buckets:
@@ -154,6 +180,15 @@ class LucidrainsSpec(ModelSpec):
         if not isinstance(self.positions, LucidrainsPositions):
             raise SpecError("positions", type(self.positions).__name__, "a kind of reformer-pytorch", MEND)
         self._check_lengths()
+
+    @property
+    def takes_vectors(self) -> bool:
+        return self.architecture != "ReformerLM"
+
+    @property
+    def absent_sizes(self) -> tuple[str, ...]:
+        count = {"ReformerLM": 0, "Reformer": 1, "LSHSelfAttention": 2}[self.architecture]
+        return ("vocab_size", "feed_forward_size")[:count]
 
     @property
     def padding_multiple(self) -> int:
@@ -168,7 +203,7 @@ class LucidrainsSpec(ModelSpec):
     @property
     def position_limit(self) -> int:
         """Tokens: the greatest padded length that has positions."""
-        if isinstance(self.positions, RotaryPositionsSpec | SinusoidalPositionsSpec):
+        if isinstance(self.positions, UnlimitedPositionsSpec):
             return self._pad(self.positions.num_positions)
         return self.positions.num_positions
 
@@ -188,8 +223,20 @@ class LucidrainsSpec(ModelSpec):
         return self.padded_length(self.max_length) + self.num_memory_keys
 
     @property
+    def memory_layers(self) -> tuple[int, ...]:
+        return () if self.product_keys is None else self.product_keys.layers
+
+    @property
     def num_hash_heads(self) -> int:
         return self.num_heads - self.num_local_heads
+
+    @property
+    def unturned_keys(self) -> int:
+        """Tokens whose keys decoding needs as they are before they are turned: those of sequences that attend
+        densely, which turn none."""
+        is_rotary = isinstance(self.positions, RotaryPositionsSpec)
+        hashes = any(isinstance(layer, LSHAttentionSpec) for layer in self.layers)
+        return min(self.dense_threshold, self.longest_attended) if is_rotary and hashes else 0
 
     def rotations_shape(self, layer: int) -> tuple[int, int, int, int]:
         """[num_hash_heads or 1, head_size, num_hashes, buckets of the longest sequence / 2]; a shorter

@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol, get_args
 
+from reformer_export.contract import IDS_INPUT, MASK_INPUT, VECTORS_INPUT
 from reformer_export.errors import SpecError
 
 Task = Literal[
@@ -201,7 +202,7 @@ class ModelSpec:
         if self.task not in TASKS:
             raise SpecError("task", self.task, f"one of {', '.join(TASKS)}", "choose another `task`")
         for name in ("vocab_size", "hidden_size", "num_heads", "head_size", "feed_forward_size"):
-            check_size(name, getattr(self, name))
+            check_size(name, getattr(self, name), 0 if name in self.absent_sizes else 1)
         for name in ("max_position_embeddings", "num_labels", "feed_forward_slices"):
             check_size(name, getattr(self, name))
         if self.hidden_act not in ACTIVATIONS:
@@ -295,6 +296,21 @@ class ModelSpec:
         return max(min(limit, self.padding_threshold), limit // multiple * multiple)
 
     @property
+    def absent_sizes(self) -> tuple[str, ...]:
+        """Fields that are 0, as the model has no such part."""
+        return ()
+
+    @property
+    def takes_vectors(self) -> bool:
+        """Whether a sequence is vectors of hidden_size numbers each, and not token ids."""
+        return False
+
+    @property
+    def input_names(self) -> tuple[str, str]:
+        """The graph's inputs: the sequences, and their mask."""
+        return VECTORS_INPUT if self.takes_vectors else IDS_INPUT, MASK_INPUT
+
+    @property
     def output_names(self) -> tuple[str, ...]:
         return OUTPUT_NAMES[self.task]
 
@@ -331,6 +347,11 @@ class ModelSpec:
         """Whether masked and padded tokens get buckets by what they are, and not the last one."""
         return False
 
+    @property
+    def memory_layers(self) -> tuple[int, ...]:
+        """Layers with a product-key memory in place of their feed-forward."""
+        return ()
+
     def bucket_factors(self, layer: int, keys: int) -> tuple[int, ...]:
         """The factors of an LSH layer's bucket count for `keys` tokens that are hashed together."""
         attention = self.layers[layer]
@@ -341,3 +362,7 @@ class ModelSpec:
         """Whether `layer` hashes sequences of `length` tokens: an LSH layer that does not attend densely."""
         attention = self.layers[layer]
         return isinstance(attention, LSHAttentionSpec) and self.padded_length(length) > attention.chunk_length
+
+    def hashes(self, length: int) -> bool:
+        """Whether any layer hashes sequences of `length` tokens."""
+        return any(self.is_hashed(layer, length) for layer in self.lsh_layers)

@@ -7,8 +7,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from tests.required import skip_unless_required
 
@@ -23,6 +25,18 @@ SMALL: dict[str, Any] = {
     "n_hashes": 3,
     "causal": True,
 }
+
+SMALL_ATTENTION: dict[str, Any] = {
+    "class": "LSHSelfAttention",
+    "dim": 32,
+    "heads": 4,
+    "bucket_size": 4,
+    "n_hashes": 4,
+    "max_seq_len": 64,
+}
+"""As time-series libraries make their layers."""
+
+SMALL_REFORMER: dict[str, Any] = SMALL_ATTENTION | {"class": "Reformer", "depth": 2, "causal": True}
 
 
 def require_package() -> None:
@@ -40,21 +54,25 @@ def save_model(
 ) -> tuple[Path, Path]:
     """A model with random weights as a training script saves it: the file of tensors, the JSON of keywords.
 
-    Weights that start as zeros or ones are moved, so that they count.
+    `keywords` may name its `class`; that of a model of vectors has `max_seq_len` for us alone. Weights that
+    start as zeros or ones are moved, so that they count.
     """
     require_package()
-    from reformer_pytorch import ReformerLM
+    import reformer_pytorch
     from reformer_pytorch.autopadder import Autopadder
     from reformer_pytorch.generative_tools import TrainingWrapper
 
-    activation = keywords.get("ff_activation")
-    called = {
-        **keywords,
-        "ff_activation": None if activation is None else getattr(torch.nn, activation),
-    }
+    called = {name: value for name, value in keywords.items() if name != "class"}
+    model_class = keywords.get("class", "ReformerLM")
+    if model_class != "ReformerLM":
+        del called["max_seq_len"]
+    if "pkm_layers" in called:
+        called["pkm_layers"] = tuple(called["pkm_layers"])
+    if called.get("ff_activation") is not None:
+        called["ff_activation"] = getattr(torch.nn, called["ff_activation"])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net: torch.nn.Module = ReformerLM(**called)
+        net: torch.nn.Module = getattr(reformer_pytorch, model_class)(**called)
         for parameter in net.parameters():
             if parameter.ndim == 1:
                 parameter.data += 0.2 * torch.randn_like(parameter) + (parameter.numel() == 1)
@@ -98,9 +116,41 @@ def keyword_arguments(draw: st.DrawFn) -> dict[str, Any]:
         *("use_full_attn", "one_value_head", "return_embeddings", "weight_tie_embedding"),
     ):
         keywords[name] = draw(st.integers(0, 3)) == 0
+    if draw(st.integers(0, 2)) == 0:
+        keywords["pkm_layers"] = draw(st.lists(st.integers(1, 4), max_size=3, unique=True))
+        keywords["pkm_num_keys"] = draw(st.integers(32, 40))
     position = draw(st.sampled_from(["", "", "fixed", "absolute", "axial", "axial shape"]))
     if position:
         keywords[f"{position.split()[0]}_position_emb"] = True
     if position == "axial shape":
         keywords["axial_position_shape"] = draw(st.sampled_from([[8, 8], [3, 4, 5], [60]]))
     return keywords
+
+
+@st.composite
+def vector_keyword_arguments(draw: st.DrawFn) -> dict[str, Any]:
+    """Keyword arguments of a small Reformer or LSHSelfAttention that reformer-pytorch can run."""
+    words = draw(keyword_arguments())
+    taken = {*SMALL_ATTENTION, "dim_head", "causal", "attn_chunks", "full_attn_thres", "num_mem_kv"}
+    taken |= {"n_local_attn_heads", "random_rotations_per_head", "use_full_attn", "one_value_head"}
+    if draw(st.booleans()):
+        taken |= {"depth", "weight_tie", "ff_mult", "ff_activation", "ff_glu", "ff_chunks", "reverse_thres"}
+        taken |= {"use_scale_norm", "use_rezero"}
+        own: dict[str, Any] = {"class": "Reformer"}
+    else:
+        own = {"class": "LSHSelfAttention", "return_attn": draw(st.booleans())}
+        if draw(st.booleans()):
+            words["full_attn_thres"] = draw(st.sampled_from([None, 1, words["bucket_size"]]))
+    if words["dim"] % words["heads"] == 0 and draw(st.booleans()):
+        words["dim_head"] = None
+    return own | {name: value for name, value in words.items() if name in taken}
+
+
+def draw_vectors(rng: np.random.Generator, batch: int, length: int, size: int) -> NDArray[np.float32]:
+    """Normal numbers float32 [batch, length, size], of another scale in each row; zeros behind some token of
+    the last row, as padding that nobody masks, and one vector twice."""
+    scales = rng.choice([0.1, 1.0, 4.0], (batch, 1, 1))
+    vectors = (rng.standard_normal((batch, length, size)) * scales).astype(np.float32)
+    vectors[-1, rng.integers(1, length + 1) :] = 0
+    vectors[:, rng.integers(0, length)] = vectors[:, rng.integers(0, length)]
+    return vectors

@@ -26,7 +26,7 @@ FLOORS = (
     {"checkpoints", "modeling"},
     {"ops"},
     {"libraries", "artifact"},
-    {"contract", "spec", "lucidrains_spec"},
+    {"contract", "spec", "lucidrains_spec", "product_keys_spec"},
     {"errors", "phases"},
 )
 """The house (docs/architecture.md): a room imports from floors below its own only."""
@@ -37,6 +37,8 @@ SIDEWAYS = {
     ("libraries", "artifact"),  # its one reader of JSON and its writer of whole folders, for built libraries
     ("spec", "contract"),
     ("lucidrains_spec", "spec"),
+    ("lucidrains_spec", "product_keys_spec"),
+    ("product_keys_spec", "spec"),
 }
 """Which rooms of one floor may import another."""
 
@@ -45,7 +47,7 @@ DEPLOYED = {"runtimes", "batch", "serving", "artifact", "libraries"}
 """What a server runs: neither torch nor transformers is there."""
 
 EXPORT_ONLY = ("torch", "transformers", "onnxscript", "onnx_ir", "safetensors", "huggingface_hub")
-STANDARD_LIBRARY_ONLY = {"errors", "phases", "spec", "lucidrains_spec", "contract"}
+STANDARD_LIBRARY_ONLY = {"errors", "phases", "spec", "lucidrains_spec", "product_keys_spec", "contract"}
 
 
 def parse_imports(path: Path, module: str) -> Iterator[str]:

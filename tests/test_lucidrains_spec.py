@@ -12,11 +12,13 @@ from reformer_export.artifact.spec_values import spec_from_values, values_from_s
 from reformer_export.errors import SpecError
 from reformer_export.lucidrains_spec import (
     LucidrainsSpec,
+    NoPositionsSpec,
     RotaryPositionsSpec,
     SinusoidalPositionsSpec,
     SummedAxialPositionsSpec,
 )
 from reformer_export.parity.cases import default_cases
+from reformer_export.product_keys_spec import ProductKeysSpec
 from reformer_export.spec import (
     AxialPositionsSpec,
     LearnedPositionsSpec,
@@ -66,6 +68,7 @@ def specs(draw: st.DrawFn) -> LucidrainsSpec | None:
             num_local_heads=local,
             num_memory_keys=memory,
             norm=draw(st.sampled_from(["layer", "scale", "rezero"])),
+            product_keys=draw(st.sampled_from([None, ProductKeysSpec((0,), 40, "batch")])),
         )
     except SpecError:  # too short a limit for one chunk; `test_models_that_are_refused` has the words
         return None
@@ -119,12 +122,29 @@ def test_the_greatest_length_is_the_one_found_by_trying(spec: LucidrainsSpec | N
         ({"feed_forward_slices": 2}, "feed_forward_slices"),
         ({"dense_threshold": -1}, "full_attn_thres"),
         ({"bucket_size": 2**25}, "bucket_size"),
+        ({"product_keys": ProductKeysSpec((0, 2), 32)}, "pkm_layers: got layer 3, expected at most 2 layers"),
         ({"is_padded": False, "max_position_embeddings": 5}, "room for at least one token"),
     ],
 )
 def test_models_that_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(SpecError, match=message):
         make_spec(**changes)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (((), 32), r"pkm_layers: got \(\)"),
+        (((1, 0), 32), r"pkm_layers: got \(1, 0\), expected layers in their order"),
+        (((-1,), 32), "pkm_layers: got -1"),
+        (((0,), 31), "pkm_num_keys: got 31, expected an integer from 32"),
+        (((0,), 10**6), "pkm_num_keys: got 1000000"),
+        (((0,), 32, "group"), "query_norm: got 'group'"),
+    ],
+)
+def test_memories_that_are_refused(fields: Any, message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        ProductKeysSpec(*fields)
 
 
 @pytest.mark.parametrize("family", ["keras", None, 5, ["lucidrains"]])
@@ -166,3 +186,61 @@ def test_a_short_comparison_hashes(changes: dict[str, Any]) -> None:
     assert all(spec.takes_length(case.length) for case in cases)
     assert any(spec.is_hashed(0, case.length) for case in cases)
     assert any(spec.is_hashed(0, case.length) for case in default_cases(spec))
+
+
+def make_alone(**changes: Any) -> LucidrainsSpec:
+    """An LSHSelfAttention alone."""
+    fields: dict[str, Any] = {
+        "task": "feature-extraction",
+        "vocab_size": 0,
+        "feed_forward_size": 0,
+        "positions": NoPositionsSpec(50),
+        "layers": (LAYER,),
+        "norm": "none",
+        "architecture": "LSHSelfAttention",
+    }
+    return make_spec(**fields | changes)
+
+
+def test_a_model_of_vectors_survives_json() -> None:
+    reformer = {
+        "architecture": "Reformer",
+        "norm": "scale",
+        "feed_forward_size": 16,
+        "layers": (LAYER, LAYER),
+    }
+    for spec in (make_alone(), make_alone(**reformer)):
+        assert spec_from_values(json.loads(json.dumps(values_from_spec(spec)))) == spec
+        assert spec.takes_vectors
+        assert spec.input_names == ("inputs_embeds", "attention_mask")
+        assert spec.max_length == 50
+    assert make_spec().input_names == ("input_ids", "attention_mask")
+    values = values_from_spec(make_spec())
+    del values["architecture"]  # as older versions wrote them
+    assert spec_from_values(values) == make_spec()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"vocab_size": 5}, "vocab_size: got 5, expected what the class LSHSelfAttention has"),
+        ({"feed_forward_size": 5}, "feed_forward_size: got 5"),
+        (
+            {"architecture": "Reformer", "norm": "layer"},
+            "feed_forward_size: got 0, expected an integer from 1",
+        ),
+        ({"architecture": "ReformerEncDec"}, "architecture: got 'ReformerEncDec'"),
+        ({"norm": "layer"}, "norm: got 'layer'"),
+        ({"layers": (LAYER, LAYER)}, "layers: got"),
+        ({"positions": RotaryPositionsSpec(50)}, r"positions: got RotaryPositionsSpec\(num_positions=50\)"),
+        ({"task": "text-generation"}, "task: got 'text-generation'"),
+        ({"embedding_size": 4}, "embedding_size: got 4"),
+        ({"hidden_size": 0}, "hidden_size: got 0"),
+    ],
+)
+def test_models_of_vectors_that_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        make_alone(**changes)
+    for own in ({"norm": "none"}, {"positions": NoPositionsSpec(50)}, {"vocab_size": 0}):
+        with pytest.raises(SpecError):
+            make_spec(**own)

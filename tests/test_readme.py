@@ -47,7 +47,7 @@ LINES: Final = [(page, line) for page in PAGES for line in read_command_lines(pa
 
 
 def reason_not_to_run(line: str) -> str | None:
-    if re.search(r"--config|\bLM\b", line) and importlib.util.find_spec("reformer_pytorch") is None:
+    if re.search(r"--config|\b(LM|LAYER)\b", line) and importlib.util.find_spec("reformer_pytorch") is None:
         return "the package reformer-pytorch"
     return next((reason for rule, reason in NOT_RUN.items() if re.search(rule, line)), None)
 
@@ -62,7 +62,8 @@ def split(line: str) -> list[str]:
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A reader's folder: `my-reformer`, a language model over bytes; model.pt and kwargs.json, one of
-    reformer-pytorch; texts; and `models`, of this project."""
+    reformer-pytorch, layer.pt and layer.json, a layer of it, and vectors for that; texts; and `models`, of
+    this project."""
     folder = tmp_path_factory.mktemp("desk")
     config = config_t(vocab_size=258, is_decoder=True)
     save_model(folder, config, transformers.ReformerModelWithLMHead).rename(folder / "my-reformer")
@@ -73,6 +74,10 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "models").symlink_to(ROOT / "models")
     if importlib.util.find_spec("reformer_pytorch") is not None:
         lucidrains.save_model(folder, lucidrains.SMALL)
+        file, keywords = lucidrains.save_model(folder / "layer", lucidrains.SMALL_ATTENTION, None)
+        file.rename(folder / "layer.pt")
+        keywords.rename(folder / "layer.json")
+    np.savez(folder / "series.npz", inputs_embeds=np.ones((3, 16, 32)))
     assert run_program("onnx", folder / "my-reformer", folder / "OUT").status == 0
     return folder
 

@@ -25,7 +25,8 @@ constexpr const char* kOperatorVersion = "1";
 enum class Element { kT, kFloat32, kInt32 };
 
 // A shape has one letter a dimension: B batch, L length, W heads * head size, H heads, D head size,
-// R num_hashes, S rotation size, N hidden size, Q new tokens, P tokens that a cache has room for.
+// R num_hashes, S rotation size, N hidden size, Q new tokens, P tokens that a cache has room for,
+// K words of records, G heads or 1.
 struct TensorRule {
   const char* name;
   Element element;
@@ -234,16 +235,42 @@ struct LocalAttentionStep {
   }
 };
 
+struct LSHBucketsStep {
+  using Params = reformer_lsh_buckets_step_params;
+  static constexpr const char* kName = "LSHBucketsStep";
+  static constexpr Functions<Params> kCPU = {reformer_cpu_lsh_buckets_step_workspace,
+                                             reformer_cpu_lsh_buckets_step};
+  static constexpr Functions<Params> kCUDA = {reformer_cuda_lsh_buckets_step_workspace,
+                                              reformer_cuda_lsh_buckets_step};
+  static constexpr TensorField<Params> kInputs[] = {
+      {{"query_key", Element::kT, "BQW"}, &Params::query_key},
+      {{"rotations", Element::kFloat32, "GDRS"}, &Params::rotations},
+      {{"past_records", Element::kInt32, "BHKP"}, &Params::past_records},
+      {{"lengths", Element::kInt32, "B"}, &Params::lengths},
+      {{"new_lengths", Element::kInt32, "B"}, &Params::new_lengths}};
+  static constexpr TensorField<Params> kOutputs[] = {
+      {{"new_buckets", Element::kInt32, "BHRQ"}, &Params::new_buckets},
+      {{"buckets", Element::kInt32, "BHRP"}, &Params::buckets},
+      {{"present_records", Element::kInt32, "BHKP"}, &Params::present_records}};
+  static constexpr InPlace kInPlace[] = {{2, 2}};
+
+  template <typename Reader>
+  static void read_attributes(Reader& reader, Params& params) {
+    reader.integer("num_heads", params.num_heads);
+    reader.integer("padding_multiple", params.padding_multiple);
+  }
+};
+
 template <typename... Operators>
 struct OperatorList {};
 using AllOperators = OperatorList<LSHBuckets, LSHAttention, LocalAttention, ResidualNorm,
-                                  LSHAttentionStep, LocalAttentionStep>;
+                                  LSHAttentionStep, LocalAttentionStep, LSHBucketsStep>;
 // Those with CUDA kernels.
 using CUDAOperators = OperatorList<LSHBuckets, LSHAttention, LocalAttention, ResidualNorm,
-                                   LSHAttentionStep, LocalAttentionStep>;
+                                   LSHAttentionStep, LocalAttentionStep, LSHBucketsStep>;
 // What TensorRT gets plugins for: it fuses the others' function bodies itself.
-using PluginOperators =
-    OperatorList<LSHBuckets, LSHAttention, LocalAttention, LSHAttentionStep, LocalAttentionStep>;
+using PluginOperators = OperatorList<LSHBuckets, LSHAttention, LocalAttention, LSHAttentionStep,
+                                     LocalAttentionStep, LSHBucketsStep>;
 
 // How many outputs may take an input's memory.
 template <typename Operator, typename = void>

@@ -1,7 +1,8 @@
 /**
  * Reformer kernels: the C interface.
  *
- * Six operators: LSHBuckets, LSHAttention, LocalAttention, ResidualNorm, and the attentions' steps.
+ * Seven operators: LSHBuckets, LSHAttention, LocalAttention, ResidualNorm, and the steps of the
+ * attentions and of LSHBuckets.
  * Every backend (CPU here, CUDA beside it) takes the same structs.
  *
  * Rules that hold for every function:
@@ -41,7 +42,7 @@ extern "C" {
 #endif
 
 /** Changes whenever a struct or the meaning of a field changes. */
-#define REFORMER_ABI_VERSION 4u
+#define REFORMER_ABI_VERSION 5u
 
 /** self_logit is no larger than this either way, so that it outweighs -1e9. */
 #define REFORMER_MAX_SELF_LOGIT 1e8f
@@ -50,6 +51,9 @@ extern "C" {
 #define REFORMER_MAX_BUCKET_FACTORS 30
 
 #define REFORMER_MAX_RANK 4
+
+/** Columns of the rotations in a word of LSHBucketsStep's records. */
+#define REFORMER_RECORD_COLUMNS 15
 
 /** The CUDA kernels take heads of up to this many elements. */
 #define REFORMER_CUDA_MAX_HEAD_SIZE 256
@@ -271,6 +275,32 @@ typedef struct reformer_local_attention_step_params {
   reformer_execution execution;
 } reformer_local_attention_step_params;
 
+/**
+ * LSHBuckets of all tokens of a sequence, whose number of buckets grows with its length: of L
+ * tokens by the first ceil(L / padding_multiple) columns of the rotations, or all S, as one factor.
+ * A new token may give all tokens other buckets, so what is cached of a token are its records:
+ * which columns the argmax of (y, -y) moves to when the columns up to there are all. Column s has
+ * the bits 2 (s % 15) and the next one of word s / 15: 1 where it moves to y_s, 2 where it moves to
+ * -y_s, 0 where it stays. Rows and lengths are as of LSHAttentionStep; on CUDA nobody looks at the
+ * lengths before the kernels do, whatever Q is, and a row whose lengths do not fit rests.
+ */
+typedef struct reformer_lsh_buckets_step_params {
+  uint32_t struct_size;         /**< sizeof(reformer_lsh_buckets_step_params) */
+  uint32_t abi_version;         /**< REFORMER_ABI_VERSION */
+  int32_t num_heads;            /**< H */
+  int64_t padding_multiple;     /**< >= 1, tokens for one more column */
+  reformer_tensor query_key;    /**< T [B, Q, H*D], of the new tokens */
+  reformer_tensor rotations;    /**< float32 [H, D, R, S], S >= 1; or [1, D, R, S], of all heads */
+  reformer_tensor past_records; /**< int32 [B, H, R*W, P], W = ceil(S / 15), of the tokens held */
+  reformer_tensor lengths;      /**< int32 [B], tokens held */
+  reformer_tensor new_lengths;  /**< int32 [B], new tokens */
+  reformer_tensor new_buckets;  /**< output, int32 [B, H, R, Q]; 0 behind the new tokens */
+  reformer_tensor buckets;      /**< output, int32 [B, H, R, P], of all tokens of a row that gets
+                                   new ones; 0 elsewhere */
+  reformer_tensor present_records; /**< output, int32 [B, H, R*W, P]; may be past_records */
+  reformer_execution execution;
+} reformer_lsh_buckets_step_params;
+
 /** What this library is. Set struct_size before the call. */
 typedef struct reformer_library {
   uint32_t struct_size;   /**< sizeof(reformer_library) */
@@ -301,6 +331,8 @@ REFORMER_API reformer_status reformer_cpu_lsh_attention_step_workspace(
     const reformer_lsh_attention_step_params* params, uint64_t* size) REFORMER_NOEXCEPT;
 REFORMER_API reformer_status reformer_cpu_local_attention_step_workspace(
     const reformer_local_attention_step_params* params, uint64_t* size) REFORMER_NOEXCEPT;
+REFORMER_API reformer_status reformer_cpu_lsh_buckets_step_workspace(
+    const reformer_lsh_buckets_step_params* params, uint64_t* size) REFORMER_NOEXCEPT;
 
 /** Run an operator on host memory. */
 REFORMER_API reformer_status reformer_cpu_lsh_buckets(const reformer_lsh_buckets_params* params)
@@ -315,6 +347,8 @@ REFORMER_API reformer_status
 reformer_cpu_lsh_attention_step(const reformer_lsh_attention_step_params* params) REFORMER_NOEXCEPT;
 REFORMER_API reformer_status reformer_cpu_local_attention_step(
     const reformer_local_attention_step_params* params) REFORMER_NOEXCEPT;
+REFORMER_API reformer_status
+reformer_cpu_lsh_buckets_step(const reformer_lsh_buckets_step_params* params) REFORMER_NOEXCEPT;
 
 /**
  * Bytes of device workspace; the same rules as for the CPU. Absent from a library built without
@@ -332,6 +366,8 @@ REFORMER_API reformer_status reformer_cuda_lsh_attention_step_workspace(
     const reformer_lsh_attention_step_params* params, uint64_t* size) REFORMER_NOEXCEPT;
 REFORMER_API reformer_status reformer_cuda_local_attention_step_workspace(
     const reformer_local_attention_step_params* params, uint64_t* size) REFORMER_NOEXCEPT;
+REFORMER_API reformer_status reformer_cuda_lsh_buckets_step_workspace(
+    const reformer_lsh_buckets_step_params* params, uint64_t* size) REFORMER_NOEXCEPT;
 
 /** Enqueue an operator on device memory, on execution.stream. */
 REFORMER_API reformer_status reformer_cuda_lsh_buckets(const reformer_lsh_buckets_params* params)
@@ -346,6 +382,8 @@ REFORMER_API reformer_status reformer_cuda_lsh_attention_step(
     const reformer_lsh_attention_step_params* params) REFORMER_NOEXCEPT;
 REFORMER_API reformer_status reformer_cuda_local_attention_step(
     const reformer_local_attention_step_params* params) REFORMER_NOEXCEPT;
+REFORMER_API reformer_status
+reformer_cuda_lsh_buckets_step(const reformer_lsh_buckets_step_params* params) REFORMER_NOEXCEPT;
 
 #ifdef __cplusplus
 } /* extern "C" */

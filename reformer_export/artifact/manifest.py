@@ -21,6 +21,7 @@ from reformer_export.artifact.files import (
     sha256_of_file,
     write_atomically,
 )
+from reformer_export.artifact.signature import graph_inputs, graph_outputs
 from reformer_export.artifact.spec_values import spec_from_values, values_from_spec
 from reformer_export.contract import NUM_HASHES_INPUT
 from reformer_export.errors import ArtifactError, SpecError
@@ -102,6 +103,8 @@ class Manifest:
             "spec": values_from_spec(self.spec),
             "max_length": self.spec.max_length,
             "dtype": self.dtype,
+            "inputs": [each.to_dict() for each in graph_inputs(self.spec, self.dtype)],
+            "outputs": [each.to_dict() for each in graph_outputs(self.spec, self.dtype)],
             "opset": self.opset,
             "operators": self.operators,
             "dial": None if self.runtime_num_hashes is None else self.runtime_num_hashes.to_dict(),

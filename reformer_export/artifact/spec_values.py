@@ -8,10 +8,12 @@ from typing import Any, Final
 from reformer_export.errors import SpecError
 from reformer_export.lucidrains_spec import (
     LucidrainsSpec,
+    NoPositionsSpec,
     RotaryPositionsSpec,
     SinusoidalPositionsSpec,
     SummedAxialPositionsSpec,
 )
+from reformer_export.product_keys_spec import ProductKeysSpec
 from reformer_export.spec import (
     AxialPositionsSpec,
     LearnedPositionsSpec,
@@ -26,6 +28,7 @@ _POSITIONS: Final[dict[str, type[Any]]] = {
     "summed axial": SummedAxialPositionsSpec,
     "rotary": RotaryPositionsSpec,
     "sinusoidal": SinusoidalPositionsSpec,
+    "none": NoPositionsSpec,
 }
 _LAYERS: Final[dict[str, type[Any]]] = {"lsh": LSHAttentionSpec, "local": LocalAttentionSpec}
 _KIND_OF: Final = {kind_type: kind for kind, kind_type in (_POSITIONS | _LAYERS).items()}
@@ -57,6 +60,8 @@ def spec_from_values(values: dict[str, Any]) -> ModelSpec:
         if family not in _FAMILIES:
             raise ValueError(f"{_FAMILY} {family!r} is none of {tuple(_FAMILIES)}")
         fields = {name: value for name, value in values.items() if name != _FAMILY}
+        if fields.get("product_keys") is not None:
+            fields["product_keys"] = ProductKeysSpec(**_with_tuples(fields["product_keys"]))
         return _FAMILIES[family](**{**fields, "positions": positions, "layers": layers})
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise SpecError(
@@ -68,8 +73,13 @@ def spec_from_values(values: dict[str, Any]) -> ModelSpec:
 
 
 def _of_kind(kinds: dict[str, type[Any]], values: dict[str, Any]) -> Any:
-    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    fields = _with_tuples(values)
     kind = fields.pop("kind")
     if kind not in kinds:
         raise ValueError(f"kind {kind!r} is none of {tuple(kinds)}")
     return kinds[kind](**fields)
+
+
+def _with_tuples(values: dict[str, Any]) -> dict[str, Any]:
+    """JSON's lists as the tuples that they are in a spec."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}

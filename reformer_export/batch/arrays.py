@@ -1,5 +1,5 @@
-"""Rows of ids from a .npy or .npz file, read one at a time: a header's promise is checked before memory is
-taken for it, and a compressed member is unpacked only as far as it is read."""
+"""Rows of ids, or of vectors, from a .npy or .npz file, read one at a time: a header's promise is checked
+before memory is taken for it, and a compressed member is unpacked only as far as it is read."""
 
 from __future__ import annotations
 
@@ -24,8 +24,6 @@ from reformer_export.batch.lines import BLOCK_BYTES, changed, unreadable
 from reformer_export.batch.sequences import Consumed, InputLine, SequenceReader, Source
 from reformer_export.errors import InputError
 
-ARRAYS: Final = frozenset({"input_ids", "attention_mask"})
-
 MAX_HEADER_BYTES: Final = 10_000
 """As numpy's own reader; an array of two axes needs about a hundred."""
 
@@ -45,16 +43,16 @@ BROKEN: Final = (
 
 @dataclass(frozen=True)
 class _Rows:
-    """The rows of an array [rows, length] that are still to be read from `stream`."""
+    """The rows of an array [rows, length, ...] that are still to be read from `stream`."""
 
     name: str
     stream: IO[bytes]
-    shape: tuple[int, int]
+    shape: tuple[int, ...]
     dtype: np.dtype[Any]
 
     def read(self) -> tuple[bytes, NDArray[Any]]:
-        """The next row, as bytes and as integers [length]."""
-        wanted = self.shape[1] * self.dtype.itemsize
+        """The next row, as bytes and as numbers [length, ...]."""
+        wanted = math.prod(self.shape[1:]) * self.dtype.itemsize
         parts = []
         while wanted:
             part = self.stream.read(min(wanted, BLOCK_BYTES))
@@ -63,12 +61,12 @@ class _Rows:
             parts.append(part)
             wanted -= len(part)
         content = b"".join(parts)
-        return content, np.frombuffer(content, self.dtype)
+        return content, np.frombuffer(content, self.dtype).reshape(self.shape[1:])
 
 
 class ArraySource(Source):
-    """The rows of `input_ids` [sequences, length], and of `attention_mask` if there is one. One axis is one
-    row."""
+    """The rows of `input_ids` [sequences, length], or `inputs_embeds` [sequences, length, hidden_size] where
+    the model takes vectors, and of `attention_mask` if there is one. An axis less is one row."""
 
     format = "array"
     resumable = True
@@ -92,11 +90,14 @@ class ArraySource(Source):
             raise unreadable(path, error) from error
         except BROKEN as error:
             raise self._broken(error) from error
-        self._ids = arrays["input_ids"]
-        self._mask = arrays.get("attention_mask")
-        if self._mask is not None and self._mask.shape != self._ids.shape:
-            got = f"input_ids {list(self._ids.shape)} and attention_mask {list(self._mask.shape)}"
-            raise InputError("file", got, "[batch, sequence] for both", f"reshape them in {path}")
+        name, mask_name = reader.input_names
+        self._ids = arrays[name]
+        self._mask = arrays.get(mask_name)
+        if self._mask is not None and self._mask.shape != self._ids.shape[:2]:
+            got = f"{name} {list(self._ids.shape)} and {mask_name} {list(self._mask.shape)}"
+            expected = f"{_describe_axes(reader.vector_size)} and [batch, sequence]"
+            expected = "[batch, sequence] for both" if reader.vector_size is None else expected
+            raise InputError("file", got, expected, f"reshape them in {path}")
 
     @property
     def progress(self) -> tuple[int, int | None]:
@@ -129,17 +130,23 @@ class ArraySource(Source):
         return values[0], values[1] if self._mask is not None else None
 
     def _open_npy(self, file: BinaryIO) -> dict[str, _Rows]:
-        rows = self._open_array("input_ids", file)
+        name, _ = self._reader.input_names
+        rows = self._open_array(name, file)
         self._check_size(rows, os.fstat(file.fileno()).st_size - file.tell())
-        return {"input_ids": rows}
+        return {name: rows}
 
     def _open_npz(self, file: BinaryIO, resources: ExitStack) -> dict[str, _Rows]:
         archive = resources.enter_context(zipfile.ZipFile(file))
         names = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-        if "input_ids" not in names:
-            raise self._refuse(f"arrays {sorted(names)[:8]}", "input_ids", "rename it")
+        known = self._reader.input_names
+        if known[0] not in names:
+            raise self._refuse(f"arrays {sorted(names)[:8]}", known[0], "rename it")
+        others = sorted(names.keys() - set(known))
+        if others and self._reader.vector_size is not None:  # such as keys, which would change the answer
+            fix = "leave the others out: they are no inputs of this artifact"
+            raise self._refuse(f"arrays {others[:8]}", f"{' and '.join(known)} alone", fix)
         arrays = {}
-        for name in ARRAYS & names.keys():
+        for name in names.keys() & set(known):
             info = names[name]
             if info.compress_type not in READABLE_COMPRESSION or info.flag_bits & 1:
                 raise self._refuse(
@@ -154,21 +161,25 @@ class ArraySource(Source):
 
     def _open_array(self, name: str, stream: IO[bytes]) -> _Rows:
         shape, fortran_order, dtype = _read_header(stream)
-        if len(shape) == 1:
+        size = self._reader.vector_size if name == self._reader.input_names[0] else None
+        axes = 2 if size is None else 3
+        if len(shape) == axes - 1:
             shape = (1, *shape)
         got = f"{name} {list(shape)}"
-        if len(shape) != 2 or not all(type(size) is int and size >= 0 for size in shape):
-            raise self._refuse(got, "[batch, sequence]", "reshape it")
-        if dtype.kind not in "iu" or shape[1] == 0:
+        fits = len(shape) == axes and all(type(each) is int and each >= 0 for each in shape)
+        if not fits or shape[2:] != (() if size is None else (size,)):
+            raise self._refuse(got, _describe_axes(size), "reshape it")
+        if dtype.kind not in ("iu" if size is None else "f") or shape[1] == 0:
             got = f"{name} of shape {list(shape)} and type {dtype}"
-            raise self._refuse(got, "rows of at least one integer", "mend it")
+            expected = "rows of at least one integer" if size is None else "rows of real numbers"
+            raise self._refuse(got, expected, "mend it")
         longest = self._reader.max_length
         if shape[1] > longest:
             raise self._refuse(got, f"rows of at most {longest} tokens", "shorten the texts, or split them")
-        if fortran_order and min(shape) > 1:
+        if fortran_order and sum(each > 1 for each in shape) > 1:
             fix = "write it with numpy.ascontiguousarray"
             raise self._refuse(f"{name} in Fortran order", "one row after the other", fix)
-        return _Rows(name, stream, (shape[0], shape[1]), dtype)
+        return _Rows(name, stream, shape, dtype)
 
     def _check_size(self, rows: _Rows, got: int) -> None:
         expected = math.prod(rows.shape) * rows.dtype.itemsize
@@ -183,6 +194,10 @@ class ArraySource(Source):
         reason = " ".join(str(error).split()) or type(error).__name__
         got = f"{self._path}, which numpy cannot read ({reason:.200})"
         return InputError("file", got, "a .npz or .npy file", "write it with numpy.savez")
+
+
+def _describe_axes(size: int | None) -> str:
+    return "[batch, sequence]" if size is None else f"[batch, sequence, {size}]"
 
 
 def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:

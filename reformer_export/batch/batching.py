@@ -16,7 +16,8 @@ from reformer_export.runtimes.sampling import require_integer
 from reformer_export.spec import ModelSpec
 
 WINDOW_OUTPUT_BYTES: Final = 2**28
-"""Of outputs that wait for their turn to be written: a window ends with the line that reaches it."""
+"""Of outputs that wait for their turn to be written, and of vectors: a window ends with the line that reaches
+it."""
 
 WINDOW_TOKENS: Final = 2**20
 """A window ends with the line that reaches so many: their work is lost with an interruption."""
@@ -80,7 +81,12 @@ def windows_from_lines(
         window.append(line)
         if line.sequence is not None:
             tokens += len(line.sequence.ids)
+<<<<<<< HEAD
             size += count_output_bytes(spec, len(line.sequence.ids))
+=======
+            size += _count_output_bytes(spec, len(line.sequence.ids))
+            size += line.sequence.ids.nbytes if line.sequence.has_vectors else 0
+>>>>>>> integration
         full = size >= WINDOW_OUTPUT_BYTES or tokens >= WINDOW_TOKENS
         if full or len(window) >= batching.window_lines:
             yield window

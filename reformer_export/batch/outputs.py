@@ -151,15 +151,17 @@ def open_whole_file(path: Path) -> Iterator[ResultWriter]:
 
 
 class JsonLinesWriter(ResultWriter):
-    """A line a sequence: `index`, `input_ids`, `attention_mask` if one was given, and every output; a line
-    for a bad one: `index` and `error`."""
+    """A line a sequence: `index`, `input_ids` of a model that takes ids, `attention_mask` if one was given,
+    and every output; a line for a bad one: `index` and `error`."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
         self.size = 0
 
     def write(self, result: SequenceResult) -> None:
-        values: dict[str, Any] = {"index": result.index, "input_ids": result.sequence.ids.tolist()}
+        values: dict[str, Any] = {"index": result.index}
+        if not result.sequence.has_vectors:
+            values["input_ids"] = result.sequence.ids.tolist()
         if result.sequence.mask is not None:
             values["attention_mask"] = result.sequence.mask.tolist()
         values.update({name: _json_from_array(value) for name, value in result.outputs.items()})
@@ -200,8 +202,8 @@ class _Column:
 
 
 class NpzWriter(ResultWriter):
-    """`index` [sequences], `input_ids` and `attention_mask` [sequences, length] and every output
-    [sequences, ...], rows padded with zeros; bad lines are left out.
+    """`index` [sequences], `input_ids` of a model that takes ids and `attention_mask` [sequences, length],
+    and every output [sequences, ...], rows padded with zeros; bad lines are left out.
     numpy lets go of the zero characters at a text's end.
 
     How wide the arrays are is known at the end only: until then the rows wait in files without a name in
@@ -219,10 +221,13 @@ class NpzWriter(ResultWriter):
     def write(self, result: SequenceResult) -> None:
         arrays: dict[str, NDArray[Any]] = {
             "index": np.array([result.index], np.int64),
-            "input_ids": result.sequence.ids.astype(np.int64, copy=False),
             "attention_mask": result.sequence.mask_or_ones.astype(np.int64, copy=False),
             **result.outputs,
         }
+        if result.sequence.has_vectors:
+            self._columns.pop("input_ids", None)
+        else:
+            arrays["input_ids"] = result.sequence.ids.astype(np.int64, copy=False)
         for name, row in arrays.items():
             if name not in self._columns:
                 self._columns[name] = self._new_column(row.dtype, row.shape[1:])

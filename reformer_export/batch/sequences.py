@@ -22,6 +22,7 @@ from reformer_export.runtimes.tokenizer import Tokenizer
 from reformer_export.spec import ModelSpec
 
 START_AGAIN: Final = "start again with `restart=True`"
+VECTOR_FILES: Final = "a .npz file with inputs_embeds [batch, sequence, hidden_size] (and attention_mask)"
 EXAMPLE: Final = 'write e.g. {"input_ids": [5, 6, 7]} or {"text": "some text"}'
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -29,10 +30,15 @@ Count = Annotated[int, msgspec.Meta(ge=0)]
 
 @dataclass(frozen=True)
 class InputSequence:
-    """One row to run: `ids` integers [length], `mask` 0 or 1 [length], or None for all ones."""
+    """One row to run: `ids` integers [length], or the vectors, floats [length, hidden_size], of a model that
+    takes those; `mask` 0 or 1 [length], or None for all ones."""
 
-    ids: NDArray[np.integer]
+    ids: NDArray[Any]
     mask: NDArray[np.integer] | None = None
+
+    @property
+    def has_vectors(self) -> bool:
+        return self.ids.ndim == 2
 
     @property
     def mask_or_ones(self) -> NDArray[np.integer]:
@@ -137,9 +143,21 @@ class SequenceReader:
         """The reader of what `runtime` takes."""
         return cls(runtime.spec, runtime.max_length, lambda: runtime.tokenizer)
 
+    @property
+    def vector_size(self) -> int | None:
+        """Numbers of a token of a model that takes vectors; None for one that takes ids."""
+        return self._spec.hidden_size if self._spec.takes_vectors else None
+
+    @property
+    def input_names(self) -> tuple[str, str]:
+        """What a sequence and its mask are called."""
+        return self._spec.input_names
+
     def read_text(self, index: int, where: str, text: str) -> InputLine:
-        """The line of a text; an error in it for an empty one."""
+        """The line of a text; an error in it for an empty one, or where the model takes no text."""
         bad = functools.partial(InputLine, index, where, None)
+        if self._spec.takes_vectors:
+            return bad(f"got a text, expected vectors; give them in {VECTOR_FILES}")
         if not text:
             return bad("got an empty text, expected at least one character; leave it out")
         try:
@@ -151,6 +169,8 @@ class SequenceReader:
     def read_json(self, index: int, where: str, line: str) -> InputLine:
         """The line of an object with `text`, or with `input_ids` and, if it likes, `attention_mask`."""
         bad = functools.partial(InputLine, index, where, None)
+        if self._spec.takes_vectors:
+            return bad(f"got JSON, expected vectors; give them in {VECTOR_FILES}")
         try:
             values = json.loads(line)
         except (ValueError, RecursionError) as error:  # ValueError: a number of thousands of digits, too
@@ -177,14 +197,14 @@ class SequenceReader:
     def check(self, index: int, where: str, ids: NDArray[Any], mask: NDArray[Any] | None) -> InputLine:
         """The line of ids and a mask of any shape and type; an error in it where the model takes others."""
         bad = functools.partial(InputLine, index, where, None)
-        error = _find_wrong_type(ids, mask)
+        error = _find_wrong_type(ids, mask, self.input_names[0], self.vector_size)
         if error is not None:
             return bad(error)
         sequence = InputSequence(ids, mask)
         if len(ids) > self.max_length:
             expected = f"at most {self.max_length}; shorten the text, or split it"
             return bad(f"got {len(ids)} tokens, expected {expected}")
-        if mask is None and ids.min() >= 0 and ids.max() < self._spec.vocab_size:
+        if mask is None and self.vector_size is None and ids.min() >= 0 and ids.max() < self._spec.vocab_size:
             return InputLine(index, where, sequence)  # most lines: without the cost of the sentences below
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", LeftPaddingWarning)
@@ -196,15 +216,22 @@ class SequenceReader:
         return InputLine(index, where, sequence, warning=warning)
 
 
-def _find_wrong_type(ids: NDArray[Any], mask: NDArray[Any] | None) -> str | None:
-    for name, row in (("input_ids", ids), ("attention_mask", mask)):
-        if row is not None and (row.ndim != 1 or row.size == 0 or row.dtype.kind not in "iu"):
-            return (
-                f"got {name} of shape {list(row.shape)} and type {row.dtype}, expected a list of "
-                "at least one integer; mend it"
-            )
-    if mask is not None and mask.shape != ids.shape:
-        return f"got {len(ids)} input_ids and {len(mask)} attention_mask values, expected equally many"
+def _find_wrong_type(ids: NDArray[Any], mask: NDArray[Any] | None, name: str, size: int | None) -> str | None:
+    """What is wrong with ids, or with vectors of `size` numbers, which are called `name`, and with a mask."""
+    is_row_of_ids = ids.ndim == 1 and ids.dtype.kind in "iu"
+    fits = is_row_of_ids if size is None else ids.shape[1:] == (size,) and ids.dtype.kind == "f"
+    if not fits or ids.size == 0:
+        expected = "a list of at least one integer" if size is None else f"rows of {size} real numbers"
+        return f"got {name} of shape {list(ids.shape)} and type {ids.dtype}, expected {expected}; mend it"
+    if mask is None:
+        return None
+    if mask.ndim != 1 or mask.size == 0 or mask.dtype.kind not in "iu":
+        return (
+            f"got attention_mask of shape {list(mask.shape)} and type {mask.dtype}, expected a list of "
+            "at least one integer; mend it"
+        )
+    if len(mask) != len(ids):
+        return f"got {len(ids)} {name} and {len(mask)} attention_mask values, expected equally many"
     return None
 
 

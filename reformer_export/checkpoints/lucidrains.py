@@ -1,4 +1,4 @@
-"""Load a ReformerLM of reformer-pytorch: a file of tensors and one of keyword arguments -> Checkpoint.
+"""Load a model of reformer-pytorch: a file of tensors and one of keyword arguments -> Checkpoint.
 
 The package itself is not needed. Everything is checked before a tensor is read: the keywords by themselves,
 then against the tensors' names and shapes.
@@ -15,7 +15,7 @@ import torch
 
 from reformer_export.artifact.files import sha256_of_file
 from reformer_export.checkpoints.checkpoint import Checkpoint, LoadOptions
-from reformer_export.checkpoints.lucidrains_keywords import MODEL_CLASS, Keywords, read_keywords
+from reformer_export.checkpoints.lucidrains_keywords import CLASS_KEY, Keywords, read_keywords
 from reformer_export.checkpoints.lucidrains_model import spec_from_keywords
 from reformer_export.checkpoints.lucidrains_names import (
     SAVE_AGAIN,
@@ -25,6 +25,12 @@ from reformer_export.checkpoints.lucidrains_names import (
     parameter_names,
     position_kind,
     read_names,
+)
+from reformer_export.checkpoints.lucidrains_product_keys import (
+    choose_layers,
+    convert_memories,
+    read_facts,
+    spec_of_memories,
 )
 from reformer_export.checkpoints.weights import WeightFiles, open_weights_file
 from reformer_export.errors import CheckpointError, InputError
@@ -66,22 +72,26 @@ def _load(file: Path, config: Path, options: LoadOptions) -> Checkpoint:
     keywords = read_keywords(config)
     files = open_weights_file(file)
     stored = read_names(file, files.headers)
-    keywords = _complete(keywords, stored)
+    _compare_class(keywords, stored)
+    keywords = _complete(keywords, stored, options)
     wrapper = _choose_wrapper(keywords, stored)
     spec, choices = spec_from_keywords(keywords, wrapper is not None, options)
+    memories = spec_of_memories(keywords, read_facts(stored.shapes).query_norm)
+    spec = dataclasses.replace(spec, product_keys=memories)
     selected = _select_tensors(stored, keywords, spec)
     weights = _read_weights(files, stored, selected)
     if "lm_head.decoder.weight" in weights and spec.ties_embedding:
         name = "lm_head.decoder.weight"
         weights[name] = torch.nn.functional.normalize(weights[name], dim=-1)
+    convert_memories(weights, [f"encoder.layers.{i}.feed_forward.memory" for i in spec.memory_layers])
     read = sorted({name for names in selected.values() for name in names})
     source = {
         "kind": KIND,
         "name": file.name,
-        "class": MODEL_CLASS,
+        "class": keywords.model_class,
         "wrapper": wrapper,
         "files": {path.name: sha256_of_file(path) for path in (file, config)},
-        "keywords": {name: _to_json(keywords[name]) for name in sorted(keywords.values)},
+        "keywords": {name: _to_json(value) for name, value in keywords.own_values.items()},
         "ignored_keywords": keywords.ignored,
         "stored_dtypes": sorted({files.headers[stored.prefix + name].dtype for name in read}),
         **choices,
@@ -100,11 +110,19 @@ def _refuse_options(options: LoadOptions) -> None:
             raise InputError(name, getattr(options, name), expected, f"leave `{name}` out")
 
 
-def _complete(keywords: Keywords, stored: StoredTensors) -> Keywords:
+def _compare_class(keywords: Keywords, stored: StoredTensors) -> None:
+    given, found = keywords.model_class, stored.model_class
+    if given != found:
+        got = given if keywords.says_class else f"none, which means {given}"
+        raise keywords.error(CLASS_KEY, got, f"{found}, as there is the tensor {stored.because}")
+
+
+def _complete(keywords: Keywords, stored: StoredTensors, options: LoadOptions) -> Keywords:
     """`keywords` with what follows from the tensors and from other keywords; CheckpointError where the two
     contradict, or where nothing says what a keyword is."""
     facts, values = Facts(stored), dict(keywords.values)
-    _compare_positions(keywords, stored)
+    if not keywords.takes_vectors:
+        _compare_positions(keywords, stored)
     if values["use_rezero"]:
         values["use_scale_norm"] = False  # which has no effect beside it
     for name, fact in facts.values.items():
@@ -113,16 +131,30 @@ def _complete(keywords: Keywords, stored: StoredTensors) -> Keywords:
         if values[name] != fact:
             got = dataclasses.replace(keywords, values=values).describe(name)
             raise keywords.error(name, got, f"{fact}, as {facts.because[name]}")
+    values["pkm_layers"] = choose_layers(values["pkm_layers"], values["depth"])
+    facts.memories.check_layers(keywords, values["pkm_layers"])
     if values["axial_position_emb"]:
         _complete_axes(values, stored)
+    is_ours = keywords.takes_vectors
+    if is_ours:
+        _complete_vectors(values, options)
     if values["max_seq_len"] is None:
         expected = "the greatest length, in tokens, which no tensor says"
-        raise keywords.error("max_seq_len", "none", expected, "add it")
+        raise keywords.error("max_seq_len", "none", expected, "add it" + " or give `max_length`" * is_ours)
     if values["dim_head"] is None:
         if values["dim"] % values["heads"]:
             raise keywords.error("heads", values["heads"], f"a divisor of dim = {values['dim']}")
         values["dim_head"] = values["dim"] // values["heads"]
     return dataclasses.replace(keywords, values=values)
+
+
+def _complete_vectors(values: dict[str, Any], options: LoadOptions) -> None:
+    """What a model without words has by the package's rules, and its greatest length by `max_length`."""
+    values["emb_dim"] = values["dim"]
+    if values["full_attn_thres"] is None:
+        values["full_attn_thres"] = values["bucket_size"]
+    if values["max_seq_len"] is None and options.max_length is not None:
+        values["max_seq_len"] = options.max_length + 2 * values["bucket_size"]  # `max_length` cuts it
 
 
 def _compare_positions(keywords: Keywords, stored: StoredTensors) -> None:
@@ -176,8 +208,9 @@ def _select_tensors(
     depth, is_tied = keywords["depth"], keywords["weight_tie"]
     known: set[str] = set()
     selected: dict[str, tuple[str, ...]] = {}
-    for parameter, (name, shape) in parameter_names(keywords, keywords["dim_head"]).items():
-        names = other_names(name, depth, is_tied)
+    parameters = parameter_names(keywords, keywords["dim_head"], spec.product_keys)
+    for parameter, (name, shape) in parameters.items():
+        names = other_names(name, depth, is_tied, spec.memory_layers)
         found = tuple(other for other in names if other in stored.shapes)
         if not found:
             raise stored.error(f"no tensor {name}", f"it, as {keywords.path} describes a model that has it")
@@ -196,8 +229,8 @@ def _select_tensors(
 
 def _refuse_shape(stored: StoredTensors, keywords: Keywords, name: str, shape: tuple[int, ...]) -> None:
     got, size = stored.shapes[name], keywords["dim_head"]
-    if name.endswith((".toqk.weight", ".tov.weight")) and len(got) == 2 and got[1] == shape[1]:
-        named = "heads x dim_head" if name.endswith(".toqk.weight") else "one_value_head"
+    if name.endswith(("toqk.weight", "tov.weight")) and len(got) == 2 and got[1] == shape[1]:
+        named = "heads x dim_head" if name.endswith("toqk.weight") else "one_value_head"
         value = f"{keywords['heads']} x {size} = {keywords['heads'] * size}"
         value = value if named.startswith("heads") else keywords.describe(named)
         raise keywords.error(named, value, f"{got[0]} rows, as {name} has, and not {shape[0]}")

@@ -1,4 +1,4 @@
-"""Keyword arguments of reformer-pytorch's ReformerLM -> LucidrainsSpec."""
+"""Keyword arguments of reformer-pytorch's models -> LucidrainsSpec."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from reformer_export.errors import InputError
 from reformer_export.lucidrains_spec import (
     LucidrainsPositions,
     LucidrainsSpec,
+    NoPositionsSpec,
     NormKind,
     RotaryPositionsSpec,
     SinusoidalPositionsSpec,
@@ -73,17 +74,15 @@ def _check_heads(keywords: Keywords) -> None:
 def _make_spec(
     keywords: Keywords, is_padded: bool, options: LoadOptions, layers: tuple[AttentionSpec, ...]
 ) -> LucidrainsSpec:
-    norm: NormKind = (
-        "rezero" if keywords["use_rezero"] else "scale" if keywords["use_scale_norm"] else "layer"
-    )
+    is_alone = keywords.model_class == "LSHSelfAttention"
     activation = (keywords["ff_activation"] or "GELU").rpartition(".")[2].lower()
     return LucidrainsSpec(
         task=_choose_task(keywords, options),
-        vocab_size=keywords["num_tokens"],
+        vocab_size=0 if keywords.takes_vectors else keywords["num_tokens"],
         hidden_size=keywords["dim"],
         num_heads=keywords["heads"],
         head_size=keywords["dim_head"],
-        feed_forward_size=keywords["ff_mult"] * keywords["dim"],
+        feed_forward_size=0 if is_alone else keywords["ff_mult"] * keywords["dim"],
         hidden_act=ACTIVATIONS[activation],
         layer_norm_eps=LAYER_NORM_EPSILON,
         is_causal=keywords["causal"],
@@ -100,10 +99,17 @@ def _make_spec(
         rotations_per_head=keywords["random_rotations_per_head"],
         has_one_value_head=keywords["one_value_head"],
         has_gated_feed_forward=keywords["ff_glu"],
-        norm=norm,
+        norm=_norm_kind(keywords),
         ties_layers=keywords["weight_tie"],
         ties_embedding=keywords["weight_tie_embedding"],
+        architecture=keywords.model_class,
     )
+
+
+def _norm_kind(keywords: Keywords) -> NormKind:
+    if keywords.model_class == "LSHSelfAttention":
+        return "none"
+    return "rezero" if keywords["use_rezero"] else "scale" if keywords["use_scale_norm"] else "layer"
 
 
 def _choose_task(keywords: Keywords, options: LoadOptions) -> Task:
@@ -118,6 +124,8 @@ def _choose_task(keywords: Keywords, options: LoadOptions) -> Task:
 
 def _positions(keywords: Keywords) -> LucidrainsPositions:
     length = keywords["max_seq_len"]
+    if keywords.takes_vectors:
+        return NoPositionsSpec(length)
     if keywords["axial_position_emb"]:
         return SummedAxialPositionsSpec(tuple(keywords["axial_position_shape"]))
     if keywords["absolute_position_emb"]:

@@ -1,4 +1,4 @@
-"""The tensors of reformer-pytorch's ReformerLM: what they say of its keyword arguments, and their names here.
+"""The tensors of reformer-pytorch's models: what they say of the keyword arguments, and their names here.
 
 The package registers each layer twice, under `blocks` and `irrev_blocks`, and layers with `weight_tie` once
 more each: one tensor has several names. A state dict has all of them; safetensors may have but one.
@@ -7,32 +7,43 @@ more each: one tensor has several names. A state dict has all of them; safetenso
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from reformer_export.checkpoints.lucidrains_keywords import MODEL_CLASS, Keywords
+from reformer_export.checkpoints.lucidrains_keywords import Keywords
+from reformer_export.checkpoints.lucidrains_product_keys import COUNTER, memory_names, read_facts, refuse_norm
 from reformer_export.checkpoints.weights import STORED_DTYPES, TensorHeader
 from reformer_export.errors import CheckpointError
+from reformer_export.lucidrains_spec import Architecture
+from reformer_export.product_keys_spec import ProductKeysSpec
 
 Shape = tuple[int, ...]
 
 _EMBEDDING: Final = "token_emb.weight"
-_LAYERS: Final = "reformer.layers."
-_PREFIX: Final = re.compile(r"(module\.|net\.)*")
-_BLOCK: Final = re.compile(r"reformer\.layers\.(?:irrev_)?blocks\.(\d{1,6})\.")
+_WRAPPED: Final = r"((?:module\.|net\.)*)"
+_CLASSES: Final[dict[Architecture, re.Pattern[str]]] = {
+    "ReformerLM": re.compile(rf"{_WRAPPED}token_emb\.weight$"),
+    "Reformer": re.compile(rf"{_WRAPPED}layers\.(?:irrev_)?blocks\.\d"),
+    "LSHSelfAttention": re.compile(rf"{_WRAPPED}toqk\.weight$"),
+}
+"""A name that a class alone has, behind what a wrapper puts before it."""
+_BLOCK: Final = re.compile(r"((?:reformer\.)?layers\.)(?:irrev_)?blocks\.(\d{1,6})\.")
 
 SAVE_AGAIN: Final = "save the state dict again"
 
 
 @dataclass(frozen=True)
 class StoredTensors:
-    """A file's tensors: `prefix` is what all names begin with, `shapes` has their shapes without it."""
+    """A file's tensors: `prefix` is what all names begin with, `shapes` has their shapes without it;
+    `model_class` is that of the names, by the tensor `because`."""
 
     file: Path
     prefix: str
     shapes: dict[str, Shape]
+    model_class: Architecture
+    because: str
 
     @property
     def num_wrappers(self) -> int:
@@ -44,19 +55,26 @@ class StoredTensors:
 
 
 def read_names(file: Path, headers: Mapping[str, TensorHeader]) -> StoredTensors:
-    """The tensors' names without what a wrapper puts before them; CheckpointError when they are no
-    ReformerLM's, or hold no floating numbers."""
-    (embedding, *others) = [name for name in headers if name.endswith(_EMBEDDING)] or [""]
-    prefix = embedding.removesuffix(_EMBEDDING)
-    if not embedding or others or not _PREFIX.fullmatch(prefix):
+    """The tensors' names without what a wrapper puts before them; CheckpointError when they are of none of
+    the classes, or hold no floating numbers."""
+    found = {
+        kind: [match for name in headers if (match := pattern.match(name))]
+        for kind, pattern in _CLASSES.items()
+    }
+    model_class = next((kind for kind, matches in found.items() if matches), None)
+    if model_class is None:
         raise CheckpointError(
             file,
-            f"no tensor {_EMBEDDING}, bare or behind net., net.net. or module.",
-            f"the state dict of a {MODEL_CLASS} of reformer-pytorch",
-            "give its file; a model of another class is not supported",
+            f"no tensor {_EMBEDDING}, layers.blocks... or toqk.weight, bare or behind net., net.net. or "
+            "module.",
+            f"the state dict of a {', '.join(_CLASSES)} of reformer-pytorch",
+            "give its file, of that module alone; a model of another class is not supported",
         )
+    first = found[model_class][0]
+    prefix = first[1]
     if prefix.count("net.") > 2:
         raise CheckpointError(file, f"names that begin with {prefix}", "net. at most twice", SAVE_AGAIN)
+    headers = {name: x for name, x in headers.items() if not COUNTER.fullmatch(name.removeprefix(prefix))}
     for name, header in headers.items():
         if not name.startswith(prefix):
             expected = f"all names to begin with {prefix}"
@@ -65,8 +83,10 @@ def read_names(file: Path, headers: Mapping[str, TensorHeader]) -> StoredTensors
             raise CheckpointError(
                 file, f"{header.dtype} in the tensor {name}", "floating numbers", SAVE_AGAIN
             )
+        if (refusal := refuse_norm(file, name.removeprefix(prefix), header.shape)) is not None:
+            raise refusal
     shapes = {name.removeprefix(prefix): header.shape for name, header in headers.items()}
-    return StoredTensors(file, prefix, shapes)
+    return StoredTensors(file, prefix, shapes, model_class, first.string)
 
 
 class Facts:
@@ -78,26 +98,40 @@ class Facts:
         self.values: dict[str, Any] = {}
         self.because: dict[str, str] = {}
         self._stored = stored
-        self._read_sizes()
-        self._read_layers()
-        self._read_head()
+        if stored.model_class == "ReformerLM":
+            self._read_words()
+        else:
+            name = self._find("toqk.weight")
+            if name is None:
+                raise stored.error("no tensor toqk.weight", "one in every layer")
+            self._say("dim", self._shape(name, 2)[1], name)
+        self._read_attention()
+        if stored.model_class != "LSHSelfAttention":
+            self._read_layers()
+        if stored.model_class == "ReformerLM":
+            self._read_head()
+        self.memories = read_facts(stored.shapes)
+        if len(self.memories.keys) == 4:
+            self._say("pkm_num_keys", self.memories.keys[1], min(self.memories.memories.items())[1])
 
-    def _read_sizes(self) -> None:
+    def _read_words(self) -> None:
         tokens, width = self._shape(_EMBEDDING, 2)
         self._say("num_tokens", tokens, _EMBEDDING)
         self._say("dim", self._shape("norm.weight", 1)[0], "norm.weight")
         self._say("emb_dim", width, _EMBEDDING)
         if "pos_emb.emb.weight" in self._stored.shapes:
             self._say("max_seq_len", self._shape("pos_emb.emb.weight", 2)[0], "pos_emb.emb.weight")
-        blocks = {int(match[1]): name for name in self._stored.shapes if (match := _BLOCK.match(name))}
-        if not blocks:
-            raise self._stored.error(f"no tensor {_LAYERS}blocks.0...", "one layer or more")
-        last = max(blocks)
-        self.values["depth"], self.because["depth"] = last + 1, f"the last layer has {blocks[last]}"
+
+    def _read_attention(self) -> None:
+        memory = self._find("mem_kv")
+        self._say("num_mem_kv", self._shape(memory, 3)[1] if memory else 0, memory or "mem_kv")
 
     def _read_layers(self) -> None:
-        memory = self._find(".mem_kv")
-        self._say("num_mem_kv", self._shape(memory, 3)[1] if memory else 0, memory or "mem_kv")
+        blocks = {int(match[2]): name for name in self._stored.shapes if (match := _BLOCK.match(name))}
+        if not blocks:
+            raise self._stored.error("no tensor reformer.layers.blocks.0...", "one layer or more")
+        last = max(blocks)
+        self.values["depth"], self.because["depth"] = last + 1, f"the last layer has {blocks[last]}"
         for keyword, endings in _NORMS.items():
             found = self._find(*endings)
             self._say(keyword, found is not None, found or endings[0].lstrip("."))
@@ -152,9 +186,23 @@ def position_kind(stored: StoredTensors) -> tuple[str, str]:
     raise stored.error("no tensor of positions", expected)
 
 
-def parameter_names(keywords: Keywords, head_size: int) -> dict[str, tuple[str, Shape]]:
+def parameter_names(
+    keywords: Keywords, head_size: int, memories: ProductKeysSpec | None
+) -> dict[str, tuple[str, Shape]]:
     """Every parameter of the canonical model (modeling/lucidrains.py) -> its name in a state dict, its
-    shape."""
+    shape; of product keys see `convert_memories`."""
+    if keywords.model_class == "LSHSelfAttention":
+        return _attention_names(keywords, head_size, "encoder.layers.0.attention", "")
+    root = "layers." if keywords.takes_vectors else "reformer.layers."
+    names: dict[str, tuple[str, Shape]] = {}
+    for layer in range(keywords["depth"]):
+        names |= _layer_names(keywords, head_size, layer, root)
+        names |= _feed_forward_names(keywords, layer, root, memories)
+    return names if keywords.takes_vectors else _outer_names(keywords, head_size) | names
+
+
+def _outer_names(keywords: Keywords, head_size: int) -> dict[str, tuple[str, Shape]]:
+    """What stands around a ReformerLM's layers."""
     dim, width = keywords["dim"], keywords["emb_dim"]
     names: dict[str, tuple[str, Shape]] = {
         "embeddings.word_embeddings.weight": (_EMBEDDING, (keywords["num_tokens"], width)),
@@ -163,8 +211,6 @@ def parameter_names(keywords: Keywords, head_size: int) -> dict[str, tuple[str, 
     }
     if width != dim:
         names |= _linear("embeddings.projection", "to_model_dim", dim, width)
-    for layer in range(keywords["depth"]):
-        names |= _layer_names(keywords, head_size, layer)
     if keywords["return_embeddings"]:
         return names
     if width != dim:
@@ -192,8 +238,8 @@ def _position_names(keywords: Keywords, head_size: int) -> dict[str, tuple[str, 
     return {"rotary_positions.frequencies": ("layer_pos_emb.inv_freq", (-(-head_size // 2),))}
 
 
-def _layer_names(keywords: Keywords, head_size: int, layer: int) -> dict[str, tuple[str, Shape]]:
-    dim, ours, theirs = keywords["dim"], f"encoder.layers.{layer}", f"{_LAYERS}blocks.{layer}"
+def _layer_names(keywords: Keywords, head_size: int, layer: int, root: str) -> dict[str, tuple[str, Shape]]:
+    dim, ours, theirs = keywords["dim"], f"encoder.layers.{layer}", f"{root}blocks.{layer}"
     names: dict[str, tuple[str, Shape]] = {}
     for part, block in (("attention", "f"), ("feed_forward", "g")):
         here, there = f"{ours}.{part}", f"{theirs}.{block}.net"
@@ -203,19 +249,35 @@ def _layer_names(keywords: Keywords, head_size: int, layer: int) -> dict[str, tu
             names[f"{here}.layer_norm.weight"] = (f"{there}.norm.g", (1,))
         else:
             names |= _both(f"{here}.layer_norm", f"{there}.norm", (dim,))
-    attention, there = f"{ours}.attention.self_attention", f"{theirs}.f.net.fn"
-    all_heads = keywords["heads"] * head_size
-    values = head_size if keywords["one_value_head"] else all_heads
-    names[f"{attention}.query_key.weight"] = (f"{there}.toqk.weight", (all_heads, dim))
-    names[f"{attention}.value.weight"] = (f"{there}.tov.weight", (values, dim))
-    if keywords["num_mem_kv"]:
-        names[f"{attention}.memory"] = (f"{there}.mem_kv", (1, keywords["num_mem_kv"], dim))
-    names |= _linear(f"{ours}.attention.output.dense", f"{there}.to_out", dim, all_heads)
-    inner, there = keywords["ff_mult"] * dim, f"{theirs}.g.net.fn.fn"
-    names |= _linear(
-        f"{ours}.feed_forward.inner", f"{there}.w1", inner * (2 if keywords["ff_glu"] else 1), dim
+    return names | _attention_names(keywords, head_size, f"{ours}.attention", f"{theirs}.f.net.fn.")
+
+
+def _feed_forward_names(
+    keywords: Keywords, layer: int, root: str, memories: ProductKeysSpec | None
+) -> dict[str, tuple[str, Shape]]:
+    dim, ours = keywords["dim"], f"encoder.layers.{layer}.feed_forward"
+    theirs = f"{root}blocks.{layer}.g.net.fn"
+    if memories is not None and layer in memories.layers:
+        return memory_names(f"{ours}.memory", theirs, memories, dim)
+    inner, doubled = keywords["ff_mult"] * dim, 2 if keywords["ff_glu"] else 1
+    return _linear(f"{ours}.inner", f"{theirs}.fn.w1", inner * doubled, dim) | _linear(
+        f"{ours}.outer", f"{theirs}.fn.w2", dim, inner
     )
-    return names | _linear(f"{ours}.feed_forward.outer", f"{there}.w2", dim, inner)
+
+
+def _attention_names(
+    keywords: Keywords, head_size: int, ours: str, theirs: str
+) -> dict[str, tuple[str, Shape]]:
+    """A layer's attention, under the module `ours`, and there behind the prefix `theirs`."""
+    dim, all_heads = keywords["dim"], keywords["heads"] * head_size
+    values = head_size if keywords["one_value_head"] else all_heads
+    names: dict[str, tuple[str, Shape]] = {
+        f"{ours}.self_attention.query_key.weight": (f"{theirs}toqk.weight", (all_heads, dim)),
+        f"{ours}.self_attention.value.weight": (f"{theirs}tov.weight", (values, dim)),
+    }
+    if keywords["num_mem_kv"]:
+        names[f"{ours}.self_attention.memory"] = (f"{theirs}mem_kv", (1, keywords["num_mem_kv"], dim))
+    return names | _linear(f"{ours}.output.dense", f"{theirs}to_out", dim, all_heads)
 
 
 def _both(ours: str, theirs: str, shape: Shape) -> dict[str, tuple[str, Shape]]:
@@ -229,17 +291,23 @@ def _linear(ours: str, theirs: str, rows: int, columns: int) -> dict[str, tuple[
     }
 
 
-def other_names(name: str, depth: int, is_tied: bool) -> list[str]:
-    """Names of a state dict under which the tensor `name` stands as well, itself first."""
+def other_names(name: str, depth: int, is_tied: bool, memories: Collection[int] = ()) -> list[str]:
+    """Names of a state dict under which the tensor `name` stands as well, itself first; `memories`: the
+    layers that have a product-key memory, which they share among themselves."""
     match = _BLOCK.match(name)
     if match is None:
         return [name]
-    rest = name[match.end() :]
-    shared = is_tied and rest.startswith(("f.net.fn.", "g.net.fn."))
-    layers = [int(match[1]), *(i for i in range(depth) if shared and i != int(match[1]))]
+    rest, root, own = name[match.end() :], match[1], int(match[2])
+    siblings = [
+        layer
+        for layer in range(depth)
+        if rest.startswith("f.net.fn.")
+        or (rest.startswith("g.net.fn.") and (layer in memories) == (own in memories))
+    ]
+    layers = [own, *(layer for layer in siblings if is_tied and layer != own)]
     irreversible = rest.replace(".net.", ".", 1)
     return [
         found
         for layer in layers
-        for found in (f"{_LAYERS}blocks.{layer}.{rest}", f"{_LAYERS}irrev_blocks.{layer}.{irreversible}")
+        for found in (f"{root}blocks.{layer}.{rest}", f"{root}irrev_blocks.{layer}.{irreversible}")
     ]

@@ -112,12 +112,12 @@ def command(
 ) -> None:
     """Measure the artifact OUT: latency percentiles, tokens a second and peak memory.
 
-    Beside it, in the same run and in turns, stand eager (transformers, unpatched), which it replaces, and for
-    orientation full attention: a model of the same shapes that attends to all tokens, in torch, on random
-    weights. That is another model, with other answers, and faster at short lengths. Both run on the device
-    that the runtime uses: on a GPU in the artifact's dtype, on a CPU in float32, which is the fastest there.
-    What one of them lacks is said, and the rest measured. `verify` says whether the results agree; this asks
-    for time only.
+    Beside it, in the same run and in turns, stand eager (the checkpoint's own package, unpatched), which it
+    replaces, and for orientation full attention: a model of the same shapes that attends to all tokens, in
+    torch, on random weights (of transformers' models only). That is another model, with other answers, and
+    faster at short lengths. Both run on the device that the runtime uses: on a GPU in the artifact's dtype,
+    on a CPU in float32, which is the fastest there. What one of them lacks is said, and the rest measured.
+    `verify` says whether the results agree; this asks for time only.
 
     With --decode a prompt of each length is continued token by token, by the artifact on its cache
     (`onnx --decode`) and with a whole pass for each token, and by eager with its own cache, which gives other

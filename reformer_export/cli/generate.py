@@ -149,7 +149,7 @@ def command(
     one = _read_prompt(text, prompt, prompt_file, prompt_ids, file)
     if file is None and line_format is not None:
         raise InputError("--format", f"{line_format} without --file", "it with --file", "leave it out")
-    if options["cache"] != "off" and not choice.is_engine:
+    if options["cache"] != "off":
         choice = dataclasses.replace(choice, open_for="generate")
     runtime = open_artifact(out, choice)
     if one is not None:

@@ -26,6 +26,7 @@ def show_generation(
     runtime: Runtime, generation: Generation, json_file: Path | None, *, streams: bool
 ) -> None:
     """Finish `generation` and show it: as it comes, where it `streams` and no JSON takes its place."""
+    _show_note(generation)
     start = time.perf_counter()
     streams = streams and json_file != STANDARD_OUTPUT
     if streams:
@@ -53,6 +54,7 @@ def show_generations(runtime: Runtime, generations: GenerationBatch, json_file: 
     with _open_json(runtime, json_file) as json:
         for index, generation in enumerate(generations):
             count, tokens = count + 1, tokens + len(generation.ids)
+            _show_note(generation, f"prompt {index + 1}: ")
             if json is not None:
                 json.write_values({"index": index, **_describe(generation, tokenizer)})
             if json_file != STANDARD_OUTPUT:
@@ -78,6 +80,11 @@ def _open_json(runtime: Runtime, json_file: Path | None) -> Iterator[JsonSummari
     else:
         with replace_file(json_file) as stream:
             yield JsonSummaries(_describe_runtime(runtime), lambda text: stream.write(text.encode()))
+
+
+def _show_note(generation: Generation, place: str = "") -> None:
+    if generation.note is not None:
+        click.echo(f"Note: {place}{generation.note}.", err=True)
 
 
 def _print_generation(generation: Generation) -> None:

@@ -1,4 +1,4 @@
-"""`reformer-export verify`: an artifact against unpatched eager transformers, in depth."""
+"""`reformer-export verify`: an artifact against unpatched eager, in depth."""
 
 from __future__ import annotations
 

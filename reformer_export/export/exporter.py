@@ -25,7 +25,7 @@ from reformer_export.export.num_hashes import add_num_hashes_input, runtime_num_
 from reformer_export.export.shared_weights import share_weights
 from reformer_export.export.tokenizer import prepare_tokenizer, write_tokenizer
 from reformer_export.libraries.operators import find_native_library
-from reformer_export.modeling import CanonicalModel, Decoder, Reformer, build_model
+from reformer_export.modeling import CanonicalModel, build_decoder, build_model
 from reformer_export.spec import DType, TokenizerChoice
 
 EXTERNAL_DATA_THRESHOLD: Final = 1_500_000_000
@@ -76,18 +76,16 @@ def write_artifact(
         OSError: the disk refuses a write.
     """
     runtime_num_hashes = runtime_num_hashes_of(checkpoint.spec) if options.runtime_num_hashes else None
-    text, tokenizer = prepare_tokenizer(
-        checkpoint.folder, checkpoint.spec.vocab_size, options.tokenizer, is_file=checkpoint.file is not None
-    )
+    is_file, vocab_size = checkpoint.file is not None, checkpoint.spec.vocab_size
+    text, tokenizer = prepare_tokenizer(checkpoint.folder, vocab_size, options.tokenizer, is_file)
     model = build_model(checkpoint.spec, checkpoint.weights, options.dtype)
-    graph = trace_model(model, options.opset)
+    graph = trace_model(model, options.dtype, options.opset)
     if runtime_num_hashes is not None:
         add_num_hashes_input(graph, runtime_num_hashes)
     is_large = weights_nbytes(graph) > options.external_data_threshold
     save_model(graph, folder / MODEL_NAME, EXTERNAL_DATA_NAME if is_large or options.decode else None)
     if options.decode:
-        assert isinstance(model, Reformer)  # as `check_decodable` sees to
-        decoder = trace_decoder(Decoder(model), options.dtype, options.opset)
+        decoder = trace_decoder(build_decoder(model), options.dtype, options.opset)
         if runtime_num_hashes is not None:
             add_num_hashes_input(decoder, runtime_num_hashes)
         share_weights(decoder, folder / MODEL_NAME)

@@ -23,31 +23,39 @@ from reformer_export.artifact.decoding import (
     NEW_LENGTHS_INPUT,
     cache_tensors,
 )
-from reformer_export.contract import DEFAULT_OPSET, DOMAIN, INPUT_NAMES, SCOPES_KEY, check_opset
+from reformer_export.contract import DEFAULT_OPSET, DOMAIN, SCOPES_KEY, check_opset
 from reformer_export.errors import ExportError
 from reformer_export.export.functions import attach_function_bodies, custom_translation_table
 from reformer_export.lucidrains_spec import LucidrainsSpec
-from reformer_export.modeling import TORCH_DTYPES, CanonicalModel, Decoder
+from reformer_export.modeling import TORCH_DTYPES, CanonicalDecoder, CanonicalModel
 from reformer_export.spec import MAX_DIMENSION, DType, ModelSpec
 
 
-def trace_model(model: CanonicalModel, opset: int = DEFAULT_OPSET) -> ir.Model:
-    """Trace the canonical model into ONNX: custom nodes, their function bodies, symbolic axes.
+def trace_model(model: CanonicalModel, dtype: DType, opset: int = DEFAULT_OPSET) -> ir.Model:
+    """Trace the canonical model in `dtype` into ONNX: custom nodes, their function bodies, symbolic axes.
 
     Raises:
         ExportError: an axis that must be symbolic became a number.
     """
     spec = model.spec
     axes = {0: _batch(), 1: _sequence(spec)}
-    example = torch.ones(2, min(3, spec.max_length), dtype=torch.int64)
-    names = list(INPUT_NAMES), list(spec.output_names)
-    graph = _trace(model, (example, example.clone()), dict.fromkeys(INPUT_NAMES, axes), names, opset)
+    mask = torch.ones(2, min(3, spec.max_length), dtype=torch.int64)
+    example = mask.clone()
+    if spec.takes_vectors:
+        example = torch.ones(*mask.shape, spec.hidden_size, dtype=TORCH_DTYPES[dtype])
+    names = list(spec.input_names), list(spec.output_names)
+    graph = _trace(model, (example, mask), dict.fromkeys(spec.input_names, axes), names, opset)
+    return _share_layers(graph, spec)
+
+
+def _share_layers(graph: ir.Model, spec: ModelSpec) -> ir.Model:
+    """`graph` with the weights that layers have in common once."""
     if isinstance(spec, LucidrainsSpec) and spec.ties_layers:
         DeduplicateInitializersPass(size_limit=MAX_DIMENSION**2)(graph)
     return graph
 
 
-def trace_decoder(model: Decoder, dtype: DType, opset: int = DEFAULT_OPSET) -> ir.Model:
+def trace_decoder(model: CanonicalDecoder, dtype: DType, opset: int = DEFAULT_OPSET) -> ir.Model:
     """Trace the decoder of a model in `dtype`: batch, new tokens and the caches' capacity symbolic.
 
     Raises:
@@ -72,7 +80,8 @@ def trace_decoder(model: Decoder, dtype: DType, opset: int = DEFAULT_OPSET) -> i
         ),
     }
     inputs = [*DECODE_INPUT_NAMES, *(each.input for each in caches)]
-    return _trace(model, examples, axes, (inputs, [DECODE_OUTPUT, *(each.output for each in caches)]), opset)
+    outputs = [DECODE_OUTPUT, *(each.output for each in caches)]
+    return _share_layers(_trace(model, examples, axes, (inputs, outputs), opset), spec)
 
 
 def _batch() -> Any:

@@ -9,9 +9,15 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from reformer_export.artifact.decoding import BUCKET_CACHE
+from reformer_export.artifact.decoding import BUCKET_CACHE, RECORD_CACHE
 from reformer_export.artifact.manifest import RuntimeNumHashes
-from reformer_export.contract import DOMAIN, LSH_BUCKETS, NUM_HASHES_INPUT, ROUND_AXIS
+from reformer_export.contract import (
+    DOMAIN,
+    LSH_BUCKETS,
+    LSH_BUCKETS_STEP,
+    NUM_HASHES_INPUT,
+    ROUND_AXIS,
+)
 from reformer_export.errors import InputError
 from reformer_export.spec import LSHAttentionSpec, ModelSpec
 
@@ -26,7 +32,8 @@ def runtime_num_hashes_of(spec: ModelSpec) -> RuntimeNumHashes:
 
 
 def add_num_hashes_input(model: ir.Model, runtime_num_hashes: RuntimeNumHashes) -> None:
-    """Add the input `num_hashes` int64 [1] to `model`, in place, and a Slice before every LSHBuckets.
+    """Add the input `num_hashes` int64 [1] to `model`, in place, and a Slice before every LSHBuckets and its
+    step.
 
     The input has an initialiser of its name, `max_hashes`, which a run may override and need not.
     """
@@ -37,7 +44,8 @@ def add_num_hashes_input(model: ir.Model, runtime_num_hashes: RuntimeNumHashes) 
         _add_constant(graph, f"{NUM_HASHES_INPUT}.{name}", value)
         for name, value in (("first", 0), ("axis", ROUND_AXIS))
     )
-    hashes = [node for node in graph if node.domain == DOMAIN and node.op_type == LSH_BUCKETS.name]
+    names = (LSH_BUCKETS.name, LSH_BUCKETS_STEP.name)
+    hashes = [node for node in graph if node.domain == DOMAIN and node.op_type in names]
     for index, node in enumerate(hashes):
         rotations = node.inputs[1]
         assert rotations is not None
@@ -47,11 +55,14 @@ def add_num_hashes_input(model: ir.Model, runtime_num_hashes: RuntimeNumHashes) 
         cut.outputs[0].shape = _with_symbolic_rounds(rotations)
         graph.insert_before(node, cut)
         node.replace_input_with(1, cut.outputs[0])
-        node.outputs[0].shape = _with_symbolic_rounds(node.outputs[0])
-        _relax_consumers(node.outputs[0], runtime_num_hashes.max_hashes)
+        for output in node.outputs[:2]:  # a step's third are records
+            output.shape = _with_symbolic_rounds(output)
+            _relax_consumers(output, runtime_num_hashes.max_hashes)
     for value in (*graph.inputs, *graph.outputs):
         if value.name is not None and value.name.endswith(BUCKET_CACHE):
             value.shape = _with_symbolic_rounds(value)
+        elif value.name is not None and value.name.endswith(RECORD_CACHE):
+            value.shape = _with_symbolic_rounds(value, RECORD_CACHE)
 
 
 def _relax_consumers(value: ir.Value, max_hashes: int) -> None:

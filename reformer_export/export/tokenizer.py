@@ -22,7 +22,7 @@ def prepare_tokenizer(
 
     Args:
         checkpoint: the checkpoint's folder.
-        vocab_size: ids of the model.
+        vocab_size: ids of the model; 0 for one that takes vectors.
         choice: "auto" takes the checkpoint's own, or bytes where it has none and exactly their ids; "bytes"
             (id = byte + 2) and "none" leave its files alone.
         is_file: whether the checkpoint is one file in that folder, to which no tokenizer belongs.
@@ -34,10 +34,15 @@ def prepare_tokenizer(
     if choice == "none":
         return TokenizerRecord("none", "it was exported without one"), None
     if choice == "bytes":
+        if not vocab_size:
+            fix = "leave `tokenizer` out"
+            raise InputError("tokenizer", "bytes for a model that takes vectors", "none", fix)
         if vocab_size < BYTE_VOCAB_SIZE:
             got, expected = f"bytes for {vocab_size} ids", f"a model of at least {BYTE_VOCAB_SIZE}"
             raise InputError("tokenizer", got, expected, "leave `tokenizer` out")
         return TokenizerRecord("bytes", "asked for"), None
+    if not vocab_size:
+        return TokenizerRecord("none", "the model takes vectors"), None
     if is_file:
         return TokenizerRecord("none", "a lone file of tensors has no tokenizer"), None
     if not has_tokenizer(checkpoint):

@@ -1,4 +1,4 @@
-"""What is measured: the artifact in a runtime, transformers eager, and full attention; each runs ids once."""
+"""What is measured: the artifact in a runtime, eager, and full attention; each runs ids once."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from reformer_export.artifact.manifest import read_manifest
 from reformer_export.lucidrains_spec import LucidrainsSpec
 from reformer_export.runtimes import RuntimeOptions, load
-from reformer_export.spec import DType
+from reformer_export.spec import DType, ModelSpec
 
 Name = Literal["artifact", "eager", "full-attention"]
 Device = Literal["cpu", "cuda"]
-Run = Callable[[NDArray[np.int64]], dict[str, NDArray[np.float32]]]
-"""int64 [B, L] token ids, nothing padded -> the outputs by name, on the CPU."""
+Run = Callable[[NDArray[Any]], dict[str, NDArray[np.float32]]]
+"""int64 [B, L] token ids or float32 [B, L, hidden_size] vectors, nothing padded -> the outputs by name, on
+the CPU."""
 
 AGAINST: Final[tuple[Name, ...]] = ("eager", "full-attention")
 _PACKAGES: Final[dict[Name, tuple[str, ...]]] = {
@@ -71,19 +72,31 @@ def random_ids(vocab_size: int, batch: int, length: int) -> NDArray[np.int64]:
     return np.random.default_rng(0).integers(0, vocab_size, (batch, length), dtype=np.int64)
 
 
+def random_inputs(spec: ModelSpec, batch: int, length: int) -> NDArray[Any]:
+    """What the model takes: seeded token ids int64 [batch, length], or vectors of normal numbers float32
+    [batch, length, hidden_size]."""
+    if not spec.takes_vectors:
+        return random_ids(spec.vocab_size, batch, length)
+    return np.random.default_rng(0).standard_normal((batch, length, spec.hidden_size), np.float32)
+
+
 def open_contender(setup: Setup) -> Run:
     """Load the model; what it holds is freed with the function that is returned."""
     if setup.name == "artifact":
         return load(setup.out, setup.options).run
     import torch
 
+    from reformer_export.modeling import TORCH_DTYPES
+
     spec = read_manifest(Path(setup.out)).spec
     set_up_torch(setup)
     model = _open_eager(setup) if setup.name == "eager" else _open_full_attention(setup)
 
-    def run(input_ids: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
+    dtype = TORCH_DTYPES[setup.dtype] if spec.takes_vectors else None
+
+    def run(inputs: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
         with torch.inference_mode():
-            outputs = model(torch.from_numpy(input_ids).to(setup.device))
+            outputs = model(torch.from_numpy(inputs).to(setup.device, dtype))
             arrays = [output.float().cpu().numpy() for output in outputs]
         return dict(zip(spec.output_names, arrays, strict=True))
 

@@ -136,6 +136,24 @@ class EagerPasses(Continuation):
         return logits
 
 
+class LucidrainsPasses(EagerPasses):
+    """reformer-pytorch, which has no cache."""
+
+    def __init__(self, model: Any, setup: Setup) -> None:
+        self._model = model
+        self._device = setup.device
+
+    def _run(self, ids: NDArray[np.int64], **_options: Any) -> Any:
+        import torch
+
+        with torch.inference_mode():
+            return self._model(torch.from_numpy(ids).to(self._device))
+
+    def _last_logits(self, outputs: Any) -> NDArray[np.float32]:
+        logits: NDArray[np.float32] = outputs[:, -1].float().cpu().numpy()
+        return logits
+
+
 class EagerCache(EagerPasses):
     """transformers with its own cache, as its generate() uses it."""
 
@@ -191,6 +209,7 @@ def open_continuations(setups: Sequence[DecodeSetup]) -> Continuations:
         if model is None:
             set_up_torch(each.setup)
             model = load_eager(each.setup)
-        eager = EagerCache if each.name == "eager-cache" else EagerPasses
+        passes = EagerPasses if hasattr(model, "config") else LucidrainsPasses
+        eager = EagerCache if each.name == "eager-cache" else passes
         found[each.name] = eager(model, each.setup)
     return found

@@ -9,19 +9,19 @@ import msgspec
 
 from reformer_export.artifact.manifest import read_manifest
 from reformer_export.measure import memory
-from reformer_export.measure.contenders import Setup, open_contender, random_ids
+from reformer_export.measure.contenders import Setup, open_contender, random_inputs
 from reformer_export.measure.memory import Memory
 from reformer_export.measure.timing import time_once
 
 
 def run_once(setup: Setup, batch: int, length: int) -> Memory | None:
     """Load, run once, and say how much memory that took; None where the system does not tell."""
-    ids = random_ids(read_manifest(Path(setup.out)).spec.vocab_size, batch, length)
+    inputs = random_inputs(read_manifest(Path(setup.out)).spec, batch, length)
     before = memory.gpu_bytes() if setup.device == "cuda" else 0
     run = open_contender(setup)
     find_peak, measured = memory.find_gauge(setup.device)
     loaded = memory.resident_bytes() if measured == memory.OF_THE_PASS else find_peak()
-    seconds = time_once(lambda: run(ids))
+    seconds = time_once(lambda: run(inputs))
     peak = find_peak()
     if before is None or loaded is None or peak is None:
         return None

@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 from reformer_export.artifact.manifest import read_manifest
 from reformer_export.errors import InputError, RuntimeUnavailableError
-from reformer_export.measure.contenders import Name, Run, Setup, open_contender, random_ids, silence_eager
+from reformer_export.measure.contenders import Name, Run, Setup, open_contender, random_inputs, silence_eager
 from reformer_export.measure.machine import MeasuredOn, describe_machine
 from reformer_export.measure.memory import Memory, PassFailedError, measure_pass
 from reformer_export.measure.timing import Percentiles, is_unsteady, median_ratio, time_in_turns
@@ -150,12 +150,12 @@ def run_benchmark(
     jobs = [(setup, *shape) for setup, shape in itertools.product(setups, shapes)]
     memories, left_out = measure_memories(jobs, measure, on_pass)
     runs = {setup.name: open_contender(setup) for setup in setups}
-    vocab_size = read_manifest(Path(setups[0].out)).spec.vocab_size
+    spec = read_manifest(Path(setups[0].out)).spec
     measurements: list[Measurement] = []
     for batch, length in shapes:
         able = {name: run for name, run in runs.items() if (name, batch, length) in memories}
         with silence_eager(setups):
-            times = _time_shape(able, random_ids(vocab_size, batch, length), options)
+            times = _time_shape(able, random_inputs(spec, batch, length), options)
         measurements += [
             Measurement(batch, length, name, seconds, memories[name, batch, length])
             for name, seconds in times.items()
@@ -215,10 +215,10 @@ def warn_of_load(unsteady: Sequence[_Timed]) -> list[str]:
 
 
 def _time_shape(
-    runs: Mapping[Name, Run], ids: Any, options: BenchmarkOptions
+    runs: Mapping[Name, Run], inputs: Any, options: BenchmarkOptions
 ) -> dict[str, tuple[float, ...]]:
     """Warm every contender up at this shape, then time them in turns."""
-    passes = {str(name): functools.partial(run, ids) for name, run in runs.items()}
+    passes = {str(name): functools.partial(run, inputs) for name, run in runs.items()}
     for _ in range(options.warm_up):
         for run in passes.values():
             run()

@@ -52,11 +52,12 @@ def time_in_turns(
     max_turns: int,
     max_seconds: float | None = None,
     min_turns: int = MIN_TURNS,
+    clock: Callable[[], float] | None = None,
 ) -> dict[str, tuple[float, ...]]:
     """Seconds of each run by name; equal indices are neighbours in time.
 
     Each turn starts with another contender, so that none always follows the same one. `max_turns` turns, or
-    as many as `max_seconds` allow, but at least `min_turns`.
+    as many as `max_seconds` allow, but at least `min_turns`. `clock`: as in `time_once`.
     """
     names = list(runs)
     seconds: dict[str, list[float]] = {name: [] for name in names}
@@ -68,7 +69,7 @@ def time_in_turns(
         first = turn % len(names)
         for name in (*names[first:], *names[:first]):
             time.sleep(PAUSE_SECONDS)
-            seconds[name].append(time_once(runs[name]))
+            seconds[name].append(time_once(runs[name], clock))
     return {name: tuple(times) for name, times in seconds.items()}
 
 

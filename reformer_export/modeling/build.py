@@ -7,11 +7,14 @@ from collections.abc import Mapping
 import torch
 
 from reformer_export.lucidrains_spec import LucidrainsSpec
-from reformer_export.modeling.lucidrains import LucidrainsReformer, build_lucidrains
+from reformer_export.modeling.decoder import Decoder
+from reformer_export.modeling.lucidrains import LucidrainsReformer, LucidrainsVectors, build_lucidrains
+from reformer_export.modeling.lucidrains_decoder import LucidrainsDecoder
 from reformer_export.modeling.reformer import Reformer, build_reformer
 from reformer_export.spec import DType, ModelSpec
 
-CanonicalModel = Reformer | LucidrainsReformer
+CanonicalModel = Reformer | LucidrainsReformer | LucidrainsVectors
+CanonicalDecoder = Decoder | LucidrainsDecoder
 
 
 def build_model(
@@ -24,3 +27,8 @@ def build_model(
     if isinstance(spec, LucidrainsSpec):
         return build_lucidrains(spec, weights, dtype)
     return build_reformer(spec, weights, dtype)
+
+
+def build_decoder(model: CanonicalModel) -> CanonicalDecoder:
+    """The decoder of a model that `check_decodable` lets pass, on its modules."""
+    return LucidrainsDecoder(model) if isinstance(model, LucidrainsReformer) else Decoder(model)

@@ -1,4 +1,4 @@
-"""The canonical form of reformer-pytorch's ReformerLM: inference only, pure tensor code, no branch on the
+"""The canonical form of reformer-pytorch's models: inference only, pure tensor code, no branch on the
 length; an Autopadder's padding is part of it.
 
 Module names are those of the other canonical model (reformer.py), as far as the two have the same parts. T
@@ -21,13 +21,14 @@ from reformer_export.modeling.layers import (
     StreamNorm,
     run_layers,
 )
-from reformer_export.modeling.lucidrains_attention import SelfAttention, Turn
+from reformer_export.modeling.lucidrains_attention import Caches, SelfAttention, Turn
 from reformer_export.modeling.lucidrains_embeddings import (
     Embeddings,
     RotaryPositions,
     SinusoidalPositionEmbeddings,
 )
-from reformer_export.modeling.reformer import TORCH_DTYPES, last_attended, load_weights
+from reformer_export.modeling.lucidrains_memory import KeyScores, ProductKeyMemory, QueryNorm
+from reformer_export.modeling.reformer import TORCH_DTYPES, last_attended, load_weights, take_rows
 from reformer_export.spec import DType
 
 SCALE_NORM_EPSILON: Final = 1e-5
@@ -87,12 +88,12 @@ class Attention(nn.Module):
         hidden_states: torch.Tensor,
         update: torch.Tensor | None,
         attention_mask: torch.Tensor,
-        turn: Turn | None,
+        beside: Turn | Caches | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Stream float32 [B, L, hidden_size], what to add to it first, or None, int32 [B, L], the turn ->
-        that sum, and what this block adds to the other stream, T [B, L, hidden_size]."""
+        """Stream float32 [B, L, hidden_size], what to add to it first, or None, int32 [B, L], the turn or the
+        caches -> that sum, and what this block adds to the other stream, T [B, L, hidden_size]."""
         hidden_states, normalised = self.layer_norm(hidden_states, update)
-        attended = self.self_attention(normalised, attention_mask, turn)
+        attended = self.self_attention(normalised, attention_mask, beside)
         projected: torch.Tensor = self.output.dense(attended)
         return hidden_states, projected if self.gate is None else projected * self.gate
 
@@ -127,26 +128,77 @@ class FeedForward(nn.Module):
         return attention_stream, output.reshape(attention_stream.shape)
 
 
+class Memory(nn.Module):
+    """Norm and a product-key memory; called as FeedForward is."""
+
+    def __init__(self, spec: LucidrainsSpec, dtype: torch.dtype) -> None:
+        super().__init__()
+        assert spec.product_keys is not None
+        self.layer_norm = _make_norm(spec, dtype)
+        self.memory = ProductKeyMemory(spec.product_keys, spec.hidden_size)
+        self.gate = nn.Parameter(torch.zeros(1)) if spec.norm == "rezero" else None
+
+    def forward(
+        self, attention_stream: torch.Tensor, update: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Stream float32 [B, L, hidden_size], what to add to it first -> that sum, and what this block adds
+        to the other stream, T [B, L, hidden_size]."""
+        attention_stream, normalised = self.layer_norm(attention_stream, update)
+        output: torch.Tensor = self.memory(normalised.reshape(-1, normalised.shape[-1]))
+        output = output if self.gate is None else output * self.gate
+        return attention_stream, output.reshape(attention_stream.shape)
+
+
+def _make_feed_forward(spec: LucidrainsSpec, layer: int, dtype: torch.dtype) -> nn.Module:
+    return Memory(spec, dtype) if layer in spec.memory_layers else FeedForward(spec, dtype)
+
+
 class Encoder(nn.Module):
-    """The reversible layers, and a layer norm of the mean of both streams."""
+    """The reversible layers, and the mean of both streams, which a language model's layer norm follows."""
 
     def __init__(self, spec: LucidrainsSpec, dtype: torch.dtype) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
-            ReversibleLayer(Attention(spec, i, dtype), FeedForward(spec, dtype))
+            ReversibleLayer(Attention(spec, i, dtype), _make_feed_forward(spec, i, dtype))
             for i in range(len(spec.layers))
         )
-        self.layer_norm = StreamNorm(spec.hidden_size, spec.layer_norm_eps, dtype)
+        self.layer_norm: nn.Module = NoNorm(dtype)
+        if not spec.takes_vectors:
+            self.layer_norm = StreamNorm(spec.hidden_size, spec.layer_norm_eps, dtype)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor,
+        beside: Turn | list[Caches] | None,
+        last: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """float32 [B, L, hidden_size], int32 [B, L], the turn, or the caches of every layer of a call that
+        decodes, and int64 [B], each sequence's position to keep, or None for all -> T
+        [B, L or 1, hidden_size]."""
+        each = beside if isinstance(beside, list) else [beside] * len(self.layers)
+        attention_stream, hidden_states = run_layers(self.layers, hidden_states, attention_mask, each)
+        mean = (attention_stream + hidden_states) * 0.5
+        normalised: torch.Tensor
+        _, normalised = self.layer_norm(mean if last is None else take_rows(mean, last))
+        return normalised
+
+
+class LoneAttention(nn.Module):
+    """One layer's attention, under the names that it has in an encoder."""
+
+    def __init__(self, spec: LucidrainsSpec, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.ModuleDict({"attention": Attention(spec, 0, dtype)})])
 
     def forward(
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor, turn: Turn | None
     ) -> torch.Tensor:
         """float32 [B, L, hidden_size], int32 [B, L], the turn -> T [B, L, hidden_size]."""
-        beside = [turn] * len(self.layers)
-        attention_stream, hidden_states = run_layers(self.layers, hidden_states, attention_mask, beside)
-        normalised: torch.Tensor
-        _, normalised = self.layer_norm((attention_stream + hidden_states) * 0.5)
-        return normalised
+        attention = self.layers.get_submodule("0.attention")
+        projected: torch.Tensor
+        _, projected = attention(hidden_states, None, attention_mask, turn)
+        return projected
 
 
 class LMHead(nn.Module):
@@ -185,7 +237,7 @@ class LucidrainsReformer(nn.Module):
         [B, L or 1, vocab_size]."""
         ids, mask = input_ids, attention_mask
         if self.spec.is_padded:
-            positions = torch.arange(self._padded_length(ids), device=ids.device)
+            positions = torch.arange(padded_length(self.spec, ids), device=ids.device)
             ids, mask = pad_rows(ids, positions), pad_rows(mask, positions)
         turn = None if self.rotary_positions is None else self.rotary_positions(ids)
         hidden_states = self.encoder(self.embeddings(ids), mask.to(torch.int32), turn)
@@ -197,42 +249,79 @@ class LucidrainsReformer(nn.Module):
             hidden_states = last_attended(hidden_states, attention_mask)
         return (self.lm_head(hidden_states),)
 
-    def _padded_length(self, input_ids: torch.Tensor) -> int:
-        """Tokens: what an Autopadder makes of int64 [B, L]."""
-        spec, length = self.spec, input_ids.shape[1]
-        keys, multiple = spec.num_memory_keys, spec.padding_multiple
-        padded = (length + keys + multiple - 1) // multiple * multiple - keys
-        if spec.pads_dense_lengths:
-            return padded
-        # A number of its own to torch.export, which cannot follow a length with a threshold.
-        is_dense = torch.ones_like(input_ids[0]).sum() <= spec.padding_threshold
-        chosen: int = torch.where(is_dense, length, padded).item()  # type: ignore[assignment]
-        torch._check(chosen >= length)  # type: ignore[no-untyped-call]
-        return chosen
+
+class LucidrainsVectors(nn.Module):
+    """A Reformer or an LSHSelfAttention of reformer-pytorch, which takes vectors."""
+
+    def __init__(self, spec: LucidrainsSpec, dtype: torch.dtype = torch.float32) -> None:
+        """`dtype` is T, as LucidrainsReformer's."""
+        super().__init__()
+        self.spec = spec
+        is_alone = spec.architecture == "LSHSelfAttention"
+        self.encoder = LoneAttention(spec, dtype) if is_alone else Encoder(spec, dtype)
+
+    def forward(self, inputs_embeds: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor]:
+        """T [B, L, hidden_size], int64 [B, L] -> last_hidden_state T [B, L, hidden_size]."""
+        vectors, mask = inputs_embeds.float(), attention_mask
+        if self.spec.is_padded:
+            positions = torch.arange(padded_length(self.spec, mask), device=mask.device)
+            vectors, mask = pad_rows(vectors, positions), pad_rows(mask, positions)
+        hidden_states: torch.Tensor = self.encoder(vectors, mask.to(torch.int32), None)
+        return (hidden_states[:, : inputs_embeds.shape[1]] if self.spec.is_padded else hidden_states,)
+
+
+def padded_length(spec: LucidrainsSpec, rows: torch.Tensor) -> int:
+    """Tokens: what an Autopadder makes of int64 [B, L]."""
+    if spec.pads_dense_lengths:
+        return round_up_length(spec, rows.shape[1])
+    return pad_above(spec, rows, spec.padding_threshold)
+
+
+def round_up_length(spec: LucidrainsSpec, length: int) -> int:
+    """Tokens: `length`, with padding to what reformer-pytorch hashes."""
+    keys, multiple = spec.num_memory_keys, spec.padding_multiple
+    return (length + keys + multiple - 1) // multiple * multiple - keys
+
+
+def pad_above(spec: LucidrainsSpec, rows: torch.Tensor, threshold: int) -> int:
+    """Tokens: the length of int64 [B, L] up to `threshold`, and above it with padding.
+
+    A number of its own to torch.export, which cannot follow a length with a threshold.
+    """
+    length = rows.shape[1]
+    stays = torch.ones_like(rows[0]).sum() <= threshold
+    chosen: int = torch.where(stays, length, round_up_length(spec, length)).item()  # type: ignore[assignment]
+    torch._check(chosen >= length)  # type: ignore[no-untyped-call]
+    return chosen
 
 
 def pad_rows(rows: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """int64 [B, L], the positions int64 [N] of the padded sequence -> int64 [B, N], with zeros behind L."""
+    """[B, L] or [B, L, N], the positions int64 [M] of the padded sequence -> [B, M] or [B, M, N], with zeros
+    behind L."""
     length = rows.shape[1]
-    inside = torch.clamp(positions, max=length - 1)
-    return torch.where(positions < length, rows.index_select(1, inside), 0)
+    inside, is_inside = torch.clamp(positions, max=length - 1), positions < length
+    return torch.where(is_inside if rows.dim() == 2 else is_inside[:, None], rows.index_select(1, inside), 0)
+
+
+_IN_FLOAT32: Final = (
+    *(StreamNorm, ScaledLength, SinusoidalPositionEmbeddings, RotaryPositions),
+    *(QueryNorm, KeyScores),
+)
+"""Modules whose parameters are float32 whatever T is."""
 
 
 def build_lucidrains(
     spec: LucidrainsSpec, weights: Mapping[str, torch.Tensor], dtype: DType = "float32"
-) -> LucidrainsReformer:
+) -> LucidrainsReformer | LucidrainsVectors:
     """A model in evaluation mode; `weights` under the names of this module's parameters.
 
-    Rotations, norms and frequencies stay float32 whatever the dtype. CheckpointError when names or shapes do
-    not fit.
+    Rotations, norms, frequencies and product keys stay float32 whatever the dtype. CheckpointError when names
+    or shapes do not fit.
     """
     with torch.device("meta"):
-        model = LucidrainsReformer(spec, TORCH_DTYPES[dtype])
-    in_float32 = {
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, StreamNorm | ScaledLength | SinusoidalPositionEmbeddings | RotaryPositions)
-    }
+        kind = LucidrainsVectors if spec.takes_vectors else LucidrainsReformer
+        model = kind(spec, TORCH_DTYPES[dtype])
+    in_float32 = {name for name, module in model.named_modules() if isinstance(module, _IN_FLOAT32)}
     state = {
         name: weight.to(torch.float32 if name.rpartition(".")[0] in in_float32 else TORCH_DTYPES[dtype])
         for name, weight in weights.items()

@@ -10,7 +10,7 @@ reformer-pytorch does.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Protocol
 
 import torch
 from torch import nn
@@ -29,7 +29,17 @@ MISSING_VALUE: Final = -1.0
 """What local attention has for a value where a window has no neighbour (local_attention.py, look_around)."""
 
 Turn = tuple[torch.Tensor, torch.Tensor]
-"""Cosines and sines of the positions' angles, float32 [K, D / 2] each, for the K keys of a layer."""
+"""Cosines and sines of the positions' angles, float32 [K, D / 2] or [B, K, D / 2] each, for the K keys of a
+layer."""
+
+
+class Caches(Protocol):
+    """What earlier tokens left in a layer, and what a call of new ones attends to."""
+
+    def attend(
+        self, attention: SelfAttention, query_key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor
+    ) -> torch.Tensor:
+        """T [B, L, H*D], T [B, L, H*D], int32 [B, L] -> T [B, L, H*D]."""
 
 
 class SelfAttention(nn.Module):
@@ -54,9 +64,10 @@ class SelfAttention(nn.Module):
             self.register_buffer("rotations", rotations, persistent=False)
 
     def forward(
-        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor, turn: Turn | None
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor, beside: Turn | Caches | None
     ) -> torch.Tensor:
-        """T [B, L, hidden_size], int32 [B, L], the turn of the memory and the tokens -> T [B, L, H*D]."""
+        """T [B, L, hidden_size], int32 [B, L], the turn of the memory and the tokens, or in a call that
+        decodes the caches -> T [B, L, H*D]."""
         spec, keys, keys_mask = self.spec, hidden_states, attention_mask
         if spec.num_memory_keys:
             keys = torch.cat([self.memory.expand(keys.shape[0], -1, -1), keys], dim=1)
@@ -65,18 +76,42 @@ class SelfAttention(nn.Module):
         query_key, value = self.query_key(keys), self.value(keys)
         if spec.has_one_value_head:
             value = value.repeat(1, 1, spec.num_heads)
-        local = spec.num_local_heads * spec.head_size
-        attend = self._attend_by_hash if self.hashes else self._attend_to_all
-        attended = attend(query_key[..., local:], value[..., local:], keys_mask, turn)
-        attended = attended[:, spec.num_memory_keys :]
+        if beside is not None and not isinstance(beside, tuple):
+            return beside.attend(self, query_key, value, keys_mask)
+        shortest = spec.padding_multiple if spec.is_padded and spec.pads_dense_lengths else 0
+        return self.attend(query_key, value, keys_mask, beside, shortest)
+
+    def attend(
+        self,
+        query_key: torch.Tensor,
+        value: torch.Tensor,
+        mask: torch.Tensor,
+        turn: Turn | None,
+        shortest: int,
+    ) -> torch.Tensor:
+        """T [B, K, H*D], T [B, K, H*D], int32 [B, K] of the memory and the tokens, of which there are
+        `shortest` at least -> T [B, L, H*D] of the tokens."""
+        first, local = self.spec.num_memory_keys, self.spec.num_local_heads * self.spec.head_size
+        hashed = query_key[..., local:], value[..., local:]
+        if self.hashes:
+            attended = self._attend_by_hash(*hashed, mask, turn, shortest)
+        else:
+            attended = self._attend_to_all(*hashed, mask)
+        attended = attended[:, first:]
         if not local:
             return attended
-        first = spec.num_memory_keys
-        locally = self._attend_locally(query_key[:, first:, :local], value[:, first:, :local], attention_mask)
+        locally = self._attend_locally(
+            query_key[:, first:, :local], value[:, first:, :local], mask[:, first:]
+        )
         return torch.cat([locally, attended], dim=-1)
 
     def _attend_by_hash(
-        self, query_key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, turn: Turn | None
+        self,
+        query_key: torch.Tensor,
+        value: torch.Tensor,
+        mask: torch.Tensor,
+        turn: Turn | None,
+        shortest: int,
     ) -> torch.Tensor:
         """T [B, K, H*D] of the heads that hash, int32 [B, K] -> T [B, K, H*D]."""
         spec = self.spec
@@ -105,19 +140,18 @@ class SelfAttention(nn.Module):
             SELF_LOGIT,
             spec.dense_threshold,
         )
-        shortest = spec.padding_multiple if spec.is_padded and spec.pads_dense_lengths else 0
         weight = weigh_alone(buckets, spec.bucket_size, shortest).transpose(1, 2)[..., None]
         alone = (value.float().view(*weight.shape[:3], -1) * weight).view(value.shape).to(value.dtype)
         return torch.where(mask[..., None] != 0, attended, alone)
 
     def _attend_to_all(
-        self, query_key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, _turn: Turn | None
+        self, query_key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor
     ) -> torch.Tensor:
         """The same, of full attention: one chunk holds every key. It does not turn."""
         spec, longest = self.spec, self.spec.longest_attended
         attended: torch.Tensor = local_attention(
             query_key,
-            unit_keys(query_key, spec.num_hash_heads),
+            unit_keys(query_key, spec.num_hash_heads, spec.takes_vectors),
             value,
             mask,
             spec.num_hash_heads,
@@ -139,7 +173,7 @@ class SelfAttention(nn.Module):
         spec, window = self.spec, self.spec.padding_multiple
         attended: torch.Tensor = local_attention(
             query_key,
-            unit_keys(query_key, spec.num_local_heads),
+            unit_keys(query_key, spec.num_local_heads, spec.takes_vectors),
             value,
             mask,
             spec.num_local_heads,
@@ -158,10 +192,13 @@ class SelfAttention(nn.Module):
         return torch.where((mask != 0)[..., None] | sees_any, attended, average.to(value.dtype))
 
 
-def unit_keys(query_key: torch.Tensor, num_heads: int) -> torch.Tensor:
-    """T [B, L, H*D] -> T [B, L, H*D], each head's vectors with length 1."""
+def unit_keys(query_key: torch.Tensor, num_heads: int, has_zeros: bool) -> torch.Tensor:
+    """T [B, L, H*D] -> T [B, L, H*D], each head's vectors with length 1; with `has_zeros` they may be zeros,
+    which stay so."""
     vectors = query_key.float().view(*query_key.shape[:2], num_heads, -1)
-    mean_square = vectors.square().mean(-1, keepdim=True) + KEY_NORM_EPSILON
+    mean_square = vectors.square().mean(-1, keepdim=True)
+    # A bound where it counts: the exporter takes a sum with so small a number for one with 0.
+    mean_square = mean_square.clamp(min=KEY_NORM_EPSILON) if has_zeros else mean_square + KEY_NORM_EPSILON
     vectors = vectors * torch.rsqrt(mean_square * vectors.shape[-1])
     return vectors.view(query_key.shape).to(query_key.dtype)
 
@@ -169,7 +206,7 @@ def unit_keys(query_key: torch.Tensor, num_heads: int) -> torch.Tensor:
 def turn_pairs(query_key: torch.Tensor, turn: Turn, num_heads: int, scale: float) -> torch.Tensor:
     """T [B, K, H*D] -> T [B, K, H*D]: neighbouring elements of each head, taken as points of a plane, turned
     by the angles of their position (Su et al. 2021), and multiplied by `scale`."""
-    cosines, sines = (x[:, None, :] * scale for x in turn)
+    cosines, sines = (x[..., None, :] * scale for x in turn)
     pairs = query_key.float().view(*query_key.shape[:2], num_heads, -1, 2)
     first, second = pairs[..., 0], pairs[..., 1]
     turned = torch.stack([first * cosines - second * sines, second * cosines + first * sines], dim=-1)

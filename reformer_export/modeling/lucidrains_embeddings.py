@@ -23,8 +23,8 @@ class SinusoidalPositionEmbeddings(nn.Module):
         self.register_buffer("frequencies", torch.zeros(size // 2))
 
     def forward(self, positions: torch.Tensor) -> torch.Tensor:
-        """int64 [L] -> float32 [L, size]."""
-        angles = positions.float()[:, None] * self.get_buffer("frequencies")
+        """int64 [...] -> float32 [..., size]."""
+        angles = positions.float()[..., None] * self.get_buffer("frequencies")
         return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
@@ -41,7 +41,7 @@ class SummedAxialPositionEmbeddings(nn.Module):
             self.weights.append(nn.Parameter(torch.empty(1, *ones, size), requires_grad=False))
 
     def forward(self, positions: torch.Tensor) -> torch.Tensor:
-        """int64 [L] -> T [L, size]."""
+        """int64 [...] -> T [..., size]."""
         rows, stride = [], 1
         for length, weight in zip(reversed(self.shape), reversed(list(self.weights)), strict=True):
             coordinate = torch.remainder(positions // stride, length)
@@ -80,12 +80,14 @@ class Embeddings(nn.Module):
         if spec.embedding_size != spec.hidden_size:
             self.projection = nn.Linear(spec.embedding_size, spec.hidden_size)
 
-    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """int64 [B, L] -> float32 [B, L, hidden_size]."""
+    def forward(self, input_ids: torch.Tensor, positions: torch.Tensor | None = None) -> torch.Tensor:
+        """int64 [B, L], and int64 [B, L], the tokens' positions, or None for 0 to L - 1 -> float32
+        [B, L, hidden_size]."""
         words: torch.Tensor = self.word_embeddings(input_ids)
         embedded = words.float()
         if self.position_embeddings is not None:
-            positions = torch.arange(input_ids.shape[1], device=input_ids.device)[: self.position_limit]
+            if positions is None:
+                positions = torch.arange(input_ids.shape[1], device=input_ids.device)[: self.position_limit]
             embedded = embedded + self.position_embeddings(positions).float()
         if self.projection is not None:
             embedded = self.projection(embedded.to(words.dtype)).float()
@@ -107,6 +109,9 @@ class RotaryPositions(nn.Module):
         keys = self.num_memory_keys
         order = torch.arange(input_ids.shape[1] + keys, device=input_ids.device)[: self.limit]
         is_hashed = (order.amax(0, keepdim=True) >= self.dense_threshold).float()
-        positions = torch.clamp(order - keys, min=0).float() * is_hashed
-        angles = positions[:, None] * self.get_buffer("frequencies")
+        return self.turn(torch.clamp(order - keys, min=0).float() * is_hashed)
+
+    def turn(self, positions: torch.Tensor) -> Turn:
+        """float32 [...] -> cosines and sines float32 [..., D / 2]."""
+        angles = positions[..., None] * self.get_buffer("frequencies")
         return angles.cos(), angles.sin()

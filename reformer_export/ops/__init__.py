@@ -6,6 +6,7 @@ from reformer_export.ops.local_attention_step import local_attention_step, local
 from reformer_export.ops.lsh_attention import lsh_attention, lsh_attention_reference
 from reformer_export.ops.lsh_attention_step import lsh_attention_step, lsh_attention_step_reference
 from reformer_export.ops.lsh_buckets import draw_rotations, lsh_buckets, lsh_buckets_reference
+from reformer_export.ops.lsh_buckets_step import lsh_buckets_step, lsh_buckets_step_reference
 from reformer_export.ops.residual_norm import residual_norm, residual_norm_reference
 
 __all__ = [
@@ -20,6 +21,8 @@ __all__ = [
     "lsh_attention_step_reference",
     "lsh_buckets",
     "lsh_buckets_reference",
+    "lsh_buckets_step",
+    "lsh_buckets_step_reference",
     "residual_norm",
     "residual_norm_reference",
 ]

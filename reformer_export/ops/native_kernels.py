@@ -153,6 +153,31 @@ class NativeKernels:
         past = {"key": past_key, "value": past_value}
         return self._step("local_attention_step", params, tensors, past, in_place)
 
+    def lsh_buckets_step(
+        self,
+        query_key: torch.Tensor,
+        rotations: torch.Tensor,
+        past_records: torch.Tensor,
+        lengths: torch.Tensor,
+        new_lengths: torch.Tensor,
+        num_heads: int,
+        padding_multiple: int,
+        in_place: bool = False,
+    ) -> tuple[torch.Tensor, ...]:
+        """As `lsh_buckets_step_reference`; `in_place` as in `lsh_attention_step`, of the records."""
+        batch, heads, _, capacity = past_records.shape
+        shape = (batch, heads, rotations.shape[2])
+        results = {
+            "new_buckets": past_records.new_empty((*shape, query_key.shape[1])),
+            "buckets": past_records.new_empty((*shape, capacity)),
+            "present_records": past_records if in_place else past_records.new_empty(past_records.shape),
+        }
+        tensors = {"query_key": query_key, "rotations": rotations, "past_records": past_records}
+        tensors |= {"lengths": lengths, "new_lengths": new_lengths}
+        params = structs.LSHBucketsStep(num_heads=num_heads, padding_multiple=padding_multiple)
+        self._call("lsh_buckets_step", params, tensors | results)
+        return tuple(results.values())
+
     def _step(
         self,
         name: str,

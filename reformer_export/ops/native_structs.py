@@ -106,6 +106,16 @@ class LSHAttentionStep(ctypes.Structure):
     ]
 
 
+class LSHBucketsStep(ctypes.Structure):
+    _fields_ = [
+        *_HEADS,
+        ("padding_multiple", ctypes.c_int64),
+        *((name, Tensor) for name in ("query_key", "rotations", "past_records", "lengths", "new_lengths")),
+        *((name, Tensor) for name in ("new_buckets", "buckets", "present_records")),
+        ("execution", Execution),
+    ]
+
+
 class LocalAttentionStep(ctypes.Structure):
     _fields_ = [
         *_LOCAL_RULES,

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from reformer_export.parity.cases import Case
 from reformer_export.parity.expose import ModelGraph
 from reformer_export.parity.point_errors import Judge, PointError
-from reformer_export.parity.points import Point, find_points, find_subgraph
+from reformer_export.parity.points import CHOICES, Point, find_points, find_subgraph
 from reformer_export.parity.results import VerifyResult
 from reformer_export.parity.session import ParitySession
 
@@ -28,6 +28,13 @@ MAX_FAILING_CASES: Final = 3
 
 MAX_SOUND_TOKENS: Final = 4096
 """Of the case that is searched when none failed: every value of every layer is held in memory."""
+
+
+CAUSES: Final = {
+    "hashes": ("other rotations or another hash than those of the recorded seed", "vectors"),
+    "memories": ("other keys or another choice than the checkpoint's", "queries"),
+}
+"""Of unexplained flips on eager's own inputs, and these in a word."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +59,11 @@ class NamedNode:
             return (
                 f"{where}{point.module}: error {self.wrong.error:.1e}, tolerance {self.wrong.tolerance:.1e}"
             )
+        other, given = CAUSES[agreement.kind]
         return (
-            f"{where}{point.module}: {agreement.unexplained} unexplained flips in {agreement.hashed} hashes "
-            f"(margins up to {agreement.worst_margin:.1e}), tolerance 0: other rotations or another hash "
-            "than those of the recorded seed, since it was given eager's own vectors"
+            f"{where}{point.module}: {agreement.unexplained} unexplained flips in {agreement.hashed} "
+            f"{agreement.kind} (margins up to {agreement.worst_margin:.1e}), tolerance 0: {other}, since it "
+            f"was given eager's own {given}"
         )
 
 
@@ -151,7 +159,7 @@ def _search_case(session: ParitySession, points: list[Point], case: Case) -> Bis
     values = session.eager.run(ids, mask, case.num_hashes, points=None).values
     inputs = session.graph_inputs(ids, mask, case.num_hashes)
     judge = Judge(session.spec, session.precision, values, mask)
-    buckets = [point for point in points if point.role == "buckets"]
+    buckets = [point for point in points if point.role in CHOICES]
     got = session.graph.expose(buckets, points).run(inputs, values)
     pinned = judge.judge(points, got, got)
     alone = judge.judge(points, session.graph.expose(points, points).run(inputs, values), values)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from reformer_export.artifact.manifest import Manifest
 from reformer_export.errors import InputError
+from reformer_export.product_keys_spec import NUM_CHOSEN, NUM_QUERIES
 from reformer_export.spec import LocalAttentionSpec, LSHAttentionSpec, ModelSpec
 
 MAX_TOKENS: Final = 2**22
@@ -21,13 +22,18 @@ MAX_TOKENS: Final = 2**22
 EAGER_MEMORY_BYTES: Final = 3 * 2**30
 """Temporaries that the default sweep lets eager allocate; it bounds the longest length that is tried."""
 
+BYTES_PER_PAIR: Final = 24
+"""What eager's product-key memories have for each pair of a query's best keys: its score, float32, and its
+memory, int64, which is a product and then a sum."""
+
 
 @dataclass(frozen=True)
 class GivenInputs:
-    """A user's own ids and mask, int64 [B, L] each; `where` they are from, for people, tells them apart."""
+    """A user's own ids int64 [B, L], or vectors float32 [B, L, hidden_size], and mask int64 [B, L]; `where`
+    they are from, for people, tells them apart."""
 
     where: str
-    ids: NDArray[np.int64] = dataclasses.field(compare=False, repr=False)
+    ids: NDArray[Any] = dataclasses.field(compare=False, repr=False)
     mask: NDArray[np.int64] = dataclasses.field(compare=False, repr=False)
 
 
@@ -106,20 +112,18 @@ def add_num_hashes_cases(manifest: Manifest, cases: Sequence[Case]) -> list[Case
     added: list[Case] = []
     for count in manifest.runtime_num_hashes.counts[:-1] if manifest.runtime_num_hashes else ():
         for masked in (False, True):
-            hashed = [c for c in cases if c.masked == masked and _is_hashed(manifest.spec, c.length)]
+            hashed = [c for c in cases if c.masked == masked and manifest.spec.hashes(c.length)]
             if hashed:
                 added.append(dataclasses.replace(hashed[len(hashed) // 2], num_hashes=count))
     return [*cases, *added]
-
-
-def _is_hashed(spec: ModelSpec, length: int) -> bool:
-    return any(spec.is_hashed(layer, length) for layer in spec.lsh_layers)
 
 
 def longest_comparable(spec: ModelSpec) -> int:
     """Tokens: the usable maximum, or the multiple of the chunk lengths that keeps eager in memory."""
     per_token = max(_eager_bytes_per_token(spec, layer) for layer in spec.layers)
     per_token += 4 * (2 * spec.feed_forward_size + 12 * spec.hidden_size + 3 * spec.vocab_size)
+    if spec.memory_layers:
+        per_token += NUM_QUERIES * NUM_CHOSEN**2 * BYTES_PER_PAIR
     bound = EAGER_MEMORY_BYTES // per_token // spec.padding_multiple * spec.padding_multiple
     return min(spec.max_length, max(bound, 2 * spec.padding_multiple))
 
@@ -131,16 +135,21 @@ def _eager_bytes_per_token(spec: ModelSpec, layer: LSHAttentionSpec | LocalAtten
     return 4 * spec.num_heads * rounds * (4 * window + 8 * spec.head_size * (window // layer.chunk_length))
 
 
-def make_inputs(spec: ModelSpec, case: Case, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Random ids and mask int64 [B, L]; each masked row keeps at least its first token."""
+def make_inputs(spec: ModelSpec, case: Case, seed: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Random ids int64 [B, L], or vectors of normal numbers float32 [B, L, hidden_size], and a mask int64
+    [B, L]; each masked row keeps at least its first token."""
     rng = np.random.default_rng((seed, case.length, case.batch))
-    ids = rng.integers(0, spec.vocab_size, (case.batch, case.length), dtype=np.int64)
-    mask = np.ones_like(ids)
+    shape = case.batch, case.length
+    if spec.takes_vectors:
+        inputs: NDArray[Any] = rng.standard_normal((*shape, spec.hidden_size), np.float32)
+    else:
+        inputs = rng.integers(0, spec.vocab_size, shape, dtype=np.int64)
+    mask = np.ones(shape, np.int64)
     if case.masked:
         kept = rng.integers(1, case.length + 1, case.batch)
         kept[-1] = max(1, min(int(kept[-1]), case.length - 1))
         mask = (np.arange(case.length) < kept[:, None]).astype(np.int64)
-    return ids, mask
+    return inputs, mask
 
 
 def check_cases(spec: ModelSpec, cases: Sequence[Case]) -> None:

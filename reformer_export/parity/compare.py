@@ -66,7 +66,8 @@ class LayerAgreement:
     `unexplained` the flips with a margin above the precision's rounding; `worst_margin` the largest relative
     margin among the flips; `flip_margins` the largest `MAX_KEPT_MARGINS` of them, largest first.
     `misplaced`: the unexplained flips into a bucket that is not even the one of the vector that was hashed:
-    there the hash is wrong, elsewhere what it was given.
+    there the hash is wrong, elsewhere what it was given. Of product-key memories the same of what queries
+    choose (memories.py).
     """
 
     layer: int
@@ -76,6 +77,7 @@ class LayerAgreement:
     worst_margin: float
     flip_margins: tuple[float, ...] = ()
     misplaced: int = 0
+    kind: Literal["hashes", "memories"] = "hashes"
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,7 @@ def compare_buckets(
     used = sum(factors) // 2
     differs = (got != expected) & counts[:, None, None, :]
     flips = [
-        _measure_flip(
+        measure_flip(
             factors,
             query_key[b, position].reshape(spec.num_hash_heads, spec.head_size)[h].astype(np.float64),
             rotations[h, :, r, :used].astype(np.float64),
@@ -204,7 +206,7 @@ def hashed_tokens(
     return counts
 
 
-def _measure_flip(
+def measure_flip(
     factors: tuple[int, ...],
     vector: NDArray[np.float64],
     rotations: NDArray[np.float64],

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reformer_export.artifact.decoding import DECODE_NAME, DECODE_OUTPUT
+from reformer_export.lucidrains_spec import LucidrainsSpec
 from reformer_export.parity.attention_points import find_attention
 from reformer_export.parity.compare import GivenTolerance, LayerAgreement, compare_buckets, tolerance
 from reformer_export.parity.decoding_cases import DecodingCase, draw_ids
@@ -25,6 +26,7 @@ from reformer_export.parity.decoding_operators import judge_operators
 from reformer_export.parity.decoding_results import Check, DecodingResult, Finding
 from reformer_export.parity.decoding_run import BUCKETS, OUTPUT, DecodeRunner, Trace
 from reformer_export.parity.expose import ExposedGraph, open_graph
+from reformer_export.parity.lucidrains_decoding import check_lucidrains_decoding
 from reformer_export.parity.noise import NOISE_UNITS, measure_noise
 from reformer_export.parity.session import ParitySession
 from reformer_export.reference.eager import recorded_rotations
@@ -49,6 +51,8 @@ def check_decoding(
     Raises:
         ArtifactError: decode.onnx is no graph of the manifest's model.
     """
+    if isinstance(session.spec, LucidrainsSpec):
+        return check_lucidrains_decoding(session, cases, given, on_case)
     with ExitStack() as stack:
         path = session.runtime.folder / DECODE_NAME
         graph = stack.enter_context(open_graph(path, session.placement))

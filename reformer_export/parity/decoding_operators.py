@@ -73,7 +73,7 @@ class _OperatorJudge:
         expected = _attend(self.spec, layer, self._read(row, length, layer))[begin:].astype(np.float64)
         got = self.trace.of_row(layer, OUTPUT, row, length)[0, begin:]
         errors = np.nan_to_num(np.abs(got - expected), nan=np.inf, posinf=np.inf)
-        limits = _limits(self.precision, expected)
+        limits = limit_elements(self.precision, expected)
         if (errors > limits).any():
             limits = np.maximum(limits, self._measure_noise(row, layer))
         nearest = np.unravel_index((errors / limits).argmax(), errors.shape)
@@ -100,7 +100,7 @@ class _OperatorJudge:
         if (row, layer) not in self.noise:
             inputs = self._read(row, self.trace.lengths(row)[-1], layer)
             exact = _attend(self.spec, layer, inputs)
-            moved = (_attend(self.spec, layer, _move(inputs, seed)) for seed in range(DRAWS))
+            moved = (_attend(self.spec, layer, move_inputs(inputs, seed)) for seed in range(DRAWS))
             largest = max(float(np.abs(each - exact).max()) for each in moved)
             rounding = EPSILON["float32"] * _bound_logits(self.spec, layer, inputs)
             self.noise[row, layer] = NOISE_UNITS * largest + rounding * float(np.abs(exact).max())
@@ -115,7 +115,7 @@ def _bound_logits(spec: ModelSpec, layer: int, inputs: tuple[torch.Tensor, ...])
     return query if is_lsh else query * key / math.sqrt(spec.head_size)
 
 
-def _limits(precision: Precision, expected: NDArray[np.float64]) -> NDArray[np.float64]:
+def limit_elements(precision: Precision, expected: NDArray[np.float64]) -> NDArray[np.float64]:
     """The limit of each element of an operator's output. The arithmetic is float32 whatever the type, and the
     result is rounded to it once; but where products round to TF32, its operands are off from the start."""
     exact = TOLERANCE_OF_ELEMENT * (1 + np.abs(expected))
@@ -138,7 +138,7 @@ def _attend(spec: ModelSpec, layer: int, inputs: tuple[torch.Tensor, ...]) -> ND
     return result
 
 
-def _move(inputs: tuple[torch.Tensor, ...], seed: int) -> tuple[torch.Tensor, ...]:
+def move_inputs(inputs: tuple[torch.Tensor, ...], seed: int) -> tuple[torch.Tensor, ...]:
     """Every float32 becomes the next one above or below it."""
     generator = torch.Generator().manual_seed(seed)
     signs = (torch.randint(0, 2, x.shape, generator=generator) * 2.0 - 1 for x in inputs)

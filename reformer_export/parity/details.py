@@ -10,9 +10,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from reformer_export.lucidrains_spec import LucidrainsSpec
 from reformer_export.parity.cases import Case
 from reformer_export.parity.compare import EPSILON, FLIP_ROUNDINGS
-from reformer_export.parity.expose import ExposedGraph
 from reformer_export.parity.hashing import (
     MARGIN_EDGES,
     MAX_PATTERN_TOKENS,
@@ -22,11 +22,12 @@ from reformer_export.parity.hashing import (
     trace_pattern,
 )
 from reformer_export.parity.point_errors import Judge, PointError
-from reformer_export.parity.points import Role, find_points
+from reformer_export.parity.points import CHOICES, Role, find_points
 from reformer_export.parity.session import ParitySession
 from reformer_export.reference.eager import recorded_rotations
 from reformer_export.reference.eager_values import attention_name
-from reformer_export.spec import LSHAttentionSpec, ModelSpec
+from reformer_export.reference.lucidrains_values import SCALED
+from reformer_export.spec import ModelSpec
 
 MARGIN_TOKENS: Final = 4096
 """Tokens whose margins are measured, where the model takes so many."""
@@ -42,17 +43,18 @@ class Details:
     `layers`: the errors of `measure_layers`; `margins`: of each LSH layer, over one sequence of up to
     `MARGIN_TOKENS` random tokens; `pattern`: the first LSH layer's first head on a short sequence, None where
     no multiple of the chunk lengths is short enough for a picture; `limit`: the margin below which a flip is
-    explained.
+    explained; `other`: what the layers are that do not hash.
     """
 
     layers: tuple[PointError, ...]
     margins: tuple[MarginHistogram, ...]
     pattern: AttentionPattern | None
     limit: float
+    other: str = "local"
 
     def kind_of(self, layer: int | None) -> str:
-        """Of an encoder's layer: "lsh" or "local"."""
-        return "lsh" if any(histogram.layer == layer for histogram in self.margins) else "local"
+        """Of an encoder's layer: "lsh", or what the others are."""
+        return "lsh" if any(histogram.layer == layer for histogram in self.margins) else self.other
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values; each histogram has its `edges` and the `limit`."""
@@ -79,23 +81,18 @@ class Details:
 def collect_details(session: ParitySession, cases: Sequence[Case]) -> Details:
     """Look into the model on `cases`, those of a sweep, and on two inputs of its own."""
     spec, limit = session.spec, FLIP_ROUNDINGS * EPSILON[session.precision]
+    other = "full" if isinstance(spec, LucidrainsSpec) else "local"
     layers = measure_layers(session, cases)
     if not spec.lsh_layers:
-        return Details(layers, (), None, limit)
-    graph = session.expose_hashing()
-    length = min(MARGIN_TOKENS // spec.padding_multiple * spec.padding_multiple, spec.max_length)
-    ids, mask = session.draw(Case(max(length, 1), 1, masked=False))
-    query_keys, _ = _read_hashing(session, graph, ids, mask)
-    margins = tuple(
-        measure_margins(spec, layer, query_key, recorded_rotations(spec, layer), mask)
-        for layer, query_key in query_keys.items()
-    )
-    pattern, length = None, _pattern_length(spec)
-    if length:
-        query_keys, buckets = _read_hashing(session, graph, ids[:, :length], mask[:, :length])
-        layer = spec.lsh_layers[0]
-        pattern = trace_pattern(spec, layer, query_keys[layer][0], buckets[layer][0])
-    return Details(layers, margins, pattern, limit)
+        return Details(layers, (), None, limit, other)
+    length = _whole_length(spec, MARGIN_TOKENS)
+    margins, pattern = _measure_margins(session, length), None
+    short = _whole_length(spec, MAX_PATTERN_TOKENS)
+    layer = spec.lsh_layers[0]
+    if spec.is_hashed(layer, short):
+        ids, mask = session.draw(Case(length, 1, masked=False))
+        pattern = _trace_pattern(session, layer, ids[:, :short], mask[:, :short])
+    return Details(layers, margins, pattern, limit, other)
 
 
 def measure_layers(session: ParitySession, cases: Sequence[Case]) -> tuple[PointError, ...]:
@@ -103,7 +100,7 @@ def measure_layers(session: ParitySession, cases: Sequence[Case]) -> tuple[Point
     share of its tolerance. Errors of a layer are in all that follow it."""
     points = find_points(session.graph.model, session.spec)
     shown = [point for point in points if point.role in SHOWN]
-    exposed = session.graph.expose([point for point in points if point.role == "buckets"], shown)
+    exposed = session.graph.expose([point for point in points if point.role in CHOICES], shown)
     names = {point.name for point in shown}
     worst: dict[str, PointError] = {}
     for case in cases:
@@ -117,19 +114,34 @@ def measure_layers(session: ParitySession, cases: Sequence[Case]) -> tuple[Point
     return tuple(worst.values())
 
 
-def _read_hashing(
-    session: ParitySession, graph: ExposedGraph, ids: NDArray[np.int64], mask: NDArray[np.int64]
-) -> tuple[dict[int, NDArray[np.float32]], dict[int, NDArray[np.int32]]]:
-    """By LSH layer: what the graph hashes, float32 [B, L, H*D], and eager's buckets."""
+def _measure_margins(session: ParitySession, length: int) -> tuple[MarginHistogram, ...]:
+    """Of each LSH layer, on what the graph hashes in one sequence of `length` tokens with eager's buckets."""
+    ids, mask = session.draw(Case(length, 1, masked=False))
     truth = session.eager.run(ids, mask)
-    got = graph.run(session.graph_inputs(ids, mask), truth.values)
-    return {layer: got[f"{attention_name(layer)}.query_key"] for layer in truth.buckets}, truth.buckets
+    got = session.expose_hashing().run(session.graph_inputs(ids, mask), truth.values)
+    return tuple(
+        measure_margins(
+            session.spec,
+            layer,
+            got[f"{attention_name(layer)}.query_key"],
+            recorded_rotations(session.spec, layer),
+            mask,
+        )
+        for layer in truth.buckets
+    )
 
 
-def _pattern_length(spec: ModelSpec) -> int:
-    """The longest multiple of the chunk lengths that makes a picture with several chunks; 0 for none."""
-    multiple = spec.padding_multiple
-    attention = spec.layers[spec.lsh_layers[0]]
-    assert isinstance(attention, LSHAttentionSpec)
-    length = min(MAX_PATTERN_TOKENS, spec.max_length) // multiple * multiple
-    return length if length > attention.chunk_length else 0
+def _trace_pattern(
+    session: ParitySession, layer: int, ids: NDArray[np.int64], mask: NDArray[np.int64]
+) -> AttentionPattern:
+    """Of eager's queries and keys, as it compares them, and its buckets; int64 [1, L] each."""
+    compared = SCALED if isinstance(session.spec, LucidrainsSpec) else ".query_key"
+    name = attention_name(layer) + compared
+    truth = session.eager.run(ids, mask, points={name})
+    return trace_pattern(session.spec, layer, truth.values[name][0], truth.buckets[layer][0])
+
+
+def _whole_length(spec: ModelSpec, most: int) -> int:
+    """Tokens: the greatest length up to `most` that eager runs without padding it."""
+    lengths = range(min(most, spec.max_length), 0, -1)
+    return next((n for n in lengths if spec.takes_length(n) and spec.padded_length(n) == n), 1)

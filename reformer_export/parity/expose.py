@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from reformer_export.contract import NUM_HASHES_INPUT
 from reformer_export.errors import MissingDependencyError
-from reformer_export.parity.points import Point
+from reformer_export.parity.points import CHOICES, Point
 from reformer_export.parity.rounding import emulate_bfloat16
 from reformer_export.runtimes.onnx_file import read_onnx
 from reformer_export.runtimes.ort_binding import BoundSession
@@ -58,7 +58,7 @@ class ExposedGraph:
 
 
 def _fit(point: Point, value: NDArray[Any]) -> NDArray[Any]:
-    if point.role == "buckets":
+    if point.role in CHOICES:
         return value
     if point.rank == 2 and value.ndim == 3:
         value = value.reshape(-1, value.shape[-1])

@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reformer_export.contract import KEY_NORM_EPSILON, MASKED_LOGIT, SELF_LOGIT, neighbour_shifts
+from reformer_export.lucidrains_spec import LucidrainsSpec
+from reformer_export.modeling import lucidrains_attention
 from reformer_export.parity.compare import EPSILON, split_factors
-from reformer_export.spec import DTYPES, DType, LSHAttentionSpec, ModelSpec
+from reformer_export.spec import DTYPES, AttentionSpec, DType, ModelSpec
 
 MARGIN_EDGES: Final = tuple(float(edge) for edge in np.logspace(-9, 0, 46))
 """Borders of the histogram's bars; margins are at most 1."""
@@ -47,12 +49,13 @@ class MarginHistogram:
 
 @dataclass(frozen=True)
 class AttentionPattern:
-    """One head's view of one sequence of `length` tokens.
+    """One head's view of one sequence of `length` tokens, and K keys: theirs, and before them those of a
+    learned memory of `num_memory_keys`.
 
-    `buckets` [length] of the first round; `listed` [length][length]: how often a query (row) lists a key over
-    all rounds, later keys of a causal model left out; `attention` [length][length]: full attention's weights
-    of the same queries and normalised keys. `covered` is the share of full attention's weight that falls on
-    listed keys.
+    `buckets` [length] of the first round; `listed` [length][K]: how often a query (row) lists a key over all
+    rounds, later keys of a causal model left out; `attention` [length][K]: full attention's weights of the
+    same queries and normalised keys. `covered` is the share of full attention's weight that falls on listed
+    keys.
     """
 
     layer: int
@@ -62,6 +65,7 @@ class AttentionPattern:
     listed: tuple[tuple[int, ...], ...]
     attention: tuple[tuple[float, ...], ...]
     covered: float
+    num_memory_keys: int = 0
 
 
 def measure_margins(
@@ -71,16 +75,18 @@ def measure_margins(
     rotations: NDArray[np.float32],
     attention_mask: NDArray[np.int64],
 ) -> MarginHistogram:
-    """Margins of every hash of an LSH layer's unmasked tokens: `query_key` float32 [B, L, H*D], `rotations`
-    float32 [H, D, R, S], `attention_mask` int64 [B, L]."""
-    attention = spec.layers[layer]
-    assert isinstance(attention, LSHAttentionSpec)
-    vectors = query_key[attention_mask == 1].reshape(-1, spec.num_heads, spec.head_size).astype(np.float64)
-    scores = np.einsum("nhd,hdrs->nhrs", vectors, rotations.astype(np.float64))
-    norms = np.linalg.norm(rotations.astype(np.float64), axis=1)  # [H, R, S]
+    """Margins of every hash of an LSH layer's unmasked tokens, or of all where masked ones hash as well:
+    `query_key` float32 [B, K, H*D] of the heads that hash, `rotations` float32 [H, D, R, S], of which K keys
+    may use the first only, `attention_mask` int64 [B, L]."""
+    hashed = query_key if spec.hashes_masked_tokens else query_key[attention_mask == 1]
+    vectors = hashed.reshape(-1, spec.num_hash_heads, spec.head_size).astype(np.float64)
+    factors = spec.bucket_factors(layer, query_key.shape[1])
+    used = rotations[..., : sum(factors) // 2].astype(np.float64)
+    scores = np.einsum("nhd,hdrs->nhrs", vectors, used)
+    norms = np.linalg.norm(used, axis=1)  # [H, R, S]
     lengths = np.linalg.norm(vectors, axis=-1)[:, :, None]
     margins = np.full(scores.shape[:3], np.inf)
-    for score, norm in split_factors(attention.num_buckets, scores, norms[None].repeat(len(scores), 0)):
+    for score, norm in split_factors(factors, scores, norms[None].repeat(len(scores), 0)):
         best, second = np.moveaxis(np.argsort(score, axis=-1)[..., -2:][..., ::-1], -1, 0)
         sizes = np.maximum(lengths * (_at(norm, best) + _at(norm, second)), 1e-30)
         margins = np.minimum(margins, (_at(score, best) - _at(score, second)) / sizes)
@@ -106,50 +112,58 @@ def trace_pattern(
     buckets: NDArray[np.int32],
     head: int = 0,
 ) -> AttentionPattern:
-    """The pattern of one head of an LSH layer over one sequence, whose length is a multiple of the layer's
-    chunk length: `query_key` float32 [L, H*D], `buckets` int32 [H, R, L]."""
-    attention = spec.layers[layer]
-    assert isinstance(attention, LSHAttentionSpec)
-    length = len(query_key)
-    vectors = query_key.reshape(length, spec.num_heads, spec.head_size)[:, head].astype(np.float64)
-    listed = _count_listed(attention, buckets[head], length)
+    """The pattern of one head of an LSH layer over one sequence, which eager does not pad: of the heads that
+    hash, `query_key` float32 [K, H*D], as LSHAttention reads it, and `buckets` int32 [H, R, K], as
+    LSHBuckets gives them, of a memory's keys and the tokens."""
+    memory = spec.num_memory_keys if isinstance(spec, LucidrainsSpec) else 0
+    keys = len(query_key)
+    vectors = query_key.reshape(keys, spec.num_hash_heads, spec.head_size)[:, head].astype(np.float64)
+    if spec.is_hashed(layer, keys - memory):
+        # Within its bucket the memory comes last, as in reformer-pytorch.
+        listed = _count_listed(spec.layers[layer], 2 * buckets[head] + (np.arange(keys) < memory), keys)
+    else:
+        listed = np.ones((keys, keys), np.int64)  # one dense block, without rounds
     if spec.is_causal:
         listed = np.tril(listed)
-    weights = _full_attention(vectors, spec.is_causal)
+    weights = _full_attention(spec, vectors)[memory:]
+    listed = listed[memory:]
     return AttentionPattern(
         layer,
         head,
-        length,
-        tuple(int(bucket) for bucket in buckets[head, 0]),
+        keys - memory,
+        tuple(int(bucket) for bucket in buckets[head, 0, memory:]),
         tuple(tuple(int(count) for count in row) for row in listed),
         tuple(tuple(round(float(weight), 6) for weight in row) for row in weights),
-        float((weights * (listed > 0)).sum() / length),
+        float((weights * (listed > 0)).sum() / (keys - memory)),
+        memory,
     )
 
 
-def _count_listed(attention: LSHAttentionSpec, buckets: NDArray[np.int32], length: int) -> NDArray[np.int64]:
+def _count_listed(attention: AttentionSpec, buckets: NDArray[np.int32], length: int) -> NDArray[np.int64]:
     """How often each query lists each key, int64 [L, L]; buckets int32 [R, L]."""
-    chunk = attention.chunk_length
-    if length <= chunk:
-        return np.ones((length, length), np.int64)  # one dense block, without rounds
-    order = np.concatenate([np.argsort(row, kind="stable") for row in buckets]).reshape(-1, chunk)
-    shifts = neighbour_shifts(attention.num_chunks_before, attention.num_chunks_after, len(order))
+    order = np.concatenate([np.argsort(row, kind="stable") for row in buckets])
+    chunks = order.reshape(-1, attention.chunk_length)
+    shifts = neighbour_shifts(attention.num_chunks_before, attention.num_chunks_after, len(chunks))
     listed = np.zeros((length, length), np.int64)
-    for index, queries in enumerate(order):
+    for index, queries in enumerate(chunks):
         for shift in shifts:
-            keys = order[(index + shift) % len(order)]
+            keys = chunks[(index + shift) % len(chunks)]
             listed[np.ix_(queries, keys)] += 1
     return listed
 
 
-def _full_attention(vectors: NDArray[np.float64], causal: bool) -> NDArray[np.float64]:
-    """Weights [L, L] of shared query-key attention over all keys; a query sees itself only if it must."""
+def _full_attention(spec: ModelSpec, vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Weights [L, L] of shared query-key attention over all keys, [L, D]; a query sees itself only if it
+    must."""
+    epsilon, self_logit = KEY_NORM_EPSILON, SELF_LOGIT
+    if isinstance(spec, LucidrainsSpec):
+        epsilon, self_logit = lucidrains_attention.KEY_NORM_EPSILON, lucidrains_attention.SELF_LOGIT
     size = vectors.shape[1]
-    keys = vectors / np.sqrt((vectors**2).mean(1, keepdims=True) + KEY_NORM_EPSILON) / np.sqrt(size)
+    keys = vectors / np.sqrt((vectors**2).mean(1, keepdims=True) + epsilon) / np.sqrt(size)
     logits = vectors @ keys.T
-    if causal:
+    if spec.is_causal:
         logits[np.triu_indices(len(vectors), 1)] = MASKED_LOGIT
-    np.fill_diagonal(logits, SELF_LOGIT)
+    np.fill_diagonal(logits, self_logit)
     weights = np.exp(logits - logits.max(1, keepdims=True))
     normalised: NDArray[np.float64] = weights / weights.sum(1, keepdims=True)
     return normalised

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,19 +21,20 @@ DRAWS: Final = 3
 def measure_noise(
     eager: Eager,
     truth: EagerRun,
-    input_ids: NDArray[np.int64],
+    inputs: NDArray[Any],
     attention_mask: NDArray[np.int64],
     num_hashes: int | None,
 ) -> float:
     """The largest change of eager's outputs `truth`, where every weight changes in its last place.
 
-    Ids and mask are int64 [B, L]. Of `DRAWS` draws those count in which every hash stays as it is: what a
-    flip moves is no rounding. 0 where none does.
+    Inputs are ids int64 [B, L] or vectors float32 [B, L, hidden_size], the mask is int64 [B, L]. Of `DRAWS`
+    draws those count in which every hash, and every choice of memories, stays as it is: what a flip moves is
+    no rounding. 0 where none does.
     """
     noise = 0.0
     for seed in range(DRAWS):
         with eager.noisy_weights(seed):
-            run = eager.run(input_ids, attention_mask, num_hashes)
-        if all(np.array_equal(run.buckets[layer], truth.buckets[layer]) for layer in truth.buckets):
+            run = eager.run(inputs, attention_mask, num_hashes)
+        if run.chooses_as(truth):
             noise = max(noise, compare_outputs(run.outputs, truth.outputs, attention_mask).worst)
     return noise

@@ -26,11 +26,26 @@ from reformer_export.contract import (
     Operator,
 )
 from reformer_export.errors import ArtifactError
-from reformer_export.reference.eager_values import attention_name
+from reformer_export.lucidrains_spec import LucidrainsSpec
+from reformer_export.reference.eager_values import attention_name, memory_name
+from reformer_export.reference.lucidrains_values import HASH_HEADS, LOCAL_HEADS, OPERATOR, SCALED
 from reformer_export.spec import LSHAttentionSpec, ModelSpec
 
-Role = Literal["attention operator", "attention output", "feed forward", "buckets", "other"]
-"""What a point is in its layer; the first three are those that a picture of the layers shows."""
+Role = Literal[
+    "attention operator", "attention output", "feed forward", "buckets", "memories", "unmasked", "other"
+]
+"""What a point is in its layer; the first three are those that a picture of the layers shows. An "unmasked"
+one is what an operator gives: of masked tokens something else than eager, which the graph mends."""
+
+
+_NO_MODULES: Final = (
+    *(".buckets", PRODUCT, "_stream", ".hidden_states", SCALED, HASH_HEADS, LOCAL_HEADS, OPERATOR),
+    *(".mean", ".sum", ".cosines", ".sines", ".activation"),
+)
+"""Ends of names of points that are no module's of their own."""
+
+CHOICES: Final[tuple[Role, ...]] = ("buckets", "memories")
+"""Points that are choices between nearly equal scores now and then: a comparison gives them eager's."""
 
 
 @dataclass(frozen=True)
@@ -53,26 +68,28 @@ class Point:
     @property
     def module(self) -> str:
         """The module that a person looks at: the name without what is no module of its own."""
-        return re.sub(r"(\.buckets|\.product|_stream|\.hidden_states)$", "", self.name)
+        return re.sub(rf"({'|'.join(map(re.escape, _NO_MODULES))})+$", "", self.name)
 
 
 def find_points(model: onnx.ModelProto, spec: ModelSpec) -> list[Point]:
     """Every point of the graph, in its topological order; ArtifactError when one is missing."""
-    finder = PointFinder(model)
-    finder.add_embeddings()
-    for layer, attention in enumerate(spec.layers):
-        finder.add_attention(layer, isinstance(attention, LSHAttentionSpec))
-        finder.add_feed_forward(layer, spec.feed_forward_slices)
-    finder.add_last_norm(len(spec.layers))
-    finder.add_head(spec)
+    finder: PointFinder
+    if isinstance(spec, LucidrainsSpec):
+        from reformer_export.parity.lucidrains_points import LucidrainsPointFinder
+
+        finder = LucidrainsPointFinder(model)
+    else:
+        finder = PointFinder(model)
+    finder.add_all(spec)
     return sorted(finder.points.values(), key=lambda point: point.node)
 
 
 def find_hashing(model: onnx.ModelProto, spec: ModelSpec) -> list[Point]:
-    """The points that say how a graph hashes: its outputs, and each LSH layer's query_key and buckets.
+    """The points that say how a graph hashes and chooses: its outputs, each LSH layer's query_key and
+    buckets, and each product-key memory's queries and choice.
 
-    They are found by operator, whether or not the graph says which modules its nodes are of. ArtifactError
-    unless it hashes, and attends by hashes, once for each LSH layer.
+    All but the last are found by operator, whether or not the graph says which modules its nodes are of.
+    ArtifactError unless it hashes, and attends by hashes, once for each LSH layer.
     """
     hashes, attends = (
         [node for node in model.graph.node if (node.domain, node.op_type) == (DOMAIN, operator.name)]
@@ -91,6 +108,10 @@ def find_hashing(model: onnx.ModelProto, spec: ModelSpec) -> list[Point]:
     for layer, node in zip(spec.lsh_layers, hashes, strict=True):
         finder.add(f"{attention_name(layer)}.query_key", node.input[0], layer)
         finder.add(f"{attention_name(layer)}.buckets", node.output[0], layer, "buckets")
+    for layer in spec.memory_layers:
+        memory = memory_name(layer)
+        finder.add_modules(f"{memory}.query_norm", layer=layer)
+        finder.add(f"{memory}.choice", finder.last(f"{memory}.choice"), layer, "memories")
     return list(finder.points.values())
 
 
@@ -155,6 +176,15 @@ class PointFinder:
         """The results of modules that are one point each."""
         for module in modules:
             self.add(module, self.last(module), layer)
+
+    def add_all(self, spec: ModelSpec) -> None:
+        """Every point of a model of transformers."""
+        self.add_embeddings()
+        for layer, attention in enumerate(spec.layers):
+            self.add_attention(layer, isinstance(attention, LSHAttentionSpec))
+            self.add_feed_forward(layer, spec.feed_forward_slices)
+        self.add_last_norm(len(spec.layers))
+        self.add_head(spec)
 
     def add_embeddings(self) -> None:
         positions = "embeddings.position_embeddings"

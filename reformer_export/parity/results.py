@@ -27,6 +27,11 @@ OTHER_INPUT: Final = (
     "before the hash is wrong, in a part that weighs little"
 )
 
+OTHER_CHOICE: Final = (
+    "memories were chosen though others fit their queries better by the checkpoint's keys: the file has "
+    "other keys, or chooses otherwise"
+)
+
 TF32_ASKED_FOR: Final = "; products round to TF32, as was asked for, and are judged so"
 
 
@@ -71,6 +76,11 @@ class CaseResult:
     @property
     def misplaced(self) -> int:
         return sum(layer.misplaced for layer in self.layers)
+
+    @property
+    def misplaced_memories(self) -> int:
+        """Those of `misplaced` that are choices of product-key memories."""
+        return sum(layer.misplaced for layer in self.layers if layer.kind == "memories")
 
     @property
     def share(self) -> float:
@@ -137,6 +147,12 @@ class VerifyResult:
         """The largest among the cases where it was measured; None when it was for none."""
         return max((case.eager_noise for case in self.cases if case.eager_noise is not None), default=None)
 
+    @property
+    def counted(self) -> str:
+        """What flips."""
+        has_memories = any(layer.kind == "memories" for case in self.cases for layer in case.layers)
+        return "hashes and choices of memories" if has_memories else "hashes"
+
     def summary(self) -> dict[str, Any]:
         """The sweep in a few JSON values; `eager_noise` only where it was measured, `given_tolerance` only
         where there is one."""
@@ -179,18 +195,21 @@ class VerifyResult:
         """Why it failed, in words: the first cause, and what only follows from it. "" where it passed."""
         if self.passed:
             return ""
-        unexplained, misplaced = (
-            sum(getattr(case, name) for case in self.cases) for name in ("unexplained", "misplaced")
+        unexplained, misplaced, memories = (
+            sum(getattr(case, name) for case in self.cases)
+            for name in ("unexplained", "misplaced", "misplaced_memories")
         )
         wrong = not all(case.arithmetic_agrees for case in self.cases)
         if misplaced:
             also = "; the arithmetic differs by more than rounding too" if wrong else ""
-            return f"{misplaced} hashes {OTHER_HASH}{also}"
+            if misplaced == memories:
+                return f"{memories} {OTHER_CHOICE}{also}"
+            return f"{misplaced - memories} hashes {OTHER_HASH}{also}"
         if wrong:
-            follow = f", and {unexplained} hashes flipped as its consequence" if unexplained else ""
+            follow = f", and {unexplained} {self.counted} flipped as its consequence" if unexplained else ""
             return f"the arithmetic differs by more than rounding{follow}"
         if unexplained:
-            return f"{unexplained} hashes {OTHER_INPUT}"
+            return f"{unexplained} {self.counted} {OTHER_INPUT}"
         return "with buckets of its own the runtime gives other outputs, though no hash flipped"
 
     def verdict(self) -> str:
@@ -202,8 +221,8 @@ class VerifyResult:
         return (
             f"{begin}; worst: {worst.case} "
             f"(pinned error {worst.pinned_error:.1e}, tolerance {worst.tolerance:.1e}, "
-            f"{worst.unexplained} unexplained flips); {summary['flips']} of {summary['hashed']} hashes "
-            f"flipped ({self.flip_rate:.3%})"
+            f"{worst.unexplained} unexplained flips); {summary['flips']} of {summary['hashed']} "
+            f"{self.counted} flipped ({self.flip_rate:.3%})"
             + ("" if self.given_tolerance is None else GIVEN_TOLERANCE.format(self.given_tolerance))
             + (TF32_ASKED_FOR if self.precision == "tf32" else "")
             + ("" if all(case.reads_buckets for case in self.cases) else UNREAD_BUCKETS)

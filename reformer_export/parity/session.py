@@ -6,25 +6,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from reformer_export.artifact.manifest import MODEL_NAME, Manifest
 from reformer_export.contract import NUM_HASHES_INPUT
 from reformer_export.libraries.operators import find_native_library
+from reformer_export.modeling import TORCH_DTYPES
 from reformer_export.parity.cases import Case, make_inputs
 from reformer_export.parity.compare import Precision
 from reformer_export.parity.expose import ExposedGraph, ModelGraph, open_graph
-from reformer_export.parity.points import Point, find_hashing
+from reformer_export.parity.points import CHOICES, Point, find_hashing
 from reformer_export.phases import log_phase
 from reformer_export.reference.eager import open_eager
 from reformer_export.reference.runs import Eager
 from reformer_export.runtimes import Runtime, RuntimeOptions, load
 from reformer_export.runtimes.ort import OnnxRuntime
 from reformer_export.runtimes.ort_session import CPU, Placement
-from reformer_export.spec import ModelSpec
+from reformer_export.spec import DType, ModelSpec
 
 ON_CPU: Final = RuntimeOptions(provider="cpu")
 
@@ -64,25 +66,37 @@ class ParitySession:
         return getattr(self.runtime, "placement", None) == self.placement
 
     def expose_hashing(self) -> ExposedGraph:
-        """The whole graph on buckets that are given; it shows its outputs, and for each LSH layer what it
-        hashed and the buckets that it would have chosen, all with given buckets in the layers before."""
-        return self.graph.expose([point for point in self.hashing if point.role == "buckets"], self.hashing)
+        """The whole graph on buckets and memories that are given; it shows its outputs, and for each LSH
+        layer what it hashed and the buckets that it would have chosen, for each product-key memory the same,
+        all with given ones in the layers before."""
+        return self.graph.expose([point for point in self.hashing if point.role in CHOICES], self.hashing)
 
-    def draw(self, case: Case) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The case's ids and mask, int64 [B, L] each: its own, or random ones."""
-        if case.inputs is not None:
-            return case.inputs.ids, case.inputs.mask
-        return make_inputs(self.spec, case, self.seed)
+    def draw(self, case: Case) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """The case's ids int64 [B, L], or vectors float32 [B, L, hidden_size], and mask int64 [B, L]: its
+        own, or random ones. Vectors are numbers of the artifact's dtype: it and eager then see the same."""
+        if case.inputs is None:
+            inputs, mask = make_inputs(self.spec, case, self.seed)
+        else:
+            inputs, mask = case.inputs.ids, case.inputs.mask
+        if self.spec.takes_vectors:
+            inputs = round_to_dtype(inputs, self.manifest.dtype)
+        return inputs, mask
 
     def graph_inputs(
-        self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64], num_hashes: int | None = None
-    ) -> dict[str, NDArray[np.int64]]:
-        """What the exposed graph takes for ids and mask, int64 [B, L] each; `num_hashes` None for all."""
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+        self, inputs: NDArray[Any], attention_mask: NDArray[np.int64], num_hashes: int | None = None
+    ) -> dict[str, NDArray[Any]]:
+        """What the exposed graph takes for ids or vectors, and a mask; `num_hashes` None for all."""
+        feeds = dict(zip(self.spec.input_names, (inputs, attention_mask), strict=True))
         if self.manifest.runtime_num_hashes is not None:
             rounds = num_hashes or self.manifest.runtime_num_hashes.max_hashes
-            inputs[NUM_HASHES_INPUT] = np.array([rounds], np.int64)
-        return inputs
+            feeds[NUM_HASHES_INPUT] = np.array([rounds], np.int64)
+        return feeds
+
+
+def round_to_dtype(values: NDArray[np.float32], dtype: DType) -> NDArray[np.float32]:
+    """float32 numbers, each the nearest one that `dtype` has."""
+    rounded: NDArray[np.float32] = torch.from_numpy(values).to(TORCH_DTYPES[dtype]).float().numpy()
+    return rounded
 
 
 @contextmanager

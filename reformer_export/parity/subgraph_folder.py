@@ -52,7 +52,7 @@ def write_subgraph(out: Path, result: BisectResult, placement: Placement) -> boo
             operator=named.operator,
             module=wrong.point.module,
             layer=wrong.point.layer,
-            buckets=wrong.point.role == "buckets",
+            buckets=agreement is not None,
             error=wrong.error,
             tolerance=wrong.tolerance,
             explained=0 if agreement is None else agreement.flips - agreement.unexplained,

@@ -12,6 +12,7 @@ from reformer_export.parity.compare import GivenTolerance, compare_outputs, tole
 from reformer_export.parity.expose import ExposedGraph
 from reformer_export.parity.noise import NOISE_UNITS, measure_noise
 from reformer_export.parity.point_errors import Judge
+from reformer_export.parity.points import CHOICES
 from reformer_export.parity.results import CaseResult, VerifyResult
 from reformer_export.parity.session import ParitySession
 from reformer_export.runtimes import Runtime
@@ -77,14 +78,14 @@ def _describe_runtime(runtime: Runtime) -> str:
 def _run_case(
     session: ParitySession, graph: ExposedGraph, case: Case, given: GivenTolerance | None
 ) -> CaseResult:
-    """One input on eager, on the graph with eager's buckets, and on the runtime."""
+    """One input on eager, on the graph with eager's buckets and memories, and on the runtime."""
     precision = session.precision
     ids, mask = session.draw(case)
     truth = session.eager.run(ids, mask, case.num_hashes)
     got = graph.run(session.graph_inputs(ids, mask, case.num_hashes), truth.values)
     pinned_difference = compare_outputs(got, truth.outputs, mask)
     judge = Judge(session.spec, precision, truth.values, mask)
-    layers = [judge.count_flips(point, got, got) for point in session.hashing if point.role == "buckets"]
+    layers = [judge.count_flips(point, got, got) for point in session.hashing if point.role in CHOICES]
     free_difference = compare_outputs(session.runtime.run(ids, mask, case.num_hashes), truth.outputs, mask)
     greatest = pinned_difference.greatest
     result = CaseResult(

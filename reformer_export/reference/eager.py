@@ -148,7 +148,7 @@ class EagerReformer:
 
     def run(
         self,
-        input_ids: NDArray[np.int64],
+        inputs: NDArray[Any],
         attention_mask: NDArray[np.int64],
         num_hashes: int | None = None,
         points: Collection[str] | None = (),
@@ -167,7 +167,7 @@ class EagerReformer:
         try:
             with silence_transformers(), torch.random.fork_rng(devices=[]), torch.no_grad(), draws:
                 result = self.model(
-                    torch.from_numpy(input_ids),
+                    torch.from_numpy(inputs),
                     attention_mask=torch.from_numpy(attention_mask),
                     return_dict=True,
                     num_hashes=num_hashes,

@@ -41,6 +41,11 @@ def attention_name(layer: int) -> str:
     return f"encoder.layers.{layer}.attention.self_attention"
 
 
+def memory_name(layer: int) -> str:
+    """The module of a layer's product-key memory, in the canonical model (modeling/lucidrains_memory.py)."""
+    return f"encoder.layers.{layer}.feed_forward.memory"
+
+
 class ValueReader:
     """Hooks that fill `values`, those of the points in `names` (None: all), and `buckets` by LSH layer."""
 

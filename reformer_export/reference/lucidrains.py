@@ -25,6 +25,13 @@ from reformer_export.errors import ArtifactError, CheckpointError, MissingDepend
 from reformer_export.lucidrains_spec import LucidrainsSpec
 from reformer_export.ops import draw_rotations
 from reformer_export.reference.eager_values import Values, attention_name, last_rows
+from reformer_export.reference.lucidrains_memories import (
+    check_version,
+    hook_memories,
+    memory_values,
+    pad_tokens,
+)
+from reformer_export.reference.lucidrains_values import LucidrainsValueReader
 from reformer_export.reference.runs import EagerRun, noisy_weights
 from reformer_export.spec import LSHAttentionSpec
 
@@ -70,11 +77,15 @@ class EagerLucidrains:
         self.spec = manifest.spec
         self.notes: tuple[str, ...] = ()
         package, wrappers = _import_package()
-        keywords = _read_keywords(manifest, package.ReformerLM)
+        model_class = getattr(package, self.spec.architecture)
+        keywords = _read_keywords(manifest, model_class)
         with torch.random.fork_rng(devices=[]):
-            self.net: Any = package.ReformerLM(**keywords).eval()
-        _load_state(self.net, file, keywords)
-        if self.spec.task == "feature-extraction":
+            self.net: Any = model_class(**keywords).eval()
+        check_version(self.net, self.spec.product_keys)
+        self._layers = _find_layers(self.net)
+        memories = [layer - 1 for layer in keywords.get("pkm_layers", ())]
+        _load_state(self.net, file, len(self._layers), keywords.get("weight_tie", False), memories)
+        if self.spec.task == "feature-extraction" and not self.spec.takes_vectors:
             self.net.out = torch.nn.Identity()  # as the package has it for return_embeddings
         wrapper = manifest.source.get("wrapper")
         self.model: Any = self.net if wrapper is None else wrappers[wrapper](self.net).eval()
@@ -92,29 +103,40 @@ class EagerLucidrains:
 
     def run(
         self,
-        input_ids: NDArray[np.int64],
+        inputs: NDArray[Any],
         attention_mask: NDArray[np.int64],
         num_hashes: int | None = None,
         points: Collection[str] | None = (),
     ) -> EagerRun:
-        """One forward pass; int64 [B, L] each. Its values are the buckets alone, whatever `points`: int32
-        [B, H, R, K] for the heads that hash, with the memory first, over the padded sequence."""
+        """One forward pass; ids int64 [B, L] or vectors float32 [B, L, hidden_size], and int64 [B, L].
+        Buckets are int32 [B, H, R, K] for the heads that hash, with the learned memory first, over the padded
+        sequence; beside them `memory_values`, and what lucidrains_values.py reads of a ReformerLM.
+        """
         found: dict[int, list[NDArray[np.int64]]] = {}
+        chosen: dict[int, NDArray[np.int64]] = {}
         draws = GivenRotations(self._rotations)
+        reader = LucidrainsValueReader(self.spec, attention_mask, points, lambda: draws.layer)
         with contextlib.ExitStack() as stack:
             for module, hook in self._hooks(draws, found):
                 stack.callback(hook(module).remove)
+            for handle in reader.attach(self.net):
+                stack.callback(handle.remove)
+            for handle in hook_memories(self.net, draws, chosen):
+                stack.callback(handle.remove)
             stack.enter_context(self._with_rounds(num_hashes))
             stack.enter_context(draws)
             stack.enter_context(torch.no_grad())
             mask = torch.from_numpy(attention_mask).bool()
-            result = self.model(torch.from_numpy(input_ids), input_mask=mask)
+            result = self.model(torch.from_numpy(inputs), input_mask=mask)
         output = result.numpy()
         if self.spec.logits == "last":
             output = last_rows(output, attention_mask)
-        buckets = self._arrange_buckets(found, len(input_ids), input_ids.shape[1], num_hashes)
+        buckets = self._arrange_buckets(found, len(mask), mask.shape[1], num_hashes)
         values: Values = {f"{attention_name(layer)}.buckets": x for layer, x in buckets.items()}
-        return EagerRun({self.spec.output_names[0]: output}, buckets, values)
+        size = self.spec.keys_in_graph(mask.shape[1]) - self.spec.num_memory_keys
+        memories = {layer: pad_tokens(x, len(mask), size) for layer, x in chosen.items()}
+        values |= memory_values(self.net, memories)
+        return EagerRun({self.spec.output_names[0]: output}, buckets, reader.values() | values, memories)
 
     def _hooks(self, draws: GivenRotations, found: dict[int, list[NDArray[np.int64]]]) -> Iterator[Any]:
         """(module, what registers a hook on it): for the layer that runs, and the buckets that it chooses."""
@@ -130,16 +152,16 @@ class EagerLucidrains:
             return module.register_forward_hook(hook)
 
         hashing = {}
-        for layer, block in enumerate(self.net.reformer.layers.blocks):
-            yield block.f.net, enter(layer)  # the same module in the irreversible block
-            hashing[id(block.f.net.fn)] = block.f.net.fn.lsh_attn  # one for all layers that are tied
+        for layer, (module, attention) in enumerate(self._layers):
+            yield module, enter(layer)
+            hashing[id(attention)] = attention.lsh_attn  # one for all layers that are tied
         for module in hashing.values():
             yield module, keep
 
     @contextlib.contextmanager
     def _with_rounds(self, num_hashes: int | None) -> Iterator[None]:
         """While the block runs, layers hash in `num_hashes` rounds."""
-        modules = [block.f.net.fn.lsh_attn for block in self.net.reformer.layers.blocks]
+        modules = [attention.lsh_attn for _, attention in self._layers]
         before = [module.n_hashes for module in modules]
         try:
             for module, layer in zip(modules, self.spec.layers, strict=True):
@@ -193,8 +215,9 @@ def _read_keywords(manifest: Manifest, model_class: Any) -> dict[str, Any]:
         raise ArtifactError("manifest", f"{keywords!r:.80} as keywords", expected, "export again")
     known = inspect.signature(model_class).parameters
     chosen = {name: value for name, value in keywords.items() if name in known}
-    if isinstance(chosen.get("axial_position_shape"), list):
-        chosen["axial_position_shape"] = tuple(chosen["axial_position_shape"])
+    for name in ("axial_position_shape", "pkm_layers"):
+        if isinstance(chosen.get(name), list):
+            chosen[name] = tuple(chosen[name])
     if chosen.get("ff_activation") is not None:
         chosen["ff_activation"] = _find_activation(chosen["ff_activation"])
     return chosen
@@ -207,15 +230,22 @@ def _find_activation(name: str) -> Any:
     ]
 
 
-def _load_state(net: Any, file: Path, keywords: dict[str, Any]) -> None:
+def _find_layers(net: Any) -> list[tuple[Any, Any]]:
+    """For each layer the module that begins it, whichever block it is in, and its attention."""
+    if hasattr(net, "toqk"):
+        return [(net, net)]
+    blocks = getattr(net, "reformer", net).layers.blocks
+    return [(block.f.net, block.f.net.fn) for block in blocks]
+
+
+def _load_state(net: Any, file: Path, depth: int, is_tied: bool, memories: Collection[int]) -> None:
     """Load the tensors of `file`: all of the model's, where one of several names is enough."""
     state = read_lucidrains_state(file)
     result = net.load_state_dict(state, strict=False)
-    depth, is_tied = len(net.reformer.layers.blocks), keywords["weight_tie"]
     missing = [
         name
         for name in result.missing_keys
-        if not any(other in state for other in other_names(_reversible(name), depth, is_tied))
+        if not any(other in state for other in other_names(_reversible(name), depth, is_tied, memories))
     ]
     for problem in (*missing, *result.unexpected_keys):
         got = f"{'no' if problem in missing else 'the'} tensor {problem}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,13 +19,23 @@ class EagerRun:
     """What one eager forward pass gave.
 
     `outputs` maps the task's output names to float32 arrays; `buckets` maps an LSH layer's index to int32
-    [B, H, R, L], zeros where eager did not hash because the sequence fits one chunk; `values` has those that
-    were asked for, the outputs of spans and all buckets, by a point's name.
+    [B, H, R, L], zeros where eager did not hash because the sequence fits one chunk; `memories` a layer with
+    product keys to what its queries chose, sorted, int64 [B * L, H, k]; `values` has those that were asked
+    for, the outputs of spans, all buckets and all memories, by a point's name.
     """
 
     outputs: dict[str, NDArray[np.float32]]
     buckets: dict[int, NDArray[np.int32]]
     values: Values
+    memories: dict[int, NDArray[np.int64]] = field(default_factory=dict)
+
+    def chooses_as(self, other: EagerRun) -> bool:
+        """Whether every hash and every choice of memories is the other run's."""
+        pairs: list[tuple[NDArray[Any], NDArray[Any]]] = [
+            *((self.buckets[layer], found) for layer, found in other.buckets.items()),
+            *((self.memories[layer], found) for layer, found in other.memories.items()),
+        ]
+        return all(np.array_equal(mine, found) for mine, found in pairs)
 
 
 class Eager(Protocol):
@@ -36,12 +46,13 @@ class Eager(Protocol):
 
     def run(
         self,
-        input_ids: NDArray[np.int64],
+        inputs: NDArray[Any],
         attention_mask: NDArray[np.int64],
         num_hashes: int | None = None,
         points: Collection[str] | None = (),
     ) -> EagerRun:
-        """One forward pass; int64 [B, L] each. `num_hashes` uses only the first of each LSH layer's rounds;
+        """One forward pass; ids int64 [B, L], or vectors float32 [B, L, hidden_size] for a model that takes
+        those, and int64 [B, L]. `num_hashes` uses only the first of each LSH layer's rounds;
         `points` names the values to read besides the outputs; None for all."""
 
     def noisy_weights(self, seed: int) -> contextlib.AbstractContextManager[None]:

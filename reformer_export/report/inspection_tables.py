@@ -10,6 +10,8 @@ from reformer_export.artifact.engine_record import EngineRecord
 from reformer_export.artifact.engine_state import EngineState, UnusableEngine
 from reformer_export.artifact.manifest import MODEL_NAME, Manifest, TokenizerKind, TokenizerRecord
 from reformer_export.lucidrains_spec import (
+    LucidrainsSpec,
+    NoPositionsSpec,
     RotaryPositionsSpec,
     SinusoidalPositionsSpec,
     SummedAxialPositionsSpec,
@@ -109,10 +111,15 @@ def model_tables(artifact: ArtifactSummary) -> list[Table]:
         ("opset", str(manifest.opset)),
         ("operators", _join_pairs(manifest.operators)),
         ("longest sequence", f"{spec.max_length:,} tokens"),
-        ("vocabulary", f"{spec.vocab_size:,} ids"),
-        *([] if manifest.tokenizer is None else [("text", _describe_tokenizer(manifest.tokenizer))]),
+        _describe_inputs(spec),
+        *(
+            []
+            if manifest.tokenizer is None or spec.takes_vectors
+            else [("text", _describe_tokenizer(manifest.tokenizer))]
+        ),
         ("width", f"{spec.hidden_size:,}, {spec.num_heads} heads of {spec.head_size}"),
-        ("feed-forward", f"{spec.feed_forward_size:,}, {spec.hidden_act}"),
+        ("feed-forward", _describe_feed_forward(spec)),
+        *_describe_memories(spec),
         ("positions", _describe_positions(spec)),
         ("parameters", "unknown (needs the package onnx)" if graph is None else f"{graph.parameters:,}"),
         *_describe_num_hashes(manifest),
@@ -121,6 +128,15 @@ def model_tables(artifact: ArtifactSummary) -> list[Table]:
     ]
     layers = make_table("Layers", LAYERS, enumerate(spec.layers))
     return [make_facts(f"Artifact {artifact.folder}", facts), layers]
+
+
+def _describe_memories(spec: ModelSpec) -> list[tuple[str, str]]:
+    if not isinstance(spec, LucidrainsSpec) or spec.product_keys is None:
+        return []
+    keys = spec.product_keys
+    layers = ", ".join(map(str, keys.layers))
+    memories = f"{keys.num_keys:,} x {keys.num_keys:,} memories"
+    return [("product keys", f"in place of the feed-forward in layers {layers}: {memories} each")]
 
 
 def decoding_tables(artifact: ArtifactSummary) -> list[Table]:
@@ -196,6 +212,16 @@ def _describe_tokenizer(record: TokenizerRecord) -> str:
     return f"{words}: {record.detail}" if record.detail else words
 
 
+def _describe_inputs(spec: ModelSpec) -> tuple[str, str]:
+    if spec.takes_vectors:
+        return "input", f"{spec.input_names[0]}, vectors of {spec.hidden_size:,} numbers"
+    return "vocabulary", f"{spec.vocab_size:,} ids"
+
+
+def _describe_feed_forward(spec: ModelSpec) -> str:
+    return f"{spec.feed_forward_size:,}, {spec.hidden_act}" if spec.feed_forward_size else "none"
+
+
 def _describe_positions(spec: ModelSpec) -> str:
     if isinstance(spec.positions, AxialPositionsSpec):
         return f"axial, {'x'.join(map(str, spec.positions.shape))} = {spec.positions.num_positions:,}"
@@ -205,6 +231,8 @@ def _describe_positions(spec: ModelSpec) -> str:
         return "rotary, in the heads that hash"
     if isinstance(spec.positions, SinusoidalPositionsSpec):
         return "sines and cosines"
+    if isinstance(spec.positions, NoPositionsSpec):
+        return "none"
     return f"learned, {spec.positions.num_positions:,}"
 
 

@@ -163,7 +163,12 @@ def _hashing_section(sweep: VerifyResult, details: Details) -> Section:
 
 def _sum_agreements(sweep: VerifyResult, layer: int) -> LayerAgreement:
     """How the layer's buckets agree with eager's over all cases."""
-    found = [agreement for case in sweep.cases for agreement in case.layers if agreement.layer == layer]
+    found = [
+        agreement
+        for case in sweep.cases
+        for agreement in case.layers
+        if (agreement.layer, agreement.kind) == (layer, "hashes")
+    ]
     return LayerAgreement(
         layer,
         sum(agreement.hashed for agreement in found),
@@ -198,15 +203,16 @@ def _count(number: int, word: str) -> str:
 
 
 def _pattern_section(pattern: AttentionPattern) -> Section:
-    pairs = sum(count > 0 for row in pattern.listed for count in row)
+    pairs, memory = sum(count > 0 for row in pattern.listed for count in row), pattern.num_memory_keys
+    learned = f" The first {memory} keys are the layer's learned memory." if memory else ""
     text = (
-        f"Layer {pattern.layer}, head {pattern.head}, one input of {pattern.length} tokens. "
+        f"Layer {pattern.layer}, head {pattern.head}, one input of {pattern.length} tokens.{learned} "
         "Left: the bucket of each token. Middle: the pairs that LSH attention looks at. Right: the "
         "weight that full attention would give them, which is what hashing tries to find."
     )
     told = (
-        f"LSH attention looks at {pairs / pattern.length**2:.1%} of all pairs; they hold "
-        f"{pattern.covered:.1%} of full attention's weight."
+        f"LSH attention looks at {pairs / pattern.length / (pattern.length + memory):.1%} of all pairs; "
+        f"they hold {pattern.covered:.1%} of full attention's weight."
     )
     values = (pattern.buckets, pattern.attention, pattern.listed)
     drawing = draw("pattern", "Buckets, chosen pairs, full attention", told, paint_pattern, *values)

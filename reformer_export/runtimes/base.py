@@ -28,7 +28,7 @@ from reformer_export.runtimes.generation import (
     row_of_ids,
 )
 from reformer_export.runtimes.generation_batch import BATCH_SIZE, GenerationBatch
-from reformer_export.runtimes.inputs import IdsLike
+from reformer_export.runtimes.inputs import IdsLike, InputsLike, VectorsLike, choose_inputs
 from reformer_export.runtimes.num_hashes import choose_num_hashes
 from reformer_export.runtimes.options import Device, RuntimeOptions, options_from_fields
 from reformer_export.runtimes.source_config import read_source_config
@@ -107,6 +107,11 @@ class Runtime(Forkable):
         return self.spec.max_length
 
     @property
+    def max_decoding_length(self) -> int:
+        """The longest sequence that `start_decoding` takes, in tokens; InputError where it takes none."""
+        return self.max_length
+
+    @property
     def notes(self) -> list[str]:
         """What a user should know of how this artifact was opened, a sentence each."""
         return list(self._notes)
@@ -139,10 +144,11 @@ class Runtime(Forkable):
     @overload
     def run(
         self,
-        input_ids: IdsLike,
+        input_ids: InputsLike | None = None,
         attention_mask: IdsLike | None = None,
         num_hashes: int | None = None,
         *,
+        inputs_embeds: VectorsLike | None = None,
         device: Literal["cpu"] = "cpu",
         dtype: DType = "float32",
     ) -> dict[str, NDArray[Any]]: ...
@@ -150,20 +156,22 @@ class Runtime(Forkable):
     @overload
     def run(
         self,
-        input_ids: IdsLike,
+        input_ids: InputsLike | None = None,
         attention_mask: IdsLike | None = None,
         num_hashes: int | None = None,
         *,
+        inputs_embeds: VectorsLike | None = None,
         device: Literal["cuda"],
         dtype: DType = "float32",
     ) -> dict[str, DeviceArray]: ...
 
     def run(
         self,
-        input_ids: IdsLike,
+        input_ids: InputsLike | None = None,
         attention_mask: IdsLike | None = None,
         num_hashes: int | None = None,
         *,
+        inputs_embeds: VectorsLike | None = None,
         device: Device = "cpu",
         dtype: DType = "float32",
     ) -> dict[str, Any]:
@@ -172,14 +180,15 @@ class Runtime(Forkable):
         Args:
             input_ids: token ids, integers [batch, sequence], or rows of unequal length, which are padded on
                 the right and masked. Padding a row changes a Reformer's answer slightly: its last chunks
-                attend around the end. For a model on CUDA, also an int64 or int32 array on the GPU (DLPack or
-                `__cuda_array_interface__`, such as torch's), which is read where it lies; its values are not
-                checked.
-            attention_mask: 1 for a token, 0 for padding, of the shape of `input_ids`, and where it lies; None
-                for all ones.
+                attend around the end. For a model on CUDA, also int64 or int32 on the GPU (DLPack or
+                `__cuda_array_interface__`, such as torch's), read where it lies and not checked.
+            attention_mask: 1 for a token, 0 for padding, as the ids and where they lie; None for all ones.
             num_hashes: rounds of hashing, from 1 to the manifest's `runtime_num_hashes.max_hashes`: fewer
                 are faster and attend worse. None for those the artifact was opened with. Only artifacts
                 exported with --max-hashes take it.
+            inputs_embeds: for a model that takes vectors (`spec.takes_vectors`), in place of ids or as the
+                first argument: finite floats [batch, sequence, hidden_size], or such rows; on the GPU float32
+                or float16.
             device: where the outputs shall be: "cpu" for numpy arrays; "cuda", for a model on CUDA, for
                 arrays that stay on the GPU (`torch.from_dlpack` and the like read them there).
             dtype: of the outputs: "float32", or the artifact's own, which saves a conversion. numpy has no
@@ -191,7 +200,8 @@ class Runtime(Forkable):
         """
         if self._is_abandoned:
             raise refuse_after_fork(self.folder)
-        return self._run(input_ids, attention_mask, num_hashes, Where(device, dtype))
+        given = choose_inputs(self.spec, input_ids, inputs_embeds)
+        return self._run(given, attention_mask, num_hashes, Where(device, dtype))
 
     def __reduce_ex__(self, _protocol: object) -> NoReturn:
         raise InputError(
@@ -203,7 +213,7 @@ class Runtime(Forkable):
 
     @abstractmethod
     def _run(
-        self, input_ids: IdsLike, attention_mask: IdsLike | None, num_hashes: int | None, where: Where
+        self, inputs: InputsLike, attention_mask: IdsLike | None, num_hashes: int | None, where: Where
     ) -> dict[str, Any]:
         """`run`, whose documentation it has."""
 
@@ -223,10 +233,11 @@ class Runtime(Forkable):
         InputError where the model has no tokenizer, or an id is none of its vocabulary.
         """
         row = row_of_ids("ids", ids, "give token ids such as [5, 6, 7]")
+        tokenizer = self.tokenizer
         outside = next((each for each in row if not 0 <= each < self.spec.vocab_size), None)
         if outside is not None:
             raise InputError("ids", outside, f"ids from 0 to {self.spec.vocab_size - 1}", "mend the ids")
-        return self.tokenizer.decode(row)
+        return tokenizer.decode(row)
 
     def generate(self, prompt: Prompt, **options: Unpack[GenerationFields]) -> Generation:
         """Continue `prompt`: text, or token ids in a list or a one-dimensional array of numpy's or another

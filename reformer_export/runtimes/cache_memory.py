@@ -58,7 +58,10 @@ class _HostBlock:
         is_large = size >= 2 * _LARGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE")
         try:
             if is_large:
-                pages = mmap.mmap(-1, size + _LARGE_PAGE)
+                private = (
+                    mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+                )  # shared memory has its own setting, most often never
+                pages = mmap.mmap(-1, size + _LARGE_PAGE, private)
                 with contextlib.suppress(OSError):  # a kernel without them
                     pages.madvise(mmap.MADV_HUGEPAGE)
             self._bytes = np.frombuffer(pages, np.uint8) if is_large else np.zeros(size, np.uint8)

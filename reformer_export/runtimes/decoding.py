@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from reformer_export.artifact.decoding import DECODE_NAME
+from reformer_export.artifact.decoding import DECODE_NAME, prompt_width
 from reformer_export.errors import InputError, ReformerExportError, one_line_repr
 from reformer_export.runtimes.cache_buffers import CacheBuffers, choose_capacity, choose_rows
 from reformer_export.runtimes.cache_memory import CacheMemory
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from reformer_export.runtimes.decoder import DecodeCall, Decoder
     from reformer_export.runtimes.generation import Prompt
+    from reformer_export.spec import ModelSpec
 
 MAX_BOUND_CALLS: Final = 64
 """Calls that are kept ready, of as many numbers of rows."""
@@ -58,12 +59,13 @@ class DecodingState(Forkable):
         memory: CacheMemory,
         longest: int,
         read_prompt: Callable[[Prompt], list[int]],
+        spec: ModelSpec,
     ) -> None:
-        """Of the artifact in `folder`, whose sequences may have `longest` tokens; see
-        `Runtime.start_decoding`."""
+        """Of the artifact in `folder`, of a model `spec` whose sequences may have `longest` tokens."""
         self._folder = folder
         self._session: Decoder | None = session
         self._longest = longest
+        self._spec = spec
         self._read_prompt = read_prompt
         self._buffers = CacheBuffers(session.tensors, memory)
         self._calls: dict[tuple[int, int], DecodeCall] = {}
@@ -278,7 +280,9 @@ class DecodingState(Forkable):
         return call
 
     def _run_prompt(self, session: Decoder, row: int, ids: array[int]) -> NDArray[np.float32]:
-        call = session.bind(self._buffers, row, np.array([ids], np.int64))
+        padded = np.zeros((1, prompt_width(self._spec, len(ids))), np.int64)
+        padded[0, : len(ids)] = ids
+        call = session.bind(self._buffers, row, padded)
         call.new_lengths[0] = len(ids)
         return _freeze(self._run(call)[0])
 

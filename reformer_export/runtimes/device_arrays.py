@@ -26,7 +26,9 @@ _MANAGED: Final = 13
 """kDLCUDAManaged: memory that the GPU reads too."""
 
 _HOST_TYPES: Final = (np.ndarray, list, tuple)
-_INTEGERS: Final = ("tensor(int32)", "tensor(int64)")
+_INTEGERS: Final = {"tensor(int64)": "int64", "tensor(int32)": "int32"}
+_FLOATS: Final = {"tensor(float)": "float32", "tensor(float16)": "float16"}
+"""What can be bound by its address."""
 _TYPES: Final = {
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
@@ -137,11 +139,11 @@ def _not_bindable(name: str, got: str) -> InputError:
     return InputError(name, got, "a contiguous array on the GPU that the model runs on", fix)
 
 
-def is_on_gpu(device: Device, input_ids: object, attention_mask: object) -> bool:
+def is_on_gpu(spec: ModelSpec, device: Device, inputs: object, attention_mask: object) -> bool:
     """Whether the inputs lie on the GPU, for a model on `device`; InputError where that does not fit."""
-    if isinstance(input_ids, _HOST_TYPES) and isinstance(attention_mask, (*_HOST_TYPES, type(None))):
+    if isinstance(inputs, _HOST_TYPES) and isinstance(attention_mask, (*_HOST_TYPES, type(None))):
         return False
-    given = {"input_ids": input_ids, "attention_mask": attention_mask}
+    given = dict(zip(spec.input_names, (inputs, attention_mask), strict=True))
     places = {name: _place_of(values) for name, values in given.items() if values is not None}
     for name, place in places.items():
         if place == "cuda" and device == "cpu":
@@ -151,7 +153,7 @@ def is_on_gpu(device: Device, input_ids: object, attention_mask: object) -> bool
         on_gpu, other = sorted(places, key=lambda name: places[name] != "cuda")
         fix = f"copy {other} to the GPU"
         raise InputError(on_gpu, f"an array on a GPU, and {other} on the host", "both at one place", fix)
-    return places.get("input_ids") == "cuda"
+    return places[spec.input_names[0]] == "cuda"
 
 
 def _place_of(values: object) -> Device:
@@ -163,10 +165,11 @@ def _place_of(values: object) -> Device:
 
 
 def prepare_device_inputs(
-    spec: ModelSpec, input_ids: Any, attention_mask: Any, device_id: int = 0
+    spec: ModelSpec, inputs: Any, attention_mask: Any, device_id: int = 0
 ) -> tuple[DeviceInput, DeviceInput | NDArray[np.int64]]:
-    """Ids and mask on the session's device, integers [batch, sequence], to bind as they are; the mask is made
-    on the host where there is none.
+    """Ids, integers [batch, sequence], or vectors [batch, sequence, hidden_size], and mask, integers
+    [batch, sequence], on the session's device, to bind as they are; the mask is made on the host where there
+    is none.
 
     Their values are not looked at: that would wait for the GPU. An id outside of the vocabulary reads
     another one's row or zeros (core/providers/cuda/tensor/gather_impl.cu).
@@ -174,21 +177,29 @@ def prepare_device_inputs(
     Raises:
         InputError: the types or shapes do not fit the model, or an array is not contiguous.
     """
-    ids = device_input("input_ids", input_ids, device_id)
-    mask = None if attention_mask is None else device_input("attention_mask", attention_mask, device_id)
-    for name, given in (("input_ids", ids), ("attention_mask", mask)):
-        if given is None:
-            continue
-        if given.element_type not in _INTEGERS:
-            got, fix = f"{given.element_type} on the GPU", "convert it there"
-            raise InputError(name, got, "int64 or int32", fix)
-        if len(given.shape) != 2 or 0 in given.shape:
-            got = f"an array of shape {list(given.shape)}"
-            raise InputError(name, got, "[batch, sequence]", "reshape it")
-    check_length(spec, ids.shape[1])
-    if mask is None:
-        return ids, np.ones(ids.shape, np.int64)
-    if mask.shape != ids.shape:
-        got, expected = f"shape {list(mask.shape)}", f"{list(ids.shape)} as input_ids"
-        raise InputError("attention_mask", got, expected, "give one value a token, or no mask")
-    return ids, mask
+    name, mask_name = spec.input_names
+    size = (spec.hidden_size,) if spec.takes_vectors else ()
+    batch = device_input(name, inputs, device_id)
+    _check_device_input(name, batch, _FLOATS if spec.takes_vectors else _INTEGERS, size)
+    check_length(spec, batch.shape[1])
+    if attention_mask is None:
+        return batch, np.ones(batch.shape[:2], np.int64)
+    mask = device_input(mask_name, attention_mask, device_id)
+    _check_device_input(mask_name, mask, _INTEGERS)
+    if mask.shape != batch.shape[:2]:
+        got, expected = f"shape {list(mask.shape)}", f"{list(batch.shape[:2])} as {name}"
+        raise InputError(mask_name, got, expected, "give one value a token, or no mask")
+    return batch, mask
+
+
+def _check_device_input(
+    name: str, given: DeviceInput, types: dict[str, str], size: tuple[int, ...] = ()
+) -> None:
+    """InputError unless `given` is [batch, sequence, *size] of one of `types`, names by ONNX Runtime's."""
+    if given.element_type not in types:
+        got, fix = f"{given.element_type} on the GPU", "convert it there"
+        raise InputError(name, got, " or ".join(types.values()), fix)
+    if len(given.shape) != 2 + len(size) or 0 in given.shape or given.shape[2:] != size:
+        got = f"an array of shape {list(given.shape)}"
+        expected = f"[{', '.join(('batch', 'sequence', *map(str, size)))}]"
+        raise InputError(name, got, expected, "reshape it")

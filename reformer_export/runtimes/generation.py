@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reformer_export.errors import InputError
+from reformer_export.runtimes.cache_choice import choose_cache, explain_passes
 from reformer_export.runtimes.field_types import check_field_types
 from reformer_export.runtimes.generation_cost import GenerationCost
 from reformer_export.runtimes.inputs import SupportsDLPack, array_from_other, row_from_input
@@ -41,8 +42,9 @@ class GenerationOptions(SamplingOptions):
     `max_new_tokens` counts tokens after the prompt; `seed` seeds the draws, so that equal calls give equal
     texts; `eos_token_id` ends the text, one id or several (None: the checkpoint's own; empty: none);
     `num_hashes` is `Runtime.run`'s. `cache`: "auto" steps with decode.onnx where the artifact has it and the
-    runtime takes it, "on" insists, "off" takes a whole pass a token. `refresh`: when stepping, a whole pass
-    again after so many tokens, so that they do not drift from it for longer; 0 for never.
+    runtime takes it, and the text as long as it may become; "on" insists, "off" takes a whole pass a token.
+    `refresh`: when stepping, a whole pass again after so many tokens, so that they do not drift from it for
+    longer; 0 for never.
     """
 
     max_new_tokens: int = 256
@@ -105,6 +107,7 @@ def ids_from_prompt(prompt: object) -> list[int]:
     return row_of_ids("prompt", prompt, "give text, or token ids such as [5, 6, 7]")
 
 
+<<<<<<< HEAD
 def choose_cache(runtime: Runtime, options: GenerationOptions) -> bool:
     """Whether to step with decode.onnx; InputError where the options want what there is not."""
     has_cache = options.cache != "off"
@@ -119,6 +122,42 @@ def choose_cache(runtime: Runtime, options: GenerationOptions) -> bool:
         fix = "leave it out: every token takes a whole pass"
         raise InputError("refresh", f"{options.refresh} without a cache", "0", fix)
     return has_cache
+=======
+@dataclass
+class GenerationCost:
+    """What generating took so far, the choice of tokens included.
+
+    Attributes:
+        prompt_tokens: of the prompts that were read, and `prompt_seconds`, which that took and the first
+            token after each.
+        step_tokens: tokens after those first ones, and `step_seconds` for them, refreshes included.
+        cache_bytes: of caches, the most at a time.
+    """
+
+    prompt_tokens: int = 0
+    prompt_seconds: float = 0.0
+    step_tokens: int = 0
+    step_seconds: float = 0.0
+    cache_bytes: int = 0
+
+    @property
+    def prompt_tokens_per_second(self) -> float | None:
+        """None before the first prompt was read."""
+        return self.prompt_tokens / self.prompt_seconds if self.prompt_seconds else None
+
+    @property
+    def step_tokens_per_second(self) -> float | None:
+        """None before the first step."""
+        return self.step_tokens / self.step_seconds if self.step_seconds else None
+
+    def add_prompt(self, tokens: int, seconds: float) -> None:
+        self.prompt_tokens += tokens
+        self.prompt_seconds += seconds
+
+    def add_steps(self, tokens: int, seconds: float) -> None:
+        self.step_tokens += tokens
+        self.step_seconds += seconds
+>>>>>>> integration
 
 
 class Generation(Iterator[int]):
@@ -134,6 +173,7 @@ class Generation(Iterator[int]):
         options: those it was started with.
         stop_reason: why it ended; None while it has not.
         has_cache: whether a token is a step, and not a whole pass.
+        note: why it is not, where it could be for a shorter text.
         cost: what it took.
     """
 
@@ -151,13 +191,15 @@ class Generation(Iterator[int]):
         if spec.task != "text-generation":
             fix = 'export a language model with `task="text-generation"`, or use run'
             raise InputError("task", f"an artifact for {spec.task}", "text-generation", fix)
-        length, longest = len(prompt_ids), runtime.max_length
+        length = len(prompt_ids)
         if length == 0:
             raise InputError("prompt", "no token", "at least one", "give some text to continue")
-        if length > longest:
-            raise InputError("prompt", f"{length} tokens", f"at most {longest}", "shorten it")
         choose_num_hashes(runtime.manifest, options.num_hashes)
-        self.has_cache = choose_cache(runtime, options)
+        self.has_cache = choose_cache(runtime, options, length)
+        self._longest = runtime.max_decoding_length if self.has_cache else runtime.max_length
+        if length > self._longest:
+            raise InputError("prompt", f"{length} tokens", f"at most {self._longest}", "shorten it")
+        self.note = None if self.has_cache else explain_passes(runtime, options, length)
         self.prompt_ids = tuple(prompt_ids)
         self.ids: list[int] = []
         self.options = options

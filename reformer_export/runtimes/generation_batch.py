@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from reformer_export.errors import ReformerExportError
+from reformer_export.runtimes.cache_choice import choose_cache
 from reformer_export.runtimes.generation import (
     Generation,
     GenerationOptions,
     Prompt,
-    choose_cache,
 )
 from reformer_export.runtimes.generation_cost import GenerationCost
 from reformer_export.runtimes.generation_rows import SteppingRows
@@ -31,7 +31,8 @@ class GenerationBatch(Iterator[Generation]):
     A prompt that is refused ends the others: first those before it are continued to their ends.
 
     Attributes:
-        has_cache: whether they step together, and not one after the other by whole passes.
+        has_cache: whether they step together, and not one after the other by whole passes; those that may
+            get too long for that take whole passes all the same, and say so (`Generation.note`).
         cost: what all took so far.
     """
 
@@ -65,11 +66,14 @@ class GenerationBatch(Iterator[Generation]):
 
     def _pass_in_turn(self) -> Iterator[Generation]:
         for generation in self._begun:
-            for _ in generation:
-                pass
-            self.cost.add_prompt(generation.cost.prompt_tokens, generation.cost.prompt_seconds)
-            self.cost.add_steps(generation.cost.step_tokens, generation.cost.step_seconds)
+            self._finish_alone(generation)
             yield generation
+
+    def _finish_alone(self, generation: Generation) -> None:
+        for _ in generation:
+            pass
+        self.cost.add_prompt(generation.cost.prompt_tokens, generation.cost.prompt_seconds)
+        self.cost.add_steps(generation.cost.step_tokens, generation.cost.step_seconds)
 
     def _step_together(self) -> Iterator[Generation]:
         order: list[Generation] = []
@@ -95,8 +99,15 @@ class GenerationBatch(Iterator[Generation]):
                 if generation is None:
                     break
                 begun = time.perf_counter()
+<<<<<<< HEAD
                 if not generation.is_finished:
                     rows.join(generation)
+=======
+                if not generation.has_cache:
+                    self._finish_alone(generation)
+                elif not generation.is_finished:
+                    running[state.add(generation.prompt_ids)] = generation
+>>>>>>> integration
                     self.cost.add_prompt(len(generation.prompt_ids), time.perf_counter() - begun)
             except ReformerExportError as error:
                 self._refusal = error

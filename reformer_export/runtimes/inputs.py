@@ -1,16 +1,29 @@
-"""Check token ids and masks before a runtime sees them, and pad rows of unequal length."""
+"""Check token ids or vectors, and masks, before a runtime sees them, and pad rows of unequal length."""
 
 from __future__ import annotations
 
 import warnings
+<<<<<<< HEAD
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
+=======
+from collections.abc import Sequence
+from typing import Any, Final, Protocol
+>>>>>>> integration
 
 import numpy as np
 from numpy.typing import NDArray
 
+<<<<<<< HEAD
 from reformer_export.errors import InputError, one_line, one_line_repr
 from reformer_export.spec import ModelSpec
+=======
+from reformer_export.errors import InputError, one_line
+from reformer_export.spec import DType, ModelSpec
+
+FLOAT16_MAX: Final = 65504.0
+"""The greatest number of IEEE 754's binary16."""
+>>>>>>> integration
 
 
 class SupportsDLPack(Protocol):
@@ -34,43 +47,121 @@ class LeftPaddingWarning(UserWarning):
     """
 
 
+VectorsLike = (
+    NDArray[np.floating]
+    | Sequence[NDArray[np.floating]]
+    | Sequence[Sequence[Sequence[float]]]
+    | SupportsDLPack
+)
+"""Rows of vectors of real numbers: an array [batch, sequence, hidden_size], numpy's or another library's, or
+one sequence [sequence, hidden_size] a row, whose lengths may differ."""
+
+InputsLike = IdsLike | VectorsLike
+
+
+def choose_inputs(spec: ModelSpec, input_ids: object, inputs_embeds: object) -> Any:
+    """What was given of the two; InputError unless it is one, and `inputs_embeds` only for a model that takes
+    vectors: what is given by its place may be either."""
+    if input_ids is not None and inputs_embeds is not None:
+        raise InputError(
+            "inputs_embeds", "`input_ids` too", "one of them", f"give {spec.input_names[0]} alone"
+        )
+    if inputs_embeds is not None and not spec.takes_vectors:
+        got, fix = "it for a model that takes token ids", "give `input_ids`"
+        raise InputError("inputs_embeds", got, "`input_ids`", fix)
+    given = input_ids if inputs_embeds is None else inputs_embeds
+    if given is None:
+        raise InputError(spec.input_names[0], "none", "a batch of sequences", "give it")
+    return given
+
+
 def prepare_inputs(
-    spec: ModelSpec, input_ids: IdsLike, attention_mask: IdsLike | None, pad_token_id: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Check ids and mask and make both int64 [batch, sequence]; InputError says what does not fit.
+    spec: ModelSpec,
+    inputs: InputsLike,
+    attention_mask: IdsLike | None,
+    pad_token_id: int = 0,
+    dtype: DType = "float32",
+) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Check ids, or vectors, and mask, and make them int64 [batch, sequence], or float32
+    [batch, sequence, hidden_size], and int64 [batch, sequence]; InputError says what does not fit.
 
     Args:
-        spec: the model, for its vocabulary and its greatest length.
-        input_ids: token ids; rows of unequal length are padded on the right with `pad_token_id`.
-        attention_mask: 1 for a token and 0 for padding, of the shape of `input_ids`; None for all ones.
+        spec: the model, for its vocabulary or the size of its vectors, and its greatest length.
+        inputs: what the model takes; rows of unequal length are padded on the right, ids with `pad_token_id`
+            and vectors with zeros.
+        attention_mask: 1 for a token and 0 for padding, of the shape of the ids; None for all ones.
         pad_token_id: any id of the vocabulary; padded positions are masked.
+        dtype: that the graph takes vectors in.
     """
-    id_rows = _rows_from_input("input_ids", input_ids)
-    for index, row in enumerate(id_rows):
-        _check_ids(index, row, spec)
+    name, _ = spec.input_names
+    if spec.takes_vectors:
+        rows: list[NDArray[Any]] = _vector_rows(name, inputs, spec, dtype)
+    else:
+        rows = list(_rows_from_input(name, inputs))
+        for index, row in enumerate(rows):
+            _check_ids(index, row, spec)
     if attention_mask is None:
-        mask_rows: list[NDArray[np.integer]] = [np.ones(len(row), np.int64) for row in id_rows]
+        mask_rows: list[NDArray[np.integer]] = [np.ones(len(row), np.int64) for row in rows]
     else:
         mask_rows = _rows_from_input("attention_mask", attention_mask)
-        _check_mask(id_rows, mask_rows)
-    width = max(len(row) for row in id_rows)
+        _check_mask(name, rows, mask_rows)
+    width = max(len(row) for row in rows)
     check_length(spec, width)
-    ids = np.full((len(id_rows), width), pad_token_id, np.int64)
-    mask = np.zeros((len(id_rows), width), np.int64)
-    for index, (id_row, mask_row) in enumerate(zip(id_rows, mask_rows, strict=True)):
-        ids[index, : len(id_row)] = id_row
+    shape = len(rows), width
+    if spec.takes_vectors:
+        batch: NDArray[Any] = np.zeros((*shape, spec.hidden_size), np.float32)
+    else:
+        batch = np.full(shape, pad_token_id, np.int64)
+    mask = np.zeros(shape, np.int64)
+    for index, (row, mask_row) in enumerate(zip(rows, mask_rows, strict=True)):
+        batch[index, : len(row)] = row
         mask[index, : len(mask_row)] = mask_row
-    return ids, mask
+    return batch, mask
 
 
 def check_length(spec: ModelSpec, length: int) -> None:
     """InputError unless the model takes sequences, or a batch padded to, `length` tokens."""
     if not spec.takes_length(length):
-        fix = "give another length" if length <= spec.max_length else "shorten the text, or split it"
-        raise InputError("input_ids", f"{length} tokens", spec.describe_lengths(), fix)
+        shorten = f"shorten the {'sequence' if spec.takes_vectors else 'text'}, or split it"
+        fix = "give another length" if length <= spec.max_length else shorten
+        raise InputError(spec.input_names[0], f"{length} tokens", spec.describe_lengths(), fix)
 
 
-def _rows_from_input(name: str, values: IdsLike) -> list[NDArray[np.integer]]:
+def _vector_rows(name: str, values: Any, spec: ModelSpec, dtype: DType) -> list[NDArray[np.float32]]:
+    size = spec.hidden_size
+    expected, fix = f"[batch, sequence, {size}]", f"give {name} as an array of {size} numbers a token"
+    if not isinstance(values, np.ndarray | Sequence):
+        values = array_from_other(name, values, fix, "an array of numbers")
+    if isinstance(values, np.ndarray) and values.ndim != 3:
+        raise InputError(name, f"an array of shape {list(values.shape)}", expected, fix)
+    if isinstance(values, str | bytes) or not isinstance(values, Sequence | np.ndarray):
+        raise InputError(name, type(values).__name__, f"an array {expected}", fix)
+    if len(values) == 0:
+        raise InputError(name, "no row", "at least one", fix)
+    return [vectors_from_input(f"{name}, row {index}", row, size, dtype) for index, row in enumerate(values)]
+
+
+def vectors_from_input(what: str, values: object, size: int, dtype: DType) -> NDArray[np.float32]:
+    """`values` as float32 [length, size]; InputError when they are no vectors of `size` numbers that `dtype`
+    has."""
+    expected, fix = f"[sequence, {size}] real numbers", f"give {size} numbers a token"
+    try:
+        row = np.asarray(values)
+    except Exception as error:  # lists of unequal depth, or whatever an object of another library raises
+        raise InputError(what, f"'{one_line(error)}'", expected, fix) from error
+    if row.ndim != 2 or row.shape[1] != size or row.dtype.kind != "f":
+        raise InputError(what, f"{row.dtype} of shape {list(row.shape)}", expected, fix)
+    if len(row) == 0:
+        raise InputError(what, "no token", "at least one", "leave empty rows out")
+    limit = FLOAT16_MAX if dtype == "float16" else float(np.finfo(np.float32).max)
+    outside = np.flatnonzero(~(np.abs(row) <= limit).all(axis=1))
+    if outside.size:
+        got = f"a number that is not finite in {dtype} at position {outside[0]}"
+        raise InputError(what, got, "finite numbers", "mend the vectors, or mask and zero what is padding")
+    return row.astype(np.float32, copy=False)
+
+
+def _rows_from_input(name: str, values: InputsLike) -> list[NDArray[np.integer]]:
     fix = f"give {name} as a list of rows, e.g. [[5, 6, 7]]"
     if not isinstance(values, np.ndarray | Sequence):
         values = array_from_other(name, values, fix)
@@ -83,14 +174,14 @@ def _rows_from_input(name: str, values: IdsLike) -> list[NDArray[np.integer]]:
     return [row_from_input(f"{name}, row {index}", row, fix) for index, row in enumerate(values)]
 
 
-def array_from_other(name: str, values: Any, fix: str) -> Any:
+def array_from_other(name: str, values: Any, fix: str, expected: str = "an array of integers") -> Any:
     """Another library's array as numpy's, without importing that library; what is no array as it is."""
     try:
         if hasattr(values, "__dlpack__"):
             return np.from_dlpack(values)
         return np.asarray(values) if hasattr(values, "__array__") else values
     except Exception as error:  # whatever that library raises
-        raise InputError(name, f"'{one_line(error)}'", "an array of integers", fix) from error
+        raise InputError(name, f"'{one_line(error)}'", expected, fix) from error
 
 
 def row_from_input(what: str, values: object, fix: str) -> NDArray[np.integer]:
@@ -129,10 +220,10 @@ def _check_ids(index: int, row: NDArray[np.integer], spec: ModelSpec) -> None:
         raise InputError(what, got, f"ids from 0 to {spec.vocab_size - 1}", fix)
 
 
-def _check_mask(id_rows: list[NDArray[np.integer]], mask_rows: list[NDArray[np.integer]]) -> None:
-    lengths, mask_lengths = [len(row) for row in id_rows], [len(row) for row in mask_rows]
+def _check_mask(name: str, rows: list[NDArray[Any]], mask_rows: list[NDArray[np.integer]]) -> None:
+    lengths, mask_lengths = [len(row) for row in rows], [len(row) for row in mask_rows]
     if lengths != mask_lengths:
-        got, expected = f"rows of {mask_lengths[:8]} values", f"{lengths[:8]} as input_ids"
+        got, expected = f"rows of {mask_lengths[:8]} values", f"{lengths[:8]} as {name}"
         raise InputError("attention_mask", got, expected, "give one value a token, or no mask")
     for index, row in enumerate(mask_rows):
         what = f"attention_mask, row {index}"

@@ -56,11 +56,11 @@ class RuntimeOptions:
             or the lean runtime of a version-compatible engine), which runs as you: for senders you trust.
         device_id: which GPU, counted from 0 as `doctor` lists them (those that CUDA_VISIBLE_DEVICES leaves);
             None for the first. Arrays that come from the GPU and stay there are on that one.
-        open_for: which of an artifact's graphs is opened at once: "run" model.onnx, for whole passes;
-            "generate" decode.onnx, where there is one. The other is opened when it is needed; each holds the
-            weights, so that a process that only generates needs half the memory.
+        open_for: which of an artifact's graphs, or of its engines, is opened at once: "run" model.onnx, for
+            whole passes; "generate" decode.onnx, where there is one. The other is opened when it is needed;
+            each holds the weights, so that a process that only generates needs half the memory.
 
-    `provider`, `threads`, `native`, `tf32` and `open_for` are ONNX Runtime's: TensorRT always takes the GPU,
+    `provider`, `threads`, `native` and `tf32` are ONNX Runtime's: TensorRT always takes the GPU,
     its plugins, and the types that were built in. InputError for a value that is out of range, or not the
     chosen runtime's.
     """
@@ -118,7 +118,6 @@ class RuntimeOptions:
                 "threads": self.threads is not None,
                 "native": self.native == "off",
                 "tf32": self.tf32,
-                "open_for": self.open_for == "generate",
             }
         for name, is_given in given.items():
             if is_given:

@@ -13,7 +13,7 @@ import numpy as np
 
 from reformer_export.artifact.decoding import DECODE_NAME, cache_tensors
 from reformer_export.artifact.manifest import EXTERNAL_DATA_NAME, MODEL_NAME, Manifest, check_files
-from reformer_export.contract import INPUT_NAMES, NUM_HASHES_INPUT
+from reformer_export.contract import NUM_HASHES_INPUT
 from reformer_export.errors import ArtifactError, InputError, ReformerExportError, RuntimeUnavailableError
 from reformer_export.libraries.gpus import find_gpu
 from reformer_export.libraries.operators import MAX_CUDA_HEAD_SIZE, NativeLibrary, find_native_library
@@ -23,7 +23,7 @@ from reformer_export.runtimes.decode_session import DecodeSession, check_decode_
 from reformer_export.runtimes.decoding import DecodingState
 from reformer_export.runtimes.device_arrays import is_on_gpu, prepare_device_inputs
 from reformer_export.runtimes.forks import keep_for_good
-from reformer_export.runtimes.inputs import IdsLike, prepare_inputs
+from reformer_export.runtimes.inputs import IdsLike, InputsLike, prepare_inputs
 from reformer_export.runtimes.num_hashes import choose_num_hashes
 from reformer_export.runtimes.options import RuntimeOptions
 from reformer_export.runtimes.ort_binding import BoundSession, Feed
@@ -122,7 +122,7 @@ class OnnxRuntime(Runtime):
             session = DecodeSession(
                 self._find_session(DECODE_NAME), self._placement, tensors, self.spec.vocab_size, rounds
             )
-            state = DecodingState(self.folder, session, memory, self.max_length, self.read_prompt)
+            state = DecodingState(self.folder, session, memory, self.max_length, self.read_prompt, self.spec)
             self._states.add(state)
             return state
 
@@ -146,18 +146,19 @@ class OnnxRuntime(Runtime):
         return self._sessions[name]
 
     def _run(
-        self, input_ids: IdsLike, attention_mask: IdsLike | None, num_hashes: int | None, where: Where
+        self, inputs: InputsLike, attention_mask: IdsLike | None, num_hashes: int | None, where: Where
     ) -> dict[str, Any]:
         bound = self._bind_whole_pass()
         check_place(where, bound.device, self._graph_dtype)
         rounds = choose_num_hashes(self.manifest, num_hashes, self.num_hashes)
-        ids: Feed
+        batch: Feed
         mask: Feed
-        if is_on_gpu(bound.device, input_ids, attention_mask):
-            ids, mask = prepare_device_inputs(self.spec, input_ids, attention_mask, self._placement.device_id)
+        if is_on_gpu(self.spec, bound.device, inputs, attention_mask):
+            batch, mask = prepare_device_inputs(self.spec, inputs, attention_mask, self._placement.device_id)
         else:
-            ids, mask = prepare_inputs(self.spec, input_ids, attention_mask, self.config.pad_token_id)
-        feeds = {"input_ids": ids, "attention_mask": mask}
+            pad = self.config.pad_token_id
+            batch, mask = prepare_inputs(self.spec, inputs, attention_mask, pad, self._graph_dtype)
+        feeds = dict(zip(self.spec.input_names, (batch, mask), strict=True))
         if rounds is not None:
             feeds[NUM_HASHES_INPUT] = np.array([rounds], np.int64)
         names = self.spec.output_names
@@ -166,12 +167,12 @@ class OnnxRuntime(Runtime):
             if where.device == "cuda":
                 values: list[Any] = bound.run_on_device(names, feeds, as_float32)
             else:
-                sizes = dict(zip(("batch", "sequence"), ids.shape, strict=True))
+                sizes = dict(zip(("batch", "sequence"), mask.shape, strict=True))
                 values = (bound.run if as_float32 else bound.run_as_is)(names, feeds, sizes)
         except ReformerExportError:
             raise
         except Exception as error:
-            raise error_from_run(error, ids.shape, bound.device) from error
+            raise error_from_run(error, batch.shape, bound.device, name=self.spec.input_names[0]) from error
         return dict(zip(names, values, strict=True))
 
     @property
@@ -270,9 +271,9 @@ def _check_signature(model: Path, session: Any, manifest: Manifest) -> None:
     spec = manifest.spec
     inputs = {value.name for value in session.get_inputs()}
     outputs = {value.name for value in session.get_outputs()}
-    if inputs != set(INPUT_NAMES) or not outputs.issuperset(spec.output_names):
+    if inputs != set(spec.input_names) or not outputs.issuperset(spec.output_names):
         got = f"inputs {sorted(inputs)} and outputs {sorted(outputs)}"
-        expected = f"input_ids and attention_mask, and {', '.join(spec.output_names)} for {spec.task}"
+        expected = f"{' and '.join(spec.input_names)}, and {', '.join(spec.output_names)} for {spec.task}"
         raise ArtifactError(model, got, expected, "export the checkpoint again")
     found = [(value.name, value.type, value.shape) for value in session.get_overridable_initializers()]
     if manifest.runtime_num_hashes is not None and (NUM_HASHES_INPUT, "tensor(int64)", [1]) not in found:

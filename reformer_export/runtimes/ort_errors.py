@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from reformer_export.contract import IDS_INPUT
 from reformer_export.errors import (
     ArtifactError,
     InputError,
@@ -114,17 +115,21 @@ def error_from_open(model: Path | None, error: Exception) -> ReformerExportError
 
 
 def error_from_run(
-    error: Exception, shape: tuple[int, ...], device: str, graph: str = "model.onnx"
+    error: Exception,
+    shape: tuple[int, ...],
+    device: str,
+    graph: str = "model.onnx",
+    name: str = IDS_INPUT,
 ) -> ReformerExportError:
-    """Why a run of the file `graph` on `device` over token ids of `shape` failed."""
+    """Why a run of the file `graph` on `device` over the input `name` of `shape` failed."""
     if is_want_of_memory(error):
         owner = "the GPU's memory" if device == "cuda" else "memory"
-        got = f"{list(shape)} tokens, for which {owner} does not suffice"
-        return InputError("input_ids", got, "fewer", "use a smaller batch or shorter rows")
+        got = f"{list(shape[:2])} tokens, for which {owner} does not suffice"
+        return InputError(name, got, "fewer", "use a smaller batch or shorter rows")
     failure = find_provider_failure(error)
     if failure is not None:
         return failure
-    what = f"{graph}: ONNX Runtime failed on input_ids of shape {list(shape)}"
+    what = f"{graph}: ONNX Runtime failed on {name} of shape {list(shape)}"
     fix = "check the artifact with `reformer-export verify`"
     return ArtifactError(what, f"'{one_line(error)}'", "a result", fix)
 

@@ -74,6 +74,9 @@ def load_tokenizer(folder: Path, vocab_size: int, record: TokenizerRecord | None
     others = [name for name in OTHER_NAMES if (folder / name).is_file()]
     if not kind and not others and vocab_size == BYTE_VOCAB_SIZE:
         return ByteTokenizer()
+    if not vocab_size:
+        expected = "a model that takes token ids"
+        raise InputError("tokenizer", "none, as the model takes vectors", expected, "give vectors")
     got = f"no {TOKENIZER_JSON_NAME}{f' but {others[0]}' if others else ''} and {vocab_size} ids"
     raise InputError(
         "tokenizer",

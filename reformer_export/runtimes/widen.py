@@ -1,4 +1,4 @@
-"""Outputs of any type of floats as the float32 that callers get."""
+"""Floats of any type as the float32 of callers, and back."""
 
 from __future__ import annotations
 
@@ -13,3 +13,12 @@ def widen(values: NDArray[Any]) -> NDArray[np.float32]:
     if values.dtype == np.uint16:  # the upper half of a float32
         return (values.astype(np.uint32) << 16).view(np.float32)
     return values.astype(np.float32)
+
+
+def narrow(values: NDArray[np.float32], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Finite `values` in `dtype`, rounded to the nearest, of two to the even one; uint16 is bfloat16."""
+    if dtype != np.uint16:
+        return values.astype(dtype, copy=False)
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    rounded: NDArray[Any] = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    return rounded

@@ -153,7 +153,7 @@ def bench_artifact(
     nodes = None
     # ONNX Runtime has no bfloat16 on the CPU: what runs there is another graph.
     if request.node_times and placement and placement.provider == CPU and manifest.dtype != "bfloat16":
-        nodes = measure_node_times(out / MODEL_NAME, manifest.spec.vocab_size, max(lengths), placement)
+        nodes = measure_node_times(out / MODEL_NAME, manifest.spec, max(lengths), placement)
     return BenchReport(out, manifest, description, result, nodes, request.node_times)
 
 

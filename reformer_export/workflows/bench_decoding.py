@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from reformer_export.artifact.manifest import Manifest
 from reformer_export.errors import InputError
+from reformer_export.lucidrains_spec import LucidrainsSpec
 from reformer_export.measure import BenchmarkOptions
 from reformer_export.measure.contenders import Device
 from reformer_export.measure.decoders import ARTIFACTS, EAGERS, STEPS_OF_A_TURN, DecodeSetup
@@ -84,4 +85,6 @@ def _choose_setups(
     names = [name for name in request.contenders if name == "eager"]
     (artifact, *eager), left_out = choose_setups(names, out, manifest, request, device)
     setups = [DecodeSetup(name, artifact) for name in ARTIFACTS]
-    return [*setups, *(DecodeSetup(name, each) for each in eager for name in EAGERS)], left_out
+    # reformer-pytorch has no cache.
+    eagers = EAGERS[:1] if isinstance(manifest.spec, LucidrainsSpec) else EAGERS
+    return [*setups, *(DecodeSetup(name, each) for each in eager for name in eagers)], left_out

@@ -79,6 +79,7 @@ def verify_artifact(
     manifest = read_manifest(out)
     if isinstance(manifest.spec, LucidrainsSpec):
         require_packages("verifying", COMPARING_LUCIDRAINS)
+    if manifest.spec.takes_vectors:
         request = _leave_out_looks_inside(request, say)
     text = None if request.data is None else _read_text(manifest, request.data)
     cases = None
@@ -90,12 +91,12 @@ def verify_artifact(
 
 
 def _leave_out_looks_inside(request: VerifyRequest, say: Say) -> VerifyRequest:
-    """`request` for a model of reformer-pytorch, whose values inside are not compared one by one yet."""
+    """`request` for a model that takes vectors, whose values inside are not compared one by one yet."""
     if request.bisect is not None:
-        got = "it for a model of reformer-pytorch, whose nodes are not told apart yet"
-        raise InputError("bisect", got, "a model of transformers", "leave it out: the comparison itself runs")
+        got, expected = "it for a model that takes vectors", "one that takes token ids"
+        raise InputError("bisect", got, expected, "leave it out: the comparison itself runs")
     if request.details:
-        say("Note: the report has no pictures of the layers, which are of transformers' models only.")
+        say("Note: the report has no pictures of the layers of a model that takes vectors.")
     return dataclasses.replace(request, details=False)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,7 +62,7 @@ def _cut_into_batches(lines: Sequence[InputLine], size: int) -> Iterator[list[In
         yield from (together[first : first + size] for first in range(0, len(together), size))
 
 
-def _ids_of(line: InputLine) -> NDArray[np.integer]:
+def _ids_of(line: InputLine) -> NDArray[Any]:
     assert line.sequence is not None
     return line.sequence.ids
 
@@ -70,7 +70,8 @@ def _ids_of(line: InputLine) -> NDArray[np.integer]:
 def _case_from_lines(path: Path, lines: Sequence[InputLine]) -> Case:
     from reformer_export.parity.cases import Case, GivenInputs
 
-    ids = np.stack([_ids_of(line) for line in lines]).astype(np.int64)
+    rows = np.stack([_ids_of(line) for line in lines])
+    ids = rows.astype(np.float32 if rows.ndim == 3 else np.int64)
     mask = np.stack([line.sequence.mask_or_ones for line in lines if line.sequence]).astype(np.int64)
     where = f"{path.name}, rows {lines[0].index} to {lines[-1].index}"
     given = GivenInputs(where, ids, mask)

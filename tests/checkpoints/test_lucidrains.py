@@ -13,10 +13,19 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from reformer_export.artifact.manifest import Manifest
 from reformer_export.checkpoints import LoadOptions, load_lucidrains
 from reformer_export.checkpoints.lucidrains_keywords import DEFAULTS, IGNORED, REFUSED
-from reformer_export.errors import CheckpointError, InputError, ReformerExportError, SpecError
+from reformer_export.errors import (
+    CheckpointError,
+    InputError,
+    MissingDependencyError,
+    ReformerExportError,
+    SpecError,
+)
 from reformer_export.lucidrains_spec import LucidrainsSpec
+from reformer_export.product_keys_spec import ProductKeysSpec
+from reformer_export.reference.lucidrains import EagerLucidrains
 from tests.lucidrains import SMALL, require_package, save_model
 
 
@@ -129,6 +138,21 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "head": ({}, {"return_embeddings": True}, "return_embeddings: got True, expected False"),
     "one value": ({}, {"one_value_head": True}, "one_value_head: got True, expected 32 rows"),
     "tied embedding": ({}, {"weight_tie_embedding": True}, "weight_tie_embedding: got True, expected False"),
+    "memories": (
+        {"pkm_layers": [2]},
+        {"pkm_layers": ...},
+        r"pkm_layers: got none, which means \(\), expected \[2\], as there is .*blocks.1.g.net.fn.keys",
+    ),
+    "other memories": (
+        {"pkm_layers": [2], "depth": 3},
+        {"pkm_layers": [2, 3, 7]},
+        r"pkm_layers: got \[2, 3\], expected \[2\], as there is .*blocks.2.g.net.fn.fn.w1.weight",
+    ),
+    "product keys": (
+        {"pkm_layers": [1], "pkm_num_keys": 40},
+        {"pkm_num_keys": ...},
+        r"pkm_num_keys: got none, which means 128, expected 40, as .*g.net.fn.keys is \[4, 40, 2, 128\]",
+    ),
     "wrapper": (
         {},
         {"wrapper": None},
@@ -150,10 +174,10 @@ def test_a_json_that_contradicts_the_tensors(tmp_path: Path, name: str) -> None:
 REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     "unknown": ({"n_buckets": 3}, "n_buckets: got a keyword that it does not have"),
     "no length": ({"max_seq_len": ...}, "max_seq_len: got none, expected the greatest length"),
-    "memory layers": ({"pkm_layers": [2]}, "product-key memory is not supported"),
+    "a memory's layer": ({"pkm_layers": [0]}, r"pkm_layers: got \[0\], expected a list of integers from 1"),
     "in buckets": ({"lsh_attend_across_buckets": False}, "attention that stays in a bucket"),
     "duplicates": ({"lsh_allow_duplicate_attention": False}, "counting each pair"),
-    "a class": ({"class": "Reformer"}, "got 'Reformer', expected ReformerLM, as it takes vectors"),
+    "a class": ({"class": "LSHAttention"}, "expected one of ReformerLM, Reformer, LSHSelf.*has no weights"),
     "an encoder": ({"class": "ReformerEncDec"}, "decoder attends to is not supported"),
     "a wrapper": ({"wrapper": "Padder"}, "wrapper: got 'Padder', expected Autopadder or TrainingWrapper"),
     "a text": ({"causal": "yes"}, "causal: got 'yes', expected true or false"),
@@ -172,6 +196,61 @@ def test_keywords_that_are_refused(tmp_path: Path, name: str) -> None:
     file, config = save_model(tmp_path, SMALL)
     rewrite(config, **changes)
     assert re.search(expected, refusal(file, config))
+
+
+@pytest.mark.parametrize("number", [2, [2], [2, 9]])
+def test_memories_in_the_ways_that_the_package_takes(tmp_path: Path, number: object) -> None:
+    """`pkm_layers` counts from 1, and a number above the depth means nothing."""
+    file, config = save_model(tmp_path, SMALL | {"pkm_layers": [2], "pkm_num_keys": 32})
+    rewrite(config, pkm_layers=number)
+    assert load(file, config).product_keys == ProductKeysSpec((1,), 32)
+
+
+def test_tied_memories_in_safetensors_with_one_name_each(tmp_path: Path) -> None:
+    """What shares tensors with another layer has no name of its own, and `pkm_layers` says what it is."""
+    file, config = save_model(
+        tmp_path, SMALL | {"depth": 4, "weight_tie": True, "pkm_layers": [2, 4], "pkm_num_keys": 32}
+    )
+    expected = load_lucidrains(str(file), config, LoadOptions())
+    keys = [expected.weights[f"encoder.layers.{i}.feed_forward.memory.keys.weight"] for i in (1, 3)]
+    assert keys[0].data_ptr() == keys[1].data_ptr()
+    seen: dict[int, str] = {}
+    state = torch.load(file, weights_only=True)
+    for name in sorted(state, reverse=True):
+        seen.setdefault(state[name].data_ptr(), name)
+    path = tmp_path / "model.safetensors"
+    save_file({name: state[name].contiguous() for name in seen.values()}, path)
+    found = load_lucidrains(str(path), config, LoadOptions())
+    assert found.spec == expected.spec
+    assert all(torch.equal(found.weights[name], tensor) for name, tensor in expected.weights.items())
+
+
+def test_memories_of_older_packages(tmp_path: Path) -> None:
+    """A batch norm of all 1,024 elements of the queries is one; of 128 it normalises positions."""
+    file, config = save_model(tmp_path, SMALL | {"pkm_layers": [1], "pkm_num_keys": 16})
+    assert "pkm_num_keys: got 16, expected an integer from 32" in refusal(file, config)
+    file, config = save_model(tmp_path, SMALL | {"pkm_layers": [1], "pkm_num_keys": 32}, None)
+    state = torch.load(file, weights_only=True)
+    for size in (1024, 128):
+        older = {name: x for name, x in state.items() if ".g.net.fn.norm." not in name}
+        older = {name: x for name, x in older.items() if ".g.fn.norm." not in name}
+        norm = torch.nn.BatchNorm1d(size).state_dict()
+        for block in ("blocks.0.g.net.fn", "irrev_blocks.0.g.fn"):
+            older |= {f"reformer.layers.{block}.norm.fn.{name}": x for name, x in norm.items()}
+        torch.save(older, file)
+        if size == 1024:
+            found = load_lucidrains(str(file), config, LoadOptions())
+            assert isinstance(found.spec, LucidrainsSpec)
+            assert found.spec.product_keys == ProductKeysSpec((0,), 32, "batch")
+            prefix = "encoder.layers.0.feed_forward.memory.query_norm"
+            assert sorted(name for name in found.weights if name.startswith(prefix)) == [
+                f"{prefix}.bias",
+                f"{prefix}.weight",
+            ]
+            manifest = Manifest(found.spec, "float32", 20, {}, found.source, {}, {})
+            with pytest.raises(MissingDependencyError, match=r"product-key-memory>=0\.1\.1,<0\.1\.11"):
+                EagerLucidrains(file, manifest)
+    assert "a memory of product-key-memory 0.2.0 or 0.2.1" in refusal(file, config)
 
 
 class Evil:

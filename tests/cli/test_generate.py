@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 
 from reformer_export.cli.main import cli
 from reformer_export.errors import InputError
+from reformer_export.runtimes import Runtime
 from tests.runtimes.artifacts import write_artifact
 from tests.runtimes.decoders import decoding_artifact
 
@@ -209,6 +210,17 @@ def test_with_the_graph_tokens_are_steps() -> None:
     result = invoke(*arguments[:-1], "--cache", "on")
     assert "tokens/s, " in result.stderr
     assert "MB of caches" in result.stderr
+
+
+def test_whole_passes_for_want_of_room_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Runtime, "max_decoding_length", 8)
+    arguments = (decoding_artifact(), "--prompt", "In the", "--no-check", "--max-new-tokens")
+    for several in ((), ("--prompt", "a")):
+        result = invoke(*arguments, 3, *several)
+        assert result.exit_code == 0
+        assert "steps take 8 tokens at most, and this text may get 9." in result.stderr
+        assert result.stderr.count("Note:") == 1
+    assert "Note:" not in invoke(*arguments, 2).stderr
 
 
 def test_a_cache_needs_the_graph(out: Path) -> None:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pytest
 
 from reformer_export.artifact.manifest import read_manifest
 from tests.cli.program import run_program
+from tests.cli.test_verify import change_model
 from tests.lucidrains import SMALL, save_model
 
 pytestmark = pytest.mark.slow
+
+
+MEMORIES: Final = {"pkm_layers": [2], "pkm_num_keys": 40}
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +26,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with model.pt, kwargs.json and the artifact out; not to be changed."""
     folder = tmp_path_factory.mktemp("lucidrains")
     file, config = save_model(
-        folder, SMALL | {"full_attn_thres": 16, "n_local_attn_heads": 1, "ff_chunks": 9}
+        folder, SMALL | {"full_attn_thres": 16, "n_local_attn_heads": 1, "ff_chunks": 9} | MEMORIES
     )
     outcome = run_program("onnx", file, folder / "out", "--config", config, "--max-hashes", 3)
     assert outcome.status == 0, outcome.stderr
@@ -59,7 +63,8 @@ def test_verify_compares_every_number_of_hashes_with_the_package(exported: Path,
     assert outcome.status == 0, outcome.stdout
     cases = json.loads((tmp_path / "a.json").read_text())["cases"]
     assert {case["case"].get("num_hashes") for case in cases} == {None, 1, 2}
-    assert any(layer["hashed"] for case in cases for layer in case["layers"])
+    counted = {layer["kind"]: layer["hashed"] for case in cases for layer in case["layers"]}
+    assert min(counted["hashes"], counted["memories"]) > 0
 
 
 def test_other_rotations_are_found(exported: Path, tmp_path: Path) -> None:
@@ -80,7 +85,7 @@ def test_another_keyword_is_found(exported: Path, tmp_path: Path) -> None:
 
 def test_another_checkpoint_is_refused(exported: Path, tmp_path: Path) -> None:
     out = copy(exported, tmp_path)
-    save_model(out.parent, SMALL | {"full_attn_thres": 16, "n_local_attn_heads": 1}, seed=1)
+    save_model(out.parent, SMALL | {"full_attn_thres": 16, "n_local_attn_heads": 1} | MEMORIES, seed=1)
     outcome = run_program("verify", out)
     assert outcome.status == 2
     assert "another file than the one that" in outcome.stderr
@@ -90,12 +95,24 @@ def test_another_checkpoint_is_refused(exported: Path, tmp_path: Path) -> None:
     assert given.status == 0, given.stderr
 
 
-def test_what_does_not_work_says_so(exported: Path, tmp_path: Path) -> None:
-    out = exported / "out"
-    outcome = run_program("verify", out, "--bisect", tmp_path / "node")
-    assert outcome.status == 2
-    assert "--bisect: got it for a model of reformer-pytorch" in outcome.stderr
-    outcome = run_program("run", out, "--ids", "5,6,7,8,9")
+def test_a_wrong_node_is_named_replayed_and_shown(exported: Path, tmp_path: Path) -> None:
+    out = copy(exported, tmp_path)
+    change_model(out.parent, "1.attention.self_attention.rotations", lambda r: r[:, :, ::-1].copy())
+    node, page = tmp_path / "node", tmp_path / "page.html"
+    few = ("--lengths", "40", "--batch-sizes", "2", "--num-hashes", "3")
+    outcome = run_program("verify", out, *few, "--bisect", node, "--report", page)
+    assert outcome.status == 1
+    assert "(LSHBuckets), layer 1, encoder.layers.1.attention.self_attention: " in outcome.stdout
+    replayed = run_program("replay", node, "--json")
+    assert replayed.status == 1
+    assert json.loads(replayed.stdout)["repeats"]
+    html = page.read_text(encoding="utf-8")
+    for words in ("Layer by layer", "Margins of the hashes in layer 1", "one input of 64 tokens"):
+        assert words in html
+
+
+def test_lengths_that_it_does_not_take_are_named(exported: Path) -> None:
+    outcome = run_program("run", exported / "out", "--ids", "5,6,7,8,9")
     assert outcome.status == 2
     assert "multiples of 2 x bucket_size = 8 up to full_attn_thres = 16, for local heads" in outcome.stderr
 
@@ -109,6 +126,7 @@ def test_run_and_inspect(exported: Path, tmp_path: Path) -> None:
     outcome = run_program("inspect", out)
     assert outcome.status == 0
     assert "rotary, in the heads that hash" in outcome.stdout
+    assert "in place of the feed-forward in layers 1: 40 x 40 memories each" in outcome.stdout
 
 
 def test_an_export_without_the_comparison_says_so(exported: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from transformers import ReformerModelWithLMHead
 from reformer_export.artifact.engine_record import EngineFlags, EngineProfile, read_engine_record
 from reformer_export.artifact.files import sha256_of_file
 from reformer_export.artifact.manifest import EXTERNAL_DATA_NAME, MODEL_NAME, read_manifest, write_manifest
-from reformer_export.checkpoints import LoadOptions, load_huggingface
+from reformer_export.checkpoints import LoadOptions, load_huggingface, load_lucidrains
 from reformer_export.engine import EngineOptions, build_engine
 from reformer_export.engine.gpus import find_compute_capability
 from reformer_export.errors import EngineError, InputError, RuntimeUnavailableError
@@ -25,6 +25,8 @@ from reformer_export.libraries.tensorrt import TensorRTLibrary
 from reformer_export.spec import DTYPES, DType
 from tests.engine.real import require_tensorrt_rtx
 from tests.hf_models import config_t, save_model
+from tests.lucidrains import SMALL
+from tests.lucidrains import save_model as save_lucidrains
 from tests.runtimes.artifacts import make_manifest, make_model, make_spec
 
 pytestmark = pytest.mark.tensorrt
@@ -151,6 +153,15 @@ def test_nodes_of_another_reformer_and_of_older_files(
     options = EngineOptions("tensorrt-rtx", compute_capabilities=("8.9",), name="other")
     record = build_engine(out, options).record
     assert record.plugin_layers == {"LSHAttention": 1, "LSHBuckets": 1, "LocalAttention": 1}
+
+
+def test_a_model_of_reformer_pytorch_with_memories(tmp_path: Path, library: TensorRTLibrary) -> None:
+    file, config = save_lucidrains(tmp_path, SMALL | {"pkm_layers": [1], "pkm_num_keys": 40})
+    out = tmp_path / "out"
+    out.mkdir()
+    export_artifact(load_lucidrains(str(file), config, LoadOptions()), out, ExportOptions("float16"))
+    record = build_engine(out, EngineOptions("tensorrt-rtx", compute_capabilities=("8.9",))).record
+    assert record.plugin_layers == {"LSHAttention": 2, "LSHBuckets": 2}
 
 
 def test_an_engine_that_carries_the_library(

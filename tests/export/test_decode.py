@@ -91,8 +91,7 @@ def test_without_it_nothing_changes(checkpoint: Path, exported: Path, tmp_path: 
     assert [node.SerializeToString() for node in nodes[0]] == [node.SerializeToString() for node in nodes[1]]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-@pytest.mark.parametrize("max_hashes", [None, 3])
+@pytest.mark.parametrize(("dtype", "max_hashes"), [("float32", None), ("float16", 3), ("bfloat16", None)])
 def test_inputs_and_outputs(checkpoint: Path, tmp_path: Path, dtype: str, max_hashes: int | None) -> None:
     out = export(checkpoint, tmp_path / "out", dtype=dtype, max_hashes=max_hashes)
     graph, kind = read_graph(out), {"float32": 1, "float16": 10, "bfloat16": 16}[dtype]
@@ -132,8 +131,8 @@ def describe(value: onnx.ValueInfoProto) -> tuple[str, int, list[Any]]:
     return value.name, tensor.elem_type, [dim.dim_param or dim.dim_value for dim in tensor.shape.dim]
 
 
-@pytest.mark.parametrize("opset", range(MIN_OPSET, MAX_OPSET + 1))
-def test_every_opset(checkpoint: Path, tmp_path: Path, opset: int) -> None:
+@pytest.mark.parametrize("opset", [MIN_OPSET, MAX_OPSET])
+def test_the_least_and_the_greatest_opset(checkpoint: Path, tmp_path: Path, opset: int) -> None:
     """A prompt and a step in ONNX Runtime, on the function bodies, against the canonical decoder."""
     out = export(checkpoint, tmp_path / "out", opset=opset)
     session = ort.InferenceSession(str(out / "decode.onnx"), providers=["CPUExecutionProvider"])

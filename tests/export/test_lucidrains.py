@@ -34,6 +34,11 @@ CONFIGURATIONS: dict[str, tuple[dict[str, Any], str | None]] = {
         {"fixed_position_emb": True, "weight_tie_embedding": True, "random_rotations_per_head": True},
         None,
     ),
+    "memories, tied": (
+        {"pkm_layers": [1, 3], "pkm_num_keys": 33, "weight_tie": True, "depth": 3, "use_scale_norm": True},
+        "TrainingWrapper",
+    ),
+    "memories alone": ({"pkm_layers": [1, 2], "pkm_num_keys": 40, "full_attn_thres": 21}, "Autopadder"),
     "embeddings": (
         {"return_embeddings": True, "n_hashes": 1, "num_mem_kv": 5, "causal": False},
         "Autopadder",

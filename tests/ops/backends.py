@@ -30,6 +30,7 @@ REFERENCES: dict[str, Callable[..., Any]] = {
     "ResidualNorm": ops.residual_norm_reference,
     "LSHAttentionStep": ops.lsh_attention_step_reference,
     "LocalAttentionStep": ops.local_attention_step_reference,
+    "LSHBucketsStep": ops.lsh_buckets_step_reference,
 }
 FUNCTIONS = {body.name: body for body in bodies.BODIES}
 INPUT_NAMES = {operator.name: operator.inputs for operator in OPERATORS}
@@ -37,6 +38,8 @@ OUTPUT_NAMES = {operator.name: list(operator.outputs) for operator in OPERATORS}
 OUTPUT_TYPES = {
     "buckets": TensorProto.INT32,
     "present_buckets": TensorProto.INT32,
+    "new_buckets": TensorProto.INT32,
+    "present_records": TensorProto.INT32,
     "stream_out": TensorProto.FLOAT,
 }
 """Of outputs whose type is not T."""
@@ -182,6 +185,7 @@ NATIVE_NAMES = {
     "ResidualNorm": "residual_norm",
     "LSHAttentionStep": "lsh_attention_step",
     "LocalAttentionStep": "local_attention_step",
+    "LSHBucketsStep": "lsh_buckets_step",
 }
 BACKENDS: dict[str, Callable[[str, Arrays, dict[str, Any]], Results]] = {
     "onnxruntime-body": run_onnxruntime_body,

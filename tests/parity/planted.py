@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,13 +15,16 @@ import transformers
 
 from reformer_export.artifact.files import sha256_of_file
 from reformer_export.artifact.manifest import Manifest, read_manifest, write_manifest
+from reformer_export.checkpoints import LoadOptions, load_lucidrains
 from reformer_export.contract import SCOPES_KEY
-from reformer_export.export import ExportOptions
+from reformer_export.export import ExportOptions, write_artifact
 from reformer_export.libraries.operators import NativeMode
 from reformer_export.parity.cases import Case
 from reformer_export.parity.session import ParitySession, open_session
-from reformer_export.reference.eager import EagerReformer, open_eager
+from reformer_export.reference.eager import open_eager
+from reformer_export.reference.runs import Eager
 from reformer_export.runtimes import RuntimeOptions
+from tests import lucidrains
 from tests.export.test_export import export
 from tests.hf_models import config_t, save_model
 
@@ -37,7 +41,7 @@ class Artifact:
     folder: Path
     checkpoint: Path
     manifest: Manifest
-    eager: EagerReformer
+    eager: Eager
 
     @contextmanager
     def open(self, plant: Plant | None, scratch: Path, native: NativeMode = "off") -> Iterator[ParitySession]:
@@ -86,17 +90,56 @@ CONFIGURATIONS = {
     ),
 }
 
+LUCIDRAINS: dict[str, tuple[dict[str, Any], str | None, ExportOptions]] = {
+    "wrapped": (
+        {"num_mem_kv": 8, "n_local_attn_heads": 1, "full_attn_thres": 16, "ff_glu": True, "emb_dim": 16}
+        | {"ff_chunks": 3, "attn_chunks": 2},
+        "TrainingWrapper",
+        ExportOptions(),
+    ),
+    "bare": (
+        {"causal": False, "n_local_attn_heads": 2, "fixed_position_emb": True, "use_scale_norm": True}
+        | {"weight_tie": True, "weight_tie_embedding": True, "random_rotations_per_head": True},
+        None,
+        ExportOptions(dtype="float16"),
+    ),
+    "gated": (
+        {"use_rezero": True, "one_value_head": True, "axial_position_emb": True, "return_embeddings": True}
+        | {"full_attn_thres": 16},
+        "Autopadder",
+        ExportOptions(),
+    ),
+    "memories": (
+        {"pkm_layers": [1], "pkm_num_keys": 33, "num_mem_kv": 3, "depth": 1},
+        "Autopadder",
+        ExportOptions(),
+    ),
+    "full": ({"use_full_attn": True, "n_local_attn_heads": 1, "depth": 1}, "Autopadder", ExportOptions()),
+}
+"""Models of reformer-pytorch: keyword arguments, wrapper, options."""
+
 BLOCK = "encoder.layers."
 LSH, LOCAL = f"{BLOCK}1.attention.self_attention", f"{BLOCK}0.attention.self_attention"
 
 
 def export_configuration(name: str, root: Path) -> Artifact:
-    """Export one of `CONFIGURATIONS` into the folder `root`."""
+    """Export one of `CONFIGURATIONS` or `LUCIDRAINS` into the folder `root`."""
+    if name in LUCIDRAINS:
+        return _export_lucidrains(*LUCIDRAINS[name], root)
     model_class, overrides, load, options = CONFIGURATIONS[name]
     checkpoint = save_model(root, config_t(initializer_range=0.3, **overrides), model_class)
     export(checkpoint, root / "out", options, **load)
     manifest = read_manifest(root / "out")
     return Artifact(root / "out", checkpoint, manifest, open_eager(checkpoint, manifest))
+
+
+def _export_lucidrains(
+    more: dict[str, Any], wrapper: str | None, options: ExportOptions, root: Path
+) -> Artifact:
+    file, config = lucidrains.save_model(root, lucidrains.SMALL | more, wrapper)
+    (root / "out").mkdir()
+    manifest = write_artifact(load_lucidrains(str(file), config, LoadOptions()), root / "out", options)
+    return Artifact(root / "out", file, manifest, open_eager(file, manifest))
 
 
 def node_of(model: onnx.ModelProto, op_type: str, module: str) -> onnx.NodeProto:

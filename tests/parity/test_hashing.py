@@ -8,6 +8,8 @@ from reformer_export.contract import SELF_LOGIT
 from reformer_export.ops import lsh_attention_reference, lsh_buckets_reference
 from reformer_export.parity.hashing import MARGIN_EDGES, measure_margins, trace_pattern
 from reformer_export.spec import DTYPES, LSHAttentionSpec, ModelSpec
+from tests.lucidrains import require_package
+from tests.test_lucidrains_spec import make_spec as make_lucidrains_spec
 from tests.test_spec import replace
 
 FACTORS = (4, 6)
@@ -89,3 +91,52 @@ def test_the_pattern_is_what_the_operator_sees(causal: bool, length: int) -> Non
     assert 0 < pattern.covered <= 1
     if length == 8:
         assert pattern.covered == pytest.approx(1)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("memory", [0, 5])
+def test_the_pattern_is_what_reformer_pytorch_says_of_itself(causal: bool, memory: int) -> None:
+    """Its attention by hash, and its full attention, tell their weights."""
+    require_package()
+    from reformer_pytorch.reformer_pytorch import FullQKAttention, LSHAttention
+
+    keys, size, hashes = 48, 8, 3
+    tokens = keys - memory
+    layer = LSHAttentionSpec(4, 1, 0, hashes, (), 0)
+    spec = make_lucidrains_spec(
+        num_heads=1,
+        head_size=size,
+        layers=(layer,),
+        is_causal=causal,
+        num_memory_keys=memory,
+        is_padded=False,
+    )
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(1)
+        query_key, value = torch.randn(2, 1, keys, size)
+        hashed = LSHAttention(bucket_size=4, n_hashes=hashes, causal=causal, return_attn=True).eval()
+        _, weights, counted = hashed(query_key, value, query_len=tokens)
+        _, full, _ = FullQKAttention(causal=causal).eval()(query_key, value, query_len=tokens)
+    in_round = counted.view(hashes, keys) - torch.arange(hashes)[:, None] * (keys // 4)
+    buckets = in_round.roll(memory, 1).int().numpy()[None]
+    pattern = trace_pattern(spec, 0, (query_key[0] * size**-0.5).roll(memory, 0).numpy(), buckets)
+    assert (pattern.length, pattern.num_memory_keys) == (tokens, memory)
+    assert np.array(pattern.buckets).shape == (tokens,)
+    others = ~np.eye(tokens, keys, memory, dtype=bool)
+    reached = weights[0].roll(memory, 1).numpy() > 0
+    assert (reached == (np.array(pattern.listed) > 0))[others].all()
+    assert 0 < reached[others].mean() < 1
+    np.testing.assert_allclose(np.array(pattern.attention), full[0].roll(memory, 1).numpy(), atol=2e-6)
+
+
+def test_margins_are_those_of_the_rotations_that_a_length_uses() -> None:
+    """And of masked tokens too, which hash in reformer-pytorch."""
+    layer = LSHAttentionSpec(4, 1, 0, 2, (), 0)
+    spec = make_lucidrains_spec(num_heads=3, head_size=8, layers=(layer,), num_local_heads=1)
+    random = torch.Generator().manual_seed(0)
+    query_key, rotations = torch.randn(1, 24, 16, generator=random), torch.randn(2, 8, 2, 6, generator=random)
+    mask = (np.arange(24) < 9).astype(np.int64)[None]
+    histogram = measure_margins(spec, 0, query_key.numpy(), rotations.numpy(), mask)
+    used = measure_margins(spec, 0, query_key.numpy(), rotations[..., :3].numpy(), np.ones_like(mask))
+    assert histogram == used
+    assert sum(histogram.counts) == 24 * 2 * 2

@@ -22,6 +22,7 @@ STRUCTS: dict[str, type[ctypes.Structure]] = {
     "reformer_residual_norm_params": native_structs.ResidualNorm,
     "reformer_lsh_attention_step_params": native_structs.LSHAttentionStep,
     "reformer_local_attention_step_params": native_structs.LocalAttentionStep,
+    "reformer_lsh_buckets_step_params": native_structs.LSHBucketsStep,
 }
 TYPES: dict[str, Any] = {
     "int32_t": ctypes.c_int32,

@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from reformer_export.artifact.files import sha256_of_file
 from reformer_export.artifact.manifest import MODEL_NAME, Manifest, write_manifest
+from reformer_export.lucidrains_spec import LucidrainsSpec, NoPositionsSpec
 from reformer_export.spec import (
     DType,
     LearnedPositionsSpec,
@@ -83,6 +84,55 @@ def write_artifact(
     for name, content in (files or {}).items():
         (folder / name).write_bytes(content)
     write_manifest(folder, make_manifest(folder, spec, dtype, (MODEL_NAME, *(files or {}))))
+    return folder
+
+
+def make_vector_spec() -> LucidrainsSpec:
+    """An LSHSelfAttention of reformer-pytorch for vectors of 4 numbers: up to 4 tokens, or multiples of 8 up
+    to 64."""
+    return LucidrainsSpec(
+        task="feature-extraction",
+        vocab_size=0,
+        hidden_size=4,
+        num_heads=2,
+        head_size=2,
+        feed_forward_size=0,
+        hidden_act="gelu",
+        layer_norm_eps=1e-5,
+        is_causal=False,
+        positions=NoPositionsSpec(MAX_LENGTH),
+        max_position_embeddings=MAX_LENGTH,
+        layers=(LSHAttentionSpec(4, 1, 0, num_hashes=2, num_buckets=(), hash_seed=7),),
+        embedding_size=4,
+        bucket_size=4,
+        is_padded=False,
+        dense_threshold=4,
+        norm="none",
+        architecture="LSHSelfAttention",
+    )
+
+
+def write_vector_artifact(folder: Path, dtype: DType = "float32") -> Path:
+    """An artifact in the new folder `folder` that adds its mask to its vectors, and is zero where that is."""
+    folder.mkdir(parents=True)
+    spec, element_type = make_vector_spec(), ELEMENT_TYPES[dtype]
+    nodes = [
+        helper.make_node("Cast", ["attention_mask"], ["ones"], to=element_type),
+        helper.make_node("Unsqueeze", ["ones", "two"], ["column"]),
+        helper.make_node("Add", ["inputs_embeds", "column"], ["sum"]),
+        helper.make_node("Mul", ["sum", "column"], ["last_hidden_state"]),
+    ]
+    shape = ["batch", "sequence", spec.hidden_size]
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info("inputs_embeds", element_type, shape), _int64("attention_mask")],
+        [helper.make_tensor_value_info("last_hidden_state", element_type, shape)],
+        [numpy_helper.from_array(np.array([2], np.int64), "two")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
+    onnx.save(model, str(folder / MODEL_NAME))
+    write_manifest(folder, make_manifest(folder, spec, dtype, (MODEL_NAME,)))
     return folder
 
 

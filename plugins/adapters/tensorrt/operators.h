@@ -34,6 +34,9 @@ inline int64_t rotation_size(const reformer_lsh_buckets_params& params) {
   for (int32_t i = 0; i < params.num_factors; ++i) size += params.num_buckets[i] / 2;
   return size;
 }
+inline int64_t rotation_size(const reformer_lsh_buckets_step_params& /*params*/) {
+  return 1;  // any
+}
 template <typename Params>
 int64_t rotation_size(const Params& /*params*/) {
   return 0;
@@ -60,6 +63,7 @@ Tensors empty_tensors(const typename Operator::Params& params) {
       case 'P':
         return cache_capacity(params);
       case 'D':
+      case 'K':
       case 'R':
         return 1;
       case 'S':

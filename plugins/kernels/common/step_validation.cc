@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "kernels/common/attention_checks.h"
+#include "kernels/common/sizes.h"
 #include "kernels/common/tensor_checks.h"
 #include "kernels/common/validation.h"
 
@@ -148,6 +149,50 @@ reformer_status check_lsh_attention_step(const reformer_lsh_attention_step_param
        Named{"past_buckets", &p.past_buckets}},
       {Named{"present_query_key", &p.present_query_key}, Named{"present_value", &p.present_value},
        Named{"present_buckets", &p.present_buckets}});
+  return check.status();
+}
+
+reformer_status check_lsh_buckets_step(const reformer_lsh_buckets_step_params* params,
+                                       Extent extent, BucketsStepSizes* sizes) {
+  if (const reformer_status status = check_header(params)) return status;
+  const auto& p = *params;
+  Checker check("LSHBucketsStep", p.execution);
+  check.execution();
+  check_hidden(check, "query_key", p.query_key, p.num_heads, sizes);
+  check.attribute("padding_multiple", p.padding_multiple, 1, kMaxInt32);
+  check.dtype("rotations", p.rotations, REFORMER_FLOAT32);
+  sizes->shares_rotations = p.rotations.dims[0] == 1;
+  check.shape("rotations", p.rotations,
+              {sizes->shares_rotations ? 1 : sizes->heads, sizes->head_size, kAny, kAny});
+  check.dtype("past_records", p.past_records, REFORMER_INT32);
+  check.shape("past_records", p.past_records, {sizes->batch, sizes->heads, kAny, kAny});
+  if (!check.ok()) return check.status();
+  sizes->rounds = p.rotations.dims[2];
+  sizes->columns = p.rotations.dims[3];
+  sizes->capacity = p.past_records.dims[3];
+  check.attribute("num_hashes (rotations' third dimension)", sizes->rounds, 1, kMaxInt32);
+  check.attribute("the rotations' last dimension", sizes->columns, 1, kMaxInt32 / 2);
+  check.limit("a cache's tokens", sizes->capacity, kMaxPositions);
+  if (!check.ok()) return check.status();
+  sizes->words = divide_up(sizes->columns, int64_t{REFORMER_RECORD_COLUMNS});
+  const int64_t lines = sizes->rounds * sizes->words;
+  check.shape("past_records", p.past_records, {sizes->batch, sizes->heads, lines, sizes->capacity});
+  check.dtype("present_records", p.present_records, REFORMER_INT32);
+  check.shape("present_records", p.present_records,
+              {sizes->batch, sizes->heads, lines, sizes->capacity});
+  check_buckets(check, "new_buckets", p.new_buckets, sizes->length, *sizes);
+  check_buckets(check, "buckets", p.buckets, sizes->capacity, *sizes);
+  check_lengths(check, p.lengths, p.new_lengths, *sizes);
+  if (extent == Extent::kShapes) return check.status();
+  check_step_memory(check,
+                    {Named{"query_key", &p.query_key}, Named{"rotations", &p.rotations},
+                     Named{"lengths", &p.lengths}, Named{"new_lengths", &p.new_lengths}},
+                    Named{"buckets", &p.buckets}, {Named{"past_records", &p.past_records}},
+                    {Named{"present_records", &p.present_records}});
+  check.data("new_buckets", p.new_buckets);
+  check.disjoint("new_buckets", p.new_buckets,
+                 {&p.query_key, &p.rotations, &p.lengths, &p.new_lengths, &p.buckets,
+                  &p.past_records, &p.present_records});
   return check.status();
 }
 

@@ -56,6 +56,12 @@ struct StepSizes {
   bool empty = false;    // no new tokens
 };
 
+struct BucketsStepSizes : StepSizes {
+  int64_t columns = 0;            // S
+  int64_t words = 0;              // W, records of a round
+  bool shares_rotations = false;  // all heads
+};
+
 reformer_status check_lsh_buckets(const reformer_lsh_buckets_params* params, Extent extent,
                                   HashSizes* sizes);
 reformer_status check_lsh_attention(const reformer_lsh_attention_params* params, Extent extent,
@@ -68,6 +74,8 @@ reformer_status check_lsh_attention_step(const reformer_lsh_attention_step_param
                                          Extent extent, StepSizes* sizes);
 reformer_status check_local_attention_step(const reformer_local_attention_step_params* params,
                                            Extent extent, StepSizes* sizes);
+reformer_status check_lsh_buckets_step(const reformer_lsh_buckets_step_params* params,
+                                       Extent extent, BucketsStepSizes* sizes);
 // Tokens that a row of a step may have with its new ones; a `ring` keeps the last ones only.
 int64_t most_step_tokens(const reformer_chunking& chunking, const StepSizes& sizes, bool ring);
 // Whether a row that holds `held` tokens may get `fresh` new ones.

@@ -16,6 +16,9 @@ namespace {
 // Numbers that are worth another thread.
 constexpr int64_t kLeastWork = int64_t{1} << 14;
 
+// Pairs that one range has at the most, each of which overlaps with the next.
+constexpr int64_t kMostPairs = 8;
+
 struct StepCall {
   const char* op;
   StepJob job;
@@ -154,7 +157,9 @@ void attend_steps(const StepCall& call, const reformer_execution& execution,
   const int64_t counted = call.new_buckets == nullptr ? 0 : most;
   const int64_t work = sizes.rounds * (keys + counted);
   const StepFunction step = select_step();
-  parallel_ranges(execution, sizes.batch * sizes.heads, std::max<int64_t>(1, kLeastWork / work),
+  const int64_t pairs = sizes.batch * sizes.heads;
+  const int64_t share = std::clamp<int64_t>(pairs / (int64_t{4} * execution.num_workers), 1, kMostPairs);
+  parallel_ranges(execution, pairs, std::max(share, kLeastWork / work),
                   [&](int64_t worker, int64_t begin, int64_t end) {
                     WorkspaceArena arena(workspace.scratch +
                                          static_cast<size_t>(worker) * workspace.scratch_bytes);

@@ -128,6 +128,88 @@ HWY_INLINE void write_buckets(const HashJob& job, const TokenBlock& block, int64
   }
 }
 
+// Takes rotated coordinates first .. first + count of a round into the records: the largest size of
+// y so far in `highest`, whether that y is negative in `highest_at`, the word at hand in `bucket`.
+// A y of that very size comes before a -y, whose index is higher. write(word) after a word's last.
+template <typename Write>
+HWY_INLINE void update_records(size_t first, size_t count, bool last, size_t columns,
+                               const HashScratch& scratch, const Write& write) {
+  const F32 df;
+  const I32 di;
+  for (size_t s = 0; s < count; ++s) {
+    const size_t place = (first + s) % REFORMER_RECORD_COLUMNS;
+    const auto one = hn::Set(di, int32_t{1} << 2 * place);
+    for (size_t t = 0; t < columns; t += hn::Lanes(df)) {
+      const VF y = hn::Load(df, scratch.rotated + s * kHashTokens + t);
+      const VF size = hn::Abs(y);
+      const VF best = hn::Load(df, scratch.highest + t);
+      const auto sign = hn::Load(di, scratch.highest_at + t);  // 1 where negative
+      const auto is_negative = hn::RebindMask(di, hn::Lt(y, hn::Zero(df)));
+      const auto ties = hn::And(hn::RebindMask(di, hn::Eq(size, best)),
+                                hn::AndNot(is_negative, hn::Eq(sign, hn::Set(di, 1))));
+      const auto moves = hn::Or(hn::RebindMask(di, hn::Gt(size, best)), ties);
+      const auto digit = hn::IfThenElse(is_negative, hn::Add(one, one), one);
+      const auto word = place == 0 ? hn::Zero(di) : hn::Load(di, scratch.bucket + t);
+      hn::Store(hn::Or(word, hn::IfThenElseZero(moves, digit)), di, scratch.bucket + t);
+      hn::Store(hn::IfThenElse(moves, hn::IfThenElseZero(is_negative, hn::Set(di, 1)), sign), di,
+                scratch.highest_at + t);
+      hn::Store(hn::Max(size, best), df, scratch.highest + t);
+    }
+    if (place + 1 == REFORMER_RECORD_COLUMNS || (last && s + 1 == count)) {
+      write((first + s) / REFORMER_RECORD_COLUMNS);
+    }
+  }
+}
+
+HWY_INLINE void record_round(const RecordJob& job, const TokenBlock& block, int64_t round,
+                             const HashScratch& scratch) {
+  const HashSizes& sizes = job.hash.sizes;
+  const size_t columns = round_up(block.count, kLanes);
+  const size_t all = static_cast<size_t>(sizes.rotation_size);
+  const size_t all_rounds = static_cast<size_t>(sizes.rounds) * all;
+  const int64_t head = job.shares_rotations ? 0 : block.head;
+  const float* rotations = job.hash.rotations +
+                           head * sizes.head_size * static_cast<int64_t>(all_rounds) +
+                           round * sizes.rotation_size;
+  const int64_t pair = block.batch * sizes.heads + block.head;
+  int32_t* records = job.records + (pair * sizes.rounds + round) * job.words * job.capacity +
+                     job.lengths[block.batch] + block.first;
+  std::fill(scratch.highest, scratch.highest + columns, -1.0f);
+  std::fill(scratch.highest_at, scratch.highest_at + columns, 0);
+  for (size_t s = 0; s < all; s += kHashColumns) {
+    const size_t count = std::min(kHashColumns, all - s);
+    multiply<false>(count, columns, static_cast<size_t>(sizes.head_size),
+                    {rotations + s, 1, all_rounds}, scratch.tokens, kHashTokens, scratch.rotated,
+                    kHashTokens);
+    update_records(s, count, s + count == all, columns, scratch, [&](size_t word) {
+      std::copy(scratch.bucket, scratch.bucket + block.count,
+                records + static_cast<int64_t>(word) * job.capacity);
+    });
+  }
+}
+
+void record_blocks(const RecordJob& job, HashScratch& scratch, int64_t begin, int64_t end) {
+  const HashSizes& sizes = job.hash.sizes;
+  const int64_t block_tokens = static_cast<int64_t>(kHashTokens);
+  for (int64_t index = begin; index < end; ++index) {
+    const int64_t token_block = index / sizes.heads;
+    TokenBlock block;
+    block.batch = token_block / hash_blocks_per_entry(sizes);
+    block.head = index % sizes.heads;
+    block.first = token_block % hash_blocks_per_entry(sizes) * block_tokens;
+    const int64_t left = job.new_lengths[block.batch] - block.first;
+    if (left <= 0) continue;
+    block.count = static_cast<size_t>(std::min(block_tokens, left));
+    dispatch_dtype<hwy::float16_t, hwy::bfloat16_t>(job.hash.dtype, [&](auto element) HWY_ATTR {
+      load_tokens(job.hash, block, static_cast<const decltype(element)*>(job.hash.query_key),
+                  scratch);
+    });
+    for (int64_t round = 0; round < sizes.rounds; ++round) {
+      record_round(job, block, round, scratch);
+    }
+  }
+}
+
 void hash_blocks(const HashJob& job, HashScratch& scratch, int64_t begin, int64_t end) {
   const HashSizes& sizes = job.sizes;
   const int64_t block_tokens = static_cast<int64_t>(kHashTokens);
@@ -164,6 +246,16 @@ HashFunction select_hash() {
   if (cpu_target() >= CpuTarget::kAvx2) return &N_AVX2::hash_blocks;
 #endif
   return &HWY_STATIC_DISPATCH(hash_blocks);
+}
+
+RecordFunction select_records() {
+#if HWY_TARGETS & HWY_AVX3
+  if (cpu_target() >= CpuTarget::kAvx512) return &N_AVX3::record_blocks;
+#endif
+#if HWY_TARGETS & HWY_AVX2
+  if (cpu_target() >= CpuTarget::kAvx2) return &N_AVX2::record_blocks;
+#endif
+  return &HWY_STATIC_DISPATCH(record_blocks);
 }
 
 }  // namespace reformer

@@ -20,6 +20,17 @@ struct HashJob {
   int32_t num_factors = 0;
 };
 
+// Where the records of a call's new tokens go (reformer_kernels.h, LSHBucketsStep).
+struct RecordJob {
+  HashJob hash;                          // Q tokens; without mask, buckets and factors
+  const int32_t* lengths = nullptr;      // [B], tokens held
+  const int32_t* new_lengths = nullptr;  // [B]
+  int32_t* records = nullptr;            // [B, H, R*W, P]
+  int64_t words = 0;                     // W
+  bool shares_rotations = false;         // which are [1, D, R, S] then
+  int64_t capacity = 0;                  // P
+};
+
 // A worker's scratch memory.
 struct HashScratch {
   float* rows;     // [kLanes, padded D]
@@ -41,5 +52,10 @@ inline int64_t hash_blocks_per_entry(const HashSizes& sizes) {
 // Hashes token blocks [begin, end) of the B * hash_blocks_per_entry * H ones.
 using HashFunction = void (*)(const HashJob& job, HashScratch& scratch, int64_t begin, int64_t end);
 HashFunction select_hash();
+
+// The same blocks' records.
+using RecordFunction = void (*)(const RecordJob& job, HashScratch& scratch, int64_t begin,
+                                int64_t end);
+RecordFunction select_records();
 
 }  // namespace reformer

@@ -12,7 +12,6 @@
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/step.cc"
-#include "hwy/cache_control.h"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
 #include "kernels/cpu/exponentiate-inl.h"
@@ -57,14 +56,57 @@ HWY_INLINE void visit_row(const T* row, size_t size, const Visit& visit) {
   if (i < size) visit(load_part(row + i, size - i), i);
 }
 
+// Asks for the keys and values of slots before they are needed, in the order of the list.
 template <typename T>
-HWY_INLINE void prefetch_slot(const Head<T>& head, int32_t slot) {
-  const size_t offset = static_cast<size_t>(slot) * head.stride;
-  for (size_t i = 0; i < head.size; i += kCacheLine / sizeof(T)) {
-    hwy::Prefetch(head.keys + offset + i);
-    hwy::Prefetch(head.values + offset + i);
+class Prefetch {
+ public:
+  Prefetch() = default;
+  Prefetch(const Head<T>& head, const int32_t* slots, size_t count)
+      : keys_(head.keys),
+        values_(head.values),
+        size_(head.size),
+        stride_(head.stride),
+        slots_(slots),
+        count_(count) {}
+
+  // Until the first `wanted` slots have been asked for.
+  HWY_INLINE void reach(size_t wanted) {
+    for (const size_t end = std::min(wanted, count_); next_ < end; ++next_) {
+      const size_t offset = static_cast<size_t>(slots_[next_]) * stride_;
+      for (size_t i = 0; i < size_; i += kCacheLine / sizeof(T)) {
+        // To the second level: more lines than the first can wait for are on their way at once.
+        __builtin_prefetch(keys_ + offset + i, 0, 2);
+        __builtin_prefetch(values_ + offset + i, 0, 2);
+      }
+    }
   }
-}
+  HWY_INLINE void advance() { reach(next_ + 1); }
+  size_t count() const { return count_; }
+
+ private:
+  const T* keys_ = nullptr;
+  const T* values_ = nullptr;
+  size_t size_ = 0;
+  size_t stride_ = 0;
+  const int32_t* slots_ = nullptr;
+  size_t count_ = 0;
+  size_t next_ = 0;
+};
+
+// A round of one row's head.
+template <typename T>
+struct Turn {
+  Head<T> head{};
+  AttentionSizes sizes;
+  const int32_t* buckets = nullptr;  // [R, P] of the row's head; null: a ring
+  bool counts = false;               // whether slots are found by counting over buckets
+  int32_t self = -1;                 // the newest token's own slot, where its logit is another
+  int64_t round = 0;
+  Ranks ranks{};             // what is known of the round
+  int64_t chunk = 0;         // of the newest token, counted over all rounds
+  int32_t* slots = nullptr;  // of the window's ranges, one behind the other
+  Prefetch<T> prefetch;      // of those that are listed
+};
 
 // q . k and k . k of one key.
 template <typename T>
@@ -108,21 +150,22 @@ HWY_INLINE float score_keys(const StepJob& job, size_t head_size, const StepScra
   return hn::GetLane(hn::MaxOfLanes(df, highest));
 }
 
-// Takes `count` slots of the cache into the round. `self`: the newest token's own slot, or -1.
+// Takes slots [begin, begin + count) of the turn into its round, and asks for the `next` turn's.
 template <typename T>
-HWY_INLINE void attend_slots(const StepJob& job, const Head<T>& head, const StepScratch& scratch,
-                             size_t count, int32_t self, Running& running) {
+HWY_INLINE void attend_slots(const StepJob& job, Turn<T>& turn, const StepScratch& scratch,
+                             size_t begin, size_t count, Prefetch<T>& next, Running& running) {
   const F32 df;
-  constexpr size_t kAhead = 8;  // slots whose memory is asked for before it is needed
+  constexpr size_t kAhead = 16;  // slots whose memory is asked for before it is needed
+  const Head<T>& head = turn.head;
+  const int32_t* slots = turn.slots + begin;
   const size_t columns = round_up(count, kLanes);
   size_t own = count;
-  for (size_t i = 0; i < std::min(kAhead, count); ++i) prefetch_slot(head, scratch.slots[i]);
   for (size_t i = 0; i < count; ++i) {
-    if (i + kAhead < count) prefetch_slot(head, scratch.slots[i + kAhead]);
-    const int32_t slot = scratch.slots[i];
-    const T* key = head.keys + static_cast<size_t>(slot) * head.stride;
+    turn.prefetch.reach(begin + i + kAhead);
+    next.advance();
+    const T* key = head.keys + static_cast<size_t>(slots[i]) * head.stride;
     multiply_key(head, scratch.query, key, scratch.logits[i], scratch.squares[i]);
-    if (slot == self) own = i;
+    if (slots[i] == turn.self) own = i;
   }
   std::fill(scratch.logits + count, scratch.logits + columns, 0.0f);
   const float highest = std::max(running.highest, score_keys(job, head.size, scratch, count, own));
@@ -136,7 +179,7 @@ HWY_INLINE void attend_slots(const StepJob& job, const Head<T>& head, const Step
   }
   for (size_t i = 0; i < count; ++i) {
     const VF weight = hn::Set(df, scratch.logits[i]);
-    const T* value = head.values + static_cast<size_t>(scratch.slots[i]) * head.stride;
+    const T* value = head.values + static_cast<size_t>(slots[i]) * head.stride;
     visit_row(value, head.size, [&](VF values, size_t j) HWY_ATTR {
       const VF sum = hn::MulAdd(weight, values, hn::Load(df, scratch.result + j));
       hn::Store(sum, df, scratch.result + j);
@@ -203,74 +246,154 @@ HWY_INLINE void add_round(const StepScratch& scratch, size_t width, bool first, 
   }
 }
 
-// Where the slots of a range are: by their rank among the buckets, or in their own order.
-HWY_INLINE size_t list_slots(const StepJob& job, const AttentionSizes& sizes,
-                             const int32_t* buckets, const Range& range, int64_t own_round,
-                             const Ranks& own, const StepScratch& scratch) {
-  int32_t* slots = scratch.slots;
-  if (buckets == nullptr || sizes.dense) {
-    for (int64_t i = range.begin; i < range.end; ++i) {
-      slots[i - range.begin] = static_cast<int32_t>(i % job.sizes.capacity);
-    }
-    return static_cast<size_t>(range.end - range.begin);
+// Writes the slots of a range: by their rank among the round's buckets, or in their own order.
+template <typename T>
+HWY_INLINE void list_range(const StepJob& job, const StepScratch& scratch, const Turn<T>& turn,
+                           const Range& range, int32_t* slots) {
+  const int64_t wanted = range.end - range.begin;
+  int64_t found = 0;
+  if (turn.counts) {
+    const int32_t* round = turn.buckets + range.round * job.sizes.capacity;
+    const int64_t length = turn.sizes.length;
+    const auto nothing = [](size_t) HWY_ATTR {};
+    const Ranks ranks =
+        range.round == turn.round ? turn.ranks : survey_round(round, length, nothing);
+    found = static_cast<int64_t>(
+        collect_ranks(round, length, range.begin, range.end, ranks, scratch.candidates, slots));
   }
-  const int32_t* round = buckets + range.round * job.sizes.capacity;
-  if (range.round == own_round) {
-    return collect_ranks(round, sizes.length, range.begin, range.end, own, scratch.candidates,
-                         slots);
+  // Of buckets, all are found, unless they are no buckets: then any slots are as good.
+  for (; found < wanted; ++found) {
+    slots[found] = static_cast<int32_t>((range.begin + found) % job.sizes.capacity);
   }
-  const Ranks ranks = survey_round(round, sizes.length);
-  return collect_ranks(round, sizes.length, range.begin, range.end, ranks, scratch.candidates,
-                       slots);
 }
 
+// Lists the slots of a turn; meanwhile asks for those of the turn `before`.
 template <typename T>
-HWY_INLINE void step_pair(const StepJob& job, const StepScratch& scratch, int64_t pair,
-                          const AttentionSizes& sizes) {
-  const int64_t row = pair / job.sizes.heads;
-  const int64_t first = pair % job.sizes.heads * sizes.head_size;  // elements
-  const int64_t width = job.sizes.heads * sizes.head_size;
-  const int64_t token = row * job.sizes.length * width + first;
-  const int64_t cache = row * job.sizes.capacity * width + first;
-  const Head<T> head{
-      static_cast<const T*>(job.query) + token,  static_cast<const T*>(job.keys) + cache,
-      static_cast<const T*>(job.values) + cache, static_cast<T*>(job.output) + token,
-      static_cast<size_t>(sizes.head_size),      static_cast<size_t>(width)};
-  const int32_t* buckets = job.buckets;
-  if (buckets != nullptr) buckets += pair * job.sizes.rounds * job.sizes.capacity;
-  const size_t padded = round_up(head.size, kLanes);
-  const int64_t newest = (sizes.length - 1) % job.sizes.capacity;
-  const int32_t self = job.self_logit == kNoSelfLogit ? -1 : static_cast<int32_t>(newest);
-  load_row(head.query, head.size, scratch.query);
-  Running rounds;
-  for (int64_t round = 0; round < sizes.rounds; ++round) {
-    Ranks own{};
-    own.own = sizes.length - 1;
-    if (buckets != nullptr && !sizes.dense) {
-      own = survey_round(buckets + round * job.sizes.capacity, sizes.length);
-    }
-    const int64_t chunk =
-        round * (sizes.padded_length / sizes.chunk_length) + own.own / sizes.chunk_length;
-    Running running;
-    std::fill(scratch.result, scratch.result + padded, 0.0f);
-    visit_window(sizes, chunk, [&](const Range& range) HWY_ATTR {
-      const size_t count = list_slots(job, sizes, buckets, range, round, own, scratch);
-      attend_slots(job, head, scratch, count, self, running);
-    });
-    add_round(scratch, padded, round == 0, round + 1 == sizes.rounds, running, rounds);
+HWY_INLINE void list_slots(const StepJob& job, const StepScratch& scratch, Turn<T>& turn,
+                           Prefetch<T>& before) {
+  const AttentionSizes& sizes = turn.sizes;
+  const size_t length = static_cast<size_t>(sizes.length);
+  turn.ranks.own = sizes.length - 1;
+  if (turn.counts) {
+    // What is asked for at each vector of buckets sums up to all slots.
+    const size_t vectors = length / hn::Lanes(Offsets::D()) + 1;
+    size_t due = 0;
+    const auto prefetch = [&](size_t) HWY_ATTR {
+      due += before.count();
+      for (; due >= vectors; due -= vectors) before.advance();
+    };
+    const int32_t* round = turn.buckets + turn.round * job.sizes.capacity;
+    turn.ranks = survey_round(round, sizes.length, prefetch);
   }
-  store_row(scratch.total, head.size, head.output);
+  turn.chunk =
+      turn.round * (sizes.padded_length / sizes.chunk_length) + turn.ranks.own / sizes.chunk_length;
+  size_t count = 0;
+  bool fits = true;
+  visit_window(sizes, turn.chunk, [&](const Range& range) HWY_ATTR {
+    const size_t wanted = static_cast<size_t>(range.end - range.begin);
+    fits = fits && count + wanted <= scratch.most_slots;
+    if (!fits) return;
+    list_range(job, scratch, turn, range, turn.slots + count);
+    count += wanted;
+  });
+  turn.prefetch = Prefetch<T>(turn.head, turn.slots, count);
 }
+
+// The turns of pairs, one after the other: while the slots of one are listed, which is a pass over
+// integers, the keys and values of the one before are on their way.
+template <typename T>
+class Pipeline {
+ public:
+  Pipeline(const StepJob& job, const StepScratch& scratch) : job_(job), scratch_(scratch) {}
+
+  HWY_INLINE void add_pair(int64_t pair, const AttentionSizes& sizes) {
+    Turn<T> turn = begin_turn(pair, sizes);
+    for (turn.round = 0; turn.round < sizes.rounds; ++turn.round) {
+      turn.slots = scratch_.slots[count_ % 2];
+      list_slots(job_, scratch_, turn, last_.prefetch);
+      attend_last(turn.prefetch);
+      last_ = turn;
+      ++count_;
+    }
+  }
+
+  void finish() {
+    Prefetch<T> none;
+    attend_last(none);
+  }
+
+ private:
+  Turn<T> begin_turn(int64_t pair, const AttentionSizes& sizes) const {
+    const int64_t row = pair / job_.sizes.heads;
+    const int64_t first = pair % job_.sizes.heads * sizes.head_size;  // elements
+    const int64_t width = job_.sizes.heads * sizes.head_size;
+    const int64_t token = row * job_.sizes.length * width + first;
+    const int64_t cache = row * job_.sizes.capacity * width + first;
+    Turn<T> turn;
+    turn.head = {
+        static_cast<const T*>(job_.query) + token,  static_cast<const T*>(job_.keys) + cache,
+        static_cast<const T*>(job_.values) + cache, static_cast<T*>(job_.output) + token,
+        static_cast<size_t>(sizes.head_size),       static_cast<size_t>(width)};
+    turn.sizes = sizes;
+    if (job_.buckets != nullptr) {
+      turn.buckets = job_.buckets + pair * job_.sizes.rounds * job_.sizes.capacity;
+      turn.counts = !sizes.dense;
+    }
+    if (job_.self_logit != kNoSelfLogit) {
+      turn.self = static_cast<int32_t>((sizes.length - 1) % job_.sizes.capacity);
+    }
+    return turn;
+  }
+
+  // Attends the turn that was listed last, if there is one; asks for the slots of the `next`.
+  HWY_INLINE void attend_last(Prefetch<T>& next) {
+    if (count_ == 0) return;
+    const Head<T>& head = last_.head;
+    const bool first = last_.round == 0;
+    const size_t padded = round_up(head.size, kLanes);
+    if (first) {
+      load_row(head.query, head.size, scratch_.query);
+      rounds_ = Running();
+    }
+    Running running;
+    std::fill(scratch_.result, scratch_.result + padded, 0.0f);
+    // Where there are buckets, the survey of the next turn's successor asks for them.
+    Prefetch<T> none;
+    Prefetch<T>& meanwhile = last_.counts ? none : next;
+    size_t begin = 0;
+    size_t listed = last_.prefetch.count();
+    visit_window(last_.sizes, last_.chunk, [&](const Range& range) HWY_ATTR {
+      const size_t count = static_cast<size_t>(range.end - range.begin);
+      if (begin + count > listed) {  // of a window that comes round to the same tokens again
+        list_range(job_, scratch_, last_, range, last_.slots);
+        last_.prefetch = Prefetch<T>(head, last_.slots, count);
+        begin = listed = 0;
+      }
+      attend_slots(job_, last_, scratch_, begin, count, meanwhile, running);
+      begin += count;
+    });
+    const bool is_last = last_.round + 1 == last_.sizes.rounds;
+    add_round(scratch_, padded, first, is_last, running, rounds_);
+    if (is_last) store_row(scratch_.total, head.size, head.output);
+  }
+
+  const StepJob& job_;
+  const StepScratch& scratch_;
+  Turn<T> last_;
+  int64_t count_ = 0;  // turns that were listed
+  Running rounds_;     // of the last turn's pair
+};
 
 void step_pairs(const StepJob& job, const StepScratch& scratch, int64_t begin, int64_t end) {
-  for (int64_t pair = begin; pair < end; ++pair) {
-    const int64_t row = pair / job.sizes.heads;
-    if (job.new_lengths[row] != 1) continue;
-    const AttentionSizes sizes = row_sizes(job, int64_t{job.lengths[row]} + 1);
-    dispatch_dtype<hwy::float16_t, hwy::bfloat16_t>(job.dtype, [&](auto element) HWY_ATTR {
-      step_pair<decltype(element)>(job, scratch, pair, sizes);
-    });
-  }
+  dispatch_dtype<hwy::float16_t, hwy::bfloat16_t>(job.dtype, [&](auto element) HWY_ATTR {
+    Pipeline<decltype(element)> pipeline(job, scratch);
+    for (int64_t pair = begin; pair < end; ++pair) {
+      const int64_t row = pair / job.sizes.heads;
+      if (job.new_lengths[row] != 1) continue;
+      pipeline.add_pair(pair, row_sizes(job, int64_t{job.lengths[row]} + 1));
+    }
+    pipeline.finish();
+  });
 }
 
 }  // namespace HWY_NAMESPACE
@@ -285,13 +408,14 @@ StepScratch layout_step_scratch(const StepJob& job, WorkspaceArena& arena) {
   const size_t keys = round_up(static_cast<size_t>(count_step_keys(job)), kLanes);
   StepScratch scratch{};
   // Two windows' and whatever shares a bucket with their ends; nothing where there are no buckets.
-  scratch.candidates.room = !job.shared_query_key ? 0 : 4 * keys + 512;
+  scratch.candidates.room = !job.shared_query_key ? 0 : 4 * keys + 4096;
   scratch.candidates.positions = arena.allocate<int32_t>(scratch.candidates.room + 2 * kLanes);
   scratch.candidates.buckets = arena.allocate<int32_t>(scratch.candidates.room + 2 * kLanes);
   scratch.query = arena.allocate<float>(width);
   scratch.result = arena.allocate<float>(width);
   scratch.total = arena.allocate<float>(width);
-  scratch.slots = arena.allocate<int32_t>(keys + kLanes);
+  scratch.most_slots = keys;
+  for (int32_t*& slots : scratch.slots) slots = arena.allocate<int32_t>(keys + kLanes);
   scratch.logits = arena.allocate<float>(keys);
   scratch.squares = arena.allocate<float>(keys);
   return scratch;

@@ -39,10 +39,11 @@ struct RankCandidates {
 // A worker's scratch memory.
 struct StepScratch {
   RankCandidates candidates;
-  float* query;    // [padded D]
-  float* result;   // [padded D], of a round
-  float* total;    // [padded D], over rounds
-  int32_t* slots;  // [keys, and a vector more], places in the cache
+  float* query;       // [padded D]
+  float* result;      // [padded D], of a round
+  float* total;       // [padded D], over rounds
+  int32_t* slots[2];  // [most_slots, and a vector more], places in the cache: of two rounds
+  size_t most_slots;
   float* logits;   // [keys, up to whole vectors]
   float* squares;  // likewise, of the keys' lengths
 };

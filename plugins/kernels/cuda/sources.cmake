@@ -13,6 +13,7 @@ set(REFORMER_CUDA_SOURCES
   kernels/cuda/lsh_attention.cu
   kernels/cuda/lsh_attention_step.cu
   kernels/cuda/lsh_buckets.cu
+  kernels/cuda/lsh_buckets_step.cu
   kernels/cuda/norm/norm.cu
   kernels/cuda/residual_norm.cu
   kernels/cuda/prepare.cu

@@ -10,6 +10,7 @@ from reformer_export.export.bodies.local_attention_step import LocalAttentionSte
 from reformer_export.export.bodies.lsh_attention import LSHAttention, lsh_attention_node
 from reformer_export.export.bodies.lsh_attention_step import LSHAttentionStep, lsh_attention_step_node
 from reformer_export.export.bodies.lsh_buckets import LSHBuckets, lsh_buckets_node
+from reformer_export.export.bodies.lsh_buckets_step import LSHBucketsStep, lsh_buckets_step_node
 from reformer_export.export.bodies.residual_norm import ResidualNorm, residual_norm_node
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "LSHAttention",
     "LSHAttentionStep",
     "LSHBuckets",
+    "LSHBucketsStep",
     "LocalAttention",
     "LocalAttentionStep",
     "ResidualNorm",
@@ -27,12 +29,13 @@ __all__ = [
     "lsh_attention_node",
     "lsh_attention_step_node",
     "lsh_buckets_node",
+    "lsh_buckets_step_node",
     "residual_norm_node",
 ]
 
 BODIES: Final = (
     *(LSHBuckets, LSHAttention, LocalAttention, ResidualNorm),
-    *(LSHAttentionStep, LocalAttentionStep),
+    *(LSHAttentionStep, LocalAttentionStep, LSHBucketsStep),
 )
 """All of them."""
 

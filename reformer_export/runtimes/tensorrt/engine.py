@@ -10,7 +10,7 @@ import numpy as np
 
 from reformer_export.artifact.decoding import DECODE_INPUT_NAMES, DECODE_OUTPUT, CacheTensor
 from reformer_export.artifact.engine_record import EngineProfile, EngineRecord
-from reformer_export.contract import INPUT_NAMES
+from reformer_export.contract import MASK_INPUT
 from reformer_export.errors import ArtifactError, RuntimeUnavailableError
 from reformer_export.runtimes.onnx_structure import check_onnx_structure
 from reformer_export.runtimes.tensorrt.log import MessageStore, open_log
@@ -26,6 +26,7 @@ class OpenedEngine:
     Attributes:
         trt: the module `tensorrt` or `tensorrt_rtx`.
         engine: the ICudaEngine.
+        inputs: the engine's inputs, the mask last.
         outputs: the engine's outputs.
         store: TensorRT's messages.
         title: the runtime's name and version.
@@ -65,6 +66,8 @@ class OpenedEngine:
         names = [self.engine.get_tensor_name(index) for index in range(self.engine.num_io_tensors)]
         modes = {name: self.engine.get_tensor_mode(name) for name in names}
         self.outputs = tuple(name for name in names if modes[name] == trt.TensorIOMode.OUTPUT)
+        inputs = (name for name in names if modes[name] != trt.TensorIOMode.OUTPUT)
+        self.inputs = tuple(sorted(inputs, key=lambda name: name == MASK_INPUT))
         self.warnings = self.store.warnings_since(mark)
 
     def refit(self, model: Path) -> None:
@@ -103,22 +106,21 @@ class OpenedEngine:
     def check_signature(self, spec: ModelSpec) -> None:
         """ArtifactError unless inputs, outputs and profiles are those of the record and of `spec`."""
         trt, engine = self.trt, self.engine
-        count = engine.num_io_tensors
-        inputs = {engine.get_tensor_name(i) for i in range(count)} - set(self.outputs)
-        if inputs != set(INPUT_NAMES) or not set(self.outputs).issuperset(spec.output_names):
+        if self.inputs != spec.input_names or not set(self.outputs).issuperset(spec.output_names):
             raise self._wrong(
-                f"inputs {sorted(inputs)} and outputs {sorted(self.outputs)}",
-                f"{' and '.join(INPUT_NAMES)}, and {', '.join(spec.output_names)} for {spec.task}",
+                f"inputs {sorted(self.inputs)} and outputs {sorted(self.outputs)}",
+                f"{' and '.join(spec.input_names)}, and {', '.join(spec.output_names)} for {spec.task}",
             )
-        for name in (*INPUT_NAMES, *self.outputs):
-            dtypes = (trt.DataType.INT64,) if name in INPUT_NAMES else self._float_types()
+        integers = spec.input_names[1:] if spec.takes_vectors else spec.input_names
+        for name in (*self.inputs, *self.outputs):
+            dtypes = (trt.DataType.INT64,) if name in integers else self._float_types()
             if engine.get_tensor_dtype(name) not in dtypes:
                 raise self._wrong(
                     f"{name} of type {engine.get_tensor_dtype(name)}", " or ".join(map(str, dtypes))
                 )
             if engine.get_tensor_location(name) != trt.TensorLocation.DEVICE:
                 raise self._wrong(f"{name} in host memory", "it in device memory")
-        profiles = tuple(map(self._profile, range(engine.num_optimization_profiles)))
+        profiles = tuple(self._profile(i, spec) for i in range(engine.num_optimization_profiles))
         if profiles != self.record.profiles:
             raise self._wrong(
                 f"the profiles {', '.join(map(str, profiles))}",
@@ -154,25 +156,26 @@ class OpenedEngine:
             raise self._wrong(f"{name} of {got} in profile {index}", f"{list(expected)} as its record says")
 
     def numpy_dtype(self, name: str) -> np.dtype[Any]:
-        """What numpy reads an output as; uint16 for bfloat16, which it does not know."""
+        """What numpy has for a tensor; uint16 for bfloat16, which it does not know."""
         types = self.trt.DataType
         dtype = self.engine.get_tensor_dtype(name)
-        return np.dtype({types.FLOAT: np.float32, types.HALF: np.float16, types.BF16: np.uint16}[dtype])
+        floats = {types.FLOAT: np.float32, types.HALF: np.float16, types.BF16: np.uint16}
+        return np.dtype({**floats, types.INT64: np.int64}[dtype])
 
     def _float_types(self) -> tuple[Any, ...]:
         types = self.trt.DataType
         return (types.FLOAT, types.HALF, types.BF16)
 
-    def _profile(self, index: int) -> EngineProfile:
-        both = {
-            tuple(tuple(shape) for shape in self.engine.get_tensor_profile_shape(name, index))
-            for name in INPUT_NAMES
-        }
-        if len(both) != 1:
-            raise self._wrong(
-                f"different shapes of {' and '.join(INPUT_NAMES)} in profile {index}", "the same for both"
-            )
-        return EngineProfile(*both.pop())
+    def _profile(self, index: int, spec: ModelSpec) -> EngineProfile:
+        size = (spec.hidden_size,) if spec.takes_vectors else ()
+        inputs, mask = (
+            [tuple(shape) for shape in self.engine.get_tensor_profile_shape(name, index)]
+            for name in self.inputs
+        )
+        if inputs != [shape + size for shape in mask]:
+            what = f"different shapes of {' and '.join(self.inputs)} in profile {index}"
+            raise self._wrong(what, "the same for both")
+        return EngineProfile(*mask)
 
     def _wrong(self, got: str, expected: str) -> ArtifactError:
         return ArtifactError(f"engine {self.record.name}", got, expected, BUILD_AGAIN)

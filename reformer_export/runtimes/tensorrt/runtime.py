@@ -13,29 +13,23 @@ from reformer_export.artifact.engine_record import (
     EngineProfile,
     EngineRecord,
     EngineRuntime,
-    list_engines,
 )
-from reformer_export.errors import ArtifactError, InputError, RuntimeUnavailableError
+from reformer_export.errors import InputError
 from reformer_export.phases import log_fact, log_phase
 from reformer_export.runtimes.base import Runtime, Where, check_place
 from reformer_export.runtimes.decoding import DecodingState
 from reformer_export.runtimes.device_arrays import is_on_gpu
 from reformer_export.runtimes.forks import keep_for_good
-from reformer_export.runtimes.inputs import IdsLike, prepare_inputs
+from reformer_export.runtimes.inputs import IdsLike, InputsLike, prepare_inputs
 from reformer_export.runtimes.options import RuntimeOptions
+from reformer_export.runtimes.tensorrt.choice import choose_engines, find_decoding_engine
 from reformer_export.runtimes.tensorrt.cuda import CudaDevice
 from reformer_export.runtimes.tensorrt.decoding import DeviceCacheMemory, EngineDecoder
 from reformer_export.runtimes.tensorrt.engine import OpenedEngine
 from reformer_export.runtimes.tensorrt.executor import EngineExecutor
 from reformer_export.runtimes.tensorrt.machine import Machine, examine_gpu_machine
 from reformer_export.runtimes.tensorrt.packages import import_cuda, import_tensorrt
-from reformer_export.runtimes.tensorrt.preflight import (
-    check_host_code,
-    check_machine,
-    check_num_hashes,
-    choose_engine,
-    read_engine,
-)
+from reformer_export.runtimes.tensorrt.preflight import check_num_hashes, read_engine
 
 
 class TensorRTRuntime(Runtime):
@@ -54,7 +48,9 @@ class TensorRTRuntime(Runtime):
         trt: Any = None,
         cuda: CudaDevice | None = None,
     ) -> None:
-        """Check the artifact in the folder `path` and its engine against this machine, then load the engine.
+        """Check the artifact in the folder `path` and its engine against this machine, then load the engine:
+        that of whole passes, or, to be open for "generate", that of decode.onnx, where there is one that
+        runs here. The other is loaded when it is needed.
 
         Args:
             path: the artifact's folder.
@@ -70,47 +66,57 @@ class TensorRTRuntime(Runtime):
         """
         super().__init__(path, options)
         runtime = cast(EngineRuntime, options.runtime)
-        facts = examine_gpu_machine(runtime, options.device_id) if machine is None else machine
-        self._record = choose_engine(self.folder, runtime, options.engine, facts)
-        check_host_code(self._record, options.allow_engine_code)
-        self.num_hashes = check_num_hashes(self._record, self.manifest, options.num_hashes)
-        self._notes += check_machine(self._record, facts)
-        self._machine = facts
+        self._machine = examine_gpu_machine(runtime, options.device_id) if machine is None else machine
         self._trt = trt
-        self._allows_host_code = options.allow_engine_code
-        data = self._read_engine(self._record)
         self._lock = threading.Lock()
+        self._is_closed = False
+        self._executor: EngineExecutor | None = None
         self._decoder: EngineDecoder | None = None
         self._states: weakref.WeakSet[DecodingState] = weakref.WeakSet()
-        with contextlib.ExitStack() as stack:
-            self._cuda = device = CudaDevice(import_cuda(), options.device_id or 0) if cuda is None else cuda
-            device.activate()
-            opened = self._open_engine(self._record, data)
-            stack.callback(opened.close)
-            opened.check_signature(self.spec)
-            self._title = opened.title
-            self._notes += [f"{opened.title}: {warning}" for warning in opened.warnings]
-            executor = EngineExecutor(opened, device, cuda_graphs=options.cuda_graphs)
-            self._executor: EngineExecutor | None = executor
-            stack.callback(executor.close)
-            # At the latest when this object is collected, or the program ends.
-            self._release = weakref.finalize(self, stack.pop_all().close)
+        self._options = options
+        self._choice = choose_engines(self.folder, self.manifest, options, self._machine)
+        self._record = self._choice.first
+        self._notes += self._choice.notes
+        self.num_hashes = check_num_hashes(self._record, self.manifest, options.num_hashes)
+        data = self._read_engine(self._record)
+        self._cuda = CudaDevice(import_cuda(), options.device_id or 0) if cuda is None else cuda
+        resources = self._resources = contextlib.ExitStack()
+        # At the latest when this object is collected, or the program ends.
+        self._release = weakref.finalize(self, resources.close)
+        try:
+            if self._record is self._choice.passes:
+                opened = self._open_executor(self._record, data)
+            else:
+                opened = self._open_decoder(self._record, data)
+        except BaseException:
+            self._release()
+            raise
+        self._title = opened.title
+        self._notes += [f"{opened.title}: {warning}" for warning in opened.warnings]
 
     @property
     def record(self) -> EngineRecord:
-        """What the engine is."""
+        """What the engine is that was opened first."""
         return self._record
 
     @property
     def profiles(self) -> tuple[EngineProfile, ...]:
-        """The shapes that the engine takes."""
+        """The shapes that this engine takes."""
         return self._record.profiles
 
     @property
     def max_length(self) -> int:
-        """The longest sequence that a profile takes, in tokens: of a batch of one, where one takes that."""
-        alone = [profile for profile in self.profiles if profile.minimum[0] == 1]
-        return min(self.spec.max_length, max(profile.maximum[1] for profile in alone or self.profiles))
+        """The longest sequence that a profile takes, in tokens: of a batch of one, where one takes that; of
+        the engine of decode.onnx, where there is no other."""
+        if self._choice.passes is None:
+            return self.max_decoding_length
+        profiles = self._choice.passes.profiles
+        alone = [profile for profile in profiles if profile.minimum[0] == 1]
+        return min(self.spec.max_length, max(profile.maximum[1] for profile in alone or profiles))
+
+    @property
+    def max_decoding_length(self) -> int:
+        return min(self.spec.max_length, self._find_decoding_record().longest)
 
     @property
     def providers(self) -> tuple[str, ...]:
@@ -127,76 +133,81 @@ class TensorRTRuntime(Runtime):
         return [*self._notes, *(executor.notes if executor else ())]
 
     def _run(
-        self, input_ids: IdsLike, attention_mask: IdsLike | None, num_hashes: int | None, where: Where
+        self, inputs: InputsLike, attention_mask: IdsLike | None, num_hashes: int | None, where: Where
     ) -> dict[str, Any]:
         """`run` for shapes within one of the engine's profiles, from the host and to it. An engine has its
         number of hashes built in."""
         check_place(where, "cpu", "float32")
-        is_on_gpu("cpu", input_ids, attention_mask)
-        check_num_hashes(self._record, self.manifest, num_hashes)
-        ids, mask = prepare_inputs(self.spec, input_ids, attention_mask, self.config.pad_token_id)
+        is_on_gpu(self.spec, "cpu", inputs, attention_mask)
+        record = self._choice.passes
+        if record is None:
+            assert self._choice.no_passes is not None
+            raise self._choice.no_passes
+        check_num_hashes(record, self.manifest, num_hashes)
+        pad, dtype = self.config.pad_token_id, self.manifest.dtype
+        batch, mask = prepare_inputs(self.spec, inputs, attention_mask, pad, dtype)
         with self._lock:
-            if self._executor is None:
+            if self._is_closed:
                 raise InputError(
-                    f"engine {self._record.name}",
+                    f"engine {record.name}",
                     "a request after close()",
                     "an open engine",
                     "load the artifact again",
                 )
-            outputs = self._executor.run(ids, mask)
+            if self._executor is None:
+                self._open_executor(record, self._read_engine(record))
+            assert self._executor is not None
+            outputs = self._executor.run(batch, mask)
         return {name: outputs[name] for name in self.spec.output_names}
+
+    def _open_executor(self, record: EngineRecord, data: bytes) -> OpenedEngine:
+        """Open the engine of whole passes, whose file's bytes are `data`."""
+        with contextlib.ExitStack() as stack:
+            self._cuda.activate()
+            opened = self._open_engine(record, data)
+            stack.callback(opened.close)
+            opened.check_signature(self.spec)
+            self._executor = EngineExecutor(opened, self._cuda, cuda_graphs=self._options.cuda_graphs)
+            stack.callback(self._executor.close)
+            self._resources.callback(stack.pop_all().close)
+        return opened
 
     def check_decoding(self) -> None:
         super().check_decoding()
         self._find_decoding_record()
 
     def _find_decoding_record(self) -> EngineRecord:
-        """That of the engine NAME-decode beside the one that is open, or of the only one that fits.
-
-        InputError where there is none to run here.
-        """
-        name = f"{self._record.name}-decode"
-        try:
-            record = choose_engine(
-                self.folder,
-                self._record.runtime,
-                name if name in list_engines(self.folder) else None,
-                self._machine,
-                decode=True,
-            )
-            check_machine(record, self._machine)
-        except (ArtifactError, RuntimeUnavailableError) as error:
-            raise InputError("decoding", error.got, error.expected, error.fix) from error
-        check_host_code(record, self._allows_host_code)
-        return record
+        return find_decoding_engine(self.folder, self._options, self._machine, self._choice.passes)
 
     def _start_decoding(self, num_hashes: int | None) -> DecodingState:
         with self._lock:
-            if self._executor is None:
+            if self._is_closed:
                 raise InputError("decoding", "a closed model", "an open one", "load it again")
             if self._decoder is None:
-                self._decoder_record, self._decoder = self._open_decoder()
+                record = self._find_decoding_record()
+                self._open_decoder(record, self._read_engine(record))
+            assert self._decoder is not None
             record, decoder = self._decoder_record, self._decoder
             check_num_hashes(record, self.manifest, num_hashes)
             longest = min(self.spec.max_length, record.longest)
             memory = DeviceCacheMemory(self._cuda)
-            state = DecodingState(self.folder, decoder, memory, longest, self.read_prompt)
+            state = DecodingState(self.folder, decoder, memory, longest, self.read_prompt, self.spec)
             self._states.add(state)
             return state
 
-    def _open_decoder(self) -> tuple[EngineRecord, EngineDecoder]:
-        record = self._find_decoding_record()
+    def _open_decoder(self, record: EngineRecord, data: bytes) -> OpenedEngine:
+        """Open an engine of decode.onnx, whose file's bytes are `data`."""
         rounds = check_num_hashes(record, self.manifest, None)
         tensors = cache_tensors(self.spec, self.manifest.dtype, rounds)
         with contextlib.ExitStack() as stack:
-            data = self._read_engine(record)
             self._cuda.activate()
             opened = self._open_engine(record, data)
             stack.callback(opened.close)
             opened.check_decode_signature(tensors)
-            decoder = EngineDecoder(opened, self._cuda, tensors, self.spec.vocab_size)
+            self._decoder = EngineDecoder(opened, self._cuda, tensors, self.spec.vocab_size)
+            self._decoder_record = record
             stack.pop_all()
-            return record, decoder
+        return opened
 
     def _read_engine(self, record: EngineRecord) -> bytes:
         with log_phase(f"reading engine {record.name} and comparing it with its record"):
@@ -219,7 +230,7 @@ class TensorRTRuntime(Runtime):
         return opened
 
     def abandon(self) -> None:
-        self._is_abandoned = True
+        self._is_abandoned = self._is_closed = True
         self._release.detach()
         if self._decoder is not None:
             self._decoder.abandon()
@@ -231,6 +242,7 @@ class TensorRTRuntime(Runtime):
     def close(self) -> None:
         """Release the engines and all their memory, after a request that is running; see `Runtime.close`."""
         with self._lock:
+            self._is_closed = True
             self._executor = None
             self._release()
             decoder, self._decoder = self._decoder, None

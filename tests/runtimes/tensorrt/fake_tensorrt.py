@@ -122,6 +122,7 @@ class PluginRegistry:
             raise MisuseError("the plugins are registered already")
         self.loaded.append(plugin_path)
         names = ("LSHBuckets", "LSHAttention", "LocalAttention", "LSHAttentionStep", "LocalAttentionStep")
+        names += ("LSHBucketsStep",)
         self.creators = {(name, "1", "reformer") for name in names}
         return object()
 
@@ -249,10 +250,10 @@ class Context:
             return self._shapes.get(name, (-1, -1))
         if self.infer_shapes():
             return (-1, -1, -1)
-        if self._engine.file.inputs:  # of decode.onnx, where a run takes a while
+        if "lengths" in self._engine.inputs:  # of decode.onnx, where a run takes a while
             past = self._shapes.get(name.replace("present", "past"))
             return past or (self._shapes["input_ids"][0], 1, self._engine.session.get_outputs()[0].shape[2])
-        zeros = {name: np.zeros(shape, np.int64) for name, shape in self._shapes.items()}
+        zeros = {name: _decode(np.zeros(shape, self._dtype(name))) for name, shape in self._shapes.items()}
         zeros["attention_mask"] += 1
         return self._engine.session.run([name], zeros)[0].shape
 
@@ -303,11 +304,16 @@ class Context:
         def execute() -> None:
             if alive() is None:
                 raise MisuseError("a context is gone before its work is done")
-            feeds = {name: cuda.read(addresses[name], shapes[name], types[name]) for name in shapes}
+            feeds = {name: _decode(cuda.read(addresses[name], shapes[name], types[name])) for name in shapes}
             for name, value in zip(file.outputs, session.run(list(file.outputs), feeds), strict=True):
                 cuda.write(addresses[name], _encode(value, file.outputs[name]))
 
         return Operation(execute, blocks)
+
+
+def _decode(values: np.ndarray) -> np.ndarray:
+    """An input as the session takes it: bfloat16 as float32."""
+    return (values.astype(np.uint32) << 16).view(np.float32) if values.dtype == np.uint16 else values
 
 
 def _encode(values: np.ndarray, dtype: str) -> bytes:

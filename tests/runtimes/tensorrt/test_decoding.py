@@ -185,6 +185,76 @@ def test_the_engine_beside_the_open_one_is_taken(out: Path, library: Path) -> No
     assert longest(open_fake(out, library, engine="large")) == 32
 
 
+def test_texts_that_steps_have_no_room_for_take_whole_passes(out: Path, library: Path) -> None:
+    write_decode_engine(out, library, capacity=32)
+    greedy: dict[str, Any] = {"temperature": 0}
+    with open_fake(out, library) as model:
+        assert (model.max_length, model.max_decoding_length) == (64, 32)
+        fits = model.generate(draw_ids(6), max_new_tokens=26, **greedy)
+        assert (fits.has_cache, fits.note) == (True, None)
+        longer = model.generate(draw_ids(6), max_new_tokens=27, **greedy)
+        assert not longer.has_cache
+        assert longer.note is not None
+        assert "steps take 32 tokens at most, and this text may get 33" in longer.note
+        expected = list(model.generate(draw_ids(6), max_new_tokens=27, cache="off", **greedy))
+        assert list(longer) == expected
+        both = list(model.generate_many([draw_ids(30), draw_ids(6)], max_new_tokens=10, **greedy))
+        assert [each.has_cache for each in both] == [False, True]
+        for each in both:
+            assert each.ids == list(model.generate(each.prompt_ids, max_new_tokens=10, **greedy))
+        insists = model.generate(draw_ids(6), max_new_tokens=27, cache="on", **greedy)
+        assert len(list(insists)) == 26
+        assert insists.stop_reason == "max_length"
+        with pytest.raises(InputError, match="prompt: got 33 tokens, expected at most 32"):
+            model.generate(draw_ids(33), cache="on")
+        with pytest.raises(InputError, match="refresh: got 4 without a cache"):
+            model.generate(draw_ids(6), max_new_tokens=27, refresh=4)
+
+
+def test_open_for_generate_holds_the_engine_of_steps_alone(out: Path, library: Path) -> None:
+    cuda = FakeCuda()
+    trt = FakeTensorRT(cuda)
+    with open_fake(out, library, trt=trt, open_for="generate") as model:
+        assert (model.record.name, len(trt.engines)) == ("fake-decode", 1)
+        assert model.max_length == 64, "of whole passes, which can be taken all the same"
+        assert list(model.generate(draw_ids(6), max_new_tokens=5))
+        assert len(trt.engines) == 1
+        logits = model.run([draw_ids(6)])["logits"]
+        assert len(trt.engines) == 2
+    with open_fake(out, library) as model:
+        np.testing.assert_array_equal(model.run([draw_ids(6)])["logits"], logits)
+    with pytest.raises(InputError, match="a request after close"):
+        model.run([draw_ids(6)])
+    gc.collect()
+    assert (cuda.memory, cuda.streams, [*trt.contexts, *trt.engines]) == ({}, {}, [])
+
+
+@pytest.mark.parametrize("name", [None, "fake", "fake-decode"])
+def test_the_engine_of_steps_suffices_to_generate(out: Path, library: Path, name: str | None) -> None:
+    for path in (out / "engines").glob("fake.*"):
+        path.unlink()
+    with pytest.raises((ArtifactError, InputError), match="engine"):
+        open_fake(out, library, engine=name)
+    with open_fake(out, library, engine=name, open_for="generate") as model:
+        assert model.max_length == LONGEST
+        generation = model.generate(draw_ids(6), max_new_tokens=5)
+        assert generation.has_cache
+        assert list(generation)
+        with pytest.raises((ArtifactError, InputError), match="engine"):
+            model.run([draw_ids(6)])
+
+
+def test_open_for_generate_takes_what_there_is(out: Path, library: Path) -> None:
+    with pytest.raises(InputError, match="engine: got 'another', expected one of"):
+        open_fake(out, library, engine="another", open_for="generate")
+    write_decode_engine(out, library, runtime_version="1.0.0")
+    with open_fake(out, library, open_for="generate") as model:
+        assert model.record.name == "fake"
+        assert not model.generate([5]).has_cache
+    with pytest.raises(InputError, match=r"decoding: got TensorRT 1\.7\.1\.116, expected 1\.0\.0"):
+        open_fake(out, library, engine="fake-decode", open_for="generate")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -49,10 +49,22 @@ Attention describe_attention(const Node& node) {
   return call;
 }
 
+// kColumns are a word of records.
+Shapes buckets_step_shapes(const Node& node, const Size& size, const TensorInfo& hidden,
+                           const TensorInfo& new_buckets) {
+  const TensorInfo lengths{{size.batch}, nvinfer1::DataType::kINT32};
+  const TensorInfo rotations{{node.heads, node.head_size, node.rounds, kColumns},
+                             nvinfer1::DataType::kFLOAT};
+  TensorInfo all = new_buckets;
+  all.dims[3] = size.capacity;
+  return {{hidden, rotations, all, lengths, lengths}, {new_buckets, all, all}};
+}
+
 Shapes step_shapes(const Node& node, const Size& size, const TensorInfo& hidden,
                    const TensorInfo& new_buckets) {
   TensorInfo cache = hidden;
   cache.dims[1] = cache_capacity(node, size);
+  if (node.op == "LSHBucketsStep") return buckets_step_shapes(node, size, hidden, new_buckets);
   const TensorInfo lengths{{size.batch}, nvinfer1::DataType::kINT32};
   if (!is_lsh(node)) {
     return {{hidden, hidden, hidden, cache, cache, lengths, lengths}, {hidden, cache, cache}};
@@ -70,6 +82,10 @@ Fields attributes_of(const Node& node) {
   fields.set("num_heads", std::vector<int32_t>{to_int32(node.heads)});
   if (node.op == "LSHBuckets") {
     fields.set("num_buckets", node.factors);
+    return fields;
+  }
+  if (node.op == "LSHBucketsStep") {
+    fields.set("padding_multiple", std::vector<int32_t>{to_int32(node.chunking.padding_multiple)});
     return fields;
   }
   const auto set = [&](const char* name, int64_t value) {
@@ -98,11 +114,12 @@ double tolerance_of(int32_t dtype) {
 }
 
 bool is_step(const Node& node) {
-  return node.op == "LSHAttentionStep" || node.op == "LocalAttentionStep";
+  return node.op == "LSHAttentionStep" || node.op == "LocalAttentionStep" ||
+         node.op == "LSHBucketsStep";
 }
 
 int64_t cache_capacity(const Node& node, const Size& size) {
-  if (node.op == "LSHAttentionStep") return size.capacity;
+  if (node.op != "LocalAttentionStep") return size.capacity;
   return (node.chunking.num_chunks_before + 1) * node.chunking.chunk_length;
 }
 

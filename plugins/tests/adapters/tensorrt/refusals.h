@@ -8,8 +8,8 @@
 
 namespace reformer::test {
 
-constexpr const char* kOps[] = {"LSHBuckets", "LSHAttention", "LocalAttention", "LSHAttentionStep",
-                                "LocalAttentionStep"};
+constexpr const char* kOps[] = {"LSHBuckets",       "LSHAttention",       "LocalAttention",
+                                "LSHAttentionStep", "LocalAttentionStep", "LSHBucketsStep"};
 
 // Where the plugins log, once `record_messages` was called.
 inline RecordingLogger logger;

@@ -104,6 +104,7 @@ void check_attribute_values() {
     refuse_value(op, "padding_threshold", {17}, "padding_threshold is 17, expected 0 to 16");
     refuse_value(op, "padding_multiple", {20}, "expected a multiple of chunk_length 16");
   }
+  refuse_value("LSHBucketsStep", "padding_multiple", {0}, "padding_multiple is 0");
   refuse_value("LSHBuckets", "num_buckets", {4, 3}, "num_buckets[1] is 3");
   refuse_value("LSHAttention", "dense_threshold", {-1}, "dense_threshold is -1");
   refuse_value("LocalAttention", "wraps", {2}, "wraps is 2");

@@ -17,6 +17,9 @@ using nvinfer1::TensorRTPhase;
 
 constexpr Profile kProfile = {{1, 1}, {1, 37}, {2, 80}};
 
+// Of LSHBucketsStep nobody on the host looks at the lengths.
+bool reads_lengths(const Node& node) { return is_step(node) && node.op != "LSHBucketsStep"; }
+
 PluginPointer create(const Node& node) {
   return create_plugin(node.op, attributes_of(node), TensorRTPhase::kBUILD);
 }
@@ -232,7 +235,7 @@ void check_refused_launch(const std::string& op) {
   const Built built = build(node, kProfile);
   cuda::emulation::refuse_launch_after(0);
   check_refusal("a busy device", op, !run_zeros(node, built, 37),
-                is_step(node) ? "could not be read back" : "the device refused");
+                reads_lengths(node) ? "could not be read back" : "the device refused");
   if (is_step(node)) {
     cuda::emulation::refuse_launch_after(0);
     check_refusal("a busy device at a step", op, !run_zeros(node, built, 1), "the device refused");
@@ -254,7 +257,7 @@ int main() {
     check_profile(op);
     check_workspace(op);
     check_refused_launch(op);
-    if (is_step(make_node(op))) check_lengths(op);
+    if (reads_lengths(make_node(op))) check_lengths(op);
   }
   return FINISH_TEST();
 }

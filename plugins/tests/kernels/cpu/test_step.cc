@@ -48,19 +48,21 @@ void check_step(const Attention& call, const StepRows& rows, int index, int64_t 
   }
 }
 
-// More tokens in the buckets around a window than are worth gathering, and a bucket for each token.
+// More tokens in the buckets around a window than are gathered, which is 4608 here, before what
+// bounds it is known or even then; and a bucket for each token, near one another or far away.
 void check_crowds(Random& random) {
+  constexpr int64_t kLength = 10000;
   Attention call;
   call.heads = 2;
-  call.length = 3000;
+  call.length = kLength;
   call.head_size = 8;
   call.rounds = 2;
   call.chunking = {64, 1, 0, 128, 64, 1};
-  call.query = draw_values(random, REFORMER_FLOAT32, call.length * 16, 1.0f);
-  call.value = draw_values(random, REFORMER_FLOAT32, call.length * 16, 1.0f);
-  call.mask.assign(3000, 1);
-  for (const int64_t highest : {int64_t{0}, int64_t{2}, int64_t{30}, int64_t{5000}}) {
-    call.buckets.resize(4 * 3000);
+  call.query = draw_values(random, REFORMER_FLOAT32, kLength * 16, 1.0f);
+  call.value = draw_values(random, REFORMER_FLOAT32, kLength * 16, 1.0f);
+  call.mask.assign(kLength, 1);
+  for (const int64_t highest : {0, 1, 12, 300, 5000, INT32_MAX}) {
+    call.buckets.resize(4 * kLength);
     for (int32_t& bucket : call.buckets) {
       bucket = static_cast<int32_t>(draw_int(random, 0, highest));
     }
