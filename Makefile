@@ -14,6 +14,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 LIBRARY := reformer_export/_native/libreformer_onnxruntime.so
 TENSORRT_LIBRARY := reformer_export/_native/libreformer_tensorrt.so
 TOOLCHAIN := build/cuda-toolchain
+TRITON := build/triton
 # Compute capabilities the GPU libraries are compiled for; CUDA_ARCHITECTURES=90 is quicker.
 CUDA_ARCHITECTURES ?= all
 CXX_SOURCES := $(shell find plugins -name '*.cc' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
@@ -25,7 +26,7 @@ without = [ -z "$(REQUIRE_NATIVE)" ] && echo "No $(1): its tests are skipped, ev
 FUZZ_RUNS ?= 40000
 
 .PHONY: help fuzz demo test test-python test-native sanitize native cuda-toolchain tensorrt-plugin lint format bench \
-	wheel wheel-check gpu-libraries gpu-bundle gpu-check clean
+	triton-server wheel wheel-check gpu-libraries gpu-bundle gpu-check clean
 
 demo: $(READY)  ## Export the shipped models, verify them against eager, write their reports, and let one write.
 	@mkdir -p build
@@ -51,6 +52,7 @@ help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
 
 test-python: $(READY)  ## Run the Python tests.
+	@$(MAKE) --no-print-directory triton-server || { $(call without,Triton server); }
 	$(PYTEST) -m "not gpu"
 
 # The GPU libraries first: with their toolchain's headers, `host` has the tests of the TensorRT plugins. The
@@ -72,6 +74,12 @@ $(LIBRARY): $(PLUGIN_SOURCES) | $(BUILD_TOOLS)
 	cd plugins && cmake --preset host && cmake --build --preset host --target reformer_onnxruntime
 	mkdir -p $(dir $@)
 	install build/host/adapters/onnxruntime/$(notdir $@) $@
+
+triton-server: $(TRITON)/.ready  ## Fetch the tritonserver that the tests start, where there is one for this machine.
+
+$(TRITON)/.ready: $(READY) tests/serving/triton/requirements.txt
+	$(BIN)/python -m tests.serving.triton.server $(TRITON)
+	touch $@
 
 cuda-toolchain: $(TOOLCHAIN)/.ready  ## Fetch what the GPU libraries are compiled with, as far as it is missing here.
 

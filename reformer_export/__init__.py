@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from reformer_export.libraries.build import build_libraries
     from reformer_export.runtimes import load
     from reformer_export.serving import serve
+    from reformer_export.serving.triton.repository import write_triton_repository
     from reformer_export.workflows.bench import bench_artifact
     from reformer_export.workflows.export import export_checkpoint
     from reformer_export.workflows.verify import verify_artifact
@@ -34,6 +35,7 @@ _HOME = {
     "build_libraries": "libraries.build",
     "bench_artifact": "workflows.bench",
     "serve": "serving",
+    "write_triton_repository": "serving.triton.repository",
 }
 """The room of each public function, which is imported when it is asked for."""
 
@@ -46,6 +48,7 @@ __all__ = [
     "load",
     "serve",
     "verify_artifact",
+    "write_triton_repository",
 ]
 
 

@@ -178,3 +178,13 @@ def test_running_an_artifact_imports_nothing_of_the_export(tmp_path: Path) -> No
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout == "(1, 3, 258)\n"
+
+
+@pytest.mark.parametrize("module", ["joined_model", "generate_model", "repository", "inspection"])
+def test_triton_needs_nothing_of_the_export(module: str) -> None:
+    code = (
+        "import sys\n"
+        f"sys.modules.update(dict.fromkeys({[*EXPORT_ONLY, 'onnx', 'tritonclient', 'google.protobuf']!r}))\n"
+        f"import reformer_export.serving.triton.{module}"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

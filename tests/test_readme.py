@@ -31,7 +31,8 @@ from tests.hf_models import config_t, save_model
 from tests.pages import PAGES, ROOT, read_command_lines, read_links, read_python
 
 NOT_RUN: Final = {
-    r"--provider cuda|--cuda|--tensorrt|--runtime tensorrt|-m benchmarks\.gpu": "a GPU, or its toolchain",
+    r"--provider cuda|--cuda|--tensorrt|--(runtime|backend) tensorrt|"
+    r"-m benchmarks\.gpu": "a GPU, or its toolchain",
     r"google/|me/my-artifact|^pip ": "a network",
     r"^make |^cmake |reformer-export (bench|build-library)|python -m (benchmarks|pytest)|/train_": "minutes",
     r"reformer-export serve": "a signal to end",
@@ -94,11 +95,14 @@ def damage_model(out: Path) -> None:
 
 
 def run_line(line: str) -> None:
-    """Run a command line as printed; before an export OUT is another folder, which a reader would name."""
+    """Run a command line as printed; before an export OUT is another folder, which a reader would name, and
+    so is a new REPOSITORY."""
     program, *arguments = split(line)
     assert program == "reformer-export"
     if arguments[0] == "onnx":
         shutil.rmtree("OUT", ignore_errors=True)
+    if arguments[0] == "triton" and "--overwrite" not in arguments:
+        shutil.rmtree("REPOSITORY", ignore_errors=True)
     if "--bisect" in arguments:
         damage_model(Path("OUT"))
     outcome = run_program(*arguments)

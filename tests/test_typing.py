@@ -14,6 +14,7 @@ import pytest
 from reformer_export.runtimes.generation import GenerationFields, GenerationOptions
 from reformer_export.runtimes.options import RuntimeFields, RuntimeOptions
 from reformer_export.serving.options import ServeFields, ServeOptions
+from reformer_export.serving.triton.options import TritonFields, TritonRequest
 from reformer_export.workflows.bench import BenchRequest
 from reformer_export.workflows.export import ExportRequest
 from reformer_export.workflows.fields import BenchFields, ExportFields, VerifyFields
@@ -66,6 +67,8 @@ reformer_export.bench_artifact("OUT", lengths=(1, 2), against=["eager"], repeat=
 reformer_export.bench_artifact("OUT", repeats=3)  # wrong
 reformer_export.serve(artifacts=["OUT"], port=0, on_ready=lambda url, server: print(url))
 reformer_export.serve(artifacts=["OUT"], ports=0)  # wrong
+reformer_export.write_triton_repository("OUT", "R", backend="onnxruntime", instances=2, mounted_at="/models")
+reformer_export.write_triton_repository("OUT", "R", backends="python")  # wrong
 """
 
 
@@ -99,6 +102,7 @@ def test_a_misspelt_or_mistyped_option_fails_and_the_pages_pass(tmp_path: Path) 
         (VerifyFields, VerifyRequest),
         (BenchFields, BenchRequest),
         (ServeFields, ServeOptions),
+        (TritonFields, TritonRequest),
     ],
 )
 def test_the_keywords_are_the_fields(fields: Any, options: Any) -> None:
@@ -112,13 +116,22 @@ def test_the_keywords_are_the_fields(fields: Any, options: Any) -> None:
 
 
 def test_a_misspelt_option_fails_when_it_runs() -> None:
-    from reformer_export import bench_artifact, export_checkpoint, load, verify_artifact
+    from reformer_export import (
+        bench_artifact,
+        export_checkpoint,
+        load,
+        verify_artifact,
+        write_triton_repository,
+    )
     from reformer_export.errors import InputError
 
     def export(out: str, **fields: Any) -> object:
         return export_checkpoint(out, out, **fields)
 
-    calls: list[Any] = [load, verify_artifact, bench_artifact, export]
+    def write(out: str, **fields: Any) -> object:
+        return write_triton_repository(out, out, **fields)
+
+    calls: list[Any] = [load, verify_artifact, bench_artifact, export, write]
     for call in calls:
         with pytest.raises(InputError, match=r"^options: got lenghts, expected \w+, or fields of it"):
             call("OUT", lenghts=3)

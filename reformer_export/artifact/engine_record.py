@@ -228,14 +228,15 @@ def read_engine_record(out: Path, name: str) -> EngineRecord:
     """
     staged = staged_record_path(out, name)
     if staged.is_file():
-        record = _read_record(staged, name)
+        record = read_record_file(staged, name)
         engine = engine_path(out, name)
         if engine.is_file() and sha256_of_file(engine) == record.engine_sha256:
             return record
-    return _read_record(record_path(out, name), name)
+    return read_record_file(record_path(out, name), name)
 
 
-def _read_record(path: Path, name: str) -> EngineRecord:
+def read_record_file(path: Path, name: str) -> EngineRecord:
+    """The checked record of the engine `name` in the file `path`; the errors of `read_engine_record`."""
     values = _FILE.read_version(path, "engine_record_version", ENGINE_RECORD_VERSION)
     record = _FILE.convert(path, values, EngineRecord)
     meant = json.loads(record_text(record))

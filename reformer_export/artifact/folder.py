@@ -34,19 +34,23 @@ ABANDONED_SECONDS: Final = 60
 
 @contextmanager
 def new_folder(
-    out: Path, overwrite: bool, reason_to_keep: Callable[[Path], str | None] | None = None
+    out: Path,
+    overwrite: bool,
+    reason_to_keep: Callable[[Path], str | None] | None = None,
+    name: str = "OUT",
 ) -> Iterator[Path]:
     """A folder beside `out` to write into; renamed to `out` when the block ends well, removed otherwise.
 
     OutputError when `out` exists (and `overwrite` is false) or the disk refuses a write. `reason_to_keep`
     says why a folder must not be overwritten, None for no reason; by default, that it is no artifact.
-    Whatever ends the block, an interrupt included, leaves `out` and its parents as they were.
+    `name` is what a user calls it. Whatever ends the block, an interrupt included, leaves `out` and its
+    parents as they were.
     """
     out = Path(os.path.abspath(out))
-    check_new_folder(out, overwrite, reason_to_keep)
+    check_new_folder(out, overwrite, reason_to_keep, name)
     with partial_folder(out) as partial:
         yield partial
-        check_new_folder(out, overwrite, reason_to_keep)
+        check_new_folder(out, overwrite, reason_to_keep, name)
         _move_into_place(partial, out)
 
 
@@ -92,7 +96,10 @@ def _disk_refusal(error: BaseException) -> OSError | None:
 
 
 def check_new_folder(
-    out: Path, overwrite: bool, reason_to_keep: Callable[[Path], str | None] | None = None
+    out: Path,
+    overwrite: bool,
+    reason_to_keep: Callable[[Path], str | None] | None = None,
+    name: str = "OUT",
 ) -> None:
     """OutputError unless `out` is free, or an artifact (or empty folder) that `overwrite` may replace."""
     try:
@@ -101,10 +108,11 @@ def check_new_folder(
     except OSError as error:
         raise output_error(out, error) from error
     if exists and not overwrite:
-        fix = "use `overwrite=True` or another OUT"
-        raise OutputError("OUT", f"{out}, which exists", "a new folder", fix)
+        fix = f"use `overwrite=True` or another {name}"
+        raise OutputError(name, f"{out}, which exists", "a new folder", fix)
     if problem is not None:
-        raise OutputError("OUT", f"{out}, which {problem}", "an artifact to overwrite", "choose another OUT")
+        expected = "an artifact to overwrite" if name == "OUT" else "one that this package wrote"
+        raise OutputError(name, f"{out}, which {problem}", expected, f"choose another {name}")
 
 
 def _reason_to_keep(out: Path) -> str | None:

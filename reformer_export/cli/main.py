@@ -30,6 +30,7 @@ COMMANDS: Final = (
     "serve",
     "bench",
     "inspect",
+    "triton",
     "build-library",
     "doctor",
 )

@@ -35,12 +35,6 @@ def runtime_options(command: Command) -> Command:
         }
         return command(*arguments, choice=RuntimeOptions(**fields, check=not no_check), **options)
 
-    num_hashes_option = click.option(
-        "--num-hashes",
-        type=click.IntRange(min=1),
-        metavar="N",
-        help="Hash rounds, for an artifact exported with --max-hashes.  [default: all of them]",
-    )
     no_check_option = click.option(
         "--no-check", is_flag=True, help="Do not compare the artifact's files with the manifest's SHA-256."
     )
@@ -106,6 +100,16 @@ def device_id_option(command: Command) -> Command:
         type=click.IntRange(min=0),
         metavar="N",
         help="CUDA, TensorRT: which GPU, as `doctor` counts them.  [default: the first]",
+    )(command)
+
+
+def num_hashes_option(command: Command) -> Command:
+    """Add --num-hashes."""
+    return click.option(
+        "--num-hashes",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Hash rounds, for an artifact exported with --max-hashes.  [default: all of them]",
     )(command)
 
 

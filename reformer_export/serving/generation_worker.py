@@ -12,8 +12,9 @@ from typing import Any, Final
 
 from reformer_export.errors import InputError
 from reformer_export.runtimes import Runtime
+from reformer_export.runtimes.cache_choice import choose_cache
 from reformer_export.runtimes.decoding import DecodingState
-from reformer_export.runtimes.generation import GenerationOptions, choose_cache
+from reformer_export.runtimes.generation import GenerationOptions
 from reformer_export.serving.failures import failure_from_error
 from reformer_export.serving.generation_lane import GenerationLane
 from reformer_export.serving.generation_stream import GenerationStream

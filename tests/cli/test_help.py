@@ -28,6 +28,7 @@ OWN_MEANING = {
     "--tf32": "of an engine, or of CUDA's products",
     "--top-k": "to draw among, or to write",
     "--decode": "adds decode.onnx, or builds an engine of it",
+    "--name": "an engine's, or a served model's",
 }
 """Why an option's help differs between commands; its kind of value does not, but for the first."""
 

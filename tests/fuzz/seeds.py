@@ -13,7 +13,10 @@ from typing import Any
 
 import transformers
 
+from reformer_export import write_triton_repository
 from reformer_export.artifact.engine_record import record_text
+from reformer_export.serving.triton.record import RECORD_NAME
+from reformer_export.serving.triton.text_format import message_from_text
 from reformer_export.spec import ModelSpec
 from tests.artifact.test_engine_record import RECORD
 from tests.hf_models import config_t, save_model
@@ -57,6 +60,25 @@ class Seeds:
         return json.loads(record_text(dataclasses.replace(RECORD, name="a")))
 
     @functools.cached_property
+    def repository_record(self) -> Any:
+        return json.loads((self._repository / RECORD_NAME).read_text())
+
+    @functools.cached_property
+    def triton_config(self) -> bytes:
+        return (self._repository / "reformer" / "config.pbtxt").read_bytes()
+
+    @functools.cached_property
+    def triton_fields(self) -> dict[str, list[Any]]:
+        return message_from_text("config.pbtxt", self.triton_config.decode())
+
+    @functools.cached_property
+    def _repository(self) -> Path:
+        self._keep_repository = tempfile.TemporaryDirectory()
+        folder = Path(self._keep_repository.name)
+        write_triton_repository(write_artifact(folder / "OUT"), folder / "R")
+        return folder / "R"
+
+    @functools.cached_property
     def config(self) -> Any:
         return json.loads((self._checkpoint / "config.json").read_text())
 
@@ -89,8 +111,12 @@ class Seeds:
         )
 
     def edited_model(self, data: bytes) -> bytes:
-        """The model with bytes replaced: three bytes an edit, two for the place and one for the value."""
-        content = bytearray(self.model)
+        """The model with bytes replaced."""
+        return self.edited(self.model, data)
+
+    def edited(self, seed: bytes, data: bytes) -> bytes:
+        """`seed` with bytes replaced: three bytes an edit, two for the place and one for the value."""
+        content = bytearray(seed)
         for at in range(0, len(data) - 2, 3):
             content[int.from_bytes(data[at : at + 2], "little") % len(content)] = data[at + 2]
         return bytes(content)

@@ -34,6 +34,8 @@ from reformer_export.serving.completion_body import (
 from reformer_export.serving.messages import PREFIX, decode_for_worker, encode_frame
 from reformer_export.serving.model_inputs import check_inputs
 from reformer_export.serving.tensors_v2 import MAX_CHARACTERS, read_infer_request
+from reformer_export.serving.triton.inspection import find_contradictions, inspect_repository
+from reformer_export.serving.triton.record import RECORD_NAME
 from tests.fuzz.seeds import SEEDS
 
 ODD_VALUES: Final[tuple[Any, ...]] = (
@@ -168,6 +170,21 @@ def fuzz_engine_record(data: bytes) -> None:
         assert record.find_profile(1, 1) in (None, *range(len(record.profiles)))
 
 
+def fuzz_repository_record(data: bytes) -> None:
+    """reformer-export.json of a Triton repository, and the files that it names."""
+    with _folder({RECORD_NAME: _edited_text(data, SEEDS.repository_record)}) as folder:
+        found = inspect_repository(folder)
+        assert found.problem
+        assert found.tables()
+
+
+def fuzz_triton_config(data: bytes) -> None:
+    """config.pbtxt of a Triton repository: a good one with bytes replaced, or bytes as they are."""
+    content = SEEDS.edited(SEEDS.triton_config, data[1:]) if data[:1] == b"\x01" else data
+    text = content.decode(errors="replace")
+    assert list(find_contradictions("config.pbtxt", text, SEEDS.triton_fields)) or data[:1] == b"\x01"
+
+
 def fuzz_infer_request(data: bytes) -> None:
     """The body of a request to the server; an edited one has a binary tensor behind its JSON."""
     text = _edited_text(data, SEEDS.infer_request)
@@ -200,6 +217,8 @@ TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     "model": fuzz_model,
     "tokenizer": fuzz_tokenizer,
     "engine_record": fuzz_engine_record,
+    "repository_record": fuzz_repository_record,
+    "triton_config": fuzz_triton_config,
     "checkpoint_config": fuzz_checkpoint_config,
     "checkpoint_weights": fuzz_checkpoint_weights,
     "infer_request": fuzz_infer_request,
