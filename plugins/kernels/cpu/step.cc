@@ -150,6 +150,41 @@ HWY_INLINE float score_keys(const StepJob& job, size_t head_size, const StepScra
   return hn::GetLane(hn::MaxOfLanes(df, highest));
 }
 
+// result += weights[i] * value of slots[i], slot after slot.
+template <typename T>
+HWY_INLINE void add_values(const Head<T>& head, const int32_t* HWY_RESTRICT slots, size_t count,
+                           const float* HWY_RESTRICT weights, float* HWY_RESTRICT result) {
+  const F32 df;
+  const size_t lanes = hn::Lanes(df);
+  size_t j = 0;
+  for (; j + 4 * lanes <= head.size; j += 4 * lanes) {
+    VF sum0 = hn::Load(df, result + j);
+    VF sum1 = hn::Load(df, result + j + lanes);
+    VF sum2 = hn::Load(df, result + j + 2 * lanes);
+    VF sum3 = hn::Load(df, result + j + 3 * lanes);
+    for (size_t i = 0; i < count; ++i) {
+      const VF weight = hn::Set(df, weights[i]);
+      const T* value = head.values + static_cast<size_t>(slots[i]) * head.stride + j;
+      sum0 = hn::MulAdd(weight, load_floats(value), sum0);
+      sum1 = hn::MulAdd(weight, load_floats(value + lanes), sum1);
+      sum2 = hn::MulAdd(weight, load_floats(value + 2 * lanes), sum2);
+      sum3 = hn::MulAdd(weight, load_floats(value + 3 * lanes), sum3);
+    }
+    hn::Store(sum0, df, result + j);
+    hn::Store(sum1, df, result + j + lanes);
+    hn::Store(sum2, df, result + j + 2 * lanes);
+    hn::Store(sum3, df, result + j + 3 * lanes);
+  }
+  for (size_t i = 0; i < count && j < head.size; ++i) {
+    const VF weight = hn::Set(df, weights[i]);
+    const T* value = head.values + static_cast<size_t>(slots[i]) * head.stride + j;
+    visit_row(value, head.size - j, [&](VF values, size_t k) HWY_ATTR {
+      const VF sum = hn::MulAdd(weight, values, hn::Load(df, result + j + k));
+      hn::Store(sum, df, result + j + k);
+    });
+  }
+}
+
 // Takes slots [begin, begin + count) of the turn into its round, and asks for the `next` turn's.
 template <typename T>
 HWY_INLINE void attend_slots(const StepJob& job, Turn<T>& turn, const StepScratch& scratch,
@@ -177,14 +212,7 @@ HWY_INLINE void attend_slots(const StepJob& job, Turn<T>& turn, const StepScratc
     hn::Store(hn::Mul(hn::Load(df, scratch.result + i), hn::Set(df, shrink)), df,
               scratch.result + i);
   }
-  for (size_t i = 0; i < count; ++i) {
-    const VF weight = hn::Set(df, scratch.logits[i]);
-    const T* value = head.values + static_cast<size_t>(slots[i]) * head.stride;
-    visit_row(value, head.size, [&](VF values, size_t j) HWY_ATTR {
-      const VF sum = hn::MulAdd(weight, values, hn::Load(df, scratch.result + j));
-      hn::Store(sum, df, scratch.result + j);
-    });
-  }
+  add_values(head, slots, count, scratch.logits, scratch.result);
 }
 
 // Ranks [begin, end) of one round.
