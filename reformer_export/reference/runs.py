@@ -31,9 +31,9 @@ class EagerRun:
 
     def chooses_as(self, other: EagerRun) -> bool:
         """Whether every hash and every choice of memories is the other run's."""
-        pairs = [(self.buckets[layer], found) for layer, found in other.buckets.items()]
-        chosen = [(self.memories[layer], found) for layer, found in other.memories.items()]
-        return all(np.array_equal(mine, found) for mine, found in (*pairs, *chosen))
+        hashes = [np.array_equal(self.buckets[layer], found) for layer, found in other.buckets.items()]
+        choices = [np.array_equal(self.memories[layer], found) for layer, found in other.memories.items()]
+        return all((*hashes, *choices))
 
 
 class Eager(Protocol):
