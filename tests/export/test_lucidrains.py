@@ -16,6 +16,7 @@ from reformer_export.checkpoints import Checkpoint, LoadOptions, load_lucidrains
 from reformer_export.errors import InputError
 from reformer_export.export import ExportOptions, write_artifact
 from reformer_export.libraries.operators import NativeMode, find_native_library
+from reformer_export.runtimes import RuntimeOptions
 from tests.lucidrains import SMALL, save_model
 
 ATOL = 1e-4
@@ -34,11 +35,6 @@ CONFIGURATIONS: dict[str, tuple[dict[str, Any], str | None]] = {
         {"fixed_position_emb": True, "weight_tie_embedding": True, "random_rotations_per_head": True},
         None,
     ),
-    "memories, tied": (
-        {"pkm_layers": [1, 3], "pkm_num_keys": 33, "weight_tie": True, "depth": 3, "use_scale_norm": True},
-        "TrainingWrapper",
-    ),
-    "memories alone": ({"pkm_layers": [1, 2], "pkm_num_keys": 40, "full_attn_thres": 21}, "Autopadder"),
     "embeddings": (
         {"return_embeddings": True, "n_hashes": 1, "num_mem_kv": 5, "causal": False},
         "Autopadder",
@@ -76,6 +72,24 @@ def test_the_file_equals_eager(tmp_path: Path, name: str) -> None:
                 got = runtime.run(ids, mask.astype(np.int64))[spec.output_names[0]]
                 assert got.shape == expected.shape
                 assert np.abs(got - expected)[mask].max() < ATOL, f"native {native}, length {length}"
+
+
+@pytest.mark.slow
+def test_a_file_with_memories_equals_eager(tmp_path: Path) -> None:
+    """By the rule of `verify`: of memories that score alike to rounding any may be chosen, and nowhere else."""
+    from reformer_export.parity.cases import Case
+    from reformer_export.parity.session import open_session
+    from reformer_export.parity.sweep import sweep
+
+    memories = {"pkm_layers": [1, 3], "pkm_num_keys": 33, "weight_tie": True, "depth": 3}
+    *_, out = export(tmp_path, SMALL | memories | {"use_scale_norm": True}, "TrainingWrapper")
+    natives: list[NativeMode] = ["off", *(["auto"] if find_native_library("auto") else [])]
+    for native in natives:
+        options = RuntimeOptions(provider="cpu", native=native)
+        with open_session(out, tmp_path / "model.pt", options) as session:
+            result = sweep(session, [Case(length, 3, masked=length > 1) for length in (1, 7, 8, 37, 64)])
+        assert result.passed, result.verdict()
+        assert all(case.pinned_error < ATOL for case in result.cases)
 
 
 @pytest.mark.slow
