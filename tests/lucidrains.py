@@ -135,7 +135,7 @@ def vector_keyword_arguments(draw: st.DrawFn) -> dict[str, Any]:
     taken |= {"n_local_attn_heads", "random_rotations_per_head", "use_full_attn", "one_value_head"}
     if draw(st.booleans()):
         taken |= {"depth", "weight_tie", "ff_mult", "ff_activation", "ff_glu", "ff_chunks", "reverse_thres"}
-        taken |= {"use_scale_norm", "use_rezero"}
+        taken |= {"use_scale_norm", "use_rezero", "pkm_layers", "pkm_num_keys"}
         own: dict[str, Any] = {"class": "Reformer"}
     else:
         own = {"class": "LSHSelfAttention", "return_attn": draw(st.booleans())}
