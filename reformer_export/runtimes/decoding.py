@@ -93,11 +93,6 @@ class DecodingState(Forkable):
         """Tokens that a sequence can have before the caches grow."""
         return self._buffers.capacity
 
-    @property
-    def longest(self) -> int:
-        """Tokens that a sequence can have at most."""
-        return self._longest
-
     def length(self, key: int) -> int:
         """The tokens of a sequence."""
         return self._find(key).length

@@ -198,10 +198,6 @@ class Generation(Iterator[int]):
         self.ids.append(token)
         return token
 
-    def limit_length(self, longest: int) -> None:
-        """Let prompt and text have so many tokens at most: an engine for steps may take fewer."""
-        self._longest = min(self._longest, longest)
-
     def is_due_for_refresh(self) -> bool:
         """Whether the tokens so far shall be passed over as a whole before the next."""
         refresh = self.options.refresh

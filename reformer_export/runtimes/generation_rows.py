@@ -47,7 +47,6 @@ class SteppingRows:
         return len(self._keys)
 
     def join(self, generation: Generation) -> None:
-        generation.limit_length(self._state.longest)
         self._keys[generation] = self._state.add(generation.prompt_ids)
 
     def leave(self, generation: Generation) -> None:

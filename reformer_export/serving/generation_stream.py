@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from reformer_export.runtimes import Runtime
+from reformer_export.runtimes.cache_choice import choose_cache
 from reformer_export.runtimes.generation import Generation, GenerationOptions
 from reformer_export.runtimes.inputs import check_prompt
 from reformer_export.runtimes.tokenizer import TextStream
@@ -26,9 +27,10 @@ class GenerationStream:
         tokenizer = model.tokenizer
         ids = model.read_prompt(prompt)
         self.id = message.id
-        self.generation = Generation(
-            model, ids, GenerationOptions(**message.options), tokenizer, message.given
-        )
+        # With a cache wherever there is one: lanes have room for a text of any length, or it ends there.
+        cache = "on" if choose_cache(model, GenerationOptions()) else "off"
+        options = GenerationOptions(cache=cache, **message.options)
+        self.generation = Generation(model, ids, options, tokenizer, message.given)
         check_prompt(ids, model.max_length, model.spec.vocab_size)
         self.is_cancelled = False
         echoed = prompt if isinstance(prompt, str) else tokenizer.decode(ids)
