@@ -31,4 +31,7 @@ def build_model(
 
 def build_decoder(model: CanonicalModel) -> CanonicalDecoder:
     """The decoder of a model that `check_decodable` lets pass, on its modules."""
-    return LucidrainsDecoder(model) if isinstance(model, LucidrainsReformer) else Decoder(model)
+    if isinstance(model, LucidrainsReformer):
+        return LucidrainsDecoder(model)
+    assert isinstance(model, Reformer)
+    return Decoder(model)

@@ -28,8 +28,8 @@ class GenerationStream:
         ids = model.read_prompt(prompt)
         self.id = message.id
         # With a cache wherever there is one: lanes have room for a text of any length, or it ends there.
-        cache = "on" if choose_cache(model, GenerationOptions()) else "off"
-        options = GenerationOptions(cache=cache, **message.options)
+        has_cache = choose_cache(model, GenerationOptions())
+        options = GenerationOptions(cache="on" if has_cache else "off", **message.options)
         self.generation = Generation(model, ids, options, tokenizer, message.given)
         check_prompt(ids, model.max_length, model.spec.vocab_size)
         self.is_cancelled = False

@@ -14,7 +14,6 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from reformer_export import __version__
-from reformer_export.contract import INPUT_NAMES
 from reformer_export.errors import InputError, one_line_repr
 from reformer_export.runtimes.num_hashes import choose_num_hashes
 from reformer_export.serving import batch_requests
@@ -81,7 +80,7 @@ class _Routes:
 
     async def show_model(self, request: Request) -> Response:
         model = self._find_model(request)
-        inputs = [{"name": name, "datatype": "INT64", "shape": [-1, -1]} for name in INPUT_NAMES]
+        inputs = [{"name": name, "datatype": "INT64", "shape": [-1, -1]} for name in model.spec.input_names]
         outputs = [
             {"name": name, "datatype": OUTPUT_DATATYPE, "shape": shape_of_output(model)}
             for name in model.spec.output_names
@@ -107,7 +106,7 @@ class _Routes:
         model, options = self._find_model(request), self._server.options
         model.check_accepts()
         body = await read_body(request, options.max_body, options.client_timeout)
-        asked = read_infer_request(body, request.headers.get(HEADER_LENGTH), INPUT_NAMES)
+        asked = read_infer_request(body, request.headers.get(HEADER_LENGTH), model.spec.input_names)
         wanted = _choose_outputs(asked, model)
         made, seconds = self._make_request(asked, model)
         record = record_of(request)

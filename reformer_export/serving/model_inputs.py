@@ -12,6 +12,13 @@ from reformer_export.serving.tensors_v2 import GUIDE
 from reformer_export.spec import ModelSpec
 
 
+def check_takes_ids(spec: ModelSpec) -> None:
+    """InputError for a model that takes vectors, which no server of this package does yet."""
+    if spec.takes_vectors:
+        fix = "call it in the server's own program (`reformer_export.load`), or in ONNX Runtime"
+        raise InputError("artifact", "a model that takes vectors", "one that takes token ids", fix)
+
+
 def check_inputs(
     spec: ModelSpec, max_length: int, arrays: Mapping[str, NDArray[np.int64]]
 ) -> tuple[NDArray[np.int64], NDArray[np.int8] | None]:

@@ -19,6 +19,7 @@ from reformer_export.runtimes.tokenizer import Tokenizer, load_tokenizer
 from reformer_export.serving.batch_requests import BatchLimits
 from reformer_export.serving.batcher import Batcher
 from reformer_export.serving.messages import Start
+from reformer_export.serving.model_inputs import check_takes_ids
 from reformer_export.serving.options import Artifact, ServeOptions
 from reformer_export.serving.worker import Say, Worker
 from reformer_export.spec import ModelSpec
@@ -48,6 +49,7 @@ class ServedModel:
         located = locate_artifact(artifact.path, with_engines=options.runtime.is_engine)
         self.folder = Path(os.path.abspath(located))
         self.manifest: Manifest = read_manifest(self.folder)
+        check_takes_ids(self.spec)
         self.config: SourceConfig = read_source_config(self.folder, self.spec.vocab_size)
         self._say = say
         self._options = options

@@ -19,7 +19,7 @@ from reformer_export.artifact.engine_record import read_engine_record
 from reformer_export.artifact.manifest import MANIFEST_NAME, MODEL_NAME, check_files, read_manifest
 from reformer_export.checkpoints.checkpoint import LoadOptions
 from reformer_export.checkpoints.huggingface import load_huggingface
-from reformer_export.contract import INPUT_NAMES
+from reformer_export.contract import IDS_INPUT, MASK_INPUT
 from reformer_export.errors import ReformerExportError
 from reformer_export.runtimes.generation import GenerationOptions
 from reformer_export.runtimes.inspection import inspect_onnx
@@ -190,7 +190,7 @@ def fuzz_infer_request(data: bytes) -> None:
     text = _edited_text(data, SEEDS.infer_request)
     is_edited = data[:1] == b"\x01"
     body, length = (text + SEEDS.binary_mask, str(len(text))) if is_edited else (text, None)
-    asked = read_infer_request(body, length, INPUT_NAMES)
+    asked = read_infer_request(body, length, (IDS_INPUT, MASK_INPUT))
     assert len(asked.id) <= MAX_CHARACTERS
     spec = SEEDS.spec
     ids, mask = check_inputs(spec, spec.max_length, asked.arrays)

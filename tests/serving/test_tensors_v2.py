@@ -10,12 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reformer_export.contract import INPUT_NAMES
+from reformer_export.contract import IDS_INPUT, MASK_INPUT
 from reformer_export.errors import InputError
 from reformer_export.serving.model_inputs import check_inputs
 from reformer_export.serving.tensors_v2 import CHUNK, DATATYPES, read_infer_request, write_json_values
 from tests.fuzz.targets import ODD_VALUES, edit_json
 from tests.runtimes.artifacts import make_spec
+
+INPUT_NAMES = (IDS_INPUT, MASK_INPUT)
 
 FORMS = st.sampled_from(["flat", "nested", "binary"])
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from reformer_export.artifact.engine_record import EngineRecord
 from reformer_export.artifact.manifest import Manifest
-from reformer_export.contract import INPUT_NAMES
+from reformer_export.contract import IDS_INPUT, MASK_INPUT
 from reformer_export.lucidrains_spec import LucidrainsSpec
 from reformer_export.runtimes.options import RuntimeOptions
 from reformer_export.serving.triton.options import GENERATE_SUFFIX, TritonRequest
@@ -21,6 +21,8 @@ from reformer_export.serving.triton.text_format import Word
 from reformer_export.spec import DType, ModelSpec
 
 Message = dict[str, Any]
+
+INPUT_NAMES: Final = (IDS_INPUT, MASK_INPUT)
 
 RUNTIME_PARAMETER: Final = "runtime_options"
 STREAMS_PARAMETER: Final = "max_streams"
