@@ -16,6 +16,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from reformer_export.batch import run_files
     from reformer_export.engine import build_engine
     from reformer_export.libraries.build import build_libraries
     from reformer_export.runtimes import load
@@ -34,6 +35,7 @@ _HOME = {
     "build_engine": "engine",
     "build_libraries": "libraries.build",
     "bench_artifact": "workflows.bench",
+    "run_files": "batch",
     "serve": "serving",
     "write_triton_repository": "serving.triton.repository",
 }
@@ -46,6 +48,7 @@ __all__ = [
     "build_libraries",
     "export_checkpoint",
     "load",
+    "run_files",
     "serve",
     "verify_artifact",
     "write_triton_repository",

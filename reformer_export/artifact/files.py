@@ -87,15 +87,16 @@ def resolve_inside(folder: Path, name: str) -> Path:
 
 def json_text(values: Any) -> str:
     """Indented JSON; NaN and infinity, which JSON does not know, become null."""
-    return json.dumps(_finite(values), indent=2, allow_nan=False)
+    return json.dumps(finite_values(values), indent=2, allow_nan=False)
 
 
-def _finite(values: Any) -> Any:
+def finite_values(values: Any) -> Any:
+    """JSON values with null in place of NaN and infinity."""
     if isinstance(values, float) and not math.isfinite(values):
         return None
     if isinstance(values, dict):
-        return {name: _finite(value) for name, value in values.items()}
-    return [_finite(value) for value in values] if isinstance(values, list | tuple) else values
+        return {name: finite_values(value) for name, value in values.items()}
+    return [finite_values(value) for value in values] if isinstance(values, list | tuple) else values
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Files of any size through a runtime: what a command line, a server and a worker share."""
 
 from reformer_export.batch.batching import Batching, Totals
+from reformer_export.batch.files_request import FilesRequest, OnError
 from reformer_export.batch.outputs import JsonLinesWriter, Output, ResultWriter
 from reformer_export.batch.results import SequenceResult, summarize_result
 from reformer_export.batch.run import open_output, refuse_bad_line, run_batches
@@ -12,14 +13,17 @@ from reformer_export.batch.sequences import (
     SequenceReader,
     Source,
 )
+from reformer_export.batch.shards import run_files, run_shard
 from reformer_export.batch.sources import open_file
 
 __all__ = [
     "Batching",
+    "FilesRequest",
     "GivenSequences",
     "InputLine",
     "InputSequence",
     "JsonLinesWriter",
+    "OnError",
     "Output",
     "OutputSelection",
     "ResultWriter",
@@ -32,5 +36,7 @@ __all__ = [
     "open_output",
     "refuse_bad_line",
     "run_batches",
+    "run_files",
+    "run_shard",
     "summarize_result",
 ]

@@ -134,7 +134,7 @@ def run_window(
 
     `advance` is told how many more lines are done.
     """
-    good = [(line.index, line.sequence) for line in window if line.sequence is not None]
+    good = [(line, line.sequence) for line in window if line.sequence is not None]
     totals = Totals(skipped=len(window) - len(good))
     advance(totals.skipped)
     has_row_a_token = runtime.spec.task != "text-classification" and runtime.spec.logits == "all"
@@ -144,10 +144,10 @@ def run_window(
         outputs = _run_batch(runtime, rows)
         lengths = [len(row.ids) for row in rows]
         for row, position in enumerate(batch):
-            index, sequence = good[position]
+            line, sequence = good[position]
             end = lengths[row] if has_row_a_token else None  # without padding
             values = {name: value[row][:end] for name, value in outputs.items()}
-            results[index] = SequenceResult(index, sequence, values)
+            results[line.index] = SequenceResult(line.index, sequence, values, line.extra)
         advance(len(rows))
         totals += Totals(len(rows), 0, sum(lengths), len(rows) * max(lengths))
     return [results.get(line.index, line) for line in window], totals

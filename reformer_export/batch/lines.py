@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import math
 import os
 import stat
 import sys
@@ -11,7 +12,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO, Final, Literal
 
-from reformer_export.batch.sequences import START_AGAIN, Consumed, InputLine, SequenceReader, Source
+from reformer_export.batch.sequences import (
+    START_AGAIN,
+    Consumed,
+    InputLine,
+    RowRange,
+    SequenceReader,
+    Source,
+)
 from reformer_export.errors import InputError
 
 LineFormat = Literal["text", "jsonl"]
@@ -26,12 +34,17 @@ JSON escapes it: a longer line holds more tokens than the model takes, or is no 
 
 
 class LineSource(Source):
-    """The lines of a file, or of standard input."""
+    """The lines of a file, or of standard input; of a regular file also a range of its lines."""
 
     counts_lines = False
 
     def __init__(
-        self, path: Path, line_format: LineFormat, reader: SequenceReader, resources: ExitStack
+        self,
+        path: Path,
+        line_format: LineFormat,
+        reader: SequenceReader,
+        resources: ExitStack,
+        rows: RowRange | None = None,
     ) -> None:
         """Open the file, until `resources` are closed; InputError when the system refuses."""
         super().__init__()
@@ -41,12 +54,17 @@ class LineSource(Source):
         self._reader = reader
         self._max_bytes = SMALLEST_LINE_BYTES + LINE_BYTES_A_TOKEN * reader.max_length
         self._size: int | None = None
+        self._end = math.inf if rows is None else rows.end
         if is_stdin:
             self._stream: BinaryIO = sys.stdin.buffer
             return
         try:
             self._stream = resources.enter_context(path.open("rb"))
             status = os.fstat(self._stream.fileno())
+            if rows is not None:
+                self._stream.seek(rows.offset)
+                self._lines = rows.first
+                return
         except OSError as error:
             raise unreadable(path, error) from error
         if stat.S_ISREG(status.st_mode):
@@ -67,7 +85,7 @@ class LineSource(Source):
         self._lines = consumed.lines
 
     def __iter__(self) -> Iterator[InputLine]:
-        while line := self._read_line():
+        while self._lines < self._end and (line := self._read_line()):
             index = self._lines
             self._lines += 1
             where = f"{self._name}, line {self._lines}"

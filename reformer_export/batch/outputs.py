@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from reformer_export.artifact.files import replace_file
 from reformer_export.batch.batching import Totals
 from reformer_export.batch.lines import JSONL_SUFFIXES
+from reformer_export.batch.parquet import fields_from_extra
 from reformer_export.batch.results import SequenceResult
 from reformer_export.batch.selection import KEEP_ALL, OutputSelection
 from reformer_export.batch.sequences import Consumed, InputLine
@@ -152,14 +153,16 @@ def open_whole_file(path: Path) -> Iterator[ResultWriter]:
 
 class JsonLinesWriter(ResultWriter):
     """A line a sequence: `index`, `input_ids` of a model that takes ids, `attention_mask` if one was given,
-    and every output; a line for a bad one: `index` and `error`."""
+    and every output; a line for a bad one: `index` and `error`. With `keeps_extra`, what else stood in the
+    input's line is under `fields`, if anything did."""
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: BinaryIO, *, keeps_extra: bool = False) -> None:
         self._stream = stream
+        self._keeps_extra = keeps_extra
         self.size = 0
 
     def write(self, result: SequenceResult) -> None:
-        values: dict[str, Any] = {"index": result.index}
+        values: dict[str, Any] = {"index": result.index, **self._list_extra(result.extra)}
         if not result.sequence.has_vectors:
             values["input_ids"] = result.sequence.ids.tolist()
         if result.sequence.mask is not None:
@@ -168,11 +171,14 @@ class JsonLinesWriter(ResultWriter):
         self._write_line(values)
 
     def write_error(self, line: InputLine) -> None:
-        self._write_line({"index": line.index, "error": line.error})
+        self._write_line({"index": line.index, **self._list_extra(line.extra), "error": line.error})
 
     def end_window(self, consumed: Consumed, totals: Totals) -> None:
         """Let go of the lines: somebody may wait for them at the other end of a pipe."""
         self._stream.flush()
+
+    def _list_extra(self, extra: Any) -> dict[str, Any]:
+        return {"fields": fields_from_extra(extra)} if self._keeps_extra and extra is not None else {}
 
     def _write_line(self, values: dict[str, Any]) -> None:
         self.size += self._stream.write(json.dumps(values).encode("ascii") + b"\n")

@@ -20,11 +20,12 @@ TOP_TOKENS: Final = 5
 @dataclass(frozen=True)
 class SequenceResult:
     """One sequence and its outputs, float32, each without the batch axis and without padding; `index` is
-    its line's. Of outputs that were selected, ids are int64 and texts are text."""
+    its line's, and so is `extra`. Of outputs that were selected, ids are int64 and texts are text."""
 
     index: int
     sequence: InputSequence
     outputs: dict[str, NDArray[Any]]
+    extra: Any = None
 
 
 @dataclass(frozen=True)

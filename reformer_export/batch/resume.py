@@ -61,7 +61,7 @@ def open_resumable_file(
     """
     try:
         with output.partial.open("ab") as stream:
-            _lock(stream, output.partial)
+            lock_stream(stream, output.partial)
             writer = _ResumableWriter(stream, output.partial, identity)
             if output.resume and output.partial.stat().st_size:
                 writer.restore(source)
@@ -155,7 +155,7 @@ def _broken(path: Path) -> InputError:
     return InputError("resume", f"{path} missing or damaged", "what an interrupted run leaves", START_AGAIN)
 
 
-def _lock(stream: BinaryIO, partial: Path) -> None:
+def lock_stream(stream: BinaryIO, partial: Path) -> None:
     """Refuse to write where another process does; where the system has no such locks, hope."""
     if sys.platform == "win32":
         return

@@ -17,7 +17,7 @@ from reformer_export.batch.batching import Batching, Totals, run_window, windows
 from reformer_export.batch.outputs import Output, ResultWriter, SelectingWriter, open_whole_file
 from reformer_export.batch.results import SequenceResult
 from reformer_export.batch.resume import Identity, Say, open_resumable_file
-from reformer_export.batch.selection import find_tokenizer, list_token_texts
+from reformer_export.batch.selection import OutputSelection, find_tokenizer, list_token_texts
 from reformer_export.batch.sequences import InputLine, Source
 from reformer_export.errors import InputError
 from reformer_export.runtimes import LeftPaddingWarning, Runtime
@@ -109,30 +109,35 @@ def open_output(
         got, fix = "an input that can be read only once", "leave `resume` out"
         raise InputError("resume", got, "`file` with a file", fix)
     if output.is_jsonl and source.resumable:
-        identity = {**_identify(runtime, source, batching), **output.selection.identity}
+        identity = {
+            **identify_run(runtime, batching),
+            "format": source.format,
+            **output.selection.identity,
+        }
         opened = open_resumable_file(output, source, identity, say)
     else:
         opened = open_whole_file(output.path)
-    select = _make_selection(output, runtime)
     with opened as writer:
-        yield writer if select is None else SelectingWriter(writer, select)
+        yield select_results(writer, output.selection, runtime, has_arrays=output.is_npz)
 
 
-def _make_selection(output: Output, runtime: Runtime) -> Callable[[SequenceResult], SequenceResult] | None:
-    """What cuts a result down to what `output` keeps; None when that is all."""
-    selection, spec = output.selection, runtime.spec
+def select_results(
+    writer: ResultWriter, selection: OutputSelection, runtime: Runtime, *, has_arrays: bool
+) -> ResultWriter:
+    """`writer` for what `selection` keeps of the results; with `has_arrays`, texts are numpy's."""
+    spec = runtime.spec
     if selection.keeps_all:
-        return None
+        return writer
     selection.check(spec)
     tokenizer = None if selection.top_k is None else find_tokenizer(runtime)
     texts: NDArray[Any] | None = None
     if tokenizer is not None:
         texts = list_token_texts(tokenizer, spec.vocab_size)
-        texts = texts.astype(np.str_) if output.is_npz else texts
-    return lambda result: selection.select(result, spec, texts)
+        texts = texts.astype(np.str_) if has_arrays else texts
+    return SelectingWriter(writer, lambda result: selection.select(result, spec, texts))
 
 
-def _identify(runtime: Runtime, source: Source, batching: Batching) -> Identity:
+def identify_run(runtime: Runtime, batching: Batching) -> Identity:
     """What of the artifact, its runtime and the options decides results, to the last bit."""
     files = json.dumps(runtime.manifest.files, sort_keys=True)
     return {
@@ -140,5 +145,4 @@ def _identify(runtime: Runtime, source: Source, batching: Batching) -> Identity:
         "execution": runtime.description,
         "engine": None if runtime.record is None else runtime.record.engine_sha256,
         **asdict(batching),
-        "format": source.format,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -23,6 +24,9 @@ from reformer_export.spec import ModelSpec
 
 START_AGAIN: Final = "start again with `restart=True`"
 VECTOR_FILES: Final = "a .npz file with inputs_embeds [batch, sequence, hidden_size] (and attention_mask)"
+SEQUENCE_FIELDS: Final = ("input_ids", "attention_mask", "text")
+"""Of a JSON object or a Parquet row, those that are the sequence."""
+
 EXAMPLE: Final = 'write e.g. {"input_ids": [5, 6, 7]} or {"text": "some text"}'
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -50,7 +54,9 @@ class InputLine:
     """One place of the input, good or bad: exactly one of `sequence` and `error` is there.
 
     `index` counts all lines from 0, the bad ones too; `where` names the place for people; `error` and
-    `warning` say the rest of the sentence.
+    `warning` say the rest of the sentence. `extra` is what else stood there and may be kept beside the
+    results: the other fields of a JSON object, or the other columns of a Parquet row as a pyarrow.RecordBatch
+    of that row.
     """
 
     index: int
@@ -58,6 +64,16 @@ class InputLine:
     sequence: InputSequence | None = None
     error: str | None = None
     warning: str | None = None
+    extra: Any = None
+
+
+@dataclass(frozen=True)
+class RowRange:
+    """The lines `first` to before `end` of a file, counted from 0; the first begins at the byte `offset`."""
+
+    first: int
+    end: int
+    offset: int = 0
 
 
 @dataclass(frozen=True)
@@ -74,14 +90,16 @@ class Source(ABC):
     """Lines in order, of which few are in memory at a time.
 
     Attributes:
-        format: "text", "jsonl" or "array" for a file; None for sequences that were given.
+        format: "text", "jsonl", "parquet" or "array" for a file; None for sequences that were given.
         counts_lines: whether `progress` is in lines.
         resumable: whether another process can read the same input again.
+        extra_schema: what `extra` of its lines is made of, as a pyarrow.Schema; None where it is JSON, or nothing.
     """
 
     format: str | None = None
     counts_lines = True
     resumable = False
+    extra_schema: Any = None
 
     def __init__(self) -> None:
         self._lines = 0
@@ -176,6 +194,12 @@ class SequenceReader:
         except (ValueError, RecursionError) as error:  # ValueError: a number of thousands of digits, too
             return bad(f"got no JSON ({error}), expected an object; {EXAMPLE}")
         fields: dict[str, Any] = values if isinstance(values, dict) else {}
+        read = self._read_fields(index, where, line, fields)
+        extra = {name: value for name, value in fields.items() if name not in SEQUENCE_FIELDS}
+        return dataclasses.replace(read, extra=extra) if extra else read
+
+    def _read_fields(self, index: int, where: str, line: str, fields: dict[str, Any]) -> InputLine:
+        bad = functools.partial(InputLine, index, where, None)
         rows = {name: fields[name] for name in ("input_ids", "attention_mask") if name in fields}
         if rows and "text" in fields:
             return bad(f"got text and {' and '.join(rows)}, expected text alone; leave one of them out")

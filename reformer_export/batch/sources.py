@@ -1,4 +1,4 @@
-"""A file of sequences: lines of text or JSON, or arrays; or standard input."""
+"""A file of sequences: lines of text or JSON, Parquet, or arrays; or standard input."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Final, get_args
+from typing import Final, Literal, get_args
 
 from reformer_export.batch.arrays import ArraySource
 from reformer_export.batch.lines import JSONL_SUFFIXES, STANDARD_INPUT, LineFormat, LineSource
-from reformer_export.batch.sequences import SequenceReader, Source
+from reformer_export.batch.parquet import PARQUET_SUFFIXES, ParquetSource
+from reformer_export.batch.sequences import RowRange, SequenceReader, Source
 from reformer_export.errors import InputError
 
 LINE_FORMATS: Final[tuple[LineFormat, ...]] = get_args(LineFormat)
@@ -21,13 +22,16 @@ TEXT_SUFFIXES: Final = ("", ".txt", ".text")
 
 @contextmanager
 def open_file(
-    path: str | os.PathLike[str], reader: SequenceReader, line_format: LineFormat | None = None
+    path: str | os.PathLike[str],
+    reader: SequenceReader,
+    line_format: LineFormat | None = None,
+    rows: RowRange | None = None,
 ) -> Iterator[Source]:
     """The sequences in the file `path`, of any size, which is open during the block.
 
     What it holds is said by `line_format`, else by its name, in capitals too; standard input, which is `-`,
     is JSON lines, which can hold any text. InputError for a file that cannot be read, a name that says
-    nothing of these, or arrays that do not fit.
+    nothing of these, or arrays that do not fit. `rows` are those of lines or of Parquet to read; None for all.
     """
     path = Path(path)
     if line_format not in (None, *LINE_FORMATS):
@@ -36,17 +40,23 @@ def open_file(
         if line_format is None and path.suffix.lower() in ARRAY_SUFFIXES:
             yield ArraySource(path, reader, resources)
             return
-        yield LineSource(path, line_format or _format_from_name(path), reader, resources)
+        file_format = line_format or format_from_name(path)
+        if file_format == "parquet":
+            yield ParquetSource(path, reader, resources, rows)
+            return
+        yield LineSource(path, file_format, reader, resources, rows)
 
 
-def _format_from_name(path: Path) -> LineFormat:
-    """What the lines of `path` are; InputError when its name does not say, as a .json file's."""
+def format_from_name(path: Path) -> LineFormat | Literal["parquet"]:
+    """What the file `path` holds, if no arrays; InputError when its name does not say, as a .json file's."""
     suffix = path.suffix.lower()
     if path == STANDARD_INPUT or suffix in JSONL_SUFFIXES:
         return "jsonl"
+    if suffix in PARQUET_SUFFIXES:
+        return "parquet"
     if suffix in TEXT_SUFFIXES:
         return "text"
-    suffixes = ", ".join(filter(None, (*TEXT_SUFFIXES, *JSONL_SUFFIXES, *ARRAY_SUFFIXES)))
+    suffixes = ", ".join(filter(None, (*TEXT_SUFFIXES, *JSONL_SUFFIXES, *PARQUET_SUFFIXES, *ARRAY_SUFFIXES)))
     raise InputError(
         "file",
         f"{path}, whose name does not say what it holds",

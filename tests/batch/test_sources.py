@@ -78,7 +78,7 @@ def test_arrays_by_any_of_their_names(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["a.json", "a.JSON", "a.jsonl.gz", "a.csv", "a.tsv", "a.parquet", "a.npz.bak", "a.yaml", "a.md"]
+    "name", ["a.json", "a.JSON", "a.jsonl.gz", "a.csv", "a.tsv", "a.arrow", "a.npz.bak", "a.yaml", "a.md"]
 )
 def test_a_name_that_does_not_say_what_the_file_holds_is_refused(tmp_path: Path, name: str) -> None:
     """Such a file is never taken for text; whoever knows says it."""
