@@ -1,7 +1,7 @@
 """Files of any size through a runtime: what a command line, a server and a worker share."""
 
 from reformer_export.batch.batching import Batching, Totals
-from reformer_export.batch.files_request import FilesRequest, OnError
+from reformer_export.batch.files_request import PART_ROWS, FilesRequest, OnError, PartFormat
 from reformer_export.batch.outputs import JsonLinesWriter, Output, ResultWriter
 from reformer_export.batch.results import SequenceResult, summarize_result
 from reformer_export.batch.run import open_output, refuse_bad_line, run_batches
@@ -17,6 +17,7 @@ from reformer_export.batch.shards import run_files, run_shard
 from reformer_export.batch.sources import open_file
 
 __all__ = [
+    "PART_ROWS",
     "Batching",
     "FilesRequest",
     "GivenSequences",
@@ -26,6 +27,7 @@ __all__ = [
     "OnError",
     "Output",
     "OutputSelection",
+    "PartFormat",
     "ResultWriter",
     "SequenceReader",
     "SequenceResult",

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final, Literal, TypedDict, get_args
 
 from reformer_export.batch.batching import Batching
 from reformer_export.batch.lines import LineFormat
 from reformer_export.batch.selection import KEEP_ALL, OutputSelection
 from reformer_export.batch.shard_manifest import Shard
-from reformer_export.batch.sources import LINE_FORMATS
-from reformer_export.errors import InputError, one_line_repr
+from reformer_export.errors import InputError
+from reformer_export.runtimes.field_types import check_field_types
 from reformer_export.runtimes.options import RuntimeOptions
 from reformer_export.runtimes.sampling import require_integer
 
@@ -41,8 +42,8 @@ class FilesRequest:
         runtime: how the artifact is opened.
     """
 
-    files: Sequence[str | os.PathLike[str]]
-    output: str | os.PathLike[str]
+    files: tuple[str | Path, ...]
+    output: Path
     shard: str = "0/1"
     part_rows: int = PART_ROWS
     part_format: PartFormat | None = None
@@ -53,21 +54,19 @@ class FilesRequest:
     runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
 
     def __post_init__(self) -> None:
-        if isinstance(self.files, str | os.PathLike):
+        if isinstance(self.files, str | Path):
             object.__setattr__(self, "files", (self.files,))
+        check_field_types(self)
         if not self.files:
             raise InputError("file", "none", "at least one", "name a file, or a glob")
         Shard.parse(self.shard)
         require_integer("part_rows", self.part_rows, 1)
-        _require_choice("part_format", self.part_format, (None, *PART_FORMATS))
-        _require_choice("line_format", self.line_format, (None, *LINE_FORMATS))
-        _require_choice("on_error", self.on_error, get_args(OnError))
 
 
 class FilesFields(TypedDict, total=False):
     """The fields of `FilesRequest` as keywords, for type checkers and editors."""
 
-    files: Sequence[str | os.PathLike[str]]
+    files: Sequence[str | Path] | str
     output: str | os.PathLike[str]
     shard: str
     part_rows: int
@@ -77,9 +76,3 @@ class FilesFields(TypedDict, total=False):
     batching: Batching
     selection: OutputSelection
     runtime: RuntimeOptions
-
-
-def _require_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
-    if value not in choices:
-        expected = f"one of {', '.join(map(str, choices))}"
-        raise InputError(name, one_line_repr(value), expected, "choose one")

@@ -88,7 +88,7 @@ class Output:
 
     def _check_path(self) -> None:
         if self.path.suffix.lower() not in OUTPUT_SUFFIXES:
-            expected = "a name ending in .npz or .jsonl, or - for JSON lines on standard output"
+            expected = "a name ending in .npz or .jsonl, a folder, or - for standard output"
             raise InputError("output", self.path.name, expected, "rename it")
         if not self.path.parent.is_dir():
             got = f"{self.path}, whose folder does not exist"

@@ -1,4 +1,4 @@
-"""Rows of a Parquet file, a few at a time: a column `text`, or `input_ids` and, if it likes, `attention_mask`.
+"""Rows of a Parquet file, a few at a time: a column `text`, or `input_ids` (and `attention_mask`).
 
 The other columns go along with their rows, as they are. pyarrow is imported when such a file is opened.
 """
@@ -29,6 +29,9 @@ PARQUET_SUFFIXES: Final = (".parquet", ".pq")
 BATCH_ROWS: Final = 256
 """Rows that are unpacked at once."""
 
+BROKEN: Final = (ValueError, TypeError, KeyError, IndexError, OverflowError, MemoryError, NotImplementedError)
+"""What pyarrow raises besides its own errors on files that were damaged, or made to do damage."""
+
 BUFFER_BYTES: Final = 2**20
 """What is read of a column at once: a row group may be larger than the memory."""
 
@@ -45,12 +48,16 @@ def import_pyarrow() -> tuple[Any, Any]:
 
 
 def fields_from_extra(extra: Any) -> Any:
-    """What else stood in an input's line, as JSON values."""
-    return finite_values(extra if isinstance(extra, dict) else extra.to_pylist()[0])
+    """What else stood in an input's line, as JSON values; InputError for text that is no UTF-8."""
+    try:
+        return finite_values(extra if isinstance(extra, dict) else extra.to_pylist()[0])
+    except UnicodeDecodeError as error:
+        got = f"bytes that are no UTF-8 in one of the columns {', '.join(extra.schema.names[:8])}"
+        raise InputError("file", got, "text", "convert it, or write Parquet") from error
 
 
 def require_json_types(schema: Any) -> None:
-    """InputError for a column of the pyarrow.Schema `schema`, if there is one, that JSON has no values for."""
+    """InputError for a column of `schema`, a pyarrow.Schema or None, that JSON has no values for."""
     for field in schema or ():
         if not _is_json(field.type):
             fix = "write Parquet, or leave the column out"
@@ -78,7 +85,7 @@ def reading_parquet(path: Path) -> Iterator[None]:
     pyarrow, _ = import_pyarrow()
     try:
         yield
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, *BROKEN) as error:
         got = f"{path}, which pyarrow cannot read ({one_line(error)})"
         raise InputError("file", got, "a Parquet file", "check it, or write it again") from error
 
@@ -95,7 +102,7 @@ class ParquetSource(Source):
         resources: ExitStack,
         rows: RowRange | None = None,
     ) -> None:
-        """Open the file, until `resources` are closed, and check its columns; InputError says what is wrong."""
+        """Open the file, until `resources` are closed; InputError for columns that do not fit."""
         super().__init__()
         self._path = path
         self._reader = reader
@@ -166,9 +173,12 @@ class ParquetSource(Source):
                     f"got no UTF-8 text ({problem.reason} at byte {problem.start}), expected text; convert it"
                 )
                 return InputLine(index, where, error=error)
-        rows = {key: _numbers_from_scalar(value) for key, value in values.items() if value.is_valid}
-        for key, row in rows.items():
-            if row is None:
+        rows: dict[str, NDArray[Any]] = {}
+        for key, value in values.items():
+            numbers = _numbers_from_scalar(value) if value.is_valid else None
+            if numbers is not None:
+                rows[key] = numbers
+            elif value.is_valid:
                 return InputLine(index, where, error=f"got null among {key}, expected integers; mend it")
         return self._reader.check(index, where, rows["input_ids"], rows.get("attention_mask"))
 

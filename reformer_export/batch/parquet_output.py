@@ -33,8 +33,8 @@ class ParquetColumns:
 
     Attributes:
         outputs: by name, numpy's kind of the values, or str for texts, and how many axes a sequence has.
-        extra: a pyarrow.Schema of the input's other columns; None where the input is lines, whose other fields
-            are written as JSON in the column `fields`.
+        extra: a pyarrow.Schema of the input's other columns; None where the input is lines, whose other
+            fields are written as JSON in the column `fields`.
     """
 
     outputs: dict[str, tuple[type, int]]
@@ -72,7 +72,7 @@ def list_outputs(
             kinds["top_texts"] = str
         return {name: (kind, 2) for name, kind in kinds.items()}
     axes = 1 if spec.task in COUNTED_ALONE else 2
-    return {name: (np.float32, axes) for name in spec.output_names}
+    return dict.fromkeys(spec.output_names, (np.float32, axes))
 
 
 @contextmanager

@@ -35,8 +35,8 @@ class InputFile:
         path: where it lies here.
         format: "text", "jsonl" or "parquet".
         size: bytes.
-        sha256: hex, of its bytes; of a Parquet file, of its footer, which has every column chunk's place, size
-            and statistics.
+        sha256: hex, of its bytes; of a Parquet file, of its footer, which has every column chunk's place,
+            size and statistics.
         rows: how many it holds.
         offsets: of a file of lines, the byte at which each part begins.
     """
@@ -69,16 +69,17 @@ class Part:
     rows: RowRange
 
 
-def find_files(patterns: Sequence[str | os.PathLike[str]]) -> list[Path]:
+def find_files(patterns: Sequence[str | Path]) -> list[Path]:
     """The files that paths and globs (`*`, `?`, `[...]`, `**`) name, in the order of their names; InputError
     when one names none, or a file is named twice."""
     found: list[Path] = []
-    for pattern in map(os.fspath, patterns):
+    for pattern in map(str, patterns):
         path = Path(pattern)
         if path == STANDARD_INPUT:
             raise InputError("file", "standard input", "files, where `output` is a folder", "name one")
         is_glob = glob.has_magic(pattern) and not path.exists()
-        matches = [Path(name) for name in glob.glob(pattern, recursive=True)] if is_glob else [path]
+        names = glob.glob(pattern, recursive=True) if is_glob else [pattern]  # noqa: PTH207
+        matches = [Path(name) for name in names]
         files = [each for each in matches if not is_glob or each.is_file()]
         if not files:
             raise InputError("file", f"{pattern}, which no file fits", "at least one", "check the path")

@@ -93,7 +93,7 @@ class Source(ABC):
         format: "text", "jsonl", "parquet" or "array" for a file; None for sequences that were given.
         counts_lines: whether `progress` is in lines.
         resumable: whether another process can read the same input again.
-        extra_schema: what `extra` of its lines is made of, as a pyarrow.Schema; None where it is JSON, or nothing.
+        extra_schema: what `extra` of its lines is made of, as a pyarrow.Schema; None where it is JSON.
     """
 
     format: str | None = None

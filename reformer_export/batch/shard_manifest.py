@@ -82,7 +82,7 @@ class PartRecord:
 
 @dataclass(frozen=True)
 class ShardManifest:
-    """What a shard is of, by `options` (which have the artifact's SHA-256) and `inputs`; and its parts so far."""
+    """What a shard is of, by `options` (the artifact's SHA-256 among them) and `inputs`; its parts so far."""
 
     shard: str
     options: Identity
@@ -143,9 +143,9 @@ def _read(path: Path) -> ShardManifest:
 
 def _require_same_run(manifest: ShardManifest, other: ShardManifest, path: Path) -> None:
     for name in dict.fromkeys((*manifest.options, *other.options)):
-        value, there = manifest.options.get(name), other.options.get(name)
-        if value != there:
-            raise InputError("output", f"{name} {value!r}", f"{there!r:.200} as in {path}", ANOTHER_FOLDER)
+        value, earlier = manifest.options.get(name), other.options.get(name)
+        if value != earlier:
+            raise InputError("output", f"{name} {value!r}", f"{earlier!r:.200} as in {path}", ANOTHER_FOLDER)
     if len(manifest.inputs) != len(other.inputs):
         expected = f"{len(other.inputs)} as in {path}"
         raise InputError("file", f"{len(manifest.inputs)} files", expected, ANOTHER_FOLDER)

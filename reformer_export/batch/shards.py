@@ -1,8 +1,8 @@
 """Many files into a folder, a part at a time, alone or as one of several shards on as many machines.
 
-A part is so many rows of one input: its name and bytes depend on these and the options alone, so that it does
-not matter who makes it, when, and how often. It is written beside its place and renamed when it is whole; what
-is finished is in the shard's manifest, and is not made again.
+A part is so many rows of one input: its name and bytes depend on these and the options alone, so that it
+does not matter who makes it, when, and how often. It is written beside its place and renamed when it is
+whole; what is finished is in the shard's manifest, and is not made again.
 """
 
 from __future__ import annotations
@@ -69,10 +69,10 @@ def run_shard(
     on_line: Callable[[InputLine], None] | None = None,
     say: Say = lambda sentence: None,
 ) -> ShardManifest:
-    """`run_files` with an open `runtime`; `on_line` is shown every line, in place of what `on_error` asks for,
+    """`run_files` with an open `runtime`; `on_line` is shown every line, in place of what `on_error` asks,
     and `say` gets a sentence a part."""
     request.selection.check(runtime.spec)
-    shard, folder = Shard.parse(request.shard), Path(request.output)
+    shard, folder = Shard.parse(request.shard), request.output
     files = [scan_file(path, request.line_format, request.part_rows) for path in find_files(request.files)]
     if not any(file.rows for file in files):
         raise InputError("file", "files without a row", "at least one sequence", "fill one")

@@ -31,7 +31,7 @@ def open_file(
 
     What it holds is said by `line_format`, else by its name, in capitals too; standard input, which is `-`,
     is JSON lines, which can hold any text. InputError for a file that cannot be read, a name that says
-    nothing of these, or arrays that do not fit. `rows` are those of lines or of Parquet to read; None for all.
+    nothing of these, or arrays that do not fit. `rows` are those to read, of lines or Parquet; None for all.
     """
     path = Path(path)
     if line_format not in (None, *LINE_FORMATS):

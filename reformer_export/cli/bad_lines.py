@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Final, Literal
+from typing import Final
 
 import click
 
-from reformer_export.batch import InputLine, refuse_bad_line
-
-OnError = Literal["stop", "skip"]
+from reformer_export.batch import InputLine, OnError, refuse_bad_line
 
 SHOWN_LINES: Final = 20
 """Messages of a kind on standard error; the others are counted."""

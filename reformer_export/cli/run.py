@@ -16,10 +16,18 @@ from reformer_export.batch.lines import LineFormat
 from reformer_export.batch.outputs import RESUMABLE, STANDARD_OUTPUT
 from reformer_export.batch.sequences import ids_from_text
 from reformer_export.batch.sources import LINE_FORMATS
-from reformer_export.cli.bad_lines import LineMessages, OnError
+from reformer_export.cli.bad_lines import LineMessages
 from reformer_export.cli.failures import end_by_signal, refuse_in_one_line
 from reformer_export.cli.option_names import Command
 from reformer_export.cli.option_values import json_file_option, refuse_file_name, write_json
+from reformer_export.cli.run_folder import (
+    check_folder,
+    folder_options,
+    is_folder,
+    refuse_with_folder,
+    refuse_without_folder,
+    run_into_folder,
+)
 from reformer_export.cli.runtime_options import RUNTIME_SECTIONS, open_artifact, runtime_options
 from reformer_export.cli.stream_progress import show_stream_progress
 from reformer_export.cli.summary_output import Summaries, open_summaries, report_totals, totals_to_dict
@@ -30,6 +38,7 @@ from reformer_export.runtimes import RuntimeOptions
 SECTIONS = {
     "Input": ("ids", "file", "line_format", "on_error"),
     "Output": ("output", "top_k", "last", "json_file", "resume", "restart"),
+    "Folders": ("shard", "part_rows", "part_format"),
     "Batches": ("rows", "tokens", "window", "mixes_lengths"),
     **RUNTIME_SECTIONS,
 }
@@ -40,7 +49,10 @@ SECTIONS = {
 @click.argument("text", nargs=-1)
 @click.option("--ids", multiple=True, metavar="N,N,...", help="Token ids of one sequence; repeatable.")
 @click.option(
-    "--file", type=click.Path(path_type=Path), help="A file of sequences, see above; - for standard input."
+    "--file",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="A file of sequences, see above; - for standard input.",
 )
 @click.option(
     "--format",
@@ -51,8 +63,10 @@ SECTIONS = {
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
-    help="Write all outputs to a .jsonl (or .ndjson) or .npz file; - for JSON lines on standard output.",
+    help="Write all outputs to a .jsonl (or .ndjson) or .npz file, or into a folder; - for JSON lines on "
+    "standard output.",
 )
+@folder_options
 @click.option(
     "--batch-size",
     "rows",
@@ -104,10 +118,13 @@ def command(
     out: str,
     text: tuple[str, ...],
     ids: tuple[str, ...],
-    file: Path | None,
+    file: tuple[Path, ...],
     line_format: LineFormat | None,
     output: Path | None,
-    on_error: OnError,
+    shard: str | None,
+    part_rows: int | None,
+    part_format: batch.PartFormat | None,
+    on_error: batch.OnError,
     top_k: int | None,
     last: bool,
     resume: bool,
@@ -120,9 +137,9 @@ def command(
 
     Prints summaries, or writes every output in float32 with --output. FILE is a .txt file (or a
     name without an ending) with a sequence a line, a .jsonl or .ndjson file with {"text": ...} or
-    {"input_ids": [...]} a line, or a .npz or .npy file with input_ids [batch, sequence] (and attention_mask);
-    of another name, --format says what its lines are. It may be of any size: it is read, and results are
-    written, as they come and in order.
+    {"input_ids": [...]} a line, a .parquet file with a column of one of these names, or a .npz or .npy file
+    with input_ids [batch, sequence] (and attention_mask); of another name, --format says what its lines are.
+    It may be of any size: it is read, and results are written, as they come and in order.
 
     A batch holds only sequences that give the same answers together as alone (the model pads them to one
     length), unless --pad says otherwise.
@@ -131,6 +148,11 @@ def command(
 
     A run over a file into a .jsonl that ends early keeps its lines in OUTPUT.partial; the same command
     with --resume goes on after them.
+
+    Where OUTPUT is a folder (or a name without an ending, or there is --shard), --file may be given several
+    times, and as a glob in quotes. It gets a file for every so many rows of a FILE, each whole or not there,
+    with the input's other fields beside the results. The same command again makes what is missing; --shard
+    I/N makes every N-th part, on one of N machines.
 
     Exit status: 0 all done; 1 done, but lines were skipped; 2 the input or an option is at fault.
 
@@ -143,6 +165,8 @@ def command(
       reformer-export run OUT --file all.jsonl --output all-out.jsonl --batch-size 32 --on-error skip
       reformer-export run OUT --file all.jsonl --output all-out.jsonl --batch-size 32 --resume
       zcat all.jsonl.gz | reformer-export run OUT --file - --output - | gzip > all-out.jsonl.gz
+      reformer-export run OUT --file "data/*.parquet" --output results --batch-size 32
+      reformer-export run OUT --file "data/*.jsonl" --output results --shard 0/3
       reformer-export run OUT --runtime tensorrt-rtx "In the beginning"
     """
     if batches["rows"] is None and batches["tokens"] is None:
@@ -151,6 +175,17 @@ def command(
     for each in text:
         refuse_file_name(each, "--file")
     selection = batch.OutputSelection(top_k, last)
+    if is_folder(output, file, shard):
+        refuse_with_folder(TEXT=text, ids=ids, resume=resume, restart=restart)
+        rows_of_part = batch.PART_ROWS if part_rows is None else part_rows
+        request = batch.FilesRequest(
+            *(file, check_folder(output), shard or "0/1", rows_of_part, part_format, line_format, on_error),
+            *(batching, selection, choice),
+        )
+        run_into_folder(out, request, json_file)
+        return
+    refuse_without_folder(part_rows=part_rows, part_format=part_format)
+    path = file[0] if file else None
     target = _check_output(output, json_file, resume, restart, selection)
     if target is not None and target.is_finished:
         click.echo(f"{output} is finished: nothing was done. --restart would write it anew.", err=True)
@@ -160,7 +195,7 @@ def command(
     messages = LineMessages(on_error)
     with refuse_in_one_line("running"), end_by_signal(left):
         runtime = open_artifact(out, choice)
-        with open_source(batch.SequenceReader.of(runtime), text, ids, file, line_format) as source:
+        with open_source(batch.SequenceReader.of(runtime), text, ids, path, line_format) as source:
             begun = time.perf_counter()
             writing: AbstractContextManager[batch.ResultWriter] = (
                 open_summaries(runtime, json_file, top_k)
