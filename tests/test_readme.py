@@ -20,8 +20,10 @@ from typing import Any, Final
 import click
 import numpy as np
 import onnx
+import pyarrow
 import pytest
 import transformers
+from pyarrow import parquet
 
 from reformer_export.artifact.files import sha256_of_file
 from reformer_export.cli.main import COMMANDS, cli
@@ -72,6 +74,10 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "held-out.txt").write_text("In the beginning was the word. " * 8, encoding="utf-8")
     (folder / "prompts.txt").write_text("In the beginning\nAnd God said\n", encoding="utf-8")
     (folder / "models").symlink_to(ROOT / "models")
+    (folder / "in").mkdir()
+    for name in ("a", "b"):
+        shutil.copy(folder / "all.jsonl", folder / "in" / f"{name}.jsonl")
+    parquet.write_table(pyarrow.table({"text": ["In the beginning"], "id": [7]}), folder / "in" / "a.parquet")
     if importlib.util.find_spec("reformer_pytorch") is not None:
         lucidrains.save_model(folder, lucidrains.SMALL)
         file, keywords = lucidrains.save_model(folder / "layer", lucidrains.SMALL_ATTENTION, None)

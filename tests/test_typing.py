@@ -11,6 +11,7 @@ from typing import Any, get_type_hints
 
 import pytest
 
+from reformer_export.batch.files_request import FilesFields, FilesRequest
 from reformer_export.runtimes.generation import GenerationFields, GenerationOptions
 from reformer_export.runtimes.options import RuntimeFields, RuntimeOptions
 from reformer_export.serving.options import ServeFields, ServeOptions
@@ -69,6 +70,8 @@ reformer_export.serve(artifacts=["OUT"], port=0, on_ready=lambda url, server: pr
 reformer_export.serve(artifacts=["OUT"], ports=0)  # wrong
 reformer_export.write_triton_repository("OUT", "R", backend="onnxruntime", instances=2, mounted_at="/models")
 reformer_export.write_triton_repository("OUT", "R", backends="python")  # wrong
+reformer_export.run_files("OUT", files=["a*.jsonl"], output="R", shard="0/2", part_format="parquet")
+reformer_export.run_files("OUT", files="a.jsonl", output="R", shards="0/2")  # wrong
 """
 
 
@@ -103,6 +106,7 @@ def test_a_misspelt_or_mistyped_option_fails_and_the_pages_pass(tmp_path: Path) 
         (BenchFields, BenchRequest),
         (ServeFields, ServeOptions),
         (TritonFields, TritonRequest),
+        (FilesFields, FilesRequest),
     ],
 )
 def test_the_keywords_are_the_fields(fields: Any, options: Any) -> None:
@@ -120,6 +124,7 @@ def test_a_misspelt_option_fails_when_it_runs() -> None:
         bench_artifact,
         export_checkpoint,
         load,
+        run_files,
         verify_artifact,
         write_triton_repository,
     )
@@ -131,7 +136,7 @@ def test_a_misspelt_option_fails_when_it_runs() -> None:
     def write(out: str, **fields: Any) -> object:
         return write_triton_repository(out, out, **fields)
 
-    calls: list[Any] = [load, verify_artifact, bench_artifact, export, write]
+    calls: list[Any] = [load, verify_artifact, bench_artifact, export, write, run_files]
     for call in calls:
         with pytest.raises(InputError, match=r"^options: got lenghts, expected \w+, or fields of it"):
             call("OUT", lenghts=3)
