@@ -78,8 +78,8 @@ def find_files(patterns: Sequence[str | Path]) -> list[Path]:
         if path == STANDARD_INPUT:
             raise InputError("file", "standard input", "files, where `output` is a folder", "name one")
         is_glob = glob.has_magic(pattern) and not path.exists()
-        names = glob.glob(pattern, recursive=True) if is_glob else [pattern]  # noqa: PTH207
-        matches = [Path(name) for name in names]
+        found_names = glob.glob(pattern, recursive=True) if is_glob else [pattern]  # noqa: PTH207
+        matches = [Path(name) for name in found_names]
         files = [each for each in matches if not is_glob or each.is_file()]
         if not files:
             raise InputError("file", f"{pattern}, which no file fits", "at least one", "check the path")

@@ -51,20 +51,21 @@ def run_on_ray(
         ReformerExportError: that of the first shard that ended with one, when all have ended.
     """
     require_integer("shards", shards, 1)
-    if shards > MAX_SHARDS or request.shard != "0/1":
-        got = f"{shards} and `shard` {request.shard}"
-        raise InputError("shards", got, f"at most {MAX_SHARDS}, and no `shard`", "leave one out")
+    if shards > MAX_SHARDS:
+        raise InputError("shards", shards, f"at most {MAX_SHARDS}", "choose fewer")
+    if request.shard != "0/1":
+        raise InputError("shards", f"{shards} and `shard` {request.shard}", "one of them", "leave one out")
     ray = _import_ray()
-    runtime = dataclasses.replace(request.runtime, threads=request.runtime.threads or 1)
+    threads = request.runtime.threads or 1
     request = dataclasses.replace(
         request,
         files=tuple(Path(os.path.abspath(path)) for path in find_files(request.files)),
         output=Path(os.path.abspath(request.output)),
-        runtime=runtime,
+        runtime=dataclasses.replace(request.runtime, threads=threads),
     )
     out = os.path.abspath(out) if Path(out).exists() else os.fspath(out)
     with _connected(ray):
-        needed = {"CPU": runtime.threads, "GPU": int(_takes_gpu(request))}
+        needed = {"CPU": threads, "GPU": int(_takes_gpu(request))}
         _require_room(ray, needed)
         options = {"num_cpus": needed["CPU"], "num_gpus": needed["GPU"], "max_retries": RETRIES}
         task = ray.remote(run_files).options(**options)

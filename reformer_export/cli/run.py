@@ -38,7 +38,7 @@ from reformer_export.runtimes import RuntimeOptions
 SECTIONS = {
     "Input": ("ids", "file", "line_format", "on_error"),
     "Output": ("output", "top_k", "last", "json_file", "resume", "restart"),
-    "Folders": ("shard", "part_rows", "part_format"),
+    "Folders": ("shard", "shards", "part_rows", "part_format"),
     "Batches": ("rows", "tokens", "window", "mixes_lengths"),
     **RUNTIME_SECTIONS,
 }
@@ -122,6 +122,7 @@ def command(
     line_format: LineFormat | None,
     output: Path | None,
     shard: str | None,
+    shards: int | None,
     part_rows: int | None,
     part_format: batch.PartFormat | None,
     on_error: batch.OnError,
@@ -152,7 +153,7 @@ def command(
     Where OUTPUT is a folder (or a name without an ending, or there is --shard), --file may be given several
     times, and as a glob in quotes. It gets a file for every so many rows of a FILE, each whole or not there,
     with the input's other fields beside the results. The same command again makes what is missing; --shard
-    I/N makes every N-th part, on one of N machines.
+    I/N makes every N-th part, on one of N machines, and --ray-shards N lets a Ray cluster make them all.
 
     Exit status: 0 all done; 1 done, but lines were skipped; 2 the input or an option is at fault.
 
@@ -175,14 +176,14 @@ def command(
     for each in text:
         refuse_file_name(each, "--file")
     selection = batch.OutputSelection(top_k, last)
-    if is_folder(output, file, shard):
+    if is_folder(output, file, shard, shards):
         refuse_with_folder(TEXT=text, ids=ids, resume=resume, restart=restart)
         rows_of_part = batch.PART_ROWS if part_rows is None else part_rows
         request = batch.FilesRequest(
             *(file, check_folder(output), shard or "0/1", rows_of_part, part_format, line_format, on_error),
             *(batching, selection, choice),
         )
-        run_into_folder(out, request, json_file)
+        run_into_folder(out, request, shards, json_file)
         return
     refuse_without_folder(part_rows=part_rows, part_format=part_format)
     path = file[0] if file else None

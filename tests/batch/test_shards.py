@@ -305,6 +305,10 @@ def test_requests_are_checked(fields: dict[str, Any], message: str) -> None:
             "^--part-rows: got no folder as --output",
         ),
         (("--file", "a", "--output", "r", "--shard", "2/2"), "^--shard: got '2/2'"),
+        (
+            ("--file", "a", "--shard", "0/2", "--output", "r", "--ray-shards", "2"),
+            "^--ray-shards: got 2 and --shard",
+        ),
         (("--output", "r"), "^file: got none"),
         (("--file", "nothing*", "--output", "r"), "^--file: got nothing\\*, which no file fits"),
     ],
