@@ -21,6 +21,7 @@ from reformer_export.batch.sequences import RowRange
 from reformer_export.errors import InputError, MissingDependencyError
 from reformer_export.runtimes import RuntimeOptions
 from tests.batch.test_sources import ByteTokenizer
+from tests.cli.test_hostile import measure
 from tests.runtimes.artifacts import make_spec, next_token_table, write_artifact
 
 pa = pytest.importorskip("pyarrow")
@@ -175,3 +176,22 @@ def test_without_pyarrow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
     with pytest.raises(MissingDependencyError, match=r"pip install 'reformer-export\[parquet\]'"):
         read(tmp_path / "a.parquet")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
+def test_memory_does_not_grow_with_a_row_group(tmp_path: Path) -> None:
+    """Four times the rows, all of one row group, cost no more memory, once a few of its pages were seen."""
+    out = write_artifact(tmp_path / "out", "text-classification")
+    generator = np.random.default_rng(0)
+    growth = []
+    for count in (10_000, 40_000):
+        rows = [generator.integers(0, 258, 12) for _ in range(count)]
+        texts = [generator.bytes(100).hex() for _ in range(count)]
+        path = tmp_path / f"{count}.parquet"
+        pq.write_table(pa.table({"input_ids": rows, "text beside": texts}), path, row_group_size=count)
+        target = tmp_path / str(count)
+        measured = measure("run", out, "--file", path, "--output", target, "--batch-size", 32, "--threads", 1)
+        assert measured.outcome.status == 0, measured.outcome
+        growth.append(measured.growth)
+    assert growth[1] < growth[0] + 12, growth
