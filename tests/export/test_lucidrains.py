@@ -76,7 +76,7 @@ def test_the_file_equals_eager(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.slow
 def test_a_file_with_memories_equals_eager(tmp_path: Path) -> None:
-    """By the rule of `verify`: of memories that score alike but for rounding any may be chosen."""
+    """By the rule of `verify`: of memories that score alike to rounding any may be chosen."""
     from reformer_export.parity.cases import Case
     from reformer_export.parity.session import open_session
     from reformer_export.parity.sweep import sweep
