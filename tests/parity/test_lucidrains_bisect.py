@@ -89,12 +89,12 @@ def scaled(operator: str, module: str, *where: float) -> tuple[Plant, str, str]:
 OPERATORS = {
     "other rotations": ("wrapped", (other_rotations(1), "LSHBuckets", SECOND)),
     "other rotations of tied layers": ("bare", (other_rotations(0), "LSHBuckets", FIRST)),
-    "a window": ("wrapped", with_attribute("LSHAttention", FIRST, "num_chunks_before", 0)),
-    "the other family's logit": ("gated", with_attribute("LSHAttention", SECOND, "self_logit", -1e5)),
     "a local head": ("wrapped", with_attribute("LocalAttention", SECOND, "num_chunks_before", 0)),
-    "full attention": ("full", with_attribute("LocalAttention", FIRST, "is_causal", 0)),
 }
 OTHERS = {
+    "a window": ("wrapped", with_attribute("LSHAttention", FIRST, "num_chunks_before", 0)),
+    "the other family's logit": ("gated", with_attribute("LSHAttention", SECOND, "self_logit", -1e5)),
+    "full attention": ("full", with_attribute("LocalAttention", FIRST, "is_causal", 0)),
     "a local head's ends": ("bare", with_attribute("LocalAttention", FIRST, "wraps", 1)),
     "dense too long": ("wrapped", with_attribute("LSHAttention", SECOND, "dense_threshold", 64)),
     "a memory's query": ("memories", scaled("Gemm", layer(0, "feed_forward.memory.query"))),
