@@ -151,7 +151,7 @@ class SelfAttention(nn.Module):
         spec, longest = self.spec, self.spec.longest_attended
         attended: torch.Tensor = local_attention(
             query_key,
-            unit_keys(query_key, spec.num_hash_heads, spec.takes_vectors),
+            unit_keys(query_key, spec.num_hash_heads),
             value,
             mask,
             spec.num_hash_heads,
@@ -173,7 +173,7 @@ class SelfAttention(nn.Module):
         spec, window = self.spec, self.spec.padding_multiple
         attended: torch.Tensor = local_attention(
             query_key,
-            unit_keys(query_key, spec.num_local_heads, spec.takes_vectors),
+            unit_keys(query_key, spec.num_local_heads),
             value,
             mask,
             spec.num_local_heads,
@@ -192,13 +192,11 @@ class SelfAttention(nn.Module):
         return torch.where((mask != 0)[..., None] | sees_any, attended, average.to(value.dtype))
 
 
-def unit_keys(query_key: torch.Tensor, num_heads: int, has_zeros: bool) -> torch.Tensor:
-    """T [B, L, H*D] -> T [B, L, H*D], each head's vectors with length 1; with `has_zeros` they may be zeros,
-    which stay so."""
+def unit_keys(query_key: torch.Tensor, num_heads: int) -> torch.Tensor:
+    """T [B, L, H*D] -> T [B, L, H*D], each head's vectors with length 1; zeros stay so."""
     vectors = query_key.float().view(*query_key.shape[:2], num_heads, -1)
-    mean_square = vectors.square().mean(-1, keepdim=True)
-    # A bound where it counts: the exporter takes a sum with so small a number for one with 0.
-    mean_square = mean_square.clamp(min=KEY_NORM_EPSILON) if has_zeros else mean_square + KEY_NORM_EPSILON
+    # No sum: the exporter takes one with so small a number for one with 0.
+    mean_square = vectors.square().mean(-1, keepdim=True).clamp(min=KEY_NORM_EPSILON)
     vectors = vectors * torch.rsqrt(mean_square * vectors.shape[-1])
     return vectors.view(query_key.shape).to(query_key.dtype)
 

@@ -148,7 +148,7 @@ class StepCaches:
         attended: torch.Tensor
         attended, self.present[key], self.present[held] = local_attention_step(
             query_key,
-            unit_keys(query_key, operator.num_heads, has_zeros=False),
+            unit_keys(query_key, operator.num_heads),
             *(value, self.past[key], self.past[held], self.lengths, new_lengths),
             *operator.attributes,
         )

@@ -79,8 +79,6 @@ def verify_artifact(
     manifest = read_manifest(out)
     if isinstance(manifest.spec, LucidrainsSpec):
         require_packages("verifying", COMPARING_LUCIDRAINS)
-    if manifest.spec.takes_vectors:
-        request = _leave_out_looks_inside(request, say)
     text = None if request.data is None else _read_text(manifest, request.data)
     cases = None
     if request.inputs is not None:
@@ -88,16 +86,6 @@ def verify_artifact(
     for count in request.num_hashes:
         choose_num_hashes(manifest, count)
     return _Verification(out, manifest, request, text, cases, say, progress).run()
-
-
-def _leave_out_looks_inside(request: VerifyRequest, say: Say) -> VerifyRequest:
-    """`request` for a model that takes vectors, whose values inside are not compared one by one yet."""
-    if request.bisect is not None:
-        got, expected = "it for a model that takes vectors", "one that takes token ids"
-        raise InputError("bisect", got, expected, "leave it out: the comparison itself runs")
-    if request.details:
-        say("Note: the report has no pictures of the layers of a model that takes vectors.")
-    return dataclasses.replace(request, details=False)
 
 
 @dataclass(frozen=True)

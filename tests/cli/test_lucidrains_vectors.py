@@ -42,6 +42,16 @@ def test_verify_draws_vectors_or_takes_them(exported: Path, tmp_path: Path) -> N
     assert "series.npz, rows 0 to 4: batch 5, length 24, masked" in outcome.stdout
 
 
+def test_verify_looks_inside(exported: Path, tmp_path: Path) -> None:
+    looks = ("--bisect", tmp_path / "node", "--report", tmp_path / "page.html")
+    outcome = run_program("verify", exported / "out", "--lengths", 24, "--batch-sizes", 2, *looks)
+    assert outcome.status == 0, outcome.stderr
+    assert outcome.stdout.splitlines()[-1].startswith("No node differs (batch 2, length 24")
+    html = (tmp_path / "page.html").read_text(encoding="utf-8")
+    for words in ("Layer by layer", "Margins of the hashes in layer 0", "one input of 64 tokens"):
+        assert words in html
+
+
 def test_run_inspect_and_bench(exported: Path, tmp_path: Path) -> None:
     out = exported / "out"
     file = ("--file", exported / "series.npz", "--output", tmp_path / "a.npz", "--batch-size", 4)
@@ -68,7 +78,6 @@ def test_what_does_not_work_says_so_in_one_line(exported: Path, tmp_path: Path) 
         (("generate", out, "--prompt-ids", "1,2"), "task: got an artifact for feature-extraction"),
         (("verify", out, "--data", config), "--data: got an artifact for feature-extraction"),
         (("verify", out, "--lengths", "15"), "15"),
-        (("verify", out, "--bisect", tmp_path / "node"), "--bisect: got it for a model that takes vectors"),
         (
             ("onnx", file, tmp_path / "out", "--config", config, "--decode"),
             "--decode: got a model that takes",

@@ -22,21 +22,33 @@ from tests.lucidrains import SMALL, save_model
 ATOL = 1e-4
 
 CONFIGURATIONS: dict[str, tuple[dict[str, Any], str | None]] = {
-    "training wrapper, dense below": ({"full_attn_thres": 16, "ff_glu": True}, "TrainingWrapper"),
-    "odd threshold, memory": ({"full_attn_thres": 21, "num_mem_kv": 3, "emb_dim": 16}, "Autopadder"),
-    "as the enwik8 example": ({"n_local_attn_heads": 2, "weight_tie": True}, "TrainingWrapper"),
+    "odd threshold, memory": (
+        {"full_attn_thres": 21, "num_mem_kv": 3, "emb_dim": 16, "ff_glu": True},
+        "Autopadder",
+    ),
+    "as the enwik8 example": (
+        {"n_local_attn_heads": 2, "weight_tie": True, "full_attn_thres": 16},
+        "TrainingWrapper",
+    ),
     "bidirectional, local": (
         {"n_local_attn_heads": 1, "causal": False, "use_scale_norm": True},
         "Autopadder",
     ),
     "full attention": ({"use_full_attn": True, "absolute_position_emb": True}, "Autopadder"),
-    "axial, ReZero": ({"axial_position_emb": True, "use_rezero": True, "one_value_head": True}, "Autopadder"),
     "plain, fixed": (
         {"fixed_position_emb": True, "weight_tie_embedding": True, "random_rotations_per_head": True},
         None,
     ),
     "embeddings": (
-        {"return_embeddings": True, "n_hashes": 1, "num_mem_kv": 5, "causal": False},
+        {
+            "return_embeddings": True,
+            "n_hashes": 1,
+            "num_mem_kv": 5,
+            "causal": False,
+            "axial_position_emb": True,
+            "use_rezero": True,
+            "one_value_head": True,
+        },
         "Autopadder",
     ),
 }
@@ -76,7 +88,7 @@ def test_the_file_equals_eager(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.slow
 def test_a_file_with_memories_equals_eager(tmp_path: Path) -> None:
-    """By the rule of `verify`: of memories that score alike but for rounding any may be chosen."""
+    """By the rule of `verify`: of memories that score alike to rounding any may be chosen."""
     from reformer_export.parity.cases import Case
     from reformer_export.parity.session import open_session
     from reformer_export.parity.sweep import sweep

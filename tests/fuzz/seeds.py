@@ -15,6 +15,7 @@ import transformers
 
 from reformer_export import write_triton_repository
 from reformer_export.artifact.engine_record import record_text
+from reformer_export.serving.triton.options import TritonFields
 from reformer_export.serving.triton.record import RECORD_NAME
 from reformer_export.serving.triton.text_format import message_from_text
 from reformer_export.spec import ModelSpec
@@ -65,7 +66,12 @@ class Seeds:
 
     @functools.cached_property
     def triton_config(self) -> bytes:
-        return (self._repository / "reformer" / "config.pbtxt").read_bytes()
+        """Of the backend whose configuration says most."""
+        with tempfile.TemporaryDirectory() as folder:
+            out = write_artifact(Path(folder) / "OUT")
+            fields: TritonFields = {"backend": "onnxruntime", "native": "off", "provider": "cuda"}
+            repository = write_triton_repository(out, Path(folder) / "R", **fields).folder
+            return (repository / "reformer" / "config.pbtxt").read_bytes()
 
     @functools.cached_property
     def triton_fields(self) -> dict[str, list[Any]]:

@@ -114,6 +114,8 @@ LUCIDRAINS: dict[str, tuple[dict[str, Any], str | None, ExportOptions]] = {
         "Autopadder",
         ExportOptions(),
     ),
+    "alone": (lucidrains.SMALL_ATTENTION | {"causal": True}, "Autopadder", ExportOptions()),
+    "layers": (lucidrains.SMALL_REFORMER | {"num_mem_kv": 3}, "Autopadder", ExportOptions()),
     "full": ({"use_full_attn": True, "n_local_attn_heads": 1, "depth": 1}, "Autopadder", ExportOptions()),
 }
 """Models of reformer-pytorch: keyword arguments, wrapper, options."""
@@ -136,7 +138,7 @@ def export_configuration(name: str, root: Path) -> Artifact:
 def _export_lucidrains(
     more: dict[str, Any], wrapper: str | None, options: ExportOptions, root: Path
 ) -> Artifact:
-    file, config = lucidrains.save_model(root, lucidrains.SMALL | more, wrapper)
+    file, config = lucidrains.save_model(root, more if "class" in more else lucidrains.SMALL | more, wrapper)
     (root / "out").mkdir()
     manifest = write_artifact(load_lucidrains(str(file), config, LoadOptions()), root / "out", options)
     return Artifact(root / "out", file, manifest, open_eager(file, manifest))

@@ -26,6 +26,8 @@ CASES = {
     "bare": [Case(56, 2, masked=True)],
     "gated": [Case(33, 2, masked=True), Case(5, 2, masked=True)],
     "memories": [Case(38, 2, masked=True)],
+    "alone": [Case(38, 2, masked=True)],
+    "layers": [Case(38, 2, masked=True)],
     "full": [Case(38, 2, masked=True)],
 }
 """Hashed, with masked tokens, and padded in a wrapper; without; dense, where the graph pads and eager
@@ -87,15 +89,17 @@ def scaled(operator: str, module: str, *where: float) -> tuple[Plant, str, str]:
 OPERATORS = {
     "other rotations": ("wrapped", (other_rotations(1), "LSHBuckets", SECOND)),
     "other rotations of tied layers": ("bare", (other_rotations(0), "LSHBuckets", FIRST)),
-    "a window": ("wrapped", with_attribute("LSHAttention", FIRST, "num_chunks_before", 0)),
-    "the other family's logit": ("gated", with_attribute("LSHAttention", SECOND, "self_logit", -1e5)),
     "a local head": ("wrapped", with_attribute("LocalAttention", SECOND, "num_chunks_before", 0)),
-    "full attention": ("full", with_attribute("LocalAttention", FIRST, "is_causal", 0)),
 }
 OTHERS = {
+    "a window": ("wrapped", with_attribute("LSHAttention", FIRST, "num_chunks_before", 0)),
+    "the other family's logit": ("gated", with_attribute("LSHAttention", SECOND, "self_logit", -1e5)),
+    "full attention": ("full", with_attribute("LocalAttention", FIRST, "is_causal", 0)),
     "a local head's ends": ("bare", with_attribute("LocalAttention", FIRST, "wraps", 1)),
     "dense too long": ("wrapped", with_attribute("LSHAttention", SECOND, "dense_threshold", 64)),
     "a memory's query": ("memories", scaled("Gemm", layer(0, "feed_forward.memory.query"))),
+    "an attention alone": ("alone", scaled("MatMul", f"{FIRST}.query_key")),
+    "a layer's residual": ("layers", scaled("ResidualNorm", layer(1, "attention.layer_norm"), 2, 1.001)),
     "words in disorder": ("bare", (shift_words, "Gather", "embeddings.word_embeddings")),
     "angles": ("wrapped", (scale("Mul", "rotary_positions"), "Cos", "rotary_positions")),
     "a shared projection": ("wrapped", scaled("MatMul", f"{SECOND}.query_key")),

@@ -158,7 +158,8 @@ void attend_steps(const StepCall& call, const reformer_execution& execution,
   const int64_t work = sizes.rounds * (keys + counted);
   const StepFunction step = select_step();
   const int64_t pairs = sizes.batch * sizes.heads;
-  const int64_t share = std::clamp<int64_t>(pairs / (int64_t{4} * execution.num_workers), 1, kMostPairs);
+  const int64_t share =
+      std::clamp<int64_t>(pairs / (int64_t{4} * execution.num_workers), 1, kMostPairs);
   parallel_ranges(execution, pairs, std::max(share, kLeastWork / work),
                   [&](int64_t worker, int64_t begin, int64_t end) {
                     WorkspaceArena arena(workspace.scratch +

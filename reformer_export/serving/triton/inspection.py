@@ -189,7 +189,8 @@ def find_contradictions(place: str, text: str, expected: Fields) -> Iterator[str
         if _by_name(found.get(field, [])) != _by_name(expected.get(field, [])):
             yield f"{place} with another {field} than the artifact's"
     rows, most = (_first(message, "max_batch_size", 0) for message in (found, expected))
-    if (rows == 0) != (most == 0) or (_first(expected, "backend", "") == "tensorrt" and rows > most):
+    is_too_many = not isinstance(rows, int) or (_first(expected, "backend", "") == "tensorrt" and rows > most)
+    if is_too_many or (rows == 0) != (most == 0):
         yield f"{place} with max_batch_size {rows}, where {most} was written"
     library = _first(_first(expected, "model_operations", {}), "op_library_filename", None)
     if library is not None:
@@ -206,14 +207,20 @@ def _by_name(values: list[Any]) -> Any:
     return sorted(values, key=str)
 
 
-def _first(message: Fields, field: str, default: Any) -> Any:
-    return next(iter(message.get(field, [])), default)
+def _all(message: Any, field: str) -> list[Any]:
+    """The values of a field of what should be a message."""
+    values: list[Any] = message.get(field, []) if isinstance(message, dict) else []
+    return values
+
+
+def _first(message: Any, field: str, default: Any) -> Any:
+    return next(iter(_all(message, field)), default)
 
 
 def _use_tf32(message: Fields) -> str | None:
     accelerators = _first(_first(message, "optimization", {}), "execution_accelerators", {})
-    for accelerator in accelerators.get("gpu_execution_accelerator", []):
-        for parameter in accelerator.get("parameters", []):
+    for accelerator in _all(accelerators, "gpu_execution_accelerator"):
+        for parameter in _all(accelerator, "parameters"):
             if _first(parameter, "key", "") == "use_tf32":
                 return str(_first(parameter, "value", ""))
     return None

