@@ -122,7 +122,7 @@ def open_output(
 
 
 def select_results(
-    writer: ResultWriter, selection: OutputSelection, runtime: Runtime, *, has_arrays: bool
+    writer: ResultWriter, selection: OutputSelection, runtime: Runtime, *, has_arrays: bool = False
 ) -> ResultWriter:
     """`writer` for what `selection` keeps of the results; with `has_arrays`, texts are numpy's."""
     spec = runtime.spec

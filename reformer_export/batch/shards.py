@@ -144,9 +144,7 @@ class _PartMaker:
             replace_file(path) as stream,
             self._open_writer(stream, source) as writer,
         ):
-            selecting = select_results(
-                writer, self._request.selection, self._runtime, has_arrays=self.part_format == "parquet"
-            )
+            selecting = select_results(writer, self._request.selection, self._runtime)
             totals = run_batches(self._runtime, source, selecting, self._request.batching, self._on_line)
             file.require_unchanged()
         rows, size = part.rows, path.stat().st_size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import random
 import sys
 from collections.abc import Iterator
@@ -16,10 +17,12 @@ from hypothesis import strategies as st
 
 from reformer_export import run_files
 from reformer_export.batch import InputLine, SequenceReader, open_file
+from reformer_export.batch.files_request import PART_FORMATS
 from reformer_export.batch.selection import OutputSelection
 from reformer_export.batch.sequences import RowRange
 from reformer_export.errors import InputError, MissingDependencyError
 from reformer_export.runtimes import RuntimeOptions
+from reformer_export.spec import LogitsPositions, Task
 from tests.batch.test_sources import ByteTokenizer
 from tests.cli.test_hostile import measure
 from tests.runtimes.artifacts import make_spec, next_token_table, write_artifact
@@ -195,3 +198,48 @@ def test_memory_does_not_grow_with_a_row_group(tmp_path: Path) -> None:
         assert measured.outcome.status == 0, measured.outcome
         growth.append(measured.growth)
     assert growth[1] < growth[0] + 12, growth
+
+
+@pytest.mark.parametrize(
+    ("task", "logits"),
+    [
+        ("text-generation", "last"),
+        ("fill-mask", "all"),
+        ("text-classification", "all"),
+        ("question-answering", "all"),
+        ("feature-extraction", "all"),
+    ],
+)
+def test_every_task_has_its_columns(tmp_path: Path, task: Task, logits: LogitsPositions) -> None:
+    """The values are those of JSON lines."""
+    out = write_artifact(tmp_path / "out", task, logits=logits)
+    (tmp_path / "a.jsonl").write_text(
+        '{"input_ids": [5, 6, 7], "id": 3}\n{"input_ids": [300]}\n{"input_ids": [8]}\n'
+    )
+    for kind in PART_FORMATS:
+        fields: dict[str, Any] = {"on_error": "skip", "runtime": ONE_THREAD, "part_format": kind}
+        run_files(out, files=tmp_path / "a.jsonl", output=tmp_path / kind, **fields)
+    (made,) = results(tmp_path / "parquet")
+    (path,) = (tmp_path / "jsonl").glob("*.jsonl")
+    assert made["fields"].to_pylist() == ['{"id": 3}', None, None]
+    for row, line in zip(made.drop_columns("fields").to_pylist(), path.read_text().splitlines(), strict=True):
+        values = {name: value for name, value in row.items() if value is not None}
+        expected = json.loads(line)
+        assert values.keys() == expected.keys() - {"fields"}
+        for name, value in values.items():
+            assert value == expected[name] or np.array_equal(value, np.array(expected[name], np.float32)), (
+                name
+            )
+
+
+def test_texts_of_tokens_are_whole(tmp_path: Path) -> None:
+    """Of every byte, those that no text can end in among them."""
+    out = write_artifact(tmp_path / "out", "text-generation")
+    (tmp_path / "a.txt").write_text("ab\n")
+    for kind in PART_FORMATS:
+        selection = OutputSelection(top_k=258)
+        fields: dict[str, Any] = {"selection": selection, "runtime": ONE_THREAD, "part_format": kind}
+        run_files(out, files=tmp_path / "a.txt", output=tmp_path / kind, **fields)
+    (made,) = results(tmp_path / "parquet")
+    (path,) = (tmp_path / "jsonl").glob("*.jsonl")
+    assert made["top_texts"].to_pylist() == [json.loads(path.read_text())["top_texts"]]
