@@ -10,12 +10,13 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from reformer_export.artifact.files import output_error, replace_file, sha256_of_file
+from reformer_export.batch import resume
 from reformer_export.batch.files_request import FilesFields, FilesRequest, PartFormat
 from reformer_export.batch.outputs import JsonLinesWriter, ResultWriter
 from reformer_export.batch.parquet import import_pyarrow, require_json_types
@@ -84,23 +85,41 @@ def run_shard(
         _remove_torn(folder, parts)
         manifest.write(folder / shard.manifest_name)
         read_finished(folder, manifest, parts)  # a shard that began in the same moment may be of another run
-        finished = {record.name for record in manifest.parts}
-        if finished:
-            say(f"{len(finished)} of {len(parts)} parts are finished: they are kept.")
+        if manifest.parts:
+            say(f"{len(manifest.parts)} of {len(parts)} parts are finished: they are kept.")
+        return _make_parts(maker, manifest, parts, folder, say)
+
+
+def _make_parts(
+    maker: _PartMaker, manifest: ShardManifest, parts: Sequence[Part], folder: Path, say: Say
+) -> ShardManifest:
+    """Make those `parts` that `manifest` does not have; on disk it may be a second behind until the end."""
+    path = folder / Shard.parse(manifest.shard).manifest_name
+    records = {record.name: record for record in manifest.parts}
+    saved = time.monotonic()
+    try:
         for number, part in enumerate(parts, 1):
-            if part.name in finished:
+            if part.name in records:
                 continue
             begun = time.perf_counter()
-            record = maker.make(part, folder)
-            manifest = dataclasses.replace(manifest, parts=(*manifest.parts, record))
-            manifest.write(folder / shard.manifest_name)
+            record = records[part.name] = maker.make(part, folder)
             rate = record.totals.sequences / max(time.perf_counter() - begun, 1e-9)
             say(f"Part {number} of {len(parts)}: {part.name} ({rate:.4g} sequences/s)")
-        order = {part.name: number for number, part in enumerate(parts)}
-        in_order = tuple(sorted(manifest.parts, key=lambda record: order[record.name]))
-        manifest = dataclasses.replace(manifest, parts=in_order, finished=True)
-        manifest.write(folder / shard.manifest_name)
+            if time.monotonic() - saved >= resume.STATE_SECONDS:
+                _with_parts(manifest, records, parts).write(path)
+                saved = time.monotonic()
+    finally:
+        manifest = _with_parts(manifest, records, parts)
+        manifest.write(path)
     return manifest
+
+
+def _with_parts(
+    manifest: ShardManifest, records: Mapping[str, PartRecord], parts: Sequence[Part]
+) -> ShardManifest:
+    """`manifest` with `records`, in the order of `parts`, which are all that its shard has to make."""
+    done = tuple(records[part.name] for part in parts if part.name in records)
+    return dataclasses.replace(manifest, parts=done, finished=len(done) == len(parts))
 
 
 class _PartMaker:
