@@ -41,6 +41,9 @@ class Shard:
             raise InputError("shard", one_line_repr(text), "I/N, with I from 0 to N-1", fix)
         return shard
 
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
     @property
     def manifest_name(self) -> str:
         return f"shard-{self.index:05d}-of-{self.count:05d}.json"
@@ -127,7 +130,8 @@ def read_finished(folder: Path, manifest: ShardManifest, parts: Sequence[Part]) 
         if (match := _NAME.fullmatch(path.name)) is None:
             continue
         other = _read(path)
-        if other.shard != f"{int(match[1])}/{int(match[2])}" or int(match[2]) != shard.count:
+        named = Shard(int(match[1]), int(match[2]))
+        if other.shard != str(named) or named.count != shard.count:
             expected = f"one of {shard.count} shards"
             raise InputError("output", f"{path}, of shard {other.shard!r:.20}", expected, ANOTHER_FOLDER)
         _require_same_run(manifest, other, path)

@@ -79,7 +79,7 @@ def run_shard(
         raise InputError("file", "files without a row", "at least one sequence", "fill one")
     maker = _PartMaker(runtime, request, files, on_line)
     parts = shard.select(plan_parts(files, request.part_rows, f".{maker.part_format}"))
-    manifest = ShardManifest(request.shard, maker.options, describe_inputs(files))
+    manifest = ShardManifest(str(shard), maker.options, describe_inputs(files))
     with _hold_shard(folder, shard):
         manifest = read_finished(folder, manifest, parts)
         _remove_torn(folder, parts)
