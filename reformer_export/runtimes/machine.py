@@ -10,6 +10,7 @@ from typing import Final
 
 from reformer_export.errors import InputError, ReformerExportError
 from reformer_export.libraries.gpus import Gpu, find_gpus
+from reformer_export.libraries.packages import SERVING
 from reformer_export.libraries.state import LibraryState, describe_libraries
 from reformer_export.runtimes.cuda_provider import describe_missing, find_missing_libraries
 from reformer_export.runtimes.ort import OnnxRuntime
@@ -88,6 +89,7 @@ _LIBRARIES: Final = (
         "onnx of a checkpoint with a spiece.model",
         "reformer-export[export]",
     ),
+    *((module, (module.replace("_", "-"),), "serve", "reformer-export[serve]") for module in SERVING),
 )
 """Module, the distributions that bring it, purpose, what to install."""
 
@@ -99,8 +101,10 @@ _NEEDS: Final[dict[str, tuple[str, ...]]] = {
     "engine": ("numpy",),
     "run": ("numpy", "onnxruntime"),
     "generate": ("numpy", "onnxruntime"),
+    "serve": ("numpy", "onnxruntime", *SERVING),
     "bench": ("numpy", "onnxruntime"),
     "inspect": (),
+    "triton": ("numpy",),
     "build-library": (),
     "doctor": (),
 }

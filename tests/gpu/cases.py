@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import torch
 
-from reformer_export.contract import NO_SELF_LOGIT, SELF_LOGIT
-from reformer_export.ops import draw_rotations
+from reformer_export.contract import NO_SELF_LOGIT, SELF_LOGIT, count_record_words
+from reformer_export.ops import draw_rotations, lsh_buckets_step_reference
 
 Mask = Literal["none", "holes", "all"]
 Rules = Literal["transformers", "reformer-pytorch"]
@@ -154,6 +154,27 @@ def make_step(operator: str, shape: Shape, dtype: torch.dtype, seed: int = 0) ->
     return [*new, *past, lengths, torch.ones_like(lengths)], attributes
 
 
+def make_buckets_step(shape: Shape, dtype: torch.dtype, seed: int = 0) -> Case:
+    """As `make_step`. Small integers, whose products are exact in every type and often tie."""
+    generator = torch.Generator().manual_seed(seed)
+    multiple = math.ceil(shape.length / 24)
+    planes = (1 if shape.batch > 1 else shape.heads, shape.head_size, shape.rounds)
+    rotations = torch.randint(
+        -2, 3, (*planes, math.ceil(shape.length / multiple)), generator=generator
+    ).float()
+    size = (shape.batch, shape.length, shape.heads * shape.head_size)
+    tokens = torch.randint(-2, 3, size, generator=generator).to(dtype)
+    lengths = torch.randint(0, shape.length, (shape.batch,), generator=generator, dtype=torch.int32)
+    lines = shape.rounds * count_record_words(rotations.shape[3])
+    empty = torch.full((shape.batch, shape.heads, lines, shape.length), 7, dtype=torch.int32)
+    *_, past = lsh_buckets_step_reference(
+        *(tokens, rotations, empty, torch.zeros_like(lengths), lengths, shape.heads, multiple)
+    )
+    new = torch.stack([tokens[row, lengths[row]] for row in range(shape.batch)])[:, None]
+    attributes = {"num_heads": shape.heads, "padding_multiple": multiple}
+    return [new, rotations, past, lengths, torch.ones_like(lengths)], attributes
+
+
 def _roll(tokens: torch.Tensor, lengths: torch.Tensor, size: int) -> torch.Tensor:
     """Rings [B, size, W] of each row's last tokens, position p at p modulo size."""
     rings = torch.full((len(lengths), size, tokens.shape[2]), 7.0, dtype=tokens.dtype)
@@ -169,6 +190,8 @@ def make_case(operator: str, shape: Shape, dtype: torch.dtype, seed: int = 0) ->
         return make_buckets(shape, dtype, (8, 4), seed)
     if operator == "ResidualNorm":
         return make_norm(shape, dtype, seed)
+    if operator == "LSHBucketsStep":
+        return make_buckets_step(shape, dtype, seed)
     if operator.endswith("Step"):
         return make_step(operator, shape, dtype, seed)
     return (make_lsh if operator == "LSHAttention" else make_local)(shape, dtype, seed)
