@@ -102,12 +102,12 @@ def damage_model(out: Path) -> None:
 
 
 def run_line(line: str) -> None:
-    """Run a command line as printed; before an export OUT is another folder, which a reader would name, and
-    so is a new REPOSITORY."""
+    """Run a command line as printed; before an export its folder is another one, which a reader would name,
+    and so is a new REPOSITORY."""
     program, *arguments = split(line)
     assert program == "reformer-export"
     if arguments[0] == "onnx":
-        shutil.rmtree("OUT", ignore_errors=True)
+        shutil.rmtree(arguments[2], ignore_errors=True)
     if arguments[0] == "triton" and "--overwrite" not in arguments:
         shutil.rmtree("REPOSITORY", ignore_errors=True)
     if "--bisect" in arguments:
