@@ -21,6 +21,11 @@ class GraphTensor:
     dtype: str
     shape: tuple[int | str, ...]
 
+    def sizes(self, batch: int, sequence: int) -> tuple[int, ...]:
+        """The shape with these in place of the symbolic dimensions."""
+        symbols = {BATCH: batch, SEQUENCE: sequence}
+        return tuple(symbols[size] if isinstance(size, str) else size for size in self.shape)
+
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
         return {"name": self.name, "dtype": self.dtype, "shape": list(self.shape)}
@@ -46,3 +51,8 @@ def graph_outputs(spec: ModelSpec, dtype: DType) -> tuple[GraphTensor, ...]:
     }
     shape = shapes.get(spec.task, (BATCH, rows, spec.vocab_size))
     return tuple(GraphTensor(name, dtype, shape) for name in spec.output_names)
+
+
+def has_row_a_token(spec: ModelSpec) -> bool:
+    """Whether each output has a row for each token of the input."""
+    return all(SEQUENCE in output.shape for output in graph_outputs(spec, "float32"))

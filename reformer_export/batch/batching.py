@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from typing import Final
@@ -9,6 +10,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from reformer_export.artifact.signature import graph_outputs, has_row_a_token
 from reformer_export.batch.results import SequenceResult
 from reformer_export.batch.sequences import Count, InputLine, InputSequence
 from reformer_export.runtimes import Runtime
@@ -93,11 +95,7 @@ def windows_from_lines(
 
 def count_output_bytes(spec: ModelSpec, length: int) -> int:
     """Of one sequence's outputs: float32, in JSON several times that."""
-    if spec.task == "text-classification":
-        return 4 * spec.num_labels
-    rows = length if spec.logits == "all" else 1
-    widths = {"question-answering": 2, "feature-extraction": 2 * spec.hidden_size}
-    return 4 * rows * widths.get(spec.task, spec.vocab_size)
+    return sum(4 * math.prod(output.sizes(1, length)) for output in graph_outputs(spec, "float32"))
 
 
 def plan_batches(lengths: Sequence[int], batching: Batching, spec: ModelSpec) -> list[list[int]]:
@@ -137,7 +135,7 @@ def run_window(
     good = [(line, line.sequence) for line in window if line.sequence is not None]
     totals = Totals(skipped=len(window) - len(good))
     advance(totals.skipped)
-    has_row_a_token = runtime.spec.task != "text-classification" and runtime.spec.logits == "all"
+    is_by_token = has_row_a_token(runtime.spec)
     results: dict[int, SequenceResult] = {}
     for batch in plan_batches([len(sequence.ids) for _, sequence in good], batching, runtime.spec):
         rows = [good[position][1] for position in batch]
@@ -145,7 +143,7 @@ def run_window(
         lengths = [len(row.ids) for row in rows]
         for row, position in enumerate(batch):
             line, sequence = good[position]
-            end = lengths[row] if has_row_a_token else None  # without padding
+            end = lengths[row] if is_by_token else None  # without padding
             values = {name: value[row][:end] for name, value in outputs.items()}
             results[line.index] = SequenceResult(line.index, sequence, values, line.extra)
         advance(len(rows))

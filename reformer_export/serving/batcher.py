@@ -17,6 +17,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from reformer_export.artifact.signature import has_row_a_token
 from reformer_export.batch.batching import find_group
 from reformer_export.serving.batch_requests import Answered, BatchLimits, Request, join_requests
 from reformer_export.serving.messages import Infer, Result, arrays_from_payload
@@ -54,16 +55,14 @@ _Group = tuple[int, int | None]
 
 
 class Batcher:
-    """The queue of one model; `has_row_a_token`: whether outputs have a row for each token."""
+    """The queue of one model."""
 
-    def __init__(
-        self, spec: ModelSpec, worker: Runs, limits: BatchLimits, pad_token_id: int, has_row_a_token: bool
-    ) -> None:
+    def __init__(self, spec: ModelSpec, worker: Runs, limits: BatchLimits, pad_token_id: int) -> None:
         self._spec = spec
         self._worker = worker
         self._limits = limits
         self._pad_token_id = pad_token_id
-        self._has_row_a_token = has_row_a_token
+        self._has_row_a_token = has_row_a_token(spec)
         self._groups: dict[_Group, collections.deque[_Waiting]] = {}
         self._again: collections.deque[_Waiting] = collections.deque()
         self._tasks: set[asyncio.Task[None]] = set()

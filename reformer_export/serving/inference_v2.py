@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from reformer_export import __version__
+from reformer_export.artifact.signature import graph_outputs
 from reformer_export.errors import InputError, one_line_repr
 from reformer_export.runtimes.num_hashes import choose_num_hashes
 from reformer_export.serving import batch_requests
@@ -82,8 +83,8 @@ class _Routes:
         model = self._find_model(request)
         inputs = [{"name": name, "datatype": "INT64", "shape": [-1, -1]} for name in model.spec.input_names]
         outputs = [
-            {"name": name, "datatype": OUTPUT_DATATYPE, "shape": shape_of_output(model)}
-            for name in model.spec.output_names
+            {"name": output.name, "datatype": OUTPUT_DATATYPE, "shape": output.sizes(-1, -1)}
+            for output in graph_outputs(model.spec, "float32")
         ]
         return _json(
             {
@@ -167,17 +168,6 @@ def describe_model(model: ServedModel) -> dict[str, Any]:
         "notes": [] if facts is None else facts.notes,
         "artifact_replaced": model.is_replaced,
     }
-
-
-def shape_of_output(model: ServedModel) -> list[int]:
-    """With -1 for what depends on the request."""
-    spec = model.spec
-    if spec.task == "text-classification":
-        return [-1, spec.num_labels]
-    if spec.task == "question-answering":
-        return [-1, -1]
-    width = 2 * spec.hidden_size if spec.task == "feature-extraction" else spec.vocab_size
-    return [-1, -1 if model.has_row_a_token else 1, width]
 
 
 def _choose_outputs(asked: InferRequest, model: ServedModel) -> dict[str, bool]:

@@ -82,11 +82,6 @@ class ServedModel:
         return load_tokenizer(self.folder, self.spec.vocab_size, self.manifest.tokenizer)
 
     @property
-    def has_row_a_token(self) -> bool:
-        """Whether each output has a row for each token of the input."""
-        return self.spec.task != "text-classification" and self.spec.logits == "all"
-
-    @property
     def problem(self) -> str | None:
         """Why it is not ready; None when it is."""
         return self.worker.problem
@@ -108,9 +103,7 @@ class ServedModel:
             self._options.max_delay / 1e3,
             self._options.max_queue,
         )
-        self._batcher = Batcher(
-            self.spec, self.worker, limits, self.config.pad_token_id, self.has_row_a_token
-        )
+        self._batcher = Batcher(self.spec, self.worker, limits, self.config.pad_token_id)
         self._say_of_model(
             "model_ready", pid=self.worker.pid, runs_on=facts.description, concurrency=facts.concurrency
         )

@@ -14,14 +14,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import reformer_export
+from reformer_export.artifact.signature import has_row_a_token
 from reformer_export.batch import batching as batches
-from reformer_export.batch.batching import Batching, Totals, plan_batches, run_window, windows_from_lines
+from reformer_export.batch.batching import (
+    Batching,
+    Totals,
+    count_output_bytes,
+    plan_batches,
+    run_window,
+    windows_from_lines,
+)
 from reformer_export.batch.results import SequenceResult
 from reformer_export.batch.sequences import InputLine, InputSequence
 from reformer_export.cli.main import cli
 from reformer_export.errors import InputError
 from tests.hf_models import config_t, save_model
 from tests.runtimes.artifacts import MAX_LENGTH, make_spec, next_token_table, write_artifact
+from tests.test_lucidrains_spec import make_alone
 
 SPEC = make_spec()
 LENGTHS = st.lists(st.integers(1, MAX_LENGTH), max_size=60)
@@ -173,3 +182,15 @@ def test_the_padding_share_is_reported(tmp_path: Path) -> None:
         result = CliRunner().invoke(cli, [*options, *more])
         assert json.loads(result.stdout)["padding_share"] == pytest.approx(share)
         assert f"padding {share:.1%}" in result.stderr
+
+
+def test_outputs_are_counted_as_the_graph_gives_them() -> None:
+    """reformer-pytorch's models end with the mean of the streams, half as wide as transformers' two."""
+    alone = make_alone()
+    assert count_output_bytes(alone, 7) == 4 * 7 * alone.hidden_size
+    whole, last = make_spec(), make_spec(logits="last")
+    assert [count_output_bytes(spec, 7) for spec in (whole, last)] == [
+        28 * whole.vocab_size,
+        4 * last.vocab_size,
+    ]
+    assert [has_row_a_token(spec) for spec in (alone, whole, last)] == [True, True, False]

@@ -65,7 +65,7 @@ LIMITS = BatchLimits(rows=4, tokens=64, response=2**20, delay=0.0, waiting=100)
 
 def make_batcher(worker: PlayedWorker, **limits: Any) -> Batcher:
     fields = {**vars(LIMITS), **limits}
-    return Batcher(SPEC, worker, BatchLimits(**fields), pad_token_id=0, has_row_a_token=True)
+    return Batcher(SPEC, worker, BatchLimits(**fields), pad_token_id=0)
 
 
 def make_request(length: int, first: int = 5, rows: int = 1, num_hashes: int | None = None) -> Request:

@@ -13,8 +13,8 @@ from typing import Any, Final
 
 from reformer_export.artifact.engine_record import EngineRecord
 from reformer_export.artifact.manifest import Manifest
+from reformer_export.artifact.signature import graph_outputs
 from reformer_export.contract import IDS_INPUT, MASK_INPUT
-from reformer_export.lucidrains_spec import LucidrainsSpec
 from reformer_export.runtimes.options import RuntimeOptions
 from reformer_export.serving.triton.options import GENERATE_SUFFIX, TritonRequest
 from reformer_export.serving.triton.text_format import Word
@@ -62,15 +62,7 @@ GENERATE_OUTPUTS: Final[dict[str, tuple[Word, int]]] = {
 
 def output_dims(spec: ModelSpec) -> dict[str, list[int]]:
     """The shape of one row of each output, -1 for the sequence."""
-    length = -1 if spec.logits == "all" else 1
-    if spec.task == "text-classification":
-        return {name: [spec.num_labels] for name in spec.output_names}
-    if spec.task == "question-answering":
-        return {name: [-1] for name in spec.output_names}
-    if spec.task == "feature-extraction":
-        width = spec.hidden_size if isinstance(spec, LucidrainsSpec) else 2 * spec.hidden_size
-        return {name: [-1, width] for name in spec.output_names}
-    return {name: [length, spec.vocab_size] for name in spec.output_names}
+    return {output.name: list(output.sizes(-1, -1)[1:]) for output in graph_outputs(spec, "float32")}
 
 
 def python_config(manifest: Manifest, request: TritonRequest) -> Message:

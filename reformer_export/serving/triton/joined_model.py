@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from reformer_export.artifact.signature import has_row_a_token
 from reformer_export.batch.batching import Batching, plan_batches
 from reformer_export.contract import NUM_HASHES_INPUT
 from reformer_export.errors import InputError, ReformerExportError
@@ -81,8 +82,8 @@ def _run_batch(
         return {
             place: answer for half in halves for place, answer in _run_batch(runtime, asked, half).items()
         }
-    has_row_a_token = runtime.spec.task != "text-classification" and runtime.spec.logits == "all"
-    ends = [len(ids) if has_row_a_token else None for ids, _ in rows]  # without what joined them
+    is_by_token = has_row_a_token(runtime.spec)
+    ends = [len(ids) if is_by_token else None for ids, _ in rows]  # without what joined them
     return {
         place: {name: value[row][: ends[row]] for name, value in outputs.items()}
         for row, place in enumerate(members)
