@@ -121,6 +121,11 @@ def _per_token(name: str, reference: NDArray[np.float32]) -> bool:
     return reference.ndim == 3 or name in ("start_logits", "end_logits")
 
 
+def greatest_magnitude(values: NDArray[Any]) -> float:
+    """Of all elements; infinite where there is a NaN."""
+    return float(np.nan_to_num(np.abs(values), nan=np.inf, posinf=np.inf).max(initial=0.0))
+
+
 def greatest_difference(got: NDArray[Any], expected: NDArray[Any], judged: NDArray[np.bool_]) -> float:
     """The largest absolute difference where `judged`; infinite for NaN, infinity and another size.
 

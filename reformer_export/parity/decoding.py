@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +20,15 @@ from numpy.typing import NDArray
 from reformer_export.artifact.decoding import DECODE_NAME, DECODE_OUTPUT
 from reformer_export.lucidrains_spec import LucidrainsSpec
 from reformer_export.parity.attention_points import find_attention
-from reformer_export.parity.compare import GivenTolerance, LayerAgreement, compare_buckets, tolerance
+from reformer_export.parity.compare import (
+    GivenTolerance,
+    LayerAgreement,
+    compare_buckets,
+    greatest_magnitude,
+)
 from reformer_export.parity.decoding_cases import DecodingCase, draw_ids
 from reformer_export.parity.decoding_operators import judge_operators
-from reformer_export.parity.decoding_results import Check, DecodingResult, Finding
+from reformer_export.parity.decoding_results import Check, DecodingResult, Finding, limit_error
 from reformer_export.parity.decoding_run import BUCKETS, OUTPUT, DecodeRunner, Trace
 from reformer_export.parity.expose import ExposedGraph, open_graph
 from reformer_export.parity.lucidrains_decoding import check_lucidrains_decoding
@@ -32,9 +37,6 @@ from reformer_export.parity.session import ParitySession
 from reformer_export.reference.eager import recorded_rotations
 from reformer_export.reference.eager_values import attention_name
 from reformer_export.spec import ModelSpec
-
-BATCH_SHARE: Final = 0.4
-"""Of the dtype's tolerance, for a row of a batch against the row alone: 2e-5 in float32."""
 
 
 def check_decoding(
@@ -144,8 +146,12 @@ class _Judge:
         for name in trace.layers[layer]:
             if name not in (BUCKETS, OUTPUT):
                 expected = run[f"{attention_name(layer)}.{name}"]
-                error = _greatest(trace.of_row(layer, name, row, length).astype(np.float64) - expected)
-                limit = self._limit("around", _greatest(expected))
+                error = greatest_magnitude(
+                    trace.of_row(layer, name, row, length).astype(np.float64) - expected
+                )
+                limit = limit_error(
+                    "around", self.session.precision, self.given, greatest_magnitude(expected)
+                )
                 findings.append(Finding("around", trace.case, row, length, error, limit, layer, name))
         return max(findings, key=lambda finding: finding.share)
 
@@ -199,18 +205,13 @@ class _Judge:
         """A row's logits [vocab_size] by length; the agreements go with the last."""
         findings = []
         for length, logits in expected.items():
-            error = _greatest(trace.logits[row, length].astype(np.float64) - logits)
-            limit = self._limit(check, _greatest(logits))
+            error = greatest_magnitude(trace.logits[row, length].astype(np.float64) - logits)
+            limit = limit_error(check, self.session.precision, self.given, greatest_magnitude(logits))
             if error > limit and self.given is None:
                 limit = max(limit, NOISE_UNITS * self._measure_noise(trace, row))
             flips = agreements if length == max(expected) else ()
             findings.append(Finding(check, trace.case, row, length, error, limit, agreements=flips))
         return findings
-
-    def _limit(self, check: Check, greatest: float) -> float:
-        if self.given is not None:
-            return self.given.limit(greatest)
-        return tolerance(self.session.precision, greatest) * (BATCH_SHARE if check == "batch" else 1)
 
     def _measure_noise(self, trace: Trace, row: int) -> float:
         """How far eager is from itself on a row."""
@@ -232,8 +233,3 @@ def _join_buckets(runs: Sequence[Mapping[str, NDArray[Any]]], layer: int) -> NDA
     found = [run[f"{attention_name(layer)}.buckets"] for run in runs]
     longest = max(each.shape[3] for each in found)
     return np.concatenate([np.pad(each, [(0, 0)] * 3 + [(0, longest - each.shape[3])]) for each in found])
-
-
-def _greatest(values: NDArray[Any]) -> float:
-    """The largest magnitude; infinite where there is a NaN."""
-    return float(np.nan_to_num(np.abs(values), nan=np.inf, posinf=np.inf).max(initial=0.0))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from reformer_export.parity.compare import LayerAgreement, Precision
+from reformer_export.parity.compare import GivenTolerance, LayerAgreement, Precision, tolerance
 from reformer_export.parity.decoding_cases import DecodingCase
 
 Check = Literal["prompt", "operator", "batch", "around"]
@@ -27,6 +27,16 @@ COUNTED: Final[dict[Check, str]] = {
     "around": "rests of steps",
 }
 """The same where they are counted."""
+
+BATCH_SHARE: Final = 0.4
+"""Of the dtype's tolerance, for a row of a batch against the row alone: 2e-5 in float32."""
+
+
+def limit_error(check: Check, precision: Precision, given: GivenTolerance | None, greatest: float) -> float:
+    """The allowed error of values of at most `greatest` magnitude; `given`: in the tolerance's place."""
+    if given is not None:
+        return given.limit(greatest)
+    return tolerance(precision, greatest) * (BATCH_SHARE if check == "batch" else 1)
 
 
 @dataclass(frozen=True)

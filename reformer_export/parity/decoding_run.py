@@ -96,9 +96,9 @@ class DecodeRunner:
         """`ids` int64 [B, at least the case's longest]; `given` buckets by layer, int32 [B, H, R, at least
         that], for a pinned graph."""
         spec, caches = self._manifest.spec, self._caches(case)
-        past = {each.input: _empty(each, case) for each in caches}
+        past = {each.input: empty_cache(each, case) for each in caches}
         trace = Trace(case, ids, [{} for _ in spec.layers], given if self._pinned else ())
-        extra = self._num_hashes(case)
+        extra = choose_rounds(self._manifest, case)
         for lengths, new in case.calls():
             inputs: dict[str, NDArray[Any]] = {
                 "input_ids": _new_ids(ids, lengths, new),
@@ -118,12 +118,6 @@ class DecodeRunner:
     def _caches(self, case: DecodingCase) -> tuple[CacheTensor, ...]:
         return cache_tensors(self._manifest.spec, self._manifest.dtype, case.num_hashes)
 
-    def _num_hashes(self, case: DecodingCase) -> dict[str, NDArray[np.int64]]:
-        choice = self._manifest.runtime_num_hashes
-        if choice is None:
-            return {}
-        return {NUM_HASHES_INPUT: np.array([case.num_hashes or choice.max_hashes], np.int64)}
-
     def _given(
         self, given: Sequence[NDArray[np.int32] | None], lengths: NDArray[np.int32], new: NDArray[np.int32]
     ) -> Mapping[str, NDArray[Any]]:
@@ -137,11 +131,20 @@ class DecodeRunner:
         return values
 
 
+def choose_rounds(manifest: Manifest, case: DecodingCase) -> dict[str, NDArray[np.int64]]:
+    """The graph's input of a case's number of hashes, where it has one."""
+    choice = manifest.runtime_num_hashes
+    if choice is None:
+        return {}
+    return {NUM_HASHES_INPUT: np.array([case.num_hashes or choice.max_hashes], np.int64)}
+
+
 def _pairs(lengths: NDArray[np.int32], new: NDArray[np.int32]) -> list[tuple[int, tuple[int, int]]]:
     return list(enumerate(zip(lengths.tolist(), new.tolist(), strict=True)))
 
 
-def _empty(cache: CacheTensor, case: DecodingCase) -> NDArray[Any]:
+def empty_cache(cache: CacheTensor, case: DecodingCase) -> NDArray[Any]:
+    """A case's cache before its first call."""
     dtype = np.int32 if cache.dtype == "int32" else np.float32
     return np.full(cache.shape_of(len(case.rows), case.longest), GARBAGE, dtype)
 

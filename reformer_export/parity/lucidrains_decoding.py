@@ -23,12 +23,12 @@ from reformer_export.parity.compare import (
     FLIP_ROUNDINGS,
     GivenTolerance,
     LayerAgreement,
+    greatest_magnitude,
     measure_flip,
-    tolerance,
 )
 from reformer_export.parity.decoding_cases import DecodingCase, draw_ids
 from reformer_export.parity.decoding_operators import limit_elements, move_inputs
-from reformer_export.parity.decoding_results import Check, DecodingResult, Finding
+from reformer_export.parity.decoding_results import Check, DecodingResult, Finding, limit_error
 from reformer_export.parity.expose import ExposedGraph, open_graph
 from reformer_export.parity.lucidrains_decoding_run import (
     Call,
@@ -44,9 +44,6 @@ from reformer_export.parity.noise import DRAWS, NOISE_UNITS
 from reformer_export.parity.session import ParitySession
 from reformer_export.reference.eager import recorded_rotations
 from reformer_export.spec import LSHAttentionSpec
-
-BATCH_SHARE = 0.4
-"""Of the dtype's tolerance, for a row of a batch against the row alone: 2e-5 in float32."""
 
 MAX_ALL_CALLS = 8
 """Of a case with more calls than this the operators are looked at around the layers' borders only."""
@@ -136,12 +133,8 @@ class _Judge:
         logits: Mapping[tuple[int, int], NDArray[np.float32]],
         expected: NDArray[np.float32],
     ) -> Finding:
-        error = _greatest(logits[row, length].astype(np.float64) - expected)
-        greatest = _greatest(expected)
-        if self.given is not None:
-            limit = self.given.limit(greatest)
-        else:
-            limit = tolerance(self.session.precision, greatest) * (BATCH_SHARE if check == "batch" else 1)
+        error = greatest_magnitude(logits[row, length].astype(np.float64) - expected)
+        limit = limit_error(check, self.session.precision, self.given, greatest_magnitude(expected))
         return Finding(check, case, row, length, error, limit)
 
     def _judge_node(self, case: DecodingCase, call: Call, node: StepNode) -> list[Finding]:
@@ -228,8 +221,3 @@ def _count_misread(spec: LucidrainsSpec, call: Call, got: Mapping[str, NDArray[n
         expected = buckets_from_records(split_rounds(records, rounds), columns).numpy()
         misread += int((got["buckets"][row, :, :, :length] != expected).sum())
     return float(misread)
-
-
-def _greatest(values: NDArray[np.float64] | NDArray[np.float32]) -> float:
-    """The largest magnitude; infinite where there is a NaN."""
-    return float(np.nan_to_num(np.abs(values), nan=np.inf, posinf=np.inf).max(initial=0.0))

@@ -26,7 +26,6 @@ from reformer_export.contract import (
     LOCAL_ATTENTION_STEP,
     LSH_ATTENTION_STEP,
     LSH_BUCKETS_STEP,
-    NUM_HASHES_INPUT,
 )
 from reformer_export.errors import ArtifactError
 from reformer_export.lucidrains_spec import LucidrainsSpec
@@ -37,6 +36,7 @@ from reformer_export.ops import (
     lsh_buckets_step_reference,
 )
 from reformer_export.parity.decoding_cases import DecodingCase
+from reformer_export.parity.decoding_run import choose_rounds, empty_cache
 from reformer_export.parity.expose import ExposedGraph, ModelGraph
 from reformer_export.parity.points import Point, PointFinder
 from reformer_export.spec import LSHAttentionSpec
@@ -46,9 +46,6 @@ REFERENCES: Final[dict[str, Callable[..., tuple[torch.Tensor, ...]]]] = {
     LSH_ATTENTION_STEP.name: lsh_attention_step_reference,
     LOCAL_ATTENTION_STEP.name: local_attention_step_reference,
 }
-
-GARBAGE: Final = 7
-"""In the caches where there is no token: nothing may read it."""
 
 
 @dataclass(frozen=True)
@@ -121,14 +118,9 @@ class StepRunner:
 
     def run(self, case: DecodingCase, ids: NDArray[np.int64]) -> Iterator[Call]:
         """The calls of a case, on `ids` int64 [B, at least the case's longest]."""
-        spec, rounds = self._manifest.spec, case.num_hashes
-        caches = cache_tensors(spec, self._manifest.dtype, rounds)
-        past = {}
-        for each in caches:
-            dtype = np.int32 if each.dtype == "int32" else np.float32
-            past[each.input] = np.full(each.shape_of(len(case.rows), case.longest), GARBAGE, dtype)
-        choice = self._manifest.runtime_num_hashes
-        extra = {} if choice is None else {NUM_HASHES_INPUT: np.array([rounds or choice.max_hashes])}
+        caches = cache_tensors(self._manifest.spec, self._manifest.dtype, case.num_hashes)
+        past = {each.input: empty_cache(each, case) for each in caches}
+        extra = choose_rounds(self._manifest, case)
         for held, new in case.calls():
             inputs: dict[str, NDArray[Any]] = {
                 "input_ids": _new_ids(self._manifest, ids, held, new),
