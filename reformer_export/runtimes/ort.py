@@ -203,7 +203,10 @@ class OnnxRuntime(Runtime):
         """A session of the artifact's graph `name`, where the placement says."""
         model = self.folder / name
         if self.manifest.dtype == self._graph_dtype:
-            session = open_session(model, self._placement)
+            # ONNX Runtime 1.31 on CUDA gives away the memory of shapes that a body's Loop has yet to read.
+            on_bodies = self._placement.provider == CUDA and self._placement.library is None
+            reuses_memory = not (on_bodies and name == DECODE_NAME)
+            session = open_session(model, self._placement, reuses_memory=reuses_memory)
         else:
             with tempfile.TemporaryDirectory(prefix="reformer-export-", ignore_cleanup_errors=True) as folder:
                 session = open_session(upcast_model(model, Path(folder)), self._placement)
