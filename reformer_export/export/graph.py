@@ -7,10 +7,8 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
-from pathlib import Path
 from typing import Any
 
-import onnx
 import onnx_ir as ir
 import torch
 from onnx_ir.passes.common import DeduplicateInitializersPass
@@ -185,27 +183,3 @@ def _fixed_axis(where: str, value: ir.Value, expected: str) -> ExportError:
 
 def _axes(value: ir.Value) -> list[str | int]:
     return [d.value or "?" if isinstance(d, ir.SymbolicDim) else d for d in value.shape or ()]
-
-
-def save_model(model: ir.Model, path: Path, external_data: str | None = None) -> None:
-    """Write `model` to `path` (weights to the file `external_data` beside it, if given), and check it."""
-    ir.save(model, path, external_data=external_data)
-    is_external = any(isinstance(x.const_value, ir.ExternalTensor) for x in model.graph.initializers.values())
-    try:
-        onnx.checker.check_model(str(path), full_check=external_data is None and not is_external)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ExportError(
-            path.name,
-            f"a graph that the ONNX checker refuses ({error})",
-            "a valid one",
-            "please report the versions that `reformer-export doctor` prints",
-        ) from error
-
-
-def weights_nbytes(model: ir.Model) -> int:
-    """Bytes of all initialisers."""
-    return sum(_nbytes(value.const_value) for value in model.graph.initializers.values())
-
-
-def _nbytes(tensor: Any) -> int:
-    return 0 if tensor is None else int(tensor.nbytes)
