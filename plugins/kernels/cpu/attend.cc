@@ -32,14 +32,15 @@ struct QueryBlock {
 // Tiles whose logits are computed together.
 struct Segment {
   const KeyTile* tiles[kSegmentTiles];
+  size_t keys[kSegmentTiles];     // of each tile, its first ones
   size_t offsets[kSegmentTiles];  // first column of each tile
   size_t count;
   size_t columns;
 };
 
 // Adds window tiles from `next` on until the segment is full, or the cache of tiles is: one more
-// would take the place of the first. `skip_hidden` leaves out tiles that no query of the block may
-// see. False at the window's end.
+// would take the place of the first. `skip_hidden` leaves out tiles, and the rest of a tile, that no
+// query of the block may see. False at the window's end.
 HWY_INLINE bool collect_segment(const AttendJob& job, const QueryBlock& block, bool skip_hidden,
                                 int64_t* next, AttendScratch& scratch, Segment* segment) {
   const AttentionSizes& sizes = job.sizes;
@@ -64,12 +65,14 @@ HWY_INLINE bool collect_segment(const AttendJob& job, const QueryBlock& block, b
     const KeyTile& tile = fetch_tile(job, block.pair, chunk, *next % per_chunk, scratch);
     ++fetched;
     if (skip_hidden && tile.min_visible > limit) continue;
-    const size_t columns = round_up(tile.count, kLanes);
+    const size_t keys = skip_hidden ? count_seen(tile, limit) : tile.count;
+    const size_t columns = round_up(keys, kLanes);
     std::copy(tile.positions, tile.positions + columns,
               scratch.segment_positions + segment->columns);
     std::copy(tile.visible, tile.visible + columns, scratch.segment_visible + segment->columns);
     std::copy(tile.fill, tile.fill + columns, scratch.segment_fill + segment->columns);
     segment->tiles[segment->count] = &tile;
+    segment->keys[segment->count] = keys;
     segment->offsets[segment->count++] = segment->columns;
     segment->columns += columns;
   }
@@ -95,8 +98,8 @@ HWY_INLINE void attend_segment(const AttendJob& job, size_t rows, const Segment&
   const size_t columns = segment.columns;
   for (size_t t = 0; t < segment.count; ++t) {
     const KeyTile& tile = *segment.tiles[t];
-    multiply<false>(rows, round_up(tile.count, kLanes), size, {scratch.query, width, 1}, tile.keys,
-                    kTileKeys, scratch.logits + segment.offsets[t], columns);
+    multiply<false>(rows, round_up(segment.keys[t], kLanes), size, {scratch.query, width, 1},
+                    tile.keys, kTileKeys, scratch.logits + segment.offsets[t], columns);
   }
   if (job.self_logit != kNoSelfLogit) {
     weigh_segment<true>(job, rows, columns, scratch);
@@ -108,9 +111,9 @@ HWY_INLINE void attend_segment(const AttendJob& job, size_t rows, const Segment&
     const KeyTile& tile = *segment.tiles[t];
     const MatrixView weights{scratch.logits + segment.offsets[t], columns, 1};
     if (first && t == 0) {
-      multiply<false>(rows, width, tile.count, weights, tile.values, width, scratch.result, width);
+      multiply<false>(rows, width, segment.keys[t], weights, tile.values, width, scratch.result, width);
     } else {
-      multiply<true>(rows, width, tile.count, weights, tile.values, width, scratch.result, width);
+      multiply<true>(rows, width, segment.keys[t], weights, tile.values, width, scratch.result, width);
     }
   }
 }
@@ -180,17 +183,18 @@ HWY_INLINE void prefetch_rows(const AttendJob& job, const void* tensor, const He
 }
 
 // Asks for the memory this block and its chunk's next tile will touch, while the products of this
-// block keep the processor busy: sorted positions are beyond the hardware's own prefetcher.
+// block keep the processor busy: rows of one head are beyond the hardware's own prefetcher.
 HWY_INLINE void prefetch_block(const AttendJob& job, const QueryBlock& block, const HeadRows& head,
                                const AttendScratch& scratch) {
-  if (job.order == nullptr) return;
   const AttentionSizes& sizes = job.sizes;
   const int64_t entries = sizes.rounds * sizes.padded_length;
   const int64_t next = (block.chunk + sizes.after + 1) * sizes.chunk_length + block.first_row;
   if (next + static_cast<int64_t>(block.rows) <= entries) {
-    const int32_t* positions = job.order + (block.pair - job.first_pair) * entries + next;
+    int32_t positions[kQueryRows];
+    list_positions(job, block.pair, next, block.rows, positions);
     prefetch_rows(job, job.key, head, positions, block.rows);
     prefetch_rows(job, job.value, head, positions, block.rows);
+    if (!job.shared_query_key) prefetch_rows(job, job.query, head, positions, block.rows);
   }
   prefetch_rows(job, job.output, head, scratch.positions, block.rows);
 }
@@ -210,23 +214,33 @@ HWY_INLINE void attend_block(const AttendJob& job, const QueryBlock& block,
   });
 }
 
+// Block `index` of the group: strip by strip, chunk by chunk, pair by pair.
+HWY_INLINE QueryBlock locate_block(const AttendJob& job, int64_t index) {
+  const AttentionSizes& sizes = job.sizes;
+  const int64_t per_pair = blocks_per_round(sizes);
+  const int64_t strip = index / (job.strip * per_pair) * job.strip;
+  const int64_t per_chunk = blocks_per_chunk(sizes);
+  const int64_t side_by_side = std::min(job.strip, job.group - strip) * per_chunk;
+  const int64_t in_strip = index - strip * per_pair;
+  const int64_t chunks = sizes.padded_length / sizes.chunk_length;
+  QueryBlock block{};
+  block.pair = job.first_pair + strip + in_strip % side_by_side / per_chunk;
+  block.chunk = job.round * chunks + in_strip / side_by_side;
+  block.first_row = in_strip % per_chunk * static_cast<int64_t>(kQueryRows);
+  return block;
+}
+
 void attend_blocks(const AttendJob& job, AttendScratch& scratch, int64_t begin, int64_t end) {
   const AttentionSizes& sizes = job.sizes;
-  const int64_t chunks = sizes.padded_length / sizes.chunk_length;
-  const int64_t query_rows = static_cast<int64_t>(kQueryRows);
   for (int64_t index = begin; index < end; ++index) {
-    const int64_t in_round = index % blocks_per_round(sizes);
-    const int64_t first_row = in_round % blocks_per_chunk(sizes) * query_rows;
-    QueryBlock block;
-    block.pair = job.first_pair + index / blocks_per_round(sizes);
-    block.chunk = job.round * chunks + in_round / blocks_per_chunk(sizes);
-    const int64_t rows = std::min(query_rows, sizes.chunk_length - first_row);
-    list_positions(job, block.pair, block.chunk * sizes.chunk_length + first_row,
+    QueryBlock block = locate_block(job, index);
+    const int64_t rows =
+        std::min(static_cast<int64_t>(kQueryRows), sizes.chunk_length - block.first_row);
+    list_positions(job, block.pair, block.chunk * sizes.chunk_length + block.first_row,
                    static_cast<size_t>(rows), scratch.positions);
     // Virtual padding sorts behind everything and has no output.
     const auto padding = [&](int32_t position) { return position >= sizes.length; };
     const int32_t* stop = std::find_if(scratch.positions, scratch.positions + rows, padding);
-    block.first_row = first_row;
     block.rows = static_cast<size_t>(stop - scratch.positions);
     if (block.rows == 0) continue;
     block.last_position = *std::max_element(scratch.positions, scratch.positions + block.rows);

@@ -6,6 +6,7 @@
 #define REFORMER_SOFTMAX_INL_H_
 #endif
 
+#include "hwy/contrib/math/math-inl.h"
 #include "kernels/cpu/exponentiate-inl.h"
 #include "kernels/cpu/key_tiles-inl.h"
 
