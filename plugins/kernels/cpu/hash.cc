@@ -95,6 +95,7 @@ HWY_INLINE void hash_round(const HashJob& job, const TokenBlock& block, int64_t 
   const float* rotations = job.rotations +
                            block.head * sizes.head_size * static_cast<int64_t>(all_rounds) +
                            round * sizes.rotation_size;
+  const Nothing nothing;
   std::fill(scratch.bucket, scratch.bucket + columns, 0);
   int32_t stride = 1;
   for (int32_t f = 0; f < job.num_factors; ++f) {
@@ -108,7 +109,7 @@ HWY_INLINE void hash_round(const HashJob& job, const TokenBlock& block, int64_t 
       const size_t count = std::min(kHashColumns, half - s);
       multiply<false>(count, columns, static_cast<size_t>(sizes.head_size),
                       {rotations + s, 1, all_rounds}, scratch.tokens, kHashTokens, scratch.rotated,
-                      kHashTokens);
+                      kHashTokens, nothing);
       update_extremes(s, count, columns, scratch);
     }
     add_factor(static_cast<int32_t>(half), stride, columns, scratch);
@@ -174,13 +175,14 @@ HWY_INLINE void record_round(const RecordJob& job, const TokenBlock& block, int6
   const int64_t pair = block.batch * sizes.heads + block.head;
   int32_t* records = job.records + (pair * sizes.rounds + round) * job.words * job.capacity +
                      job.lengths[block.batch] + block.first;
+  const Nothing nothing;
   std::fill(scratch.highest, scratch.highest + columns, -1.0f);
   std::fill(scratch.highest_at, scratch.highest_at + columns, 0);
   for (size_t s = 0; s < all; s += kHashColumns) {
     const size_t count = std::min(kHashColumns, all - s);
     multiply<false>(count, columns, static_cast<size_t>(sizes.head_size),
                     {rotations + s, 1, all_rounds}, scratch.tokens, kHashTokens, scratch.rotated,
-                    kHashTokens);
+                    kHashTokens, nothing);
     update_records(s, count, s + count == all, columns, scratch, [&](size_t word) {
       std::copy(scratch.bucket, scratch.bucket + block.count,
                 records + static_cast<int64_t>(word) * job.capacity);
