@@ -9,7 +9,6 @@
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/attend.cc"
-#include "hwy/cache_control.h"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
 #include "kernels/cpu/key_tiles-inl.h"
@@ -39,8 +38,8 @@ struct Segment {
 };
 
 // Adds window tiles from `next` on until the segment is full, or the cache of tiles is: one more
-// would take the place of the first. `skip_hidden` leaves out tiles, and the rest of a tile, that no
-// query of the block may see. False at the window's end.
+// would take the place of the first. `skip_hidden` leaves out tiles, and the rest of a tile, that
+// no query of the block may see. False at the window's end.
 HWY_INLINE bool collect_segment(const AttendJob& job, const QueryBlock& block, bool skip_hidden,
                                 int64_t* next, AttendScratch& scratch, Segment* segment) {
   const AttentionSizes& sizes = job.sizes;
@@ -110,8 +109,7 @@ class RowPrefetch {
   HWY_INLINE void operator()() {
     constexpr size_t kBytes = 12 * kCacheLine;
     for (size_t bytes = 0; bytes < kBytes && next_ < count_; bytes += row_bytes_) {
-      const char* row = rows_[next_++];
-      for (size_t byte = 0; byte < row_bytes_; byte += kCacheLine) hwy::Prefetch(row + byte);
+      prefetch_row(rows_[next_++], row_bytes_);
     }
   }
 
@@ -142,8 +140,7 @@ HWY_INLINE void foresee_rows(const AttendJob& job, const QueryBlock& block,
 
 // Takes a segment's keys into row_max, row_sum and result = sum exp(logit - row_max) v.
 HWY_INLINE void attend_segment(const AttendJob& job, size_t rows, const Segment& segment,
-                               bool first, const AttendScratch& scratch,
-                               RowPrefetch& prefetch) {
+                               bool first, const AttendScratch& scratch, RowPrefetch& prefetch) {
   const size_t size = static_cast<size_t>(job.sizes.head_size);
   const size_t width = round_up(size, kLanes);
   const size_t columns = segment.columns;
@@ -162,11 +159,11 @@ HWY_INLINE void attend_segment(const AttendJob& job, size_t rows, const Segment&
     const KeyTile& tile = *segment.tiles[t];
     const MatrixView weights{scratch.logits + segment.offsets[t], columns, 1};
     if (first && t == 0) {
-      multiply<false>(rows, width, segment.keys[t], weights, tile.values, width, scratch.result, width,
-               prefetch);
+      multiply<false>(rows, width, segment.keys[t], weights, tile.values, width, scratch.result,
+                      width, prefetch);
     } else {
-      multiply<true>(rows, width, segment.keys[t], weights, tile.values, width, scratch.result, width,
-               prefetch);
+      multiply<true>(rows, width, segment.keys[t], weights, tile.values, width, scratch.result,
+                     width, prefetch);
     }
   }
 }

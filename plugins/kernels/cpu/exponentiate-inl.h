@@ -12,9 +12,9 @@ HWY_BEFORE_NAMESPACE();
 namespace reformer {
 namespace HWY_NAMESPACE {
 
-// exp(x) of x <= 0 within 0.8 units in the last place, 1 of 0, and 0 where it is below 2^-125.5: half
-// the instructions of Highway's, which takes any x. x = n ln 2 + r with |r| <= ln 2 / 2, and then
-// 2^n p(r), p having the least relative error among polynomials of its degree with p(0) = 1.
+// exp(x) of x <= 0 within 0.8 units in the last place, 1 of 0, and 0 where it is below 2^-125.5:
+// half the instructions of Highway's, which takes any x. x = n ln 2 + r with |r| <= ln 2 / 2, and
+// then 2^n p(r), p having the least relative error among polynomials of its degree with p(0) = 1.
 HWY_INLINE VF exponentiate(VF x) {
   const F32 df;
   const I32 di;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <type_traits>
 
 #include "kernels/cpu/cpu_target.h"
 #include "kernels/cpu/simd_targets.h"
@@ -25,22 +26,46 @@ struct TokenBlock {
   size_t count;
 };
 
+// Asks for the token kAhead behind token `index` of the block, or of the next head's, which are
+// hashed next: a head's rows are too far apart for the hardware to foresee.
+template <typename T>
+HWY_INLINE void prefetch_ahead(const HashSizes& sizes, const TokenBlock& block, const T* tokens,
+                               size_t stride, size_t index) {
+  constexpr size_t kAhead = 32;
+  const size_t size = static_cast<size_t>(sizes.head_size);
+  const size_t ahead = index + kAhead;
+  if (ahead < block.count) {
+    prefetch_row(tokens + ahead * stride, size);
+  } else if (block.head + 1 < sizes.heads && ahead < 2 * block.count) {
+    prefetch_row(tokens + (ahead - block.count) * stride + size, size);
+  }
+}
+
+// scratch.tokens: the block's tokens as columns, zeros behind the last one up to whole vectors.
 template <typename T>
 void load_tokens(const HashJob& job, const TokenBlock& block, const T* query_key,
                  const HashScratch& scratch) {
   const HashSizes& sizes = job.sizes;
   const size_t size = static_cast<size_t>(sizes.head_size);
   const size_t row = round_up(size, kLanes);
+  const size_t stride = static_cast<size_t>(sizes.heads) * size;
+  const int64_t first = block.batch * sizes.length + block.first;
+  const T* tokens = query_key + (first * sizes.heads + block.head) * sizes.head_size;
   for (size_t start = 0; start < block.count; start += kLanes) {
     const size_t rows = std::min(kLanes, block.count - start);
+    for (size_t i = 0; i < rows; ++i) prefetch_ahead(sizes, block, tokens, stride, start + i);
+    float* target = scratch.tokens + start;
+    if constexpr (std::is_same_v<T, float>) {
+      if (rows == kLanes && size % 4 == 0) {  // a transposition reads whole blocks of 4
+        transpose(tokens + start * stride, stride, kLanes, size, target, kHashTokens);
+        continue;
+      }
+    }
     for (size_t i = 0; i < rows; ++i) {
-      const int64_t token =
-          block.batch * sizes.length + block.first + static_cast<int64_t>(start + i);
-      const int64_t offset = (token * sizes.heads + block.head) * sizes.head_size;
-      load_row(query_key + offset, size, scratch.rows + i * row);
+      load_row(tokens + (start + i) * stride, size, scratch.rows + i * row);
     }
     std::fill(scratch.rows + rows * row, scratch.rows + kLanes * row, 0.0f);
-    transpose(scratch.rows, row, kLanes, size, scratch.tokens + start, kHashTokens);
+    transpose(scratch.rows, row, kLanes, size, target, kHashTokens);
   }
 }
 

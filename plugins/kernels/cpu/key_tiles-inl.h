@@ -110,7 +110,8 @@ HWY_INLINE void mark_visible(const AttendJob& job, int64_t batch, KeyTile& tile)
   }
 }
 
-// Keys of the tile up to the last one that a query at `limit` or before it may see, in whole vectors.
+// Keys of the tile up to the last one that a query at `limit` or before it may see, in whole
+// vectors.
 HWY_INLINE size_t count_seen(const KeyTile& tile, int32_t limit) {
   const I32 di;
   const auto last = hn::Set(di, limit);
