@@ -66,12 +66,21 @@ class ParitySession:
         """Whether the exposed graph runs as the runtime does, so that its buckets are the runtime's."""
         return getattr(self.runtime, "placement", None) == self.placement
 
+    @property
+    def pinned(self) -> list[Point]:
+        """What a comparison of the arithmetic alone gives: buckets, memories, and what is rounded to int8."""
+        return [*(point for point in self.hashing if point.role in CHOICES), *self.rounded]
+
+    @property
+    def pinned_names(self) -> frozenset[str]:
+        """Of eager's values that a run of it has to read for that."""
+        return frozenset(point.name for point in self.rounded)
+
     def expose_hashing(self) -> ExposedGraph:
         """The whole graph on buckets and memories that are given; it shows its outputs, and for each LSH
         layer what it hashed and the buckets that it would have chosen, for each product-key memory the same,
         all with given ones in the layers before. What is rounded to int8 is given and shown too."""
-        choices = [point for point in self.hashing if point.role in CHOICES]
-        return self.graph.expose([*choices, *self.rounded], [*self.hashing, *self.rounded])
+        return self.graph.expose(self.pinned, [*self.hashing, *self.rounded])
 
     def draw(self, case: Case) -> tuple[NDArray[Any], NDArray[np.int64]]:
         """The case's ids int64 [B, L], or vectors float32 [B, L, hidden_size], and mask int64 [B, L]: its

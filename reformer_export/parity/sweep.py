@@ -81,7 +81,7 @@ def _run_case(
     """One input on eager, on the graph with eager's buckets and memories, and on the runtime."""
     precision = session.precision
     ids, mask = session.draw(case)
-    truth = session.eager.run(ids, mask, case.num_hashes, tuple(point.name for point in session.rounded))
+    truth = session.eager.run(ids, mask, case.num_hashes, session.pinned_names)
     got = graph.run(session.graph_inputs(ids, mask, case.num_hashes), truth.values)
     pinned_difference = compare_outputs(got, truth.outputs, mask)
     judge = Judge(session.spec, precision, truth.values, mask)

@@ -70,7 +70,7 @@ class ValueReader:
         buckets = [
             (prefix + attention_name(layer), self._read_buckets(layer)) for layer in self.spec.lsh_layers
         ]
-        return buckets if self._names == () else buckets + self._value_hooks(prefix)
+        return buckets if self._names is not None and not self._names else buckets + self._value_hooks(prefix)
 
     def _value_hooks(self, prefix: str) -> list[tuple[str, Hook]]:
         hooks: list[tuple[str, Hook]] = [
