@@ -39,6 +39,7 @@ def custom_translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
         operators.lsh_attention_step.default: bodies.lsh_attention_step_node,
         operators.local_attention_step.default: bodies.local_attention_step_node,
         operators.lsh_buckets_step.default: bodies.lsh_buckets_step_node,
+        operators.linear.default: bodies.linear_node,
         torch.ops.aten.floor_divide.default: _divide_positions,
     }
 
