@@ -49,7 +49,7 @@ async def _serve(server: Server, on_ready: OnReady) -> int:
 def open_listener(host: str, port: int) -> socket.socket:
     """A socket that listens at the address; InputError where the system refuses it."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
