@@ -14,13 +14,12 @@ import uvicorn
 
 from reformer_export.errors import InputError, one_line
 from reformer_export.serving.app import Server, make_app, make_server
-from reformer_export.serving.limits import TimedProtocol
 from reformer_export.serving.options import ServeOptions
+from reformer_export.serving.timed_protocol import TimedProtocol
 
 LOOK_SECONDS: Final = 1.0
 """Between two looks at the artifacts' folders."""
 BACKLOG: Final = 2048
-MAX_HEAD_BYTES: Final = 2**16
 
 OnReady = Callable[[str, Server], None]
 
@@ -95,7 +94,6 @@ class _Runner(uvicorn.Server):
             limit_concurrency=options.max_connections + 1,  # the one that asks is counted
             timeout_keep_alive=options.keep_alive,  # type: ignore[arg-type]
             timeout_graceful_shutdown=options.drain,  # type: ignore[arg-type]
-            h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         )
         super().__init__(config)
         self._server = server
