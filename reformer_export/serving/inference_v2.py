@@ -21,6 +21,7 @@ from reformer_export.serving import batch_requests
 from reformer_export.serving.limits import await_answer, read_body
 from reformer_export.serving.model_inputs import check_inputs
 from reformer_export.serving.models import ServedModel
+from reformer_export.serving.parts_response import PartsResponse
 from reformer_export.serving.refusals import NotFoundError, NotReadyError, TooLargeError
 from reformer_export.serving.request_log import record_of
 from reformer_export.serving.tensors_v2 import (
@@ -200,7 +201,7 @@ async def _write_answer(
     header = b"".join(text)
     if not tail:
         return Response(header, media_type=_JSON)
-    return Response(b"".join([header, *tail]), media_type=_BINARY, headers={HEADER_LENGTH: str(len(header))})
+    return PartsResponse([header, *tail], media_type=_BINARY, headers={HEADER_LENGTH: str(len(header))})
 
 
 def _json(values: dict[str, Any]) -> Response:

@@ -11,6 +11,8 @@ GRACE: Final = 1.0
 """Seconds for the refusal of a body that is late to be sent, before the connection is cut off."""
 IS_LATE: Final = "is_late"
 """Of a request's state: its body took too long."""
+SOCKET: Final = "socket"
+"""Of a request's state: its connection's."""
 MAX_HEAD_BYTES: Final = 2**16
 """Of a request's first line and headers, where they do not come at once."""
 
@@ -60,6 +62,7 @@ class TimedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._is_in_head = False
         self._unset_keepalive_if_required()
+        self.scope["state"][SOCKET] = self.transport.get_extra_info("socket")  # type: ignore[typeddict-item]
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:

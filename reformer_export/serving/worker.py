@@ -26,6 +26,7 @@ from reformer_export.serving.messages import (
     Result,
     Start,
     ToFront,
+    count_bytes,
     error_from_parts,
 )
 from reformer_export.serving.refusals import NotReadyError
@@ -108,20 +109,26 @@ class Worker:
             raise NotReadyError("model", f"one that does not run: {self.problem}", "a model that runs", fix)
 
     async def infer(self, message: Infer, *payload: Any) -> tuple[Result, memoryview]:
-        """One pass; its outputs lie in the payload. Raises the request's error, or WorkerDiedError."""
+        """One pass, and the bytes of its outputs. Raises the request's error, or WorkerDiedError."""
+        if self._process is None or not self.is_up:
+            raise WorkerDiedError
         answered: asyncio.Future[tuple[Answer | None, memoryview]] = (
             asyncio.get_running_loop().create_future()
         )
+        place = self._process.memory.take()
+        room = b"" if place is None else place[1]
 
         def take(answer: Answer | None, values: memoryview) -> None:
+            """Keeps the room, into which the worker may write until it has answered, whoever still waits."""
+            if isinstance(answer, Result) and answer.is_shared:
+                values = memoryview(room)[: count_bytes(answer.outputs)]
             if not answered.done():
                 answered.set_result((answer, values))
 
-        request_id = self._send(message, payload, take)
-        try:
-            answer, values = await answered
-        finally:
-            self._calls.pop(request_id, None)
+        if place is not None:
+            message = msgspec.structs.replace(message, at=place[0], room=len(room))
+        self._send(message, payload, take)
+        answer, values = await answered
         if answer is None:
             raise WorkerDiedError
         if isinstance(answer, Failure):
