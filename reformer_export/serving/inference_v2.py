@@ -115,7 +115,7 @@ class _Routes:
         record.tokens = made.rows * made.length
         if options.log_inputs:
             record.inputs = {name: values.tolist() for name, values in asked.arrays.items()}
-        answered = await await_answer(model.batcher.submit(made), request.receive, seconds)
+        answered = await await_answer(model.batcher.submit(made), request, seconds)
         record.queue_ms, record.run_ms, record.batch = answered.queue_ms, answered.run_ms, answered.rows
         head = {"model_name": model.name, "model_version": VERSION, **({"id": asked.id} if asked.id else {})}
         return await _write_answer(head, {name: answered.outputs[name] for name in wanted}, wanted)

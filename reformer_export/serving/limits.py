@@ -16,7 +16,7 @@ from reformer_export.serving.refusals import (
     TooLargeError,
     UnsupportedTypeError,
 )
-from reformer_export.serving.timed_protocol import IS_LATE
+from reformer_export.serving.timed_protocol import DEPARTED, IS_LATE
 
 T = TypeVar("T")
 
@@ -59,7 +59,7 @@ def _too_large(got: str, limit: int) -> TooLargeError:
 
 
 async def await_answer(
-    answer: Coroutine[Any, Any, T] | asyncio.Future[T], receive: Receive, seconds: float
+    answer: Coroutine[Any, Any, T] | asyncio.Future[T], request: Request, seconds: float
 ) -> T:
     """What `answer` gives; it is cancelled when the client leaves, or after `seconds`.
 
@@ -68,7 +68,8 @@ async def await_answer(
         TimedOutError: it took longer.
     """
     task = asyncio.ensure_future(answer)
-    gone = asyncio.ensure_future(await_departure(receive))
+    departed: asyncio.Future[None] | None = request.scope["state"].get(DEPARTED)
+    gone = departed or asyncio.ensure_future(await_departure(request.receive))
     try:
         await asyncio.wait({task, gone}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
@@ -79,7 +80,8 @@ async def await_answer(
         raise TimedOutError("answer", f"none in {seconds:g} s", "one in that time", fix)
     finally:
         task.cancel()
-        gone.cancel()
+        if departed is None:
+            gone.cancel()
 
 
 async def await_departure(receive: Receive) -> None:

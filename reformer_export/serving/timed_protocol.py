@@ -11,6 +11,8 @@ GRACE: Final = 1.0
 """Seconds for the refusal of a body that is late to be sent, before the connection is cut off."""
 IS_LATE: Final = "is_late"
 """Of a request's state: its body took too long."""
+DEPARTED: Final = "departed"
+"""Of a request's state: a future that is done when its client has left."""
 SOCKET: Final = "socket"
 """Of a request's state: its connection's."""
 MAX_HEAD_BYTES: Final = 2**16
@@ -41,6 +43,7 @@ class TimedProtocol(HttpToolsProtocol):
         self._taking: asyncio.TimerHandle | None = None
         self._is_in_head = True
         self._head_bytes = 0
+        self._departed: asyncio.Future[None] = self.loop.create_future()
         super().connection_made(transport)
         self._watch_sender()
 
@@ -55,6 +58,7 @@ class TimedProtocol(HttpToolsProtocol):
         for timer in (self._sending, self._taking):
             if timer is not None:
                 timer.cancel()
+        self._departed.set_result(None)
         super().connection_lost(exc)
 
     # What the parser finds
@@ -62,13 +66,17 @@ class TimedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._is_in_head = False
         self._unset_keepalive_if_required()
-        self.scope["state"][SOCKET] = self.transport.get_extra_info("socket")  # type: ignore[typeddict-item]
+        state: dict[str, Any] = self.scope["state"]  # type: ignore[typeddict-item]
+        state[SOCKET] = self.transport.get_extra_info("socket")
+        state[DEPARTED] = self._departed
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         self._is_in_head = True
         self._head_bytes = 0  # and what follows in the same piece is not counted
         super().on_message_complete()
+        if not self.pipeline:
+            self.flow.resume_reading()  # without which nobody would notice that the client leaves
         if self.cycle.response_complete:  # a refusal that did not wait for the body: the connection rests
             handler = self.timeout_keep_alive_handler
             self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, handler)
