@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -40,7 +41,7 @@ class Runs(Protocol):
 
     def check_accepts(self) -> None: ...
 
-    async def infer(self, message: Infer, *payload: Any) -> tuple[Result, memoryview]: ...
+    def infer(self, message: Infer, *payload: Any) -> asyncio.Future[tuple[Result, memoryview]]: ...
 
 
 @dataclass(eq=False)
@@ -52,6 +53,7 @@ class _Waiting:
 
 
 _Group = tuple[int, int | None]
+_Run = asyncio.Future[tuple[Result, memoryview]]
 
 
 class Batcher:
@@ -65,7 +67,7 @@ class Batcher:
         self._has_row_a_token = has_row_a_token(spec)
         self._groups: dict[_Group, collections.deque[_Waiting]] = {}
         self._again: collections.deque[_Waiting] = collections.deque()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._runs: set[_Run] = set()
         self._is_alone = False
         self._timer: asyncio.TimerHandle | None = None
         self._seconds_a_request = 0.05
@@ -75,7 +77,7 @@ class Batcher:
     @property
     def running(self) -> int:
         """Batches that are in the worker."""
-        return len(self._tasks)
+        return len(self._runs)
 
     def submit(self, request: Request) -> asyncio.Future[Answered]:
         """The request's answer to come; cancelling it takes the request out of the queue.
@@ -137,12 +139,22 @@ class Batcher:
             if not batch:
                 return
             self.waiting -= len(batch)
-            task = asyncio.get_running_loop().create_task(self._run(batch))
-            self._tasks.add(task)
-            task.add_done_callback(self._finish)
+            message, payload = join_requests([each.request for each in batch], self._pad_token_id)
+            run = self._worker.infer(message, *payload)
+            self._runs.add(run)
+            run.add_done_callback(functools.partial(self._finish, batch, time.perf_counter()))
 
-    def _finish(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
+    def _finish(self, batch: list[_Waiting], begun: float, run: _Run) -> None:
+        try:
+            result, values = run.result()
+            outputs = arrays_from_payload(values, result.outputs)
+            self._give(batch, outputs, result.run_ms, begun)
+        except WorkerDiedError:
+            for each in reversed(batch):
+                self._try_again(each)
+        except Exception as error:  # whatever it is, nobody waits for ever
+            self._fail(batch, error)
+        self._runs.discard(run)
         self._is_alone = False
         self._dispatch()
 
@@ -186,22 +198,6 @@ class Batcher:
         self._timer = None
         self._dispatch()
 
-    async def _run(self, batch: list[_Waiting]) -> None:
-        begun = time.perf_counter()
-        try:
-            message, payload = join_requests([each.request for each in batch], self._pad_token_id)
-            result, values = await self._worker.infer(message, *payload)
-            outputs = arrays_from_payload(values, result.outputs)
-        except WorkerDiedError:
-            for each in reversed(batch):
-                self._try_again(each)
-        except Exception as error:  # whatever it is, nobody waits for ever
-            self._fail(batch, error)
-        else:
-            seconds = time.perf_counter() - begun
-            self._seconds_a_request += (seconds / len(batch) - self._seconds_a_request) / 16
-            self._give(batch, outputs, result.run_ms, begun)
-
     def _try_again(self, waiting: _Waiting) -> None:
         waiting.deaths += 1
         if waiting.answer.done():
@@ -232,6 +228,8 @@ class Batcher:
         run_ms: float,
         begun: float,
     ) -> None:
+        seconds = time.perf_counter() - begun
+        self._seconds_a_request += (seconds / len(batch) - self._seconds_a_request) / 16
         row, rows = 0, sum(each.request.rows for each in batch)
         for each in batch:
             request = each.request

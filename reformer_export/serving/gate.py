@@ -6,10 +6,13 @@ It is the application that the HTTP server sees; the routes stand behind it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import secrets
+import socket
 import sys
 import traceback
+from asyncio.trsock import TransportSocket
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
@@ -31,6 +34,7 @@ from reformer_export.serving.refusals import (
     status_from_error,
 )
 from reformer_export.serving.request_log import RequestRecord
+from reformer_export.serving.timed_protocol import SOCKET
 
 if TYPE_CHECKING:
     from reformer_export.serving.app import Server
@@ -79,7 +83,7 @@ class Gate:
         record = RequestRecord(_choose_id(headers), scope["method"])
         scope["app"] = self  # for which the router raises what it does not find
         scope["state"] = {**scope.get("state", {}), "record": record}
-        reply = _Reply(send, record)
+        reply = _Reply(send, record, scope["state"].get(SOCKET))
         try:
             self._check(scope["path"], headers)
             await self._router(scope, receive, reply)
@@ -128,10 +132,15 @@ class Gate:
 
 
 class _Reply:
-    """`send`, which notes in the record what goes out and adds the request's id."""
+    """`send`, which notes in the record what goes out and adds the request's id.
 
-    def __init__(self, send: Send, record: RequestRecord) -> None:
+    What has a length, head and all, is held back by the system until it is whole or fills a packet: each piece
+    that goes out alone costs a turn of this process and one of the client's.
+    """
+
+    def __init__(self, send: Send, record: RequestRecord, connected: TransportSocket | None) -> None:
         self._send = send
+        self._socket = connected
         self.record = record
         self.has_begun = False
         self.is_over = False
@@ -140,6 +149,8 @@ class _Reply:
         if message["type"] == "http.response.start":
             self.has_begun = True
             self.record.status = message["status"]
+            if any(name == b"content-length" for name, _ in message["headers"]):
+                self._hold_back(True)
             message = {
                 **message,
                 "headers": [*message["headers"], (b"x-request-id", self.record.id.encode())],
@@ -149,6 +160,12 @@ class _Reply:
         await self._send(message)
         if message["type"] == "http.response.body" and not message.get("more_body", False):
             self.is_over = True
+            self._hold_back(False)
+
+    def _hold_back(self, holds: bool) -> None:
+        if self._socket is not None:
+            with contextlib.suppress(OSError):  # it is closed
+                self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, holds)
 
 
 def _choose_id(headers: Mapping[bytes, bytes]) -> str:

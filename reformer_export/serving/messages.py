@@ -12,6 +12,7 @@ Worker to front: `Ready` or `Failed` once; then a `Result` or a `Failure` for ea
 
 from __future__ import annotations
 
+import math
 import struct
 from typing import Any, Final
 
@@ -64,13 +65,16 @@ class Failed(msgspec.Struct, tag="failed", frozen=True):
 
 class Infer(msgspec.Struct, tag="infer", frozen=True):
     """One pass. Payload: input_ids int64 [rows, length], then, if `masked`, attention_mask int8 of the same
-    shape."""
+    shape. Outputs that take no more than `room` bytes are to be written into the shared memory from byte `at`
+    on."""
 
     id: int
     rows: int
     length: int
     masked: bool = False
     num_hashes: int | None = None
+    at: int = 0
+    room: int = 0
 
 
 class Tensor(msgspec.Struct, frozen=True):
@@ -81,11 +85,13 @@ class Tensor(msgspec.Struct, frozen=True):
 
 
 class Result(msgspec.Struct, tag="result", frozen=True):
-    """The outputs of an `Infer`, in the payload in this order, and what the run took."""
+    """The outputs of an `Infer`, one behind the other in this order, and what the run took. They lie in the
+    payload, or, if `is_shared`, in the shared memory where the `Infer` gave them room."""
 
     id: int
     outputs: list[Tensor]
     run_ms: float
+    is_shared: bool = False
 
 
 class Generate(msgspec.Struct, tag="generate", frozen=True):
@@ -198,17 +204,23 @@ def _decode(side: str, header: bytes | bytearray | memoryview) -> Any:
         raise BrokenFrameError(f"a header that is none: {error}") from error
 
 
+def count_bytes(outputs: list[Tensor]) -> int:
+    """Of all outputs."""
+    return sum(4 * math.prod(tensor.shape) for tensor in outputs)
+
+
 def arrays_from_payload(
     payload: bytes | bytearray | memoryview, outputs: list[Tensor]
 ) -> dict[str, NDArray[np.float32]]:
     """The outputs by name, without a copy."""
+    size = count_bytes(outputs)
+    if size != len(payload) or any(side < 0 for tensor in outputs for side in tensor.shape):
+        raise BrokenFrameError(f"a payload of {len(payload)} bytes, where its tensors have {size}")
     arrays, at = {}, 0
     for tensor in outputs:
-        count = int(np.prod(tensor.shape, dtype=np.int64))
+        count = math.prod(tensor.shape)
         arrays[tensor.name] = np.frombuffer(payload, np.float32, count, at).reshape(tensor.shape)
         at += 4 * count
-    if at != len(payload):
-        raise BrokenFrameError(f"a payload of {len(payload)} bytes, where its tensors have {at}")
     return arrays
 
 

@@ -1,9 +1,10 @@
-"""The process that holds one artifact open: `python -m reformer_export.serving.worker_process FD`.
+"""The process that holds one artifact open: `python -m reformer_export.serving.worker_process SOCKET MEMORY`.
 
 One session, which `concurrency` threads call at once: on the CPU with one thread each, which answers more
 requests a second than one run at a time with all cores, and holds the weights once. What it is asked comes
-over the socket FD (messages.py); it ends when that closes, and on no signal of a terminal or an init system,
-which the front process answers for both.
+over the socket (messages.py), outputs go into the memory (shared_memory.py), both named by their descriptors;
+it ends when the socket closes, and on no signal of a terminal or an init system, which the front process
+answers for both.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import sys
 import threading
 import time
 import warnings
+from mmap import mmap
 from typing import Any
 
 import numpy as np
@@ -38,21 +40,24 @@ from reformer_export.serving.messages import (
     Result,
     Start,
     Tensor,
+    count_bytes,
 )
 from reformer_export.serving.refusals import parts_from_error
+from reformer_export.serving.shared_memory import map_memory, write_outputs
 
 
 def main() -> None:
-    """Serve the socket whose descriptor is the only argument, until it closes."""
+    """Serve the socket whose descriptor is the first argument, until it closes; the second is the memory's."""
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, signal.SIG_IGN)
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))
+    memory = map_memory(int(sys.argv[2]))
     with contextlib.suppress(OSError, BrokenFrameError):
-        _serve(channel)
+        _serve(channel, memory)
     os._exit(0)  # threads may be in a run, whose answer nobody waits for
 
 
-def _serve(channel: Channel) -> None:
+def _serve(channel: Channel, memory: mmap) -> None:
     got = channel.receive()
     if got is None or not isinstance(got[0], Start):
         return
@@ -66,7 +71,7 @@ def _serve(channel: Channel) -> None:
     warnings.simplefilter("ignore", LeftPaddingWarning)
     runs: queue.SimpleQueue[tuple[Infer, bytearray]] = queue.SimpleQueue()
     for _ in range(ready.concurrency):
-        threading.Thread(target=_run_forever, args=(model, channel, runs), daemon=True).start()
+        threading.Thread(target=_run_forever, args=(model, channel, memory, runs), daemon=True).start()
     scheduler = GenerationScheduler(
         model,
         channel.send,
@@ -122,7 +127,9 @@ def _describe(model: Runtime, start: Start) -> Ready:
     return Ready(model.description, model.notes, model.max_length, decodes, concurrency, on_gpu)
 
 
-def _run_forever(model: Runtime, channel: Channel, runs: queue.SimpleQueue[tuple[Infer, bytearray]]) -> None:
+def _run_forever(
+    model: Runtime, channel: Channel, memory: mmap, runs: queue.SimpleQueue[tuple[Infer, bytearray]]
+) -> None:
     while True:
         message, payload = runs.get()
         try:
@@ -132,12 +139,22 @@ def _run_forever(model: Runtime, channel: Channel, runs: queue.SimpleQueue[tuple
         except Exception as error:  # one request's failure is not the worker's
             channel.send(failure_from_error(message.id, error))
             continue
-        arrays = [np.ascontiguousarray(value, np.float32) for value in outputs.values()]
-        tensors = [Tensor(name, array.shape) for name, array in zip(outputs, arrays, strict=True)]
         try:
-            channel.send(Result(message.id, tensors, run_ms), *arrays)
+            _send_outputs(channel, memory, message, outputs, run_ms)
         except OSError:
             return
+
+
+def _send_outputs(
+    channel: Channel, memory: mmap, message: Infer, outputs: dict[str, NDArray[Any]], run_ms: float
+) -> None:
+    tensors = [Tensor(name, value.shape) for name, value in outputs.items()]
+    if count_bytes(tensors) <= message.room:
+        write_outputs(memory, message.at, outputs)
+        channel.send(Result(message.id, tensors, run_ms, is_shared=True))
+    else:
+        arrays = [np.ascontiguousarray(value, np.float32) for value in outputs.values()]
+        channel.send(Result(message.id, tensors, run_ms), *arrays)
 
 
 def _read_inputs(message: Infer, payload: bytearray) -> tuple[NDArray[Any], NDArray[Any] | None]:

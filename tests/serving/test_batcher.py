@@ -44,7 +44,10 @@ class PlayedWorker:
         if self.gives_up:
             raise NotReadyError("model", "none")
 
-    async def infer(self, message: Infer, *payload: Any) -> tuple[Result, memoryview]:
+    def infer(self, message: Infer, *payload: Any) -> asyncio.Future[tuple[Result, memoryview]]:
+        return asyncio.ensure_future(self._answer(message, *payload))
+
+    async def _answer(self, message: Infer, *payload: Any) -> tuple[Result, memoryview]:
         shape = (message.rows, message.length)
         ids = np.array(payload[0]).reshape(shape)
         mask = np.array(payload[1]).reshape(shape) if message.masked else np.ones(shape)
