@@ -123,4 +123,9 @@ bool set_products_target(ProductsTarget target) {
   return false;
 }
 
+void set_products(const Products* int8, const Products* bfloat16) {
+  chosen().int8 = int8;
+  chosen().bfloat16 = bfloat16;
+}
+
 }  // namespace reformer

@@ -49,6 +49,8 @@ const Products* select_products(int32_t weight_dtype);
 // while kernels run. The environment variable REFORMER_CPU_PRODUCTS, none, avx-vnni, avx512 or amx,
 // does the same for a process.
 bool set_products_target(ProductsTarget target);
+// For tests: these, whatever they are.
+void set_products(const Products* int8, const Products* bfloat16);
 
 #if defined(__x86_64__) && defined(__GNUC__)
 void multiply_int8_avx_vnni(const ProductsJob& job);
