@@ -186,7 +186,7 @@ class NativeKernels:
         bias: torch.Tensor | None,
         activation: int,
     ) -> torch.Tensor:
-        """As `linear_reference`; x may be float32 where the weight is bfloat16. Packs the weight every time."""
+        """As `linear_reference`; x may be float32 where the weight is bfloat16."""
         rows = x.reshape(-1, weight.shape[1])
         y = rows.new_empty((len(rows), weight.shape[0]))
         tensors = {"x": rows, "weight": weight, "scales": scales, "bias": bias, "y": y}
