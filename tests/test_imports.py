@@ -26,7 +26,7 @@ FLOORS = (
     {"checkpoints", "modeling"},
     {"ops"},
     {"libraries", "artifact"},
-    {"contract", "spec", "lucidrains_spec", "product_keys_spec"},
+    {"contract", "spec", "lucidrains_spec", "product_keys_spec", "low_precision"},
     {"errors", "phases"},
 )
 """The house (docs/architecture.md): a room imports from floors below its own only."""
@@ -47,7 +47,9 @@ DEPLOYED = {"runtimes", "batch", "serving", "artifact", "libraries"}
 """What a server runs: neither torch nor transformers is there."""
 
 EXPORT_ONLY = ("torch", "transformers", "onnxscript", "onnx_ir", "safetensors", "huggingface_hub")
-STANDARD_LIBRARY_ONLY = {"errors", "phases", "spec", "lucidrains_spec", "product_keys_spec", "contract"}
+STANDARD_LIBRARY_ONLY = {"errors", "phases", "spec", "lucidrains_spec", "product_keys_spec", "contract"} | {
+    "low_precision"
+}
 
 
 def parse_imports(path: Path, module: str) -> Iterator[str]:

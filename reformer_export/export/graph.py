@@ -23,7 +23,7 @@ from reformer_export.artifact.decoding import (
     NEW_LENGTHS_INPUT,
     cache_tensors,
 )
-from reformer_export.contract import DEFAULT_OPSET, DOMAIN, SCOPES_KEY, check_opset
+from reformer_export.contract import DEFAULT_OPSET, DOMAIN, LINEAR, SCOPES_KEY, check_opset
 from reformer_export.errors import ExportError
 from reformer_export.export.functions import attach_function_bodies, custom_translation_table
 from reformer_export.lucidrains_spec import LucidrainsSpec
@@ -168,14 +168,19 @@ def _quiet_exporter() -> Iterator[None]:
 
 
 def _check_axes(model: ir.Model, expected: list[list[str | int]]) -> None:
-    """Inputs have the axes `expected`, outputs keep `batch`, and so does every custom node's output."""
+    """Inputs have the axes `expected`, outputs keep `batch`, and so does every custom node's output, but for
+    rows of several sequences."""
     for value, axes in zip(model.graph.inputs, expected, strict=True):
         if _axes(value) != axes:
             raise _fixed_axis(f"graph input {value.name}", value, str(axes))
-    custom = [value for node in model.graph if node.domain == DOMAIN for value in node.outputs]
-    for value in [*model.graph.outputs, *custom]:
+    custom = [node for node in model.graph if node.domain == DOMAIN]
+    values = [value for node in custom if node.op_type != LINEAR.name for value in node.outputs]
+    for value in [*model.graph.outputs, *values]:
         if _axes(value)[:1] != ["batch"]:
             raise _fixed_axis(f"graph value {value.name}", value, "the first to be 'batch'")
+    for node in custom:
+        if node.op_type == LINEAR.name and isinstance(_axes(node.outputs[0])[0], int):
+            raise _fixed_axis(f"graph value {node.outputs[0].name}", node.outputs[0], "the first to be free")
 
 
 def _fixed_axis(where: str, value: ir.Value, expected: str) -> ExportError:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from reformer_export.errors import CheckpointError
+from reformer_export.low_precision import LowPrecision
 from reformer_export.modeling.embeddings import Embeddings
 from reformer_export.modeling.layers import (
     Attention,
@@ -18,6 +19,7 @@ from reformer_export.modeling.layers import (
     StreamNorm,
     run_layers,
 )
+from reformer_export.modeling.low_precision import replace_linears, weight_dtype
 from reformer_export.spec import DType, ModelSpec
 
 TORCH_DTYPES: dict[DType, torch.dtype] = {
@@ -120,7 +122,10 @@ def take_rows(x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
 
 
 def build_reformer(
-    spec: ModelSpec, weights: Mapping[str, torch.Tensor], dtype: DType = "float32"
+    spec: ModelSpec,
+    weights: Mapping[str, torch.Tensor],
+    dtype: DType = "float32",
+    low_precision: LowPrecision | None = None,
 ) -> Reformer:
     """A Reformer in evaluation mode; `weights` under transformers' parameter names, without `reformer.`.
 
@@ -130,10 +135,16 @@ def build_reformer(
         model = Reformer(spec, TORCH_DTYPES[dtype])
     norms = {name for name, module in model.named_modules() if isinstance(module, StreamNorm)}
     state = {
-        name: weight.to(torch.float32 if name.rpartition(".")[0] in norms else TORCH_DTYPES[dtype])
+        name: weight.to(
+            torch.float32
+            if name.rpartition(".")[0] in norms
+            else weight_dtype(name, low_precision, TORCH_DTYPES[dtype])
+        )
         for name, weight in _slice_feed_forward(spec, weights)
     }
-    return load_weights(model, state)
+    model = load_weights(model, state)
+    replace_linears(model, low_precision, TORCH_DTYPES[dtype])
+    return model
 
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from reformer_export.parity.cases import Case
 from reformer_export.parity.expose import ModelGraph
 from reformer_export.parity.point_errors import Judge, PointError
-from reformer_export.parity.points import CHOICES, Point, find_points, find_subgraph
+from reformer_export.parity.points import Point, find_points, find_subgraph
 from reformer_export.parity.results import VerifyResult
 from reformer_export.parity.session import ParitySession
 
@@ -159,8 +159,7 @@ def _search_case(session: ParitySession, points: list[Point], case: Case) -> Bis
     values = session.eager.run(ids, mask, case.num_hashes, points=None).values
     inputs = session.graph_inputs(ids, mask, case.num_hashes)
     judge = Judge(session.spec, session.precision, values, mask)
-    buckets = [point for point in points if point.role in CHOICES]
-    got = session.graph.expose(buckets, points).run(inputs, values)
+    got = session.graph.expose(session.pinned, points).run(inputs, values)
     pinned = judge.judge(points, got, got)
     alone = judge.judge(points, session.graph.expose(points, points).run(inputs, values), values)
 

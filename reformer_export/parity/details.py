@@ -22,7 +22,7 @@ from reformer_export.parity.hashing import (
     trace_pattern,
 )
 from reformer_export.parity.point_errors import Judge, PointError
-from reformer_export.parity.points import CHOICES, Role, find_points
+from reformer_export.parity.points import Role, find_points
 from reformer_export.parity.session import ParitySession
 from reformer_export.reference.eager import recorded_rotations
 from reformer_export.reference.eager_values import attention_name
@@ -100,8 +100,8 @@ def measure_layers(session: ParitySession, cases: Sequence[Case]) -> tuple[Point
     share of its tolerance. Errors of a layer are in all that follow it."""
     points = find_points(session.graph.model, session.spec)
     shown = [point for point in points if point.role in SHOWN]
-    exposed = session.graph.expose([point for point in points if point.role in CHOICES], shown)
-    names = {point.name for point in shown}
+    exposed = session.graph.expose(session.pinned, shown)
+    names = {point.name for point in shown} | session.pinned_names
     worst: dict[str, PointError] = {}
     for case in cases:
         ids, mask = session.draw(case)
@@ -117,7 +117,7 @@ def measure_layers(session: ParitySession, cases: Sequence[Case]) -> tuple[Point
 def _measure_margins(session: ParitySession, length: int) -> tuple[MarginHistogram, ...]:
     """Of each LSH layer, on what the graph hashes in one sequence of `length` tokens with eager's buckets."""
     ids, mask = session.draw(Case(length, 1, masked=False))
-    truth = session.eager.run(ids, mask)
+    truth = session.eager.run(ids, mask, points=session.pinned_names)
     got = session.expose_hashing().run(session.graph_inputs(ids, mask), truth.values)
     return tuple(
         measure_margins(

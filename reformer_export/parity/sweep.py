@@ -81,23 +81,27 @@ def _run_case(
     """One input on eager, on the graph with eager's buckets and memories, and on the runtime."""
     precision = session.precision
     ids, mask = session.draw(case)
-    truth = session.eager.run(ids, mask, case.num_hashes)
+    truth = session.eager.run(ids, mask, case.num_hashes, session.pinned_names)
     got = graph.run(session.graph_inputs(ids, mask, case.num_hashes), truth.values)
     pinned_difference = compare_outputs(got, truth.outputs, mask)
     judge = Judge(session.spec, precision, truth.values, mask)
     layers = [judge.count_flips(point, got, got) for point in session.hashing if point.role in CHOICES]
     free_difference = compare_outputs(session.runtime.run(ids, mask, case.num_hashes), truth.outputs, mask)
     greatest = pinned_difference.greatest
+    limit = tolerance(precision, greatest) if given is None else given.limit(greatest)
+    rounded = max((error.share for error in judge.judge(session.rounded, got, got)), default=0.0)
     result = CaseResult(
         case,
-        pinned_difference.worst,
-        tolerance(precision, greatest) if given is None else given.limit(greatest),
+        max(pinned_difference.worst, rounded * limit),
+        limit,
         tuple(layers),
         free_difference.worst,
         free_difference.median,
         session.reads_buckets,
+        rounds=bool(session.rounded),
     )
-    if given is not None or result.passed or result.unexplained or np.isinf(result.pinned_error):
+    is_judged = given is not None or result.rounds or np.isinf(result.pinned_error)
+    if is_judged or result.passed or result.unexplained:
         return result
     noise = measure_noise(session.eager, truth, ids, mask, case.num_hashes)
     return dataclasses.replace(

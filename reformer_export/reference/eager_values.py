@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from reformer_export.contract import PRODUCT
+from reformer_export.reference.rounded import compute_slice
 from reformer_export.spec import AxialPositionsSpec, LSHAttentionSpec, ModelSpec, Task
 
 Values = dict[str, NDArray[Any]]
@@ -69,7 +70,7 @@ class ValueReader:
         buckets = [
             (prefix + attention_name(layer), self._read_buckets(layer)) for layer in self.spec.lsh_layers
         ]
-        return buckets if self._names == () else buckets + self._value_hooks(prefix)
+        return buckets if self._names is not None and not self._names else buckets + self._value_hooks(prefix)
 
     def _value_hooks(self, prefix: str) -> list[tuple[str, Hook]]:
         hooks: list[tuple[str, Hook]] = [
@@ -126,8 +127,7 @@ class ValueReader:
             activations = inputs[0][:, : self._length].chunk(slices, dim=-1)
             for i, values in enumerate(activations):
                 self._put(f"{block}.activation.{i}", values)
-                weight, bias = module.weight.chunk(slices, dim=1)[i], module.bias if i == 0 else None
-                self._put(f"{block}.outer.{i}", torch.nn.functional.linear(values, weight, bias))
+                self._put(f"{block}.outer.{i}", compute_slice(module, i, slices, values))
 
         return read_inner, read_outer
 

@@ -75,7 +75,7 @@ class LucidrainsValueReader:
 
     def attach(self, net: Any) -> Iterator[Any]:
         """Put the hooks on a model of the package, without its wrapper; the handles that remove them."""
-        if self._names == ():
+        if self._names is not None and not self._names:
             return
         if hasattr(net, "token_emb"):  # not where a model takes vectors
             yield from self._attach_embeddings(net)

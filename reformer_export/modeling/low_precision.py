@@ -1,0 +1,71 @@
+"""A canonical model whose dense layers have int8 weights: each becomes one Linear operator."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import torch
+from torch import nn
+
+from reformer_export.contract import GELU, RELU
+from reformer_export.low_precision import LowPrecision
+from reformer_export.ops import linear
+from reformer_export.ops.linear import quantise_weight
+
+FUSED: Final[dict[Any, int]] = {nn.functional.relu: RELU, nn.functional.gelu: GELU}
+"""Activations that Linear has."""
+
+
+class Int8Linear(nn.Module):
+    """A dense layer with int8 weights, called as nn.Linear is, and the `activation` that follows."""
+
+    def __init__(self, module: nn.Linear, dtype: torch.dtype) -> None:
+        """From one with float32 weights; `dtype` is T."""
+        super().__init__()
+        weight, scales = quantise_weight(module.weight)
+        bias = torch.zeros_like(scales) if module.bias is None else module.bias
+        self.register_buffer("weight", weight)
+        self.register_buffer("scales", scales)
+        self.register_buffer("bias", bias.to(dtype))
+        self.activation = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """T [..., K] -> T [..., N]."""
+        y: torch.Tensor = linear(x, self.weight, self.scales, self.bias, self.activation)
+        return y
+
+
+def replace_linears(model: nn.Module, low_precision: LowPrecision | None, dtype: torch.dtype) -> None:
+    """Let the dense layers of `model` that `low_precision` stores in int8 be such, in place; `dtype` is T."""
+    if low_precision is None or low_precision.weights != "int8":
+        return
+    for name, module in list(model.named_modules()):
+        if isinstance(module, nn.Linear) and low_precision.stores(name):
+            parent, _, own = name.rpartition(".")
+            setattr(model.get_submodule(parent), own, Int8Linear(module, dtype))
+    for module in model.modules():
+        _fuse_activation(module)
+
+
+def weight_dtype(name: str, low_precision: LowPrecision | None, dtype: torch.dtype) -> torch.dtype:
+    """Of the parameter `name` while the model is built: what becomes int8 is rounded once, from float32."""
+    module, _, kind = name.rpartition(".")
+    is_int8 = low_precision is not None and low_precision.weights == "int8" and low_precision.stores(module)
+    return torch.float32 if is_int8 and kind == "weight" else dtype
+
+
+def _fuse_activation(module: nn.Module) -> None:
+    """Let the int8 layers `inner` of a feed-forward compute the activation that follows them, if they can."""
+    code = FUSED.get(getattr(module, "activation", None))
+    if code is None or getattr(module, "is_gated", False):
+        return
+    inner = module.get_submodule("inner")
+    layers = list(inner) if isinstance(inner, nn.ModuleList) else [inner]
+    if all(isinstance(layer, Int8Linear) for layer in layers):
+        for layer in layers:
+            layer.activation = code
+        module.activation = _pass_on
+
+
+def _pass_on(x: torch.Tensor) -> torch.Tensor:
+    return x
