@@ -58,7 +58,14 @@ class NativeLibrary:
 
     def __str__(self) -> str:
         cuda = f", CUDA {self.cuda_architectures}" if self.cuda_architectures else ""
-        return f"{self.version} (ABI {self.abi_version}, {self.cpu_target}{cuda})"
+        return f"{self.version} (ABI {self.abi_version}, {self.cpu_instructions}{cuda})"
+
+    @property
+    def cpu_instructions(self) -> str:
+        """Those that the CPU kernels use on this machine, such as "AVX-512, int8 with AVX512-VNNI"."""
+        products = {"int8": self.int8_products, "bfloat16": self.bfloat16_products}
+        named = [f"{kind} with {name}" for kind, name in products.items() if name is not None]
+        return ", ".join([self.cpu_target, *named])
 
 
 def find_native_library(mode: NativeMode = "auto") -> NativeLibrary | None:
