@@ -131,6 +131,8 @@ def _open(
     log_fact("operator library", "none" if placement.library is None else placement.library.path)
     try:
         if placement.library is not None:
+            if placement.provider != CPU:  # Linear's kernels are the CPU's
+                options.add_session_config_entry("reformer.linear", "0")
             options.register_custom_ops_library(str(placement.library.path))
         source = model if isinstance(model, bytes) else str(model)
         # Falling back would print to standard output, and run on the CPU what was to run on the GPU.
