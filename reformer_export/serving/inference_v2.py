@@ -83,7 +83,7 @@ class _Routes:
         model = self._find_model(request)
         inputs = [{"name": name, "datatype": "INT64", "shape": [-1, -1]} for name in model.spec.input_names]
         outputs = [
-            {"name": output.name, "datatype": OUTPUT_DATATYPE, "shape": output.sizes(-1, -1)}
+            {"name": output.name, "datatype": OUTPUT_DATATYPE, "shape": output.sizes({})}
             for output in graph_outputs(model.spec, "float32")
         ]
         return _json(

@@ -62,7 +62,7 @@ GENERATE_OUTPUTS: Final[dict[str, tuple[Word, int]]] = {
 
 def output_dims(spec: ModelSpec) -> dict[str, list[int]]:
     """The shape of one row of each output, -1 for the sequence."""
-    return {output.name: list(output.sizes(-1, -1)[1:]) for output in graph_outputs(spec, "float32")}
+    return {output.name: list(output.sizes({})[1:]) for output in graph_outputs(spec, "float32")}
 
 
 def python_config(manifest: Manifest, request: TritonRequest) -> Message:
