@@ -169,8 +169,8 @@ def _place_of(values: object) -> Device:
 def prepare_device_inputs(
     manifest: Manifest, given: Mapping[str, Any], device_id: int = 0
 ) -> dict[str, DeviceInput | NDArray[np.int64]]:
-    """The inputs, by name, on the session's device, to bind as they are; a sequence's mask is made on the host
-    where there is none.
+    """The inputs, by name, on the session's device, to bind as they are; a sequence's mask is made on the
+    host where there is none.
 
     Their values are not looked at: that would wait for the GPU. An id outside of the vocabulary reads
     another one's row or zeros (core/providers/cuda/tensor/gather_impl.cu).

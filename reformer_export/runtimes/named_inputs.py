@@ -1,7 +1,7 @@
 """What a run is given by the names of the graph's inputs: chosen, checked, and made what the graph takes.
 
-A sequence and its mask, ids or vectors, are padded and checked as `inputs` says; the inputs of a custom module
-are whole arrays of the shapes and types that its manifest names.
+A sequence and its mask, ids or vectors, are padded and checked as `inputs` says; the inputs of a custom
+module are whole arrays of the shapes and types that its manifest names.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def array_of_type(tensor: GraphTensor, values: Any) -> NDArray[Any]:
         raise InputError(name, f"{array.dtype} of shape {list(array.shape)}", expected, fix)
     if array.size and array.dtype != wanted:
         _check_range(tensor, array, wanted)
-    return np.ascontiguousarray(array, wanted).reshape(array.shape)
+    return np.require(array, wanted, ("C", "A"))
 
 
 def _check_range(tensor: GraphTensor, array: NDArray[Any], wanted: np.dtype[Any]) -> None:
