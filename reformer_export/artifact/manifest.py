@@ -22,9 +22,10 @@ from reformer_export.artifact.files import (
     sha256_of_file,
     write_atomically,
 )
-from reformer_export.artifact.signature import GraphTensor, Signature, graph_inputs, graph_outputs
+from reformer_export.artifact.signature import GraphTensor, Signature, signature_of
 from reformer_export.artifact.spec_values import spec_from_values, values_from_spec
 from reformer_export.contract import NUM_HASHES_INPUT
+from reformer_export.custom_spec import CustomSpec
 from reformer_export.errors import ArtifactError, SpecError
 from reformer_export.spec import DType, LSHAttentionSpec, ModelSpec
 
@@ -101,7 +102,7 @@ class Manifest:
     @functools.cached_property
     def signature(self) -> Signature:
         """What goes into model.onnx and comes out of it; floats are `dtype`."""
-        return Signature(graph_inputs(self.spec, self.dtype), graph_outputs(self.spec, self.dtype))
+        return signature_of(self.spec, self.dtype)
 
     @property
     def inputs(self) -> tuple[GraphTensor, ...]:
@@ -116,7 +117,7 @@ class Manifest:
     @property
     def is_custom(self) -> bool:
         """Whether the model is a user's own module, of which nothing is known but its inputs and outputs."""
-        return str(self.spec.task) == "custom"
+        return isinstance(self.spec, CustomSpec)
 
     def to_dict(self) -> dict[str, Any]:
         return {

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
+from reformer_export.custom_spec import CustomSpec
 from reformer_export.errors import InputError
 from reformer_export.lucidrains_spec import LucidrainsSpec
 from reformer_export.spec import DType, ModelSpec
@@ -38,10 +39,12 @@ class GraphTensor:
 
 @dataclass(frozen=True)
 class Signature:
-    """All that goes into a graph and comes out of it."""
+    """All that goes into a graph and comes out of it; `limits` are the least and greatest sizes of symbolic
+    dimensions, where these are known."""
 
     inputs: tuple[GraphTensor, ...]
     outputs: tuple[GraphTensor, ...]
+    limits: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def batch(self) -> str | None:
@@ -56,7 +59,8 @@ class Signature:
     def bind(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
         """The size of every symbolic dimension, where each input has the shape of its name in `shapes`.
 
-        InputError unless the shapes fit: no size is 0, and dimensions of one name have one size.
+        InputError unless the shapes fit: no size is 0, and dimensions of one name have one size, within its
+        limits.
         """
         found: dict[str, tuple[int, str]] = {}
         for tensor in self.inputs:
@@ -73,11 +77,17 @@ class Signature:
                 if known != size:
                     expected = f"{expected} with {symbol} = {known}, as in {where}"
                     raise InputError(tensor.name, got, expected, "make them agree")
+                least, most = self.limits.get(symbol, (1, size))
+                if not least <= size <= most:
+                    expected = f"{expected} with {symbol} from {least} to {most}"
+                    raise InputError(tensor.name, got, expected, f"give another {symbol}")
         return {symbol: size for symbol, (size, _) in found.items()}
 
 
 def graph_inputs(spec: ModelSpec, dtype: DType) -> tuple[GraphTensor, ...]:
-    """Of model.onnx in `dtype`: the sequences, and their mask."""
+    """Of model.onnx in `dtype`: the sequences and their mask, or a user's own."""
+    if isinstance(spec, CustomSpec):
+        return tuple(GraphTensor(each.name, each.dtype, each.shape) for each in spec.inputs)
     name, mask_name = spec.input_names
     mask = GraphTensor(mask_name, "int64", (BATCH, SEQUENCE))
     if spec.takes_vectors:
@@ -87,6 +97,8 @@ def graph_inputs(spec: ModelSpec, dtype: DType) -> tuple[GraphTensor, ...]:
 
 def graph_outputs(spec: ModelSpec, dtype: DType) -> tuple[GraphTensor, ...]:
     """Of model.onnx in `dtype`."""
+    if isinstance(spec, CustomSpec):
+        return tuple(GraphTensor(each.name, each.dtype, each.shape) for each in spec.outputs)
     rows = SEQUENCE if spec.logits == "all" else 1
     width = spec.hidden_size if isinstance(spec, LucidrainsSpec) else 2 * spec.hidden_size
     shapes: dict[str, tuple[int | str, ...]] = {
@@ -96,6 +108,13 @@ def graph_outputs(spec: ModelSpec, dtype: DType) -> tuple[GraphTensor, ...]:
     }
     shape = shapes.get(spec.task, (BATCH, rows, spec.vocab_size))
     return tuple(GraphTensor(name, dtype, shape) for name in spec.output_names)
+
+
+def signature_of(spec: ModelSpec, dtype: DType) -> Signature:
+    """Of model.onnx in `dtype`."""
+    dimensions = spec.dimensions if isinstance(spec, CustomSpec) else ()
+    limits = {each.name: (each.minimum, each.maximum) for each in dimensions}
+    return Signature(graph_inputs(spec, dtype), graph_outputs(spec, dtype), limits)
 
 
 def has_row_a_token(spec: ModelSpec) -> bool:
