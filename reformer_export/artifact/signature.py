@@ -28,6 +28,9 @@ class GraphTensor:
         """The shape with these in place of the symbolic dimensions; -1 for those that are not among them."""
         return tuple(symbols.get(size, -1) if isinstance(size, str) else size for size in self.shape)
 
+    def __str__(self) -> str:
+        return f"{self.name} {self.dtype} {self.describe_shape()}"
+
     def describe_shape(self) -> str:
         """For people."""
         return f"[{', '.join(map(str, self.shape))}]"
