@@ -72,8 +72,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a number": ({"context": np.ones((2, 3))}, r"context: got shape \[2, 3\], expected \[batch, 2\]"),
     "rows": ({"station": [1]}, r"station: got shape \[1\], expected \[batch\] with batch = 2, as in series"),
     "none": ({"series": np.ones((2, 0, 3))}, r"series: got shape \[2, 0, 3\]"),
-    "too long": ({"series": np.ones((2, 49, 3))}, "expected .* with time from 2 to 48; give another time"),
-    "too short": ({"series": np.ones((2, 1, 3))}, "with time from 2 to 48"),
+    "too long": (
+        {"series": np.ones((2, 49, 3))},
+        "with batch from 1, time from 2 to 48; give another time",
+    ),
+    "too short": ({"series": np.ones((2, 1, 3))}, "time from 2 to 48"),
     "floats": ({"station": [1.0, 2.0]}, r"float64 of shape \[2\], expected an array of int32 \[batch\]"),
     "integers": ({"context": np.ones((2, 2), int)}, "int64 of shape .*, expected an array of float32"),
     "truth": ({"station": [True, False]}, "bool of shape"),

@@ -136,7 +136,7 @@ REFUSED: dict[str, tuple[dict[str, Any], int, str]] = {
     ),
     "a width": ({"context": [[1.0], [2.0]]}, 400, "context: got shape [2, 1], expected [batch, 2]"),
     "an axis": ({"context": [1.0, 2.0]}, 400, "context, shape: got [2], expected [batch, 2]"),
-    "a length": ({"series": np.ones((2, 49, 3)).tolist()}, 400, "with time from 2 to 48"),
+    "a length": ({"series": np.ones((2, 49, 3)).tolist()}, 400, "time from 2 to 48"),
     "floats for integers": ({"station": [1.5, 2.5]}, 400, "station, datatype: got 'FP32', expected INT64"),
 }
 

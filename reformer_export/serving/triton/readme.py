@@ -22,8 +22,8 @@ HOST_CODE_OPTION: Final = "--backend-config=tensorrt,version-compatible=true"
 _TEXT: Final = """\
 # {name}: {task} by Triton Inference Server
 
-Written by reformer-export {version} for Triton's `{backend}` backend, from an artifact in {dtype}. Tokens of
-a sequence: {lengths}.
+Written by reformer-export {version} for Triton's `{backend}` backend, from an artifact in {dtype}. Sizes of
+its inputs: {sizes}.
 
 ## Start
 
@@ -111,7 +111,7 @@ def readme_text(manifest: Manifest, request: TritonRequest, plan: RepositoryPlan
         version=__version__,
         backend=request.backend,
         dtype=manifest.dtype,
-        lengths=manifest.spec.describe_lengths(),
+        sizes=manifest.describe_sizes(),
         command=start_command(request, place),
         models=", ".join(f"`{name}`" for name in plan.configs),
         place=shlex.quote(place.name),
