@@ -63,6 +63,11 @@ Requests are joined where their shapes are equal but for the rows: a module that
 `--max-batch-size 1`.
 """
 
+_ROWS_ALONE: Final = """\
+Triton shows {names} as [rows, 1]: it has no tensors of rows alone.
+
+"""
+
 _NO_BATCHES: Final = """\
 Requests run one by one: not every input and output has its rows first, in one symbolic dimension.
 """
@@ -200,6 +205,8 @@ def _ask(manifest: Manifest, request: TritonRequest, plan: RepositoryPlan) -> st
         text += _ASK_WITH_IDS.format(name=request.name, version=VERSION)
     if not has_rows(manifest):
         return text + _NO_BATCHES.rstrip()
+    alone = [f"`{each.name}`" for each in (*manifest.inputs, *manifest.outputs) if len(each.shape) == 1]
+    text += _ROWS_ALONE.format(names=" and ".join(alone)) if alone else ""
     text += _BATCHES.format(rows=config["max_batch_size"], delay=request.queue_delay)
     if manifest.is_custom:
         text += _CUSTOM_BATCHES
