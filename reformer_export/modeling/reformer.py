@@ -137,7 +137,7 @@ def build_reformer(
     """
     with torch.device("meta"):
         model = Reformer(spec, TORCH_DTYPES[dtype])
-    return _load(model, spec, weights, dtype)
+    return _load(model, spec, weights, dtype, low_precision)
 
 
 def build_encoder(spec: ModelSpec, weights: Mapping[str, torch.Tensor], dtype: DType = "float32") -> Encoder:
@@ -151,7 +151,13 @@ def build_encoder(spec: ModelSpec, weights: Mapping[str, torch.Tensor], dtype: D
     return _load(encoder, spec, weights, dtype)
 
 
-def _load(model: AnyModule, spec: ModelSpec, weights: Mapping[str, torch.Tensor], dtype: DType) -> AnyModule:
+def _load(
+    model: AnyModule,
+    spec: ModelSpec,
+    weights: Mapping[str, torch.Tensor],
+    dtype: DType,
+    low_precision: LowPrecision | None = None,
+) -> AnyModule:
     norms = {name for name, module in model.named_modules() if isinstance(module, StreamNorm)}
     state = {
         name: weight.to(

@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 import warnings
+from collections.abc import Mapping
 from mmap import mmap
 from typing import Any
 
@@ -27,6 +28,7 @@ from numpy.typing import NDArray
 
 from reformer_export.errors import ArtifactError, InputError, ReformerExportError
 from reformer_export.runtimes import LeftPaddingWarning, Runtime, RuntimeOptions, load
+from reformer_export.runtimes.named_inputs import example_inputs, least_sizes
 from reformer_export.serving.channel import Channel
 from reformer_export.serving.failures import failure_from_error
 from reformer_export.serving.generation_worker import GenerationScheduler
@@ -39,10 +41,11 @@ from reformer_export.serving.messages import (
     Ready,
     Result,
     Start,
-    Tensor,
+    arrays_from_payload,
     count_bytes,
+    describe_arrays,
 )
-from reformer_export.serving.refusals import parts_from_error
+from reformer_export.serving.refusals import TooLargeError, parts_from_error
 from reformer_export.serving.shared_memory import map_memory, write_outputs
 
 
@@ -71,7 +74,8 @@ def _serve(channel: Channel, memory: mmap) -> None:
     warnings.simplefilter("ignore", LeftPaddingWarning)
     runs: queue.SimpleQueue[tuple[Infer, bytearray]] = queue.SimpleQueue()
     for _ in range(ready.concurrency):
-        threading.Thread(target=_run_forever, args=(model, channel, memory, runs), daemon=True).start()
+        arguments = (model, channel, memory, runs, start.max_response)
+        threading.Thread(target=_run_forever, args=arguments, daemon=True).start()
     scheduler = GenerationScheduler(
         model,
         channel.send,
@@ -99,11 +103,11 @@ def _open_model(start: Start) -> Runtime:
     if model.manifest.files != start.files:
         fix = "start the server again to serve the new one"
         raise ArtifactError(start.path, "another artifact than was served", "the same one", fix)
-    length = next(length for length in range(1, model.max_length + 1) if model.spec.takes_length(length))
     try:
-        model.run(np.full((1, length), model.config.pad_token_id, np.int64))
+        model.run(example_inputs(model.manifest, least_sizes(model.manifest)))
     except ReformerExportError as error:
-        if not options.is_engine:  # whose profiles may begin at longer sequences
+        # An engine's profiles may begin at longer sequences; what a custom module takes nobody knows.
+        if not options.is_engine and not model.manifest.is_custom:
             raise
         print(f"Note: no run before the first request: {error}", file=sys.stderr, flush=True)
     with contextlib.suppress(InputError):  # no decode.onnx, or no engine of it: whole passes then
@@ -128,14 +132,19 @@ def _describe(model: Runtime, start: Start) -> Ready:
 
 
 def _run_forever(
-    model: Runtime, channel: Channel, memory: mmap, runs: queue.SimpleQueue[tuple[Infer, bytearray]]
+    model: Runtime,
+    channel: Channel,
+    memory: mmap,
+    runs: queue.SimpleQueue[tuple[Infer, bytearray]],
+    max_response: int,
 ) -> None:
     while True:
         message, payload = runs.get()
         try:
             begun = time.perf_counter()
-            outputs = model.run(*_read_inputs(message, payload), num_hashes=message.num_hashes)
+            outputs = model.run(arrays_from_payload(payload, message.inputs), num_hashes=message.num_hashes)
             run_ms = 1e3 * (time.perf_counter() - begun)
+            _check_size(outputs, max_response)
         except Exception as error:  # one request's failure is not the worker's
             channel.send(failure_from_error(message.id, error))
             continue
@@ -145,25 +154,25 @@ def _run_forever(
             return
 
 
+def _check_size(outputs: Mapping[str, NDArray[Any]], limit: int) -> None:
+    """TooLargeError for outputs that the front process would not take: a custom module's sizes are not all
+    known before it runs."""
+    size = sum(value.nbytes for value in outputs.values())
+    if size > limit:
+        fix = "send fewer rows at a time, or raise the server's `max_response`"
+        raise TooLargeError("answer", f"{size} bytes of outputs", f"at most {limit}", fix)
+
+
 def _send_outputs(
     channel: Channel, memory: mmap, message: Infer, outputs: dict[str, NDArray[Any]], run_ms: float
 ) -> None:
-    tensors = [Tensor(name, value.shape) for name, value in outputs.items()]
+    tensors = describe_arrays(outputs)
     if count_bytes(tensors) <= message.room:
         write_outputs(memory, message.at, outputs)
         channel.send(Result(message.id, tensors, run_ms, is_shared=True))
     else:
-        arrays = [np.ascontiguousarray(value, np.float32) for value in outputs.values()]
+        arrays = (np.asarray(value, order="C") for value in outputs.values())
         channel.send(Result(message.id, tensors, run_ms), *arrays)
-
-
-def _read_inputs(message: Infer, payload: bytearray) -> tuple[NDArray[Any], NDArray[Any] | None]:
-    shape = (message.rows, message.length)
-    cells = message.rows * message.length
-    ids = np.frombuffer(payload, np.int64, cells).reshape(shape)
-    if not message.masked:
-        return ids, None
-    return ids, np.frombuffer(payload, np.int8, cells, 8 * cells).reshape(shape)
 
 
 if __name__ == "__main__":
