@@ -48,8 +48,8 @@ UPCAST: Final = (
     "ONNX Runtime has no bfloat16 kernels for the CPU: the bfloat16 weights were upcast to float32."
 )
 UPCAST_BUT_PRODUCTS: Final = (
-    "Dense products run in bfloat16 with {}. ONNX Runtime has no other bfloat16 kernels for the CPU: all else "
-    "was upcast to float32."
+    "Dense products run in bfloat16 with {}. ONNX Runtime has no other bfloat16 kernels for the CPU: all "
+    "else was upcast to float32."
 )
 NO_INT8_PRODUCTS: Final = "Products of the int8 weights run on generic operators, in float32: {}."
 OTHER_TYPES_ARE_FAST: Final = "products of float16 and bfloat16 are as fast without it"

@@ -1,7 +1,7 @@
 """A bfloat16 model in float32, for runtimes without bfloat16 kernels (needs `onnx`).
 
-Every bfloat16 value is a float32 value, so the weights are unchanged; the arithmetic becomes more exact. Dense
-products may stay in bfloat16, where the operator library multiplies it faster.
+Every bfloat16 value is a float32 value, so the weights are unchanged; the arithmetic becomes more exact.
+Dense products may stay in bfloat16, where the operator library multiplies it faster.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def upcast_model(model_path: Path, folder: Path, keep_products: bool = False) ->
 
 
 def upcast_in_place(message: Any, kept: frozenset[str] = frozenset()) -> None:
-    """Turn each bfloat16 of an `onnx.ModelProto`, or of a message in one, to float32: weights but those called
-    as in `kept`, types, casts, in subgraphs and functions too."""
+    """Turn each bfloat16 of an `onnx.ModelProto`, or of a message in one, to float32: weights but those that
+    are called as in `kept`, types, casts, in subgraphs and functions too."""
     from onnx import AttributeProto, TensorProto, TypeProto, numpy_helper
 
     if isinstance(message, TensorProto):
