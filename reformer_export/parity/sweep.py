@@ -29,7 +29,7 @@ def sweep(
     judged by `given_tolerance`, None for the precision's.
 
     `cases`: the default ones are those that the runtime takes. Cases with fewer rounds of hashing than the
-    artifact has are compared with eager on the first of its rounds (see `eager.FirstRounds`).
+    artifact has are compared with eager on the first of its rounds (see reference/rotations.py).
 
     Raises:
         InputError: a case does not fit the model, or none of an engine's profiles.
