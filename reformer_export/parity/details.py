@@ -21,8 +21,8 @@ from reformer_export.parity.hashing import (
     measure_margins,
     trace_pattern,
 )
-from reformer_export.parity.point_errors import Judge, PointError
-from reformer_export.parity.points import CHOICES, Role, find_points
+from reformer_export.parity.point_errors import PointError
+from reformer_export.parity.points import CHOICES, Role
 from reformer_export.parity.session import ParitySession
 from reformer_export.reference.eager import recorded_rotations
 from reformer_export.reference.eager_values import attention_name
@@ -98,16 +98,16 @@ def collect_details(session: ParitySession, cases: Sequence[Case]) -> Details:
 def measure_layers(session: ParitySession, cases: Sequence[Case]) -> tuple[PointError, ...]:
     """The error with pinned buckets of each of `SHOWN` of each layer, in the case where it is the largest
     share of its tolerance. Errors of a layer are in all that follow it."""
-    points = find_points(session.graph.model, session.spec)
+    points = session.find_points()
     shown = [point for point in points if point.role in SHOWN]
     exposed = session.graph.expose([point for point in points if point.role in CHOICES], shown)
     names = {point.name for point in shown}
     worst: dict[str, PointError] = {}
     for case in cases:
-        ids, mask = session.draw(case)
-        values = session.eager.run(ids, mask, case.num_hashes, names).values
-        got = exposed.run(session.graph_inputs(ids, mask, case.num_hashes), values)
-        for found in Judge(session.spec, session.precision, values, mask).judge(shown, got, {}):
+        trial = session.trial(case)
+        truth = trial.run_eager(names)
+        got = exposed.run(trial.feeds, truth.values)
+        for found in trial.judge(truth).judge(shown, got, {}):
             known = worst.setdefault(found.point.name, found)
             if found.share > known.share:
                 worst[found.point.name] = found

@@ -19,7 +19,8 @@ from reformer_export.modeling import TORCH_DTYPES
 from reformer_export.parity.cases import Case, make_inputs
 from reformer_export.parity.compare import Precision
 from reformer_export.parity.expose import ExposedGraph, ModelGraph, open_graph
-from reformer_export.parity.points import CHOICES, Point, find_hashing
+from reformer_export.parity.points import CHOICES, Point, find_hashing, find_points
+from reformer_export.parity.trial import ModelTrial, Trial
 from reformer_export.phases import log_phase
 from reformer_export.reference.eager import open_eager
 from reformer_export.reference.runs import Eager
@@ -81,6 +82,14 @@ class ParitySession:
         if self.spec.takes_vectors:
             inputs = round_to_dtype(inputs, self.manifest.dtype)
         return inputs, mask
+
+    def trial(self, case: Case) -> Trial:
+        """The case's input, on all that are compared."""
+        return ModelTrial(self, *self.draw(case), case.num_hashes)
+
+    def find_points(self) -> list[Point]:
+        """Every value of the graph that eager has too, in its topological order."""
+        return find_points(self.graph.model, self.spec)
 
     def graph_inputs(
         self, inputs: NDArray[Any], attention_mask: NDArray[np.int64], num_hashes: int | None = None

@@ -8,10 +8,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from reformer_export.parity.cases import Case, add_num_hashes_cases, check_cases, default_cases
-from reformer_export.parity.compare import GivenTolerance, compare_outputs, tolerance
+from reformer_export.parity.compare import GivenTolerance, tolerance
 from reformer_export.parity.expose import ExposedGraph
-from reformer_export.parity.noise import NOISE_UNITS, measure_noise
-from reformer_export.parity.point_errors import Judge
+from reformer_export.parity.noise import NOISE_UNITS
 from reformer_export.parity.points import CHOICES
 from reformer_export.parity.results import CaseResult, VerifyResult
 from reformer_export.parity.session import ParitySession
@@ -79,14 +78,13 @@ def _run_case(
     session: ParitySession, graph: ExposedGraph, case: Case, given: GivenTolerance | None
 ) -> CaseResult:
     """One input on eager, on the graph with eager's buckets and memories, and on the runtime."""
-    precision = session.precision
-    ids, mask = session.draw(case)
-    truth = session.eager.run(ids, mask, case.num_hashes)
-    got = graph.run(session.graph_inputs(ids, mask, case.num_hashes), truth.values)
-    pinned_difference = compare_outputs(got, truth.outputs, mask)
-    judge = Judge(session.spec, precision, truth.values, mask)
+    precision, trial = session.precision, session.trial(case)
+    truth = trial.run_eager()
+    got = graph.run(trial.feeds, truth.values)
+    pinned_difference = trial.compare(got, truth.outputs)
+    judge = trial.judge(truth)
     layers = [judge.count_flips(point, got, got) for point in session.hashing if point.role in CHOICES]
-    free_difference = compare_outputs(session.runtime.run(ids, mask, case.num_hashes), truth.outputs, mask)
+    free_difference = trial.compare(trial.run_runtime(), truth.outputs)
     greatest = pinned_difference.greatest
     result = CaseResult(
         case,
@@ -99,7 +97,7 @@ def _run_case(
     )
     if given is not None or result.passed or result.unexplained or np.isinf(result.pinned_error):
         return result
-    noise = measure_noise(session.eager, truth, ids, mask, case.num_hashes)
+    noise = trial.measure_noise(truth)
     return dataclasses.replace(
         result, tolerance=max(result.tolerance, NOISE_UNITS * noise), eager_noise=noise
     )

@@ -127,7 +127,9 @@ class EagerReformer:
 
     def _first_rounds(self) -> GivenRotations:
         """Of each layer's draw for all of its rounds."""
-        drawn = {layer: torch.from_numpy(recorded_rotations(self.spec, layer)) for layer in self.spec.lsh_layers}
+        drawn = {
+            layer: torch.from_numpy(recorded_rotations(self.spec, layer)) for layer in self.spec.lsh_layers
+        }
         return GivenRotations(drawn)
 
     def run(

@@ -1,0 +1,181 @@
+"""The truth for a module of a user's own: itself, unpatched, its layers handed the artifact's rotations.
+
+Everything that a pass changes is put back after it: hooks, the global random state, and the bucket count
+that a layer of transformers without one sets when it first runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils import _pytree as pytree
+
+from reformer_export.checkpoints.quiet import silence_transformers
+from reformer_export.errors import InputError, one_line
+from reformer_export.reference.eager_values import Values
+from reformer_export.reference.module_layers import HashingUse, LayerWatch, find_hashing_layers, use_name
+from reformer_export.reference.rotations import GivenRotations
+from reformer_export.reference.runs import EagerRun, noisy_weights
+
+BUCKETS: Final = ".buckets"
+"""Behind a layer's name, among the values: what it chooses."""
+
+
+class EagerModule:
+    """A user's module, in eval mode, on the CPU, in float32.
+
+    Attributes:
+        model: the module.
+        notes: what a reader of a comparison should know of it, a sentence each.
+    """
+
+    def __init__(
+        self, module: torch.nn.Module, uses: Sequence[HashingUse], output_names: Sequence[str]
+    ) -> None:
+        """`uses`: every run of its layers that hash, in the order in which they run; `output_names`: of the
+        tensors in its result, in their order.
+
+        Raises:
+            InputError: the module is not what an artifact is compared with.
+        """
+        _check_module(module)
+        self.model: Any = module
+        self.notes: tuple[str, ...] = ()
+        self._uses = tuple(uses)
+        self._output_names = tuple(output_names)
+        layers = find_hashing_layers(module)
+        for use in self._uses:
+            if use.path not in layers:
+                raise _another_module(f"no layer {use.path} that hashes", f"{', '.join(layers) or 'none'}")
+
+    @contextlib.contextmanager
+    def noisy_weights(self, seed: int) -> Iterator[None]:
+        """While the block runs, every weight is the next float32 above or below it, drawn by `seed`."""
+        with noisy_weights(self.model, seed):
+            yield
+
+    def run(self, inputs: Mapping[str, NDArray[Any]], points: Collection[str] | None = ()) -> EagerRun:
+        """One forward pass on `inputs` by name. `buckets` of the run are by the index of the use, and values
+        by the name of a module's run (`use_name`), those in `points`; None for all.
+
+        InputError where the module does not run on them, or runs other layers than those of the artifact.
+        """
+        draws = GivenRotations({index: use.rotations for index, use in enumerate(self._uses)})
+        indices = {(use.path, use.use): (index, use) for index, use in enumerate(self._uses)}
+        watch, values = LayerWatch(indices, draws.enter), Values()
+        with contextlib.ExitStack() as stack:
+            for handle in (*watch.attach(self.model), *_keep_values(self.model, watch, points, values)):
+                stack.callback(handle.remove)
+            stack.enter_context(_bucket_counts(self.model, self._uses))
+            for context in (
+                silence_transformers(),
+                torch.random.fork_rng(devices=[]),
+                torch.no_grad(),
+                draws,
+            ):
+                stack.enter_context(context)
+            result = _call(self.model, {name: torch.from_numpy(x) for name, x in inputs.items()})
+        self._check_runs(watch.runs)
+        values |= {
+            use_name(use.path, use.use) + BUCKETS: watch.buckets[index]
+            for index, use in enumerate(self._uses)
+        }
+        return EagerRun(self._name_outputs(result), watch.buckets, values)
+
+    def _check_runs(self, runs: Mapping[str, int]) -> None:
+        for path, count in Counter(use.path for use in self._uses).items():
+            if runs.get(path, 0) != count:
+                raise _another_module(f"{path} run {runs.get(path, 0)} times", f"{count} times")
+
+    def _name_outputs(self, result: Any) -> dict[str, NDArray[np.float32]]:
+        tensors = [x for x in pytree.tree_leaves(result) if isinstance(x, torch.Tensor)]
+        if len(tensors) != len(self._output_names):
+            expected = f"{len(self._output_names)} ({', '.join(self._output_names)})"
+            raise _another_module(f"{len(tensors)} tensors as its result", expected)
+        return {name: x.detach().numpy() for name, x in zip(self._output_names, tensors, strict=True)}
+
+
+def _check_module(module: object) -> None:
+    if not isinstance(module, torch.nn.Module):
+        raise InputError(
+            "module", type(module).__name__, "a torch.nn.Module", "give the one that was exported"
+        )
+    training = next((name or "it" for name, part in module.named_modules() if part.training), None)
+    if training is not None:
+        raise InputError("module", f"{training} in training mode", "eval mode", "call module.eval()")
+    for name, weight in (*module.named_parameters(), *module.named_buffers()):
+        if weight.device.type != "cpu" or weight.dtype in (torch.float16, torch.bfloat16):
+            got = f"{name} in {str(weight.dtype).removeprefix('torch.')} on {weight.device}"
+            raise InputError("module", got, "float32 weights on the CPU", "call module.float().cpu()")
+
+
+def _another_module(got: str, expected: str) -> InputError:
+    return InputError("module", got, expected, "give the module that was exported")
+
+
+def _call(module: Any, inputs: Mapping[str, torch.Tensor]) -> Any:
+    """`module` on `inputs`, by the names of its arguments, or in turn where it has others."""
+    named = {
+        name
+        for name, parameter in inspect.signature(module.forward).parameters.items()
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    }
+    try:
+        return module(**inputs) if named >= set(inputs) else module(*inputs.values())
+    except Exception as error:  # a user's code raises what it likes
+        sizes = ", ".join(f"{name} {list(x.shape)}" for name, x in inputs.items())
+        got = f"{type(error).__name__}: {one_line(error)}, on {sizes}"
+        raise InputError("module", got, "a result", "give `inputs` that it takes, or mend it") from error
+
+
+@contextlib.contextmanager
+def _bucket_counts(module: torch.nn.Module, uses: Sequence[HashingUse]) -> Iterator[None]:
+    """While the block runs, transformers' layers have the bucket counts of the artifact, where they had none
+    and would choose by the first length that they see."""
+    layers = [
+        module.get_submodule(path)
+        for path, kind in find_hashing_layers(module).items()
+        if kind == "transformers"
+    ]
+    before = [(layer, layer.num_buckets) for layer in layers]
+    counts = {id(module.get_submodule(use.path)): use.num_buckets for use in uses}
+    try:
+        for layer, known in before:
+            if known is None and id(layer) in counts:
+                factors = counts[id(layer)]
+                layer.num_buckets = factors[0] if len(factors) == 1 else list(factors)
+        yield
+    finally:
+        for layer, known in before:
+            layer.num_buckets = known
+
+
+def _keep_values(
+    module: torch.nn.Module, watch: LayerWatch, points: Collection[str] | None, values: Values
+) -> Iterator[Any]:
+    """Hooks that fill `values`: of each module's run the first tensor of its result."""
+    if points == ():
+        return
+    runs: Counter[str] = Counter()
+
+    def keep(path: str) -> Callable[..., None]:
+        def hook(_module: Any, _inputs: Any, output: Any) -> None:
+            name = use_name(path, runs[path])
+            runs[path] += 1
+            tensor = next((x for x in pytree.tree_leaves(output) if isinstance(x, torch.Tensor)), None)
+            if tensor is not None and (points is None or name in points):
+                cut = watch.cut(tensor, 1) if tensor.ndim > 1 else tensor
+                values[name] = cut.detach().numpy().copy()
+
+        return hook
+
+    for path, part in module.named_modules():
+        if path:
+            yield part.register_forward_hook(keep(path))

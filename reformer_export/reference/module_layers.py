@@ -1,0 +1,186 @@
+"""The layers that hash in a module of whatever make: which of them runs, and the buckets that it chooses.
+
+Layers are those of transformers and reformer-pytorch, recognised by their class's full name, so that neither
+package need be there. Forward hooks see what they take and give; nothing of the module is replaced.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+Kind = Literal["transformers", "reformer-pytorch", "bare"]
+"""Whose layer it is: transformers' LSHSelfAttention, reformer-pytorch's LSHSelfAttention, or the LSHAttention
+of that package without projections."""
+
+_TRANSFORMERS: Final = "transformers.models.reformer.modeling_reformer"
+_LUCIDRAINS: Final = "reformer_pytorch.reformer_pytorch"
+
+KINDS: Final[dict[str, Kind]] = {
+    f"{_TRANSFORMERS}.LSHSelfAttention": "transformers",
+    f"{_LUCIDRAINS}.LSHSelfAttention": "reformer-pytorch",
+    f"{_LUCIDRAINS}.LSHAttention": "bare",
+}
+
+PADDING_MODEL: Final = f"{_TRANSFORMERS}.ReformerModel"
+"""Pads what it is given to a multiple of its chunk lengths, and cuts its result again."""
+
+
+@dataclass(frozen=True)
+class HashingUse:
+    """One run of a layer that hashes in a pass of its module.
+
+    `path`: the layer's in the module; `use`: which of its runs, from 0; `rotations`: float32 [1 or H, D, R,
+    S]; `num_buckets`: the factors of the bucket count, none where it grows with the length.
+    """
+
+    path: str
+    use: int
+    rotations: torch.Tensor
+    num_buckets: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """Of the run."""
+        return use_name(self.path, self.use)
+
+
+def use_name(path: str, use: int) -> str:
+    """A module's run in a pass, as torch.export names it: its path, and from the second on its number."""
+    return f"{path}@{use}" if use else path
+
+
+def find_hashing_layers(module: torch.nn.Module) -> dict[str, Kind]:
+    """The layers that hash, by path, in the order in which they stand in the module; of those that
+    reformer-pytorch puts into another, the outer one."""
+    found: dict[str, Kind] = {}
+    for path, layer in module.named_modules():
+        kind = next((KINDS[name] for name in class_names(layer) if name in KINDS), None)
+        if kind is not None and path.rpartition(".")[0] not in found:
+            found[path] = kind
+    return found
+
+
+def class_names(module: torch.nn.Module) -> list[str]:
+    """The full names of a module's class and those that it is derived from."""
+    return [f"{known.__module__}.{known.__qualname__}" for known in type(module).__mro__]
+
+
+@dataclass
+class LayerWatch:
+    """Hooks that say which layer runs, and gather the buckets of one pass: `buckets` int32 [B, H, R, K] by
+    the index of `uses`, zeros where it attends densely.
+
+    `enter` is told the index of the layer that begins, and None where one ends; `runs` counts the runs of
+    each layer's path.
+    """
+
+    uses: Mapping[tuple[str, int], tuple[int, HashingUse]]
+    enter: Callable[[int | None], None]
+    buckets: dict[int, NDArray[np.int32]] = field(default_factory=dict)
+    runs: dict[str, int] = field(default_factory=dict)
+    _given_lengths: list[int] = field(default_factory=list)
+    _pieces: list[torch.Tensor] = field(default_factory=list)
+    _keys: int = 0
+
+    def attach(self, module: torch.nn.Module) -> Iterator[Any]:
+        """Put the hooks on `module`; the handles that remove them."""
+        for path, kind in find_hashing_layers(module).items():
+            layer = module.get_submodule(path)
+            yield layer.register_forward_pre_hook(self._begin(path))
+            if kind == "reformer-pytorch":
+                yield layer.get_submodule("toqk").register_forward_hook(self._count_keys)
+                yield layer.get_submodule("lsh_attn").register_forward_hook(self._keep_piece)
+            yield layer.register_forward_hook(self._end(path, kind))
+        for layer in module.modules():
+            if PADDING_MODEL in class_names(layer):
+                yield layer.register_forward_pre_hook(self._begin_padding, with_kwargs=True)
+                yield layer.register_forward_hook(self._end_padding)
+
+    def cut(self, value: torch.Tensor, dim: int) -> torch.Tensor:
+        """`value` without the tokens with which the model around it pads."""
+        return (
+            value.narrow(dim, 0, min(self._given_lengths[-1], value.shape[dim]))
+            if self._given_lengths
+            else value
+        )
+
+    def _begin(self, path: str) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            self.runs[path] = self.runs.get(path, 0) + 1
+            self._pieces.clear()
+            index, _use = self.uses.get((path, self.runs[path] - 1), (None, None))
+            self.enter(index)
+
+        return hook
+
+    def _end(self, path: str, kind: Kind) -> Callable[..., None]:
+        def hook(layer: Any, inputs: Any, output: Any) -> None:
+            index, use = self.uses.get((path, self.runs[path] - 1), (None, None))
+            self.enter(None)
+            if index is None or use is None:
+                return
+            if kind == "transformers":
+                buckets = self._read_transformers(layer, use, output)
+            elif kind == "reformer-pytorch":
+                buckets = self._read_pieces(layer, use)
+            else:
+                buckets = _take_off_offsets(
+                    output[2].reshape(len(output[2]), 1, use.rotations.shape[2], -1), layer
+                )
+            self.buckets[index] = buckets.numpy().astype(np.int32)
+
+        return hook
+
+    def _read_transformers(self, layer: Any, use: HashingUse, output: Any) -> torch.Tensor:
+        batch, length = output.hidden_states.shape[:2]
+        size = batch, layer.num_attention_heads, use.rotations.shape[2]
+        if output.buckets is None:
+            return self.cut(torch.zeros(*size, length, dtype=torch.int64), 3)
+        buckets = output.buckets.reshape(*size, length)
+        return self.cut(without_round_offsets(buckets, math.prod(use.num_buckets)), 3)
+
+    def _read_pieces(self, layer: Any, use: HashingUse) -> torch.Tensor:
+        heads, rounds = layer.heads - layer.n_local_attn_heads, use.rotations.shape[2]
+        if not self._pieces:
+            return torch.zeros(self._batch, heads, rounds, self._keys, dtype=torch.int64)
+        counted = torch.cat(self._pieces).reshape(self._batch, heads, rounds, self._keys)
+        # A graph has a layer's memory before the sequence, where the package has it behind.
+        return _take_off_offsets(counted, layer).roll(layer.num_mem_kv, -1)
+
+    def _count_keys(self, _module: Any, _inputs: Any, output: torch.Tensor) -> None:
+        self._batch, self._keys = output.shape[:2]
+
+    def _keep_piece(self, _module: Any, _inputs: Any, output: Any) -> None:
+        self._pieces.append(output[2])
+
+    def _begin_padding(self, _module: Any, inputs: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        given = keywords.get("input_ids", inputs[0] if inputs else None)
+        if given is None:
+            given = keywords["inputs_embeds"]
+        self._given_lengths.append(given.shape[1])
+
+    def _end_padding(self, *_: Any) -> None:
+        self._given_lengths.pop()
+
+
+def without_round_offsets(buckets: torch.Tensor, num_buckets: int) -> torch.Tensor:
+    """transformers' buckets int64 [B, H, R, L], which count on from round to round, as each round has them.
+
+    The count of a round grows by one when anything is masked, and only then a bucket of the first round is
+    `num_buckets`.
+    """
+    masked = int(bool((buckets[:, :, 0] == num_buckets).any()))
+    return buckets - torch.arange(buckets.shape[2])[:, None] * (num_buckets + masked)
+
+
+def _take_off_offsets(buckets: torch.Tensor, layer: Any) -> torch.Tensor:
+    """The same for reformer-pytorch's, of K keys: [B, H, R, K]."""
+    count: int = buckets.shape[3] // layer.bucket_size
+    return buckets - torch.arange(buckets.shape[2])[:, None] * count
