@@ -21,9 +21,10 @@ from reformer_export.artifact.files import (
     sha256_of_file,
     write_atomically,
 )
-from reformer_export.artifact.signature import graph_inputs, graph_outputs
+from reformer_export.artifact.signature import GraphTensor, graph_inputs, graph_outputs
 from reformer_export.artifact.spec_values import spec_from_values, values_from_spec
 from reformer_export.contract import NUM_HASHES_INPUT
+from reformer_export.custom_spec import CustomSpec
 from reformer_export.errors import ArtifactError, SpecError
 from reformer_export.spec import DType, LSHAttentionSpec, ModelSpec
 
@@ -97,14 +98,29 @@ class Manifest:
     tokenizer: TokenizerRecord | None = None
     decode: DecodeRecord | None = None
 
+    @property
+    def is_custom(self) -> bool:
+        """Whether it is a module of a user's own, and not a model of a kind that is known."""
+        return isinstance(self.spec, CustomSpec)
+
+    @property
+    def inputs(self) -> tuple[GraphTensor, ...]:
+        """Of model.onnx."""
+        return graph_inputs(self.spec, self.dtype)
+
+    @property
+    def outputs(self) -> tuple[GraphTensor, ...]:
+        """Of model.onnx."""
+        return graph_outputs(self.spec, self.dtype)
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "manifest_version": MANIFEST_VERSION,
             "spec": values_from_spec(self.spec),
             "max_length": self.spec.max_length,
             "dtype": self.dtype,
-            "inputs": [each.to_dict() for each in graph_inputs(self.spec, self.dtype)],
-            "outputs": [each.to_dict() for each in graph_outputs(self.spec, self.dtype)],
+            "inputs": [each.to_dict() for each in self.inputs],
+            "outputs": [each.to_dict() for each in self.outputs],
             "opset": self.opset,
             "operators": self.operators,
             "dial": None if self.runtime_num_hashes is None else self.runtime_num_hashes.to_dict(),

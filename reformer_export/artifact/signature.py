@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
+from reformer_export.custom_spec import CustomSpec
 from reformer_export.lucidrains_spec import LucidrainsSpec
 from reformer_export.spec import DType, ModelSpec
 
@@ -32,7 +33,9 @@ class GraphTensor:
 
 
 def graph_inputs(spec: ModelSpec, dtype: DType) -> tuple[GraphTensor, ...]:
-    """Of model.onnx in `dtype`: the sequences, and their mask."""
+    """Of model.onnx in `dtype`: the sequences and their mask, or a user's own."""
+    if isinstance(spec, CustomSpec):
+        return tuple(GraphTensor(each.name, each.dtype, each.shape) for each in spec.inputs)
     name, mask_name = spec.input_names
     mask = GraphTensor(mask_name, "int64", (BATCH, SEQUENCE))
     if spec.takes_vectors:
@@ -42,6 +45,8 @@ def graph_inputs(spec: ModelSpec, dtype: DType) -> tuple[GraphTensor, ...]:
 
 def graph_outputs(spec: ModelSpec, dtype: DType) -> tuple[GraphTensor, ...]:
     """Of model.onnx in `dtype`."""
+    if isinstance(spec, CustomSpec):
+        return tuple(GraphTensor(each.name, each.dtype, each.shape) for each in spec.outputs)
     rows = SEQUENCE if spec.logits == "all" else 1
     width = spec.hidden_size if isinstance(spec, LucidrainsSpec) else 2 * spec.hidden_size
     shapes: dict[str, tuple[int | str, ...]] = {

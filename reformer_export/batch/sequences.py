@@ -167,7 +167,7 @@ class SequenceReader:
         return self._spec.hidden_size if self._spec.takes_vectors else None
 
     @property
-    def input_names(self) -> tuple[str, str]:
+    def input_names(self) -> tuple[str, ...]:
         """What a sequence and its mask are called."""
         return self._spec.input_names
 
