@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from reformer_export.contract import KEY_NORM_EPSILON, MASKED_LOGIT, SELF_LOGIT, neighbour_shifts
 from reformer_export.lucidrains_spec import LucidrainsSpec
 from reformer_export.modeling import lucidrains_attention
-from reformer_export.parity.compare import EPSILON, split_factors
+from reformer_export.parity.compare import EPSILON, Hashing, split_factors
 from reformer_export.spec import DTYPES, AttentionSpec, DType, ModelSpec
 
 MARGIN_EDGES: Final = tuple(float(edge) for edge in np.logspace(-9, 0, 46))
@@ -78,10 +78,17 @@ def measure_margins(
     """Margins of every hash of an LSH layer's unmasked tokens, or of all where masked ones hash as well:
     `query_key` float32 [B, K, H*D] of the heads that hash, `rotations` float32 [H, D, R, S], of which K keys
     may use the first only, `attention_mask` int64 [B, L]."""
-    hashed = query_key if spec.hashes_masked_tokens else query_key[attention_mask == 1]
-    vectors = hashed.reshape(-1, spec.num_hash_heads, spec.head_size).astype(np.float64)
+    counts = np.ones(query_key.shape[:2], np.bool_) if spec.hashes_masked_tokens else attention_mask == 1
     factors = spec.bucket_factors(layer, query_key.shape[1])
-    used = rotations[..., : sum(factors) // 2].astype(np.float64)
+    hashing = Hashing(spec.num_hash_heads, spec.head_size, factors, rotations, counts)
+    return count_margins(layer, hashing, query_key)
+
+
+def count_margins(layer: int, hashing: Hashing, query_key: NDArray[np.float32]) -> MarginHistogram:
+    """Margins of every hash of the tokens that count, `query_key` float32 [B, K, H*D]."""
+    vectors = query_key[hashing.counts].reshape(-1, hashing.num_heads, hashing.head_size).astype(np.float64)
+    factors = hashing.factors
+    used = hashing.rotations[..., : sum(factors) // 2].astype(np.float64)
     scores = np.einsum("nhd,hdrs->nhrs", vectors, used)
     norms = np.linalg.norm(used, axis=1)  # [H, R, S]
     lengths = np.linalg.norm(vectors, axis=-1)[:, :, None]
@@ -92,7 +99,7 @@ def measure_margins(
         margins = np.minimum(margins, (_at(score, best) - _at(score, second)) / sizes)
     counts, _ = np.histogram(np.clip(margins, MARGIN_EDGES[0], 1.0), MARGIN_EDGES)
     nearest = margins.min(axis=(1, 2), initial=np.inf)
-    roundings = {dtype: rounding_margin(dtype, spec.head_size) for dtype in DTYPES}
+    roundings = {dtype: rounding_margin(dtype, hashing.head_size) for dtype in DTYPES}
     below = {
         dtype: float((nearest < rounding).mean()) if len(nearest) else 0.0
         for dtype, rounding in roundings.items()

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from reformer_export.artifact.manifest import Manifest
 from reformer_export.checkpoints import HEAD_OF_TASK, read_head_bias
 from reformer_export.checkpoints.quiet import silence_transformers
+from reformer_export.custom_spec import CustomSpec
 from reformer_export.lucidrains_spec import LucidrainsSpec
 from reformer_export.ops import draw_rotations
 from reformer_export.reference.eager_values import (
@@ -65,7 +66,8 @@ def recorded_rotations(spec: ModelSpec, layer: int) -> NDArray[np.float32]:
     attention = spec.layers[layer]
     assert isinstance(attention, LSHAttentionSpec)
     drawn = draw_rotations(attention.hash_seed, spec.rotations_shape(layer))
-    rotations: NDArray[np.float32] = drawn.expand(spec.num_hash_heads, -1, -1, -1).numpy()
+    heads = spec.uses[layer].num_heads if isinstance(spec, CustomSpec) else spec.num_hash_heads
+    rotations: NDArray[np.float32] = drawn.expand(heads, -1, -1, -1).numpy()
     return rotations
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -18,14 +18,18 @@ from numpy.typing import NDArray
 from torch.utils import _pytree as pytree
 
 from reformer_export.checkpoints.quiet import silence_transformers
+from reformer_export.custom_spec import CustomSpec
 from reformer_export.errors import InputError, one_line
+from reformer_export.reference.eager import recorded_rotations
 from reformer_export.reference.eager_values import Values
 from reformer_export.reference.module_layers import HashingUse, LayerWatch, find_hashing_layers, use_name
 from reformer_export.reference.rotations import GivenRotations
 from reformer_export.reference.runs import EagerRun, noisy_weights
+from reformer_export.spec import LSHAttentionSpec
 
 BUCKETS: Final = ".buckets"
-"""Behind a layer's name, among the values: what it chooses."""
+QUERY_KEY: Final = ".query_key"
+"""Behind a layer's name, among the values: what it chooses, and the vectors that it hashes."""
 
 
 class EagerModule:
@@ -36,11 +40,8 @@ class EagerModule:
         notes: what a reader of a comparison should know of it, a sentence each.
     """
 
-    def __init__(
-        self, module: torch.nn.Module, uses: Sequence[HashingUse], output_names: Sequence[str]
-    ) -> None:
-        """`uses`: every run of its layers that hash, in the order in which they run; `output_names`: of the
-        tensors in its result, in their order.
+    def __init__(self, module: torch.nn.Module, spec: CustomSpec) -> None:
+        """`spec`: of the artifact that was made of it.
 
         Raises:
             InputError: the module is not what an artifact is compared with.
@@ -48,12 +49,20 @@ class EagerModule:
         _check_module(module)
         self.model: Any = module
         self.notes: tuple[str, ...] = ()
-        self._uses = tuple(uses)
-        self._output_names = tuple(output_names)
-        layers = find_hashing_layers(module)
-        for use in self._uses:
-            if use.path not in layers:
-                raise _another_module(f"no layer {use.path} that hashes", f"{', '.join(layers) or 'none'}")
+        self.spec = spec
+        known = {id(module.get_submodule(path)): path for path in find_hashing_layers(module)}
+        self._uses: dict[tuple[int, int], HashingUse] = {}
+        self._runs: Counter[int] = Counter()
+        for index, (use, layer) in enumerate(zip(spec.uses, spec.layers, strict=True)):
+            found = _find_layer(module, use.path)
+            self._runs[id(found)] += id(found) in known
+            if not isinstance(layer, LSHAttentionSpec):
+                continue
+            if id(found) not in known:
+                raise _another_module(f"{use.path}, which does not hash", ", ".join(known.values()) or "none")
+            rotations = torch.from_numpy(recorded_rotations(spec, index))
+            self._uses[id(found), use.call] = HashingUse(index, rotations, layer.num_buckets)
+        self._paths = known
 
     @contextlib.contextmanager
     def noisy_weights(self, seed: int) -> Iterator[None]:
@@ -67,46 +76,54 @@ class EagerModule:
 
         InputError where the module does not run on them, or runs other layers than those of the artifact.
         """
-        draws = GivenRotations({index: use.rotations for index, use in enumerate(self._uses)})
-        indices = {(use.path, use.use): (index, use) for index, use in enumerate(self._uses)}
-        watch, values = LayerWatch(indices, draws.enter), Values()
+        draws = GivenRotations({use.index: use.rotations for use in self._uses.values()})
+        watch, values = LayerWatch(self._uses, draws.enter, points != ()), Values()
         with contextlib.ExitStack() as stack:
             for handle in (*watch.attach(self.model), *_keep_values(self.model, watch, points, values)):
                 stack.callback(handle.remove)
             stack.enter_context(_bucket_counts(self.model, self._uses))
-            for context in (
-                silence_transformers(),
-                torch.random.fork_rng(devices=[]),
-                torch.no_grad(),
-                draws,
-            ):
-                stack.enter_context(context)
+            stack.enter_context(silence_transformers())
+            stack.enter_context(torch.random.fork_rng(devices=[]))
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(draws)
             result = _call(self.model, {name: torch.from_numpy(x) for name, x in inputs.items()})
         self._check_runs(watch.runs)
-        values |= {
-            use_name(use.path, use.use) + BUCKETS: watch.buckets[index]
-            for index, use in enumerate(self._uses)
-        }
+        for index, buckets in watch.buckets.items():
+            values[layer_name(self.spec, index) + BUCKETS] = buckets
+        for index, vectors in watch.vectors.items():
+            values[layer_name(self.spec, index) + QUERY_KEY] = vectors
         return EagerRun(self._name_outputs(result), watch.buckets, values)
 
-    def _check_runs(self, runs: Mapping[str, int]) -> None:
-        for path, count in Counter(use.path for use in self._uses).items():
-            if runs.get(path, 0) != count:
-                raise _another_module(f"{path} run {runs.get(path, 0)} times", f"{count} times")
+    def _check_runs(self, runs: Counter[int]) -> None:
+        for layer, path in self._paths.items():
+            if runs[layer] != self._runs[layer]:
+                got, expected = f"{path or 'it'} run {runs[layer]} times", f"{self._runs[layer]} times"
+                raise _another_module(got, expected)
 
     def _name_outputs(self, result: Any) -> dict[str, NDArray[np.float32]]:
         tensors = [x for x in pytree.tree_leaves(result) if isinstance(x, torch.Tensor)]
-        if len(tensors) != len(self._output_names):
-            expected = f"{len(self._output_names)} ({', '.join(self._output_names)})"
+        if len(tensors) != len(self.spec.output_names):
+            expected = f"{len(self.spec.output_names)} ({', '.join(self.spec.output_names)})"
             raise _another_module(f"{len(tensors)} tensors as its result", expected)
-        return {name: x.detach().numpy() for name, x in zip(self._output_names, tensors, strict=True)}
+        return {name: x.detach().numpy() for name, x in zip(self.spec.output_names, tensors, strict=True)}
+
+
+def layer_name(spec: CustomSpec, index: int) -> str:
+    """Of one run of a layer, in the user's own words."""
+    return use_name(spec.uses[index].path, spec.uses[index].call)
+
+
+def _find_layer(module: torch.nn.Module, path: str) -> torch.nn.Module:
+    try:
+        return module.get_submodule(path)
+    except AttributeError as error:
+        raise _another_module(f"no layer {path}", "it, as it was exported") from error
 
 
 def _check_module(module: object) -> None:
     if not isinstance(module, torch.nn.Module):
-        raise InputError(
-            "module", type(module).__name__, "a torch.nn.Module", "give the one that was exported"
-        )
+        got, fix = type(module).__name__, "give the one that was exported"
+        raise InputError("module", got, "a torch.nn.Module", fix)
     training = next((name or "it" for name, part in module.named_modules() if part.training), None)
     if training is not None:
         raise InputError("module", f"{training} in training mode", "eval mode", "call module.eval()")
@@ -136,19 +153,15 @@ def _call(module: Any, inputs: Mapping[str, torch.Tensor]) -> Any:
 
 
 @contextlib.contextmanager
-def _bucket_counts(module: torch.nn.Module, uses: Sequence[HashingUse]) -> Iterator[None]:
+def _bucket_counts(module: torch.nn.Module, uses: Mapping[tuple[int, int], HashingUse]) -> Iterator[None]:
     """While the block runs, transformers' layers have the bucket counts of the artifact, where they had none
     and would choose by the first length that they see."""
-    layers = [
-        module.get_submodule(path)
-        for path, kind in find_hashing_layers(module).items()
-        if kind == "transformers"
-    ]
-    before = [(layer, layer.num_buckets) for layer in layers]
-    counts = {id(module.get_submodule(use.path)): use.num_buckets for use in uses}
+    counts = {layer: use.num_buckets for (layer, _), use in uses.items()}
+    parts: list[Any] = [part for part in module.modules() if counts.get(id(part))]
+    before = [(layer, layer.num_buckets) for layer in parts]
     try:
         for layer, known in before:
-            if known is None and id(layer) in counts:
+            if known is None:
                 factors = counts[id(layer)]
                 layer.num_buckets = factors[0] if len(factors) == 1 else list(factors)
         yield

@@ -7,6 +7,7 @@ package need be there. Forward hooks see what they take and give; nothing of the
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
@@ -34,21 +35,24 @@ PADDING_MODEL: Final = f"{_TRANSFORMERS}.ReformerModel"
 
 @dataclass(frozen=True)
 class HashingUse:
-    """One run of a layer that hashes in a pass of its module.
+    """One run of a layer that hashes in a pass of its module: the artifact's layer `index`.
 
-    `path`: the layer's in the module; `use`: which of its runs, from 0; `rotations`: float32 [1 or H, D, R,
-    S]; `num_buckets`: the factors of the bucket count, none where it grows with the length.
+    `rotations`: float32 [H, D, R, S]; `num_buckets`: the factors of the bucket count, none where it grows
+    with the length.
     """
 
-    path: str
-    use: int
+    index: int
     rotations: torch.Tensor
     num_buckets: tuple[int, ...]
 
     @property
-    def name(self) -> str:
-        """Of the run."""
-        return use_name(self.path, self.use)
+    def rounds(self) -> int:
+        """Of hashing."""
+        return self.rotations.shape[2]
+
+
+Read = tuple[torch.Tensor, torch.Tensor]
+"""Buckets int64 [B, H, R, K], and the vectors float32 [B, K, H*D] that were hashed."""
 
 
 def use_name(path: str, use: int) -> str:
@@ -75,29 +79,34 @@ def class_names(module: torch.nn.Module) -> list[str]:
 @dataclass
 class LayerWatch:
     """Hooks that say which layer runs, and gather the buckets of one pass: `buckets` int32 [B, H, R, K] by
-    the index of `uses`, zeros where it attends densely.
+    the index of the use, zeros where it attends densely.
 
-    `enter` is told the index of the layer that begins, and None where one ends; `runs` counts the runs of
-    each layer's path.
+    `uses`: by the layer's `id` and how many of its runs came before; `enter` is told the index of the use
+    that begins, and None where one ends; `runs` counts the runs of each layer. `vectors`, only where they are
+    `wanted`: what each use hashes, float32 [B, K, H*D].
     """
 
-    uses: Mapping[tuple[str, int], tuple[int, HashingUse]]
+    uses: Mapping[tuple[int, int], HashingUse]
     enter: Callable[[int | None], None]
+    wanted: bool = False
     buckets: dict[int, NDArray[np.int32]] = field(default_factory=dict)
-    runs: dict[str, int] = field(default_factory=dict)
+    runs: Counter[int] = field(default_factory=Counter)
+    vectors: dict[int, NDArray[np.float32]] = field(default_factory=dict)
     _given_lengths: list[int] = field(default_factory=list)
     _pieces: list[torch.Tensor] = field(default_factory=list)
-    _keys: int = 0
+    _projected: torch.Tensor = field(default_factory=lambda: torch.zeros(0))
 
     def attach(self, module: torch.nn.Module) -> Iterator[Any]:
         """Put the hooks on `module`; the handles that remove them."""
         for path, kind in find_hashing_layers(module).items():
             layer = module.get_submodule(path)
-            yield layer.register_forward_pre_hook(self._begin(path))
+            yield layer.register_forward_pre_hook(self._begin)
+            if kind != "bare":
+                projection = "query_key" if kind == "transformers" else "toqk"
+                yield layer.get_submodule(projection).register_forward_hook(self._keep_projected)
             if kind == "reformer-pytorch":
-                yield layer.get_submodule("toqk").register_forward_hook(self._count_keys)
                 yield layer.get_submodule("lsh_attn").register_forward_hook(self._keep_piece)
-            yield layer.register_forward_hook(self._end(path, kind))
+            yield layer.register_forward_hook(self._end(kind))
         for layer in module.modules():
             if PADDING_MODEL in class_names(layer):
                 yield layer.register_forward_pre_hook(self._begin_padding, with_kwargs=True)
@@ -111,51 +120,55 @@ class LayerWatch:
             else value
         )
 
-    def _begin(self, path: str) -> Callable[..., None]:
-        def hook(*_: Any) -> None:
-            self.runs[path] = self.runs.get(path, 0) + 1
-            self._pieces.clear()
-            index, _use = self.uses.get((path, self.runs[path] - 1), (None, None))
-            self.enter(index)
+    def _running(self, layer: Any) -> HashingUse | None:
+        return self.uses.get((id(layer), self.runs[id(layer)]))
 
-        return hook
+    def _begin(self, layer: Any, _inputs: Any) -> None:
+        use = self._running(layer)
+        self._pieces.clear()
+        self.enter(None if use is None else use.index)
 
-    def _end(self, path: str, kind: Kind) -> Callable[..., None]:
+    def _end(self, kind: Kind) -> Callable[..., None]:
         def hook(layer: Any, inputs: Any, output: Any) -> None:
-            index, use = self.uses.get((path, self.runs[path] - 1), (None, None))
+            use = self._running(layer)
+            self.runs[id(layer)] += 1
             self.enter(None)
-            if index is None or use is None:
+            if use is None:
                 return
             if kind == "transformers":
-                buckets = self._read_transformers(layer, use, output)
+                buckets, vectors = self._read_transformers(layer, use, output)
             elif kind == "reformer-pytorch":
-                buckets = self._read_pieces(layer, use)
+                buckets, vectors = self._read_pieces(layer, use)
             else:
-                buckets = _take_off_offsets(
-                    output[2].reshape(len(output[2]), 1, use.rotations.shape[2], -1), layer
-                )
-            self.buckets[index] = buckets.numpy().astype(np.int32)
+                vectors = inputs[0]
+                buckets = _take_off_offsets(output[2].reshape(len(vectors), 1, use.rounds, -1), layer)
+            self.buckets[use.index] = buckets.numpy().astype(np.int32)
+            if self.wanted:
+                self.vectors[use.index] = vectors.numpy().copy()
 
         return hook
 
-    def _read_transformers(self, layer: Any, use: HashingUse, output: Any) -> torch.Tensor:
-        batch, length = output.hidden_states.shape[:2]
-        size = batch, layer.num_attention_heads, use.rotations.shape[2]
+    def _read_transformers(self, layer: Any, use: HashingUse, output: Any) -> Read:
+        vectors = self.cut(self._projected, 1)
+        batch, length = self._projected.shape[:2]
+        size = batch, layer.num_attention_heads, use.rounds
         if output.buckets is None:
-            return self.cut(torch.zeros(*size, length, dtype=torch.int64), 3)
+            return torch.zeros(*size, vectors.shape[1], dtype=torch.int64), vectors
         buckets = output.buckets.reshape(*size, length)
-        return self.cut(without_round_offsets(buckets, math.prod(use.num_buckets)), 3)
+        return self.cut(without_round_offsets(buckets, math.prod(use.num_buckets)), 3), vectors
 
-    def _read_pieces(self, layer: Any, use: HashingUse) -> torch.Tensor:
-        heads, rounds = layer.heads - layer.n_local_attn_heads, use.rotations.shape[2]
-        if not self._pieces:
-            return torch.zeros(self._batch, heads, rounds, self._keys, dtype=torch.int64)
-        counted = torch.cat(self._pieces).reshape(self._batch, heads, rounds, self._keys)
+    def _read_pieces(self, layer: Any, use: HashingUse) -> Read:
         # A graph has a layer's memory before the sequence, where the package has it behind.
-        return _take_off_offsets(counted, layer).roll(layer.num_mem_kv, -1)
+        vectors = self._projected[..., layer.n_local_attn_heads * layer.dim_head :].roll(layer.num_mem_kv, 1)
+        batch, keys = vectors.shape[:2]
+        size = batch, layer.heads - layer.n_local_attn_heads, use.rounds, keys
+        if not self._pieces:
+            return torch.zeros(size, dtype=torch.int64), vectors
+        counted = torch.cat(self._pieces).reshape(size)
+        return _take_off_offsets(counted, layer).roll(layer.num_mem_kv, -1), vectors
 
-    def _count_keys(self, _module: Any, _inputs: Any, output: torch.Tensor) -> None:
-        self._batch, self._keys = output.shape[:2]
+    def _keep_projected(self, _module: Any, _inputs: Any, output: torch.Tensor) -> None:
+        self._projected = output
 
     def _keep_piece(self, _module: Any, _inputs: Any, output: Any) -> None:
         self._pieces.append(output[2])
