@@ -7,6 +7,7 @@ file it names. `folder.py` makes the folder.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,7 @@ from reformer_export.artifact.files import (
     sha256_of_file,
     write_atomically,
 )
-from reformer_export.artifact.signature import GraphTensor, graph_inputs, graph_outputs
+from reformer_export.artifact.signature import GraphTensor, Signature, graph_inputs, graph_outputs
 from reformer_export.artifact.spec_values import spec_from_values, values_from_spec
 from reformer_export.contract import NUM_HASHES_INPUT
 from reformer_export.custom_spec import CustomSpec
@@ -98,20 +99,25 @@ class Manifest:
     tokenizer: TokenizerRecord | None = None
     decode: DecodeRecord | None = None
 
-    @property
-    def is_custom(self) -> bool:
-        """Whether it is a module of a user's own, and not a model of a kind that is known."""
-        return isinstance(self.spec, CustomSpec)
+    @functools.cached_property
+    def signature(self) -> Signature:
+        """What goes into model.onnx and comes out of it; floats are `dtype`."""
+        return Signature(graph_inputs(self.spec, self.dtype), graph_outputs(self.spec, self.dtype))
 
     @property
     def inputs(self) -> tuple[GraphTensor, ...]:
-        """Of model.onnx."""
-        return graph_inputs(self.spec, self.dtype)
+        """Of model.onnx, by name; `num_hashes`, which has a default, is none of them."""
+        return self.signature.inputs
 
     @property
     def outputs(self) -> tuple[GraphTensor, ...]:
-        """Of model.onnx."""
-        return graph_outputs(self.spec, self.dtype)
+        """Of model.onnx, by name."""
+        return self.signature.outputs
+
+    @property
+    def is_custom(self) -> bool:
+        """Whether the model is a user's own module, of which nothing is known but its inputs and outputs."""
+        return isinstance(self.spec, CustomSpec)
 
     def to_dict(self) -> dict[str, Any]:
         return {

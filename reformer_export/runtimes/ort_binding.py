@@ -28,8 +28,10 @@ FLOATS: Final = {"float32": FLOAT32, "float16": "tensor(float16)", "bfloat16": "
 NUMPY_TYPES: Final[dict[str, Any]] = {
     FLOAT32: np.float32,
     "tensor(float16)": np.float16,
-    "tensor(int32)": np.int32,
-    "tensor(int64)": np.int64,
+    "tensor(double)": np.float64,
+    "tensor(bool)": np.bool_,
+    **{f"tensor({name})": np.dtype(name).type for name in ("int8", "int16", "int32", "int64")},
+    **{f"tensor({name})": np.dtype(name).type for name in ("uint8", "uint16", "uint32", "uint64")},
 }
 """There is none for bfloat16."""
 

@@ -18,13 +18,16 @@ import sys
 import threading
 import time
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from reformer_export.artifact.signature import BATCH, SEQUENCE
 from reformer_export.errors import ArtifactError, InputError, ReformerExportError
 from reformer_export.runtimes import LeftPaddingWarning, Runtime, RuntimeOptions, load
+from reformer_export.runtimes.named_inputs import HOST_TYPES
 from reformer_export.serving.channel import Channel
 from reformer_export.serving.failures import failure_from_error
 from reformer_export.serving.generation_worker import GenerationScheduler
@@ -37,9 +40,10 @@ from reformer_export.serving.messages import (
     Ready,
     Result,
     Start,
-    Tensor,
+    arrays_from_payload,
+    describe_arrays,
 )
-from reformer_export.serving.refusals import parts_from_error
+from reformer_export.serving.refusals import TooLargeError, parts_from_error
 
 
 def main() -> None:
@@ -66,7 +70,9 @@ def _serve(channel: Channel) -> None:
     warnings.simplefilter("ignore", LeftPaddingWarning)
     runs: queue.SimpleQueue[tuple[Infer, bytearray]] = queue.SimpleQueue()
     for _ in range(ready.concurrency):
-        threading.Thread(target=_run_forever, args=(model, channel, runs), daemon=True).start()
+        threading.Thread(
+            target=_run_forever, args=(model, channel, runs, start.max_response), daemon=True
+        ).start()
     scheduler = GenerationScheduler(
         model,
         channel.send,
@@ -94,9 +100,9 @@ def _open_model(start: Start) -> Runtime:
     if model.manifest.files != start.files:
         fix = "start the server again to serve the new one"
         raise ArtifactError(start.path, "another artifact than was served", "the same one", fix)
-    length = next(length for length in range(1, model.max_length + 1) if model.spec.takes_length(length))
     try:
-        model.run(np.full((1, length), model.config.pad_token_id, np.int64))
+        if not model.manifest.is_custom:  # of which nobody knows what it takes
+            _run_shortest(model)
     except ReformerExportError as error:
         if not options.is_engine:  # whose profiles may begin at longer sequences
             raise
@@ -106,6 +112,14 @@ def _open_model(start: Start) -> Runtime:
         with model.start_decoding() as state:
             state.step({state.add([model.config.pad_token_id]): model.config.pad_token_id})
     return model
+
+
+def _run_shortest(model: Runtime) -> None:
+    """A pass over one sequence of as few tokens as the model takes, all of them padding or zeros."""
+    sequence = model.manifest.inputs[0]
+    value = 0 if model.spec.takes_vectors else model.config.pad_token_id
+    sizes = sequence.sizes({BATCH: 1, SEQUENCE: model.spec.shortest})
+    model.run({sequence.name: np.full(sizes, value, HOST_TYPES[sequence.dtype])})
 
 
 def _describe(model: Runtime, start: Start) -> Ready:
@@ -122,31 +136,36 @@ def _describe(model: Runtime, start: Start) -> Ready:
     return Ready(model.description, model.notes, model.max_length, decodes, concurrency, on_gpu)
 
 
-def _run_forever(model: Runtime, channel: Channel, runs: queue.SimpleQueue[tuple[Infer, bytearray]]) -> None:
+def _run_forever(
+    model: Runtime,
+    channel: Channel,
+    runs: queue.SimpleQueue[tuple[Infer, bytearray]],
+    max_response: int,
+) -> None:
     while True:
         message, payload = runs.get()
         try:
             begun = time.perf_counter()
-            outputs = model.run(*_read_inputs(message, payload), num_hashes=message.num_hashes)
+            outputs = model.run(arrays_from_payload(payload, message.inputs), num_hashes=message.num_hashes)
             run_ms = 1e3 * (time.perf_counter() - begun)
+            arrays = {name: np.asarray(value, order="C") for name, value in outputs.items()}
+            _check_size(arrays, max_response)
         except Exception as error:  # one request's failure is not the worker's
             channel.send(failure_from_error(message.id, error))
             continue
-        arrays = [np.ascontiguousarray(value, np.float32) for value in outputs.values()]
-        tensors = [Tensor(name, array.shape) for name, array in zip(outputs, arrays, strict=True)]
         try:
-            channel.send(Result(message.id, tensors, run_ms), *arrays)
+            channel.send(Result(message.id, describe_arrays(arrays), run_ms), *arrays.values())
         except OSError:
             return
 
 
-def _read_inputs(message: Infer, payload: bytearray) -> tuple[NDArray[Any], NDArray[Any] | None]:
-    shape = (message.rows, message.length)
-    cells = message.rows * message.length
-    ids = np.frombuffer(payload, np.int64, cells).reshape(shape)
-    if not message.masked:
-        return ids, None
-    return ids, np.frombuffer(payload, np.int8, cells, 8 * cells).reshape(shape)
+def _check_size(arrays: Mapping[str, NDArray[Any]], limit: int) -> None:
+    """TooLargeError for outputs that the front process would not take: a custom module's sizes are not all
+    known before it runs."""
+    size = sum(array.nbytes for array in arrays.values())
+    if size > limit:
+        fix = "send fewer rows at a time, or raise the server's `max_response`"
+        raise TooLargeError("answer", f"{size} bytes of outputs", f"at most {limit}", fix)
 
 
 if __name__ == "__main__":

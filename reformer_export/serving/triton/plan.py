@@ -21,7 +21,6 @@ from reformer_export.artifact.files import resolve_inside
 from reformer_export.artifact.manifest import ENGINES_NAME, MANIFEST_NAME, Manifest
 from reformer_export.errors import ArtifactError, InputError
 from reformer_export.libraries.operators import NativeLibrary, find_native_library
-from reformer_export.serving.model_inputs import check_takes_ids
 from reformer_export.serving.triton.config import (
     PLAN_NAME,
     generate_config,
@@ -94,7 +93,6 @@ def plan_repository(
         ArtifactError: a file or an engine is missing.
         RuntimeUnavailableError: the operator library is asked for and there is none, or it does not fit.
     """
-    check_takes_ids(manifest.spec)
     if request.backend == "python":
         plan = _plan_python(out, manifest, request, version)
     elif request.backend == "onnxruntime":

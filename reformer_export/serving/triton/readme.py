@@ -10,7 +10,7 @@ from reformer_export import __version__
 from reformer_export.artifact.engine_record import format_shape
 from reformer_export.artifact.manifest import Manifest
 from reformer_export.runtimes.options import ONNXRUNTIME
-from reformer_export.serving.triton.config import output_dims
+from reformer_export.serving.triton.config import has_rows
 from reformer_export.serving.triton.options import GENERATE_SUFFIX, TritonRequest
 from reformer_export.serving.triton.plan import RepositoryPlan
 from reformer_export.serving.triton.record import RECORD_NAME, VERSION
@@ -56,6 +56,33 @@ _PYTHON_BATCHES: Final = """\
 Requests of unlike lengths are joined where the model itself pads them to one length: each answer is that of
 `reformer_export.load("OUT").run(...)` on the request alone. `attention_mask` may be left out; pad on the
 right. A model exported with --max-hashes takes the request parameter `num_hashes`.
+"""
+
+_CUSTOM_BATCHES: Final = """\
+Requests are joined where their shapes are equal but for the rows: a module that mixes rows needs
+`--max-batch-size 1`.
+"""
+
+_NO_BATCHES: Final = """\
+Requests run one by one: not every input and output has its rows first, in one symbolic dimension.
+"""
+
+_ASK_BY_NAME: Final = """\
+    import tritonclient.http
+    client = tritonclient.http.InferenceServerClient("localhost:8000")
+    inputs = []
+    for name, datatype in {types}:
+        inputs.append(tritonclient.http.InferInput(name, arrays[name].shape, datatype))
+        inputs[-1].set_data_from_numpy(arrays[name])
+    answer = client.infer("{name}", inputs).as_numpy("{output}")
+
+"""
+
+_ASK_WITH_IDS: Final = """\
+    curl localhost:8000/v2/models/{name}/versions/{version}/infer -d \\
+      '{{"inputs": [{{"name": "input_ids", "datatype": "INT64", "shape": [1, 3], "data": [5, 6, 7]}},
+        {{"name": "attention_mask", "datatype": "INT64", "shape": [1, 3], "data": [1, 1, 1]}}]}}'
+
 """
 
 _EQUAL_LENGTHS: Final = """\
@@ -161,25 +188,24 @@ def _tensorrt_needs(request: TritonRequest, plan: RepositoryPlan) -> list[str]:
 
 
 def _ask(manifest: Manifest, request: TritonRequest, plan: RepositoryPlan) -> str:
-    dims = output_dims(manifest.spec)
-    rows = plan.configs[request.name]["max_batch_size"]
-    shown = ", ".join(f"`{name}` [rows, {_shape(sizes)}]" for name, sizes in dims.items())
-    text = (
-        f"`{request.name}` takes `input_ids` and `attention_mask` int64 [rows, tokens] and gives {shown}:\n\n"
-    )
-    text += (
-        f"    curl localhost:8000/v2/models/{request.name}/versions/{VERSION}/infer -d \\\n"
-        '      \'{"inputs": [{"name": "input_ids", "datatype": "INT64", "shape": [1, 3], '
-        '"data": [5, 6, 7]},\n'
-        '        {"name": "attention_mask", "datatype": "INT64", "shape": [1, 3], "data": [1, 1, 1]}]}\'\n\n'
-    )
-    text += _BATCHES.format(rows=rows, delay=request.queue_delay)
-    text += _PYTHON_BATCHES if request.backend == "python" else _EQUAL_LENGTHS
+    config = plan.configs[request.name]
+    types = [(each["name"], str(each["data_type"]).removeprefix("TYPE_")) for each in config["input"]]
+    kinds = dict(types)
+    shown = [f"`{each.name}` {kinds[each.name]} {each.describe_shape()}" for each in manifest.inputs]
+    gives = ", ".join(f"`{each.name}` {each.describe_shape()}" for each in manifest.outputs)
+    text = f"`{request.name}` takes {' and '.join(shown)} and gives {gives}:\n\n"
+    if manifest.is_custom or manifest.spec.takes_vectors:
+        text += _ASK_BY_NAME.format(types=types, name=request.name, output=manifest.outputs[0].name)
+    else:
+        text += _ASK_WITH_IDS.format(name=request.name, version=VERSION)
+    if not has_rows(manifest):
+        return text + _NO_BATCHES.rstrip()
+    text += _BATCHES.format(rows=config["max_batch_size"], delay=request.queue_delay)
+    if manifest.is_custom:
+        text += _CUSTOM_BATCHES
+    else:
+        text += _PYTHON_BATCHES if request.backend == "python" else _EQUAL_LENGTHS
     name = request.name + GENERATE_SUFFIX
     if name in plan.configs:
         text += _GENERATE.format(name=name, streams=request.streams)
     return text.rstrip()
-
-
-def _shape(sizes: list[int]) -> str:
-    return ", ".join("tokens" if size < 0 else str(size) for size in sizes)
