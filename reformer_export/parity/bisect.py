@@ -145,7 +145,7 @@ def bisect(session: ParitySession, cases: Sequence[Case]) -> BisectResult:
         ArtifactError: the graph does not say which modules its nodes are of.
         MissingDependencyError: onnx-graphsurgeon is not installed.
     """
-    points = session.find_points()
+    points = session.find_points(cases[0])
     results = []
     for case in cases:
         results.append(_search_case(session, points, case))

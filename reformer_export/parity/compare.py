@@ -163,8 +163,8 @@ def tolerance(precision: Precision, greatest: float) -> float:
 class Hashing:
     """How a layer hashes the K tokens of an input.
 
-    `factors` of the bucket count; `rotations` float32 [H, D, R, S], of which the first are used; `counts` bool
-    [B, K]: whose buckets count.
+    `factors` of the bucket count; `rotations`: float32 [H, D, R, S], of which the first are used; `counts`:
+    bool [B, K], whose buckets count.
     """
 
     num_heads: int

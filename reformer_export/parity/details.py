@@ -98,7 +98,7 @@ def collect_details(session: ParitySession, cases: Sequence[Case]) -> Details:
 def measure_layers(session: ParitySession, cases: Sequence[Case]) -> tuple[PointError, ...]:
     """The error with pinned buckets of each of `SHOWN` of each layer, in the case where it is the largest
     share of its tolerance. Errors of a layer are in all that follow it."""
-    points = session.find_points()
+    points = session.find_points(cases[0])
     shown = [point for point in points if point.role in SHOWN]
     exposed = session.graph.expose([point for point in points if point.role in CHOICES], shown)
     names = {point.name for point in shown}

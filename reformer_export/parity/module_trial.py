@@ -18,6 +18,7 @@ from reformer_export.parity.compare import (
     compare_hashes,
     compare_outputs,
 )
+from reformer_export.parity.module_cases import masks_of
 from reformer_export.parity.noise import Outputs, measure_noise
 from reformer_export.parity.point_errors import PointJudge
 from reformer_export.parity.points import Point
@@ -58,14 +59,15 @@ class ModuleTrial:
     def judge(self, truth: EagerRun) -> PointJudge:
         session = self.session
         mask = next(iter(self._masks().values()), None)
-        return ModuleJudge(session.custom, session.precision, truth.values, session.query_keys, mask)
+        query_keys = session.module_hashing.query_keys
+        return ModuleJudge(session.custom, session.precision, truth.values, query_keys, mask)
 
     def measure_noise(self, truth: EagerRun) -> float:
         return measure_noise(self.session.module, truth, self.run_eager, self.compare)
 
     def _masks(self) -> dict[tuple[int | str, ...], NDArray[np.bool_]]:
         """By the dimensions that they have: which tokens there are, bool [B, L]."""
-        masks = [each for each in self.session.masks if len(each.shape) == 2]
+        masks = [each for each in masks_of(self.session.custom) if len(each.shape) == 2]
         return {each.shape: self.arrays[each.name].astype(np.bool_) for each in masks}
 
     def _count(self, outputs: Outputs) -> dict[str, NDArray[Any]]:
@@ -87,7 +89,7 @@ class ModuleJudge(PointJudge):
     spec: CustomSpec
     precision: Precision
     eager: Values
-    query_keys: Mapping[int, str]
+    query_keys: Mapping[int, str | None]
     mask: NDArray[np.bool_] | None
 
     def judged(self, point: Point) -> NDArray[np.bool_]:
@@ -107,9 +109,11 @@ class ModuleJudge(PointJudge):
         buckets, expected = got[point.name], self.eager[point.name]
         if not self.spec.is_hashed(point.layer, expected.shape[3]):
             return LayerAgreement(point.layer, 0, 0, 0, 0.0)  # dense
-        found = query_keys.get(self.query_keys[point.layer])
-        if found is None:  # the graph hashes one of its inputs
+        hashed = self.query_keys[point.layer]
+        if hashed is None:  # the graph hashes one of its inputs, as eager does
             found = self.eager[layer_name(self.spec, point.layer) + QUERY_KEY]
+        else:
+            found = query_keys[hashed]
         vectors = found.reshape(len(expected), expected.shape[3], -1)
         hashing = self.hashing(point.layer, buckets, expected)
         return compare_hashes(point.layer, hashing, self.precision, buckets, expected, vectors)

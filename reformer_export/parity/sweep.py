@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from reformer_export.parity.cases import Case, add_num_hashes_cases, check_cases, default_cases
+from reformer_export.parity.cases import Case
 from reformer_export.parity.compare import GivenTolerance, tolerance
 from reformer_export.parity.expose import ExposedGraph
 from reformer_export.parity.noise import NOISE_UNITS
@@ -34,10 +34,9 @@ def sweep(
         InputError: a case does not fit the model, or none of an engine's profiles.
     """
     if cases is None:
-        swept = add_num_hashes_cases(session.manifest, default_cases(session.spec))
-        cases = [case for case in swept if takes_case(session.runtime, case)]
+        cases = [case for case in session.default_cases() if takes_case(session.runtime, case)]
     cases = with_built_in_rounds(session.runtime, cases)
-    check_cases(session.spec, cases)
+    session.check_cases(cases)
     graph = session.expose_hashing()
     results = []
     for case in cases:
