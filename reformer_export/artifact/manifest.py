@@ -22,7 +22,7 @@ from reformer_export.artifact.files import (
     sha256_of_file,
     write_atomically,
 )
-from reformer_export.artifact.signature import GraphTensor, Signature, graph_inputs, graph_outputs
+from reformer_export.artifact.signature import GraphTensor, Signature, signature_of
 from reformer_export.artifact.spec_values import spec_from_values, values_from_spec
 from reformer_export.contract import NUM_HASHES_INPUT
 from reformer_export.custom_spec import CustomSpec
@@ -102,7 +102,7 @@ class Manifest:
     @functools.cached_property
     def signature(self) -> Signature:
         """What goes into model.onnx and comes out of it; floats are `dtype`."""
-        return Signature(graph_inputs(self.spec, self.dtype), graph_outputs(self.spec, self.dtype))
+        return signature_of(self.spec, self.dtype)
 
     @property
     def inputs(self) -> tuple[GraphTensor, ...]:

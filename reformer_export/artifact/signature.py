@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from reformer_export.custom_spec import CustomSpec
@@ -39,10 +39,12 @@ class GraphTensor:
 
 @dataclass(frozen=True)
 class Signature:
-    """All that goes into a graph and comes out of it."""
+    """All that goes into a graph and comes out of it; `limits` are the least and greatest sizes of symbolic
+    dimensions, where these are known."""
 
     inputs: tuple[GraphTensor, ...]
     outputs: tuple[GraphTensor, ...]
+    limits: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def batch(self) -> str | None:
@@ -57,7 +59,8 @@ class Signature:
     def bind(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
         """The size of every symbolic dimension, where each input has the shape of its name in `shapes`.
 
-        InputError unless the shapes fit: no size is 0, and dimensions of one name have one size.
+        InputError unless the shapes fit: no size is 0, and dimensions of one name have one size, within its
+        limits.
         """
         found: dict[str, tuple[int, str]] = {}
         for tensor in self.inputs:
@@ -74,6 +77,10 @@ class Signature:
                 if known != size:
                     expected = f"{expected} with {symbol} = {known}, as in {where}"
                     raise InputError(tensor.name, got, expected, "make them agree")
+                least, most = self.limits.get(symbol, (1, size))
+                if not least <= size <= most:
+                    expected = f"{expected} with {symbol} from {least} to {most}"
+                    raise InputError(tensor.name, got, expected, f"give another {symbol}")
         return {symbol: size for symbol, (size, _) in found.items()}
 
 
@@ -101,6 +108,13 @@ def graph_outputs(spec: ModelSpec, dtype: DType) -> tuple[GraphTensor, ...]:
     }
     shape = shapes.get(spec.task, (BATCH, rows, spec.vocab_size))
     return tuple(GraphTensor(name, dtype, shape) for name in spec.output_names)
+
+
+def signature_of(spec: ModelSpec, dtype: DType) -> Signature:
+    """Of model.onnx in `dtype`."""
+    dimensions = spec.dimensions if isinstance(spec, CustomSpec) else ()
+    limits = {each.name: (each.minimum, each.maximum) for each in dimensions}
+    return Signature(graph_inputs(spec, dtype), graph_outputs(spec, dtype), limits)
 
 
 def has_row_a_token(spec: ModelSpec) -> bool:
