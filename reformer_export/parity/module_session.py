@@ -77,6 +77,10 @@ class ModuleSession(ParitySession):
             raise refused
         return taken
 
+    def choose_cases(self, lengths: Sequence[int] | None, batch_sizes: Sequence[int] | None) -> list[Case]:
+        batch = self.manifest.signature.batch
+        return list[Case](choose_module_cases(self.custom, batch, lengths, batch_sizes))
+
     def check_cases(self, cases: Sequence[Case]) -> None:
         if not cases:
             raise InputError("inputs", "none", "at least one input of the module", "give `inputs`")

@@ -20,6 +20,7 @@ from reformer_export.parity.cases import (
     Case,
     add_num_hashes_cases,
     check_cases,
+    choose_cases,
     default_cases,
     make_inputs,
 )
@@ -96,6 +97,10 @@ class ParitySession:
     def default_cases(self) -> list[Case]:
         """What is compared where nobody says what."""
         return add_num_hashes_cases(self.manifest, default_cases(self.spec))
+
+    def choose_cases(self, lengths: Sequence[int] | None, batch_sizes: Sequence[int] | None) -> list[Case]:
+        """Every combination of them; None for each that the default cases have."""
+        return choose_cases(self.spec, lengths, batch_sizes)
 
     def check_cases(self, cases: Sequence[Case]) -> None:
         """InputError unless there are cases and each fits the model."""
