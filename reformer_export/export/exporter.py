@@ -101,7 +101,7 @@ def write_artifact(
         operators=dict.fromkeys(sorted(_operators_of(graph)), VERSION),
         source=checkpoint.source,
         rotations_sha256=_rotations_sha256(model),
-        versions=_versions(),
+        versions=library_versions(),
         files={path.name: sha256_of_file(path) for path in sorted(folder.iterdir())},
         runtime_num_hashes=runtime_num_hashes,
         tokenizer=text,
@@ -125,7 +125,8 @@ def _rotations_sha256(model: CanonicalModel) -> dict[str, str]:
     return digests
 
 
-def _versions() -> dict[str, str]:
+def library_versions() -> dict[str, str]:
+    """Of the tools and libraries that an artifact is made with."""
     versions = {"reformer-export": __version__, "python": platform.python_version()}
     for name in _RECORDED_LIBRARIES:
         try:

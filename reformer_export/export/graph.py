@@ -101,7 +101,7 @@ def _trace(
 ) -> ir.Model:
     """`model` on `examples`; `names` of its inputs and outputs; `axes` that are symbolic, by argument."""
     check_opset(opset)
-    with _quiet_exporter():
+    with quiet_exporter():
         program = torch.onnx.export(
             model,
             examples,
@@ -115,7 +115,7 @@ def _trace(
         )
     assert program is not None
     graph_model = program.model
-    _keep_module_names_only(graph_model)
+    keep_module_names_only(graph_model)
     attach_function_bodies(graph_model)
     tensors, tensor_axes = _flatten(examples), _flatten(tuple(axes.values()))
     _check_axes(
@@ -132,7 +132,7 @@ def _flatten(values: tuple[Any, ...]) -> list[Any]:
     return [leaf for value in values for leaf in (value if isinstance(value, tuple) else (value,))]
 
 
-def _keep_module_names_only(model: ir.Model) -> None:
+def keep_module_names_only(model: ir.Model) -> None:
     """Drop the exporter's notes, in which are this machine's paths, but for the modules of each node."""
     for value in (*model.graph.inputs, *model.graph.initializers.values()):
         value.metadata_props.clear()
@@ -149,7 +149,7 @@ def _keep_module_names_only(model: ir.Model) -> None:
 
 
 @contextmanager
-def _quiet_exporter() -> Iterator[None]:
+def quiet_exporter() -> Iterator[None]:
     """Silence the exporter's notes on packages, axis names and empty lists that concern no user of ours.
 
     Some versions of onnxscript print theirs to standard output, which is a command's own.

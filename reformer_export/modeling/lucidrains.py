@@ -8,7 +8,7 @@ is the model's dtype; the streams and the norms are float32.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, Protocol
 
 import torch
 from torch import nn
@@ -277,13 +277,25 @@ def padded_length(spec: LucidrainsSpec, rows: torch.Tensor) -> int:
     return pad_above(spec, rows, spec.padding_threshold)
 
 
-def round_up_length(spec: LucidrainsSpec, length: int) -> int:
+class Padding(Protocol):
+    """What sequences are padded to."""
+
+    @property
+    def num_memory_keys(self) -> int:
+        """Learned keys beside a sequence."""
+
+    @property
+    def padding_multiple(self) -> int:
+        """Tokens: what both together are a multiple of."""
+
+
+def round_up_length(spec: Padding, length: int) -> int:
     """Tokens: `length`, with padding to what reformer-pytorch hashes."""
     keys, multiple = spec.num_memory_keys, spec.padding_multiple
     return (length + keys + multiple - 1) // multiple * multiple - keys
 
 
-def pad_above(spec: LucidrainsSpec, rows: torch.Tensor, threshold: int) -> int:
+def pad_above(spec: Padding, rows: torch.Tensor, threshold: int) -> int:
     """Tokens: the length of int64 [B, L] up to `threshold`, and above it with padding.
 
     A number of its own to torch.export, which cannot follow a length with a threshold.

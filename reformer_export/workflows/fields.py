@@ -38,6 +38,15 @@ class ExportFields(TypedDict, total=False):
     overwrite: bool
 
 
+class ModuleFields(TypedDict, total=False):
+    """The fields of `ModuleRequest`."""
+
+    hash_seed: int | None
+    max_length: int | None
+    opset: int
+    overwrite: bool
+
+
 class VerifyFields(TypedDict, total=False):
     """The fields of `VerifyRequest`."""
 
