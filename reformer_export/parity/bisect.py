@@ -145,16 +145,16 @@ def bisect(session: ParitySession, cases: Sequence[Case]) -> BisectResult:
         ArtifactError: the graph does not say which modules its nodes are of.
         MissingDependencyError: onnx-graphsurgeon is not installed.
     """
-    points = session.find_points(cases[0])
     results = []
     for case in cases:
-        results.append(_search_case(session, points, case))
+        results.append(_search_case(session, case))
         if results[-1].named is not None:
             return results[-1]
     return next((result for result in results if result.first_beyond is not None), results[0])
 
 
-def _search_case(session: ParitySession, points: list[Point], case: Case) -> BisectResult:
+def _search_case(session: ParitySession, case: Case) -> BisectResult:
+    points = session.find_points(case)
     trial = session.trial(case)
     truth = trial.run_eager(points=None)
     inputs, values, judge = trial.feeds, truth.values, trial.judge(truth)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -43,7 +43,7 @@ class Details:
     `layers`: the errors of `measure_layers`; `margins`: of each LSH layer, over one sequence of up to
     `MARGIN_TOKENS` random tokens; `pattern`: the first LSH layer's first head on a short sequence, None where
     no multiple of the chunk lengths is short enough for a picture; `limit`: the margin below which a flip is
-    explained; `other`: what the layers are that do not hash.
+    explained; `other`: what the layers are that do not hash; `names` of the layers, none for their numbers.
     """
 
     layers: tuple[PointError, ...]
@@ -51,6 +51,11 @@ class Details:
     pattern: AttentionPattern | None
     limit: float
     other: str = "local"
+    names: Mapping[int, str] = dataclasses.field(default_factory=dict)
+
+    def name_of(self, layer: int | None) -> str:
+        """What a layer is called."""
+        return self.names.get(layer or 0, str(layer))
 
     def kind_of(self, layer: int | None) -> str:
         """Of an encoder's layer: "lsh", or what the others are."""
@@ -62,6 +67,7 @@ class Details:
             {
                 "layer": found.point.layer,
                 "kind": self.kind_of(found.point.layer),
+                **({"name": self.name_of(found.point.layer)} if self.names else {}),
                 "point": found.point.role,
                 "error": found.error,
                 "greatest": found.greatest,
@@ -98,8 +104,10 @@ def collect_details(session: ParitySession, cases: Sequence[Case]) -> Details:
 def measure_layers(session: ParitySession, cases: Sequence[Case]) -> tuple[PointError, ...]:
     """The error with pinned buckets of each of `SHOWN` of each layer, in the case where it is the largest
     share of its tolerance. Errors of a layer are in all that follow it."""
-    points = session.find_points(cases[0])
+    points = session.find_points(cases[-1])
     shown = [point for point in points if point.role in SHOWN]
+    if not shown:
+        return ()
     exposed = session.graph.expose([point for point in points if point.role in CHOICES], shown)
     names = {point.name for point in shown}
     worst: dict[str, PointError] = {}

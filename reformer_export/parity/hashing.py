@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Final
@@ -112,6 +113,22 @@ def _at(values: NDArray[np.float64], index: NDArray[np.int64]) -> NDArray[np.flo
     return picked
 
 
+@dataclass(frozen=True)
+class AttendingLayer:
+    """How one LSH layer attends to the K keys of a sequence that eager does not pad: `is_hashed`, or densely;
+    `num_memory_keys` of them are a learned memory's, which stand first."""
+
+    layer: int
+    attention: AttentionSpec
+    num_heads: int
+    head_size: int
+    is_causal: bool
+    is_hashed: bool
+    num_memory_keys: int = 0
+    key_norm_epsilon: float = KEY_NORM_EPSILON
+    self_logit: float = SELF_LOGIT
+
+
 def trace_pattern(
     spec: ModelSpec,
     layer: int,
@@ -119,23 +136,50 @@ def trace_pattern(
     buckets: NDArray[np.int32],
     head: int = 0,
 ) -> AttentionPattern:
-    """The pattern of one head of an LSH layer over one sequence, which eager does not pad: of the heads that
-    hash, `query_key` float32 [K, H*D], as LSHAttention reads it, and `buckets` int32 [H, R, K], as
-    LSHBuckets gives them, of a memory's keys and the tokens."""
+    """The pattern of one head of a model's LSH layer, see `trace_layer`."""
     memory = spec.num_memory_keys if isinstance(spec, LucidrainsSpec) else 0
-    keys = len(query_key)
-    vectors = query_key.reshape(keys, spec.num_hash_heads, spec.head_size)[:, head].astype(np.float64)
-    if spec.is_hashed(layer, keys - memory):
+    attending = AttendingLayer(
+        layer,
+        spec.layers[layer],
+        spec.num_hash_heads,
+        spec.head_size,
+        spec.is_causal,
+        spec.is_hashed(layer, len(query_key) - memory),
+        memory,
+    )
+    if isinstance(spec, LucidrainsSpec):
+        attending = attends_as_lucidrains(attending)
+    return trace_layer(attending, query_key, buckets, head)
+
+
+def attends_as_lucidrains(attending: AttendingLayer) -> AttendingLayer:
+    """The same with what reformer-pytorch has for constants."""
+    return dataclasses.replace(
+        attending,
+        key_norm_epsilon=lucidrains_attention.KEY_NORM_EPSILON,
+        self_logit=lucidrains_attention.SELF_LOGIT,
+    )
+
+
+def trace_layer(
+    attending: AttendingLayer, query_key: NDArray[np.float32], buckets: NDArray[np.int32], head: int = 0
+) -> AttentionPattern:
+    """The pattern of one head of a layer over one sequence: of the heads that hash, `query_key` float32 [K,
+    H*D], as LSHAttention reads it, and `buckets` int32 [H, R, K], as LSHBuckets gives them, of a memory's
+    keys and the tokens."""
+    memory, keys = attending.num_memory_keys, len(query_key)
+    vectors = query_key.reshape(keys, attending.num_heads, attending.head_size)[:, head].astype(np.float64)
+    if attending.is_hashed:
         # Within its bucket the memory comes last, as in reformer-pytorch.
-        listed = _count_listed(spec.layers[layer], 2 * buckets[head] + (np.arange(keys) < memory), keys)
+        listed = _count_listed(attending.attention, 2 * buckets[head] + (np.arange(keys) < memory), keys)
     else:
         listed = np.ones((keys, keys), np.int64)  # one dense block, without rounds
-    if spec.is_causal:
+    if attending.is_causal:
         listed = np.tril(listed)
-    weights = _full_attention(spec, vectors)[memory:]
+    weights = _full_attention(attending, vectors)[memory:]
     listed = listed[memory:]
     return AttentionPattern(
-        layer,
+        attending.layer,
         head,
         keys - memory,
         tuple(int(bucket) for bucket in buckets[head, 0, memory:]),
@@ -159,18 +203,16 @@ def _count_listed(attention: AttentionSpec, buckets: NDArray[np.int32], length: 
     return listed
 
 
-def _full_attention(spec: ModelSpec, vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+def _full_attention(attending: AttendingLayer, vectors: NDArray[np.float64]) -> NDArray[np.float64]:
     """Weights [L, L] of shared query-key attention over all keys, [L, D]; a query sees itself only if it
     must."""
-    epsilon, self_logit = KEY_NORM_EPSILON, SELF_LOGIT
-    if isinstance(spec, LucidrainsSpec):
-        epsilon, self_logit = lucidrains_attention.KEY_NORM_EPSILON, lucidrains_attention.SELF_LOGIT
     size = vectors.shape[1]
-    keys = vectors / np.sqrt((vectors**2).mean(1, keepdims=True) + epsilon) / np.sqrt(size)
+    mean_square = (vectors**2).mean(1, keepdims=True)
+    keys = vectors / np.sqrt(mean_square + attending.key_norm_epsilon) / np.sqrt(size)
     logits = vectors @ keys.T
-    if spec.is_causal:
+    if attending.is_causal:
         logits[np.triu_indices(len(vectors), 1)] = MASKED_LOGIT
-    np.fill_diagonal(logits, self_logit)
+    np.fill_diagonal(logits, attending.self_logit)
     weights = np.exp(logits - logits.max(1, keepdims=True))
     normalised: NDArray[np.float64] = weights / weights.sum(1, keepdims=True)
     return normalised

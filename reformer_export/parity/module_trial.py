@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +20,11 @@ from reformer_export.parity.compare import (
 )
 from reformer_export.parity.module_cases import masks_of
 from reformer_export.parity.noise import Outputs, measure_noise
-from reformer_export.parity.point_errors import PointJudge
+from reformer_export.parity.point_errors import PointError, PointJudge
 from reformer_export.parity.points import Point
 from reformer_export.reference.eager import recorded_rotations
 from reformer_export.reference.eager_values import Values
-from reformer_export.reference.module import BUCKETS, QUERY_KEY, layer_name
+from reformer_export.reference.module import QUERY_KEY, layer_name
 from reformer_export.reference.runs import EagerRun
 from reformer_export.spec import LSHAttentionSpec
 
@@ -92,6 +92,14 @@ class ModuleJudge(PointJudge):
     query_keys: Mapping[int, str | None]
     mask: NDArray[np.bool_] | None
 
+    def judge(self, points: Sequence[Point], got: Values, query_keys: Values) -> list[PointError]:
+        """Of those that eager has: none of a part that it pads less than the graph does."""
+        return super().judge([point for point in points if point.name in self.eager], got, query_keys)
+
+    def name(self, layer: int) -> str:
+        """Of one run of a layer."""
+        return layer_name(self.spec, layer)
+
     def judged(self, point: Point) -> NDArray[np.bool_]:
         """Those of tokens that there are, where the first two axes are the mask's."""
         expected = self.eager[point.name]
@@ -110,10 +118,8 @@ class ModuleJudge(PointJudge):
         if not self.spec.is_hashed(point.layer, expected.shape[3]):
             return LayerAgreement(point.layer, 0, 0, 0, 0.0)  # dense
         hashed = self.query_keys[point.layer]
-        if hashed is None:  # the graph hashes one of its inputs, as eager does
-            found = self.eager[layer_name(self.spec, point.layer) + QUERY_KEY]
-        else:
-            found = query_keys[hashed]
+        # Where there is none, the graph hashes one of its inputs, as eager does.
+        found = self.eager[self.name(point.layer) + QUERY_KEY] if hashed is None else query_keys[hashed]
         vectors = found.reshape(len(expected), expected.shape[3], -1)
         hashing = self.hashing(point.layer, buckets, expected)
         return compare_hashes(point.layer, hashing, self.precision, buckets, expected, vectors)
@@ -128,8 +134,3 @@ class ModuleJudge(PointJudge):
         counts = (got[:, 0, 0] != behind) | (expected[:, 0, 0] != behind)
         rotations = recorded_rotations(self.spec, layer)
         return Hashing(use.num_heads, use.head_size, factors, rotations, counts)
-
-
-def bucket_name(spec: CustomSpec, layer: int) -> str:
-    """The point of what a layer chooses."""
-    return layer_name(spec, layer) + BUCKETS

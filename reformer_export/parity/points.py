@@ -8,7 +8,7 @@ transformers'; reference/eager_values.py gives eager's values under the same nam
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -130,9 +130,9 @@ class PointFinder:
         """The nodes of `module` and the modules in it."""
         return [node for node, scopes in zip(self.nodes, self._scopes, strict=True) if module in scopes]
 
-    def scopes(self) -> list[str]:
-        """Every module that nodes came from, in the order in which they stand."""
-        return list(dict.fromkeys(scope for scopes in self._scopes for scope in scopes))
+    def scoped_nodes(self) -> Iterator[tuple[onnx.NodeProto, list[str]]]:
+        """Every node, and the modules that it came from, outermost first."""
+        return zip(self.nodes, self._scopes, strict=True)
 
     def describes(self, value: str) -> bool:
         """Whether the graph says what `value` is, and computes it."""

@@ -31,6 +31,9 @@ BUCKETS: Final = ".buckets"
 QUERY_KEY: Final = ".query_key"
 """Behind a layer's name, among the values: what it chooses, and the vectors that it hashes."""
 
+INPUT: Final = ".input"
+"""Behind the path of a linear module that ends reformer-pytorch's attention: what is attended to."""
+
 
 class EagerModule:
     """A user's module, in eval mode, on the CPU, in float32.
@@ -178,14 +181,18 @@ def _keep_values(
         return
     runs: Counter[str] = Counter()
 
+    def put(name: str, value: Any) -> None:
+        tensor = next((x for x in pytree.tree_leaves(value) if isinstance(x, torch.Tensor)), None)
+        if tensor is not None and (points is None or name in points) and not watch.pads_less:
+            cut = watch.cut(tensor, 1) if tensor.ndim > 1 else tensor
+            values[name] = cut.detach().numpy().copy()
+
     def keep(path: str) -> Callable[..., None]:
-        def hook(_module: Any, _inputs: Any, output: Any) -> None:
-            name = use_name(path, runs[path])
+        def hook(_module: Any, inputs: Any, output: Any) -> None:
+            if path.rpartition(".")[2] == "to_out":
+                put(use_name(path + INPUT, runs[path]), inputs)
+            put(use_name(path, runs[path]), output)
             runs[path] += 1
-            tensor = next((x for x in pytree.tree_leaves(output) if isinstance(x, torch.Tensor)), None)
-            if tensor is not None and (points is None or name in points):
-                cut = watch.cut(tensor, 1) if tensor.ndim > 1 else tensor
-                values[name] = cut.detach().numpy().copy()
 
         return hook
 

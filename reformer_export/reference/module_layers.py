@@ -32,6 +32,9 @@ KINDS: Final[dict[str, Kind]] = {
 PADDING_MODEL: Final = f"{_TRANSFORMERS}.ReformerModel"
 """Pads what it is given to a multiple of its chunk lengths, and cuts its result again."""
 
+AUTOPADDER: Final = "reformer_pytorch.autopadder.Autopadder"
+"""Pads what it is given, unless attention is dense, where a graph may pad nevertheless."""
+
 
 @dataclass(frozen=True)
 class HashingUse:
@@ -93,6 +96,7 @@ class LayerWatch:
     runs: Counter[int] = field(default_factory=Counter)
     vectors: dict[int, NDArray[np.float32]] = field(default_factory=dict)
     _given_lengths: list[int] = field(default_factory=list)
+    _unpadded: list[int] = field(default_factory=list)
     _pieces: list[torch.Tensor] = field(default_factory=list)
     _projected: torch.Tensor = field(default_factory=lambda: torch.zeros(0))
 
@@ -110,7 +114,15 @@ class LayerWatch:
         for layer in module.modules():
             if PADDING_MODEL in class_names(layer):
                 yield layer.register_forward_pre_hook(self._begin_padding, with_kwargs=True)
-                yield layer.register_forward_hook(self._end_padding)
+                yield layer.register_forward_hook(lambda *_: _drop_last(self._given_lengths))
+            if AUTOPADDER in class_names(layer):
+                yield layer.register_forward_pre_hook(self._begin_autopadder)
+                yield layer.register_forward_hook(lambda *_: _drop_last(self._unpadded))
+
+    @property
+    def pads_less(self) -> bool:
+        """Whether eager pads less than the graph does in the part that runs."""
+        return any(self._unpadded)
 
     def cut(self, value: torch.Tensor, dim: int) -> torch.Tensor:
         """`value` without the tokens with which the model around it pads."""
@@ -143,7 +155,7 @@ class LayerWatch:
                 vectors = inputs[0]
                 buckets = _take_off_offsets(output[2].reshape(len(vectors), 1, use.rounds, -1), layer)
             self.buckets[use.index] = buckets.numpy().astype(np.int32)
-            if self.wanted:
+            if self.wanted and not self.pads_less:
                 self.vectors[use.index] = vectors.numpy().copy()
 
         return hook
@@ -163,7 +175,7 @@ class LayerWatch:
         batch, keys = vectors.shape[:2]
         size = batch, layer.heads - layer.n_local_attn_heads, use.rounds, keys
         if not self._pieces:
-            return torch.zeros(size, dtype=torch.int64), vectors
+            return torch.zeros(*size[:3], keys + sum(self._unpadded), dtype=torch.int64), vectors
         counted = torch.cat(self._pieces).reshape(size)
         return _take_off_offsets(counted, layer).roll(layer.num_mem_kv, -1), vectors
 
@@ -179,8 +191,10 @@ class LayerWatch:
             given = keywords["inputs_embeds"]
         self._given_lengths.append(given.shape[1])
 
-    def _end_padding(self, *_: Any) -> None:
-        self._given_lengths.pop()
+    def _begin_autopadder(self, padder: Any, inputs: tuple[Any, ...]) -> None:
+        keys, multiple = inputs[0].shape[1] + padder.num_mem_kv, 2 * padder.bucket_size
+        is_dense = keys <= padder.full_attn_thres and padder.full_attn_thres % multiple == 0
+        self._unpadded.append(-keys % multiple if is_dense else 0)
 
 
 def without_round_offsets(buckets: torch.Tensor, num_buckets: int) -> torch.Tensor:
@@ -197,3 +211,8 @@ def _take_off_offsets(buckets: torch.Tensor, layer: Any) -> torch.Tensor:
     """The same for reformer-pytorch's, of K keys: [B, H, R, K]."""
     count: int = buckets.shape[3] // layer.bucket_size
     return buckets - torch.arange(buckets.shape[2])[:, None] * count
+
+
+def _drop_last(items: list[int]) -> None:
+    """A hook's result would be the module's."""
+    items.pop()

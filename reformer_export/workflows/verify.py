@@ -142,6 +142,8 @@ class _Verification:
     def _add_runtime(self, report: VerifyReport, session: ParitySession) -> VerifyReport:
         """`report` with what `session` gives."""
         from reformer_export.parity.details import collect_details
+        from reformer_export.parity.module_details import collect_module_details
+        from reformer_export.parity.module_session import ModuleSession
 
         sweep = self._sweep(session)
         text = None if self.text is None else _encode_text(session.runtime, self.text)
@@ -154,7 +156,11 @@ class _Verification:
         report = dataclasses.replace(report, runtimes=(*report.runtimes, runtime))
         if self.request.details and report.details is None:
             self.say("Looking inside the model for the report ...")
-            details = collect_details(session, [case.case for case in sweep.cases])
+            cases = [case.case for case in sweep.cases]
+            if isinstance(session, ModuleSession):
+                details = collect_module_details(session, cases)
+            else:
+                details = collect_details(session, cases)
             report = dataclasses.replace(report, details=details)
         if self.request.bisect is not None and isinstance(session.runtime, OnnxRuntime):
             report = dataclasses.replace(report, bisect=self._bisect(session, sweep, self.request.bisect))
