@@ -119,6 +119,12 @@ class Manifest:
         """Whether the model is a user's own module, of which nothing is known but its inputs and outputs."""
         return isinstance(self.spec, CustomSpec)
 
+    def describe_sizes(self) -> str:
+        """What sizes the inputs may have, for people."""
+        if self.is_custom:
+            return self.signature.describe_limits()
+        return f"{self.spec.describe_lengths()} tokens"
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "manifest_version": MANIFEST_VERSION,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from reformer_export.custom_spec import CustomSpec
+from reformer_export.custom_spec import UNLIMITED, CustomSpec
 from reformer_export.errors import InputError
 from reformer_export.lucidrains_spec import LucidrainsSpec
 from reformer_export.spec import DType, ModelSpec
@@ -27,6 +27,9 @@ class GraphTensor:
     def sizes(self, symbols: Mapping[str, int]) -> tuple[int, ...]:
         """The shape with these in place of the symbolic dimensions; -1 for those that are not among them."""
         return tuple(symbols.get(size, -1) if isinstance(size, str) else size for size in self.shape)
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.dtype} {self.describe_shape()}"
 
     def describe_shape(self) -> str:
         """For people."""
@@ -56,6 +59,14 @@ class Signature:
         (symbol,) = first if len(first) == 1 else (None,)
         return symbol if isinstance(symbol, str) and symbol not in others else None
 
+    def describe_limits(self) -> str:
+        """For people, such as "batch from 1, time from 2 to 48"."""
+        texts = (
+            f"{name} from {least:,}" + (f" to {most:,}" if most < UNLIMITED else "")
+            for name, (least, most) in self.limits.items()
+        )
+        return ", ".join(texts) or "those of the shapes"
+
     def bind(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
         """The size of every symbolic dimension, where each input has the shape of its name in `shapes`.
 
@@ -79,7 +90,7 @@ class Signature:
                     raise InputError(tensor.name, got, expected, "make them agree")
                 least, most = self.limits.get(symbol, (1, size))
                 if not least <= size <= most:
-                    expected = f"{expected} with {symbol} from {least} to {most}"
+                    expected = f"{expected} with {self.describe_limits()}"
                     raise InputError(tensor.name, got, expected, f"give another {symbol}")
         return {symbol: size for symbol, (size, _) in found.items()}
 

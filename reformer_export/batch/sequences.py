@@ -157,7 +157,11 @@ class SequenceReader:
 
     @classmethod
     def of(cls, runtime: Runtime) -> SequenceReader:
-        """The reader of what `runtime` takes."""
+        """The reader of what `runtime` takes; InputError for a custom module, which takes no sequences."""
+        if runtime.manifest.is_custom:
+            names = ", ".join(each.name for each in runtime.manifest.inputs)
+            got, fix = "sequences for a custom module", "run that alone, with `output` a .npz file"
+            raise InputError("input", got, f"a .npz file with {names}", fix)
         return cls(runtime.spec, runtime.max_length, lambda: runtime.tokenizer)
 
     @property

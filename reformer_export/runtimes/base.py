@@ -24,6 +24,7 @@ from reformer_export.runtimes.generation import (
     Generation,
     GenerationOptions,
     Prompt,
+    check_writes,
     ids_from_prompt,
     row_of_ids,
 )
@@ -262,6 +263,7 @@ class Runtime(Forkable):
         return GenerationBatch(self, prompts, chosen, batch_size, self._start_generation)
 
     def _start_generation(self, prompt: Prompt, options: GenerationOptions) -> Generation:
+        check_writes(self.spec)
         tokenizer = self.tokenizer if isinstance(prompt, str) else None
         return Generation(self, self.read_prompt(prompt), options, tokenizer)
 

@@ -31,14 +31,8 @@ _HOST_TYPES: Final = (np.ndarray, list, tuple)
 _INTEGERS: Final = {"tensor(int64)": "int64", "tensor(int32)": "int32"}
 _FLOATS: Final = {"tensor(float)": "float32", "tensor(float16)": "float16"}
 """What can be bound by its address."""
-_TYPES: Final = {
-    "tensor(float)": "float32",
-    "tensor(float16)": "float16",
-    "tensor(bfloat16)": "bfloat16",
-    "tensor(int32)": "int32",
-    "tensor(int64)": "int64",
-}
-_TYPESTRS: Final = {"float32": "<f4", "float16": "<f2", "int32": "<i4", "int64": "<i8"}
+_TYPES: Final = {"tensor(float)": "float32", "tensor(double)": "float64"}
+"""ONNX Runtime's names of types, where they are not tensor(NAME)."""
 
 
 class DeviceArray:
@@ -47,7 +41,7 @@ class DeviceArray:
 
     Attributes:
         shape: sizes of its axes.
-        dtype: "float32", "float16" or "bfloat16".
+        dtype: "float32", "float16", "bfloat16" or numpy's name of another type.
         device: "cuda" (the GPU that the model runs on) or "cpu".
     """
 
@@ -56,7 +50,8 @@ class DeviceArray:
         self._value = value
         self._owner = owner
         self.shape: tuple[int, ...] = tuple(value.shape())
-        self.dtype = _TYPES[value.data_type()]
+        kind = value.data_type()
+        self.dtype: str = _TYPES.get(kind, kind.removeprefix("tensor(").removesuffix(")"))
         self.device = device
 
     def __repr__(self) -> str:
@@ -82,12 +77,12 @@ class DeviceArray:
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
         """Version 3; AttributeError on the CPU, and for bfloat16, which it does not know."""
-        if self.device != "cuda" or self.dtype not in _TYPESTRS:
+        if self.device != "cuda" or self.dtype == "bfloat16":
             raise AttributeError(f"no __cuda_array_interface__ of {self.dtype} on {self.device}")
         return {
             "version": 3,
             "shape": self.shape,
-            "typestr": _TYPESTRS[self.dtype],
+            "typestr": np.dtype(self.dtype).str,
             "data": (self._value.data_ptr(), False),
             "strides": None,
             "stream": None,

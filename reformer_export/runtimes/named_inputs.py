@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reformer_export.artifact.manifest import Manifest
-from reformer_export.artifact.signature import GraphTensor
+from reformer_export.artifact.signature import BATCH, SEQUENCE, GraphTensor
 from reformer_export.errors import InputError, one_line, one_line_repr
 from reformer_export.runtimes.inputs import (
     LeftPaddingWarning,
@@ -124,6 +124,31 @@ def array_of_type(tensor: GraphTensor, values: Any) -> NDArray[Any]:
     if array.size and array.dtype != wanted:
         _check_range(tensor, array, wanted)
     return np.require(array, wanted, ("C", "A"))
+
+
+def least_sizes(manifest: Manifest) -> dict[str, int]:
+    """The least size of each symbolic dimension of the inputs, 1 at least."""
+    if manifest.is_custom:
+        return {symbol: max(1, least) for symbol, (least, _) in manifest.signature.limits.items()}
+    return {BATCH: 1, SEQUENCE: manifest.spec.shortest}
+
+
+def example_inputs(
+    manifest: Manifest, sizes: Mapping[str, int], rng: np.random.Generator | None = None
+) -> dict[str, NDArray[Any]]:
+    """Inputs of these sizes that nothing is wrong with: floats are zeros, or normal numbers with `rng`. Of a
+    custom module integers are ones, in which a mask hides nothing and an index is small; of sequences the ids
+    are zeros, which every vocabulary has, and the mask is left out."""
+    inputs = manifest.inputs if manifest.is_custom else manifest.inputs[:1]
+    arrays = {}
+    for tensor in inputs:
+        shape, dtype = tensor.sizes(sizes), HOST_TYPES[tensor.dtype]
+        if dtype.kind == "f":
+            values: Any = 0.0 if rng is None else rng.standard_normal(shape, np.float32)
+        else:
+            values = int(manifest.is_custom)
+        arrays[tensor.name] = np.full(shape, values, dtype)
+    return arrays
 
 
 def _check_range(tensor: GraphTensor, array: NDArray[Any], wanted: np.dtype[Any]) -> None:

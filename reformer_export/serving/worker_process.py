@@ -24,10 +24,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reformer_export.artifact.signature import BATCH, SEQUENCE
 from reformer_export.errors import ArtifactError, InputError, ReformerExportError
 from reformer_export.runtimes import LeftPaddingWarning, Runtime, RuntimeOptions, load
-from reformer_export.runtimes.named_inputs import HOST_TYPES
+from reformer_export.runtimes.named_inputs import example_inputs, least_sizes
 from reformer_export.serving.channel import Channel
 from reformer_export.serving.failures import failure_from_error
 from reformer_export.serving.generation_worker import GenerationScheduler
@@ -101,10 +100,10 @@ def _open_model(start: Start) -> Runtime:
         fix = "start the server again to serve the new one"
         raise ArtifactError(start.path, "another artifact than was served", "the same one", fix)
     try:
-        if not model.manifest.is_custom:  # of which nobody knows what it takes
-            _run_shortest(model)
+        model.run(example_inputs(model.manifest, least_sizes(model.manifest)))
     except ReformerExportError as error:
-        if not options.is_engine:  # whose profiles may begin at longer sequences
+        # An engine's profiles may begin at longer sequences; what a custom module takes nobody knows.
+        if not options.is_engine and not model.manifest.is_custom:
             raise
         print(f"Note: no run before the first request: {error}", file=sys.stderr, flush=True)
     with contextlib.suppress(InputError):  # no decode.onnx, or no engine of it: whole passes then
@@ -112,14 +111,6 @@ def _open_model(start: Start) -> Runtime:
         with model.start_decoding() as state:
             state.step({state.add([model.config.pad_token_id]): model.config.pad_token_id})
     return model
-
-
-def _run_shortest(model: Runtime) -> None:
-    """A pass over one sequence of as few tokens as the model takes, all of them padding or zeros."""
-    sequence = model.manifest.inputs[0]
-    value = 0 if model.spec.takes_vectors else model.config.pad_token_id
-    sizes = sequence.sizes({BATCH: 1, SEQUENCE: model.spec.shortest})
-    model.run({sequence.name: np.full(sizes, value, HOST_TYPES[sequence.dtype])})
 
 
 def _describe(model: Runtime, start: Start) -> Ready:

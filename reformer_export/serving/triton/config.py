@@ -157,12 +157,12 @@ def _tensors(manifest: Manifest, max_batch_size: int, as_float32: bool = False) 
     """What goes in and out, a row at a time where there are rows; `as_float32`: floats of 16 bits so."""
 
     def describe(tensor: GraphTensor) -> Message:
-        dims = list(tensor.sizes({}))
-        return {
-            "name": tensor.name,
-            "data_type": _type_of(tensor, as_float32),
-            "dims": dims[1:] if has_rows(manifest) else dims,
-        }
+        dims = list(tensor.sizes({}))[has_rows(manifest) :]
+        described: Message = {"name": tensor.name, "data_type": _type_of(tensor, as_float32)}
+        if dims:
+            return described | {"dims": dims}
+        # Triton wants a dimension; of rows it takes it off again (model_config.proto, ModelTensorReshape).
+        return described | {"dims": [1]} | ({"reshape": {"shape": []}} if has_rows(manifest) else {})
 
     return {
         "max_batch_size": max_batch_size if has_rows(manifest) else 0,

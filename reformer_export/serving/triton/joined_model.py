@@ -121,5 +121,7 @@ class JoinedModel:
     def _respond(self, backend: Any, result: Outputs | ReformerExportError) -> Any:
         if isinstance(result, ReformerExportError):
             return error_response(backend, result)
-        tensors = [backend.Tensor(name, np.asarray(value, order="C")) for name, value in result.items()]
+        # Triton has no tensors without a dimension.
+        arrays = {name: np.atleast_1d(np.asarray(value, order="C")) for name, value in result.items()}
+        tensors = [backend.Tensor(name, value) for name, value in arrays.items()]
         return backend.InferenceResponse(output_tensors=tensors)

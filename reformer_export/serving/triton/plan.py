@@ -93,6 +93,7 @@ def plan_repository(
         ArtifactError: a file or an engine is missing.
         RuntimeUnavailableError: the operator library is asked for and there is none, or it does not fit.
     """
+    _check_dimensions(manifest, request)
     if request.backend == "python":
         plan = _plan_python(out, manifest, request, version)
     elif request.backend == "onnxruntime":
@@ -104,6 +105,17 @@ def plan_repository(
         for name, config in plan.configs.items()
     ]
     return replace(plan, files=(*plan.files, *texts))
+
+
+def _check_dimensions(manifest: Manifest, request: TritonRequest) -> None:
+    """InputError for what Triton's own backends cannot take: a number without any dimension, of which the
+    python backend makes one."""
+    if request.backend == "python" and all(each.shape for each in manifest.inputs):
+        return
+    scalar = next((each for each in (*manifest.inputs, *manifest.outputs) if not each.shape), None)
+    if scalar is not None:
+        fix = 'give it one in the module, or use `backend="python"` for an output'
+        raise InputError("artifact", f"{scalar.name} without a dimension", "one at least", fix)
 
 
 def _plan_python(out: Path, manifest: Manifest, request: TritonRequest, version: str) -> RepositoryPlan:

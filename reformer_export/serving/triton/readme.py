@@ -22,8 +22,8 @@ HOST_CODE_OPTION: Final = "--backend-config=tensorrt,version-compatible=true"
 _TEXT: Final = """\
 # {name}: {task} by Triton Inference Server
 
-Written by reformer-export {version} for Triton's `{backend}` backend, from an artifact in {dtype}. Tokens of
-a sequence: {lengths}.
+Written by reformer-export {version} for Triton's `{backend}` backend, from an artifact in {dtype}. Sizes of
+its inputs: {sizes}.
 
 ## Start
 
@@ -61,6 +61,11 @@ right. A model exported with --max-hashes takes the request parameter `num_hashe
 _CUSTOM_BATCHES: Final = """\
 Requests are joined where their shapes are equal but for the rows: a module that mixes rows needs
 `--max-batch-size 1`.
+"""
+
+_ROWS_ALONE: Final = """\
+Triton shows {names} as [rows, 1]: it has no tensors of rows alone.
+
 """
 
 _NO_BATCHES: Final = """\
@@ -111,7 +116,7 @@ def readme_text(manifest: Manifest, request: TritonRequest, plan: RepositoryPlan
         version=__version__,
         backend=request.backend,
         dtype=manifest.dtype,
-        lengths=manifest.spec.describe_lengths(),
+        sizes=manifest.describe_sizes(),
         command=start_command(request, place),
         models=", ".join(f"`{name}`" for name in plan.configs),
         place=shlex.quote(place.name),
@@ -200,6 +205,8 @@ def _ask(manifest: Manifest, request: TritonRequest, plan: RepositoryPlan) -> st
         text += _ASK_WITH_IDS.format(name=request.name, version=VERSION)
     if not has_rows(manifest):
         return text + _NO_BATCHES.rstrip()
+    alone = [f"`{each.name}`" for each in (*manifest.inputs, *manifest.outputs) if len(each.shape) == 1]
+    text += _ROWS_ALONE.format(names=" and ".join(alone)) if alone else ""
     text += _BATCHES.format(rows=config["max_batch_size"], delay=request.queue_delay)
     if manifest.is_custom:
         text += _CUSTOM_BATCHES
