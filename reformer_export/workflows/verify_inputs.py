@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from reformer_export.artifact.manifest import Manifest
 from reformer_export.batch import InputLine, SequenceReader, open_file, refuse_bad_line
-from reformer_export.batch.arrays import BROKEN
+from reformer_export.batch.array_files import BROKEN
 from reformer_export.errors import InputError, one_line
 from reformer_export.runtimes.tokenizer import load_tokenizer
 from reformer_export.workflows.user_module import FORM, load_user_module
