@@ -24,8 +24,8 @@ def build_model(
     dtype: DType = "float32",
     low_precision: LowPrecision | None = None,
 ) -> CanonicalModel:
-    """A model in evaluation mode; `weights` under the names that `Checkpoint.weights` has. Of the dense layers
-    that `low_precision` names those in int8 are such; others are for whoever writes the graph.
+    """A model in evaluation mode; `weights` under the names that `Checkpoint.weights` has; `low_precision`
+    says which dense layers have weights of few bits.
 
     CheckpointError when names or shapes do not fit.
     """

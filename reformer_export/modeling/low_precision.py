@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from reformer_export.contract import GELU, RELU
-from reformer_export.low_precision import LowPrecision
+from reformer_export.errors import InputError
+from reformer_export.low_precision import PROJECTIONS, LowPrecision, projection_of
 from reformer_export.ops import linear
 from reformer_export.ops.linear import quantise_weight
 
@@ -36,15 +37,38 @@ class Int8Linear(nn.Module):
 
 
 def replace_linears(model: nn.Module, low_precision: LowPrecision | None, dtype: torch.dtype) -> None:
-    """Let the dense layers of `model` that `low_precision` stores in int8 be such, in place; `dtype` is T."""
-    if low_precision is None or low_precision.weights != "int8":
+    """Let the dense layers of `model` that `low_precision` stores in int8 be such, in place; `dtype` is T.
+    InputError when it does not fit the model."""
+    if low_precision is None:
         return
-    for name, module in list(model.named_modules()):
-        if isinstance(module, nn.Linear) and low_precision.stores(name):
-            parent, _, own = name.rpartition(".")
-            setattr(model.get_submodule(parent), own, Int8Linear(module, dtype))
+    chosen = _choose_linears(model, low_precision)
+    if low_precision.weights != "int8":
+        return
+    for name, layer in chosen.items():
+        parent, _, own = name.rpartition(".")
+        setattr(model.get_submodule(parent), own, Int8Linear(layer, dtype))
     for module in model.modules():
         _fuse_activation(module)
+
+
+def _choose_linears(model: nn.Module, low_precision: LowPrecision) -> dict[str, nn.Linear]:
+    """The dense layers that `low_precision` stores in few bits, by path; InputError when it keeps one that
+    the model does not have, or all."""
+    linears = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and projection_of(name) is not None
+    }
+    present = {projection_of(name) for name in linears}
+    names = ", ".join(name for name in PROJECTIONS if name in present) or "none"
+    for name in low_precision.kept:
+        if name not in present:
+            raise InputError("keep", name, f"some of the model's projections: {names}", "leave it out")
+    chosen = {name: module for name, module in linears.items() if low_precision.stores(name)}
+    if not chosen:
+        got = f"{low_precision.weights} with every projection kept ({names})"
+        raise InputError("weights", got, "one that is not", "keep fewer, or leave `weights` out")
+    return chosen
 
 
 def weight_dtype(name: str, low_precision: LowPrecision | None, dtype: torch.dtype) -> torch.dtype:
@@ -54,12 +78,11 @@ def weight_dtype(name: str, low_precision: LowPrecision | None, dtype: torch.dty
     return torch.float32 if is_int8 and kind == "weight" else dtype
 
 
-def _fuse_activation(module: nn.Module) -> None:
+def _fuse_activation(module: Any) -> None:
     """Let the int8 layers `inner` of a feed-forward compute the activation that follows them, if they can."""
-    code = FUSED.get(getattr(module, "activation", None))
-    if code is None or getattr(module, "is_gated", False):
+    inner, code = getattr(module, "inner", None), FUSED.get(getattr(module, "activation", None))
+    if inner is None or code is None or getattr(module, "is_gated", False):
         return
-    inner = module.get_submodule("inner")
     layers = list(inner) if isinstance(inner, nn.ModuleList) else [inner]
     if all(isinstance(layer, Int8Linear) for layer in layers):
         for layer in layers:

@@ -22,13 +22,13 @@ from reformer_export.modeling.layers import (
     StreamNorm,
     run_layers,
 )
+from reformer_export.modeling.low_precision import replace_linears, weight_dtype
 from reformer_export.modeling.lucidrains_attention import Caches, SelfAttention, Turn
 from reformer_export.modeling.lucidrains_embeddings import (
     Embeddings,
     RotaryPositions,
     SinusoidalPositionEmbeddings,
 )
-from reformer_export.modeling.low_precision import replace_linears, weight_dtype
 from reformer_export.modeling.lucidrains_memory import KeyScores, ProductKeyMemory, QueryNorm
 from reformer_export.modeling.reformer import TORCH_DTYPES, last_attended, load_weights, take_rows
 from reformer_export.spec import DType
