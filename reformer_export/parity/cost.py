@@ -147,7 +147,10 @@ def measure_cost(
     count = 0 if text is None else sum(ids.shape[1] - 1 for ids in inputs)
     longest = inputs[0].shape[1]
     bits, *others = (None if text is None else _bits(own.nats, count, text) for own in (original, *sums))
-    rows = (_summarise(*each, longest) for each in zip(sessions, sums, others, strict=True))
+    rows = [
+        _summarise(session, own, own_bits, longest)
+        for session, own, own_bits in zip(sessions, sums, others, strict=True)
+    ]
     return CostResult(name, len(inputs), longest, bits, tuple(rows))
 
 
@@ -199,7 +202,7 @@ def _add_flips(
     mask = np.ones(ids.shape[:2], np.int64)
     got = graph.run(session.graph_inputs(ids, mask), {})
     for point in session.hashing:
-        if point.role != "buckets" or not session.spec.is_hashed(point.layer or 0, mask.shape[1]):
+        if point.role != "buckets" or not session.spec.is_hashed(point.layer or 0, ids.shape[1]):
             continue
         assert point.layer is not None
         mine, theirs = got[point.name], expected[point.layer]

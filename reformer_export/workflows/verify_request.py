@@ -33,7 +33,7 @@ class VerifyRequest:
             inputs with fewer.
         data: a UTF-8 text, on which next-token loss and speed are measured for several numbers of hashes.
         data_length: tokens of a sequence that `data` is cut into; None for the longest that runs.
-        beside: other artifacts of the same checkpoint, whose sizes, speeds and losses are told with this one's.
+        beside: other artifacts of the same checkpoint, whose size, speed and loss are told with this one's.
         bisect: a new folder; the first node that differs from eager is named, and written there.
         details: also look inside the model on the first runtime, for a report's pictures.
         seed: of the random inputs.
