@@ -24,6 +24,7 @@ from reformer_export.artifact.decoding import (
 from reformer_export.contract import DEFAULT_OPSET, DOMAIN, LINEAR, SCOPES_KEY, check_opset
 from reformer_export.errors import ExportError
 from reformer_export.export.functions import attach_function_bodies, custom_translation_table
+from reformer_export.export.int4_weights import pack_int4_weights
 from reformer_export.lucidrains_spec import LucidrainsSpec
 from reformer_export.modeling import TORCH_DTYPES, CanonicalDecoder, CanonicalModel
 from reformer_export.spec import MAX_DIMENSION, DType, ModelSpec
@@ -115,6 +116,7 @@ def _trace(
     graph_model = program.model
     keep_module_names_only(graph_model)
     attach_function_bodies(graph_model)
+    pack_int4_weights(graph_model)
     tensors, tensor_axes = _flatten(examples), _flatten(tuple(axes.values()))
     _check_axes(
         graph_model,

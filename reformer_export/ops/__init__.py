@@ -1,6 +1,7 @@
 """The operators: one file an operator, with its contract, PyTorch reference and torch custom
 operator."""
 
+from reformer_export.ops.int4_blocks import dequantise_blocks
 from reformer_export.ops.linear import linear, linear_reference
 from reformer_export.ops.local_attention import local_attention, local_attention_reference
 from reformer_export.ops.local_attention_step import local_attention_step, local_attention_step_reference
@@ -11,6 +12,7 @@ from reformer_export.ops.lsh_buckets_step import lsh_buckets_step, lsh_buckets_s
 from reformer_export.ops.residual_norm import residual_norm, residual_norm_reference
 
 __all__ = [
+    "dequantise_blocks",
     "draw_rotations",
     "linear",
     "linear_reference",

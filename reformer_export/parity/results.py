@@ -35,6 +35,11 @@ OTHER_CHOICE: Final = (
 TF32_ASKED_FOR: Final = "; products round to TF32, as was asked for, and are judged so"
 
 
+ROUNDS_TO_INT8: Final = (
+    "; eager has the file's int8 weights, and both round eager's values to int8, with each of which the "
+    "file's own is compared; free errors, where some round otherwise, are not judged"
+)
+
 EAGER_NOISE: Final = (
     "; eager itself moves by {:.1e} when its weights change in the last place, which the tolerance allows for"
 )
@@ -193,7 +198,8 @@ class VerifyResult:
     def rule(self) -> str:
         """What errors and flips were judged by, a sentence."""
         noise = "; where eager itself is noisier, twice its noise" if self.eager_noise is not None else ""
-        return describe_rule(self.precision, self.given_tolerance) + noise
+        rounds = ROUNDS_TO_INT8 if any(case.rounds for case in self.cases) else ""
+        return describe_rule(self.precision, self.given_tolerance) + noise + rounds
 
     def explain_failure(self) -> str:
         """Why it failed, in words: the first cause, and what only follows from it. "" where it passed."""

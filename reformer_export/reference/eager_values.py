@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from reformer_export.contract import PRODUCT
 from reformer_export.reference.module_layers import without_round_offsets
-from reformer_export.reference.rounded import compute_slice
+from reformer_export.reference.rounded import compute_slice, multiply
 from reformer_export.spec import AxialPositionsSpec, LSHAttentionSpec, ModelSpec, Task
 
 Values = dict[str, NDArray[Any]]
@@ -144,7 +144,7 @@ class ValueReader:
             if self.spec.logits == "last":
                 given, output = last_rows(given, self._mask), last_rows(output, self._mask)
             self._put(name, output)
-            self._put(name + PRODUCT, torch.nn.functional.linear(given, module.weight))
+            self._put(name + PRODUCT, multiply(module, given))
 
         return hook
 

@@ -122,6 +122,8 @@ def _open(
     # A pattern's block stands beside what the arena holds already: it doubled the memory of long sequences.
     options.enable_mem_pattern = False
     options.enable_mem_reuse = reuses_memory
+    # Products with int4 weights in float32: by default it rounds what they are multiplied by to int8.
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
