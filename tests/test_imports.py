@@ -34,6 +34,7 @@ FLOORS = (
 SIDEWAYS = {
     ("report", "parity"),  # the results that a page shows
     ("report", "measure"),
+    ("parity", "measure"),  # the loss on a text, which low precision costs
     ("libraries", "artifact"),  # its one reader of JSON and its writer of whole folders, for built libraries
     ("spec", "contract"),
     ("lucidrains_spec", "spec"),

@@ -5,7 +5,9 @@ No module is replaced: a forward hook on each such dense layer, the first of its
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterator
 from typing import Any, Final
 
 import torch
@@ -42,6 +44,7 @@ class Rounding:
         self._slices = [quantise_weight(part) for part in weight.detach().chunk(slices, dim=1)]
         self._bias = None if bias is None else bias.detach()
         self._dtype = dtype
+        self.is_on = True
 
     def compute_slice(self, index: int, x: torch.Tensor) -> torch.Tensor:
         """float32 [..., K / slices], the slice of that index -> float32 [..., N], with the bias in the
@@ -50,13 +53,14 @@ class Rounding:
         bias = self._bias if index == 0 else None
         return linear_reference(x.to(self._dtype).float(), weight, scales, bias, 0)
 
-    def __call__(self, _module: Any, inputs: tuple[torch.Tensor, ...], _output: Any) -> torch.Tensor:
+    def __call__(self, _module: Any, inputs: tuple[torch.Tensor, ...], _output: Any) -> torch.Tensor | None:
         """A forward hook."""
+        if not self.is_on:
+            return None
         total = None
         for index, x in enumerate(inputs[0].chunk(len(self._slices), dim=-1)):
             part = self.compute_slice(index, x)
             total = part if total is None else total + part
-        assert total is not None
         return total
 
 
@@ -74,7 +78,20 @@ def round_weights(
             own_slices = slices if own.endswith("feed_forward.outer") else 1
             rounding = Rounding(weight, getattr(layer, "bias", None), own_slices, dtype)
             layer.register_forward_hook(rounding)
-            layer.rounding = rounding  # type: ignore[assignment]
+            layer.rounding = rounding
+
+
+@contextlib.contextmanager
+def exact_weights(model: torch.nn.Module) -> Iterator[None]:
+    """While the block runs, eager's `model` is as its checkpoint has it."""
+    roundings = [rounding for module in model.modules() if (rounding := getattr(module, "rounding", None))]
+    for rounding in roundings:
+        rounding.is_on = False
+    try:
+        yield
+    finally:
+        for rounding in roundings:
+            rounding.is_on = True
 
 
 def _read_weight(layer: Any) -> torch.Tensor | None:
