@@ -134,33 +134,42 @@ class Gate:
 class _Reply:
     """`send`, which notes in the record what goes out and adds the request's id.
 
-    What has a length, head and all, is held back by the system until it is whole or fills a packet: each piece
-    that goes out alone costs a turn of this process and one of the client's.
+    The system holds back what has a length, head and all, until it is whole or fills a packet: each piece that
+    goes out alone costs a turn of this process and one of the client's.
     """
 
     def __init__(self, send: Send, record: RequestRecord, connected: TransportSocket | None) -> None:
         self._send = send
         self._socket = connected
+        self._held_bytes = 0
         self.record = record
         self.has_begun = False
         self.is_over = False
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self.has_begun = True
-            self.record.status = message["status"]
-            if any(name == b"content-length" for name, _ in message["headers"]):
-                self._hold_back(True)
-            message = {
-                **message,
-                "headers": [*message["headers"], (b"x-request-id", self.record.id.encode())],
-            }
-        elif message["type"] == "http.response.body":
-            self.record.bytes_out += len(message.get("body", b""))
-        await self._send(message)
-        if message["type"] == "http.response.body" and not message.get("more_body", False):
+            await self._begin(message)
+            return
+        body, is_last = message.get("body", b""), not message.get("more_body", False)
+        self.record.bytes_out += len(body)
+        if body:
+            await self._send({"type": message["type"], "body": body, "more_body": True})
+        if self._held_bytes > 0:
+            self._held_bytes -= len(body)
+            if self._held_bytes <= 0 or is_last:
+                self._hold_back(False)
+        if is_last:  # alone, since the server then sees to the next request, for which the body need not wait
+            await self._send({"type": message["type"], "body": b""})
             self.is_over = True
-            self._hold_back(False)
+
+    async def _begin(self, message: Message) -> None:
+        self.has_begun = True
+        self.record.status = message["status"]
+        headers = [*message["headers"], (b"x-request-id", self.record.id.encode())]
+        self._held_bytes = next((int(value) for name, value in headers if name == b"content-length"), 0)
+        if self._held_bytes:
+            self._hold_back(True)
+        await self._send({**message, "headers": headers})
 
     def _hold_back(self, holds: bool) -> None:
         if self._socket is not None:

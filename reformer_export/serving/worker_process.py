@@ -11,14 +11,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
-import queue
 import signal
 import socket
 import sys
 import threading
 import time
+import traceback
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from mmap import mmap
 from typing import Any
 
@@ -29,7 +32,7 @@ from reformer_export.errors import ArtifactError, InputError, ReformerExportErro
 from reformer_export.runtimes import LeftPaddingWarning, Runtime, RuntimeOptions, load
 from reformer_export.serving.channel import Channel
 from reformer_export.serving.failures import failure_from_error
-from reformer_export.serving.generation_worker import GenerationScheduler
+from reformer_export.serving.generation_worker import EXIT_BROKEN, GenerationScheduler
 from reformer_export.serving.messages import (
     BrokenFrameError,
     Cancel,
@@ -52,9 +55,18 @@ def main() -> None:
         signal.signal(name, signal.SIG_IGN)
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))
     memory = map_memory(int(sys.argv[2]))
-    with contextlib.suppress(OSError, BrokenFrameError):
-        _serve(channel, memory)
-    os._exit(0)  # threads may be in a run, whose answer nobody waits for
+    _end_with(functools.partial(_serve, channel, memory))
+
+
+def _end_with(serve: Callable[[], None]) -> None:
+    """End the process when `serve` ends: threads may be in a run, whose answer nobody waits for."""
+    try:
+        with contextlib.suppress(OSError, BrokenFrameError):  # the front has gone
+            serve()
+    except BaseException:
+        traceback.print_exc()
+        os._exit(EXIT_BROKEN)  # without this thread, requests would wait for ever
+    os._exit(0)
 
 
 def _serve(channel: Channel, memory: mmap) -> None:
@@ -69,9 +81,6 @@ def _serve(channel: Channel, memory: mmap) -> None:
         return
     ready = _describe(model, start)
     warnings.simplefilter("ignore", LeftPaddingWarning)
-    runs: queue.SimpleQueue[tuple[Infer, bytearray]] = queue.SimpleQueue()
-    for _ in range(ready.concurrency):
-        threading.Thread(target=_run_forever, args=(model, channel, memory, runs), daemon=True).start()
     scheduler = GenerationScheduler(
         model,
         channel.send,
@@ -79,15 +88,56 @@ def _serve(channel: Channel, memory: mmap) -> None:
         max_streams=start.max_streams,
         max_cache=start.max_cache,
     )
+    desk = _Desk(model, channel, memory, scheduler)
     channel.send(ready)
-    while (got := channel.receive()) is not None:
-        message, payload = got
-        if isinstance(message, Infer):
-            runs.put((message, payload))
-        elif isinstance(message, Generate):
-            scheduler.submit(message, payload)
-        elif isinstance(message, Cancel):
-            scheduler.cancel(message.id)
+    for _ in range(ready.concurrency):
+        threading.Thread(target=_end_with, args=(desk.serve,), daemon=True).start()
+    desk.serve()
+
+
+@dataclass(frozen=True)
+class _Desk:
+    """Where requests are received by one thread at a time. The thread that received a run does it, and another
+    receives on: there is one more than the front process lets runs go on at once."""
+
+    model: Runtime
+    channel: Channel
+    memory: mmap
+    scheduler: GenerationScheduler
+    turn: threading.Lock = field(default_factory=threading.Lock)
+
+    def serve(self) -> None:
+        """Answer until the front has gone."""
+        while (got := self._receive_run()) is not None:
+            self._answer(*got)
+
+    def _receive_run(self) -> tuple[Infer, bytearray] | None:
+        with self.turn:
+            while (got := self.channel.receive()) is not None:
+                message, payload = got
+                if isinstance(message, Infer):
+                    return message, payload
+                if isinstance(message, Generate):
+                    self.scheduler.submit(message, payload)
+                elif isinstance(message, Cancel):
+                    self.scheduler.cancel(message.id)
+        return None
+
+    def _answer(self, message: Infer, payload: bytearray) -> None:
+        try:
+            begun = time.perf_counter()
+            outputs = self.model.run(*_read_inputs(message, payload), num_hashes=message.num_hashes)
+            run_ms = 1e3 * (time.perf_counter() - begun)
+        except Exception as error:  # one request's failure is not the worker's
+            self.channel.send(failure_from_error(message.id, error))
+            return
+        tensors = [Tensor(name, value.shape) for name, value in outputs.items()]
+        if count_bytes(tensors) <= message.room:
+            write_outputs(self.memory, message.at, outputs)
+            self.channel.send(Result(message.id, tensors, run_ms, is_shared=True))
+        else:
+            arrays = [np.ascontiguousarray(value, np.float32) for value in outputs.values()]
+            self.channel.send(Result(message.id, tensors, run_ms), *arrays)
 
 
 def _open_model(start: Start) -> Runtime:
@@ -125,36 +175,6 @@ def _describe(model: Runtime, start: Start) -> Ready:
     except ReformerExportError:
         decodes = False
     return Ready(model.description, model.notes, model.max_length, decodes, concurrency, on_gpu)
-
-
-def _run_forever(
-    model: Runtime, channel: Channel, memory: mmap, runs: queue.SimpleQueue[tuple[Infer, bytearray]]
-) -> None:
-    while True:
-        message, payload = runs.get()
-        try:
-            begun = time.perf_counter()
-            outputs = model.run(*_read_inputs(message, payload), num_hashes=message.num_hashes)
-            run_ms = 1e3 * (time.perf_counter() - begun)
-        except Exception as error:  # one request's failure is not the worker's
-            channel.send(failure_from_error(message.id, error))
-            continue
-        try:
-            _send_outputs(channel, memory, message, outputs, run_ms)
-        except OSError:
-            return
-
-
-def _send_outputs(
-    channel: Channel, memory: mmap, message: Infer, outputs: dict[str, NDArray[Any]], run_ms: float
-) -> None:
-    tensors = [Tensor(name, value.shape) for name, value in outputs.items()]
-    if count_bytes(tensors) <= message.room:
-        write_outputs(memory, message.at, outputs)
-        channel.send(Result(message.id, tensors, run_ms, is_shared=True))
-    else:
-        arrays = [np.ascontiguousarray(value, np.float32) for value in outputs.values()]
-        channel.send(Result(message.id, tensors, run_ms), *arrays)
 
 
 def _read_inputs(message: Infer, payload: bytearray) -> tuple[NDArray[Any], NDArray[Any] | None]:
