@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from starlette.requests import Request
 from starlette.types import Receive
 
+from reformer_export.errors import ReformerExportError
 from reformer_export.serving.refusals import (
     ClientGoneError,
     SlowClientError,
@@ -70,16 +71,30 @@ async def await_answer(
     task = asyncio.ensure_future(answer)
     departed: asyncio.Future[None] | None = request.scope["state"].get(DEPARTED)
     gone = departed or asyncio.ensure_future(await_departure(request.receive))
-    try:
-        await asyncio.wait({task, gone}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        if gone.done():
-            raise ClientGoneError("client", "a closed connection", "one that waits for its answer")
-        fix = "try again later, send less, or raise the server's `timeout`"
-        raise TimedOutError("answer", f"none in {seconds:g} s", "one in that time", fix)
-    finally:
+    reason: list[ReformerExportError] = []
+
+    def give_up(error: ReformerExportError) -> None:
+        reason.append(error)
         task.cancel()
+
+    def leave(_: object) -> None:
+        give_up(ClientGoneError("client", "a closed connection", "one that waits for its answer"))
+
+    def end() -> None:
+        fix = "try again later, send less, or raise the server's `timeout`"
+        give_up(TimedOutError("answer", f"none in {seconds:g} s", "one in that time", fix))
+
+    timer = asyncio.get_running_loop().call_later(seconds, end)
+    gone.add_done_callback(leave)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        if reason:
+            raise reason[0] from None
+        raise
+    finally:
+        timer.cancel()
+        gone.remove_done_callback(leave)
         if departed is None:
             gone.cancel()
 

@@ -18,6 +18,7 @@ class PartsResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        for part in self._parts:
-            await send({"type": "http.response.body", "body": part, "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
+        *others, last = self._parts
+        for part in others:
+            await send({"type": "http.response.body", "body": part, "more_body": True, "flush": False})
+        await send({"type": "http.response.body", "body": last})

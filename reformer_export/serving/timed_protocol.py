@@ -7,14 +7,16 @@ from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from reformer_export.serving.gathering import GatheringTransport
+
 GRACE: Final = 1.0
 """Seconds for the refusal of a body that is late to be sent, before the connection is cut off."""
 IS_LATE: Final = "is_late"
 """Of a request's state: its body took too long."""
 DEPARTED: Final = "departed"
 """Of a request's state: a future that is done when its client has left."""
-SOCKET: Final = "socket"
-"""Of a request's state: its connection's."""
+FLUSH: Final = "flush"
+"""Of a request's state: a function that sends what was written."""
 MAX_HEAD_BYTES: Final = 2**16
 """Of a request's first line and headers, where they do not come at once."""
 
@@ -44,7 +46,7 @@ class TimedProtocol(HttpToolsProtocol):
         self._is_in_head = True
         self._head_bytes = 0
         self._departed: asyncio.Future[None] = self.loop.create_future()
-        super().connection_made(transport)
+        super().connection_made(GatheringTransport(transport))  # type: ignore[arg-type]
         self._watch_sender()
 
     def data_received(self, data: bytes) -> None:
@@ -67,7 +69,7 @@ class TimedProtocol(HttpToolsProtocol):
         self._is_in_head = False
         self._unset_keepalive_if_required()
         state: dict[str, Any] = self.scope["state"]  # type: ignore[typeddict-item]
-        state[SOCKET] = self.transport.get_extra_info("socket")
+        state[FLUSH] = self.transport.flush  # type: ignore[attr-defined]
         state[DEPARTED] = self._departed
         super().on_headers_complete()
 
