@@ -295,7 +295,7 @@ def round_up_length(spec: Padding, length: int) -> int:
     return (length + keys + multiple - 1) // multiple * multiple - keys
 
 
-def pad_above(spec: Padding, rows: torch.Tensor, threshold: int) -> int:
+def pad_above(spec: LucidrainsSpec, rows: torch.Tensor, threshold: int) -> int:
     """Tokens: the length of int64 [B, L] up to `threshold`, and above it with padding.
 
     A number of its own to torch.export, which cannot follow a length with a threshold.
