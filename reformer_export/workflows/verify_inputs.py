@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from reformer_export.artifact.manifest import Manifest
 from reformer_export.batch import InputLine, SequenceReader, open_file, refuse_bad_line
-from reformer_export.batch.array_files import BROKEN
-from reformer_export.errors import InputError, one_line
+from reformer_export.batch.named_arrays import read_named_arrays
+from reformer_export.errors import InputError
 from reformer_export.runtimes.tokenizer import load_tokenizer
 from reformer_export.workflows.user_module import FORM, load_user_module
 from reformer_export.workflows.verify_request import VerifyRequest, arrays_of
@@ -66,7 +66,7 @@ def read_cases(out: Path, manifest: Manifest, request: VerifyRequest, inputs: An
 
     given = request.arrays
     if isinstance(request.inputs, Path):
-        given = (read_named_arrays(request.inputs),)
+        given = (read_named_arrays(request.inputs, manifest),)
     elif given is None and inputs is not None and request.lengths is None and request.batch_sizes is None:
         given = arrays_of(inputs)
     return None if given is None else cases_from_arrays(manifest, given)
@@ -126,14 +126,3 @@ def _case_from_lines(path: Path, lines: Sequence[InputLine]) -> Case:
     where = f"{path.name}, rows {lines[0].index} to {lines[-1].index}"
     given = GivenInputs(where, ids, mask)
     return Case(ids.shape[1], ids.shape[0], not bool(mask.all()), inputs=given)
-
-
-def read_named_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of a .npz file by name; InputError where it is none."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (OSError, AttributeError, *BROKEN) as error:
-        got = f"{path}, which cannot be read ({one_line(error) or type(error).__name__})"
-        fix = "write it with numpy.savez"
-        raise InputError("inputs", got, "a .npz file of the module's inputs by name", fix) from error
