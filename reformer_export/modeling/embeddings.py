@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from reformer_export.modeling.casts import cast
 from reformer_export.spec import AxialPositionsSpec, LearnedPositionsSpec, ModelSpec
 
 
@@ -74,4 +75,4 @@ class Embeddings(nn.Module):
             positions = (positions + lengths[:, None].to(torch.int64)).clamp(0, self.max_length - 1)
         words: torch.Tensor = self.word_embeddings(input_ids)
         where: torch.Tensor = self.position_embeddings(positions)
-        return words.float() + where.float()
+        return cast(words, torch.float32) + cast(where, torch.float32)
