@@ -150,8 +150,8 @@ def compare_outputs(
         if CONTENDERS[name].dtype == "float32" and not differences[name][1] <= MEDIAN_TOLERANCE:
             raise click.ClickException(
                 f"{name} {model.name} at {length} tokens: got logits that differ by "
-                f"{differences[name][1]:.1e} for half of the tokens, expected at most {MEDIAN_TOLERANCE:.0e}; "
-                f"run `reformer-export verify {model.artifact}`"
+                f"{differences[name][1]:.1e} for half of the tokens, expected at most "
+                f"{MEDIAN_TOLERANCE:.0e}; run `reformer-export verify {model.artifact}`"
             )
     return differences
 
