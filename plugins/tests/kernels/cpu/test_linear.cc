@@ -137,8 +137,8 @@ int main(int argc, char** argv) {
     check_products(random, cases / 4);
   }
   check_foreign_packed(random);
-  for (const auto target : {reformer::ProductsTarget::kAvxVnni, reformer::ProductsTarget::kAvx512,
-                            reformer::ProductsTarget::kAmx}) {
+  using Target = reformer::ProductsTarget;
+  for (const auto target : {Target::kAvx2, Target::kAvxVnni, Target::kAvx512, Target::kAmx}) {
     if (!reformer::set_products_target(target)) {
       std::printf("not on this processor: products target %d\n", static_cast<int>(target));
       continue;
