@@ -21,7 +21,7 @@ class BuildRequest:
 
     `options` are the user's, with their profiles and without `timing_cache`; `operators` counts the nodes of
     `model` that plugins run by operator; `engine` and `layers` are files to write, `layers` only when
-    asked; `timing_cache` is read if it exists and replaced at the end; `inlines` says that it has Linear nodes.
+    asked; `timing_cache` is read if it exists and replaced at the end; `inlines`: `model` has Linear nodes.
     """
 
     options: EngineOptions
