@@ -23,7 +23,7 @@ from reformer_export.batch.batching import find_group
 from reformer_export.serving.batch_requests import Answered, BatchLimits, Request, join_requests
 from reformer_export.serving.messages import Infer, Result, arrays_from_payload
 from reformer_export.serving.refusals import NotReadyError, QueueFullError
-from reformer_export.serving.worker import WorkerDiedError
+from reformer_export.serving.worker import OnRun, WorkerDiedError
 from reformer_export.spec import ModelSpec
 
 MAX_DEATHS_OF_A_REQUEST: Final = 2
@@ -41,7 +41,7 @@ class Runs(Protocol):
 
     def check_accepts(self) -> None: ...
 
-    def infer(self, message: Infer, *payload: Any) -> asyncio.Future[tuple[Result, memoryview]]: ...
+    def infer(self, message: Infer, payload: tuple[Any, ...], done: OnRun) -> None: ...
 
 
 @dataclass(eq=False)
@@ -53,11 +53,15 @@ class _Waiting:
 
 
 _Group = tuple[int, int | None]
-_Run = asyncio.Future[tuple[Result, memoryview]]
 
 
 class Batcher:
-    """The queue of one model."""
+    """The queue of one model.
+
+    Attributes:
+        waiting: requests in the queue.
+        running: batches in the worker.
+    """
 
     def __init__(self, spec: ModelSpec, worker: Runs, limits: BatchLimits, pad_token_id: int) -> None:
         self._spec = spec
@@ -67,17 +71,12 @@ class Batcher:
         self._has_row_a_token = has_row_a_token(spec)
         self._groups: dict[_Group, collections.deque[_Waiting]] = {}
         self._again: collections.deque[_Waiting] = collections.deque()
-        self._runs: set[_Run] = set()
         self._is_alone = False
         self._timer: asyncio.TimerHandle | None = None
         self._seconds_a_request = 0.05
         self.waiting = 0
+        self.running = 0
         worker.on_change.append(self._look)
-
-    @property
-    def running(self) -> int:
-        """Batches that are in the worker."""
-        return len(self._runs)
 
     def submit(self, request: Request) -> asyncio.Future[Answered]:
         """The request's answer to come; cancelling it takes the request out of the queue.
@@ -140,21 +139,25 @@ class Batcher:
                 return
             self.waiting -= len(batch)
             message, payload = join_requests([each.request for each in batch], self._pad_token_id)
-            run = self._worker.infer(message, *payload)
-            self._runs.add(run)
-            run.add_done_callback(functools.partial(self._finish, batch, time.perf_counter()))
+            self.running += 1
+            done = functools.partial(self._finish, batch, time.perf_counter())
+            self._worker.infer(message, payload, done)
 
-    def _finish(self, batch: list[_Waiting], begun: float, run: _Run) -> None:
-        try:
-            result, values = run.result()
-            outputs = arrays_from_payload(values, result.outputs)
-            self._give(batch, outputs, result.run_ms, begun)
-        except WorkerDiedError:
+    def _finish(
+        self, batch: list[_Waiting], begun: float, result: Result | Exception, values: memoryview
+    ) -> None:
+        if isinstance(result, WorkerDiedError):
             for each in reversed(batch):
                 self._try_again(each)
-        except Exception as error:  # whatever it is, nobody waits for ever
-            self._fail(batch, error)
-        self._runs.discard(run)
+        elif isinstance(result, Exception):
+            self._fail(batch, result)
+        else:
+            try:
+                outputs = arrays_from_payload(values, result.outputs)
+                self._give(batch, outputs, result.run_ms, begun)
+            except Exception as error:  # whatever it is, nobody waits for ever
+                self._fail(batch, error)
+        self.running -= 1
         self._is_alone = False
         self._dispatch()
 
