@@ -63,8 +63,8 @@ def map_memory(fd: int) -> mmap.mmap:
 
 
 def write_outputs(memory: mmap.mmap, at: int, outputs: dict[str, NDArray[Any]]) -> None:
-    """Write the outputs as float32, one behind the other, from byte `at` on."""
+    """Write the outputs, one behind the other, from byte `at` on."""
     for value in outputs.values():
-        place = np.frombuffer(memory, np.float32, value.size, at)
-        np.copyto(place.reshape(value.shape), value, casting="unsafe")
+        place = np.frombuffer(memory, value.dtype, value.size, at)
+        np.copyto(place.reshape(value.shape), value)
         at += place.nbytes

@@ -15,7 +15,6 @@ from reformer_export.errors import ReformerExportError
 from reformer_export.serving.messages import (
     Answer,
     Begun,
-    BrokenFrameError,
     Cancel,
     Failed,
     Failure,
@@ -113,7 +112,7 @@ class Worker:
             raise NotReadyError("model", f"one that does not run: {self.problem}", "a model that runs", fix)
 
     def infer(self, message: Infer, payload: tuple[Any, ...], done: OnRun) -> None:
-        """One pass; `done` is told of its end, later."""
+        """One pass; `done` is told of its end, later. Raises WorkerDiedError where it cannot begin."""
         place = None if self._process is None else self._process.memory.take()
         room = b"" if place is None else place[1]
 
@@ -129,10 +128,7 @@ class Worker:
 
         if place is not None:
             message = msgspec.structs.replace(message, at=place[0], room=len(room))
-        try:
-            self._send(message, payload, take)
-        except (WorkerDiedError, BrokenFrameError) as error:
-            asyncio.get_running_loop().call_soon(done, error, _NOTHING)
+        self._send(message, payload, take)
 
     def generate(self, message: Generate, payload: bytes, sink: Callable[[Any], None]) -> int:
         """Begin a generation, whose answers `sink` takes, None where the worker dies; its id.

@@ -20,7 +20,7 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from mmap import mmap
 from typing import Any
@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from reformer_export.errors import ArtifactError, InputError, ReformerExportError
 from reformer_export.runtimes import LeftPaddingWarning, Runtime, RuntimeOptions, load
+from reformer_export.runtimes.named_inputs import example_inputs, least_sizes
 from reformer_export.serving.channel import Channel
 from reformer_export.serving.failures import failure_from_error
 from reformer_export.serving.generation_worker import EXIT_BROKEN, GenerationScheduler
@@ -42,10 +43,11 @@ from reformer_export.serving.messages import (
     Ready,
     Result,
     Start,
-    Tensor,
+    arrays_from_payload,
     count_bytes,
+    describe_arrays,
 )
-from reformer_export.serving.refusals import parts_from_error
+from reformer_export.serving.refusals import TooLargeError, parts_from_error
 from reformer_export.serving.shared_memory import map_memory, write_outputs
 
 
@@ -88,7 +90,7 @@ def _serve(channel: Channel, memory: mmap) -> None:
         max_streams=start.max_streams,
         max_cache=start.max_cache,
     )
-    desk = _Desk(model, channel, memory, scheduler)
+    desk = _Desk(model, channel, memory, scheduler, start.max_response)
     channel.send(ready)
     for _ in range(ready.concurrency):
         threading.Thread(target=_end_with, args=(desk.serve,), daemon=True).start()
@@ -104,6 +106,7 @@ class _Desk:
     channel: Channel
     memory: mmap
     scheduler: GenerationScheduler
+    max_response: int
     turn: threading.Lock = field(default_factory=threading.Lock)
 
     def serve(self) -> None:
@@ -126,17 +129,19 @@ class _Desk:
     def _answer(self, message: Infer, payload: bytearray) -> None:
         try:
             begun = time.perf_counter()
-            outputs = self.model.run(*_read_inputs(message, payload), num_hashes=message.num_hashes)
+            inputs = arrays_from_payload(payload, message.inputs)
+            outputs = self.model.run(inputs, num_hashes=message.num_hashes)
             run_ms = 1e3 * (time.perf_counter() - begun)
+            _check_size(outputs, self.max_response)
         except Exception as error:  # one request's failure is not the worker's
             self.channel.send(failure_from_error(message.id, error))
             return
-        tensors = [Tensor(name, value.shape) for name, value in outputs.items()]
+        tensors = describe_arrays(outputs)
         if count_bytes(tensors) <= message.room:
             write_outputs(self.memory, message.at, outputs)
             self.channel.send(Result(message.id, tensors, run_ms, is_shared=True))
         else:
-            arrays = [np.ascontiguousarray(value, np.float32) for value in outputs.values()]
+            arrays = (np.asarray(value, order="C") for value in outputs.values())
             self.channel.send(Result(message.id, tensors, run_ms), *arrays)
 
 
@@ -149,11 +154,11 @@ def _open_model(start: Start) -> Runtime:
     if model.manifest.files != start.files:
         fix = "start the server again to serve the new one"
         raise ArtifactError(start.path, "another artifact than was served", "the same one", fix)
-    length = next(length for length in range(1, model.max_length + 1) if model.spec.takes_length(length))
     try:
-        model.run(np.full((1, length), model.config.pad_token_id, np.int64))
+        model.run(example_inputs(model.manifest, least_sizes(model.manifest)))
     except ReformerExportError as error:
-        if not options.is_engine:  # whose profiles may begin at longer sequences
+        # An engine's profiles may begin at longer sequences; what a custom module takes nobody knows.
+        if not options.is_engine and not model.manifest.is_custom:
             raise
         print(f"Note: no run before the first request: {error}", file=sys.stderr, flush=True)
     with contextlib.suppress(InputError):  # no decode.onnx, or no engine of it: whole passes then
@@ -177,13 +182,13 @@ def _describe(model: Runtime, start: Start) -> Ready:
     return Ready(model.description, model.notes, model.max_length, decodes, concurrency, on_gpu)
 
 
-def _read_inputs(message: Infer, payload: bytearray) -> tuple[NDArray[Any], NDArray[Any] | None]:
-    shape = (message.rows, message.length)
-    cells = message.rows * message.length
-    ids = np.frombuffer(payload, np.int64, cells).reshape(shape)
-    if not message.masked:
-        return ids, None
-    return ids, np.frombuffer(payload, np.int8, cells, 8 * cells).reshape(shape)
+def _check_size(outputs: Mapping[str, NDArray[Any]], limit: int) -> None:
+    """TooLargeError for outputs that the front process would not take: a custom module's sizes are not all
+    known before it runs."""
+    size = sum(value.nbytes for value in outputs.values())
+    if size > limit:
+        fix = "send fewer rows at a time, or raise the server's `max_response`"
+        raise TooLargeError("answer", f"{size} bytes of outputs", f"at most {limit}", fix)
 
 
 if __name__ == "__main__":

@@ -47,15 +47,16 @@ class EngineExecutor:
     def profiles(self) -> tuple[EngineProfile, ...]:
         return self._opened.record.profiles
 
-    def run(self, inputs: NDArray[Any], mask: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
-        """One forward pass of `inputs`, ids int64 [batch, sequence] or vectors float32
-        [batch, sequence, hidden_size], and `mask`, int64 [batch, sequence]; the outputs in float32.
+    def run(self, given: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
+        """One forward pass of the inputs by name, the first of which is [batch, sequence, ...]; the outputs
+        in float32.
 
         Raises:
             InputError: no profile takes the shape.
             RuntimeUnavailableError: CUDA or TensorRT fails; the message has TensorRT's own reason.
         """
-        shape: Shape = (mask.shape[0], mask.shape[1])
+        batch, sequence = given[self._opened.inputs[0]].shape[:2]
+        shape: Shape = (batch, sequence)
         profile = self._opened.record.find_profile(*shape)
         if profile is None:
             raise InputError(
@@ -66,7 +67,6 @@ class EngineExecutor:
                 "use another batch size or length, or build an engine with such a profile",
             )
         self._cuda.activate()
-        given = dict(zip(self._opened.inputs, (inputs, mask), strict=True))
         input_shapes = {name: values.shape for name, values in given.items()}
         key = (profile, shape)
         graph = self._graphs.find(key)
