@@ -114,7 +114,7 @@ class Worker:
     def infer(self, message: Infer, payload: tuple[Any, ...], done: OnRun) -> None:
         """One pass; `done` is told of its end, later. Raises WorkerDiedError where it cannot begin."""
         place = None if self._process is None else self._process.memory.take()
-        room = b"" if place is None else place[1]
+        room: Any = b"" if place is None else place[1]
 
         def take(answer: Answer | None, values: memoryview) -> None:
             """Keeps the room, into which the worker may write until it has answered, whoever still waits."""
