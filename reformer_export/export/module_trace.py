@@ -304,7 +304,9 @@ def uses_of(program: ExportedProgram, root: nn.Module, replaced: Sequence[Replac
         if node.target not in (operators.lsh_buckets.default, operators.local_attention.default):
             continue
         module: Any = root.get_submodule(module_path(node))
-        layer = layers.get(id(module)) or layers[id(module.canonical)]  # an LSHAttention calls its part itself
+        layer = (
+            layers.get(id(module)) or layers[id(module.canonical)]
+        )  # an LSHAttention calls its part itself
         hashes = layer.use.rotation_columns > 0
         if hashes == (node.target == operators.lsh_buckets.default):
             found.append((layer, node))
