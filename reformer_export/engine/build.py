@@ -74,6 +74,7 @@ def build_engine(
     log_fact("plugin library", library.path)
     with staging_paths(out, options.engine_name) as staging:
         request = _make_request(out, options, operators, library, staging)
+        request = dataclasses.replace(request, dimensions=manifest.signature.dimensions)
         started = time.monotonic()
         with log_phase(f"building with {options.runtime}"):
             result = run_worker(request, on_progress, on_log)
