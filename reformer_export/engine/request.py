@@ -22,8 +22,8 @@ class BuildRequest:
 
     `options` are the user's, with their profiles and without `timing_cache`; `dimensions` are the names of
     what these have sizes for; `operators` counts the nodes of `model` that plugins run by operator; `engine`
-    and `layers` are files to write, `layers` only when
-    asked; `timing_cache` is read if it exists and replaced at the end.
+    and `layers` are files to write, `layers` only when asked; `timing_cache` is read if it exists and
+    replaced at the end; `inlines` says that the model has Linear nodes.
     """
 
     options: EngineOptions
@@ -33,6 +33,7 @@ class BuildRequest:
     operators: dict[str, int]
     timing_cache: str | None = None
     layers: str | None = None
+    inlines: bool = False
     dimensions: tuple[str, ...] = (BATCH, SEQUENCE)
 
     def to_json(self) -> str:

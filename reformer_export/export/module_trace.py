@@ -297,14 +297,14 @@ def _explain(root: nn.Module, error: Exception) -> ReformerExportError:
 
 def uses_of(program: ExportedProgram, root: nn.Module, replaced: Sequence[ReplacedLayer]) -> list[Any]:
     """Each call of replaced attention in a program: (layer, its node), in the order of a run."""
-    names = {id(module): name for name, module in root.named_modules()}
-    layers = {names[id(each.attention)]: each for each in replaced}
+    layers = {id(each.attention): each for each in replaced}
     operators = torch.ops.reformer
     found = []
     for node in program.graph.nodes:
         if node.target not in (operators.lsh_buckets.default, operators.local_attention.default):
             continue
-        layer = layers[module_path(node)]
+        module: Any = root.get_submodule(module_path(node))
+        layer = layers.get(id(module)) or layers[id(module.canonical)]  # an LSHAttention calls its part itself
         hashes = layer.use.rotation_columns > 0
         if hashes == (node.target == operators.lsh_buckets.default):
             found.append((layer, node))

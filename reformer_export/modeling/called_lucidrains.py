@@ -13,7 +13,6 @@ from reformer_export.lucidrains_spec import LucidrainsSpec
 from reformer_export.modeling.called import CalledModule, mask_of
 from reformer_export.modeling.lucidrains import (
     build_lucidrains,
-    pad_above,
     pad_rows,
     round_up_length,
 )
@@ -111,15 +110,21 @@ class CalledAutopadder(nn.Module):
     def forward(self, x: torch.Tensor, input_mask: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor:
         """int64 [B, L] or T [B, L, N], bool [B, L] or None -> what the module gives for these L tokens."""
         mask = mask_of(input_mask, x, "Autopadder")
-        threshold = max(self.dense_threshold - self.num_memory_keys, 0)
+        length = round_up_length(self, x.shape[1])
         if self.dense_threshold % self.padding_multiple:
-            length = pad_above(self, mask, threshold)
-        else:
-            length = round_up_length(self, x.shape[1])
+            dense = is_at_most(x.shape[1], max(self.dense_threshold - self.num_memory_keys, 0))
+            length = x.shape[1] + (length - x.shape[1]) * (1 - dense)
+            torch._check(length >= x.shape[1])  # type: ignore[no-untyped-call]
+            torch._check(length >= 1)  # type: ignore[no-untyped-call]
         positions = torch.arange(length, device=x.device)
         padded_mask = pad_rows(mask, positions) != 0
         padded: torch.Tensor = self.net(pad_rows(x, positions), input_mask=padded_mask, **kwargs)
         return padded[:, : x.shape[1]]
+
+
+def is_at_most(length: int, threshold: int) -> int:
+    """1 where 0 < `length` <= `threshold`, else 0, in integers alone: a comparison would be a branch."""
+    return ((threshold + 1) // (length + 1) + threshold + 1) // (threshold + 2)
 
 
 def turn_from_positions(spec: LucidrainsSpec, pos_emb: torch.Tensor, mask: torch.Tensor) -> Turn:
