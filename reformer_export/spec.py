@@ -349,6 +349,11 @@ class ModelSpec:
         """Whether sequences of `length` tokens can be run."""
         return 1 <= length <= self.max_length
 
+    @property
+    def shortest(self) -> int:
+        """Tokens: the least of the lengths that can be run."""
+        return next(length for length in range(1, self.max_length + 1) if self.takes_length(length))
+
     def describe_lengths(self) -> str:
         """What `takes_length` takes, in words that follow "expected"."""
         return f"at most {self.max_length}"

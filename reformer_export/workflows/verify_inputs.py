@@ -1,4 +1,4 @@
-"""A user's own inputs as cases of a comparison, from a file as `run --file` reads it."""
+"""What a user gives to compare with, and on: a module of their own, and inputs as cases of a comparison."""
 
 from __future__ import annotations
 
@@ -12,14 +12,64 @@ from numpy.typing import NDArray
 
 from reformer_export.artifact.manifest import Manifest
 from reformer_export.batch import InputLine, SequenceReader, open_file, refuse_bad_line
+from reformer_export.batch.named_arrays import read_named_arrays
 from reformer_export.errors import InputError
 from reformer_export.runtimes.tokenizer import load_tokenizer
+from reformer_export.workflows.user_module import FORM, load_user_module
+from reformer_export.workflows.verify_request import VerifyRequest, arrays_of
 
 if TYPE_CHECKING:
     from reformer_export.parity.cases import Case
+    from reformer_export.workflows.progress import Say
 
 DEFAULT_BATCH_SIZE: Final = 8
 """Rows: eager takes a batch's memory at once, and an array may have any number of them."""
+
+
+def check_eager_is_named(manifest: Manifest, request: VerifyRequest) -> None:
+    """InputError unless a module is given for an artifact of one, and for no other.
+
+    No artifact says where its module is to be had: that would run code that a stranger names.
+    """
+    if manifest.is_custom and request.module is None:
+        raise InputError(
+            "module",
+            "none, for an artifact of a module of a user's own",
+            "what it is to be compared with",
+            f"give `module`, e.g. {FORM}",
+        )
+    if manifest.is_custom and request.checkpoint is not None:
+        got, fix = "it for an artifact of a module", "leave it out"
+        raise InputError("checkpoint", got, "`module`", fix)
+    if not manifest.is_custom and request.module is not None:
+        got, fix = "it for an artifact of a checkpoint", "leave it out"
+        raise InputError("module", got, "`checkpoint`, or neither", fix)
+    if not manifest.is_custom and request.arrays is not None:
+        raise InputError("inputs", "arrays, for an artifact of a checkpoint", "a file", "write them to one")
+
+
+def find_module(request: VerifyRequest, say: Say) -> tuple[Any, Any]:
+    """The module that is named or given, and the inputs that come with it; None each where there are none."""
+    if isinstance(request.module, str):
+        return load_user_module(request.module, say)
+    return request.module, None
+
+
+def read_cases(out: Path, manifest: Manifest, request: VerifyRequest, inputs: Any) -> list[Case] | None:
+    """The request's own inputs, or else those that came with its module; None where there are none."""
+    if not manifest.is_custom:
+        if request.inputs is None:
+            return None
+        assert isinstance(request.inputs, Path)
+        return cases_from_file(request.inputs, out, manifest, request.batch_sizes)
+    from reformer_export.parity.module_session import cases_from_arrays
+
+    given = request.arrays
+    if isinstance(request.inputs, Path):
+        given = (read_named_arrays(request.inputs, manifest),)
+    elif given is None and inputs is not None and request.lengths is None and request.batch_sizes is None:
+        given = arrays_of(inputs)
+    return None if given is None else cases_from_arrays(manifest, given)
 
 
 def cases_from_file(
