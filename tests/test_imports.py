@@ -26,7 +26,7 @@ FLOORS = (
     {"checkpoints", "modeling"},
     {"ops"},
     {"libraries", "artifact"},
-    {"contract", "spec", "custom_spec", "lucidrains_spec", "product_keys_spec"},
+    {"contract", "spec", "custom_spec", "lucidrains_spec", "product_keys_spec", "low_precision"},
     {"errors", "phases"},
 )
 """The house (docs/architecture.md): a room imports from floors below its own only."""
@@ -34,6 +34,7 @@ FLOORS = (
 SIDEWAYS = {
     ("report", "parity"),  # the results that a page shows
     ("report", "measure"),
+    ("parity", "measure"),  # the loss on a text, which low precision costs
     ("libraries", "artifact"),  # its one reader of JSON and its writer of whole folders, for built libraries
     ("spec", "contract"),
     ("custom_spec", "spec"),
@@ -49,7 +50,7 @@ DEPLOYED = {"runtimes", "batch", "serving", "artifact", "libraries"}
 
 EXPORT_ONLY = ("torch", "transformers", "onnxscript", "onnx_ir", "safetensors", "huggingface_hub")
 STANDARD_LIBRARY_ONLY = {
-    *("errors", "phases", "contract"),
+    *("errors", "phases", "contract", "low_precision"),
     *("spec", "custom_spec", "lucidrains_spec", "product_keys_spec"),
 }
 

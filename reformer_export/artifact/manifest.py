@@ -26,7 +26,8 @@ from reformer_export.artifact.signature import GraphTensor, Signature, signature
 from reformer_export.artifact.spec_values import spec_from_values, values_from_spec
 from reformer_export.contract import NUM_HASHES_INPUT
 from reformer_export.custom_spec import CustomSpec
-from reformer_export.errors import ArtifactError, SpecError
+from reformer_export.errors import ArtifactError, InputError, SpecError
+from reformer_export.low_precision import LowPrecision, WeightsType
 from reformer_export.spec import DType, LSHAttentionSpec, ModelSpec
 
 MANIFEST_VERSION: Final = 1
@@ -83,7 +84,8 @@ class Manifest:
     SHA-256 of its rotations (float32, C order); `source` says where the checkpoint came from;
     `versions` names the tools and libraries that made it; `parity` is the verify summary, if one ran;
     `runtime_num_hashes` is None for a model with a fixed number of hashes; `tokenizer` is None where an older
-    version wrote the manifest; `decode` is None without decode.onnx.
+    version wrote the manifest; `decode` is None without decode.onnx;
+    `low_precision` is None where all weights are of `dtype`, and under the keys `weights` and `kept`.
     """
 
     spec: ModelSpec
@@ -98,6 +100,7 @@ class Manifest:
     runtime_num_hashes: RuntimeNumHashes | None = None
     tokenizer: TokenizerRecord | None = None
     decode: DecodeRecord | None = None
+    low_precision: LowPrecision | None = None
 
     @functools.cached_property
     def signature(self) -> Signature:
@@ -131,6 +134,8 @@ class Manifest:
             "spec": values_from_spec(self.spec),
             "max_length": self.spec.max_length,
             "dtype": self.dtype,
+            "weights": None if self.low_precision is None else self.low_precision.weights,
+            "kept": None if self.low_precision is None else list(self.low_precision.kept),
             "inputs": [each.to_dict() for each in self.inputs],
             "outputs": [each.to_dict() for each in self.outputs],
             "opset": self.opset,
@@ -175,6 +180,8 @@ class _ManifestFields:
     dial: _NumHashesChoice | None
     tokenizer: TokenizerRecord | None
     decode: DecodeRecord | None
+    weights: WeightsType | None
+    kept: tuple[str, ...] | None
 
 
 def _no_manifest(path: Path) -> ArtifactError:
@@ -193,7 +200,8 @@ def read_manifest(folder: Path) -> Manifest:
     """Read and check `folder`/manifest.json; ArtifactError when it is missing, broken or of another kind."""
     path = folder / MANIFEST_NAME
     found = _FILE.read_version(path, "manifest_version", MANIFEST_VERSION)
-    found = {"dial": None, "tokenizer": None, "decode": None, **found}  # older versions do not mention them
+    # Older versions do not mention them.
+    found = dict.fromkeys(("dial", "tokenizer", "decode", "weights", "kept")) | found
     fields = _FILE.convert(path, found, _ManifestFields)
     try:
         spec = spec_from_values(fields.spec)
@@ -208,7 +216,16 @@ def read_manifest(folder: Path) -> Manifest:
         raise _FILE.refuse(path, f"a missing or wrong field (decode: {fields.decode})")
     if fields.decode is not None and fields.decode.file not in fields.files:
         raise _FILE.refuse(path, f"a missing or wrong field (files: no {fields.decode.file})")
-    return Manifest(**values, runtime_num_hashes=choice and RuntimeNumHashes(choice.max_hashes))
+    weights, kept = values.pop("weights"), values.pop("kept")
+    try:
+        low_precision = None if weights is None else LowPrecision(weights, kept or ())
+    except InputError as error:
+        raise _FILE.refuse(path, f"a missing or wrong field (kept: {error.got})") from error
+    return Manifest(
+        **values,
+        runtime_num_hashes=choice and RuntimeNumHashes(choice.max_hashes),
+        low_precision=low_precision,
+    )
 
 
 def check_files(folder: Path, manifest: Manifest, names: Collection[str] | None = None) -> None:

@@ -27,6 +27,13 @@ def integers_from_option(
     return _integers(text, ",", param.opts[0], "whole numbers with commas; write e.g. 1,64,1024")
 
 
+def names_from_option(
+    _ctx: click.Context, _param: click.Parameter, text: str | None
+) -> tuple[str, ...] | None:
+    """Names with commas between them; none of an empty text."""
+    return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
+
+
 def num_buckets_from_option(
     _ctx: click.Context, param: click.Parameter, text: str | None
 ) -> tuple[int, ...] | None:

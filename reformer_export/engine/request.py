@@ -21,7 +21,7 @@ class BuildRequest:
 
     `options` are the user's, with their profiles and without `timing_cache`; `operators` counts the nodes of
     `model` that plugins run by operator; `engine` and `layers` are files to write, `layers` only when
-    asked; `timing_cache` is read if it exists and replaced at the end.
+    asked; `timing_cache` is read if it exists and replaced at the end; `inlines` says that it has Linear nodes.
     """
 
     options: EngineOptions
@@ -31,6 +31,7 @@ class BuildRequest:
     operators: dict[str, int]
     timing_cache: str | None = None
     layers: str | None = None
+    inlines: bool = False
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self))

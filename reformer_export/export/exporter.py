@@ -20,11 +20,13 @@ from reformer_export.artifact.files import sha256_of_file
 from reformer_export.artifact.manifest import EXTERNAL_DATA_NAME, MODEL_NAME, Manifest, write_manifest
 from reformer_export.checkpoints import Checkpoint, tokenizer_files
 from reformer_export.contract import DEFAULT_OPSET, DOMAIN, VERSION
-from reformer_export.export.graph import save_model, trace_decoder, trace_model, weights_nbytes
+from reformer_export.export.graph import trace_decoder, trace_model
+from reformer_export.export.model_file import save_model, weights_nbytes
 from reformer_export.export.num_hashes import add_num_hashes_input, runtime_num_hashes_of
 from reformer_export.export.shared_weights import share_weights
 from reformer_export.export.tokenizer import prepare_tokenizer, write_tokenizer
 from reformer_export.libraries.operators import find_native_library
+from reformer_export.low_precision import LowPrecision
 from reformer_export.modeling import CanonicalModel, build_decoder, build_model
 from reformer_export.spec import DType, TokenizerChoice
 
@@ -46,7 +48,8 @@ _RECORDED_LIBRARIES: Final = (
 class ExportOptions:
     """How to write the graph. `external_data_threshold` is in bytes of weights; `runtime_num_hashes` lets
     every run choose how many of the model's hashing rounds it uses; `tokenizer` says how text becomes ids;
-    `decode` adds decode.onnx, on the same weights, which are external data then."""
+    `decode` adds decode.onnx, on the same weights, which are external data then; `low_precision` says which
+    dense layers have weights of few bits."""
 
     dtype: DType = "float32"
     opset: int = DEFAULT_OPSET
@@ -54,6 +57,7 @@ class ExportOptions:
     runtime_num_hashes: bool = False
     tokenizer: TokenizerChoice = "auto"
     decode: bool = False
+    low_precision: LowPrecision | None = None
 
 
 Compare = Callable[[Manifest], "dict[str, Any]"]
@@ -78,7 +82,7 @@ def write_artifact(
     runtime_num_hashes = runtime_num_hashes_of(checkpoint.spec) if options.runtime_num_hashes else None
     is_file, vocab_size = checkpoint.file is not None, checkpoint.spec.vocab_size
     text, tokenizer = prepare_tokenizer(checkpoint.folder, vocab_size, options.tokenizer, is_file)
-    model = build_model(checkpoint.spec, checkpoint.weights, options.dtype)
+    model = build_model(checkpoint.spec, checkpoint.weights, options.dtype, options.low_precision)
     graph = trace_model(model, options.dtype, options.opset)
     if runtime_num_hashes is not None:
         add_num_hashes_input(graph, runtime_num_hashes)
@@ -106,6 +110,7 @@ def write_artifact(
         runtime_num_hashes=runtime_num_hashes,
         tokenizer=text,
         decode=describe_decoding(checkpoint.spec, options.dtype) if options.decode else None,
+        low_precision=options.low_precision,
     )
     if compare is not None:
         manifest = dataclasses.replace(manifest, parity=compare(manifest))

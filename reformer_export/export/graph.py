@@ -7,10 +7,8 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
-from pathlib import Path
 from typing import Any
 
-import onnx
 import onnx_ir as ir
 import torch
 from onnx_ir.passes.common import DeduplicateInitializersPass
@@ -23,9 +21,10 @@ from reformer_export.artifact.decoding import (
     NEW_LENGTHS_INPUT,
     cache_tensors,
 )
-from reformer_export.contract import DEFAULT_OPSET, DOMAIN, SCOPES_KEY, check_opset
+from reformer_export.contract import DEFAULT_OPSET, DOMAIN, LINEAR, SCOPES_KEY, check_opset
 from reformer_export.errors import ExportError
 from reformer_export.export.functions import attach_function_bodies, custom_translation_table
+from reformer_export.export.int4_weights import pack_int4_weights
 from reformer_export.lucidrains_spec import LucidrainsSpec
 from reformer_export.modeling import TORCH_DTYPES, CanonicalDecoder, CanonicalModel
 from reformer_export.spec import MAX_DIMENSION, DType, ModelSpec
@@ -117,6 +116,7 @@ def _trace(
     graph_model = program.model
     keep_module_names_only(graph_model)
     attach_function_bodies(graph_model)
+    pack_int4_weights(graph_model)
     tensors, tensor_axes = _flatten(examples), _flatten(tuple(axes.values()))
     _check_axes(
         graph_model,
@@ -168,14 +168,19 @@ def quiet_exporter() -> Iterator[None]:
 
 
 def _check_axes(model: ir.Model, expected: list[list[str | int]]) -> None:
-    """Inputs have the axes `expected`, outputs keep `batch`, and so does every custom node's output."""
+    """Inputs have the axes `expected`, outputs keep `batch`, and so does every custom node's output, but for
+    rows of several sequences."""
     for value, axes in zip(model.graph.inputs, expected, strict=True):
         if _axes(value) != axes:
             raise _fixed_axis(f"graph input {value.name}", value, str(axes))
-    custom = [value for node in model.graph if node.domain == DOMAIN for value in node.outputs]
-    for value in [*model.graph.outputs, *custom]:
+    custom = [node for node in model.graph if node.domain == DOMAIN]
+    values = [value for node in custom if node.op_type != LINEAR.name for value in node.outputs]
+    for value in [*model.graph.outputs, *values]:
         if _axes(value)[:1] != ["batch"]:
             raise _fixed_axis(f"graph value {value.name}", value, "the first to be 'batch'")
+    for node in custom:
+        if node.op_type == LINEAR.name and isinstance(_axes(node.outputs[0])[0], int):
+            raise _fixed_axis(f"graph value {node.outputs[0].name}", node.outputs[0], "the first to be free")
 
 
 def _fixed_axis(where: str, value: ir.Value, expected: str) -> ExportError:
@@ -185,27 +190,3 @@ def _fixed_axis(where: str, value: ir.Value, expected: str) -> ExportError:
 
 def _axes(value: ir.Value) -> list[str | int]:
     return [d.value or "?" if isinstance(d, ir.SymbolicDim) else d for d in value.shape or ()]
-
-
-def save_model(model: ir.Model, path: Path, external_data: str | None = None) -> None:
-    """Write `model` to `path` (weights to the file `external_data` beside it, if given), and check it."""
-    ir.save(model, path, external_data=external_data)
-    is_external = any(isinstance(x.const_value, ir.ExternalTensor) for x in model.graph.initializers.values())
-    try:
-        onnx.checker.check_model(str(path), full_check=external_data is None and not is_external)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ExportError(
-            path.name,
-            f"a graph that the ONNX checker refuses ({error})",
-            "a valid one",
-            "please report the versions that `reformer-export doctor` prints",
-        ) from error
-
-
-def weights_nbytes(model: ir.Model) -> int:
-    """Bytes of all initialisers."""
-    return sum(_nbytes(value.const_value) for value in model.graph.initializers.values())
-
-
-def _nbytes(tensor: Any) -> int:
-    return 0 if tensor is None else int(tensor.nbytes)

@@ -24,12 +24,8 @@ from reformer_export.custom_spec import custom_spec
 from reformer_export.errors import ExportError, InputError, one_line
 from reformer_export.export.exporter import EXTERNAL_DATA_THRESHOLD, library_versions
 from reformer_export.export.functions import attach_function_bodies, custom_translation_table
-from reformer_export.export.graph import (
-    keep_module_names_only,
-    quiet_exporter,
-    save_model,
-    weights_nbytes,
-)
+from reformer_export.export.graph import keep_module_names_only, quiet_exporter
+from reformer_export.export.model_file import save_model, weights_nbytes
 from reformer_export.export.module_check import check_other_sizes
 from reformer_export.export.module_copy import ModuleCopy, ReplacedLayer
 from reformer_export.export.module_trace import TracedModule, rename, trace_module, uses_of

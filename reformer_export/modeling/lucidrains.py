@@ -13,6 +13,7 @@ from typing import Final, Protocol
 import torch
 from torch import nn
 
+from reformer_export.low_precision import LowPrecision
 from reformer_export.lucidrains_spec import LucidrainsSpec, RotaryPositionsSpec
 from reformer_export.modeling.layers import (
     ACTIVATIONS,
@@ -21,6 +22,7 @@ from reformer_export.modeling.layers import (
     StreamNorm,
     run_layers,
 )
+from reformer_export.modeling.low_precision import replace_linears, weight_dtype
 from reformer_export.modeling.lucidrains_attention import Caches, SelfAttention, Turn
 from reformer_export.modeling.lucidrains_embeddings import (
     Embeddings,
@@ -323,7 +325,10 @@ _IN_FLOAT32: Final = (
 
 
 def build_lucidrains(
-    spec: LucidrainsSpec, weights: Mapping[str, torch.Tensor], dtype: DType = "float32"
+    spec: LucidrainsSpec,
+    weights: Mapping[str, torch.Tensor],
+    dtype: DType = "float32",
+    low_precision: LowPrecision | None = None,
 ) -> LucidrainsReformer | LucidrainsVectors:
     """A model in evaluation mode; `weights` under the names of this module's parameters.
 
@@ -335,7 +340,13 @@ def build_lucidrains(
         model = kind(spec, TORCH_DTYPES[dtype])
     in_float32 = {name for name, module in model.named_modules() if isinstance(module, _IN_FLOAT32)}
     state = {
-        name: weight.to(torch.float32 if name.rpartition(".")[0] in in_float32 else TORCH_DTYPES[dtype])
+        name: weight.to(
+            torch.float32
+            if name.rpartition(".")[0] in in_float32
+            else weight_dtype(name, low_precision, TORCH_DTYPES[dtype])
+        )
         for name, weight in weights.items()
     }
-    return load_weights(model, state)
+    model = load_weights(model, state)
+    replace_linears(model, low_precision, TORCH_DTYPES[dtype])
+    return model

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from reformer_export.errors import CheckpointError
+from reformer_export.low_precision import LowPrecision
 from reformer_export.modeling.embeddings import Embeddings
 from reformer_export.modeling.layers import (
     Attention,
@@ -19,6 +20,7 @@ from reformer_export.modeling.layers import (
     StreamNorm,
     run_layers,
 )
+from reformer_export.modeling.low_precision import replace_linears, weight_dtype
 from reformer_export.spec import DType, ModelSpec
 
 TORCH_DTYPES: dict[DType, torch.dtype] = {
@@ -124,7 +126,10 @@ def take_rows(x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
 
 
 def build_reformer(
-    spec: ModelSpec, weights: Mapping[str, torch.Tensor], dtype: DType = "float32"
+    spec: ModelSpec,
+    weights: Mapping[str, torch.Tensor],
+    dtype: DType = "float32",
+    low_precision: LowPrecision | None = None,
 ) -> Reformer:
     """A Reformer in evaluation mode; `weights` under transformers' parameter names, without `reformer.`.
 
@@ -132,7 +137,7 @@ def build_reformer(
     """
     with torch.device("meta"):
         model = Reformer(spec, TORCH_DTYPES[dtype])
-    return _load(model, spec, weights, dtype)
+    return _load(model, spec, weights, dtype, low_precision)
 
 
 def build_encoder(spec: ModelSpec, weights: Mapping[str, torch.Tensor], dtype: DType = "float32") -> Encoder:
@@ -146,13 +151,25 @@ def build_encoder(spec: ModelSpec, weights: Mapping[str, torch.Tensor], dtype: D
     return _load(encoder, spec, weights, dtype)
 
 
-def _load(model: AnyModule, spec: ModelSpec, weights: Mapping[str, torch.Tensor], dtype: DType) -> AnyModule:
+def _load(
+    model: AnyModule,
+    spec: ModelSpec,
+    weights: Mapping[str, torch.Tensor],
+    dtype: DType,
+    low_precision: LowPrecision | None = None,
+) -> AnyModule:
     norms = {name for name, module in model.named_modules() if isinstance(module, StreamNorm)}
     state = {
-        name: weight.to(torch.float32 if name.rpartition(".")[0] in norms else TORCH_DTYPES[dtype])
+        name: weight.to(
+            torch.float32
+            if name.rpartition(".")[0] in norms
+            else weight_dtype(name, low_precision, TORCH_DTYPES[dtype])
+        )
         for name, weight in _slice_feed_forward(spec, weights)
     }
-    return load_weights(model, state)
+    model = load_weights(model, state)
+    replace_linears(model, low_precision, TORCH_DTYPES[dtype])
+    return model
 
 
 def load_weights(model: AnyModule, state: Mapping[str, torch.Tensor]) -> AnyModule:

@@ -158,8 +158,8 @@ def _search_case(session: ParitySession, case: Case) -> BisectResult:
     trial = session.trial(case)
     truth = trial.run_eager(points=None)
     inputs, values, judge = trial.feeds, truth.values, trial.judge(truth)
-    buckets = [point for point in points if point.role in CHOICES]
-    got = session.graph.expose(buckets, points).run(inputs, values)
+    pinned_points = [*(point for point in points if point.role in CHOICES), *session.rounded]
+    got = session.graph.expose(pinned_points, points).run(inputs, values)
     pinned = judge.judge(points, got, got)
     alone = judge.judge(points, session.graph.expose(points, points).run(inputs, values), values)
 

@@ -108,8 +108,9 @@ def measure_layers(session: ParitySession, cases: Sequence[Case]) -> tuple[Point
     shown = [point for point in points if point.role in SHOWN]
     if not shown:
         return ()
-    exposed = session.graph.expose([point for point in points if point.role in CHOICES], shown)
-    names = {point.name for point in shown}
+    chosen = [point for point in points if point.role in CHOICES]
+    exposed = session.graph.expose([*chosen, *session.rounded], shown)
+    names = {point.name for point in shown} | session.pinned_names
     worst: dict[str, PointError] = {}
     for case in cases:
         trial = session.trial(case)
@@ -125,7 +126,7 @@ def measure_layers(session: ParitySession, cases: Sequence[Case]) -> tuple[Point
 def _measure_margins(session: ParitySession, length: int) -> tuple[MarginHistogram, ...]:
     """Of each LSH layer, on what the graph hashes in one sequence of `length` tokens with eager's buckets."""
     ids, mask = session.draw(Case(length, 1, masked=False))
-    truth = session.eager.run(ids, mask)
+    truth = session.eager.run(ids, mask, points=session.pinned_names)
     got = session.expose_hashing().run(session.graph_inputs(ids, mask), truth.values)
     return tuple(
         measure_margins(

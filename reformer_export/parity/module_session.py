@@ -139,4 +139,4 @@ def open_module_session(
             hashing = find_module_hashing(graph.model, manifest.spec)
             # A trial calls the module, by `module`; of `eager` only what any eager model has is used.
             any_eager = cast(Eager, eager)
-            yield ModuleSession(manifest, any_eager, runtime, graph, hashing.points, seed, eager, hashing)
+            yield ModuleSession(manifest, any_eager, runtime, graph, hashing.points, (), seed, eager, hashing)

@@ -26,10 +26,10 @@ from reformer_export.parity.cases import (
 )
 from reformer_export.parity.compare import Precision
 from reformer_export.parity.expose import ExposedGraph, ModelGraph, open_graph
-from reformer_export.parity.points import CHOICES, Point, find_hashing, find_points
+from reformer_export.parity.points import CHOICES, Point, find_hashing, find_points, find_rounded
 from reformer_export.parity.trial import ModelTrial, Trial
 from reformer_export.phases import log_phase
-from reformer_export.reference.eager import open_eager
+from reformer_export.reference.eager import open_rounded
 from reformer_export.reference.runs import Eager
 from reformer_export.runtimes import Runtime, RuntimeOptions, load
 from reformer_export.runtimes.ort import OnnxRuntime
@@ -44,7 +44,7 @@ class ParitySession:
     """An artifact beside eager.
 
     `runtime`: the artifact as it was opened; `graph`: its model.onnx, whose points can be exposed; `hashing`:
-    the points of `find_hashing`; `seed`: of the random inputs.
+    the points of `find_hashing`; `rounded`: those of `find_rounded`; `seed`: of the random inputs.
     """
 
     manifest: Manifest
@@ -52,6 +52,7 @@ class ParitySession:
     runtime: Runtime
     graph: ModelGraph
     hashing: tuple[Point, ...]
+    rounded: tuple[Point, ...]
     seed: int
 
     @property
@@ -73,11 +74,21 @@ class ParitySession:
         """Whether the exposed graph runs as the runtime does, so that its buckets are the runtime's."""
         return getattr(self.runtime, "placement", None) == self.placement
 
+    @property
+    def pinned(self) -> list[Point]:
+        """What a comparison of the arithmetic alone gives: buckets, memories, and what is rounded to int8."""
+        return [*(point for point in self.hashing if point.role in CHOICES), *self.rounded]
+
+    @property
+    def pinned_names(self) -> frozenset[str]:
+        """Of eager's values that a run of it has to read for that."""
+        return frozenset(point.name for point in self.rounded)
+
     def expose_hashing(self) -> ExposedGraph:
         """The whole graph on buckets and memories that are given; it shows its outputs, and for each LSH
         layer what it hashed and the buckets that it would have chosen, for each product-key memory the same,
-        all with given ones in the layers before."""
-        return self.graph.expose([point for point in self.hashing if point.role in CHOICES], self.hashing)
+        all with given ones in the layers before. What is rounded to int8 is given and shown too."""
+        return self.graph.expose(self.pinned, [*self.hashing, *self.rounded])
 
     def draw(self, case: Case) -> tuple[NDArray[Any], NDArray[np.int64]]:
         """The case's ids int64 [B, L], or vectors float32 [B, L, hidden_size], and mask int64 [B, L]: its
@@ -152,10 +163,11 @@ def open_session(
         manifest = runtime.manifest
         with open_graph(folder / MODEL_NAME, place_graph(runtime, options, beside)) as graph:
             hashing = tuple(find_hashing(graph.model, manifest.spec))
+            rounded = tuple(find_rounded(graph.model, manifest.spec))
             if eager is None:
                 with log_phase(f"loading eager from {checkpoint}"):
-                    eager = open_eager(checkpoint, manifest)
-            yield ParitySession(manifest, eager, runtime, graph, hashing, seed)
+                    eager = open_rounded(checkpoint, manifest)
+            yield ParitySession(manifest, eager, runtime, graph, hashing, rounded, seed)
 
 
 def place_graph(runtime: Runtime, options: RuntimeOptions, beside: RuntimeOptions) -> Placement:

@@ -78,23 +78,27 @@ def _run_case(
 ) -> CaseResult:
     """One input on eager, on the graph with eager's buckets and memories, and on the runtime."""
     precision, trial = session.precision, session.trial(case)
-    truth = trial.run_eager()
+    truth = trial.run_eager(session.pinned_names)
     got = graph.run(trial.feeds, truth.values)
     pinned_difference = trial.compare(got, truth.outputs)
     judge = trial.judge(truth)
     layers = [judge.count_flips(point, got, got) for point in session.hashing if point.role in CHOICES]
     free_difference = trial.compare(trial.run_runtime(), truth.outputs)
     greatest = pinned_difference.greatest
+    limit = tolerance(precision, greatest) if given is None else given.limit(greatest)
+    rounded = max((error.share for error in judge.judge(session.rounded, got, got)), default=0.0)
     result = CaseResult(
         case,
-        pinned_difference.worst,
-        tolerance(precision, greatest) if given is None else given.limit(greatest),
+        max(pinned_difference.worst, rounded * limit),
+        limit,
         tuple(layers),
         free_difference.worst,
         free_difference.median,
         session.reads_buckets,
+        rounds=bool(session.rounded),
     )
-    if given is not None or result.passed or result.unexplained or np.isinf(result.pinned_error):
+    is_judged = given is not None or result.rounds or np.isinf(result.pinned_error)
+    if is_judged or result.passed or result.unexplained:
         return result
     noise = trial.measure_noise(truth)
     return dataclasses.replace(

@@ -21,6 +21,7 @@ from reformer_export.checkpoints import HEAD_OF_TASK, read_head_bias
 from reformer_export.checkpoints.quiet import silence_transformers
 from reformer_export.custom_spec import CustomSpec
 from reformer_export.lucidrains_spec import LucidrainsSpec
+from reformer_export.modeling import TORCH_DTYPES
 from reformer_export.ops import draw_rotations
 from reformer_export.reference.eager_values import (
     SPAN_OUTPUTS,
@@ -30,6 +31,7 @@ from reformer_export.reference.eager_values import (
     last_rows,
 )
 from reformer_export.reference.rotations import GivenRotations
+from reformer_export.reference.rounded import round_weights
 from reformer_export.reference.runs import Eager, EagerRun, noisy_weights
 from reformer_export.spec import LSHAttentionSpec, ModelSpec, Task
 
@@ -50,6 +52,14 @@ def open_eager(checkpoint: Path, manifest: Manifest) -> Eager:
 
         return EagerLucidrains(checkpoint, manifest)
     return open_transformers(checkpoint, manifest)
+
+
+def open_rounded(checkpoint: Path, manifest: Manifest) -> Eager:
+    """`open_eager`, with the weights of few bits that the artifact has, and its rounding of what these are
+    multiplied by."""
+    eager, spec = open_eager(checkpoint, manifest), manifest.spec
+    round_weights(eager.model, manifest.low_precision, spec.feed_forward_slices, TORCH_DTYPES[manifest.dtype])
+    return eager
 
 
 def open_transformers(checkpoint_folder: Path, manifest: Manifest) -> EagerReformer:

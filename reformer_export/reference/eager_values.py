@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from reformer_export.contract import PRODUCT
 from reformer_export.reference.module_layers import without_round_offsets
+from reformer_export.reference.rounded import compute_slice, multiply
 from reformer_export.spec import AxialPositionsSpec, LSHAttentionSpec, ModelSpec, Task
 
 Values = dict[str, NDArray[Any]]
@@ -70,7 +71,7 @@ class ValueReader:
         buckets = [
             (prefix + attention_name(layer), self._read_buckets(layer)) for layer in self.spec.lsh_layers
         ]
-        return buckets if self._names == () else buckets + self._value_hooks(prefix)
+        return buckets if self._names is not None and not self._names else buckets + self._value_hooks(prefix)
 
     def _value_hooks(self, prefix: str) -> list[tuple[str, Hook]]:
         hooks: list[tuple[str, Hook]] = [
@@ -127,8 +128,7 @@ class ValueReader:
             activations = inputs[0][:, : self._length].chunk(slices, dim=-1)
             for i, values in enumerate(activations):
                 self._put(f"{block}.activation.{i}", values)
-                weight, bias = module.weight.chunk(slices, dim=1)[i], module.bias if i == 0 else None
-                self._put(f"{block}.outer.{i}", torch.nn.functional.linear(values, weight, bias))
+                self._put(f"{block}.outer.{i}", compute_slice(module, i, slices, values))
 
         return read_inner, read_outer
 
@@ -144,7 +144,7 @@ class ValueReader:
             if self.spec.logits == "last":
                 given, output = last_rows(given, self._mask), last_rows(output, self._mask)
             self._put(name, output)
-            self._put(name + PRODUCT, torch.nn.functional.linear(given, module.weight))
+            self._put(name + PRODUCT, multiply(module, given))
 
         return hook
 

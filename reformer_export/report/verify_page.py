@@ -16,11 +16,19 @@ from reformer_export.report.figures import (
     paint_series,
 )
 from reformer_export.report.page import Page, Section, Verdict
-from reformer_export.report.tables import Columns, accuracy_table, make_facts, make_table, sweep_table
+from reformer_export.report.tables import (
+    Columns,
+    accuracy_table,
+    cost_table,
+    make_facts,
+    make_table,
+    sweep_table,
+)
 from reformer_export.report.verify_report import BisectReport, DataAccuracy, VerifyReport
 from reformer_export.spec import DType
 
 if TYPE_CHECKING:
+    from reformer_export.parity.cost import CostResult
     from reformer_export.parity.details import Details
     from reformer_export.parity.hashing import AttentionPattern, MarginHistogram
     from reformer_export.parity.results import VerifyResult
@@ -39,6 +47,7 @@ def page_from_verify(report: VerifyReport) -> Page:
         *([_hashing_section(sweep, details)] if details and details.margins else []),
         *([_pattern_section(details, details.pattern)] if details and details.pattern else []),
         *([_accuracy_section(runtime.accuracy)] if runtime.accuracy else []),
+        *([_cost_section(runtime.cost)] if runtime.cost else []),
         *([decoding_section(report.folder, decoding, runtime.drift)] if decoding else []),
         Section("cases", "Every input", [f"{sweep.rule()}."], tables=[sweep_table(report.folder, sweep)]),
         Section(
@@ -110,6 +119,14 @@ def _errors_section(sweep: VerifyResult) -> Section:
     drawing = draw("errors", "Largest difference of each input", told, paint_series, *axes, series, "none")
     notes = [f"{note}." for note in sweep.notes]
     return Section("errors", "Difference from eager", [text, *notes], [drawing])
+
+
+def _cost_section(cost: CostResult) -> Section:
+    text = (
+        "The original is eager in float32, as the checkpoint has it; the artifacts hash and round for "
+        "themselves. Nothing here is judged: it says what a smaller or faster artifact loses."
+    )
+    return Section("cost", "What low precision costs", [text], tables=[cost_table(cost)])
 
 
 def _layers_section(details: Details) -> Section:

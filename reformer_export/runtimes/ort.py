@@ -6,7 +6,7 @@ import os
 import tempfile
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -47,6 +47,11 @@ TF32_ROUNDS: Final = (
 UPCAST: Final = (
     "ONNX Runtime has no bfloat16 kernels for the CPU: the bfloat16 weights were upcast to float32."
 )
+UPCAST_BUT_PRODUCTS: Final = (
+    "Dense products run in bfloat16 with {}. ONNX Runtime has no other bfloat16 kernels for the CPU: all "
+    "else was upcast to float32."
+)
+NO_INT8_PRODUCTS: Final = "Products of the int8 weights run on generic operators, in float32: {}."
 OTHER_TYPES_ARE_FAST: Final = "products of float16 and bfloat16 are as fast without it"
 
 
@@ -193,18 +198,23 @@ class OnnxRuntime(Runtime):
         if options.device_id is not None:
             self._notes.append(f"GPU {options.device_id} is not used: the model runs on the CPU.")
         self._placement = Placement(CPU, options.threads, find_native_library(options.native))
-        if self.manifest.dtype == "bfloat16":
-            self._notes.append(UPCAST)
+        self._notes.extend(_describe_products(self.manifest, self._placement.library))
         return self._open_graph(name)
 
     def _open_graph(self, name: str) -> Any:
         """A session of the artifact's graph `name`, where the placement says."""
         model = self.folder / name
         if self.manifest.dtype == self._graph_dtype:
-            session = open_session(model, self._placement)
+            # ONNX Runtime 1.31 on CUDA gives away the memory of shapes that a body's Loop has yet to read.
+            on_bodies = self._placement.provider == CUDA and self._placement.library is None
+            reuses_memory = not (on_bodies and name == DECODE_NAME)
+            session = open_session(model, self._placement, reuses_memory=reuses_memory)
         else:
             with tempfile.TemporaryDirectory(prefix="reformer-export-", ignore_cleanup_errors=True) as folder:
-                session = open_session(upcast_model(model, Path(folder)), self._placement)
+                library = self._placement.library
+                keeps_products = library is not None and library.bfloat16_products is not None
+                upcast = upcast_model(model, Path(folder), keeps_products)
+                session = open_session(upcast, self._placement)
         if name == DECODE_NAME:
             check_decode_signature(model, session, cache_tensors(self.spec, self._graph_dtype))
         else:
@@ -254,6 +264,18 @@ class OnnxRuntime(Runtime):
             self._notes.append(f"{BODIES_ON_CUDA}: {problem}. {BUILD_FOR_CUDA} builds them for this GPU.")
         self._placement = Placement(CUDA, options.threads, None, options.tf32, device_id)
         return self._open_graph(name)
+
+
+def _describe_products(manifest: Manifest, library: NativeLibrary | None) -> Iterator[str]:
+    """What is to be said of an artifact's dense products on the CPU."""
+    if manifest.dtype == "bfloat16":
+        products = None if library is None else library.bfloat16_products
+        yield UPCAST if products is None else UPCAST_BUT_PRODUCTS.format(products)
+    if manifest.low_precision is not None and manifest.low_precision.weights == "int8":
+        if library is None:
+            yield NO_INT8_PRODUCTS.format("no native library is used")
+        elif library.int8_products is None:
+            yield NO_INT8_PRODUCTS.format("this processor has neither VNNI nor AMX")
 
 
 def find_cuda_problem(library: NativeLibrary, spec: ModelSpec) -> str | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import functools
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -37,7 +38,7 @@ class Runs(Protocol):
 
     def check_accepts(self) -> None: ...
 
-    async def infer(self, message: Infer, *payload: Any) -> tuple[Result, memoryview]: ...
+    def infer(self, message: Infer, *payload: Any) -> asyncio.Future[tuple[Result, memoryview]]: ...
 
 
 @dataclass(eq=False)
@@ -49,6 +50,7 @@ class _Waiting:
 
 
 _Group = Hashable
+_Run = asyncio.Future[tuple[Result, memoryview]]
 
 
 class Batcher:
@@ -60,7 +62,7 @@ class Batcher:
         self._limits = limits
         self._groups: dict[_Group, collections.deque[_Waiting]] = {}
         self._again: collections.deque[_Waiting] = collections.deque()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._runs: set[_Run] = set()
         self._is_alone = False
         self._timer: asyncio.TimerHandle | None = None
         self._seconds_a_request = 0.05
@@ -70,7 +72,7 @@ class Batcher:
     @property
     def running(self) -> int:
         """Batches that are in the worker."""
-        return len(self._tasks)
+        return len(self._runs)
 
     def submit(self, request: Request) -> asyncio.Future[Answered]:
         """The request's answer to come; cancelling it takes the request out of the queue.
@@ -133,12 +135,31 @@ class Batcher:
             if not batch:
                 return
             self.waiting -= len(batch)
-            task = asyncio.get_running_loop().create_task(self._run(batch))
-            self._tasks.add(task)
-            task.add_done_callback(self._finish)
+            run = self._begin([each.request for each in batch])
+            self._runs.add(run)
+            run.add_done_callback(functools.partial(self._finish, batch, time.perf_counter()))
 
-    def _finish(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
+    def _begin(self, requests: list[Request]) -> _Run:
+        try:
+            inputs = self._joiner.join(requests)
+            message = Infer(0, describe_arrays(inputs), requests[0].num_hashes)
+            return self._worker.infer(message, *inputs.values())
+        except Exception as error:  # whatever it is, nobody waits for ever
+            failed: _Run = asyncio.get_running_loop().create_future()
+            failed.set_exception(error)
+            return failed
+
+    def _finish(self, batch: list[_Waiting], begun: float, run: _Run) -> None:
+        try:
+            result, values = run.result()
+            outputs = arrays_from_payload(values, result.outputs)
+            self._give(batch, outputs, result.run_ms, begun)
+        except WorkerDiedError:
+            for each in reversed(batch):
+                self._try_again(each)
+        except Exception as error:  # whatever it is, nobody waits for ever
+            self._fail(batch, error)
+        self._runs.discard(run)
         self._is_alone = False
         self._dispatch()
 
@@ -182,23 +203,6 @@ class Batcher:
         self._timer = None
         self._dispatch()
 
-    async def _run(self, batch: list[_Waiting]) -> None:
-        begun = time.perf_counter()
-        try:
-            inputs = self._joiner.join([each.request for each in batch])
-            message = Infer(0, describe_arrays(inputs), batch[0].request.num_hashes)
-            result, values = await self._worker.infer(message, *inputs.values())
-            outputs = arrays_from_payload(values, result.outputs)
-        except WorkerDiedError:
-            for each in reversed(batch):
-                self._try_again(each)
-        except Exception as error:  # whatever it is, nobody waits for ever
-            self._fail(batch, error)
-        else:
-            seconds = time.perf_counter() - begun
-            self._seconds_a_request += (seconds / len(batch) - self._seconds_a_request) / 16
-            self._give(batch, outputs, result.run_ms, begun)
-
     def _try_again(self, waiting: _Waiting) -> None:
         waiting.deaths += 1
         if waiting.answer.done():
@@ -229,6 +233,8 @@ class Batcher:
         run_ms: float,
         begun: float,
     ) -> None:
+        seconds = time.perf_counter() - begun
+        self._seconds_a_request += (seconds / len(batch) - self._seconds_a_request) / 16
         requests = [each.request for each in batch]
         rows = sum(request.rows for request in requests)
         for each, own in zip(batch, self._joiner.split(requests, outputs), strict=True):

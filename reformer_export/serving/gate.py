@@ -10,7 +10,7 @@ import re
 import secrets
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -31,6 +31,7 @@ from reformer_export.serving.refusals import (
     status_from_error,
 )
 from reformer_export.serving.request_log import RequestRecord
+from reformer_export.serving.timed_protocol import FLUSH
 
 if TYPE_CHECKING:
     from reformer_export.serving.app import Server
@@ -79,7 +80,7 @@ class Gate:
         record = RequestRecord(_choose_id(headers), scope["method"])
         scope["app"] = self  # for which the router raises what it does not find
         scope["state"] = {**scope.get("state", {}), "record": record}
-        reply = _Reply(send, record)
+        reply = _Reply(send, record, scope["state"].get(FLUSH, lambda: None))
         try:
             self._check(scope["path"], headers)
             await self._router(scope, receive, reply)
@@ -130,8 +131,10 @@ class Gate:
 class _Reply:
     """`send`, which notes in the record what goes out and adds the request's id."""
 
-    def __init__(self, send: Send, record: RequestRecord) -> None:
+    def __init__(self, send: Send, record: RequestRecord, flush: Callable[[], None]) -> None:
+        """`flush` sends what was written."""
         self._send = send
+        self._flush = flush
         self.record = record
         self.has_begun = False
         self.is_over = False
@@ -140,14 +143,17 @@ class _Reply:
         if message["type"] == "http.response.start":
             self.has_begun = True
             self.record.status = message["status"]
-            message = {
-                **message,
-                "headers": [*message["headers"], (b"x-request-id", self.record.id.encode())],
-            }
-        elif message["type"] == "http.response.body":
-            self.record.bytes_out += len(message.get("body", b""))
-        await self._send(message)
-        if message["type"] == "http.response.body" and not message.get("more_body", False):
+            headers = [*message["headers"], (b"x-request-id", self.record.id.encode())]
+            await self._send({**message, "headers": headers})
+            return
+        body, is_last = message.get("body", b""), not message.get("more_body", False)
+        self.record.bytes_out += len(body)
+        if body:
+            await self._send({"type": message["type"], "body": body, "more_body": True})
+        if message.get("flush", True):
+            self._flush()
+        if is_last:  # alone: the server then sees to the next request, for which the body need not wait
+            await self._send({"type": message["type"], "body": b""})
             self.is_over = True
 
 

@@ -20,6 +20,7 @@ from reformer_export.runtimes.num_hashes import choose_num_hashes
 from reformer_export.serving.joining import Request as InferenceRequest
 from reformer_export.serving.limits import await_answer, read_body
 from reformer_export.serving.models import ServedModel
+from reformer_export.serving.parts_response import PartsResponse
 from reformer_export.serving.refusals import NotFoundError, NotReadyError, TooLargeError
 from reformer_export.serving.request_log import record_of
 from reformer_export.serving.tensors_v2 import (
@@ -111,7 +112,7 @@ class _Routes:
         record.tokens = made.rows * made.length
         if options.log_inputs:
             record.inputs = {name: values.tolist() for name, values in asked.arrays.items()}
-        answered = await await_answer(model.batcher.submit(made), request.receive, seconds)
+        answered = await await_answer(model.batcher.submit(made), request, seconds)
         record.queue_ms, record.run_ms, record.batch = answered.queue_ms, answered.run_ms, answered.rows
         head = {"model_name": model.name, "model_version": VERSION, **({"id": asked.id} if asked.id else {})}
         return await _write_answer(head, {name: answered.outputs[name] for name in wanted}, wanted)
@@ -201,7 +202,7 @@ async def _write_answer(
     header = b"".join(text)
     if not tail:
         return Response(header, media_type=_JSON)
-    return Response(b"".join([header, *tail]), media_type=_BINARY, headers={HEADER_LENGTH: str(len(header))})
+    return PartsResponse([header, *tail], media_type=_BINARY, headers={HEADER_LENGTH: str(len(header))})
 
 
 def _json(values: dict[str, Any]) -> Response:

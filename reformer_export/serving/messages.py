@@ -83,19 +83,24 @@ class Tensor(msgspec.Struct, frozen=True):
 
 
 class Infer(msgspec.Struct, tag="infer", frozen=True):
-    """One pass, of the inputs that lie in the payload in this order."""
+    """One pass, of the inputs that lie in the payload in this order. Outputs that take no more than `room`
+    bytes are to be written into the shared memory from byte `at` on."""
 
     id: int
     inputs: list[Tensor]
     num_hashes: int | None = None
+    at: int = 0
+    room: int = 0
 
 
 class Result(msgspec.Struct, tag="result", frozen=True):
-    """The outputs of an `Infer`, in the payload in this order, and what the run took."""
+    """The outputs of an `Infer`, one behind the other in this order, and what the run took. They lie in the
+    payload, or, if `is_shared`, in the shared memory where the `Infer` gave them room."""
 
     id: int
     outputs: list[Tensor]
     run_ms: float
+    is_shared: bool = False
 
 
 class Generate(msgspec.Struct, tag="generate", frozen=True):
@@ -209,24 +214,30 @@ def _decode(side: str, header: bytes | bytearray | memoryview) -> Any:
 
 
 def describe_arrays(arrays: Mapping[str, NDArray[Any]]) -> list[Tensor]:
-    """What a message says of arrays that are its payload."""
+    """What a message says of arrays that follow it, or lie elsewhere."""
     return [Tensor(name, array.shape, array.dtype.name) for name, array in arrays.items()]
+
+
+def count_bytes(tensors: list[Tensor]) -> int:
+    """Of all of them; BrokenFrameError for a type or a size that no tensor has."""
+    for tensor in tensors:
+        if tensor.dtype not in TYPES or any(side < 0 for side in tensor.shape):
+            raise BrokenFrameError(f"a tensor {tensor!r:.80}")
+    return sum(TYPES[tensor.dtype].itemsize * math.prod(tensor.shape) for tensor in tensors)
 
 
 def arrays_from_payload(
     payload: bytes | bytearray | memoryview, tensors: list[Tensor]
 ) -> dict[str, NDArray[Any]]:
     """The inputs or outputs by name, without a copy, and not all of them aligned."""
+    size = count_bytes(tensors)
+    if size != len(payload):
+        raise BrokenFrameError(f"a payload of {len(payload)} bytes, where its tensors have {size}")
     arrays, at = {}, 0
     for tensor in tensors:
-        if tensor.dtype not in TYPES:
-            raise BrokenFrameError(f"a tensor of type {tensor.dtype!r:.40}")
-        count = math.prod(tensor.shape)
-        array = np.frombuffer(payload, TYPES[tensor.dtype], count, at).reshape(tensor.shape)
-        arrays[tensor.name] = array
+        array = np.frombuffer(payload, TYPES[tensor.dtype], math.prod(tensor.shape), at)
+        arrays[tensor.name] = array.reshape(tensor.shape)
         at += array.nbytes
-    if at != len(payload):
-        raise BrokenFrameError(f"a payload of {len(payload)} bytes, where its tensors have {at}")
     return arrays
 
 

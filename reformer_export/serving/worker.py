@@ -15,6 +15,7 @@ from reformer_export.errors import ReformerExportError
 from reformer_export.serving.messages import (
     Answer,
     Begun,
+    BrokenFrameError,
     Cancel,
     Failed,
     Failure,
@@ -26,6 +27,7 @@ from reformer_export.serving.messages import (
     Result,
     Start,
     ToFront,
+    count_bytes,
     error_from_parts,
 )
 from reformer_export.serving.refusals import NotReadyError
@@ -107,27 +109,29 @@ class Worker:
             fix = "try again later, or see the server's log"
             raise NotReadyError("model", f"one that does not run: {self.problem}", "a model that runs", fix)
 
-    async def infer(self, message: Infer, *payload: Any) -> tuple[Result, memoryview]:
-        """One pass; its outputs lie in the payload. Raises the request's error, or WorkerDiedError."""
-        answered: asyncio.Future[tuple[Answer | None, memoryview]] = (
-            asyncio.get_running_loop().create_future()
-        )
+    def infer(self, message: Infer, *payload: Any) -> asyncio.Future[tuple[Result, memoryview]]:
+        """One pass, and the bytes of its outputs; it fails with the request's error, or WorkerDiedError."""
+        answered: asyncio.Future[tuple[Result, memoryview]] = asyncio.get_running_loop().create_future()
+        place = None if self._process is None else self._process.memory.take()
+        room = b"" if place is None else place[1]
 
         def take(answer: Answer | None, values: memoryview) -> None:
-            if not answered.done():
-                answered.set_result((answer, values))
+            """Keeps the room, into which the worker may write until it has answered, whoever still waits."""
+            if isinstance(answer, Result):
+                shared = memoryview(room)[: count_bytes(answer.outputs)]
+                answered.set_result((answer, shared if answer.is_shared else values))
+            elif isinstance(answer, Failure):
+                answered.set_exception(error_from_parts(answer.kind, answer.parts))
+            else:
+                answered.set_exception(WorkerDiedError())
 
-        request_id = self._send(message, payload, take)
+        if place is not None:
+            message = msgspec.structs.replace(message, at=place[0], room=len(room))
         try:
-            answer, values = await answered
-        finally:
-            self._calls.pop(request_id, None)
-        if answer is None:
-            raise WorkerDiedError
-        if isinstance(answer, Failure):
-            raise error_from_parts(answer.kind, answer.parts)
-        assert isinstance(answer, Result)
-        return answer, values
+            self._send(message, payload, take)
+        except (WorkerDiedError, BrokenFrameError) as error:
+            answered.set_exception(error)
+        return answered
 
     def generate(self, message: Generate, payload: bytes, sink: Callable[[Any], None]) -> int:
         """Begin a generation, whose answers `sink` takes, None where the worker dies; its id.
@@ -160,8 +164,8 @@ class Worker:
         if self._process is None or not self.is_up:
             raise WorkerDiedError
         self._next_id += 1
-        self._calls[self._next_id] = sink
         self._process.connection.send(msgspec.structs.replace(message, id=self._next_id), *payload)
+        self._calls[self._next_id] = sink
         return self._next_id
 
     async def _launch(self) -> Ready:

@@ -1,24 +1,28 @@
-"""The process that holds one artifact open: `python -m reformer_export.serving.worker_process FD`.
+"""The process that holds one artifact open: `python -m reformer_export.serving.worker_process SOCKET MEMORY`.
 
 One session, which `concurrency` threads call at once: on the CPU with one thread each, which answers more
 requests a second than one run at a time with all cores, and holds the weights once. What it is asked comes
-over the socket FD (messages.py); it ends when that closes, and on no signal of a terminal or an init system,
-which the front process answers for both.
+over the socket (messages.py), outputs go into the memory (shared_memory.py), both named by their descriptors;
+it ends when the socket closes, and on no signal of a terminal or an init system, which the front process
+answers for both.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
-import queue
 import signal
 import socket
 import sys
 import threading
 import time
+import traceback
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from mmap import mmap
 from typing import Any
 
 import numpy as np
@@ -29,7 +33,7 @@ from reformer_export.runtimes import LeftPaddingWarning, Runtime, RuntimeOptions
 from reformer_export.runtimes.named_inputs import example_inputs, least_sizes
 from reformer_export.serving.channel import Channel
 from reformer_export.serving.failures import failure_from_error
-from reformer_export.serving.generation_worker import GenerationScheduler
+from reformer_export.serving.generation_worker import EXIT_BROKEN, GenerationScheduler
 from reformer_export.serving.messages import (
     BrokenFrameError,
     Cancel,
@@ -40,22 +44,34 @@ from reformer_export.serving.messages import (
     Result,
     Start,
     arrays_from_payload,
+    count_bytes,
     describe_arrays,
 )
 from reformer_export.serving.refusals import TooLargeError, parts_from_error
+from reformer_export.serving.shared_memory import map_memory, write_outputs
 
 
 def main() -> None:
-    """Serve the socket whose descriptor is the only argument, until it closes."""
+    """Serve the socket whose descriptor is the first argument, until it closes; the second is the memory's."""
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, signal.SIG_IGN)
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))
-    with contextlib.suppress(OSError, BrokenFrameError):
-        _serve(channel)
-    os._exit(0)  # threads may be in a run, whose answer nobody waits for
+    memory = map_memory(int(sys.argv[2]))
+    _end_with(functools.partial(_serve, channel, memory))
 
 
-def _serve(channel: Channel) -> None:
+def _end_with(serve: Callable[[], None]) -> None:
+    """End the process when `serve` ends: threads may be in a run, whose answer nobody waits for."""
+    try:
+        with contextlib.suppress(OSError, BrokenFrameError):  # the front has gone
+            serve()
+    except BaseException:
+        traceback.print_exc()
+        os._exit(EXIT_BROKEN)  # without this thread, requests would wait for ever
+    os._exit(0)
+
+
+def _serve(channel: Channel, memory: mmap) -> None:
     got = channel.receive()
     if got is None or not isinstance(got[0], Start):
         return
@@ -67,11 +83,6 @@ def _serve(channel: Channel) -> None:
         return
     ready = _describe(model, start)
     warnings.simplefilter("ignore", LeftPaddingWarning)
-    runs: queue.SimpleQueue[tuple[Infer, bytearray]] = queue.SimpleQueue()
-    for _ in range(ready.concurrency):
-        threading.Thread(
-            target=_run_forever, args=(model, channel, runs, start.max_response), daemon=True
-        ).start()
     scheduler = GenerationScheduler(
         model,
         channel.send,
@@ -79,15 +90,59 @@ def _serve(channel: Channel) -> None:
         max_streams=start.max_streams,
         max_cache=start.max_cache,
     )
+    desk = _Desk(model, channel, memory, scheduler, start.max_response)
     channel.send(ready)
-    while (got := channel.receive()) is not None:
-        message, payload = got
-        if isinstance(message, Infer):
-            runs.put((message, payload))
-        elif isinstance(message, Generate):
-            scheduler.submit(message, payload)
-        elif isinstance(message, Cancel):
-            scheduler.cancel(message.id)
+    for _ in range(ready.concurrency):
+        threading.Thread(target=_end_with, args=(desk.serve,), daemon=True).start()
+    desk.serve()
+
+
+@dataclass(frozen=True)
+class _Desk:
+    """Where requests are received by one thread at a time. The thread that received a run does it, and another
+    receives on: there is one more than the front process lets runs go on at once."""
+
+    model: Runtime
+    channel: Channel
+    memory: mmap
+    scheduler: GenerationScheduler
+    max_response: int
+    turn: threading.Lock = field(default_factory=threading.Lock)
+
+    def serve(self) -> None:
+        """Answer until the front has gone."""
+        while (got := self._receive_run()) is not None:
+            self._answer(*got)
+
+    def _receive_run(self) -> tuple[Infer, bytearray] | None:
+        with self.turn:
+            while (got := self.channel.receive()) is not None:
+                message, payload = got
+                if isinstance(message, Infer):
+                    return message, payload
+                if isinstance(message, Generate):
+                    self.scheduler.submit(message, payload)
+                elif isinstance(message, Cancel):
+                    self.scheduler.cancel(message.id)
+        return None
+
+    def _answer(self, message: Infer, payload: bytearray) -> None:
+        try:
+            begun = time.perf_counter()
+            inputs = arrays_from_payload(payload, message.inputs)
+            outputs = self.model.run(inputs, num_hashes=message.num_hashes)
+            run_ms = 1e3 * (time.perf_counter() - begun)
+            _check_size(outputs, self.max_response)
+        except Exception as error:  # one request's failure is not the worker's
+            self.channel.send(failure_from_error(message.id, error))
+            return
+        tensors = describe_arrays(outputs)
+        if count_bytes(tensors) <= message.room:
+            write_outputs(self.memory, message.at, outputs)
+            self.channel.send(Result(message.id, tensors, run_ms, is_shared=True))
+        else:
+            arrays = (np.asarray(value, order="C") for value in outputs.values())
+            self.channel.send(Result(message.id, tensors, run_ms), *arrays)
 
 
 def _open_model(start: Start) -> Runtime:
@@ -127,33 +182,10 @@ def _describe(model: Runtime, start: Start) -> Ready:
     return Ready(model.description, model.notes, model.max_length, decodes, concurrency, on_gpu)
 
 
-def _run_forever(
-    model: Runtime,
-    channel: Channel,
-    runs: queue.SimpleQueue[tuple[Infer, bytearray]],
-    max_response: int,
-) -> None:
-    while True:
-        message, payload = runs.get()
-        try:
-            begun = time.perf_counter()
-            outputs = model.run(arrays_from_payload(payload, message.inputs), num_hashes=message.num_hashes)
-            run_ms = 1e3 * (time.perf_counter() - begun)
-            arrays = {name: np.asarray(value, order="C") for name, value in outputs.items()}
-            _check_size(arrays, max_response)
-        except Exception as error:  # one request's failure is not the worker's
-            channel.send(failure_from_error(message.id, error))
-            continue
-        try:
-            channel.send(Result(message.id, describe_arrays(arrays), run_ms), *arrays.values())
-        except OSError:
-            return
-
-
-def _check_size(arrays: Mapping[str, NDArray[Any]], limit: int) -> None:
+def _check_size(outputs: Mapping[str, NDArray[Any]], limit: int) -> None:
     """TooLargeError for outputs that the front process would not take: a custom module's sizes are not all
     known before it runs."""
-    size = sum(array.nbytes for array in arrays.values())
+    size = sum(value.nbytes for value in outputs.values())
     if size > limit:
         fix = "send fewer rows at a time, or raise the server's `max_response`"
         raise TooLargeError("answer", f"{size} bytes of outputs", f"at most {limit}", fix)

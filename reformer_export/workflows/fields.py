@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, TypedDict
 
 from reformer_export.libraries.operators import NativeMode
+from reformer_export.low_precision import WeightsType
 from reformer_export.measure.contenders import Name
 from reformer_export.runtimes import RuntimeOptions
 from reformer_export.runtimes.options import Provider, RuntimeName
@@ -30,6 +31,10 @@ class ExportFields(TypedDict, total=False):
     tokenizer: TokenizerChoice
     feed_forward_slices: int
     decode: bool
+    weights: WeightsType | None
+    keep: Sequence[str] | None
+    data: str | os.PathLike[str] | None
+    max_loss: float | None
     opset: int
     revision: str | None
     config: str | os.PathLike[str] | None
@@ -64,6 +69,7 @@ class VerifyFields(TypedDict, total=False):
     num_hashes: Sequence[int]
     data: str | os.PathLike[str] | None
     data_length: int | None
+    beside: Sequence[str | os.PathLike[str]]
     bisect: str | os.PathLike[str] | None
     details: bool
     seed: int

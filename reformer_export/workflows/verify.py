@@ -7,11 +7,10 @@ import dataclasses
 import functools
 import os
 import shlex
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from reformer_export.artifact.engine_record import ENGINE_RUNTIMES
 from reformer_export.artifact.files import read_text
@@ -52,6 +51,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from reformer_export.parity.cases import Case
+    from reformer_export.parity.cost import CostResult
     from reformer_export.parity.results import VerifyResult
     from reformer_export.parity.session import ParitySession
     from reformer_export.reference.runs import Eager
@@ -150,18 +150,20 @@ class _Verification:
 
     def _add_runtime(self, report: VerifyReport, session: ParitySession) -> VerifyReport:
         """`report` with what `session` gives."""
+        from reformer_export.parity.cost import encode_text
         from reformer_export.parity.details import collect_details
         from reformer_export.parity.module_details import collect_module_details
         from reformer_export.parity.module_session import ModuleSession
 
         sweep = self._sweep(session)
-        text = None if self.text is None else _encode_text(session.runtime, self.text)
+        text = None if self.text is None else encode_text(session.runtime, self.text)
         accuracy = None if text is None else self._measure(session.runtime, text)
         decoding = drift = None
         if has_decoding(session):
             decoding = compare_decoding(session, self.request, self.progress)
             drift = report_drift(session, self.request, text, self.progress)
-        runtime = RuntimeReport(sweep, accuracy, decoding, drift)
+        cost = self._measure_cost(session, text) if self._has_cost else None
+        runtime = RuntimeReport(sweep, accuracy, decoding, drift, cost)
         report = dataclasses.replace(report, runtimes=(*report.runtimes, runtime))
         if self.request.details and report.details is None:
             self.say("Looking inside the model for the report ...")
@@ -216,6 +218,42 @@ class _Verification:
         max_hashes = None if choice is None else choice.max_hashes
         return DataAccuracy(self.request.data.name, max_hashes, dataclasses.replace(measured, rows=rows))
 
+    @property
+    def _has_cost(self) -> bool:
+        """Whether the artifact, or one beside it, is less precise than the original."""
+        from reformer_export.parity.cost import is_lossy
+
+        return bool(self.request.beside) or is_lossy(self.manifest)
+
+    def _measure_cost(self, session: ParitySession, text: TokenText | None) -> CostResult:
+        """What the artifact, and those beside it, lose against the original."""
+        from reformer_export.parity.cost import choose_length, choose_sequences, measure_cost
+
+        name = None if self.request.data is None else self.request.data.name
+        length = choose_length(session.spec, self.request.data_length)
+        sequences = len(choose_sequences(session, text, length))
+        with ExitStack() as stack:
+            sessions = [session]
+            for folder in self.request.beside:
+                sessions.append(stack.enter_context(self._open_beside(session, folder)))
+            with self.progress("Sequences beside the original", sequences) as advance:
+                return measure_cost(sessions, text, name, length, advance)
+
+    def _open_beside(self, session: ParitySession, folder: Path) -> AbstractContextManager[ParitySession]:
+        """Another artifact of the same checkpoint, on ONNX Runtime; InputError when it is of another."""
+        from reformer_export.parity.session import open_session
+
+        manifest = read_manifest(folder)
+        if manifest.spec != self.manifest.spec or not _have_one_source(manifest, self.manifest):
+            raise InputError(
+                "beside",
+                f"{folder}, an artifact of another checkpoint, or with other hashing, than {self.out}",
+                "one of the same",
+                "export it again from that checkpoint",
+            )
+        options = self.request.options_of(ONNXRUNTIME)
+        return open_session(folder, Path(), options, self.request.seed, session.eager)
+
     def _bisect(self, session: ParitySession, sweep: VerifyResult, folder: Path) -> BisectReport:
         from reformer_export.parity.bisect import bisect, choose_failing_cases
         from reformer_export.parity.subgraph_folder import write_subgraph
@@ -227,8 +265,9 @@ class _Verification:
         return BisectReport(result, folder, replay)
 
 
-def _encode_text(runtime: Runtime, text: str) -> TokenText:
-    return TokenText(np.asarray(runtime.tokenizer.encode(text), np.int64), len(text))
+def _have_one_source(one: Manifest, other: Manifest) -> bool:
+    """Whether two artifacts were made from the same files."""
+    return one.source.get("files") == other.source.get("files")
 
 
 def _own_num_hashes(manifest: Manifest) -> int | None:

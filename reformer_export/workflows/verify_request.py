@@ -35,6 +35,7 @@ class VerifyRequest:
             inputs with fewer.
         data: a UTF-8 text, on which next-token loss and speed are measured for several numbers of hashes.
         data_length: tokens of a sequence that `data` is cut into; None for the longest that runs.
+        beside: other artifacts of the same checkpoint, whose size, speed and loss are told with this one's.
         bisect: a new folder; the first node that differs from eager is named, and written there.
         details: also look inside the model on the first runtime, for a report's pictures.
         seed: of the random inputs.
@@ -64,6 +65,7 @@ class VerifyRequest:
     num_hashes: Sequence[int] = ()
     data: Path | None = None
     data_length: int | None = None
+    beside: tuple[Path, ...] = ()
     bisect: Path | None = None
     details: bool = False
     seed: int = 0
@@ -78,6 +80,7 @@ class VerifyRequest:
         unknown = [name for name in given if isinstance(name, str) and name not in RUNTIMES]
         if unknown:
             raise InputError("runtimes", repr(unknown[0]), " or ".join(RUNTIMES), "name one")
+        object.__setattr__(self, "beside", tuple(Path(folder) for folder in self.beside))
         check_field_types(self, but=("inputs",))
         if isinstance(self.inputs, str | os.PathLike):
             object.__setattr__(self, "inputs", Path(os.fsdecode(self.inputs)))

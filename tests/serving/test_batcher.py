@@ -47,7 +47,10 @@ class PlayedWorker:
         if self.gives_up:
             raise NotReadyError("model", "none")
 
-    async def infer(self, message: Infer, *payload: Any) -> tuple[Result, memoryview]:
+    def infer(self, message: Infer, *payload: Any) -> asyncio.Future[tuple[Result, memoryview]]:
+        return asyncio.ensure_future(self._answer(message, *payload))
+
+    async def _answer(self, message: Infer, *payload: Any) -> tuple[Result, memoryview]:
         ids = np.array(payload[0])
         shape = message.inputs[0].shape
         mask = np.array(payload[1]) if len(payload) == 2 else np.ones(shape)
