@@ -28,7 +28,8 @@ from reformer_export.export.graph import keep_module_names_only, quiet_exporter
 from reformer_export.export.model_file import save_model, weights_nbytes
 from reformer_export.export.module_check import check_other_sizes
 from reformer_export.export.module_copy import ModuleCopy, ReplacedLayer
-from reformer_export.export.module_trace import TracedModule, rename, trace_module, uses_of
+from reformer_export.export.module_faults import rename
+from reformer_export.export.module_trace import TracedModule, trace_module, uses_of
 from reformer_export.export.module_values import ModuleInputs, name_inputs
 from reformer_export.spec import MAX_DIMENSION, DType
 
