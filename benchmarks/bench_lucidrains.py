@@ -252,7 +252,7 @@ def main(
     tokens = sorted(int(length) for length in lengths.split(","))
     results = [result for length in tokens for result in bench.measure(draw_inputs(eager, length))]
     placement = place("native", threads)
-    nodes = measure_node_times(model.artifact / MODEL_NAME, model.manifest.spec, tokens[-1], placement)
+    nodes = measure_node_times(model.artifact / MODEL_NAME, model.manifest, tokens[-1], placement)
     ceiling = measure_ceiling(threads)["onnxruntime"]
     options = Options(threads, cpu_time, name or f"lucidrains-{threads}{'-cpu' * cpu_time}")
     write_report(options, results, group_times(nodes.operators), ceiling)
