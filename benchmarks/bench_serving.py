@@ -20,7 +20,7 @@ import click
 import numpy as np
 
 from benchmarks.models import SHIPPED, prepare_model
-from benchmarks.report import Row, describe_machine, print_table, write_results
+from benchmarks.report import Row, describe_machine, describe_run, print_table, write_results
 from benchmarks.serving_load import (
     LENGTHS,
     Client,
@@ -226,10 +226,7 @@ def list_notes(
             f"{front / 1e6:.0f} + {worker / 1e6:.0f} MB at {count:,}" for count, front, worker in held
         )
         notes.append(f"Resident memory of front and worker over the long load: {marks} requests.")
-    after = describe_machine()
-    loads = f"load {before['load_average'][0]} before, {after['load_average'][0]} after"
-    versions = ", ".join(f"{library} {version}" for library, version in after["versions"].items())
-    return [*notes, f"{after['cpu']}, {after['cores']} cores, {loads}, {after['date']}; {versions}."]
+    return [*notes, describe_run(describe_machine(), before)]
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from reformer_export.serving.batch_requests import Answered, BatchLimits
 from reformer_export.serving.joining import Joiner, Request
 from reformer_export.serving.messages import Infer, Result, arrays_from_payload, describe_arrays
 from reformer_export.serving.refusals import NotReadyError, QueueFullError
-from reformer_export.serving.worker import WorkerDiedError
+from reformer_export.serving.worker import OnRun, WorkerDiedError
 
 MAX_DEATHS_OF_A_REQUEST: Final = 2
 """Workers that a request may take with it, or be taken by; then it is refused."""
@@ -38,7 +38,7 @@ class Runs(Protocol):
 
     def check_accepts(self) -> None: ...
 
-    def infer(self, message: Infer, *payload: Any) -> asyncio.Future[tuple[Result, memoryview]]: ...
+    def infer(self, message: Infer, payload: tuple[Any, ...], done: OnRun) -> None: ...
 
 
 @dataclass(eq=False)
@@ -50,11 +50,15 @@ class _Waiting:
 
 
 _Group = Hashable
-_Run = asyncio.Future[tuple[Result, memoryview]]
 
 
 class Batcher:
-    """The queue of one model."""
+    """The queue of one model.
+
+    Attributes:
+        waiting: requests in the queue.
+        running: batches in the worker.
+    """
 
     def __init__(self, joiner: Joiner, worker: Runs, limits: BatchLimits) -> None:
         self._joiner = joiner
@@ -62,17 +66,12 @@ class Batcher:
         self._limits = limits
         self._groups: dict[_Group, collections.deque[_Waiting]] = {}
         self._again: collections.deque[_Waiting] = collections.deque()
-        self._runs: set[_Run] = set()
         self._is_alone = False
         self._timer: asyncio.TimerHandle | None = None
         self._seconds_a_request = 0.05
         self.waiting = 0
+        self.running = 0
         worker.on_change.append(self._look)
-
-    @property
-    def running(self) -> int:
-        """Batches that are in the worker."""
-        return len(self._runs)
 
     def submit(self, request: Request) -> asyncio.Future[Answered]:
         """The request's answer to come; cancelling it takes the request out of the queue.
@@ -135,31 +134,32 @@ class Batcher:
             if not batch:
                 return
             self.waiting -= len(batch)
-            run = self._begin([each.request for each in batch])
-            self._runs.add(run)
-            run.add_done_callback(functools.partial(self._finish, batch, time.perf_counter()))
+            self.running += 1
+            self._begin(batch, functools.partial(self._finish, batch, time.perf_counter()))
 
-    def _begin(self, requests: list[Request]) -> _Run:
+    def _begin(self, batch: list[_Waiting], done: OnRun) -> None:
         try:
-            inputs = self._joiner.join(requests)
-            message = Infer(0, describe_arrays(inputs), requests[0].num_hashes)
-            return self._worker.infer(message, *inputs.values())
+            inputs = self._joiner.join([each.request for each in batch])
+            message = Infer(0, describe_arrays(inputs), batch[0].request.num_hashes)
+            self._worker.infer(message, tuple(inputs.values()), done)
         except Exception as error:  # whatever it is, nobody waits for ever
-            failed: _Run = asyncio.get_running_loop().create_future()
-            failed.set_exception(error)
-            return failed
+            asyncio.get_running_loop().call_soon(done, error, memoryview(b""))
 
-    def _finish(self, batch: list[_Waiting], begun: float, run: _Run) -> None:
-        try:
-            result, values = run.result()
-            outputs = arrays_from_payload(values, result.outputs)
-            self._give(batch, outputs, result.run_ms, begun)
-        except WorkerDiedError:
+    def _finish(
+        self, batch: list[_Waiting], begun: float, result: Result | Exception, values: memoryview
+    ) -> None:
+        if isinstance(result, WorkerDiedError):
             for each in reversed(batch):
                 self._try_again(each)
-        except Exception as error:  # whatever it is, nobody waits for ever
-            self._fail(batch, error)
-        self._runs.discard(run)
+        elif isinstance(result, Exception):
+            self._fail(batch, result)
+        else:
+            try:
+                outputs = arrays_from_payload(values, result.outputs)
+                self._give(batch, outputs, result.run_ms, begun)
+            except Exception as error:  # whatever it is, nobody waits for ever
+                self._fail(batch, error)
+        self.running -= 1
         self._is_alone = False
         self._dispatch()
 

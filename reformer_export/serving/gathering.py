@@ -1,4 +1,4 @@
-"""A connection's writing side that sends what was written in several pieces at once, and copies none of it."""
+"""A connection's writing side: what was written in several pieces is sent at once, and not copied."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ Piece = bytes | bytearray | memoryview
 class GatheringTransport:
     """A socket's transport; what is written goes out with `flush`, or at the end of the loop's turn.
 
-    Each packet wakes the client, and the joining of an answer's head and body would copy the body: one call of
-    the system sends both from where they lie.
+    Each packet wakes the client, and joining an answer's head and body would copy the body: one call of the
+    system sends both from where they lie.
     """
 
     def __init__(self, transport: asyncio.Transport) -> None:

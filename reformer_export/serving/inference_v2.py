@@ -48,18 +48,19 @@ _BINARY: Final = "application/octet-stream"
 def make_routes(server: Server) -> list[Route]:
     """The protocol's routes."""
     routes = _Routes(server)
-    found = [
+    found = []
+    for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
+        found += [
+            Route(f"{path}/infer", routes.infer, methods=["POST"]),
+            Route(f"{path}/ready", routes.show_model_ready),
+            Route(path, routes.show_model),
+        ]
+    return [
+        *found,
         Route("/v2", routes.show_server),
         Route("/v2/health/live", routes.show_live),
         Route("/v2/health/ready", routes.show_ready),
     ]
-    for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
-        found += [
-            Route(path, routes.show_model),
-            Route(f"{path}/ready", routes.show_model_ready),
-            Route(f"{path}/infer", routes.infer, methods=["POST"]),
-        ]
-    return found
 
 
 class _Routes:

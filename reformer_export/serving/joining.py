@@ -8,6 +8,7 @@ symbolic dimension. Else they run one by one.
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ from reformer_export.batch.batching import count_output_bytes, find_group
 from reformer_export.errors import InputError
 from reformer_export.runtimes.inputs import prepare_inputs
 from reformer_export.runtimes.named_inputs import HOST_TYPES, check_names, prepare_named_inputs
+from reformer_export.spec import ModelSpec
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -85,6 +87,7 @@ class SequenceJoiner(Joiner):
         super().__init__(manifest)
         self._pad = 0 if manifest.spec.takes_vectors else pad_token_id
         self._has_row_a_token = has_row_a_token(manifest.spec)
+        self._measure = functools.lru_cache(4096)(functools.partial(_measure_sequence, manifest.spec))
 
     @property
     def rule(self) -> str:
@@ -101,11 +104,12 @@ class SequenceJoiner(Joiner):
             raise InputError(name, got, expected, fix)
         batch, mask = prepare_inputs(spec, values, given, self._pad, self._manifest.dtype)
         rows, length = mask.shape
-        inputs, company = {name: batch}, (num_hashes, False, find_group(length, spec))
+        group, row_bytes = self._measure(length)
+        inputs, company = {name: batch}, (num_hashes, False, group)
         if not mask.all():
             inputs[mask_name] = mask.astype(np.int8)
             company = num_hashes, True, length
-        return Request(inputs, rows, length, company, num_hashes, count_output_bytes(spec, length))
+        return Request(inputs, rows, length, company, num_hashes, row_bytes)
 
     def join(self, requests: Sequence[Request]) -> Arrays:
         if len(requests) == 1:
@@ -123,6 +127,11 @@ class SequenceJoiner(Joiner):
 
     def _cut(self, value: NDArray[Any], request: Request) -> NDArray[Any]:
         return value[:, : request.length] if self._has_row_a_token else value
+
+
+def _measure_sequence(spec: ModelSpec, length: int) -> tuple[int, int]:
+    """The group of sequences of that length, and the bytes of each one's outputs."""
+    return find_group(length, spec), count_output_bytes(spec, length)
 
 
 class NamedJoiner(Joiner):

@@ -1,4 +1,4 @@
-"""Memory that the front process and one worker share: a run's outputs are written there, and sent from there."""
+"""Memory that the front process and a worker share: a run's outputs are written there and sent from there."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ KEPT_BYTES: Final = 4 * 2**20
 class SharedMemory:
     """Regions of some bytes each, which take up memory only once they are written.
 
-    A region is an array, uint8 [region_bytes], and free again when nothing refers to it or to a view of it any
-    more. The last one that became free is the next that is taken: few are ever written.
+    A region is an array, uint8 [region_bytes], and free again when nothing refers to it or to a view of it
+    any more. The last one that became free is the next that is taken: few are ever written.
 
     Attributes:
         descriptor: for the worker; to be closed once it has it. The size is sealed: what is mapped stays so.
@@ -32,8 +32,8 @@ class SharedMemory:
     def __init__(self, region_bytes: int) -> None:
         pages = -(-min(region_bytes, MAX_REGION_BYTES) // mmap.PAGESIZE)
         self.region_bytes = pages * mmap.PAGESIZE
-        self.descriptor = open(os.memfd_create("outputs", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING), "rb+")
-        fd = self.descriptor.fileno()
+        fd = os.memfd_create("outputs", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        self.descriptor = os.fdopen(fd, "rb+")
         os.ftruncate(fd, REGIONS * self.region_bytes)
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
         self._memory = mmap.mmap(fd, REGIONS * self.region_bytes)

@@ -68,7 +68,7 @@ class TimedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._is_in_head = False
         self._unset_keepalive_if_required()
-        state: dict[str, Any] = self.scope["state"]  # type: ignore[typeddict-item]
+        state: dict[str, Any] = self.scope["state"]
         state[FLUSH] = self.transport.flush  # type: ignore[attr-defined]
         state[DEPARTED] = self._departed
         super().on_headers_complete()
@@ -142,7 +142,7 @@ class TimedProtocol(HttpToolsProtocol):
         elif self.cycle.response_complete:
             self.transport.abort()
         else:
-            state: dict[str, Any] = self.cycle.scope["state"]  # type: ignore[typeddict-item]
+            state: dict[str, Any] = self.cycle.scope["state"]
             state[IS_LATE] = True
             self.cycle.keep_alive = False
             self.cycle.message_event.set()

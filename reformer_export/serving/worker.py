@@ -15,7 +15,6 @@ from reformer_export.errors import ReformerExportError
 from reformer_export.serving.messages import (
     Answer,
     Begun,
-    BrokenFrameError,
     Cancel,
     Failed,
     Failure,
@@ -50,6 +49,9 @@ class WorkerDiedError(Exception):
 
 Sink = Callable[[Answer | None, memoryview], None]
 """Takes an answer and its payload; None where the worker has died."""
+OnRun = Callable[[Result | Exception, memoryview], None]
+"""Takes a run's result and the bytes of its outputs, or the request's error, or WorkerDiedError."""
+_NOTHING: Final = memoryview(b"")
 
 
 class Worker:
@@ -109,29 +111,24 @@ class Worker:
             fix = "try again later, or see the server's log"
             raise NotReadyError("model", f"one that does not run: {self.problem}", "a model that runs", fix)
 
-    def infer(self, message: Infer, *payload: Any) -> asyncio.Future[tuple[Result, memoryview]]:
-        """One pass, and the bytes of its outputs; it fails with the request's error, or WorkerDiedError."""
-        answered: asyncio.Future[tuple[Result, memoryview]] = asyncio.get_running_loop().create_future()
+    def infer(self, message: Infer, payload: tuple[Any, ...], done: OnRun) -> None:
+        """One pass; `done` is told of its end, later. Raises WorkerDiedError where it cannot begin."""
         place = None if self._process is None else self._process.memory.take()
-        room = b"" if place is None else place[1]
+        room: Any = b"" if place is None else place[1]
 
         def take(answer: Answer | None, values: memoryview) -> None:
             """Keeps the room, into which the worker may write until it has answered, whoever still waits."""
             if isinstance(answer, Result):
                 shared = memoryview(room)[: count_bytes(answer.outputs)]
-                answered.set_result((answer, shared if answer.is_shared else values))
+                done(answer, shared if answer.is_shared else values)
             elif isinstance(answer, Failure):
-                answered.set_exception(error_from_parts(answer.kind, answer.parts))
+                done(error_from_parts(answer.kind, answer.parts), _NOTHING)
             else:
-                answered.set_exception(WorkerDiedError())
+                done(WorkerDiedError(), _NOTHING)
 
         if place is not None:
             message = msgspec.structs.replace(message, at=place[0], room=len(room))
-        try:
-            self._send(message, payload, take)
-        except (WorkerDiedError, BrokenFrameError) as error:
-            answered.set_exception(error)
-        return answered
+        self._send(message, payload, take)
 
     def generate(self, message: Generate, payload: bytes, sink: Callable[[Any], None]) -> int:
         """Begin a generation, whose answers `sink` takes, None where the worker dies; its id.
@@ -220,7 +217,7 @@ class Worker:
         was_up, self.is_up = self.is_up, False
         calls, self._calls = self._calls, {}
         for sink in calls.values():
-            sink(None, memoryview(b""))
+            sink(None, _NOTHING)
         if self._started is not None and not self._started.done():
             self._started.set_exception(WorkerDiedError())
         if was_up and not self._is_closing:

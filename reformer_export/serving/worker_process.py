@@ -52,7 +52,7 @@ from reformer_export.serving.shared_memory import map_memory, write_outputs
 
 
 def main() -> None:
-    """Serve the socket whose descriptor is the first argument, until it closes; the second is the memory's."""
+    """Serve the socket, the first argument's descriptor, until it closes; the second is the memory's."""
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, signal.SIG_IGN)
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))
@@ -99,8 +99,8 @@ def _serve(channel: Channel, memory: mmap) -> None:
 
 @dataclass(frozen=True)
 class _Desk:
-    """Where requests are received by one thread at a time. The thread that received a run does it, and another
-    receives on: there is one more than the front process lets runs go on at once."""
+    """Where requests are received, by one thread at a time. The one that received a run does it, and another
+    receives on: there is one thread more than the front process lets runs go on at once."""
 
     model: Runtime
     channel: Channel

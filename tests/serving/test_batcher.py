@@ -20,7 +20,7 @@ from reformer_export.serving.batcher import Batcher
 from reformer_export.serving.joining import Request, SequenceJoiner
 from reformer_export.serving.messages import Infer, Result, Tensor
 from reformer_export.serving.refusals import NotReadyError, QueueFullError
-from reformer_export.serving.worker import WorkerDiedError
+from reformer_export.serving.worker import OnRun, WorkerDiedError
 from tests.runtimes.artifacts import make_manifest, make_spec
 
 JOINER = SequenceJoiner(make_manifest(Path(), make_spec(), "float32", ()), 0)
@@ -47,8 +47,12 @@ class PlayedWorker:
         if self.gives_up:
             raise NotReadyError("model", "none")
 
-    def infer(self, message: Infer, *payload: Any) -> asyncio.Future[tuple[Result, memoryview]]:
-        return asyncio.ensure_future(self._answer(message, *payload))
+    def infer(self, message: Infer, payload: tuple[Any, ...], done: OnRun) -> None:
+        def tell(run: asyncio.Task[tuple[Result, memoryview]]) -> None:
+            error = run.exception()
+            done(*(run.result() if error is None else (error, memoryview(b""))))  # type: ignore[arg-type]
+
+        asyncio.ensure_future(self._answer(message, *payload)).add_done_callback(tell)
 
     async def _answer(self, message: Infer, *payload: Any) -> tuple[Result, memoryview]:
         ids = np.array(payload[0])
