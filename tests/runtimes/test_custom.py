@@ -60,10 +60,10 @@ def test_an_engine_runs_it_by_name(tmp_path: Path, dtype: DType) -> None:
         with pytest.raises(InputError, match="series: got shape 5x8, expected one within a profile"):
             model.run(custom_inputs(5, 8))
     write_engine(out, library, profiles=profiles, file=file | {"outputs": outputs | {"known": "INT32"}})
-    with pytest.raises(ArtifactError, match="known of type .*INT32, expected .*BOOL"):
+    with pytest.raises(ArtifactError, match=r"known of type .*INT32, expected .*BOOL"):
         open_fake(out, library)
     write_engine(out, library, profiles=profiles[:1], file=file | {"dimensions": ["time", "batch"]})
-    with pytest.raises(ArtifactError, match="series of shape .*, expected .* with batch from 1, time from 2"):
+    with pytest.raises(ArtifactError, match=r"series of shape .*, expected .* with batch from 1, time from 2"):
         open_fake(out, library)
 
 
