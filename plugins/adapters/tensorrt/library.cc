@@ -11,15 +11,14 @@
 #include "adapters/tensorrt/tensorrt_api.h"
 #include "reformer_kernels.h"
 
-#define REFORMER_TEXT(number) #number
-#define REFORMER_AS_TEXT(macro) REFORMER_TEXT(macro)
-
 namespace reformer::tensorrt {
 namespace {
 
+static_assert(REFORMER_ABI_VERSION == 6, "write the new number into the marker");
+
 // Says what the library is to those who must not load it: it is read out of the file.
-[[gnu::used]] const char kMarker[] = "reformer-tensorrt-plugin abi=" REFORMER_AS_TEXT(
-    REFORMER_ABI_VERSION) " version=" REFORMER_VERSION " cuda=" REFORMER_CUDA_LIST;
+[[gnu::used]] const char kMarker[] =
+    "reformer-tensorrt-plugin abi=6 version=" REFORMER_VERSION " cuda=" REFORMER_CUDA_LIST;
 
 template <typename Operator>
 class Creator final : public nvinfer1::IPluginCreatorV3One {
