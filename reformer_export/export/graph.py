@@ -6,7 +6,7 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from typing import Any
 
 import onnx_ir as ir
@@ -101,19 +101,21 @@ def _trace(
 ) -> ir.Model:
     """`model` on `examples`; `names` of its inputs and outputs; `axes` that are symbolic, by argument."""
     check_opset(opset)
+    options: dict[str, Any] = {
+        "dynamo": True,
+        "opset_version": opset,
+        "input_names": names[0],
+        "output_names": names[1],
+        "dynamic_shapes": axes,
+        "custom_translation_table": custom_translation_table(),
+        "verbose": False,
+    }
     with quiet_exporter():
-        is_captured = isinstance(model.spec, LucidrainsSpec)
-        program = torch.onnx.export(
-            capture(model, examples, axes) if is_captured else model,
-            () if is_captured else examples,
-            dynamo=True,
-            opset_version=opset,
-            input_names=names[0],
-            output_names=names[1],
-            dynamic_shapes=axes,
-            custom_translation_table=custom_translation_table(),
-            verbose=False,
-        )
+        program = None
+        if isinstance(model.spec, LucidrainsSpec):
+            with suppress(torch.onnx.OnnxExporterError):  # of a version that lacks an operator's translation
+                program = torch.onnx.export(capture(model, examples, axes), (), **options)
+        program = program or torch.onnx.export(model, examples, **options)
     assert program is not None
     graph_model = program.model
     keep_module_names_only(graph_model)
