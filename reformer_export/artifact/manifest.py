@@ -100,6 +100,11 @@ class Manifest:
     decode: DecodeRecord | None = None
     low_precision: LowPrecision | None = None
 
+    @property
+    def precision(self) -> str:
+        """The types of its weights, for people."""
+        return self.dtype if self.low_precision is None else f"{self.dtype}, {self.low_precision}"
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "manifest_version": MANIFEST_VERSION,

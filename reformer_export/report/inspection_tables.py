@@ -107,7 +107,7 @@ def model_tables(artifact: ArtifactSummary) -> list[Table]:
         ("task", _describe_task(spec)),
         ("source", _describe_values(manifest.source) or "unknown"),
         *_describe_weights(manifest.source),
-        ("dtype", manifest.dtype),
+        ("dtype", manifest.precision),
         ("opset", str(manifest.opset)),
         ("operators", _join_pairs(manifest.operators)),
         ("longest sequence", f"{spec.max_length:,} tokens"),

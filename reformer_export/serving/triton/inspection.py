@@ -106,7 +106,7 @@ class RepositorySummary:
         yield "models", ", ".join(self.record.models)
         if self.manifest is not None:
             spec = self.manifest.spec
-            yield "artifact", f"{spec.task}, {self.manifest.dtype}, {spec.describe_lengths()} tokens"
+            yield "artifact", f"{spec.task}, {self.manifest.precision}, {spec.describe_lengths()} tokens"
         if self.record.library is not None:
             library = self.record.library
             yield "operator library", f"{library.path}, {library.version} (ABI {library.abi_version})"
