@@ -7,6 +7,7 @@ file it names. `folder.py` makes the folder.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,9 +22,10 @@ from reformer_export.artifact.files import (
     sha256_of_file,
     write_atomically,
 )
-from reformer_export.artifact.signature import graph_inputs, graph_outputs
+from reformer_export.artifact.signature import GraphTensor, Signature, signature_of
 from reformer_export.artifact.spec_values import spec_from_values, values_from_spec
 from reformer_export.contract import NUM_HASHES_INPUT
+from reformer_export.custom_spec import CustomSpec
 from reformer_export.errors import ArtifactError, InputError, SpecError
 from reformer_export.low_precision import LowPrecision, WeightsType
 from reformer_export.spec import DType, LSHAttentionSpec, ModelSpec
@@ -105,6 +107,32 @@ class Manifest:
         """The types of its weights, for people."""
         return self.dtype if self.low_precision is None else f"{self.dtype}, {self.low_precision}"
 
+    @functools.cached_property
+    def signature(self) -> Signature:
+        """What goes into model.onnx and comes out of it; floats are `dtype`."""
+        return signature_of(self.spec, self.dtype)
+
+    @property
+    def inputs(self) -> tuple[GraphTensor, ...]:
+        """Of model.onnx, by name; `num_hashes`, which has a default, is none of them."""
+        return self.signature.inputs
+
+    @property
+    def outputs(self) -> tuple[GraphTensor, ...]:
+        """Of model.onnx, by name."""
+        return self.signature.outputs
+
+    @property
+    def is_custom(self) -> bool:
+        """Whether the model is a user's own module, of which nothing is known but its inputs and outputs."""
+        return isinstance(self.spec, CustomSpec)
+
+    def describe_sizes(self) -> str:
+        """What sizes the inputs may have, for people."""
+        if self.is_custom:
+            return self.signature.describe_limits()
+        return f"{self.spec.describe_lengths()} tokens"
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "manifest_version": MANIFEST_VERSION,
@@ -113,8 +141,8 @@ class Manifest:
             "dtype": self.dtype,
             "weights": None if self.low_precision is None else self.low_precision.weights,
             "kept": None if self.low_precision is None else list(self.low_precision.kept),
-            "inputs": [each.to_dict() for each in graph_inputs(self.spec, self.dtype)],
-            "outputs": [each.to_dict() for each in graph_outputs(self.spec, self.dtype)],
+            "inputs": [each.to_dict() for each in self.inputs],
+            "outputs": [each.to_dict() for each in self.outputs],
             "opset": self.opset,
             "operators": self.operators,
             "dial": None if self.runtime_num_hashes is None else self.runtime_num_hashes.to_dict(),

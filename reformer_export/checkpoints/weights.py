@@ -6,6 +6,8 @@ before its tensors are read.
 
 from __future__ import annotations
 
+import itertools
+import math
 import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -25,6 +27,9 @@ INDEX_SUFFIX: Final = ".index.json"
 
 STORED_DTYPES: Final = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """safetensors' spelling -> torch's, for the types that weights may have."""
+
+MAPPED_ELEMENTS: Final = 2**24
+"""Of the tensors that are read while a file is open once."""
 
 _LFS_POINTER: Final = b"version https://git-lfs"
 
@@ -173,14 +178,30 @@ class SafetensorsFiles:
 
     def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
         """The tensors of these stored names: float32, contiguous, of their own memory."""
-        wanted = list(names)
         tensors = {}
-        for file in sorted({self.headers[name].file for name in wanted}):
+        for file, some in self._portions(names):
             with _open_safetensors(file) as stream:
-                for name in wanted:
-                    if self.headers[name].file == file:
-                        tensors[name] = float32_copy(name, stream.get_tensor(name), file)
+                for name in some:
+                    tensors[name] = float32_copy(name, stream.get_tensor(name), file)
         return tensors
+
+    def _portions(self, names: Iterable[str]) -> Iterator[tuple[Path, list[str]]]:
+        """`names` by their files, as many at once as `MAPPED_ELEMENTS` allow: an open file is mapped, and
+        what was read of it counts as this process's memory, beside the copies."""
+        for file, of_file in itertools.groupby(sorted(names, key=self._file_of), self._file_of):
+            portion: list[str] = []
+            elements = 0
+            for name in of_file:
+                size = math.prod(self.headers[name].shape)
+                if portion and elements + size > MAPPED_ELEMENTS:
+                    yield file, portion
+                    portion, elements = [], 0
+                portion.append(name)
+                elements += size
+            yield file, portion
+
+    def _file_of(self, name: str) -> Path:
+        return self.headers[name].file
 
 
 @contextmanager

@@ -34,7 +34,7 @@ from reformer_export.workflows.verify_request import VerifyRequest
 
 SECTIONS = {
     "What is compared": (
-        *("checkpoint", "inputs", "lengths", "batch_sizes", "num_hashes", "seed", "atol", "rtol"),
+        *("checkpoint", "module", "inputs", "lengths", "batch_sizes", "num_hashes", "seed", "atol", "rtol"),
         *("data", "data_length", "beside", "bisect"),
     ),
     "Output": ("json_file", "report_file"),
@@ -46,6 +46,12 @@ SECTIONS = {
 @click.command("verify", cls=Command, sections=SECTIONS)
 @click.argument("out", type=click.Path())
 @click.option("--checkpoint", help="Folder or hub id for eager.  [default: the one that was exported]")
+@click.option(
+    "--module",
+    metavar="PACKAGE.MODULE:FUNCTION",
+    help="For an artifact of the task custom: a function of yours that returns the module that was exported, "
+    "or the module and inputs of it. It is imported and called, so that its code runs.",
+)
 @click.option(
     "--runtime",
     "runtimes",
@@ -63,7 +69,8 @@ SECTIONS = {
     type=click.Path(path_type=Path),
     metavar="FILE",
     help="Compare on these inputs in place of random ones: a .npz or .jsonl file as `run --file` reads it; "
-    "neighbours of one length go together, up to --batch-sizes.",
+    "neighbours of one length go together, up to --batch-sizes. For the task custom a .npz of all inputs by "
+    "name.",
 )
 @click.option(
     "--atol",
@@ -147,6 +154,10 @@ def command(
     An engine's buckets cannot be read: there pinned differences and flips are those of ONNX Runtime on the
     same file, and the engine's own outputs have to agree at the median token.
 
+    An artifact of the task custom is compared with the module that it was made of, which --module gives:
+    nothing in an artifact says where that is. Its inputs are those of --inputs, or else those that the
+    function returns, or random ones.
+
     With --atol or --rtol, the largest output difference may be ATOL + RTOL x the largest expected output;
     flips are judged as ever, and every result says by what it was judged.
 
@@ -178,6 +189,7 @@ def command(
       reformer-export verify OUT --data held-out.txt --json accuracy.json
       reformer-export verify OUT --data held-out.txt --beside OUT-INT8
       reformer-export verify OUT --bisect wrong-node
+      reformer-export verify OUT --module my_package.my_model:build
     """
     request = VerifyRequest(num_hashes=num_hashes or (), details=report_file is not None, **options)
     if report_file is not None and len(request.runtimes) > 1:

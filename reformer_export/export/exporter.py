@@ -20,7 +20,8 @@ from reformer_export.artifact.files import sha256_of_file
 from reformer_export.artifact.manifest import EXTERNAL_DATA_NAME, MODEL_NAME, Manifest, write_manifest
 from reformer_export.checkpoints import Checkpoint, tokenizer_files
 from reformer_export.contract import DEFAULT_OPSET, DOMAIN, VERSION
-from reformer_export.export.graph import save_model, trace_decoder, trace_model, weights_nbytes
+from reformer_export.export.graph import trace_decoder, trace_model
+from reformer_export.export.model_file import save_model, weights_nbytes
 from reformer_export.export.num_hashes import add_num_hashes_input, runtime_num_hashes_of
 from reformer_export.export.shared_weights import share_weights
 from reformer_export.export.tokenizer import prepare_tokenizer, write_tokenizer
@@ -104,7 +105,7 @@ def write_artifact(
         operators=dict.fromkeys(sorted(_operators_of(graph)), VERSION),
         source=checkpoint.source,
         rotations_sha256=_rotations_sha256(model),
-        versions=_versions(),
+        versions=library_versions(),
         files={path.name: sha256_of_file(path) for path in sorted(folder.iterdir())},
         runtime_num_hashes=runtime_num_hashes,
         tokenizer=text,
@@ -129,7 +130,8 @@ def _rotations_sha256(model: CanonicalModel) -> dict[str, str]:
     return digests
 
 
-def _versions() -> dict[str, str]:
+def library_versions() -> dict[str, str]:
+    """Of the tools and libraries that an artifact is made with."""
     versions = {"reformer-export": __version__, "python": platform.python_version()}
     for name in _RECORDED_LIBRARIES:
         try:

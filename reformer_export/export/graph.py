@@ -7,10 +7,8 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
-from pathlib import Path
 from typing import Any
 
-import onnx
 import onnx_ir as ir
 import torch
 from onnx_ir.passes.common import DeduplicateInitializersPass
@@ -25,6 +23,7 @@ from reformer_export.artifact.decoding import (
 )
 from reformer_export.contract import DEFAULT_OPSET, DOMAIN, LINEAR, SCOPES_KEY, check_opset
 from reformer_export.errors import ExportError
+from reformer_export.export.capture import capture
 from reformer_export.export.functions import attach_function_bodies, custom_translation_table
 from reformer_export.export.int4_weights import pack_int4_weights
 from reformer_export.lucidrains_spec import LucidrainsSpec
@@ -102,10 +101,11 @@ def _trace(
 ) -> ir.Model:
     """`model` on `examples`; `names` of its inputs and outputs; `axes` that are symbolic, by argument."""
     check_opset(opset)
-    with _quiet_exporter():
+    with quiet_exporter():
+        is_captured = isinstance(model.spec, LucidrainsSpec)
         program = torch.onnx.export(
-            model,
-            examples,
+            capture(model, examples, axes) if is_captured else model,
+            () if is_captured else examples,
             dynamo=True,
             opset_version=opset,
             input_names=names[0],
@@ -116,7 +116,7 @@ def _trace(
         )
     assert program is not None
     graph_model = program.model
-    _keep_module_names_only(graph_model)
+    keep_module_names_only(graph_model)
     attach_function_bodies(graph_model)
     pack_int4_weights(graph_model)
     tensors, tensor_axes = _flatten(examples), _flatten(tuple(axes.values()))
@@ -134,7 +134,7 @@ def _flatten(values: tuple[Any, ...]) -> list[Any]:
     return [leaf for value in values for leaf in (value if isinstance(value, tuple) else (value,))]
 
 
-def _keep_module_names_only(model: ir.Model) -> None:
+def keep_module_names_only(model: ir.Model) -> None:
     """Drop the exporter's notes, in which are this machine's paths, but for the modules of each node."""
     for value in (*model.graph.inputs, *model.graph.initializers.values()):
         value.metadata_props.clear()
@@ -151,7 +151,7 @@ def _keep_module_names_only(model: ir.Model) -> None:
 
 
 @contextmanager
-def _quiet_exporter() -> Iterator[None]:
+def quiet_exporter() -> Iterator[None]:
     """Silence the exporter's notes on packages, axis names and empty lists that concern no user of ours.
 
     Some versions of onnxscript print theirs to standard output, which is a command's own.
@@ -192,27 +192,3 @@ def _fixed_axis(where: str, value: ir.Value, expected: str) -> ExportError:
 
 def _axes(value: ir.Value) -> list[str | int]:
     return [d.value or "?" if isinstance(d, ir.SymbolicDim) else d for d in value.shape or ()]
-
-
-def save_model(model: ir.Model, path: Path, external_data: str | None = None) -> None:
-    """Write `model` to `path` (weights to the file `external_data` beside it, if given), and check it."""
-    ir.save(model, path, external_data=external_data)
-    is_external = any(isinstance(x.const_value, ir.ExternalTensor) for x in model.graph.initializers.values())
-    try:
-        onnx.checker.check_model(str(path), full_check=external_data is None and not is_external)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ExportError(
-            path.name,
-            f"a graph that the ONNX checker refuses ({error})",
-            "a valid one",
-            "please report the versions that `reformer-export doctor` prints",
-        ) from error
-
-
-def weights_nbytes(model: ir.Model) -> int:
-    """Bytes of all initialisers."""
-    return sum(_nbytes(value.const_value) for value in model.graph.initializers.values())
-
-
-def _nbytes(tensor: Any) -> int:
-    return 0 if tensor is None else int(tensor.nbytes)

@@ -27,6 +27,7 @@ def share_weights(model: ir.Model, saved: Path) -> None:
         tensor = value.const_value
         if isinstance(tensor, ir.ExternalTensor):
             stored[_digest(tensor)] = tensor
+            tensor.release()  # else the whole file stays mapped, and counts as this process's memory
     for value in model.graph.initializers.values():
         tensor = value.const_value
         if tensor is None or tensor.nbytes <= SHARED_ABOVE:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
@@ -27,6 +28,9 @@ TORCH_DTYPES: dict[DType, torch.dtype] = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
+
+
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
 class Encoder(nn.Module):
@@ -133,6 +137,27 @@ def build_reformer(
     """
     with torch.device("meta"):
         model = Reformer(spec, TORCH_DTYPES[dtype])
+    return _load(model, spec, weights, dtype, low_precision)
+
+
+def build_encoder(spec: ModelSpec, weights: Mapping[str, torch.Tensor], dtype: DType = "float32") -> Encoder:
+    """The layers alone, in the same way; of a sequence each of them sees as many tokens as its own chunks
+    need."""
+    with torch.device("meta"):
+        encoder = Encoder(spec, TORCH_DTYPES[dtype])
+    for layer, attention in zip(encoder.layers, spec.layers, strict=True):
+        own: Any = layer.get_submodule("attention.self_attention")
+        own.spec = dataclasses.replace(spec, layers=(attention,))
+    return _load(encoder, spec, weights, dtype)
+
+
+def _load(
+    model: AnyModule,
+    spec: ModelSpec,
+    weights: Mapping[str, torch.Tensor],
+    dtype: DType,
+    low_precision: LowPrecision | None = None,
+) -> AnyModule:
     norms = {name for name, module in model.named_modules() if isinstance(module, StreamNorm)}
     state = {
         name: weight.to(
@@ -145,9 +170,6 @@ def build_reformer(
     model = load_weights(model, state)
     replace_linears(model, low_precision, TORCH_DTYPES[dtype])
     return model
-
-
-AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
 def load_weights(model: AnyModule, state: Mapping[str, torch.Tensor]) -> AnyModule:

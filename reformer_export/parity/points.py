@@ -8,7 +8,7 @@ transformers'; reference/eager_values.py gives eager's values under the same nam
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -162,6 +162,14 @@ class PointFinder:
         """The nodes of `module` and the modules in it."""
         return [node for node, scopes in zip(self.nodes, self._scopes, strict=True) if module in scopes]
 
+    def scoped_nodes(self) -> Iterator[tuple[onnx.NodeProto, list[str]]]:
+        """Every node, and the modules that it came from, outermost first."""
+        return zip(self.nodes, self._scopes, strict=True)
+
+    def describes(self, value: str) -> bool:
+        """Whether the graph says what `value` is, and computes it."""
+        return value in self._types and value in self._producers
+
     def directly_in(self, module: str, *op_types: str) -> list[onnx.NodeProto]:
         """The nodes of `module` itself, of the given operators if any are."""
         inside = [n for n, scopes in zip(self.nodes, self._scopes, strict=True) if scopes[-1:] == [module]]
@@ -191,7 +199,7 @@ class PointFinder:
     def add(self, name: str, value: str, layer: int | None = None, role: Role = "other") -> None:
         if value in self.points:
             return
-        if value not in self._types or value not in self._producers:
+        if not self.describes(value):
             raise _no_node(f"{name} ({value})")
         node, tensor = self._producers[value], self._types[value]
         self.points[value] = Point(name, value, node, layer, role, len(tensor.shape.dim), tensor.elem_type)

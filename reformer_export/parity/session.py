@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +16,18 @@ from reformer_export.artifact.manifest import MODEL_NAME, Manifest
 from reformer_export.contract import NUM_HASHES_INPUT
 from reformer_export.libraries.operators import find_native_library
 from reformer_export.modeling import TORCH_DTYPES
-from reformer_export.parity.cases import Case, make_inputs
+from reformer_export.parity.cases import (
+    Case,
+    add_num_hashes_cases,
+    check_cases,
+    choose_cases,
+    default_cases,
+    make_inputs,
+)
 from reformer_export.parity.compare import Precision
 from reformer_export.parity.expose import ExposedGraph, ModelGraph, open_graph
-from reformer_export.parity.points import CHOICES, Point, find_hashing, find_rounded
+from reformer_export.parity.points import CHOICES, Point, find_hashing, find_points, find_rounded
+from reformer_export.parity.trial import ModelTrial, Trial
 from reformer_export.phases import log_phase
 from reformer_export.reference.eager import open_rounded
 from reformer_export.reference.runs import Eager
@@ -93,6 +101,26 @@ class ParitySession:
             inputs = round_to_dtype(inputs, self.manifest.dtype)
         return inputs, mask
 
+    def trial(self, case: Case) -> Trial:
+        """The case's input, on all that are compared."""
+        return ModelTrial(self, *self.draw(case), case.num_hashes)
+
+    def default_cases(self) -> list[Case]:
+        """What is compared where nobody says what."""
+        return add_num_hashes_cases(self.manifest, default_cases(self.spec))
+
+    def choose_cases(self, lengths: Sequence[int] | None, batch_sizes: Sequence[int] | None) -> list[Case]:
+        """Every combination of them; None for each that the default cases have."""
+        return choose_cases(self.spec, lengths, batch_sizes)
+
+    def check_cases(self, cases: Sequence[Case]) -> None:
+        """InputError unless there are cases and each fits the model."""
+        check_cases(self.spec, cases)
+
+    def find_points(self, case: Case) -> list[Point]:
+        """Every value of the graph that eager has too on the inputs of `case`, in its topological order."""
+        return find_points(self.graph.model, self.spec)
+
     def graph_inputs(
         self, inputs: NDArray[Any], attention_mask: NDArray[np.int64], num_hashes: int | None = None
     ) -> dict[str, NDArray[Any]]:
@@ -133,8 +161,7 @@ def open_session(
     """
     with load(folder, options) if manifest is None else OnnxRuntime(folder, options, manifest) as runtime:
         manifest = runtime.manifest
-        placement = _place_graph(runtime, beside if options.is_engine else options)
-        with open_graph(folder / MODEL_NAME, placement) as graph:
+        with open_graph(folder / MODEL_NAME, place_graph(runtime, options, beside)) as graph:
             hashing = tuple(find_hashing(graph.model, manifest.spec))
             rounded = tuple(find_rounded(graph.model, manifest.spec))
             if eager is None:
@@ -143,8 +170,9 @@ def open_session(
             yield ParitySession(manifest, eager, runtime, graph, hashing, rounded, seed)
 
 
-def _place_graph(runtime: Runtime, options: RuntimeOptions) -> Placement:
-    """The runtime's own place; the CPU for an engine."""
+def place_graph(runtime: Runtime, options: RuntimeOptions, beside: RuntimeOptions) -> Placement:
+    """Where the exposed graph runs: in the runtime's own place; of an engine on the CPU, as `beside` says."""
     if isinstance(runtime, OnnxRuntime):
         return runtime.placement
-    return Placement(CPU, options.threads, find_native_library(options.native))
+    chosen = beside if options.is_engine else options
+    return Placement(CPU, chosen.threads, find_native_library(chosen.native))

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from reformer_export.contract import PRODUCT
+from reformer_export.reference.module_layers import without_round_offsets
 from reformer_export.reference.rounded import compute_slice, multiply
 from reformer_export.spec import AxialPositionsSpec, LSHAttentionSpec, ModelSpec, Task
 
@@ -159,11 +160,8 @@ class ValueReader:
                 self.buckets[layer] = np.zeros((*size, self._length), np.int32)
                 return
             buckets = output.buckets.reshape(*size, -1)
-            # A round's buckets are offset by round * count; the count grows by one when anything is masked,
-            # and only then a bucket of the first round is `num_buckets`.
-            masked = int(bool((buckets[:, :, 0] == num_buckets).any()))
-            offsets = torch.arange(rounds)[:, None] * (num_buckets + masked)
-            self.buckets[layer] = (buckets - offsets)[..., : self._length].numpy().astype(np.int32)
+            own = without_round_offsets(buckets, num_buckets)[..., : self._length]
+            self.buckets[layer] = own.numpy().astype(np.int32)
 
         return hook
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 from reformer_export.libraries.operators import NativeMode
 from reformer_export.low_precision import WeightsType
@@ -43,6 +43,15 @@ class ExportFields(TypedDict, total=False):
     overwrite: bool
 
 
+class ModuleFields(TypedDict, total=False):
+    """The fields of `ModuleRequest`."""
+
+    hash_seed: int | None
+    max_length: int | None
+    opset: int
+    overwrite: bool
+
+
 class VerifyFields(TypedDict, total=False):
     """The fields of `VerifyRequest`."""
 
@@ -65,7 +74,8 @@ class VerifyFields(TypedDict, total=False):
     details: bool
     seed: int
     device_id: int | None
-    inputs: str | os.PathLike[str] | None
+    inputs: Any
+    module: object
     atol: float | None
     rtol: float | None
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import os
 import shlex
 from contextlib import AbstractContextManager, ExitStack
@@ -24,7 +26,7 @@ from reformer_export.measure.accuracy import (
     measure_accuracy,
 )
 from reformer_export.report.verify_report import BisectReport, DataAccuracy, RuntimeReport, VerifyReport
-from reformer_export.runtimes import Runtime
+from reformer_export.runtimes import Runtime, RuntimeOptions
 from reformer_export.runtimes.num_hashes import choose_num_hashes
 from reformer_export.runtimes.options import ONNXRUNTIME, options_from_fields
 from reformer_export.runtimes.ort import OnnxRuntime
@@ -33,18 +35,26 @@ from reformer_export.spec import LSHAttentionSpec
 from reformer_export.workflows.checkpoint_source import find_checkpoint
 from reformer_export.workflows.progress import Progress, Say, say_nothing, show_no_progress
 from reformer_export.workflows.verify_decoding import compare_decoding, has_decoding, report_drift
-from reformer_export.workflows.verify_inputs import cases_from_file
+from reformer_export.workflows.verify_inputs import (
+    ModuleCalls,
+    check_eager_is_named,
+    find_module,
+    read_calls,
+    read_cases,
+)
 from reformer_export.workflows.verify_request import VerifyRequest
 
 __all__ = ["VerifyRequest", "verify_artifact"]
 
 if TYPE_CHECKING:
+    import torch
     from typing_extensions import Unpack
 
     from reformer_export.parity.cases import Case
     from reformer_export.parity.cost import CostResult
     from reformer_export.parity.results import VerifyResult
     from reformer_export.parity.session import ParitySession
+    from reformer_export.reference.runs import Eager
     from reformer_export.workflows.fields import VerifyFields
 
 
@@ -57,6 +67,8 @@ def verify_artifact(
     **fields: Unpack[VerifyFields],
 ) -> VerifyReport:
     """Compare the artifact in the folder `out` with eager over lengths, batches and masks.
+
+    Eager is the checkpoint's model; of an artifact of the task custom the `module` that it was made of.
 
     Args:
         out: the artifact's folder, or its hub id.
@@ -80,37 +92,38 @@ def verify_artifact(
     if isinstance(manifest.spec, LucidrainsSpec):
         require_packages("verifying", COMPARING_LUCIDRAINS)
     text = None if request.data is None else _read_text(manifest, request.data)
-    cases = None
-    if request.inputs is not None:
-        cases = cases_from_file(request.inputs, out, manifest, request.batch_sizes)
     for count in request.num_hashes:
         choose_num_hashes(manifest, count)
-    return _Verification(out, manifest, request, text, cases, say, progress).run()
+    check_eager_is_named(manifest, request)
+    if not manifest.is_custom:
+        calls = ModuleCalls(read_cases(out, manifest, request))
+        return _Verification(out, manifest, request, None, text, calls, say, progress).run()
+    module, inputs = find_module(request, say)
+    calls = read_calls(manifest, request, module, inputs)
+    return _Verification(out, manifest, request, module, text, calls, say, progress).run()
 
 
 @dataclass(frozen=True)
 class _Verification:
-    """One call of `verify_artifact`, whose options were checked; `text` is that of `request.data`, `cases`
-    are those of `request.inputs`."""
+    """One call of `verify_artifact`, whose options were checked; `module` is a user's own, None for a model
+    from a checkpoint; `text` is that of `request.data`, `calls` are those of the inputs that were given."""
 
     out: Path
     manifest: Manifest
     request: VerifyRequest
+    module: torch.nn.Module | None
     text: str | None
-    cases: list[Case] | None
+    calls: ModuleCalls
     say: Say
     progress: Progress
 
     def run(self) -> VerifyReport:
-        from reformer_export.parity.session import open_session
-
-        checkpoint = find_checkpoint(self.out, self.manifest, self.request.checkpoint)
         eager = None
         report = VerifyReport(self.out, self.manifest, ())
         for runtime in self.request.runtimes:
-            options, on_cpu = self.request.options_of(runtime), self.request.options_of(ONNXRUNTIME)
+            options = self.request.options_of(runtime)
             options = dataclasses.replace(options, check=not report.runtimes)  # its files are hashed once
-            with open_session(self.out, checkpoint, options, self.request.seed, eager, on_cpu) as session:
+            with self._open(options, eager) as session:
                 if eager is None:
                     for note in session.eager.notes:
                         self.say(f"Note: {note}.")
@@ -118,10 +131,29 @@ class _Verification:
                 report = self._add_runtime(report, session)
         return report
 
+    def _open(
+        self, options: RuntimeOptions, eager: Eager | None
+    ) -> contextlib.AbstractContextManager[ParitySession]:
+        """A session; `eager` that of an earlier one."""
+        from reformer_export.parity.module_session import open_module_session
+        from reformer_export.parity.session import open_session
+
+        on_cpu, seed = self.request.options_of(ONNXRUNTIME), self.request.seed
+        if self.module is not None:
+            return open_module_session(self.out, self.module, options, seed, on_cpu, self.calls.arguments)
+        return open_session(self.out, self.checkpoint, options, seed, eager, on_cpu)
+
+    @functools.cached_property
+    def checkpoint(self) -> Path:
+        """Where eager is loaded from."""
+        return find_checkpoint(self.out, self.manifest, self.request.checkpoint)
+
     def _add_runtime(self, report: VerifyReport, session: ParitySession) -> VerifyReport:
         """`report` with what `session` gives."""
         from reformer_export.parity.cost import encode_text
         from reformer_export.parity.details import collect_details
+        from reformer_export.parity.module_details import collect_module_details
+        from reformer_export.parity.module_session import ModuleSession
 
         sweep = self._sweep(session)
         text = None if self.text is None else encode_text(session.runtime, self.text)
@@ -135,7 +167,11 @@ class _Verification:
         report = dataclasses.replace(report, runtimes=(*report.runtimes, runtime))
         if self.request.details and report.details is None:
             self.say("Looking inside the model for the report ...")
-            details = collect_details(session, [case.case for case in sweep.cases])
+            cases = [case.case for case in sweep.cases]
+            if isinstance(session, ModuleSession):
+                details = collect_module_details(session, cases)
+            else:
+                details = collect_details(session, cases)
             report = dataclasses.replace(report, details=details)
         if self.request.bisect is not None and isinstance(session.runtime, OnnxRuntime):
             report = dataclasses.replace(report, bisect=self._bisect(session, sweep, self.request.bisect))
@@ -144,30 +180,21 @@ class _Verification:
     def _sweep(self, session: ParitySession) -> VerifyResult:
         from reformer_export.parity.sweep import sweep
 
-        cases = self._choose_cases()
-        request = self.request
-        # The default cases, less those that an engine was not built for: only the open runtime knows.
-        by_default = (
-            self.cases is None
-            and request.lengths is None
-            and request.batch_sizes is None
-            and not request.num_hashes
-        )
+        cases = self._choose_cases(session)
         with self.progress("Compared cases", len(cases)) as advance:
-            return sweep(
-                session,
-                None if by_default else cases,
-                lambda _result: advance(1),
-                request.given_tolerance,
-            )
+            return sweep(session, cases, lambda _result: advance(1), self.request.given_tolerance)
 
-    def _choose_cases(self) -> list[Case]:
-        from reformer_export.parity.cases import add_num_hashes_cases, choose_cases
+    def _choose_cases(self, session: ParitySession) -> list[Case]:
+        from reformer_export.parity.cases import add_num_hashes_cases
+        from reformer_export.parity.sweep import takes_case
 
-        chosen = self.cases
+        request, chosen = self.request, self.calls.cases
+        counts = dict.fromkeys(request.num_hashes)
+        if chosen is None and request.lengths is None and request.batch_sizes is None and not counts:
+            # Less those that an engine was not built for.
+            return [case for case in session.default_cases() if takes_case(session.runtime, case)]
         if chosen is None:
-            chosen = choose_cases(self.manifest.spec, self.request.lengths, self.request.batch_sizes)
-        counts = dict.fromkeys(self.request.num_hashes)
+            chosen = session.choose_cases(request.lengths, request.batch_sizes)
         if not counts:
             return add_num_hashes_cases(self.manifest, chosen)
         return [dataclasses.replace(case, num_hashes=count) for count in counts for case in chosen]

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 HEADER = (ROOT / "plugins/adapters/operators.h").read_text()
 CONTRACT = (ROOT / "docs/operators.md").read_text()
 OPERATORS = tuple(operator.name for operator in contract.OPERATORS)
-LETTERS = {"H*D": "W", "H or 1": "G", "R*W": "K"}
+LETTERS = {"H*D": "W", "H or 1": "G", "R*W": "K", "...": "M"}
 """How the header spells a size that is no single letter."""
 
 
