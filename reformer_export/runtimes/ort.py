@@ -176,9 +176,7 @@ class OnnxRuntime(Runtime):
         except Exception as error:
             name = self.manifest.inputs[0].name
             is_custom = self.manifest.is_custom
-            raise error_from_run(
-                error, shapes[name], bound.device, name=name, is_custom=is_custom
-            ) from error
+            raise error_from_run(error, shapes[name], bound.device, name=name, is_custom=is_custom) from error
         return dict(zip(names, values, strict=True))
 
     @property
