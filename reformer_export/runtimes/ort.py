@@ -276,7 +276,7 @@ def _describe_products(manifest: Manifest, library: NativeLibrary | None) -> Ite
         if library is None:
             yield NO_INT8_PRODUCTS.format("no native library is used")
         elif library.int8_products is None:
-            yield NO_INT8_PRODUCTS.format("this processor has neither VNNI nor AMX")
+            yield NO_INT8_PRODUCTS.format("this processor has none of AVX2, VNNI and AMX")
 
 
 def find_cuda_problem(library: NativeLibrary, spec: ModelSpec) -> str | None:
