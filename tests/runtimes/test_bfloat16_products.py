@@ -23,7 +23,7 @@ class Linear(OpRun):
         assert scales is None
         assert weight.dtype.name == "bfloat16"
         weight = torch.from_numpy(weight.view(np.int16).copy()).view(torch.bfloat16)
-        bias = None if bias is None else torch.from_numpy(bias)
+        bias = None if bias is None else torch.from_numpy(bias.copy())
         return (linear_reference(torch.from_numpy(x), weight, None, bias, activation).numpy(),)
 
 
