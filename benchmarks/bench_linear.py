@@ -3,9 +3,9 @@
     python -m benchmarks.bench_linear FOLDER [--shape crime] [--shape enwik8]
     python FOLDER/linear_run.py
 
-FOLDER gets the operator library, the graphs of single layers and of whole models without their weights, and the
-script that draws weights and times them. bfloat16 is what a session of a bfloat16 artifact runs where the processor
-is fast at it: elsewhere leave it out, or set REFORMER_CPU_PRODUCTS=avx512 to see why.
+FOLDER gets the operator library, the graphs of single layers and of whole models without their weights, and
+the script that draws weights and times them. bfloat16 is what a session of a bfloat16 artifact runs where the
+processor is fast at it; elsewhere it is left out, unless REFORMER_CPU_PRODUCTS=avx512 shows why.
 """
 
 from __future__ import annotations

@@ -1,15 +1,16 @@
-"""Times the graphs that `bench_linear.py` made, in turns: NumPy, ONNX Runtime and the operator library, nothing else.
+"""Times the graphs that `bench_linear.py` made, in turns, with NumPy, ONNX Runtime and the operator library.
 
     python linear_run.py [--threads 1 16] [--seconds 4]
 
-Runs in the folder that holds it, the library and the graphs, with no package installed from this repository. Weights
-are drawn here: times do not depend on them.
+Runs in the folder that holds it, the library and the graphs, with nothing installed from this repository.
+Weights are drawn here: times do not depend on them.
 """
 
 from __future__ import annotations
 
 import argparse
 import ctypes
+import functools
 import json
 import os
 import platform
@@ -118,7 +119,8 @@ def describe_library() -> str:
 
     info = Info(struct_size=ctypes.sizeof(Info))
     ctypes.CDLL(str(LIBRARY)).reformer_library_info(ctypes.byref(info))
-    return f"{info.cpu.decode()}, int8 {info.int8}, bfloat16 {info.bfloat16}"
+    int8, bfloat16 = (name.decode() if name else "none" for name in (info.int8, info.bfloat16))
+    return f"{info.cpu.decode()}, int8 with {int8}, bfloat16 with {bfloat16}"
 
 
 def describe_processor() -> str:
@@ -147,7 +149,7 @@ def main() -> None:
             sessions = open_sessions(graphs, threads)
             for length in next(iter(graphs.values()))["lengths"]:
                 runs = {
-                    name: (lambda s=session, f=make_feeds(graph, length): s.run(None, f))
+                    name: functools.partial(session.run, None, make_feeds(graph, length))
                     for name, (session, graph) in sessions.items()
                 }
                 flops = next(iter(graphs.values()))["flops_per_token"] * length

@@ -51,6 +51,9 @@ class LowPrecision:
             raise SpecError("weights", repr(self.weights), " or ".join(WEIGHTS_TYPES), "name one")
         check_kept(self.kept)
 
+    def __str__(self) -> str:
+        return f"{self.weights} weights" + (f" but for {', '.join(self.kept)}" if self.kept else "")
+
     def stores(self, module: str) -> bool:
         """Whether the dense layer at this path of the canonical model has such weights."""
         projection = projection_of(module)

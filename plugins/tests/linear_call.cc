@@ -144,7 +144,7 @@ LinearCall fill_linear(Random& random, int32_t dtype, int32_t weight_dtype, int6
 LinearCall draw_linear(Random& random, int32_t weight_dtype) {
   const auto dtype = static_cast<int32_t>(draw_int(random, 0, 2));
   const int64_t rows = draw_from(random, {0, 1, 1, 2, 5, 11, 12, 13, 16, 17, 33, 96, 97, 200});
-  const int64_t size = draw_from(random, {1, 2, 3, 4, 5, 31, 63, 64, 65, 127, 130, 256, 333});
+  const int64_t size = draw_from(random, {1, 2, 3, 4, 5, 31, 63, 64, 65, 127, 130, 256, 333, 1090});
   const int64_t outputs = draw_from(random, {0, 1, 2, 15, 16, 17, 31, 32, 33, 64, 70, 100});
   LinearCall call = fill_linear(random, dtype, weight_dtype, rows, size, outputs);
   call.activation = static_cast<int32_t>(draw_int(random, 0, 2));

@@ -102,6 +102,11 @@ class Manifest:
     decode: DecodeRecord | None = None
     low_precision: LowPrecision | None = None
 
+    @property
+    def precision(self) -> str:
+        """The types of its weights, for people."""
+        return self.dtype if self.low_precision is None else f"{self.dtype}, {self.low_precision}"
+
     @functools.cached_property
     def signature(self) -> Signature:
         """What goes into model.onnx and comes out of it; floats are `dtype`."""

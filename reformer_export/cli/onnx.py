@@ -7,7 +7,6 @@ from typing import Any
 
 import click
 
-from reformer_export.artifact.manifest import Manifest
 from reformer_export.cli.failures import leave_on_termination, refuse_in_one_line
 from reformer_export.cli.option_names import Command
 from reformer_export.cli.option_values import (
@@ -165,7 +164,7 @@ def command(checkpoint: str, out: Path, json_file: Path | None, **options: Any) 
 def _describe(exported: ExportedArtifact) -> str:
     manifest, spec = exported.manifest, exported.manifest.spec
     text = (
-        f"{spec.task}, {len(spec.layers)} layers, {_describe_weights(manifest)}, "
+        f"{spec.task}, {len(spec.layers)} layers, {manifest.precision}, "
         f"up to {spec.max_length} tokens, {exported.size / 1e6:.1f} MB"
     )
     if manifest.runtime_num_hashes is not None:
@@ -177,11 +176,3 @@ def _describe(exported: ExportedArtifact) -> str:
     for row in manifest.parity.get("cost", {}).get("artifacts", ()):
         text += f"; loses {row['loss']:.4f} bits per character"
     return f"{text}; largest difference to eager {manifest.parity['max_pinned_error']:.1e}"
-
-
-def _describe_weights(manifest: Manifest) -> str:
-    low = manifest.low_precision
-    if low is None:
-        return manifest.dtype
-    kept = f" but for {', '.join(low.kept)}" if low.kept else ""
-    return f"{manifest.dtype} with {low.weights} weights{kept}"

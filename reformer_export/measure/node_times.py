@@ -52,9 +52,7 @@ def measure_node_times(model: Path, manifest: Manifest, length: int, placement: 
     return NodeTimes(length, rank_operators(kernels))
 
 
-def profile_model(
-    model: Path, inputs: Inputs, placement: Placement, passes: int = 3
-) -> list[KernelRun]:
+def profile_model(model: Path, inputs: Inputs, placement: Placement, passes: int = 3) -> list[KernelRun]:
     """The kernels of one pass of `model` over `inputs`, each the best of `passes`.
 
     Nodes inside of loops are listed once for every turn; the loops themselves are not.

@@ -4,8 +4,9 @@ Contract (one node, domain `reformer`): x T [..., K], weight int8 [N, K], scales
 y T [..., N]. The weights of output n are weight[n] * scales[n]. Each row of x is rounded to int8 as well, in
 units of its own, so that its result never depends on other rows.
 
-With weight bfloat16 [N, K] (T is bfloat16 then) there are no scales and nothing is rounded to int8: the
-products of bfloat16 numbers are summed in float32. Only a runtime makes such nodes; no file has them.
+With weight bfloat16 [N, K] there are no scales and nothing is rounded to int8: x is rounded to bfloat16 where
+it is float32, and the products of bfloat16 numbers are summed in float32. Only a runtime makes such nodes; no
+file has them.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def linear_reference(
 
     Args:
         x: T [..., K].
-        weight: int8 [N, K], or bfloat16 [N, K] where T is bfloat16.
+        weight: int8 [N, K], or bfloat16 [N, K] where T is bfloat16 or float32.
         scales: float32 [N] of an int8 weight, else None.
         bias: T [N], or None for zeros.
         activation: 0 for none, RELU, or GELU (the exact one).
@@ -63,7 +64,7 @@ def linear_reference(
         y T [..., N], rounded once from float32.
     """
     if scales is None:
-        y = x.float() @ weight.float().T
+        y = x.to(weight.dtype).float() @ weight.float().T
     else:
         rows, units = quantise_rows(x)
         # Exact in float64, as it is in int32; then rounded to float32 once.

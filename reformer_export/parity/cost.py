@@ -47,15 +47,14 @@ class LayerFlips:
 class ArtifactCost:
     """An artifact's cost.
 
-    `nbytes`: of its graph and weights; `tokens_per_second`: at the median pass of a whole sequence, batch 1;
-    `agreement`: the share of predictions, 0 to 1, whose greatest logit is the original's, None for a model
-    without logits; `bits_per_character`: on the text, None without one.
+    `precision`: the types of its weights; `nbytes`: of its graph and weights; `tokens_per_second`: at the
+    median pass of a whole sequence, batch 1; `agreement`: the share of predictions, 0 to 1, whose greatest
+    logit is the original's, None for a model without logits; `bits_per_character`: on the text, None without
+    one.
     """
 
     name: str
-    dtype: str
-    weights: str | None
-    kept: tuple[str, ...]
+    precision: str
     nbytes: int
     tokens_per_second: float
     layers: tuple[LayerFlips, ...]
@@ -66,12 +65,6 @@ class ArtifactCost:
     def flip_rate(self) -> float:
         """The share of all layers' hashes that fell otherwise, 0 to 1."""
         return sum(each.flips for each in self.layers) / max(sum(each.hashed for each in self.layers), 1)
-
-    @property
-    def precision(self) -> str:
-        """Its types, for people."""
-        kept = f" but for {', '.join(self.kept)}" if self.kept else ""
-        return self.dtype if self.weights is None else f"{self.dtype}, {self.weights} weights{kept}"
 
 
 @dataclass(frozen=True)
@@ -218,13 +211,10 @@ def _bits(nats: float, tokens: int, text: TokenText) -> float:
 
 
 def _summarise(session: ParitySession, sums: _Sums, bits: float | None, length: int) -> ArtifactCost:
-    manifest, folder = session.manifest, session.runtime.folder
-    low = manifest.low_precision
+    folder = session.runtime.folder
     return ArtifactCost(
         folder.name,
-        manifest.dtype,
-        None if low is None else low.weights,
-        () if low is None else low.kept,
+        session.manifest.precision,
         count_bytes(session),
         length / statistics.median(sums.seconds),
         tuple(LayerFlips(layer, hashed, flips) for layer, (hashed, flips) in sorted(sums.flips.items())),

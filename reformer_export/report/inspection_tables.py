@@ -120,7 +120,7 @@ def model_tables(artifact: ArtifactSummary) -> list[Table]:
         ("task", _describe_task(spec)),
         ("source", _describe_values(manifest.source) or "unknown"),
         *_describe_weights(manifest.source),
-        ("dtype", manifest.dtype),
+        ("dtype", manifest.precision),
         ("opset", str(manifest.opset)),
         ("operators", _join_pairs(manifest.operators)),
         *(_describe_custom(manifest) if manifest.is_custom else _describe_reformer(manifest)),

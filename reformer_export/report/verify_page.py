@@ -53,7 +53,7 @@ def page_from_verify(report: VerifyReport) -> Page:
         Section(
             "manifest",
             "The artifact",
-            [f"Runtime: {sweep.runtime}. Type of the weights: {sweep.dtype}."],
+            [f"Runtime: {sweep.runtime}. Type of the weights: {report.manifest.precision}."],
             manifest=report.manifest,
         ),
     ]

@@ -65,12 +65,14 @@ class _Graph:
     def _read_product(self, node: Any) -> tuple[str, Any, str | None] | None:
         """x, the weight's bits [N, K], and the name of its bias [N], of a node that multiplies with a
         constant in bfloat16; else None."""
+        from onnx import numpy_helper
+
         if node.domain or node.op_type not in ("MatMul", "Gemm"):
             return None
         tensor = self._initializers.get(node.input[1])
         if tensor is None or tensor.data_type != _BFLOAT16 or len(tensor.dims) != 2:
             return None
-        bits = np.frombuffer(tensor.raw_data, np.uint16).reshape(tuple(tensor.dims))
+        bits = numpy_helper.to_array(tensor).view(np.uint16)
         if node.op_type == "MatMul":
             return node.input[0], bits.T, None
         values = {attribute.name: attribute for attribute in node.attribute}

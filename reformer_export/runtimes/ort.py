@@ -6,7 +6,7 @@ import os
 import tempfile
 import threading
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -176,9 +176,7 @@ class OnnxRuntime(Runtime):
         except Exception as error:
             name = self.manifest.inputs[0].name
             is_custom = self.manifest.is_custom
-            raise error_from_run(
-                error, shapes[name], bound.device, name=name, is_custom=is_custom
-            ) from error
+            raise error_from_run(error, shapes[name], bound.device, name=name, is_custom=is_custom) from error
         return dict(zip(names, values, strict=True))
 
     @property
@@ -201,7 +199,7 @@ class OnnxRuntime(Runtime):
         if options.device_id is not None:
             self._notes.append(f"GPU {options.device_id} is not used: the model runs on the CPU.")
         self._placement = Placement(CPU, options.threads, find_native_library(options.native))
-        self._notes.extend(_describe_products(self.manifest, self._placement.library))
+        self._notes.extend(describe_products(self.manifest, self._placement.library))
         return self._open_graph(name)
 
     def _open_graph(self, name: str) -> Any:
@@ -269,16 +267,18 @@ class OnnxRuntime(Runtime):
         return self._open_graph(name)
 
 
-def _describe_products(manifest: Manifest, library: NativeLibrary | None) -> Iterator[str]:
+def describe_products(manifest: Manifest, library: NativeLibrary | None) -> list[str]:
     """What is to be said of an artifact's dense products on the CPU."""
+    notes = []
     if manifest.dtype == "bfloat16":
         products = None if library is None else library.bfloat16_products
-        yield UPCAST if products is None else UPCAST_BUT_PRODUCTS.format(products)
+        notes.append(UPCAST if products is None else UPCAST_BUT_PRODUCTS.format(products))
     if manifest.low_precision is not None and manifest.low_precision.weights == "int8":
         if library is None:
-            yield NO_INT8_PRODUCTS.format("no native library is used")
+            notes.append(NO_INT8_PRODUCTS.format("no native library is used"))
         elif library.int8_products is None:
-            yield NO_INT8_PRODUCTS.format("this processor has neither VNNI nor AMX")
+            notes.append(NO_INT8_PRODUCTS.format("this processor has none of AVX2, VNNI and AMX"))
+    return notes
 
 
 def find_cuda_problem(library: NativeLibrary, spec: ModelSpec) -> str | None:

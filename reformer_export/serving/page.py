@@ -74,7 +74,7 @@ def describe_model(model: ServedModel, max_new_tokens: int) -> dict[str, Any]:
     facts = model.worker.facts
     writes = model.spec.task == "text-generation"
     lines = [*_describe_origin(model.manifest), *_describe_shape(model.manifest)]
-    lines.append(["Weights", f"{_count_bytes(model) / 1e6:,.1f} MB, {model.manifest.dtype}", ""])
+    lines.append(["Weights", f"{_count_bytes(model) / 1e6:,.1f} MB, {model.manifest.precision}", ""])
     if not model.manifest.is_custom:
         lines.append(["Longest", f"{model.max_length:,} tokens", ""])
     if writes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import os
@@ -98,6 +97,9 @@ def verify_artifact(
     if not manifest.is_custom:
         calls = ModuleCalls(read_cases(out, manifest, request))
         return _Verification(out, manifest, request, None, text, calls, say, progress).run()
+    if request.beside:
+        got, expected = "it with an artifact of a module of your own", "one of a checkpoint"
+        raise InputError("beside", got, expected, "leave it out")
     module, inputs = find_module(request, say)
     calls = read_calls(manifest, request, module, inputs)
     return _Verification(out, manifest, request, module, text, calls, say, progress).run()
@@ -131,9 +133,7 @@ class _Verification:
                 report = self._add_runtime(report, session)
         return report
 
-    def _open(
-        self, options: RuntimeOptions, eager: Eager | None
-    ) -> contextlib.AbstractContextManager[ParitySession]:
+    def _open(self, options: RuntimeOptions, eager: Eager | None) -> AbstractContextManager[ParitySession]:
         """A session; `eager` that of an earlier one."""
         from reformer_export.parity.module_session import open_module_session
         from reformer_export.parity.session import open_session
@@ -223,7 +223,7 @@ class _Verification:
         """Whether the artifact, or one beside it, is less precise than the original."""
         from reformer_export.parity.cost import is_lossy
 
-        return bool(self.request.beside) or is_lossy(self.manifest)
+        return self.module is None and (bool(self.request.beside) or is_lossy(self.manifest))
 
     def _measure_cost(self, session: ParitySession, text: TokenText | None) -> CostResult:
         """What the artifact, and those beside it, lose against the original."""

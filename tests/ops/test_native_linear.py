@@ -44,8 +44,8 @@ def test_kernels_are_the_contract(library, backend, seed, rows, size, outputs, a
         np.testing.assert_array_equal(got, run_reference("Linear", inputs, attributes))
 
 
-def make_session(library, inputs, constant, rank=3, activation=0):
-    """Linear in a session, its operands constants or inputs, x of any rank."""
+def make_session(library, inputs, constant, rank=3, activation=0, entries=()):
+    """Linear in a session, its operands constants or inputs, x of any rank; `entries` configure it."""
     operands = {name: value for name, value in inputs.items() if name != "x"}
     declared = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [f"d{i}" for i in range(rank)])]
     initializers = [numpy_helper.from_array(value, name) for name, value in operands.items()] * constant
@@ -61,6 +61,8 @@ def make_session(library, inputs, constant, rank=3, activation=0):
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
     options = ort.SessionOptions()
     options.log_severity_level = 4
+    for key, value in entries:
+        options.add_session_config_entry(key, value)
     options.register_custom_ops_library(str(library.path))
     return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
@@ -97,6 +99,14 @@ def test_shapes_that_do_not_fit_are_refused(library):
         make_session(library, inputs | {"scales": np.zeros(4, np.float32)}, constant=True)
     with pytest.raises(Exception, match="activation is 3, expected 0 to 2"):
         make_session(library, inputs, constant=True, activation=3).run(None, {"x": inputs["x"]})
+
+
+def test_a_session_may_leave_it_out(library):
+    """As one on CUDA does, where a body without a kernel runs on the GPU."""
+    inputs = make_inputs(np.random.default_rng(5), 2, 8, 5)
+    with pytest.raises(Exception, match="is not a registered function/op"):
+        make_session(library, inputs, constant=True, entries=[("reformer.linear", "0")])
+    make_session(library, inputs, constant=True, entries=[("reformer.linear", "1")])
 
 
 def test_bfloat16_weights_are_summed_in_float32(library):

@@ -77,7 +77,7 @@ def test_artifacts_of_one_checkpoint_stand_side_by_side(
     assert abs(cost.loss(whole) or 0) < 1e-5
     assert small.precision == "float32, int8 weights but for key"
     assert small.nbytes < whole.nbytes
-    assert report.to_dict()["cost"]["artifacts"][1]["weights"] == "int8"
+    assert report.to_dict()["cost"]["artifacts"][1]["precision"] == small.precision
     (section,) = [each for each in page_from_verify(report).sections if each.title.startswith("What low")]
     assert section.tables[0].rows[1][:2] == ("out", small.precision)
     with pytest.raises(InputError, match=r"beside: got .* of another checkpoint"):

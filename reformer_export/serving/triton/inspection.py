@@ -106,7 +106,7 @@ class RepositorySummary:
         yield "models", ", ".join(self.record.models)
         if self.manifest is not None:
             manifest = self.manifest
-            yield "artifact", f"{manifest.spec.task}, {manifest.dtype}, {manifest.describe_sizes()}"
+            yield "artifact", f"{manifest.spec.task}, {manifest.precision}, {manifest.describe_sizes()}"
         if self.record.library is not None:
             library = self.record.library
             yield "operator library", f"{library.path}, {library.version} (ABI {library.abi_version})"

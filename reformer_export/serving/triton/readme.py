@@ -115,7 +115,7 @@ def readme_text(manifest: Manifest, request: TritonRequest, plan: RepositoryPlan
         task=manifest.spec.task,
         version=__version__,
         backend=request.backend,
-        dtype=manifest.dtype,
+        dtype=manifest.precision,
         sizes=manifest.describe_sizes(),
         command=start_command(request, place),
         models=", ".join(f"`{name}`" for name in plan.configs),

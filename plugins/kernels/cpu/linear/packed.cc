@@ -84,7 +84,7 @@ reformer_status pack_linear(const reformer_linear_params& params, const LinearSi
   std::fill_n(packed.bias, columns, 0.0f);
   std::fill_n(packed.surpluses, columns, 0);
   if (params.scales.rank != 0) {
-    std::memcpy(packed.scales, params.scales.data, outputs * sizeof(float));
+    std::copy_n(static_cast<const float*>(params.scales.data), outputs, packed.scales);
   }
   if (params.bias.rank != 0) {
     widen_values(params.bias.dtype, params.bias.data, outputs, packed.bias);
