@@ -2,7 +2,7 @@
 
     python -m benchmarks.bench_low_precision                        # models/kjv-bytes: size, speed, loss
     python -m benchmarks.bench_low_precision --model kjv-lucidrains
-    python -m benchmarks.bench_low_precision --model enwik8 --lengths 256,1024,4096    # random: size and speed
+    python -m benchmarks.bench_low_precision --model enwik8 --lengths 256,1024,4096   # random: no loss
     python -m benchmarks.bench_low_precision --keeps --no-time      # which projections cost what, in int8
 
 Loss and flips are against eager in float32 on the held-out books that the models were never shown (`bible`,

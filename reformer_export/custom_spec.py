@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final, Literal, get_args
 
 from reformer_export.errors import SpecError
@@ -179,15 +180,15 @@ class CustomSpec(ModelSpec):
     def output_names(self) -> tuple[str, ...]:
         return tuple(each.name for each in self.outputs)
 
-    @property
+    @cached_property
     def padding_multiple(self) -> int:
         return 1
 
-    @property
+    @cached_property
     def padding_threshold(self) -> int:
         return 0
 
-    @property
+    @cached_property
     def max_length(self) -> int:
         """The greatest size of the dimension `sequence`."""
         return self.max_position_embeddings

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final, Literal, Protocol, get_args
 
 from reformer_export.contract import IDS_INPUT, MASK_INPUT, VECTORS_INPUT
@@ -280,12 +281,12 @@ class ModelSpec:
                 "enlarge max_position_embeddings or the axial shape",
             )
 
-    @property
+    @cached_property
     def padding_multiple(self) -> int:
         """Tokens: least common multiple of the layers' chunk lengths."""
         return math.lcm(*(layer.chunk_length for layer in self.layers))
 
-    @property
+    @cached_property
     def padding_threshold(self) -> int:
         """Tokens: sequences up to this length are never padded (the smallest chunk length)."""
         return min(layer.chunk_length for layer in self.layers)
@@ -295,7 +296,7 @@ class ModelSpec:
         """Tokens: the greatest padded length that has positions."""
         return min(self.positions.num_positions, self.max_position_embeddings)
 
-    @property
+    @cached_property
     def max_length(self) -> int:
         """Tokens: the greatest length whose padded length has positions."""
         limit, multiple = self.position_limit, self.padding_multiple

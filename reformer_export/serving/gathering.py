@@ -27,6 +27,8 @@ class GatheringTransport:
 
     def write(self, data: Piece) -> None:
         """Send it soon, behind what was written before."""
+        if not data:
+            return
         if not self._pieces:
             asyncio.get_running_loop().call_soon(self.flush)
         self._pieces.append(data)

@@ -34,6 +34,7 @@ TYPES: Final = {
     )
 }
 """Of tensors; bfloat16 goes as float32."""
+_NAMES: Final = {dtype: name for name, dtype in TYPES.items()}
 MAX_HEADER_BYTES: Final = 4 * 2**20
 MAX_PAYLOAD_BYTES: Final = 2**36
 """Of a frame in any case; a connection may have a lower bound."""
@@ -95,12 +96,12 @@ class Infer(msgspec.Struct, tag="infer", frozen=True):
 
 class Result(msgspec.Struct, tag="result", frozen=True):
     """The outputs of an `Infer`, one behind the other in this order, and what the run took. They lie in the
-    payload, or, if `is_shared`, in the shared memory where the `Infer` gave them room."""
+    payload, or, `shared` bytes of them, in the memory where the `Infer` gave them room."""
 
     id: int
     outputs: list[Tensor]
     run_ms: float
-    is_shared: bool = False
+    shared: int = 0
 
 
 class Generate(msgspec.Struct, tag="generate", frozen=True):
@@ -215,15 +216,17 @@ def _decode(side: str, header: bytes | bytearray | memoryview) -> Any:
 
 def describe_arrays(arrays: Mapping[str, NDArray[Any]]) -> list[Tensor]:
     """What a message says of arrays that follow it, or lie elsewhere."""
-    return [Tensor(name, array.shape, array.dtype.name) for name, array in arrays.items()]
+    return [Tensor(name, array.shape, _NAMES[array.dtype]) for name, array in arrays.items()]
 
 
 def count_bytes(tensors: list[Tensor]) -> int:
     """Of all of them; BrokenFrameError for a type or a size that no tensor has."""
+    size = 0
     for tensor in tensors:
-        if tensor.dtype not in TYPES or any(side < 0 for side in tensor.shape):
+        if tensor.dtype not in TYPES or min(tensor.shape, default=0) < 0:
             raise BrokenFrameError(f"a tensor {tensor!r:.80}")
-    return sum(TYPES[tensor.dtype].itemsize * math.prod(tensor.shape) for tensor in tensors)
+        size += TYPES[tensor.dtype].itemsize * math.prod(tensor.shape)
+    return size
 
 
 def arrays_from_payload(

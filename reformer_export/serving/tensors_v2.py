@@ -30,6 +30,7 @@ DATATYPES: Final[dict[str, np.dtype[Any]]] = {
 }
 """The protocol's names of what numpy has; BF16, which numpy has not, is read into float32."""
 BFLOAT16: Final = "BF16"
+_NAMES_OF_TYPES: Final = {dtype: name for name, dtype in DATATYPES.items()}
 _NAMES: Final = {dtype.name: name for name, dtype in DATATYPES.items()}
 _KINDS: Final = {"i": "iu", "u": "iu", "f": "f", "b": "b"}
 """numpy's kinds of what stands for each of them in a request."""
@@ -263,7 +264,7 @@ def write_json_values(values: NDArray[Any]) -> Iterator[bytes]:
 
 def describe_output(name: str, values: NDArray[Any], is_binary: bool) -> dict[str, Any]:
     """What a response says of an output, without its values where they are JSON."""
-    datatype = _NAMES[values.dtype.name]
+    datatype = _NAMES_OF_TYPES[values.dtype]
     head: dict[str, Any] = {"name": name, "datatype": datatype, "shape": list(values.shape)}
     if is_binary:
         head["parameters"] = {"binary_data_size": values.nbytes}

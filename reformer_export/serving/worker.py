@@ -26,7 +26,6 @@ from reformer_export.serving.messages import (
     Result,
     Start,
     ToFront,
-    count_bytes,
     error_from_parts,
 )
 from reformer_export.serving.refusals import NotReadyError
@@ -119,8 +118,7 @@ class Worker:
         def take(answer: Answer | None, values: memoryview) -> None:
             """Keeps the room, into which the worker may write until it has answered, whoever still waits."""
             if isinstance(answer, Result):
-                shared = memoryview(room)[: count_bytes(answer.outputs)]
-                done(answer, shared if answer.is_shared else values)
+                done(answer, memoryview(room)[: answer.shared] if answer.shared else values)
             elif isinstance(answer, Failure):
                 done(error_from_parts(answer.kind, answer.parts), _NOTHING)
             else:

@@ -141,9 +141,10 @@ class _Desk:
             self.channel.send(failure_from_error(message.id, error))
             return
         tensors = describe_arrays(outputs)
-        if count_bytes(tensors) <= message.room:
+        size = count_bytes(tensors)
+        if size <= message.room:
             write_outputs(self.memory, message.at, outputs)
-            self.channel.send(Result(message.id, tensors, run_ms, is_shared=True))
+            self.channel.send(Result(message.id, tensors, run_ms, size))
         else:
             arrays = (np.asarray(value, order="C") for value in outputs.values())
             self.channel.send(Result(message.id, tensors, run_ms), *arrays)
