@@ -50,7 +50,6 @@ from reformer_export.serving.messages import (
 from reformer_export.serving.refusals import TooLargeError, parts_from_error
 from reformer_export.serving.shared_memory import map_memory, write_outputs
 
-
 MAX_FIRST_VALUES: Final = 2**22
 """Of the inputs of a run before the first request, which is left out where they are more."""
 
