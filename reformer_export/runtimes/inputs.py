@@ -95,7 +95,7 @@ def prepare_inputs(
 
 
 def _is_right(ids: NDArray[Any], spec: ModelSpec) -> bool:
-    """Whether nothing is to be said of these ids: the rows of most arrays need not be looked at one by one."""
+    """Whether nothing is to be said of these ids: most arrays need not be looked at row by row."""
     if spec.takes_vectors or ids.ndim != 2 or ids.dtype.kind not in "iu" or not ids.size:
         return False
     is_known = bool(ids.min() >= 0 and ids.max() < spec.vocab_size)

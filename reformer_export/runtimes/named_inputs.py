@@ -6,6 +6,7 @@ module are whole arrays of the shapes and types that its manifest names.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
@@ -131,6 +132,11 @@ def least_sizes(manifest: Manifest) -> dict[str, int]:
     if manifest.is_custom:
         return {symbol: max(1, least) for symbol, (least, _) in manifest.signature.limits.items()}
     return {BATCH: 1, SEQUENCE: manifest.spec.shortest}
+
+
+def count_values(manifest: Manifest, sizes: Mapping[str, int]) -> int:
+    """Of all inputs of these sizes, which a manifest may set high."""
+    return sum(math.prod(each.sizes(sizes)) for each in manifest.inputs)
 
 
 def example_inputs(

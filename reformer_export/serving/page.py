@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from reformer_export.artifact.manifest import Manifest
-from reformer_export.runtimes.named_inputs import example_inputs, least_sizes
+from reformer_export.runtimes.named_inputs import count_values, example_inputs, least_sizes
 from reformer_export.serving.models import ServedModel
 from reformer_export.serving.tensors_v2 import datatype_of_input
 from reformer_export.spec import LSHAttentionSpec
@@ -23,6 +23,8 @@ from reformer_export.spec import LSHAttentionSpec
 if TYPE_CHECKING:
     from reformer_export.serving.app import Server
 
+MAX_EXAMPLE_VALUES: Final = 4096
+"""Of an example, which is left out where they are more."""
 PAGE: Final = Path(__file__).with_name("page.html")
 
 
@@ -107,7 +109,10 @@ def _make_example(manifest: Manifest) -> list[dict[str, Any]] | None:
     """Inputs of the least sizes, as a request has them, for models that take more than token ids."""
     if not (manifest.is_custom or manifest.spec.takes_vectors):
         return None
-    arrays = example_inputs(manifest, least_sizes(manifest))
+    sizes = least_sizes(manifest)
+    if count_values(manifest, sizes) > MAX_EXAMPLE_VALUES:
+        return []
+    arrays = example_inputs(manifest, sizes)
     return [
         {
             "name": each.name,

@@ -23,14 +23,14 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from mmap import mmap
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reformer_export.errors import ArtifactError, InputError, ReformerExportError
 from reformer_export.runtimes import LeftPaddingWarning, Runtime, RuntimeOptions, load
-from reformer_export.runtimes.named_inputs import example_inputs, least_sizes
+from reformer_export.runtimes.named_inputs import count_values, example_inputs, least_sizes
 from reformer_export.serving.channel import Channel
 from reformer_export.serving.failures import failure_from_error
 from reformer_export.serving.generation_worker import EXIT_BROKEN, GenerationScheduler
@@ -49,6 +49,9 @@ from reformer_export.serving.messages import (
 )
 from reformer_export.serving.refusals import TooLargeError, parts_from_error
 from reformer_export.serving.shared_memory import map_memory, write_outputs
+
+MAX_FIRST_VALUES: Final = 2**22
+"""Of the inputs of a run before the first request, which is left out where they are more."""
 
 
 def main() -> None:
@@ -156,7 +159,9 @@ def _open_model(start: Start) -> Runtime:
         fix = "start the server again to serve the new one"
         raise ArtifactError(start.path, "another artifact than was served", "the same one", fix)
     try:
-        model.run(example_inputs(model.manifest, least_sizes(model.manifest)))
+        sizes = least_sizes(model.manifest)
+        if count_values(model.manifest, sizes) <= MAX_FIRST_VALUES:
+            model.run(example_inputs(model.manifest, sizes))
     except ReformerExportError as error:
         # An engine's profiles may begin at longer sequences; what a custom module takes nobody knows.
         if not options.is_engine and not model.manifest.is_custom:
