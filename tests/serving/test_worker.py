@@ -63,5 +63,6 @@ def test_outputs_that_find_no_room_come_as_they_are() -> None:
     assert len(told[0][1]) == 24
     assert not worker._calls
     worker.infer(Infer(0, []), (), lambda *answer: told.append(answer))
+    worker.is_up = False  # so that no other is started
     worker._on_lost(0, None)
     assert isinstance(told[1][0], WorkerDiedError)
