@@ -8,8 +8,9 @@ BUILD_TOOLS := $(if $(and $(shell command -v cmake),$(shell command -v ninja)),,
 export PATH := $(PATH):$(abspath $(BIN))
 DEMO_OUT ?= demo-out
 DEMO_REPORTS ?= demo-reports
-# One thread a process: the tests run in as many processes as there are cores.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+# One thread a process: the tests run in as many processes as there are cores, each file as far as it goes in one,
+# so that what a file exports for its tests is exported once.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 LIBRARY := reformer_export/_native/libreformer_onnxruntime.so
 TENSORRT_LIBRARY := reformer_export/_native/libreformer_tensorrt.so
@@ -118,7 +119,7 @@ format: $(READY)  ## Mend the style that can be mended by itself.
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CXX_SOURCES)
 
-bench: $(READY)  ## Time the portable file against eager, into benchmarks/results.
+bench: $(READY)  ## Time the exported file against transformers, into benchmarks/results.
 	$(BIN)/python -m benchmarks.bench_models --shape crime
 
 # In the build folder of the GPU libraries, so that nothing is compiled twice; without isolation, because a

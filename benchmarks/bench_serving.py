@@ -20,7 +20,7 @@ import click
 import numpy as np
 
 from benchmarks.models import SHIPPED, prepare_model
-from benchmarks.report import Row, describe_machine, print_table, write_results
+from benchmarks.report import Row, describe_machine, describe_run, print_table, write_results
 from benchmarks.serving_load import (
     LENGTHS,
     Load,
@@ -182,10 +182,7 @@ def list_notes(
         f"{MIN_GAIN} times as often as one by one could be answered, at moments that know of no answer.",
         *map(str, targets),
     ]
-    after = describe_machine()
-    loads = f"load {before['load_average'][0]} before, {after['load_average'][0]} after"
-    versions = ", ".join(f"{library} {version}" for library, version in after["versions"].items())
-    return [*notes, f"{after['cpu']}, {after['cores']} cores, {loads}, {after['date']}; {versions}."]
+    return [*notes, describe_run(describe_machine(), before)]
 
 
 if __name__ == "__main__":

@@ -156,6 +156,7 @@ def source_digest() -> str:
     digest = hashlib.sha256()
     rooms = ("checkpoints", "export", "modeling", "ops")
     paths = [path for room in rooms for path in sorted((package / room).rglob("*.py"))]
-    for path in (package / "contract.py", package / "spec.py", package / "artifact/decoding.py", *paths):
+    single = ("contract.py", "low_precision.py", "spec.py", "artifact/decoding.py")
+    for path in (*(package / name for name in single), *paths):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]

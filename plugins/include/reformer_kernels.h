@@ -67,7 +67,7 @@ typedef enum reformer_status {
   REFORMER_ERROR_NULL_POINTER = 2, /**< a required pointer is null */
   REFORMER_ERROR_DTYPE = 3,        /**< a tensor has a dtype the operator does not take */
   REFORMER_ERROR_SHAPE = 4,        /**< a rank or dimension does not fit the other tensors */
-  REFORMER_ERROR_ATTRIBUTE = 5,    /**< an attribute is out of range */
+  REFORMER_ERROR_ATTRIBUTE = 5,    /**< an attribute, or a weight, is out of range */
   REFORMER_ERROR_ALIGNMENT = 6,    /**< a data pointer is not aligned to its element size */
   REFORMER_ERROR_OVERLAP = 7,      /**< the output's memory overlaps an input's */
   REFORMER_ERROR_TOO_LARGE = 8,    /**< a size does not fit the integer type that holds it */
@@ -325,7 +325,7 @@ typedef struct reformer_linear_params {
   uint32_t abi_version;   /**< REFORMER_ABI_VERSION */
   int32_t activation;     /**< a reformer_activation */
   reformer_tensor x;      /**< T [M, K], K >= 1 */
-  reformer_tensor weight; /**< int8 or bfloat16 [N, K] */
+  reformer_tensor weight; /**< int8 [N, K], none of them -128, or bfloat16 */
   reformer_tensor scales; /**< float32 [N]; rank 0 for a bfloat16 weight */
   reformer_tensor bias;   /**< T [N]; rank 0: none */
   reformer_tensor y;      /**< output, T [M, N], must not overlap an input */

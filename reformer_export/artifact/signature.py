@@ -59,16 +59,24 @@ class Signature:
         (symbol,) = first if len(first) == 1 else (None,)
         return symbol if isinstance(symbol, str) and symbol not in others else None
 
+    @property
+    def dimensions(self) -> tuple[str, ...]:
+        """The symbolic dimensions of the inputs, in the order in which they come first."""
+        sizes = (size for tensor in self.inputs for size in tensor.shape if isinstance(size, str))
+        return tuple(dict.fromkeys(sizes))
+
     def describe_limits(self) -> str:
         """For people, such as "batch from 1, time from 2 to 48"."""
+        limits = ((name, *self.limits[name]) for name in self.dimensions if name in self.limits)
         texts = (
             f"{name} from {least:,}" + (f" to {most:,}" if most < UNLIMITED else "")
-            for name, (least, most) in self.limits.items()
+            for name, least, most in limits
         )
         return ", ".join(texts) or "those of the shapes"
 
     def bind(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
-        """The size of every symbolic dimension, where each input has the shape of its name in `shapes`.
+        """The size of every symbolic dimension, in the order of `dimensions`, where each input has the shape
+        of its name in `shapes`.
 
         InputError unless the shapes fit: no size is 0, and dimensions of one name have one size, within its
         limits.

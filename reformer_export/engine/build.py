@@ -74,7 +74,8 @@ def build_engine(
     log_fact("plugin library", library.path)
     with staging_paths(out, options.engine_name) as staging:
         request = _make_request(out, options, operators, library, staging)
-        request = dataclasses.replace(request, inlines=LINEAR.name in nodes)
+        dimensions, inlines = manifest.signature.dimensions, LINEAR.name in nodes
+        request = dataclasses.replace(request, dimensions=dimensions, inlines=inlines)
         started = time.monotonic()
         with log_phase(f"building with {options.runtime}"):
             result = run_worker(request, on_progress, on_log)

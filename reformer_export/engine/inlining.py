@@ -12,10 +12,9 @@ from reformer_export.runtimes.onnx_file import import_onnx
 
 def inline_linears(model: bytes) -> bytes:
     """The bytes of a model, every Linear node its body; MissingDependencyError without the package onnx."""
-    onnx = import_onnx()
-    import onnx.inliner
+    parsed = import_onnx().load_model_from_string(model)
+    from onnx.inliner import inline_selected_functions
 
-    parsed = onnx.load_model_from_string(model)
-    inlined = onnx.inliner.inline_selected_functions(parsed, [(DOMAIN, LINEAR.name)])
+    inlined = inline_selected_functions(parsed, [(DOMAIN, LINEAR.name)])
     serialised: bytes = inlined.SerializeToString()
     return serialised

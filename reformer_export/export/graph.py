@@ -23,6 +23,7 @@ from reformer_export.artifact.decoding import (
 )
 from reformer_export.contract import DEFAULT_OPSET, DOMAIN, LINEAR, SCOPES_KEY, check_opset
 from reformer_export.errors import ExportError
+from reformer_export.export.capture import capture
 from reformer_export.export.functions import attach_function_bodies, custom_translation_table
 from reformer_export.export.int4_weights import pack_int4_weights
 from reformer_export.lucidrains_spec import LucidrainsSpec
@@ -101,9 +102,10 @@ def _trace(
     """`model` on `examples`; `names` of its inputs and outputs; `axes` that are symbolic, by argument."""
     check_opset(opset)
     with quiet_exporter():
+        is_captured = isinstance(model.spec, LucidrainsSpec)
         program = torch.onnx.export(
-            model,
-            examples,
+            capture(model, examples, axes) if is_captured else model,
+            () if is_captured else examples,
             dynamo=True,
             opset_version=opset,
             input_names=names[0],

@@ -93,7 +93,7 @@ def _write_model(stream: BinaryIO, model: Any, weights: dict[str, Any]) -> None:
 
 
 def _tensor_parts(tensor: Any, weights: dict[str, Any]) -> tuple[str, bytes, bytes]:
-    """A tensor's name and what stands before and after the bytes that it lacks, all of it where it has them."""
+    """A tensor's name, and what stands before and after the bytes that it lacks, or all of it."""
     if tensor.name not in weights:
         return tensor.name, tensor.SerializeToString(), b""
     first, last = _around(tensor, _RAW_DATA)

@@ -28,7 +28,8 @@ from reformer_export.export.graph import keep_module_names_only, quiet_exporter
 from reformer_export.export.model_file import save_model, weights_nbytes
 from reformer_export.export.module_check import check_other_sizes
 from reformer_export.export.module_copy import ModuleCopy, ReplacedLayer
-from reformer_export.export.module_trace import TracedModule, rename, trace_module, uses_of
+from reformer_export.export.module_faults import rename
+from reformer_export.export.module_trace import TracedModule, trace_module, uses_of
 from reformer_export.export.module_values import ModuleInputs, name_inputs
 from reformer_export.spec import MAX_DIMENSION, DType
 
@@ -146,14 +147,15 @@ def _name_axes(model: ir.Model, symbols: Mapping[str, str]) -> None:
     values = [*model.graph.inputs, *(value for node in model.graph for value in node.outputs)]
     for value in values:
         if value.shape is not None:
-            value.shape = ir.Shape(
-                [
-                    ir.SymbolicDim(None if size.value is None else rename(str(size.value), symbols))
-                    if isinstance(size, ir.SymbolicDim)
-                    else size
-                    for size in value.shape
-                ]
-            )
+            value.shape = ir.Shape([_name_axis(size, symbols) for size in value.shape])
+
+
+def _name_axis(size: ir.SymbolicDim | int, symbols: Mapping[str, str]) -> ir.SymbolicDim | int:
+    """An axis by its own name; a number where tracing found that it can be nothing else."""
+    if not isinstance(size, ir.SymbolicDim) or size.value is None:
+        return size
+    name = rename(str(size.value), symbols)
+    return int(name) if name.isdecimal() else ir.SymbolicDim(name)
 
 
 def _describe(

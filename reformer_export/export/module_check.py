@@ -13,6 +13,7 @@ from reformer_export.checkpoints.live import describe_module
 from reformer_export.custom_spec import CustomTensor
 from reformer_export.errors import ExportError
 from reformer_export.export.graph import quiet_exporter
+from reformer_export.export.module_copy import undisturbed
 from reformer_export.export.module_trace import TracedModule
 from reformer_export.export.module_values import ModuleInputs, name_outputs
 
@@ -71,7 +72,7 @@ def _agrees(
         resize(tensor, each.shape, sizes) for tensor, each in zip(inputs.tensors, traced.inputs, strict=True)
     ]
     args, kwargs = inputs.arguments(tensors)
-    with quiet_exporter(), torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with quiet_exporter(), undisturbed():
         try:
             expected = [tensor for _, tensor in name_outputs(root(*args, **kwargs))]
         except Exception:  # whatever the user's code raises

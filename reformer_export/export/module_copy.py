@@ -142,7 +142,7 @@ def observe_calls(root: nn.Module, layers: list[LiveLayer], inputs: ModuleInputs
         )
     args, kwargs = inputs.arguments(inputs.tensors)
     try:
-        with _without_advice(layers), torch.random.fork_rng(devices=[]), torch.no_grad():
+        with _without_advice(layers), undisturbed():
             root(*args, **kwargs)
     except Exception as error:  # whatever the user's code raises
         got = f"'{type(error).__name__}: {one_line(error)}' from {find_module(root, error)}"
@@ -156,6 +156,13 @@ def observe_calls(root: nn.Module, layers: list[LiveLayer], inputs: ModuleInputs
             fix = "give example inputs that reach it, or delete it"
             raise layer.error("no call of it in a run on `example_inputs`", "one or more", fix)
     return observed
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Without gradients, and with torch's global random state as it was before the block."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        yield
 
 
 def _without_advice(layers: list[LiveLayer]) -> contextlib.AbstractContextManager[None]:

@@ -49,7 +49,6 @@ _BLOCK: Final = r"layers\.(\d+)\."
 _INSIDE: Final = tuple(
     (re.compile(pattern), path)
     for pattern, path in (
-        (rf"{_BLOCK}attention\.self_attention\.query_key", "{}toqk"),
         (rf"{_BLOCK}attention\.self_attention", f"{{}}to_out{INPUT}"),
         (rf"{_BLOCK}attention\.output\.dense", "{}to_out"),
         (rf"{_BLOCK}attention\.layer_norm", "layers.blocks.{1}.f.net.norm"),

@@ -30,10 +30,11 @@ from reformer_export.parity.module_trial import ModuleTrial
 from reformer_export.parity.points import Point
 from reformer_export.parity.session import ON_CPU, ParitySession, place_graph
 from reformer_export.parity.trial import Trial
-from reformer_export.reference.module import EagerModule
+from reformer_export.reference.module import Arguments, EagerModule
 from reformer_export.reference.runs import Eager
 from reformer_export.runtimes import RuntimeOptions, load
 from reformer_export.runtimes.named_inputs import check_names, prepare_named_inputs
+from reformer_export.runtimes.ort import OnnxRuntime
 
 
 @dataclass(frozen=True)
@@ -118,9 +119,11 @@ def open_module_session(
     options: RuntimeOptions = ON_CPU,
     seed: int = 0,
     beside: RuntimeOptions = ON_CPU,
+    arguments: Arguments | None = None,
+    manifest: Manifest | None = None,
 ) -> Iterator[ModuleSession]:
-    """Open the artifact in `folder` as `options` say, beside the `module` that it was made of; the rest as in
-    `open_session`.
+    """Open the artifact in `folder` as `options` say, beside the `module` that it was made of, which is
+    called as `arguments` say; the rest as in `open_session`.
 
     Raises:
         ArtifactError: the artifact is broken.
@@ -128,10 +131,10 @@ def open_module_session(
         MissingDependencyError: the runtime, or onnx, is not installed.
         RuntimeUnavailableError: this machine cannot run it.
     """
-    with load(folder, options) as runtime:
+    with load(folder, options) if manifest is None else OnnxRuntime(folder, options, manifest) as runtime:
         manifest = runtime.manifest
         assert isinstance(manifest.spec, CustomSpec)
-        eager = EagerModule(module, manifest.spec)
+        eager = EagerModule(module, manifest.spec, arguments)
         with open_graph(folder / MODEL_NAME, place_graph(runtime, options, beside)) as graph:
             hashing = find_module_hashing(graph.model, manifest.spec)
             # A trial calls the module, by `module`; of `eager` only what any eager model has is used.

@@ -78,7 +78,8 @@ class ModuleTrial:
             mask = masks.get(tensor.shape[:2])
             if mask is not None and value.shape[:2] == mask.shape:
                 value = value[mask]
-            counted[tensor.name] = value.reshape(-1, value.shape[-1]) if value.ndim > 2 else value
+            rows = value.reshape(-1, value.shape[-1]) if value.ndim > 2 else np.atleast_1d(value)
+            counted[tensor.name] = rows
         return counted
 
 

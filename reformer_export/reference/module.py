@@ -7,9 +7,8 @@ that a layer of transformers without one sets when it first runs.
 from __future__ import annotations
 
 import contextlib
-import inspect
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -35,6 +34,10 @@ INPUT: Final = ".input"
 """Behind the path of a linear module that ends reformer-pytorch's attention: what is attended to."""
 
 
+Arguments = Callable[[Sequence[torch.Tensor]], tuple[tuple[Any, ...], dict[str, Any]]]
+"""The tensors of a call, in the order of the artifact's inputs -> its arguments, by place and by name."""
+
+
 class EagerModule:
     """A user's module, in eval mode, on the CPU, in float32.
 
@@ -43,16 +46,18 @@ class EagerModule:
         notes: what a reader of a comparison should know of it, a sentence each.
     """
 
-    def __init__(self, module: torch.nn.Module, spec: CustomSpec) -> None:
-        """`spec`: of the artifact that was made of it.
+    def __init__(self, module: torch.nn.Module, spec: CustomSpec, arguments: Arguments | None = None) -> None:
+        """`spec`: of the artifact that was made of it; `arguments`: of a call with other tensors, None to
+        give them by name.
 
         Raises:
             InputError: the module is not what an artifact is compared with.
         """
-        _check_module(module)
+        check_module(module)
         self.model: Any = module
         self.notes: tuple[str, ...] = ()
         self.spec = spec
+        self._arguments = arguments
         known = {id(module.get_submodule(path)): path for path in find_hashing_layers(module)}
         self._uses: dict[tuple[int, int], HashingUse] = {}
         self._runs: Counter[int] = Counter()
@@ -89,13 +94,28 @@ class EagerModule:
             stack.enter_context(torch.random.fork_rng(devices=[]))
             stack.enter_context(torch.no_grad())
             stack.enter_context(draws)
-            result = _call(self.model, {name: torch.from_numpy(x) for name, x in inputs.items()})
+            result = self._call([torch.from_numpy(inputs[name]) for name in self.spec.input_names])
         self._check_runs(watch.runs)
         for index, buckets in watch.buckets.items():
             values[layer_name(self.spec, index) + BUCKETS] = buckets
         for index, vectors in watch.vectors.items():
             values[layer_name(self.spec, index) + QUERY_KEY] = vectors
         return EagerRun(self._name_outputs(result), watch.buckets, values)
+
+    def _call(self, tensors: Sequence[torch.Tensor]) -> Any:
+        """The module on its inputs, in their order."""
+        if self._arguments is not None:
+            args, keywords = self._arguments(tensors)
+        else:
+            args, keywords = (), dict(zip(self.spec.input_names, tensors, strict=True))
+        try:
+            return self.model(*args, **keywords)
+        except Exception as error:  # a user's code raises what it likes
+            sizes = (
+                f"{name} {list(x.shape)}" for name, x in zip(self.spec.input_names, tensors, strict=True)
+            )
+            got = f"{type(error).__name__}: {one_line(error)}, on {', '.join(sizes)}"
+            raise InputError("module", got, "a result", "give `inputs` that it takes, or mend it") from error
 
     def _check_runs(self, runs: Counter[int]) -> None:
         for layer, path in self._paths.items():
@@ -108,7 +128,8 @@ class EagerModule:
         if len(tensors) != len(self.spec.output_names):
             expected = f"{len(self.spec.output_names)} ({', '.join(self.spec.output_names)})"
             raise _another_module(f"{len(tensors)} tensors as its result", expected)
-        return {name: x.detach().numpy() for name, x in zip(self.spec.output_names, tensors, strict=True)}
+        found = (x.float() if x.dtype == torch.bfloat16 else x for x in tensors)
+        return {name: x.detach().numpy() for name, x in zip(self.spec.output_names, found, strict=True)}
 
 
 def layer_name(spec: CustomSpec, index: int) -> str:
@@ -123,7 +144,8 @@ def _find_layer(module: torch.nn.Module, path: str) -> torch.nn.Module:
         raise _another_module(f"no layer {path}", "it, as it was exported") from error
 
 
-def _check_module(module: object) -> None:
+def check_module(module: object) -> None:
+    """InputError unless it can be compared with: a module in eval mode, of float32 on the CPU."""
     if not isinstance(module, torch.nn.Module):
         got, fix = type(module).__name__, "give the one that was exported"
         raise InputError("module", got, "a torch.nn.Module", fix)
@@ -138,21 +160,6 @@ def _check_module(module: object) -> None:
 
 def _another_module(got: str, expected: str) -> InputError:
     return InputError("module", got, expected, "give the module that was exported")
-
-
-def _call(module: Any, inputs: Mapping[str, torch.Tensor]) -> Any:
-    """`module` on `inputs`, by the names of its arguments, or in turn where it has others."""
-    named = {
-        name
-        for name, parameter in inspect.signature(module.forward).parameters.items()
-        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-    }
-    try:
-        return module(**inputs) if named >= set(inputs) else module(*inputs.values())
-    except Exception as error:  # a user's code raises what it likes
-        sizes = ", ".join(f"{name} {list(x.shape)}" for name, x in inputs.items())
-        got = f"{type(error).__name__}: {one_line(error)}, on {sizes}"
-        raise InputError("module", got, "a result", "give `inputs` that it takes, or mend it") from error
 
 
 @contextlib.contextmanager

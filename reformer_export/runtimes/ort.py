@@ -175,7 +175,10 @@ class OnnxRuntime(Runtime):
             raise
         except Exception as error:
             name = self.manifest.inputs[0].name
-            raise error_from_run(error, shapes[name], bound.device, name=name) from error
+            is_custom = self.manifest.is_custom
+            raise error_from_run(
+                error, shapes[name], bound.device, name=name, is_custom=is_custom
+            ) from error
         return dict(zip(names, values, strict=True))
 
     @property

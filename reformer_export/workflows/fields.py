@@ -6,7 +6,7 @@ Each has the fields of its request, which documents and checks them; `tests/test
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, TypedDict
 
 from reformer_export.libraries.operators import NativeMode
@@ -74,7 +74,7 @@ class VerifyFields(TypedDict, total=False):
     details: bool
     seed: int
     device_id: int | None
-    inputs: str | os.PathLike[str] | Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
+    inputs: Any
     module: object
     atol: float | None
     rtol: float | None

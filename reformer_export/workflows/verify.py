@@ -35,7 +35,13 @@ from reformer_export.spec import LSHAttentionSpec
 from reformer_export.workflows.checkpoint_source import find_checkpoint
 from reformer_export.workflows.progress import Progress, Say, say_nothing, show_no_progress
 from reformer_export.workflows.verify_decoding import compare_decoding, has_decoding, report_drift
-from reformer_export.workflows.verify_inputs import check_eager_is_named, find_module, read_cases
+from reformer_export.workflows.verify_inputs import (
+    ModuleCalls,
+    check_eager_is_named,
+    find_module,
+    read_calls,
+    read_cases,
+)
 from reformer_export.workflows.verify_request import VerifyRequest
 
 __all__ = ["VerifyRequest", "verify_artifact"]
@@ -89,22 +95,25 @@ def verify_artifact(
     for count in request.num_hashes:
         choose_num_hashes(manifest, count)
     check_eager_is_named(manifest, request)
+    if not manifest.is_custom:
+        calls = ModuleCalls(read_cases(out, manifest, request))
+        return _Verification(out, manifest, request, None, text, calls, say, progress).run()
     module, inputs = find_module(request, say)
-    cases = read_cases(out, manifest, request, inputs)
-    return _Verification(out, manifest, request, module, text, cases, say, progress).run()
+    calls = read_calls(manifest, request, module, inputs)
+    return _Verification(out, manifest, request, module, text, calls, say, progress).run()
 
 
 @dataclass(frozen=True)
 class _Verification:
     """One call of `verify_artifact`, whose options were checked; `module` is a user's own, None for a model
-    from a checkpoint; `text` is that of `request.data`, `cases` are those of the inputs that were given."""
+    from a checkpoint; `text` is that of `request.data`, `calls` are those of the inputs that were given."""
 
     out: Path
     manifest: Manifest
     request: VerifyRequest
     module: torch.nn.Module | None
     text: str | None
-    cases: list[Case] | None
+    calls: ModuleCalls
     say: Say
     progress: Progress
 
@@ -131,7 +140,7 @@ class _Verification:
 
         on_cpu, seed = self.request.options_of(ONNXRUNTIME), self.request.seed
         if self.module is not None:
-            return open_module_session(self.out, self.module, options, seed, on_cpu)
+            return open_module_session(self.out, self.module, options, seed, on_cpu, self.calls.arguments)
         return open_session(self.out, self.checkpoint, options, seed, eager, on_cpu)
 
     @functools.cached_property
@@ -179,7 +188,7 @@ class _Verification:
         from reformer_export.parity.cases import add_num_hashes_cases
         from reformer_export.parity.sweep import takes_case
 
-        request, chosen = self.request, self.cases
+        request, chosen = self.request, self.calls.cases
         counts = dict.fromkeys(request.num_hashes)
         if chosen is None and request.lengths is None and request.batch_sizes is None and not counts:
             # Less those that an engine was not built for.

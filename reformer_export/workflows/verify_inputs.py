@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,14 +13,15 @@ from numpy.typing import NDArray
 
 from reformer_export.artifact.manifest import Manifest
 from reformer_export.batch import InputLine, SequenceReader, open_file, refuse_bad_line
-from reformer_export.batch.array_files import BROKEN
-from reformer_export.errors import InputError, one_line
+from reformer_export.batch.named_arrays import read_named_arrays
+from reformer_export.errors import InputError
 from reformer_export.runtimes.tokenizer import load_tokenizer
 from reformer_export.workflows.user_module import FORM, load_user_module
-from reformer_export.workflows.verify_request import VerifyRequest, arrays_of
+from reformer_export.workflows.verify_request import VerifyRequest, calls_of
 
 if TYPE_CHECKING:
     from reformer_export.parity.cases import Case
+    from reformer_export.reference.module import Arguments
     from reformer_export.workflows.progress import Say
 
 DEFAULT_BATCH_SIZE: Final = 8
@@ -44,8 +46,9 @@ def check_eager_is_named(manifest: Manifest, request: VerifyRequest) -> None:
     if not manifest.is_custom and request.module is not None:
         got, fix = "it for an artifact of a checkpoint", "leave it out"
         raise InputError("module", got, "`checkpoint`, or neither", fix)
-    if not manifest.is_custom and request.arrays is not None:
-        raise InputError("inputs", "arrays, for an artifact of a checkpoint", "a file", "write them to one")
+    if not manifest.is_custom and request.calls is not None:
+        got, fix = f"{type(request.inputs).__name__}, for an artifact of a checkpoint", "write them to a file"
+        raise InputError("inputs", got, "a file", fix)
 
 
 def find_module(request: VerifyRequest, say: Say) -> tuple[Any, Any]:
@@ -55,21 +58,46 @@ def find_module(request: VerifyRequest, say: Say) -> tuple[Any, Any]:
     return request.module, None
 
 
-def read_cases(out: Path, manifest: Manifest, request: VerifyRequest, inputs: Any) -> list[Case] | None:
-    """The request's own inputs, or else those that came with its module; None where there are none."""
-    if not manifest.is_custom:
-        if request.inputs is None:
-            return None
-        assert isinstance(request.inputs, Path)
-        return cases_from_file(request.inputs, out, manifest, request.batch_sizes)
-    from reformer_export.parity.module_session import cases_from_arrays
+def read_cases(out: Path, manifest: Manifest, request: VerifyRequest) -> list[Case] | None:
+    """The sequences of the request's file; None without one."""
+    if request.inputs is None:
+        return None
+    return cases_from_file(request.inputs, out, manifest, request.batch_sizes)
 
-    given = request.arrays
+
+@dataclass(frozen=True)
+class ModuleCalls:
+    """What a module is compared on: the user's own `cases`, None for drawn ones; `arguments` of a call with
+    other tensors, None to give these by name."""
+
+    cases: list[Case] | None = None
+    arguments: Arguments | None = None
+
+
+def read_calls(manifest: Manifest, request: VerifyRequest, module: Any, inputs: Any) -> ModuleCalls:
+    """Those of the request's `inputs`, or else of those that came with the module, which only show how it is
+    called where sizes are asked for."""
+    from reformer_export.export.module_values import name_inputs
+    from reformer_export.parity.module_session import cases_from_arrays
+    from reformer_export.reference.module import check_module
+
+    check_module(module)
     if isinstance(request.inputs, Path):
-        given = (read_named_arrays(request.inputs),)
-    elif given is None and inputs is not None and request.lengths is None and request.batch_sizes is None:
-        given = arrays_of(inputs)
-    return None if given is None else cases_from_arrays(manifest, given)
+        return ModuleCalls(cases_from_arrays(manifest, [read_named_arrays(request.inputs, manifest)]))
+    calls = request.calls
+    is_example = calls is None and (request.lengths is not None or request.batch_sizes is not None)
+    if calls is None:
+        calls = [] if inputs is None else calls_of(inputs)
+    arguments, arrays = None, []
+    names = {each.name for each in manifest.inputs}
+    for each in calls:
+        if isinstance(each, Mapping) and set(each) == names:
+            arrays.append(each)
+            continue
+        found = name_inputs(module, each)
+        arguments = found.arguments
+        arrays.append(dict(zip(found.names, found.tensors, strict=True)))
+    return ModuleCalls(cases_from_arrays(manifest, arrays) if arrays and not is_example else None, arguments)
 
 
 def cases_from_file(
@@ -126,14 +154,3 @@ def _case_from_lines(path: Path, lines: Sequence[InputLine]) -> Case:
     where = f"{path.name}, rows {lines[0].index} to {lines[-1].index}"
     given = GivenInputs(where, ids, mask)
     return Case(ids.shape[1], ids.shape[0], not bool(mask.all()), inputs=given)
-
-
-def read_named_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of a .npz file by name; InputError where it is none."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (OSError, AttributeError, *BROKEN) as error:
-        got = f"{path}, which cannot be read ({one_line(error) or type(error).__name__})"
-        fix = "write it with numpy.savez"
-        raise InputError("inputs", got, "a .npz file of the module's inputs by name", fix) from error

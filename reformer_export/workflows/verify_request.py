@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from reformer_export.artifact.engine_record import ENGINE_RUNTIMES
-from reformer_export.errors import InputError, one_line_repr
+from reformer_export.errors import InputError
 from reformer_export.libraries.operators import NativeMode
 from reformer_export.parity.compare import GivenTolerance
 from reformer_export.runtimes import RUNTIMES, RuntimeOptions
@@ -42,7 +42,8 @@ class VerifyRequest:
         device_id: as in `RuntimeOptions`.
         inputs: a .npz or .jsonl file as `run --file` reads it, whose sequences are compared, not random ones;
             neighbours of one length go together, up to `batch_sizes` (None: 8). For an artifact of the task
-            custom a mapping of all of the module's inputs by name, or several of them, or a .npz file.
+            custom the inputs of a call of the module, as `export_module` takes them, or a list of such, or a
+            .npz file of arrays by the inputs' names.
         module: what an artifact of the task custom was made of, in eval mode on the CPU; or where to get it,
             `package.module:function`, which is imported and called, and returns the module, or the module and
             `inputs`.
@@ -69,7 +70,7 @@ class VerifyRequest:
     details: bool = False
     seed: int = 0
     device_id: int | None = None
-    inputs: Path | Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None
+    inputs: Any = None
     module: object = None
     atol: float | None = None
     rtol: float | None = None
@@ -81,7 +82,8 @@ class VerifyRequest:
             raise InputError("runtimes", repr(unknown[0]), " or ".join(RUNTIMES), "name one")
         object.__setattr__(self, "beside", tuple(Path(folder) for folder in self.beside))
         check_field_types(self, but=("inputs",))
-        object.__setattr__(self, "inputs", _convert_inputs(self.inputs))
+        if isinstance(self.inputs, str | os.PathLike):
+            object.__setattr__(self, "inputs", Path(os.fsdecode(self.inputs)))
         if not self.runtimes:
             raise InputError("runtimes", "none", " or ".join(RUNTIMES), "name one")
         is_engine = bool(set(self.runtimes) & set(ENGINE_RUNTIMES))
@@ -108,7 +110,7 @@ class VerifyRequest:
                 "leave it out",
             )
         self.options_of(ONNXRUNTIME)  # which refuses what does not go together, before any work
-        if isinstance(self.inputs, tuple) and self.batch_sizes is not None:
+        if self.calls is not None and self.batch_sizes is not None:
             got, fix = "it beside arrays", "leave it out: arrays have their own"
             raise InputError("batch_sizes", got, "`inputs` from a file", fix)
         if self.inputs is not None and self.lengths is not None:
@@ -118,9 +120,11 @@ class VerifyRequest:
             raise InputError("data_length", f"{self.data_length} without a text", "`data` too", "add it")
 
     @property
-    def arrays(self) -> tuple[Mapping[str, Any], ...] | None:
-        """`inputs`, where they are not a file's."""
-        return self.inputs if isinstance(self.inputs, tuple) else None
+    def calls(self) -> list[Any] | None:
+        """`inputs` of each call of a module, where they are not a file's."""
+        if self.inputs is None or isinstance(self.inputs, Path):
+            return None
+        return calls_of(self.inputs)
 
     def _check_tolerance(self) -> None:
         for name in ("atol", "rtol"):
@@ -159,19 +163,6 @@ class VerifyRequest:
         )
 
 
-def _convert_inputs(inputs: object) -> Path | tuple[Mapping[str, Any], ...] | None:
-    """A file's path, or one or more mappings; InputError for anything else."""
-    if inputs is None or isinstance(inputs, Path):
-        return inputs
-    if isinstance(inputs, str) or (isinstance(inputs, os.PathLike) and isinstance(os.fspath(inputs), str)):
-        return Path(inputs)
-    return arrays_of(inputs)
-
-
-def arrays_of(inputs: object) -> tuple[Mapping[str, Any], ...]:
-    """One or more mappings of arrays by the names of inputs; InputError for anything else."""
-    several = (inputs,) if isinstance(inputs, Mapping) else inputs
-    if isinstance(several, list | tuple) and several and all(isinstance(each, Mapping) for each in several):
-        return tuple(several)
-    expected = "a mapping of arrays by the inputs' names, several of them, or a file's path"
-    raise InputError("inputs", one_line_repr(inputs), expected, "give one")
+def calls_of(inputs: Any) -> list[Any]:
+    """The inputs of each of several calls, which a list holds; else those of one."""
+    return inputs if isinstance(inputs, list) else [inputs]

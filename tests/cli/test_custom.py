@@ -69,6 +69,20 @@ def test_inspect_lists_what_goes_in_and_out(folder: Path) -> None:
     assert "vocabulary" not in outcome.stdout
 
 
+def test_bench_draws_inputs_of_its_own(folder: Path, tmp_path: Path) -> None:
+    options = ("--lengths", "2,8", "--repeat", 1, "--no-memory")
+    outcome = run_program(
+        "bench", folder / "out", *options, "--report", tmp_path / "a.html", "--json", tmp_path / "a.json"
+    )
+    assert outcome.status == 0, outcome.stderr
+    assert "eager: left out, the module is not in the artifact" in outcome.stderr
+    results = json.loads((tmp_path / "a.json").read_text())["results"]
+    assert [(each["contender"], each["length"]) for each in results] == [("artifact", 2), ("artifact", 8)]
+    assert "Unsqueeze" in (tmp_path / "a.html").read_text(encoding="utf-8")
+    outcome = run_program("bench", folder / "out", "--lengths", "49", "--repeat", 1)
+    assert "--lengths: got 49, expected batch from 1, time from 2 to 48" in outcome.error
+
+
 def test_what_does_not_work_says_so_in_one_line(folder: Path, tmp_path: Path) -> None:
     out, file = folder / "out", ("--file", folder / "inputs.npz")
     for arguments, expected in (

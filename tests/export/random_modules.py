@@ -166,7 +166,7 @@ def _attention(rng: random.Random) -> nn.Module:
         return Attended(layer, 8, "input_mask")
     if kind == "bare":
         return OneHead(LSHAttention(bucket_size=4, n_hashes=2, causal=causal))
-    local = rng.choice([0, 1])
+    local = rng.choice([0, 1]) if kind == "self" else 0  # which need whole windows at any length
     layer = reformer_pytorch.LSHSelfAttention(SIZE, n_local_attn_heads=local, **lucidrains)
     if kind == "padded":
         return Attended(Autopadder(layer), 1, "input_mask")

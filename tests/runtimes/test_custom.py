@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 
+from reformer_export.artifact.engine_record import EngineProfile
 from reformer_export.artifact.signature import GraphTensor, Signature
-from reformer_export.errors import InputError
+from reformer_export.errors import ArtifactError, InputError
 from reformer_export.runtimes import load
 from reformer_export.spec import DType
 from tests.runtimes.artifacts import custom_inputs, custom_outputs, write_artifact, write_custom_artifact
 from tests.runtimes.cuda_stand_in import GpuArray, stand_in
+from tests.runtimes.tensorrt.engines import DATA_TYPES, open_fake, write_engine, write_library
 
 INPUTS = custom_inputs(2, 5)
 
@@ -40,6 +42,29 @@ def test_onnxruntime_runs_it_by_name(tmp_path: Path, dtype: DType) -> None:
         assert_equal(model.run(other_kinds), custom_outputs(INPUTS))
         if dtype == "float16":
             assert model.run(INPUTS, dtype="float16")["forecast"].dtype == np.float16
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_an_engine_runs_it_by_name(tmp_path: Path, dtype: DType) -> None:
+    library, out = write_library(tmp_path), write_custom_artifact(tmp_path / "out", dtype)
+    floats = DATA_TYPES[dtype]
+    inputs = {"series": floats, "context": "FLOAT", "station": "INT32"}
+    outputs = {"forecast": floats, "known": "BOOL"}
+    file = {"inputs": inputs, "outputs": outputs, "dimensions": ["batch", "time"]}
+    profiles = (EngineProfile((1, 2), (1, 5), (2, 8)), EngineProfile((1, 2), (2, 40), (4, 48)))
+    write_engine(out, library, profiles=profiles, file=file)
+    with open_fake(out, library, cuda_graphs=True) as model:
+        for rows, time in ((2, 5), (2, 5), (2, 5), (1, 40), (3, 8)):
+            given = custom_inputs(rows, time)
+            assert_equal(model.run(given), custom_outputs(given))
+        with pytest.raises(InputError, match="series: got shape 5x8, expected one within a profile"):
+            model.run(custom_inputs(5, 8))
+    write_engine(out, library, profiles=profiles, file=file | {"outputs": outputs | {"known": "INT32"}})
+    with pytest.raises(ArtifactError, match=r"known of type .*INT32, expected .*BOOL"):
+        open_fake(out, library)
+    write_engine(out, library, profiles=profiles[:1], file=file | {"dimensions": ["time", "batch"]})
+    with pytest.raises(ArtifactError, match=r"series of shape .*, expected .* with batch from 1, time from 2"):
+        open_fake(out, library)
 
 
 def test_outputs_need_no_rows(tmp_path: Path) -> None:

@@ -111,9 +111,13 @@ class TensorRTRuntime(Runtime):
         the engine of decode.onnx, where there is no other."""
         if self._choice.passes is None:
             return self.max_decoding_length
+        if self.manifest.is_custom:
+            return self.spec.max_length
         profiles = self._choice.passes.profiles
         alone = [profile for profile in profiles if profile.minimum[0] == 1]
-        return min(self.spec.max_length, max(profile.maximum[1] for profile in alone or profiles))
+        return min(
+            self.spec.max_length, max(max(profile.maximum[1:], default=1) for profile in alone or profiles)
+        )
 
     @property
     def max_decoding_length(self) -> int:
@@ -144,6 +148,7 @@ class TensorRTRuntime(Runtime):
             raise self._choice.no_passes
         check_num_hashes(record, self.manifest, num_hashes)
         feeds = prepare_feeds(self.manifest, given, self.config.pad_token_id, self.manifest.dtype)
+        sizes = self.manifest.signature.bind({name: feed.shape for name, feed in feeds.items()})
         with self._lock:
             if self._is_closed:
                 raise InputError(
@@ -155,7 +160,7 @@ class TensorRTRuntime(Runtime):
             if self._executor is None:
                 self._open_executor(record, self._read_engine(record))
             assert self._executor is not None
-            outputs = self._executor.run(feeds)
+            outputs = self._executor.run(feeds, tuple(sizes.values()))
         return {each.name: outputs[each.name] for each in self.manifest.outputs}
 
     def _open_executor(self, record: EngineRecord, data: bytes) -> OpenedEngine:
@@ -164,7 +169,7 @@ class TensorRTRuntime(Runtime):
             self._cuda.activate()
             opened = self._open_engine(record, data)
             stack.callback(opened.close)
-            opened.check_signature(self.spec)
+            opened.check_signature(self.manifest.signature)
             self._executor = EngineExecutor(opened, self._cuda, cuda_graphs=self._options.cuda_graphs)
             stack.callback(self._executor.close)
             self._resources.callback(stack.pop_all().close)

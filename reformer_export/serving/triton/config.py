@@ -149,7 +149,7 @@ def tensorrt_config(manifest: Manifest, request: TritonRequest, engine: EngineRe
         **_tensors(manifest, batch),
         **_batching(manifest, request),
         "instance_group": [{"count": request.instances, "kind": Word("KIND_GPU"), "profile": profiles}],
-        **_warm_up(manifest, engine.profiles[0].optimum[1], manifest.inputs),
+        **_warm_up(manifest, engine.profiles[0].optimum[-1], manifest.inputs),
     }
 
 

@@ -198,10 +198,8 @@ reformer_status reformer_cpu_linear_pack(const reformer_linear_params* params) n
                             "packed is null");
   }
   status = reformer::open_packed(*params, job);
-  if (status == REFORMER_OK) {
-    reformer::pack_linear(*params, job.sizes, *job.products, job.packed);
-  }
-  return status;
+  if (status != REFORMER_OK) return status;
+  return reformer::pack_linear(*params, job.sizes, *job.products, job.packed);
 }
 
 reformer_status reformer_cpu_linear_workspace(const reformer_linear_params* params,
@@ -228,7 +226,8 @@ reformer_status reformer_cpu_linear(const reformer_linear_params* params) noexce
   status = reformer::check_workspace("Linear", params->execution, needed);
   if (status != REFORMER_OK) return status;
   if (params->packed == nullptr) {
-    reformer::pack_linear(*params, job.sizes, *job.products, job.packed);
+    status = reformer::pack_linear(*params, job.sizes, *job.products, job.packed);
+    if (status != REFORMER_OK) return status;
   }
   reformer::describe_job(*params, job);
   reformer::run_linear(job, params->execution);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 
 #include "kernels/common/arena.h"
 #include "kernels/common/tensor_checks.h"
@@ -36,6 +37,14 @@ void pack_panel(const uint8_t* weight, size_t outputs, size_t bytes, const Packe
   }
 }
 
+bool has_least_int8(const reformer_tensor& weight) {
+  const auto* numbers = static_cast<const int8_t*>(weight.data);
+  const size_t count = static_cast<size_t>(weight.dims[0] * weight.dims[1]);
+  int8_t least = 0;
+  for (size_t i = 0; i < count; ++i) least = std::min(least, numbers[i]);
+  return least == std::numeric_limits<int8_t>::min();
+}
+
 // 128 times the sum of an output's numbers.
 int32_t sum_surplus(const int8_t* numbers, size_t count) {
   int32_t sum = 0;
@@ -62,8 +71,12 @@ PackedLinear place_packed(void* memory, const LinearSizes& sizes, const Products
   return packed;
 }
 
-void pack_linear(const reformer_linear_params& params, const LinearSizes& sizes,
-                 const Products& products, const PackedLinear& packed) {
+reformer_status pack_linear(const reformer_linear_params& params, const LinearSizes& sizes,
+                            const Products& products, const PackedLinear& packed) {
+  if (products.weight_dtype == REFORMER_INT8 && has_least_int8(params.weight)) {
+    return report(params.execution, "Linear", REFORMER_ERROR_ATTRIBUTE,
+                  "weight holds -128, expected numbers from -127 to 127");
+  }
   *packed.header = {&products, sizes.size, sizes.outputs};
   const size_t outputs = static_cast<size_t>(sizes.outputs);
   const size_t columns = packed.num_panels * kPanelColumns;
@@ -90,6 +103,7 @@ void pack_linear(const reformer_linear_params& params, const LinearSizes& sizes,
     pack_panel(weight + first * bytes, std::min(kPanelColumns, outputs - first), bytes, packed,
                packed.panels + panel * packed.panel_bytes);
   }
+  return REFORMER_OK;
 }
 
 }  // namespace reformer

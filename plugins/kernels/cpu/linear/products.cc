@@ -24,6 +24,7 @@ struct TargetProducts {
 };
 
 #if defined(__x86_64__) && defined(__GNUC__)
+constexpr Products kAvx2Int8 = {"AVX2", REFORMER_INT8, false, multiply_int8_avx2};
 constexpr Products kAvxVnniInt8 = {"AVX-VNNI", REFORMER_INT8, true, multiply_int8_avx_vnni};
 constexpr Products kAvx512Int8 = {"AVX512-VNNI", REFORMER_INT8, true, multiply_int8_avx512};
 constexpr Products kAvx512BFloat16 = {"AVX512-BF16", REFORMER_BFLOAT16, false,
@@ -32,6 +33,7 @@ constexpr Products kAmxInt8 = {"AMX", REFORMER_INT8, false, multiply_int8_amx};
 constexpr Products kAmxBFloat16 = {"AMX", REFORMER_BFLOAT16, false, multiply_bfloat16_amx};
 constexpr TargetProducts kTargets[] = {
     {ProductsTarget::kNone, "none", nullptr, nullptr},
+    {ProductsTarget::kAvx2, "avx2", &kAvx2Int8, nullptr},
     {ProductsTarget::kAvxVnni, "avx-vnni", &kAvxVnniInt8, nullptr},
     {ProductsTarget::kAvx512, "avx512", &kAvx512Int8, &kAvx512BFloat16},
     {ProductsTarget::kAmx, "amx", &kAmxInt8, &kAmxBFloat16}};
@@ -65,6 +67,8 @@ bool has_target(ProductsTarget target) {
     case ProductsTarget::kAvx512:
       return __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") &&
              __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+    case ProductsTarget::kAvx2:
+      return __builtin_cpu_supports("avx2");
     case ProductsTarget::kAvxVnni:
       return __builtin_cpu_supports("avx2") && (eax1 & 1u << 4) != 0;
     case ProductsTarget::kNone:

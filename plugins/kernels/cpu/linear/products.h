@@ -39,7 +39,7 @@ struct Products {
 };
 
 // From slow to fast; each has what those before it have.
-enum class ProductsTarget { kNone, kAvxVnni, kAvx512, kAmx };
+enum class ProductsTarget { kNone, kAvx2, kAvxVnni, kAvx512, kAmx };
 
 // The best ones here for a weight of that dtype; null where there are none, and for bfloat16 where
 // float32 was measured to be as fast (plugins/README.md).
@@ -53,6 +53,7 @@ bool set_products_target(ProductsTarget target);
 void set_products(const Products* int8, const Products* bfloat16);
 
 #if defined(__x86_64__) && defined(__GNUC__)
+void multiply_int8_avx2(const ProductsJob& job);
 void multiply_int8_avx_vnni(const ProductsJob& job);
 void multiply_int8_avx512(const ProductsJob& job);
 void multiply_bfloat16_avx512(const ProductsJob& job);

@@ -53,45 +53,75 @@ HWY_INLINE float measure_unit(const T* row, size_t size) {
   return unit == 0 ? 1.0f : unit;
 }
 
-HWY_INLINE void store_int8(VF numbers, bool biased, uint8_t* target) {
-  const auto whole = hn::ConvertTo(I32(), numbers);
-  if (biased) {
-    const hn::Rebind<uint8_t, F32> du8;
-    hn::StoreU(hn::DemoteTo(du8, hn::Add(whole, hn::Set(I32(), 128))), du8, target);
-  } else {
-    const hn::Rebind<int8_t, F32> di8;
-    hn::StoreU(hn::DemoteTo(di8, whole), di8, reinterpret_cast<int8_t*>(target));
-  }
+// From 2^23 to 2^24 float32 has whole numbers only: a sum with this one is rounded to the nearest,
+// of two the even one, which its last bits then are.
+constexpr float kZero = 0x1.8p23f;
+constexpr uint32_t kZeroBits = 0x4B400000u;
+
+// The last byte of kZero + number - zero_bits.
+HWY_INLINE void store_whole(VF sum, uint32_t zero_bits, uint8_t* target) {
+  const U32 du;
+  const hn::Rebind<uint8_t, F32> du8;
+  const auto whole = hn::Sub(hn::BitCast(du, sum), hn::Set(du, zero_bits));
+  hn::StoreU(hn::TruncateTo(du8, whole), du8, target);
 }
 
-// x / unit rounded to the nearest even. A product with 1 / unit is within 2^-15 of the quotient, so
-// it rounds as that does unless it is close to the middle of two whole numbers: only then is
-// divided. Where 1 / unit could overflow always.
+// Numbers of a row divided by its unit, which may be a coarse 127th where it is denormal: so the
+// quotients have to be clipped.
+template <typename T>
+HWY_NOINLINE void divide_numbers(const T* numbers, size_t count, float unit, uint32_t zero_bits,
+                                 uint8_t* target) {
+  const F32 df;
+  const VF units = hn::Set(df, unit);
+  const VF limit = hn::Set(df, kInt8Limit);
+  visit_vectors(numbers, count, [&](VF values, size_t offset) HWY_ATTR {
+    const VF clipped = hn::Max(hn::Min(hn::Div(values, units), limit), hn::Neg(limit));
+    store_whole(hn::Add(clipped, hn::Set(df, kZero)), zero_bits, target + offset);
+  });
+}
+
+// A product with 1 / unit is within 2e-5 of the quotient, so that it rounds as that does unless it
+// is close to the middle of two whole numbers: only then is divided, and where 1 / unit could
+// overflow. Returns how far from a whole number a product was at most.
+template <typename T>
+HWY_INLINE float multiply_numbers(const T* numbers, size_t count, float inverse, uint32_t zero_bits,
+                                  uint8_t* target) {
+  const F32 df;
+  const VF inverses = hn::Set(df, inverse);
+  const VF zero = hn::Set(df, kZero);
+  VF farthest = hn::Zero(df);
+  visit_vectors(numbers, count, [&](VF values, size_t offset) HWY_ATTR {
+    const VF product = hn::Mul(values, inverses);
+    const VF sum = hn::Add(product, zero);
+    farthest = hn::Max(farthest, hn::Abs(hn::Sub(product, hn::Sub(sum, zero))));
+    store_whole(sum, zero_bits, target + offset);
+  });
+  return hn::GetLane(hn::MaxOfLanes(df, farthest));
+}
+
+// As the bytes of int8, or of uint8 128 above it.
 template <typename T>
 HWY_INLINE void quantise_row(const RowsJob& job, const T* row, uint8_t* target, float* unit_out) {
-  const F32 df;
+  constexpr size_t kBlock = 256;  // numbers, of which one in 50 blocks has one close to a middle
+  constexpr float kNearMiddle = 0.49996f;
   const size_t size = static_cast<size_t>(job.size);
+  const uint32_t zero_bits = job.biased ? kZeroBits - 128 : kZeroBits;
   const float unit = measure_unit(row, size);
   *unit_out = unit;
   if (std::isnan(unit)) {
     std::memset(target, job.biased ? 128 : 0, job.row_bytes);
     return;
   }
-  const VF units = hn::Set(df, unit);
-  const VF inverse = hn::Set(df, unit > 0x1p-100f ? 1.0f / unit : 0.0f);
-  const VF near_middle = hn::Set(df, unit > 0x1p-100f ? 0.4999f : -1.0f);
-  const VF limit = hn::Set(df, kInt8Limit);
-  visit_vectors(row, size, [&](VF values, size_t offset) HWY_ATTR {
-    const VF product = hn::Mul(values, inverse);
-    VF nearest = hn::Round(product);
-    const auto is_close = hn::Gt(hn::Abs(hn::Sub(product, nearest)), near_middle);
-    if (HWY_UNLIKELY(!hn::AllFalse(df, is_close))) {
-      nearest = hn::Round(hn::Div(values, units));
+  const bool inverts = unit > 0x1p-100f;
+  const float inverse = 1.0f / unit;
+  for (size_t i = 0; i < size; i += kBlock) {
+    const size_t count = size - i < kBlock ? size - i : kBlock;
+    if (inverts && multiply_numbers(row + i, count, inverse, zero_bits, target + i) < kNearMiddle) {
+      continue;
     }
-    nearest = hn::Max(hn::Min(nearest, limit), hn::Neg(limit));
-    store_int8(nearest, job.biased, target + offset);
-  });
-  const size_t written = round_up(size, hn::Lanes(df));
+    divide_numbers(row + i, count, unit, zero_bits, target + i);
+  }
+  const size_t written = round_up(size, hn::Lanes(F32()));
   std::memset(target + written, 0, job.row_bytes - written);
 }
 
