@@ -23,10 +23,8 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from mmap import mmap
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from reformer_export.errors import ArtifactError, InputError, ReformerExportError
 from reformer_export.runtimes import LeftPaddingWarning, Runtime, RuntimeOptions, load
