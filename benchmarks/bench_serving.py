@@ -164,8 +164,8 @@ def describe_overhead(overheads: dict[str, Overhead]) -> list[str]:
     """A sentence for each client."""
     return [
         f"{LENGTH} tokens by {client}: {1e3 * statistics.median(each.served):.2f} ms served, "
-        f"{1e3 * statistics.median(each.alone):.2f} ms here, in {len(each.served)} pairs: {each.added_ms:.2f} "
-        "ms more."
+        f"{1e3 * statistics.median(each.alone):.2f} ms here, in {len(each.served)} pairs: "
+        f"{each.added_ms:.2f} ms more."
         for client, each in overheads.items()
     ]
 

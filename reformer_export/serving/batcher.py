@@ -101,6 +101,8 @@ class Batcher:
 
     def _forget(self, waiting: _Waiting) -> None:
         """Take out of the queue what left before its turn."""
+        if not waiting.answer.cancelled() and waiting.answer.exception() is None:
+            return  # it has had its turn
         group = self._group_of(waiting)
         for queue in (self._groups.get(group), self._again):
             if queue is not None and waiting in queue:

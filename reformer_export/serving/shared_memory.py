@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import mmap
 import os
 import weakref
@@ -38,6 +39,7 @@ class SharedMemory:
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
         self._memory = mmap.mmap(fd, REGIONS * self.region_bytes)
         self._free = list(range(REGIONS))
+        self._taken: dict[int, weakref.ref[NDArray[np.uint8]]] = {}
 
     def take(self) -> tuple[int, NDArray[np.uint8]] | None:
         """Where a region begins, in bytes, and the region; None where all are in use."""
@@ -45,10 +47,11 @@ class SharedMemory:
             return None
         at = self._free.pop() * self.region_bytes
         region = np.frombuffer(self._memory, np.uint8, self.region_bytes, at)
-        weakref.finalize(region, self._give_back, at).atexit = False
+        self._taken[at] = weakref.ref(region, functools.partial(self._give_back, at))
         return at, region
 
-    def _give_back(self, at: int) -> None:
+    def _give_back(self, at: int, _gone: weakref.ref[NDArray[np.uint8]]) -> None:
+        del self._taken[at]
         if self.region_bytes > KEPT_BYTES:
             self._memory.madvise(mmap.MADV_REMOVE, at + KEPT_BYTES, self.region_bytes - KEPT_BYTES)
         self._free.append(at // self.region_bytes)

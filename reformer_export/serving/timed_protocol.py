@@ -84,7 +84,13 @@ class TimedProtocol(HttpToolsProtocol):
             self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, handler)
 
     def send_400_response(self, msg: str) -> None:
-        self._refuse_head(_write_refusal("400 Bad Request", msg))
+        """Of bytes that are no HTTP; what stands before them is a request that was accepted."""
+        answers_another = self.cycle is not None and not self.cycle.response_complete
+        if answers_another and (self._is_in_head or self.cycle.response_started):
+            self.cycle.keep_alive = False
+        else:
+            self.transport.write(_write_refusal("400 Bad Request", msg))
+            self.transport.close()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()

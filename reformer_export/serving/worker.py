@@ -124,9 +124,7 @@ class Worker:
             else:
                 done(WorkerDiedError(), _NOTHING)
 
-        if place is not None:
-            message = msgspec.structs.replace(message, at=place[0], room=len(room))
-        self._send(message, payload, take)
+        self._send(message, payload, take, at=0 if place is None else place[0], room=len(room))
 
     def generate(self, message: Generate, payload: bytes, sink: Callable[[Any], None]) -> int:
         """Begin a generation, whose answers `sink` takes, None where the worker dies; its id.
@@ -155,11 +153,13 @@ class Worker:
             self._process.connection.close()
             await self._process.end(CLOSING_SECONDS)
 
-    def _send(self, message: Infer | Generate, payload: tuple[Any, ...], sink: Sink) -> int:
+    def _send(self, message: Infer | Generate, payload: tuple[Any, ...], sink: Sink, **fields: Any) -> int:
+        """Send the message with `fields` and an id of its own, which is returned."""
         if self._process is None or not self.is_up:
             raise WorkerDiedError
         self._next_id += 1
-        self._process.connection.send(msgspec.structs.replace(message, id=self._next_id), *payload)
+        whole = msgspec.structs.replace(message, id=self._next_id, **fields)
+        self._process.connection.send(whole, *payload)
         self._calls[self._next_id] = sink
         return self._next_id
 

@@ -20,13 +20,12 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from mmap import mmap
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from reformer_export.errors import ArtifactError, InputError, ReformerExportError
 from reformer_export.runtimes import LeftPaddingWarning, Runtime, RuntimeOptions, load
@@ -135,12 +134,12 @@ class _Desk:
             inputs = arrays_from_payload(payload, message.inputs)
             outputs = self.model.run(inputs, num_hashes=message.num_hashes)
             run_ms = 1e3 * (time.perf_counter() - begun)
-            _check_size(outputs, self.max_response)
+            tensors = describe_arrays(outputs)
+            size = count_bytes(tensors)
+            _check_size(size, self.max_response)
         except Exception as error:  # one request's failure is not the worker's
             self.channel.send(failure_from_error(message.id, error))
             return
-        tensors = describe_arrays(outputs)
-        size = count_bytes(tensors)
         if size <= message.room:
             write_outputs(self.memory, message.at, outputs)
             self.channel.send(Result(message.id, tensors, run_ms, size))
@@ -188,10 +187,9 @@ def _describe(model: Runtime, start: Start) -> Ready:
     return Ready(model.description, model.notes, model.max_length, decodes, concurrency, on_gpu)
 
 
-def _check_size(outputs: Mapping[str, NDArray[Any]], limit: int) -> None:
+def _check_size(size: int, limit: int) -> None:
     """TooLargeError for outputs that the front process would not take: a custom module's sizes are not all
     known before it runs."""
-    size = sum(value.nbytes for value in outputs.values())
     if size > limit:
         fix = "send fewer rows at a time, or raise the server's `max_response`"
         raise TooLargeError("answer", f"{size} bytes of outputs", f"at most {limit}", fix)

@@ -50,8 +50,8 @@ async def start_process(on_message: OnMessage, on_lost: OnLost, max_payload: int
     It finds the modules that this one finds, and is in the root folder, because Python looks for modules
     where it is, and there no stranger can put any. Its standard output is this one's standard error.
     """
-    ours, theirs = socket.socketpair()
     memory = SharedMemory(max_payload)
+    ours, theirs = socket.socketpair()
     with theirs, contextlib.closing(memory.descriptor):
         for end in (ours, theirs):
             for buffer in (socket.SO_SNDBUF, socket.SO_RCVBUF):
