@@ -56,6 +56,11 @@ class Normed(nn.Module):
         return self.norm(x.transpose(1, 2)).transpose(1, 2)
 
 
+def unmasked(x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Zeros at masked tokens, whose values a layer with attention is free to choose."""
+    return x if mask is None else x * mask[..., None]
+
+
 class Attended(nn.Module):
     """A layer that is replaced, its sequence filled with zeros to a multiple, and a residual."""
 
@@ -73,7 +78,7 @@ class Attended(nn.Module):
             keywords[self.mask_name] = nn.functional.pad(mask, (0, -length % self.multiple))
         result = self.layer(filled, **keywords)
         result = getattr(result, self.part) if self.part else result
-        return x + result[:, :length, :SIZE]
+        return x + unmasked(result[:, :length, :SIZE], mask)
 
 
 class OneHead(nn.Module):
@@ -104,7 +109,7 @@ class WholeModel(nn.Module):
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         result = self.model(inputs_embeds=x, attention_mask=mask, return_dict=not self.by_place)
         hidden = result[0] if self.by_place else result.last_hidden_state
-        return x + hidden[..., :SIZE] - hidden[..., SIZE:]
+        return x + unmasked(hidden[..., :SIZE] - hidden[..., SIZE:], mask)
 
 
 class Branches(nn.Module):

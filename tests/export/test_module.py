@@ -162,8 +162,9 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Exported:
         torch.manual_seed(3)
         module = Mixed().eval()
         before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+        inputs = mixed_inputs(2, 16)
         parts, state = dict(module.named_modules()), torch.get_rng_state()
-        written = reformer_export.export_module(module, mixed_inputs(2, 16), out, max_length=32, hash_seed=5)
+        written = reformer_export.export_module(module, inputs, out, max_length=32, hash_seed=5)
         assert torch.equal(torch.get_rng_state(), state)
     assert dict(module.named_modules()) == parts
     assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
