@@ -8,8 +8,12 @@ BUILD_TOOLS := $(if $(and $(shell command -v cmake),$(shell command -v ninja)),,
 export PATH := $(PATH):$(abspath $(BIN))
 DEMO_OUT ?= demo-out
 DEMO_REPORTS ?= demo-reports
-# One thread a process: the tests run in as many processes as there are cores.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+# One thread a process: the tests run in as many processes as there are cores, each file as far as it goes in one,
+# so that what a file exports for its tests is exported once.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+
+# As many C++ tests at once as there are cores.
+CTEST := ctest --parallel $(shell getconf _NPROCESSORS_ONLN)
 
 LIBRARY := reformer_export/_native/libreformer_onnxruntime.so
 TENSORRT_LIBRARY := reformer_export/_native/libreformer_tensorrt.so
@@ -61,7 +65,7 @@ test-native: $(READY)  ## Build the native libraries, as far as they can be here
 	@{ $(MAKE) --no-print-directory tensorrt-plugin && (cd plugins && cmake --build --preset cuda); } \
 	  || { $(call without,library for GPUs); }
 	@if $(MAKE) --no-print-directory native; \
-	then cd plugins && cmake --preset host && cmake --build --preset host && ctest --preset host; \
+	then cd plugins && cmake --preset host && cmake --build --preset host && $(CTEST) --preset host; \
 	else $(call without,native library); fi
 
 native: $(LIBRARY)  ## Build the C++ operator library for this clone.
@@ -97,7 +101,7 @@ $(TENSORRT_LIBRARY): $(PLUGIN_SOURCES) $(TOOLCHAIN)/.ready | $(BUILD_TOOLS)
 
 sanitize: | $(BUILD_TOOLS)  ## Run the C++ tests under the address, undefined-behaviour and thread sanitizers.
 	cd plugins && for preset in host-asan host-tsan; do \
-	  cmake --preset $$preset && cmake --build --preset $$preset && ctest --preset $$preset || exit 1; done
+	  cmake --preset $$preset && cmake --build --preset $$preset && $(CTEST) --preset $$preset || exit 1; done
 
 # Every reader of a stranger's file, $(FUZZ_RUNS) inputs each; what is new and interesting goes to build/fuzz.
 fuzz: $(READY)  ## Feed every reader of strangers' files with damaged ones.

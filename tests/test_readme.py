@@ -151,9 +151,11 @@ def test_six_lines_of_python_export_verify_and_run(tmp_path: Path) -> None:
 def check_command(arguments: list[str]) -> None:
     """The command, its options and their values, as the program reads them before it does anything."""
     name, *rest = arguments
-    command = cli.get_command(click.Context(cli), name)
+    program = cli.make_context("reformer-export", [name])
+    command = cli.get_command(program, name)
     assert command is not None, name
-    command.make_context(name, rest)
+    # Below the program's context: click keeps the first help option that a command gets, for good.
+    command.make_context(name, rest, parent=program)
 
 
 def check_pip(arguments: list[str]) -> None:

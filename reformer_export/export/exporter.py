@@ -30,8 +30,9 @@ from reformer_export.low_precision import LowPrecision
 from reformer_export.modeling import CanonicalModel, build_decoder, build_model
 from reformer_export.spec import DType, TokenizerChoice
 
-EXTERNAL_DATA_THRESHOLD: Final = 1_500_000_000
-"""Bytes of weights above which they go into a file of their own (protobuf's limit is 2 GiB)."""
+EXTERNAL_DATA_THRESHOLD: Final = 2**27
+"""Bytes of weights above which they go into a file of their own, which ONNX Runtime maps where it would read
+and copy what is inside a protobuf; that may have 2 GiB."""
 
 _RECORDED_LIBRARIES: Final = (
     "torch",

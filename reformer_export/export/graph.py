@@ -6,7 +6,7 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from typing import Any
 
 import onnx_ir as ir
@@ -23,6 +23,7 @@ from reformer_export.artifact.decoding import (
 )
 from reformer_export.contract import DEFAULT_OPSET, DOMAIN, LINEAR, SCOPES_KEY, check_opset
 from reformer_export.errors import ExportError
+from reformer_export.export.capture import capture
 from reformer_export.export.functions import attach_function_bodies, custom_translation_table
 from reformer_export.export.int4_weights import pack_int4_weights
 from reformer_export.lucidrains_spec import LucidrainsSpec
@@ -100,18 +101,21 @@ def _trace(
 ) -> ir.Model:
     """`model` on `examples`; `names` of its inputs and outputs; `axes` that are symbolic, by argument."""
     check_opset(opset)
+    options: dict[str, Any] = {
+        "dynamo": True,
+        "opset_version": opset,
+        "input_names": names[0],
+        "output_names": names[1],
+        "dynamic_shapes": axes,
+        "custom_translation_table": custom_translation_table(),
+        "verbose": False,
+    }
     with quiet_exporter():
-        program = torch.onnx.export(
-            model,
-            examples,
-            dynamo=True,
-            opset_version=opset,
-            input_names=names[0],
-            output_names=names[1],
-            dynamic_shapes=axes,
-            custom_translation_table=custom_translation_table(),
-            verbose=False,
-        )
+        program = None
+        if isinstance(model.spec, LucidrainsSpec):
+            with suppress(torch.onnx.OnnxExporterError):  # of a version that lacks an operator's translation
+                program = torch.onnx.export(capture(model, examples, axes), (), **options)
+        program = program or torch.onnx.export(model, examples, **options)
     assert program is not None
     graph_model = program.model
     keep_module_names_only(graph_model)

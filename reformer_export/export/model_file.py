@@ -25,25 +25,23 @@ Message = TypeVar("Message")
 
 
 def save_model(model: ir.Model, path: Path, external_data: str | None = None) -> None:
-    """Write `model` to `path` (weights to the file `external_data` beside it, if given), and check it.
+    """Check `model` and write it to `path` (weights to the file `external_data` beside it, if given).
 
     Raises:
         ExportError: the ONNX checker refuses it.
     """
-    is_external = any(isinstance(x.const_value, ir.ExternalTensor) for x in model.graph.initializers.values())
-    if external_data is not None or is_external:
-        ir.save(model, path, external_data=external_data)
-        _check(path, str(path), full=False)
-        return
     with _without_weights(model) as weights:
         proto = ir.serde.serialize_model(model)
     for tensor in proto.graph.initializer:
         if tensor.name in weights:
             tensor.ClearField("external_data")
             tensor.ClearField("data_location")
+    _check(path, _with_weights_as_inputs(proto, weights))
+    if external_data is not None or any(isinstance(x, ir.ExternalTensor) for x in weights.values()):
+        ir.save(model, path, external_data=external_data)
+        return
     with path.open("wb") as stream:
         _write_model(stream, proto, weights)
-    _check(path, _with_weights_as_inputs(proto, weights), full=True)
 
 
 def weights_nbytes(model: ir.Model) -> int:
@@ -93,7 +91,7 @@ def _write_model(stream: BinaryIO, model: Any, weights: dict[str, Any]) -> None:
 
 
 def _tensor_parts(tensor: Any, weights: dict[str, Any]) -> tuple[str, bytes, bytes]:
-    """A tensor's name and what stands before and after the bytes that it lacks, all of it where it has them."""
+    """A tensor's name, and what stands before and after the bytes that it lacks, or all of it."""
     if tensor.name not in weights:
         return tensor.name, tensor.SerializeToString(), b""
     first, last = _around(tensor, _RAW_DATA)
@@ -143,10 +141,10 @@ def _with_weights_as_inputs(model: Any, weights: dict[str, Any]) -> Any:
     return copy
 
 
-def _check(path: Path, model: Any, full: bool) -> None:
-    """ExportError when the checker refuses `model`, which is or was written to `path`."""
+def _check(path: Path, model: Any) -> None:
+    """ExportError when the checker refuses `model`, which is for the file `path`."""
     try:
-        onnx.checker.check_model(model, full_check=full)
+        onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(
             path.name,

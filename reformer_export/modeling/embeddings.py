@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from reformer_export.modeling.casts import cast
 from reformer_export.spec import AxialPositionsSpec, LearnedPositionsSpec, ModelSpec
 
 
@@ -84,4 +85,4 @@ class Embeddings(nn.Module):
 
     def _add(self, words: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         where: torch.Tensor = self.position_embeddings(positions)
-        return words.float() + where.float()
+        return cast(words, torch.float32) + cast(where, torch.float32)

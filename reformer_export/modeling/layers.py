@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from reformer_export.contract import KEY_NORM_EPSILON, NO_SELF_LOGIT, SELF_LOGIT
+from reformer_export.modeling.casts import cast
 from reformer_export.ops import (
     draw_rotations,
     local_attention,
@@ -82,7 +83,7 @@ class StreamNorm(nn.Module):
             normed = nn.functional.layer_norm(stream, self.weight.shape, self.weight, self.bias, self.eps)
         else:
             stream, normed = residual_norm(stream, update, self.weight, self.bias, self.eps)
-        return stream, normed.to(self.output_dtype)
+        return stream, cast(normed, self.output_dtype)
 
 
 def operator_attributes(spec: ModelSpec, attention: AttentionSpec) -> tuple[float, ...]:
@@ -228,7 +229,7 @@ class FeedForward(nn.Module):
         rows = normalised.reshape(-1, normalised.shape[-1])
         output: torch.Tensor = self.outer[0](self.activation(self.inner[0](rows)))
         for inner, outer in list(zip(self.inner, self.outer, strict=True))[1:]:
-            output = output.float() + outer(self.activation(inner(rows))).float()
+            output = cast(output, torch.float32) + cast(outer(self.activation(inner(rows))), torch.float32)
         return attention_stream, output.reshape(attention_stream.shape)
 
 
@@ -269,4 +270,4 @@ def run_layers(
         attention_stream, hidden_states, update = layer(
             attention_stream, hidden_states, update, attention_mask, own
         )
-    return attention_stream, hidden_states if update is None else hidden_states + update.float()
+    return attention_stream, hidden_states if update is None else hidden_states + cast(update, torch.float32)

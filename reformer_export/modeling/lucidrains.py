@@ -15,6 +15,7 @@ from torch import nn
 
 from reformer_export.low_precision import LowPrecision
 from reformer_export.lucidrains_spec import LucidrainsSpec, RotaryPositionsSpec
+from reformer_export.modeling.casts import cast
 from reformer_export.modeling.layers import (
     ACTIVATIONS,
     AttentionOutput,
@@ -49,9 +50,9 @@ class ScaledLength(nn.Module):
         self, stream: torch.Tensor, update: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Stream float32 [B, L, N], what to add to it or None -> the sum, T [B, L, N]."""
-        stream = stream if update is None else stream + update.float()
-        length = stream.square().sum(-1, keepdim=True).sqrt().clamp(min=SCALE_NORM_EPSILON)
-        return stream, (stream / length * self.weight).to(self.output_dtype)
+        stream = stream if update is None else stream + cast(update, torch.float32)
+        length = stream.pow(2).sum(-1, keepdim=True).sqrt().clamp(min=SCALE_NORM_EPSILON)
+        return stream, cast(stream / length * self.weight, self.output_dtype)
 
 
 class NoNorm(nn.Module):
@@ -65,8 +66,8 @@ class NoNorm(nn.Module):
         self, stream: torch.Tensor, update: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Stream float32 [B, L, N], what to add to it or None -> the sum, T [B, L, N]."""
-        stream = stream if update is None else stream + update.float()
-        return stream, stream.to(self.output_dtype)
+        stream = stream if update is None else stream + cast(update, torch.float32)
+        return stream, cast(stream, self.output_dtype)
 
 
 def _make_norm(spec: LucidrainsSpec, dtype: torch.dtype) -> nn.Module:
@@ -264,7 +265,7 @@ class LucidrainsVectors(nn.Module):
 
     def forward(self, inputs_embeds: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor]:
         """T [B, L, hidden_size], int64 [B, L] -> last_hidden_state T [B, L, hidden_size]."""
-        vectors, mask = inputs_embeds.float(), attention_mask
+        vectors, mask = cast(inputs_embeds, torch.float32), attention_mask
         if self.spec.is_padded:
             positions = torch.arange(padded_length(self.spec, mask), device=mask.device)
             vectors, mask = pad_rows(vectors, positions), pad_rows(mask, positions)

@@ -14,8 +14,10 @@ from typing import Final, Protocol
 
 import torch
 from torch import nn
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from reformer_export.lucidrains_spec import LucidrainsSpec
+from reformer_export.modeling.casts import cast
 from reformer_export.ops import draw_rotations, local_attention, lsh_attention, lsh_buckets
 from reformer_export.spec import LSHAttentionSpec
 
@@ -51,6 +53,7 @@ class SelfAttention(nn.Module):
 
     rotations: torch.Tensor
     may_be_masked = True
+    alone: torch.Tensor
 
     def __init__(self, spec: LucidrainsSpec, layer: int) -> None:
         super().__init__()
@@ -67,6 +70,7 @@ class SelfAttention(nn.Module):
         if isinstance(attention, LSHAttentionSpec):
             rotations = draw_rotations(attention.hash_seed, spec.rotations_shape(layer))
             self.register_buffer("rotations", rotations, persistent=False)
+            self.register_buffer("alone", weights_alone(attention.num_hashes), persistent=False)
 
     def forward(
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor, beside: Turn | Caches | None
@@ -102,12 +106,11 @@ class SelfAttention(nn.Module):
             attended = self._attend_by_hash(*hashed, mask, turn, shortest)
         else:
             attended = self._attend_to_all(*hashed, mask)
-        attended = attended[:, first:]
+        if first:
+            query_key, value, mask, attended = (x[:, first:] for x in (query_key, value, mask, attended))
         if not local:
             return attended
-        locally = self._attend_locally(
-            query_key[:, first:, :local], value[:, first:, :local], mask[:, first:]
-        )
+        locally = self._attend_locally(query_key[..., :local], value[..., :local], mask)
         return torch.cat([locally, attended], dim=-1)
 
     def _attend_by_hash(
@@ -147,8 +150,9 @@ class SelfAttention(nn.Module):
         )
         if not self.may_be_masked:
             return attended
-        weight = weigh_alone(buckets, spec.bucket_size, shortest).transpose(1, 2)[..., None]
-        alone = (value.float().view(*weight.shape[:3], -1) * weight).view(value.shape).to(value.dtype)
+        weight = weigh_alone(buckets, spec.bucket_size, shortest, self.alone).transpose(1, 2)
+        alone = (cast(value, torch.float32).view(*weight.shape[:3], -1) * weight).view(value.shape)
+        alone = cast(alone, value.dtype)
         return torch.where(mask[..., None] != 0, attended, alone)
 
     def _attend_to_all(
@@ -196,36 +200,57 @@ class SelfAttention(nn.Module):
         if not self.hashes or not self.may_be_masked:
             return attended  # nobody is moved by what masked tokens attend to
         sees_any, average = attend_to_nothing(value, mask, window, spec.is_causal)
-        return torch.where((mask != 0)[..., None] | sees_any, attended, average.to(value.dtype))
+        sees_any = torch.logical_or((mask != 0)[..., None], sees_any)
+        return torch.where(sees_any, attended, cast(average, value.dtype))
 
 
 def unit_keys(query_key: torch.Tensor, num_heads: int) -> torch.Tensor:
     """T [B, L, H*D] -> T [B, L, H*D], each head's vectors with length 1; zeros stay so."""
-    vectors = query_key.float().view(*query_key.shape[:2], num_heads, -1)
+    vectors = cast(query_key, torch.float32).view(*query_key.shape[:2], num_heads, -1)
     # No sum: the exporter takes one with so small a number for one with 0.
-    mean_square = vectors.square().mean(-1, keepdim=True).clamp(min=KEY_NORM_EPSILON)
+    mean_square = vectors.pow(2).mean(-1, keepdim=True).clamp(min=KEY_NORM_EPSILON)
     vectors = vectors * torch.rsqrt(mean_square * vectors.shape[-1])
-    return vectors.view(query_key.shape).to(query_key.dtype)
+    return cast(vectors.view(query_key.shape), query_key.dtype)
 
 
 def turn_pairs(query_key: torch.Tensor, turn: Turn, num_heads: int, scale: float) -> torch.Tensor:
     """T [B, K, H*D] -> T [B, K, H*D]: neighbouring elements of each head, taken as points of a plane, turned
     by the angles of their position (Su et al. 2021), and multiplied by `scale`."""
     cosines, sines = (x[..., None, :] * scale for x in turn)
-    pairs = query_key.float().view(*query_key.shape[:2], num_heads, -1, 2)
+    pairs = cast(query_key, torch.float32).view(*query_key.shape[:2], num_heads, -1, 2)
     first, second = pairs[..., 0], pairs[..., 1]
     turned = torch.stack([first * cosines - second * sines, second * cosines + first * sines], dim=-1)
-    return turned.view(query_key.shape).to(query_key.dtype)
+    return cast(turned.view(query_key.shape), query_key.dtype)
 
 
-def weigh_alone(buckets: torch.Tensor, chunk_length: int, shortest: int) -> torch.Tensor:
-    """What the weights of a token sum to that sees itself alone, for every token: float32 [B, H, K], from
-    buckets int32 [B, H, R, K] of `shortest` tokens at least where any hash.
+def weights_alone(num_hashes: int) -> torch.Tensor:
+    """What the weights of a token sum to that sees itself alone: float32
+    [(num_hashes + 1)**2, 1], at the place
+    (num_hashes + 1) * n2 + n1 for one that is in its window twice in n2 rounds and once in n1.
 
-    Not quite 1, since each logsumexp is rounded. A token is in its window once a round, or twice: in a
-    round's first chunk, which sees the last one of the round before, when that has it too.
+    Not quite 1, since each logsumexp is rounded.
     """
-    length = buckets.shape[3]
+    count = torch.arange(num_hashes + 1, dtype=torch.float32, device="cpu")
+    twice, once = count[:, None], count
+    lse_once, lse_twice = torch.tensor([1.0, 2.0], device="cpu").log() + SELF_LOGIT
+    greatest = torch.where(twice > 0, lse_twice, lse_once)
+    terms = twice * torch.exp(lse_twice - greatest) + once * torch.exp(lse_once - greatest)
+    all_rounds = torch.log(terms.clamp(min=1.0)) + greatest  # no round at all does not happen
+    share = 2.0 * torch.exp(SELF_LOGIT - lse_twice)
+    weights = twice * share * torch.exp(lse_twice - all_rounds) + once * torch.exp(lse_once - all_rounds)
+    return weights.view(-1, 1)
+
+
+def weigh_alone(
+    buckets: torch.Tensor, chunk_length: int, shortest: int, weights: torch.Tensor
+) -> torch.Tensor:
+    """What the weights of a token sum to that sees itself alone, for every token: float32 [B, H, K, 1],
+    from buckets int32 [B, H, R, K] of `shortest` tokens at least where any hash, and `weights_alone`.
+
+    A token is in its window once a round, or twice: in a round's first chunk, which sees the last one of the
+    round before, when that has it too.
+    """
+    length, num_hashes = buckets.shape[3], round(weights.shape[0] ** 0.5) - 1
     order = buckets.long() * length + torch.arange(length, device=buckets.device)
     least = most = order
     if shortest < chunk_length:  # a dense sequence can be shorter than what is looked for
@@ -235,11 +260,8 @@ def weigh_alone(buckets: torch.Tensor, chunk_length: int, shortest: int) -> torc
     first = order <= torch.topk(least, chunk_length, largest=False).values[..., -1:]
     last = order >= torch.topk(most, chunk_length).values[..., -1:]
     round_before = torch.cat([last[:, :, -1:], last[:, :, :-1]], dim=2)
-    copies = 1.0 + (first & round_before).float()
-    lse = torch.log(copies) + SELF_LOGIT
-    greatest = lse.amax(2, keepdim=True)
-    all_rounds = torch.log(torch.exp(lse - greatest).sum(2, keepdim=True)) + greatest
-    return (copies * torch.exp(SELF_LOGIT - lse) * torch.exp(lse - all_rounds)).sum(2)
+    is_twice = torch.logical_and(first, round_before).long()
+    return nn.functional.embedding((is_twice * num_hashes + 1).sum(2), weights)
 
 
 def attend_to_nothing(
@@ -253,24 +275,33 @@ def attend_to_nothing(
     """
     batch, length, size = value.shape
     windows = (length + window - 1) // window
-    positions = torch.arange(length, device=value.device)
-    inside = torch.clamp(torch.arange(windows * window, device=value.device), max=length - 1)
-    sums = value.float().index_select(1, inside).view(batch, windows, window, size).sum(2)
-    masks = mask.index_select(1, inside).view(batch, windows, window)
+    is_whole, masked = statically_known_true(windows * window == length), mask
+    if not is_whole:
+        inside = torch.clamp(torch.arange(windows * window, device=value.device), max=length - 1)
+        value, masked = value.index_select(1, inside), mask.index_select(1, inside)
+    sums = cast(value, torch.float32).view(batch, windows, window, size).sum(2)
+    masks = masked.view(batch, windows, window)
     any_visible = masks.amax(2)
-    before, after = _neighbours(sums, window * MISSING_VALUE)
-    seen_before, seen_after = _neighbours(any_visible, 0)
+    total = _before(sums, window * MISSING_VALUE) + sums
+    seen = _before(any_visible, 0)[..., None]
     if is_causal:
-        total, seen = before + sums, seen_before[..., None] + masks.cumsum(2)
+        seen = seen + masks.cumsum(2)
     else:
-        total = before + sums + after
-        seen = (seen_before + any_visible + seen_after)[..., None].expand(-1, -1, window)
+        total = total + _behind(sums, window * MISSING_VALUE)
+        seen = seen + (any_visible + _behind(any_visible, 0))[..., None]
+        seen = seen.expand(-1, -1, window)
     average = total / (window * (2 if is_causal else 3))
-    sees_any = seen.reshape(batch, windows * window).index_select(1, positions) > 0
+    positions = torch.arange(length, device=value.device)
+    seen = seen.reshape(batch, windows * window)
+    sees_any = (seen if is_whole else seen.index_select(1, positions)) > 0
     return sees_any[..., None], average.index_select(1, positions // window)
 
 
-def _neighbours(x: torch.Tensor, missing: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """[B, n, ...] -> what stands before and after each of the n, `missing` beyond the ends."""
-    end = torch.full_like(x[:, :1], missing)
-    return torch.cat([end, x[:, :-1]], dim=1), torch.cat([x[:, 1:], end], dim=1)
+def _before(x: torch.Tensor, missing: float) -> torch.Tensor:
+    """[B, n, ...] -> what stands before each of the n, `missing` before the first."""
+    return torch.cat([x.new_full((x.shape[0], 1, *x.shape[2:]), missing), x[:, :-1]], dim=1)
+
+
+def _behind(x: torch.Tensor, missing: float) -> torch.Tensor:
+    """[B, n, ...] -> what stands behind each of the n, `missing` behind the last."""
+    return torch.cat([x[:, 1:], x.new_full((x.shape[0], 1, *x.shape[2:]), missing)], dim=1)

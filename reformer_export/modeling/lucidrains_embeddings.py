@@ -10,6 +10,7 @@ from reformer_export.lucidrains_spec import (
     SinusoidalPositionsSpec,
     SummedAxialPositionsSpec,
 )
+from reformer_export.modeling.casts import cast
 from reformer_export.modeling.embeddings import LearnedPositionEmbeddings
 from reformer_export.modeling.lucidrains_attention import Turn
 from reformer_export.spec import LearnedPositionsSpec
@@ -84,13 +85,13 @@ class Embeddings(nn.Module):
         """int64 [B, L], and int64 [B, L], the tokens' positions, or None for 0 to L - 1 -> float32
         [B, L, hidden_size]."""
         words: torch.Tensor = self.word_embeddings(input_ids)
-        embedded = words.float()
+        embedded = cast(words, torch.float32)
         if self.position_embeddings is not None:
             if positions is None:
                 positions = torch.arange(input_ids.shape[1], device=input_ids.device)[: self.position_limit]
-            embedded = embedded + self.position_embeddings(positions).float()
+            embedded = embedded + cast(self.position_embeddings(positions), torch.float32)
         if self.projection is not None:
-            embedded = self.projection(embedded.to(words.dtype)).float()
+            embedded = cast(self.projection(cast(embedded, words.dtype)), torch.float32)
         return embedded
 
 

@@ -9,8 +9,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.torch import save_file
 
+from reformer_export.checkpoints import weights
 from reformer_export.checkpoints.weights import open_weights
 from reformer_export.errors import ReformerExportError
 
@@ -52,6 +54,23 @@ def test_safetensors(tmp_path):
     assert files.files == (tmp_path / "model.safetensors",)
     assert {header.shape for header in files.headers.values()} == {(3, 5)}
     assert_equal(files.read(files.headers), tensors())
+
+
+@pytest.mark.parametrize("elements", [1, 30, 10**9])
+def test_a_file_is_open_for_a_portion_of_its_tensors_only(tmp_path, monkeypatch, elements):
+    monkeypatch.setattr(weights, "MAPPED_ELEMENTS", elements)
+    opened = []
+    monkeypatch.setattr(
+        weights, "safe_open", lambda file, **how: opened.append(file) or safe_open(file, **how)
+    )
+    files = open_weights(save_shards(tmp_path, first=["c", "a"], second=["b"]), allow_pickle=False)
+    opened.clear()
+
+    assert_equal(files.read(["b", "c", "a"]), tensors())
+
+    first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
+    assert opened == ([first] * 2 if elements == 1 else [first]) + [second]
+    assert files.read([]) == {}
 
 
 def test_tensors_outlive_their_file(tmp_path):

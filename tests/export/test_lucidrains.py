@@ -19,6 +19,8 @@ from reformer_export.libraries.operators import NativeMode, find_native_library
 from reformer_export.runtimes import RuntimeOptions
 from tests.lucidrains import SMALL, save_model
 
+pytestmark = pytest.mark.usefixtures("translated_as_captured")
+
 ATOL = 1e-4
 
 CONFIGURATIONS: dict[str, tuple[dict[str, Any], str | None]] = {

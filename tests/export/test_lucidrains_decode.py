@@ -24,6 +24,8 @@ from reformer_export.runtimes import RuntimeOptions
 from tests.lucidrains import SMALL, save_model
 from tests.modeling.test_lucidrains_decoder import FrozenPast
 
+pytestmark = pytest.mark.usefixtures("translated_as_captured")
+
 CONFIGURATIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "rotary, dense first": ({"depth": 1, "full_attn_thres": 16, "one_value_head": True, "ff_glu": True}, {}),
     "local heads, rounds": (

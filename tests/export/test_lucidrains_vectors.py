@@ -25,7 +25,7 @@ from tests.engine.real import require_tensorrt_rtx
 from tests.lucidrains import SMALL_ATTENTION, SMALL_REFORMER, draw_vectors, require_package, save_model
 from tests.pages import ROOT, read_python
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("translated_as_captured")]
 
 ATOL = 1e-4
 

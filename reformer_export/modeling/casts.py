@@ -1,0 +1,10 @@
+"""Types of tensors in the canonical models."""
+
+from __future__ import annotations
+
+import torch
+
+
+def cast(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """`x` in `dtype`; torch.export would record a cast that changes nothing, and take its time over it."""
+    return x if x.dtype == dtype else x.to(dtype)
