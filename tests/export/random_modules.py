@@ -249,7 +249,8 @@ def examine(seed: int, out: Path) -> float:
     each = compose(seed)
     state = torch.get_rng_state()
     before = {name: tensor.clone() for name, tensor in each.module.state_dict().items()}
-    manifest = reformer_export.export_module(each.module, each.example, out, max_length=LONGEST).manifest
+    options: dict[str, Any] = {"max_length": LONGEST, "verify": False}
+    manifest = reformer_export.export_module(each.module, each.example, out, **options).manifest
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(before[name], tensor) for name, tensor in each.module.state_dict().items())
     sessions, worst = Sessions(out), 0.0
