@@ -6,6 +6,7 @@ import collections
 import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from reformer_export.checkpoints.live import describe_module
 from reformer_export.contract import DEFAULT_OPSET, DOMAIN, VERSION
 from reformer_export.custom_spec import custom_spec
 from reformer_export.errors import ExportError, InputError, one_line
+from reformer_export.export.capture import decompose_again, keep_as_captured
 from reformer_export.export.exporter import EXTERNAL_DATA_THRESHOLD, library_versions
 from reformer_export.export.functions import attach_function_bodies, custom_translation_table
 from reformer_export.export.graph import keep_module_names_only, quiet_exporter
@@ -120,17 +122,20 @@ def _longest_without_room(copy: ModuleCopy, traced: TracedModule) -> int:
 
 def _convert(traced: TracedModule, opset: int) -> ir.Model:
     """The trace in ONNX, with the functions that its nodes need and its own names."""
+    options: dict[str, Any] = {
+        "dynamo": True,
+        "opset_version": opset,
+        "input_names": [each.name for each in traced.inputs],
+        "output_names": [each.name for each in traced.outputs],
+        "custom_translation_table": custom_translation_table(),
+        "verbose": False,
+    }
     try:
         with quiet_exporter():
-            program = torch.onnx.export(
-                traced.program,
-                dynamo=True,
-                opset_version=opset,
-                input_names=[each.name for each in traced.inputs],
-                output_names=[each.name for each in traced.outputs],
-                custom_translation_table=custom_translation_table(),
-                verbose=False,
-            )
+            program = None
+            with suppress(torch.onnx.OnnxExporterError):  # an operator that is to be decomposed first
+                program = torch.onnx.export(keep_as_captured(traced.program), (), **options)
+            program = program or torch.onnx.export(decompose_again(traced.program), (), **options)
     except Exception as error:  # the exporter's own of many kinds
         fix = "change what it does there, or keep it outside of the module that is exported"
         raise ExportError("module", f"'{one_line(error)}' from torch.onnx", "what ONNX has", fix) from error

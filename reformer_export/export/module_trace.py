@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import io
+import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import sympy  # type: ignore[import-untyped]
 import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
+from torch.utils._sympy.printers import PythonPrinter
 from torch.utils._sympy.value_ranges import ValueRanges, bound_sympy
 
 from reformer_export.custom_spec import BATCH, SEQUENCE, UNLIMITED, CustomTensor, Dimension
@@ -66,14 +68,29 @@ class TracedModule:
         """The greatest value of a size in the program, None for no limit."""
         if isinstance(size, int):
             return size
-        named = {each.name: each for each in self.dimensions}
+        expression = size.node.expr
+        limits = {each.name: each for each in self.dimensions}
+        known = {symbol: limits.get(self.symbols.get(str(symbol), "")) for symbol in expression.free_symbols}
         ranges = dict(self.program.range_constraints)
-        for symbol in list(ranges):
-            dimension = named.get(self.symbols.get(str(symbol), ""))
-            if dimension is not None and dimension.maximum < UNLIMITED:
-                ranges[symbol] = ValueRanges(ranges[symbol].lower, sympy.Integer(dimension.maximum))
-        upper = bound_sympy(size.node.expr, ranges).upper
+        for symbol, limit in known.items():
+            if limit is not None and limit.maximum < UNLIMITED:
+                ranges[symbol] = ValueRanges(sympy.Integer(limit.minimum), sympy.Integer(limit.maximum))
+        only = next(iter(known.values()), None)
+        if len(known) == 1 and only is not None and only.maximum <= MOST_TRIED:
+            return max(_values(expression, range(only.minimum, only.maximum + 1)))
+        upper = bound_sympy(expression, ranges).upper
         return int(upper) if upper.is_Integer and upper < UNLIMITED else None
+
+
+MOST_TRIED: Final = 2**16
+"""Sizes of a dimension that are tried one by one, since a bound of padded lengths is too great."""
+
+
+def _values(expression: Any, sizes: range) -> Iterator[int]:
+    """What an expression of one symbol is for each size."""
+    (symbol,) = expression.free_symbols
+    code = compile(PythonPrinter().doprint(expression), "size", "eval")
+    return (int(eval(code, {"math": math, str(symbol): size})) for size in sizes)
 
 
 def trace_module(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reformer_export.custom_spec import CustomSpec
+from reformer_export.custom_spec import CustomSpec, CustomTensor
 from reformer_export.parity.compare import (
     Hashing,
     LayerAgreement,
@@ -53,8 +53,14 @@ class ModuleTrial:
         return found
 
     def compare(self, got: Outputs, expected: Outputs) -> OutputDifference:
-        """Where there is a token, by the mask of the output's first two dimensions; elsewhere everything."""
-        return compare_outputs(self._count(got), self._count(expected), NO_MASK)
+        """Where there is a token, by the mask of the output's first two dimensions; elsewhere everything.
+
+        An output whose largest expected element is above 1 counts relative to that; of integers and truth
+        values 1 for every one that differs.
+        """
+        pairs = {each.name: self._pair(each, got, expected) for each in self.session.custom.outputs}
+        counted_got = {name: pair[0] for name, pair in pairs.items()}
+        return compare_outputs(counted_got, {name: pair[1] for name, pair in pairs.items()}, NO_MASK)
 
     def judge(self, truth: EagerRun) -> PointJudge:
         session = self.session
@@ -70,17 +76,27 @@ class ModuleTrial:
         masks = [each for each in masks_of(self.session.custom) if len(each.shape) == 2]
         return {each.shape: self.arrays[each.name].astype(np.bool_) for each in masks}
 
-    def _count(self, outputs: Outputs) -> dict[str, NDArray[Any]]:
-        """What counts of each, a row for each token."""
-        masks, counted = self._masks(), {}
-        for tensor in self.session.custom.outputs:
-            value = outputs[tensor.name]
-            mask = masks.get(tensor.shape[:2])
-            if mask is not None and value.shape[:2] == mask.shape:
-                value = value[mask]
-            rows = value.reshape(-1, value.shape[-1]) if value.ndim > 2 else np.atleast_1d(value)
-            counted[tensor.name] = rows
-        return counted
+    def _pair(
+        self, tensor: CustomTensor, got: Outputs, expected: Outputs
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """What counts of both, a row for each token."""
+        value, reference = got[tensor.name], expected[tensor.name]
+        if value.shape != reference.shape:
+            return value, reference  # which is wrong by that
+        mask = self._masks().get(tensor.shape[:2])
+        if mask is not None and reference.shape[:2] == mask.shape:
+            value, reference = value[mask], reference[mask]
+        if reference.dtype.kind in "iub":
+            value, reference = (value != reference).astype(np.float32), np.zeros(reference.shape, np.float32)
+        scale = np.maximum(np.abs(reference).max(initial=0.0), 1.0)
+        rows = (
+            (-1, reference.shape[-1])
+            if reference.ndim > 2
+            else (-1,)
+            if reference.ndim == 0
+            else reference.shape
+        )
+        return (value / scale).reshape(rows), (reference / scale).reshape(rows)
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from reformer_export.artifact.files import require_utf8
 from reformer_export.artifact.folder import check_new_folder, new_folder
+from reformer_export.artifact.manifest import Manifest
 from reformer_export.contract import DEFAULT_OPSET, check_opset
 from reformer_export.errors import InputError
-from reformer_export.libraries.packages import EXPORTING, require_packages
+from reformer_export.libraries.packages import COMPARING, EXPORTING, require_packages
 from reformer_export.runtimes.field_types import check_field_types
 from reformer_export.runtimes.options import options_from_fields
+from reformer_export.workflows.compare_module import compare_shortly
 from reformer_export.workflows.export import ExportedArtifact
 from reformer_export.workflows.progress import Say, say_nothing
 
@@ -35,12 +37,15 @@ class ModuleRequest:
         max_length: greatest size of the dimension `sequence`, tokens; layers of reformer-pytorch need it, as
             their rotations are drawn for it.
         opset: ONNX opset, 18 or later.
+        verify: compare the artifact with the module on the example and two drawn inputs, and write nothing if
+            it differs; of a module in float32 and in eval mode.
         overwrite: replace an artifact that is there, when the new one is whole.
     """
 
     hash_seed: int | None = None
     max_length: int | None = None
     opset: int = DEFAULT_OPSET
+    verify: bool = True
     overwrite: bool = False
 
     def __post_init__(self) -> None:
@@ -86,10 +91,11 @@ def export_module(
         InputError: the example inputs or the options do not fit the module.
         MissingDependencyError: torch or another package is not installed.
         OutputError: `out` exists, or the disk refuses; nothing was changed.
+        ParityError: the artifact differs from the module; nothing was written.
     """
     request = options_from_fields(ModuleRequest, request, fields)
     out = Path(out)
-    require_packages("exporting", EXPORTING)
+    require_packages("exporting", (*EXPORTING, *(COMPARING if request.verify else ())))
     require_utf8(out)
     check_new_folder(out, request.overwrite)
     say("Loading the exporter ...")
@@ -99,9 +105,27 @@ def export_module(
         dynamic_shapes, output_names, request.hash_seed, request.max_length, request.opset
     )
     with new_folder(out, request.overwrite) as folder:
+
+        def compare(manifest: Manifest) -> dict[str, Any]:
+            say("Comparing with the module ...")
+            return compare_shortly(folder, manifest, module, example_inputs)
+
         say("Tracing and writing the graph ...")
-        manifest = write_module(module, example_inputs, folder, options)
+        compares = request.verify and _is_comparable(module, say)
+        manifest = write_module(module, example_inputs, folder, options, compare if compares else None)
     for title, tensors in (("Input", manifest.inputs), ("Output", manifest.outputs)):
         for each in tensors:
             say(f"{title} {each.name}: {each.dtype} [{', '.join(map(str, each.shape))}]")
     return ExportedArtifact(out, manifest)
+
+
+def _is_comparable(module: torch.nn.Module, say: Say) -> bool:
+    """Whether `module` can be run as eager; `say` is told why not."""
+    from reformer_export.reference.module import check_module
+
+    try:
+        check_module(module)
+    except InputError as error:
+        say(f"Note: not compared with the module: {error}.")
+        return False
+    return True

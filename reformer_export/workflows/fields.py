@@ -49,6 +49,7 @@ class ModuleFields(TypedDict, total=False):
     hash_seed: int | None
     max_length: int | None
     opset: int
+    verify: bool
     overwrite: bool
 
 

@@ -1,10 +1,18 @@
 """Modules of a user's own, composed at random: linear, convolution, norm, embedding and the layers that are
-replaced, nested as people nest them, some of them called twice."""
+replaced, nested as people nest them, some of them called twice.
+
+    python -m tests.export.random_modules 60
+
+exports so many of them and compares each with the unpatched module.
+"""
 
 from __future__ import annotations
 
 import random
+import sys
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import reformer_pytorch
@@ -15,6 +23,9 @@ from torch import nn
 from transformers import ReformerModel
 from transformers.models.reformer import modeling_reformer
 
+import reformer_export
+from reformer_export.checkpoints.quiet import silence_transformers
+from tests.export.eager_module import Sessions, run_eager, worst_difference
 from tests.hf_models import config_t
 
 SIZE = 16
@@ -45,6 +56,11 @@ class Normed(nn.Module):
         return self.norm(x.transpose(1, 2)).transpose(1, 2)
 
 
+def unmasked(x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Zeros at masked tokens, whose values a layer with attention is free to choose."""
+    return x if mask is None else x * mask[..., None]
+
+
 class Attended(nn.Module):
     """A layer that is replaced, its sequence filled with zeros to a multiple, and a residual."""
 
@@ -62,7 +78,7 @@ class Attended(nn.Module):
             keywords[self.mask_name] = nn.functional.pad(mask, (0, -length % self.multiple))
         result = self.layer(filled, **keywords)
         result = getattr(result, self.part) if self.part else result
-        return x + result[:, :length, :SIZE]
+        return x + unmasked(result[:, :length, :SIZE], mask)
 
 
 class OneHead(nn.Module):
@@ -93,7 +109,7 @@ class WholeModel(nn.Module):
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         result = self.model(inputs_embeds=x, attention_mask=mask, return_dict=not self.by_place)
         hidden = result[0] if self.by_place else result.last_hidden_state
-        return x + hidden[..., :SIZE] - hidden[..., SIZE:]
+        return x + unmasked(hidden[..., :SIZE] - hidden[..., SIZE:], mask)
 
 
 class Branches(nn.Module):
@@ -225,3 +241,28 @@ def compose(seed: int) -> Composition:
 
         sizes = [(1, 1), (rng.choice([1, 3]), rng.choice([4, 8])), (2, rng.randint(9, 40)), (1, LONGEST)]
         return Composition(module, draw(2, rng.choice([6, 11, 16])), [draw(*size) for size in sizes])
+
+
+def examine(seed: int, out: Path) -> float:
+    """Export the module of a seed to `out`; the greatest difference of any output from the unpatched module,
+    in any session and at any of its sizes."""
+    each = compose(seed)
+    state = torch.get_rng_state()
+    before = {name: tensor.clone() for name, tensor in each.module.state_dict().items()}
+    options: dict[str, Any] = {"max_length": LONGEST, "verify": False}
+    manifest = reformer_export.export_module(each.module, each.example, out, **options).manifest
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(before[name], tensor) for name, tensor in each.module.state_dict().items())
+    sessions, worst = Sessions(out), 0.0
+    for feeds in each.cases:
+        with silence_transformers():
+            expected = run_eager(each.module, manifest, **feeds)
+        worst = max(worst, *(worst_difference(got, expected) for got in sessions.run(feeds).values()))
+    return worst
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as scratch:
+        found = [examine(seed, Path(scratch) / str(seed)) for seed in range(int(sys.argv[1]))]
+    print(f"{len(found)} modules, {sum(each < 1e-4 for each in found)} within 1e-4; worst {max(found):.1e}")
+    sys.exit(max(found) >= 1e-4)

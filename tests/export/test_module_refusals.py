@@ -232,7 +232,7 @@ def test_one_line_names_the_module(tmp_path: Path, name: str) -> None:
     make, example, expected = REFUSED[name]
     module = make()
     state = torch.get_rng_state()
-    options = {} if name == "no max_length" else {"max_length": 64}
+    options: dict[str, Any] = {} if name == "no max_length" else {"max_length": 64}
     with pytest.raises(ReformerExportError, match=expected) as raised:
         reformer_export.export_module(module, example, tmp_path / "out", **options)
     assert "\n" not in str(raised.value)

@@ -123,6 +123,28 @@ def test_a_planted_defect_is_named_in_the_user_s_words(
         assert swept.cases[0].misplaced > 0
 
 
+def test_each_output_counts_by_its_own_scale(artifact: UserArtifact, tmp_path: Path) -> None:
+    with artifact.open(None, tmp_path) as session:
+        trial = session.trial(CASE)
+        truth = trial.run_eager().outputs
+        mask = trial.feeds["attention_mask"] == 1
+
+        def worst(**changes: Any) -> float:
+            got = {name: changes.get(name, value) for name, value in truth.items()}
+            return trial.compare(got, truth).worst
+
+        assert worst() == 0
+        assert worst(scores=truth["scores"] + ~mask[..., None]) == 0  # where there is no token
+        assert worst(scores=truth["scores"] + 0.25 * mask[..., None]) == pytest.approx(
+            0.25 / max(1, np.abs(truth["scores"][mask]).max())
+        )
+        assert worst(pooled=truth["pooled"][:1]) == np.inf
+        assert worst(pooled=truth["pooled"] * np.nan) == np.inf
+        truth = {"scores": 1e6 * truth["scores"], "pooled": (truth["pooled"] > 0).astype(np.int64)}
+        assert worst(pooled=truth["pooled"] + 1) == 1
+        assert worst(scores=truth["scores"] * np.float32(1 + 1e-3)) == pytest.approx(1e-3, rel=1e-3)
+
+
 def test_given_inputs_are_cases(artifact: UserArtifact, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     given = [

@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from reformer_export import export_module, verify_artifact
-from reformer_export.artifact.manifest import MANIFEST_NAME
-from reformer_export.errors import InputError
+from reformer_export.artifact.manifest import MANIFEST_NAME, read_manifest
+from reformer_export.errors import InputError, ParityError
+from reformer_export.workflows.compare_module import compare_shortly
 from reformer_export.workflows.user_module import load_user_module
 from tests import lucidrains
 
@@ -81,6 +82,17 @@ def run_verify(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "reformer_export", "verify", "out", *options]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONSAFEPATH": "1"}
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
+
+
+def test_a_new_artifact_is_compared_before_it_is_written(folder: Path) -> None:
+    manifest = read_manifest(folder / "out")
+    assert manifest.parity is not None
+    assert (manifest.parity["passed"], manifest.parity["num_cases"]) == (True, 3)
+    assert manifest.parity["hashed"] > 0
+    other = build()
+    other.project.weight.data *= 1.01
+    with pytest.raises(ParityError, match=r"FAILED: 3 of 3 cases.*use `verify=False`"):
+        compare_shortly(folder / "out", manifest, other, draw(2, 19))
 
 
 def draw(batch: int, length: int) -> tuple[Any, float]:
