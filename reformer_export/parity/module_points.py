@@ -1,7 +1,7 @@
 """Which values of a user's graph are which of its modules' results.
 
-Each node says which modules it came from, in the user's own words. A module that runs again is another scope
-then, under one of its other names or with the number of its run behind it.
+Each node says which modules it came from, in the user's own words, under any of a module's names. The nodes
+of one run of a module stand together: those of another come after nodes of other modules.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def find_module_points(
     """The hashing, and each result of a part in `RESULTS` that eager has too, in topological order.
 
     `values` are those of a pass of eager. A part that ran another number of times there than the graph says
-    is left out: one of its runs is for nothing, and nobody knows which.
+    is left out: one of its runs is for nothing, or two follow each other, and nobody knows which.
     """
     finder, roles = PointFinder(model), _find_roles(spec)
     _add_hashing(finder, model, spec)

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from reformer_export.artifact.manifest import MODEL_NAME, Manifest
-from reformer_export.custom_spec import CustomSpec
+from reformer_export.custom_spec import BATCH, CustomSpec
 from reformer_export.errors import InputError
 from reformer_export.modeling import TORCH_DTYPES
 from reformer_export.parity.cases import Case
@@ -66,7 +66,7 @@ class ModuleSession(ParitySession):
         """Those that the module itself takes: it may refuse lengths that its dimensions allow."""
         spec, refused = self.custom, None
         taken: list[Case] = []
-        for case in choose_module_cases(spec, self.manifest.signature.batch, None, None):
+        for case in choose_module_cases(spec, rows_of(self.manifest), None, None):
             arrays = draw_arrays(spec, self.bounds, case, self.seed)
             try:
                 self.module.run(arrays)
@@ -79,8 +79,7 @@ class ModuleSession(ParitySession):
         return taken
 
     def choose_cases(self, lengths: Sequence[int] | None, batch_sizes: Sequence[int] | None) -> list[Case]:
-        batch = self.manifest.signature.batch
-        return list[Case](choose_module_cases(self.custom, batch, lengths, batch_sizes))
+        return list[Case](choose_module_cases(self.custom, rows_of(self.manifest), lengths, batch_sizes))
 
     def check_cases(self, cases: Sequence[Case]) -> None:
         if not cases:
@@ -100,6 +99,13 @@ class ModuleSession(ParitySession):
         return rounded
 
 
+def rows_of(manifest: Manifest) -> str | None:
+    """The dimension of rows: that of the signature, or what is called so where not everything has it."""
+    assert isinstance(manifest.spec, CustomSpec)
+    names = [each.name for each in manifest.spec.dimensions]
+    return manifest.signature.batch or (BATCH if BATCH in names else None)
+
+
 def cases_from_arrays(manifest: Manifest, given: Sequence[Mapping[str, Any]]) -> list[Case]:
     """A user's own inputs, each all of the module's arrays by name, as the cases of a comparison; InputError
     for what does not fit the artifact."""
@@ -108,7 +114,7 @@ def cases_from_arrays(manifest: Manifest, given: Sequence[Mapping[str, Any]]) ->
         check_names(manifest, each)
         arrays, sizes = prepare_named_inputs(manifest, each)
         where = f"inputs {number}" if len(given) > 1 else "inputs"
-        cases.append(make_case(sizes, manifest.signature.batch, where=where, arrays=arrays))
+        cases.append(make_case(sizes, rows_of(manifest), where=where, arrays=arrays))
     return cases
 
 

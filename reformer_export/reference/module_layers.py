@@ -59,7 +59,7 @@ Read = tuple[torch.Tensor, torch.Tensor]
 
 
 def use_name(path: str, use: int) -> str:
-    """A module's run in a pass, as torch.export names it: its path, and from the second on its number."""
+    """A module's run in a pass: its path, and from the second run on how many came before it."""
     return f"{path}@{use}" if use else path
 
 
@@ -126,11 +126,9 @@ class LayerWatch:
 
     def cut(self, value: torch.Tensor, dim: int) -> torch.Tensor:
         """`value` without the tokens with which the model around it pads."""
-        return (
-            value.narrow(dim, 0, min(self._given_lengths[-1], value.shape[dim]))
-            if self._given_lengths
-            else value
-        )
+        if not self._given_lengths:
+            return value
+        return value.narrow(dim, 0, min(self._given_lengths[-1], value.shape[dim]))
 
     def _running(self, layer: Any) -> HashingUse | None:
         return self.uses.get((id(layer), self.runs[id(layer)]))
