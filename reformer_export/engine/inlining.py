@@ -11,10 +11,19 @@ from reformer_export.runtimes.onnx_file import import_onnx
 
 
 def inline_linears(model: bytes) -> bytes:
-    """The bytes of a model, every Linear node its body; MissingDependencyError without the package onnx."""
-    parsed = import_onnx().load_model_from_string(model)
+    """The bytes of a model, every Linear node its body, in which weights are read as TensorRT reads int8: by
+    DequantizeLinear alone. MissingDependencyError without the package onnx."""
+    onnx = import_onnx()
     from onnx.inliner import inline_selected_functions
 
-    inlined = inline_selected_functions(parsed, [(DOMAIN, LINEAR.name)])
-    serialised: bytes = inlined.SerializeToString()
+    parsed = onnx.load_model_from_string(model)
+    for function in parsed.functions:
+        if (function.domain, function.name) != (DOMAIN, LINEAR.name):
+            continue
+        one = onnx.helper.make_node("Constant", [], ["one_for_weights"], value_float=1.0)
+        (cast,) = (node for node in function.node if node.op_type == "Cast" and node.input[0] == "weight")
+        read = onnx.helper.make_node("DequantizeLinear", ["weight", "one_for_weights"], cast.output)
+        cast.CopyFrom(read)
+        function.node.insert(0, one)
+    serialised: bytes = inline_selected_functions(parsed, [(DOMAIN, LINEAR.name)]).SerializeToString()
     return serialised

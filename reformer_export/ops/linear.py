@@ -78,8 +78,9 @@ def linear_reference(
     return y.to(x.dtype)
 
 
-linear = define_operator(linear_reference)
-"""The operator, one node to `torch.export`; arguments and results as of `linear_reference`."""
+linear = define_operator(linear_reference, is_native=False)
+"""The operator, one node to `torch.export`; arguments and results as of `linear_reference`, which computes
+it: there are kernels for some processors only, and for no GPU."""
 
 
 @linear.register_fake

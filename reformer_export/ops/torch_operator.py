@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from torch._library.custom_ops import CustomOpDef
 
 
-def define_operator(reference: Callable[..., Any]) -> CustomOpDef:
+def define_operator(reference: Callable[..., Any], *, is_native: bool = True) -> CustomOpDef:
     """The operator named as `reference` is without "_reference", with its arguments and results.
 
-    It is one node to `torch.export`. The native library computes it where that takes the tensors, else the
-    reference does.
+    It is one node to `torch.export`. The native library computes it where that takes the tensors and it
+    `is_native`, else the reference does.
     """
     name = reference.__name__.removesuffix("_reference")
 
@@ -25,7 +25,8 @@ def define_operator(reference: Callable[..., Any]) -> CustomOpDef:
         floating = [x for x in arguments if isinstance(x, torch.Tensor) and x.is_floating_point()]
         num_heads = next((x for x in arguments if isinstance(x, int)), None)
         kernels = kernels_for(num_heads, *floating)
-        return (reference if kernels is None else getattr(kernels, name, reference))(*arguments)
+        return (reference if kernels is None else getattr(kernels, name))(*arguments)
 
     schema = torch.library.infer_schema(reference, mutates_args=())
-    return torch.library.custom_op(f"reformer::{name}", compute, mutates_args=(), schema=schema)
+    body = compute if is_native else reference
+    return torch.library.custom_op(f"reformer::{name}", body, mutates_args=(), schema=schema)

@@ -24,9 +24,8 @@ def Linear(  # noqa: N802
     steps = op.Clip(
         op.Round(op.Div(rows, units)), op.Constant(value_float=-127.0), op.Constant(value_float=127.0)
     )
-    # Not Cast: TensorRT reads int8 weights by this operator only.
-    whole = op.DequantizeLinear(weight, op.Constant(value_float=1.0))
-    sums = op.MatMul(steps, op.Transpose(whole, perm=[1, 0]))
+    # Not DequantizeLinear: moving it behind the transposition, ONNX Runtime (1.32) makes negative ones 0.
+    sums = op.MatMul(steps, op.Transpose(op.Cast(weight, to=1), perm=[1, 0]))
     biased = op.Add(op.Mul(sums, op.Mul(units, scales)), op.Cast(bias, to=1))
     code = op.Constant(value_int=activation)
     if op.Equal(code, op.Constant(value_int=1)):
