@@ -85,6 +85,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Export
 def test_the_page_s_example_equals_eager(exported: Callable[[str], Exported], name: str) -> None:
     each, (_, _, draw, lengths) = exported(name), EXAMPLES[name]
     sessions = Sessions(each.out)
+    assert sessions.inputs() == {x.name: list(x.shape) for x in each.manifest.inputs}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         for length in lengths:
