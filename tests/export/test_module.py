@@ -105,7 +105,7 @@ def test_an_engine_of_it_is_built_without_a_gpu(exported: Callable[[str], Export
     assert set(record.plugin_layers) == wanted
 
 
-@pytest.mark.parametrize("seed", [9, 12, 29, 42])
+@pytest.mark.parametrize("seed", [36, 49, 59])
 def test_modules_composed_at_random(tmp_path: Path, seed: int) -> None:
     require_package()
     from tests.export.random_modules import examine
