@@ -144,23 +144,27 @@ def _convert(traced: TracedModule, opset: int) -> ir.Model:
     keep_module_names_only(graph)
     attach_function_bodies(graph)
     DeduplicateInitializersPass(size_limit=MAX_DIMENSION**2)(graph)
-    _name_axes(graph, traced.symbols)
+    _name_axes(graph, traced)
     return graph
 
 
-def _name_axes(model: ir.Model, symbols: Mapping[str, str]) -> None:
-    values = [*model.graph.inputs, *(value for node in model.graph for value in node.outputs)]
-    for value in values:
-        if value.shape is not None:
-            value.shape = ir.Shape([_name_axis(size, symbols) for size in value.shape])
+def _name_axes(model: ir.Model, traced: TracedModule) -> None:
+    """Sizes by the dimensions' names; of inputs and outputs those that the manifest has, as the exporter
+    leaves a size symbolic that the module fixed."""
+    for node in model.graph:
+        for value in node.outputs:
+            if value.shape is not None:
+                value.shape = ir.Shape([_named_size(size, traced.symbols) for size in value.shape])
+    for values, tensors in ((model.graph.inputs, traced.inputs), (model.graph.outputs, traced.outputs)):
+        for value, tensor in zip(values, tensors, strict=True):
+            value.shape = ir.Shape(tensor.shape)
 
 
-def _name_axis(size: ir.SymbolicDim | int, symbols: Mapping[str, str]) -> ir.SymbolicDim | int:
-    """An axis by its own name; a number where tracing found that it can be nothing else."""
-    if not isinstance(size, ir.SymbolicDim) or size.value is None:
+def _named_size(size: int | ir.SymbolicDim, symbols: Mapping[str, str]) -> int | ir.SymbolicDim:
+    if isinstance(size, int) or size.value is None:
         return size
     name = rename(str(size.value), symbols)
-    return int(name) if name.isdecimal() else ir.SymbolicDim(name)
+    return int(name) if name.isdigit() else ir.SymbolicDim(name)
 
 
 def _describe(

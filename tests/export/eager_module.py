@@ -79,6 +79,10 @@ class Sessions:
             options.register_custom_ops_library(str(library.path))
             self._sessions["native"] = onnxruntime.InferenceSession(out / MODEL_NAME, options)
 
+    def inputs(self) -> dict[str, list[int | str]]:
+        """The shapes of the graph's inputs by name."""
+        return {each.name: each.shape for each in self._sessions["bodies"].get_inputs()}
+
     def run(self, feeds: Mapping[str, torch.Tensor]) -> dict[str, dict[str, NDArray[Any]]]:
         """Of each session the outputs by name."""
         arrays = {name: np.asarray(tensor) for name, tensor in feeds.items()}
