@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Final, TypeVar
+from typing import Any, BinaryIO, Final
 
 import onnx
 import onnx_ir as ir
@@ -20,8 +20,6 @@ _GRAPH: Final = onnx.ModelProto.GRAPH_FIELD_NUMBER
 _INITIALIZER: Final = onnx.GraphProto.INITIALIZER_FIELD_NUMBER
 _RAW_DATA: Final = onnx.TensorProto.RAW_DATA_FIELD_NUMBER
 _LENGTH_DELIMITED: Final = 2
-
-Message = TypeVar("Message")
 
 
 def save_model(model: ir.Model, path: Path, external_data: str | None = None) -> None:
