@@ -122,7 +122,7 @@ format: $(READY)  ## Mend the style that can be mended by itself.
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CXX_SOURCES)
 
-bench: $(READY)  ## Time the portable file against eager, into benchmarks/results.
+bench: $(READY)  ## Time the exported file against transformers, into benchmarks/results.
 	$(BIN)/python -m benchmarks.bench_models --shape crime
 
 # In the build folder of the GPU libraries, so that nothing is compiled twice; without isolation, because a

@@ -36,7 +36,14 @@ from benchmarks.decode_timing import (
     time_peers,
 )
 from benchmarks.models import BenchmarkModel, prepare_model
-from benchmarks.report import Row, describe_machine, plot_tokens_per_second, print_table, write_results
+from benchmarks.report import (
+    Row,
+    describe_machine,
+    describe_run,
+    plot_tokens_per_second,
+    print_table,
+    write_results,
+)
 from reformer_export.checkpoints.quiet import silence_transformers
 from reformer_export.measure.decoders import DecodeSetup
 from reformer_export.measure.decoding_memory import DecodeMemory, measure_decoding
@@ -176,7 +183,6 @@ def list_notes(
     found: Sequence[Measured], targets: Sequence[Target], before: Mapping[str, Any], plan: Plan
 ) -> list[str]:
     """What the table's words mean, the growth, the targets and the machine."""
-    after = describe_machine()
     clock = ["Times are the processor's: the machine was shared."] if plan.processor_time else []
     notes = [
         *clock,
@@ -199,9 +205,7 @@ def list_notes(
                 f"the caches by {caches:.1f} MB."
             )
     notes += map(str, targets)
-    loads = f"load {before['load_average'][0]} before, {after['load_average'][0]} after"
-    versions = ", ".join(f"{library} {version}" for library, version in after["versions"].items())
-    return [*notes, f"{after['cpu']}, {after['cores']} cores, {loads}, {after['date']}; {versions}."]
+    return [*notes, describe_run(describe_machine(), before)]
 
 
 @click.command(help=__doc__)

@@ -16,7 +16,7 @@ import click
 
 from benchmarks.contenders import set_up
 from benchmarks.models import SHAPES, prepare_model
-from benchmarks.report import Row, describe_machine, print_table, write_results
+from benchmarks.report import Row, describe_machine, describe_run, print_table, write_results
 from reformer_export.measure.memory import Memory, measure_pass
 from reformer_export.spec import LogitsPositions
 
@@ -68,11 +68,8 @@ def main(
     title = f"One pass, {contender}, {threads} thread{'s' * (threads > 1)}"
     print_table(title, rows)
     settings = {"contender": contender, "threads": threads, "feed_forward_slices": feed_forward_slices}
-    note = (
-        f"{machine['cpu']}, {machine['cores']} cores, load {machine['load_average'][0]}, {machine['date']}."
-    )
     results = {"machine": machine, **settings, "results": data}
-    write_results(name or f"long-{contender}-{threads}", title, rows, results, [note])
+    write_results(name or f"long-{contender}-{threads}", title, rows, results, [describe_run(machine)])
     sys.exit(int(exceeded))
 
 

@@ -34,7 +34,7 @@ from benchmarks.lucidrains import (
     prepare_model,
     run_of_eager,
 )
-from benchmarks.report import Row, describe_machine, print_table, write_results
+from benchmarks.report import Row, describe_machine, describe_run, print_table, write_results
 from benchmarks.timing import measure_ceiling
 from reformer_export.artifact.manifest import MODEL_NAME
 from reformer_export.measure.node_times import OperatorTime, measure_node_times
@@ -191,12 +191,7 @@ def write_report(options: Options, results: list[Result], groups: dict[str, floa
     print_table(options.title, rows)
     longest = results[-1]
     notes = [*NOTES, describe_limit(groups, longest, longest.length), _judge_target(results)]
-    notes.append(
-        f"{machine['cpu']}, {machine['cores']} cores, load {machine['load_average'][0]}, {machine['date']}; "
-        f"matrix product {ceiling:.0f} GFLOP/s; "
-        + ", ".join(f"{library} {version}" for library, version in machine["versions"].items())
-        + "."
-    )
+    notes += [f"Matrix product {ceiling:.0f} GFLOP/s.", describe_run(machine)]
     for note in notes[len(NOTES) :]:
         click.echo(note)
     data = {"machine": machine, "threads": options.threads, "cpu_time": options.cpu_time}
@@ -252,7 +247,7 @@ def main(
     tokens = sorted(int(length) for length in lengths.split(","))
     results = [result for length in tokens for result in bench.measure(draw_inputs(eager, length))]
     placement = place("native", threads)
-    nodes = measure_node_times(model.artifact / MODEL_NAME, model.manifest.spec, tokens[-1], placement)
+    nodes = measure_node_times(model.artifact / MODEL_NAME, model.manifest, tokens[-1], placement)
     ceiling = measure_ceiling(threads)["onnxruntime"]
     options = Options(threads, cpu_time, name or f"lucidrains-{threads}{'-cpu' * cpu_time}")
     write_report(options, results, group_times(nodes.operators), ceiling)

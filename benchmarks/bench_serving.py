@@ -1,17 +1,17 @@
 """What `serve` adds to a run, and what it gains from many clients; every answer is compared.
 
-    python -m benchmarks.bench_serving [--requests 20000] [--seconds 20] [--turns 3]
+    python -m benchmarks.bench_serving [--seconds 20] [--turns 3] [--pairs 200]
 
 The shipped model, one thread a run and as many runs at once as cores, random tokens. One process is the
 clients, another the server: on two cores they share what the model needs, too. "One by one" is one client of
-the same server. Twenty minutes on a quiet machine with two cores; `--requests 0` leaves the long part out.
+the same server. Five minutes on a quiet machine with two cores; load_serving.py is the long load. `--turns 0`
+measures the overhead alone.
 """
 
 from __future__ import annotations
 
 import asyncio
 import statistics
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -20,10 +20,9 @@ import click
 import numpy as np
 
 from benchmarks.models import SHIPPED, prepare_model
-from benchmarks.report import Row, describe_machine, print_table, write_results
+from benchmarks.report import Row, describe_machine, describe_run, print_table, write_results
 from benchmarks.serving_load import (
     LENGTHS,
-    Client,
     Load,
     Question,
     ServerProcess,
@@ -33,16 +32,15 @@ from benchmarks.serving_load import (
     run_paced,
     run_server,
 )
+from benchmarks.serving_overhead import LENGTH, THIN, Overhead, measure_overhead
 from reformer_export.runtimes import Runtime, load
 
 CLIENTS: Final = 64
-OVERHEAD_LENGTH: Final = 512
 QUESTIONS: Final = 192
 """Different requests; each is asked many times."""
 MAX_OVERHEAD_MS: Final = 2.0
 MIN_GAIN: Final = 1.5
 MAX_P99: Final = 4.0
-MEMORY_MARKS: Final = 5
 
 
 @dataclass(frozen=True)
@@ -62,31 +60,6 @@ class Target:
         side = "at least" if self.is_least else "at most"
         verdict = "reached" if self.reached else "NOT reached"
         return f"{self.words}: {self.got:.2f}, wanted {side} {self.limit:g}: {verdict}"
-
-
-async def measure_overhead(
-    server: ServerProcess, model: Runtime, pairs: int
-) -> tuple[list[float], list[float]]:
-    """Seconds of the server's answers and of runs here, in turns; the same input."""
-    rng = np.random.default_rng(7)
-    question = make_question(model, OVERHEAD_LENGTH, rng)
-    ids = np.frombuffer(
-        question.request, np.int64, OVERHEAD_LENGTH, len(question.request) - 8 * OVERHEAD_LENGTH
-    )
-    rows = ids.reshape(1, -1)
-    client = await Client.connect(server.port)
-    served, alone = [], []
-    for turn in range(pairs + 5):  # the first ones warm up
-        begun = time.perf_counter()
-        assert await client.ask(question)
-        middle = time.perf_counter()
-        model.run(rows)
-        ended = time.perf_counter()
-        if turn >= 5:
-            served.append(middle - begun)
-            alone.append(ended - middle)
-    client.close()
-    return served, alone
 
 
 async def measure_longest(server: ServerProcess, model: Runtime, count: int) -> float:
@@ -122,20 +95,6 @@ async def measure_turns(
     return found
 
 
-async def measure_memory(
-    server: ServerProcess, questions: Sequence[Question], requests: int
-) -> tuple[Load, list[tuple[int, int, int]]]:
-    """A long load; requests answered and bytes held by front and worker at some moments."""
-    held: list[tuple[int, int, int]] = []
-    marks = {round(requests * share / MEMORY_MARKS) for share in range(1, MEMORY_MARKS + 1)}
-
-    def look(count: int) -> None:
-        if count in marks:
-            held.append((count, *server.count_held_bytes()))
-
-    return await run_closed(server.port, CLIENTS, questions, requests=requests, on_answer=look), held
-
-
 def describe_load(name: str, loads: Sequence[Load]) -> Row:
     """A line of the table."""
     whole = Load()
@@ -153,35 +112,33 @@ def describe_load(name: str, loads: Sequence[Load]) -> Row:
 
 
 @click.command(help=__doc__)
-@click.option("--requests", default=20_000, show_default=True, help="Of the long load; 0 for none.")
 @click.option("--seconds", default=20.0, show_default=True, help="Of each load in each turn.")
 @click.option("--turns", default=3, show_default=True)
-@click.option("--pairs", default=200, show_default=True, help="Of a served and a local run.")
+@click.option("--pairs", default=200, show_default=True, help="Of served and local runs.")
 @click.option("--name", default="serving", show_default=True, help="Of the result files.")
-def main(requests: int, seconds: float, turns: int, pairs: int, name: str) -> None:
+def main(seconds: float, turns: int, pairs: int, name: str) -> None:
     before = describe_machine()
     artifact = prepare_model(SHIPPED.name).artifact
     with load(artifact, provider="cpu", threads=1) as model, run_server(artifact) as server:
+        question = make_question(model, LENGTH, np.random.default_rng(7))
+        overheads = measure_overhead(server, model, question, pairs)
+        for note in describe_overhead(overheads):
+            click.echo(note)
+        if not turns:
+            return
         questions = make_questions(model, QUESTIONS)
-        served, alone = asyncio.run(measure_overhead(server, model, pairs))
         longest = asyncio.run(measure_longest(server, model, max(5, pairs // 10)))
         found = asyncio.run(measure_turns(server, questions, turns, seconds))
-        long, held = Load(), []
-        if requests:
-            long, held = asyncio.run(measure_memory(server, questions, requests))
-    overhead = statistics.median(a - b for a, b in zip(served, alone, strict=True))
     rows = [
         describe_load("1", found.one),
         describe_load(f"{CLIENTS}, at once", found.many),
         describe_load(f"{CLIENTS}, {MIN_GAIN} x the rate of 1", [found.paced]),
     ]
-    if requests:
-        rows.append(describe_load(f"{CLIENTS}, at once, long", [long]))
     wrong = sum(int(row["wrong"]) for row in rows)
     targets = [
         Target(
-            f"ms that serve adds to a run of {OVERHEAD_LENGTH} tokens, median",
-            1e3 * overhead,
+            f"ms that serve adds to a run of {LENGTH} tokens, by {THIN}, median",
+            overheads[THIN].added_ms,
             MAX_OVERHEAD_MS,
         ),
         Target(f"requests/s of {CLIENTS} clients over one by one", found.gain, MIN_GAIN, is_least=True),
@@ -194,42 +151,38 @@ def main(requests: int, seconds: float, turns: int, pairs: int, name: str) -> No
     ]
     title = f"Serving: {LENGTHS[0]} to {LENGTHS[1]:,} tokens a request"
     print_table(title, rows)
-    notes = list_notes(targets, served, alone, longest, held, before)
+    notes = list_notes(targets, overheads, longest, before)
     for note in notes:
         click.echo(note)
     data = {"machine": before, "targets": [{**vars(each), "reached": each.reached} for each in targets]}
-    data |= {"rows": [dict(row) for row in rows], "held_bytes": held, "longest_seconds": longest}
-    data |= {"served_seconds": served, "alone_seconds": alone}
+    data |= {"rows": [dict(row) for row in rows], "longest_seconds": longest}
+    data |= {"overheads": {client: vars(each) for client, each in overheads.items()}}
     write_results(name, title, rows, data, notes)
 
 
+def describe_overhead(overheads: dict[str, Overhead]) -> list[str]:
+    """A sentence for each client."""
+    return [
+        f"{LENGTH} tokens by {client}: {1e3 * statistics.median(each.served):.2f} ms served, "
+        f"{1e3 * statistics.median(each.alone):.2f} ms here, in {len(each.served)} pairs: "
+        f"{each.added_ms:.2f} ms more."
+        for client, each in overheads.items()
+    ]
+
+
 def list_notes(
-    targets: Sequence[Target],
-    served: Sequence[float],
-    alone: Sequence[float],
-    longest: float,
-    held: Sequence[tuple[int, int, int]],
-    before: dict[str, Any],
+    targets: Sequence[Target], overheads: dict[str, Overhead], longest: float, before: dict[str, Any]
 ) -> list[str]:
-    """What was measured how, the targets, memory and the machine."""
+    """What was measured how, the targets and the machine."""
     notes = [
-        f"{OVERHEAD_LENGTH} tokens: {1e3 * statistics.median(served):.2f} ms served, "
-        f"{1e3 * statistics.median(alone):.2f} ms here, in {len(served)} pairs; a lone request of "
-        f"{LENGTHS[1]:,} tokens: {1e3 * longest:.0f} ms.",
+        *describe_overhead(overheads),
+        f"A lone request of {LENGTHS[1]:,} tokens: {1e3 * longest:.0f} ms.",
         f"{CLIENTS} clients that ask again at once keep {CLIENTS} requests waiting, so that one takes "
         f"{CLIENTS} / (requests/s) seconds whatever the server does; p99 is taken where clients ask "
         f"{MIN_GAIN} times as often as one by one could be answered, at moments that know of no answer.",
         *map(str, targets),
     ]
-    if held:
-        marks = ", ".join(
-            f"{front / 1e6:.0f} + {worker / 1e6:.0f} MB at {count:,}" for count, front, worker in held
-        )
-        notes.append(f"Resident memory of front and worker over the long load: {marks} requests.")
-    after = describe_machine()
-    loads = f"load {before['load_average'][0]} before, {after['load_average'][0]} after"
-    versions = ", ".join(f"{library} {version}" for library, version in after["versions"].items())
-    return [*notes, f"{after['cpu']}, {after['cores']} cores, {loads}, {after['date']}; {versions}."]
+    return [*notes, describe_run(describe_machine(), before)]
 
 
 if __name__ == "__main__":

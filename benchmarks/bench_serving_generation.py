@@ -24,7 +24,7 @@ from typing import Final
 import click
 
 from benchmarks.models import SHIPPED, prepare_model
-from benchmarks.report import Row, describe_machine, print_table, write_results
+from benchmarks.report import Row, describe_machine, describe_run, print_table, write_results
 from benchmarks.serving_load import ServerProcess, run_server
 
 PROMPT: Final = "In the beginning of chapter {} God"
@@ -152,13 +152,11 @@ def main(streams: str, tokens: int, turns: int, name: str) -> None:
     least, most = found[min(counts)], found[max(counts)]
     gain = statistics.median(b / a for a, b in zip(least.rates, most.rates, strict=True))
     verdict = "reached" if gain >= MIN_GAIN else "NOT reached"
-    after = describe_machine()
-    loads = f"load {before['load_average'][0]} before, {after['load_average'][0]} after"
     notes = [
         f"Tokens a second of {max(counts)} streams over {min(counts)}, the median of neighbours: {gain:.2f}, "
         f"wanted at least {MIN_GAIN:g}: {verdict}.",
         "Each text was the same in every turn and with every number of others.",
-        f"{after['cpu']}, {after['cores']} cores, {loads}, {after['date']}.",
+        describe_run(describe_machine(), before),
     ]
     for note in notes:
         click.echo(note)

@@ -21,7 +21,7 @@ import onnxruntime as ort
 import torch
 from onnx import TensorProto, helper
 
-from benchmarks.report import Row, describe_machine, print_table, write_results
+from benchmarks.report import Row, describe_machine, describe_run, print_table, write_results
 from reformer_export.contract import (
     DOMAIN,
     LOCAL_ATTENTION_STEP,
@@ -181,11 +181,8 @@ def main(threads: int, repeats: int) -> None:
     machine = describe_machine()
     title = f"Steps of attention, {threads} thread{'s' * (threads > 1)}"
     print_table(title, rows)
-    note = (
-        f"{machine['cpu']}, {machine['cores']} cores, load {machine['load_average'][0]}, {machine['date']}."
-    )
     results = {"machine": machine, "threads": threads, "results": data}
-    write_results(f"steps-{threads}", title, rows, results, [note])
+    write_results(f"steps-{threads}", title, rows, results, [describe_run(machine)])
 
 
 if __name__ == "__main__":

@@ -10,7 +10,15 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from benchmarks.layers import PEERS, Agreement, Layer, count_flops
-from benchmarks.report import RESULTS, Row, describe_machine, print_table, write_results
+from benchmarks.report import (
+    RESULTS,
+    Row,
+    describe_machine,
+    describe_place,
+    describe_run,
+    print_table,
+    write_results,
+)
 from benchmarks.timing import Comparison
 from reformer_export.libraries.operators import find_native_library
 
@@ -144,23 +152,19 @@ def write_report(
     best = max(ceiling.values())
     rows = [result.to_row(best) for result in results]
     verdicts = judge_targets(results)
-    title = f"One attention layer, {threads} thread{'s' * (threads > 1)}"
+    title = f"One attention layer, {threads} thread{'s' * (threads > 1)}, {describe_place(machine)}"
     rates = ", ".join(f"{library} {rate:.0f}" for library, rate in ceiling.items())
     print_table(f"{title} (matrix product, GFLOP/s: {rates})", rows)
     print_table("Targets", verdicts)
     library = str(find_native_library("on"))
     data = {"machine": machine, "library": library, "threads": threads, "ceiling_gflops": dict(ceiling)}
     data |= {"targets": verdicts, "results": [result.to_dict(best) for result in results]}
-    where = (
-        f"{machine['cpu']}, {machine['cores']} cores, load {machine['load_average'][0]}, {machine['date']}"
-    )
-    versions = ", ".join(f"{package} {version}" for package, version in machine["versions"].items())
     targets = [
         f"Target: {row['target']}: {row['measured']}, required {row['required']}: {row['verdict']}."
         for row in verdicts
     ]
     notes = [*targets, *NOTES, f"Matrix product, GFLOP/s: {rates}.", f"Library {library}."]
-    write_results(name, title, rows, data, [*notes, f"{where}; {versions}."])
+    write_results(name, title, rows, data, [*notes, describe_run(machine)])
     plot_layers(name, f"{title}: cost of a token", results)
 
 

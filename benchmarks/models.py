@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 import reformer_export
 from reformer_export.artifact.folder import new_folder
 from reformer_export.artifact.manifest import read_manifest
+from reformer_export.low_precision import WeightsType
 from reformer_export.spec import DType, LogitsPositions, LSHAttentionSpec, ModelSpec
 
 CACHE: Final = Path(__file__).parent / ".cache"
@@ -90,6 +91,7 @@ def prepare_model(
     dtype: DType = "float32",
     *,
     decode: bool = False,
+    weights: WeightsType | None = None,
 ) -> BenchmarkModel:
     """The model of shape `name`, or the shipped one, from the cache if it was made by the same package
     source."""
@@ -97,6 +99,7 @@ def prepare_model(
     if not (checkpoint / "config.json").is_file():
         _save_checkpoint(name, checkpoint)
     kind = f"{dtype}-logits-{logits}-slices-{feed_forward_slices}{'-decode' * decode}"
+    kind += f"-{weights}" if weights else ""
     artifact = CACHE / name / f"{kind}-{source_digest()}"
     if not artifact.is_dir():
         reformer_export.export_checkpoint(
@@ -106,6 +109,7 @@ def prepare_model(
             logits=logits,
             feed_forward_slices=feed_forward_slices,
             decode=decode,
+            weights=weights,
             verify=False,
         )
     return BenchmarkModel(name, checkpoint, artifact)
@@ -152,6 +156,7 @@ def source_digest() -> str:
     digest = hashlib.sha256()
     rooms = ("checkpoints", "export", "modeling", "ops")
     paths = [path for room in rooms for path in sorted((package / room).rglob("*.py"))]
-    for path in (package / "contract.py", package / "spec.py", package / "artifact/decoding.py", *paths):
+    single = ("contract.py", "low_precision.py", "spec.py", "artifact/decoding.py")
+    for path in (*(package / name for name in single), *paths):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]

@@ -28,6 +28,20 @@ _LIBRARIES: Final = (
     "numpy",
 )
 
+_CPUINFO: Final = Path("/proc/cpuinfo")
+_INSTRUCTIONS: Final = {
+    "avx2": "AVX2",
+    "avx512f": "AVX-512",
+    "avx512_vnni": "VNNI",
+    "avx512_bf16": "BF16",
+    "amx_tile": "AMX",
+    "asimddp": "dot products",
+    "i8mm": "I8MM",
+    "bf16": "BF16",
+    "sve": "SVE",
+}
+"""As Linux calls them, and their names."""
+
 Row = Mapping[str, str]
 """A table's row: column name -> text; all rows of a table have the same columns."""
 
@@ -45,10 +59,37 @@ def describe_machine() -> dict[str, Any]:
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "cpu": cpu_name(),
+        "instructions": find_instructions(),
         "cores": os.cpu_count(),
         "load_average": [round(load, 2) for load in os.getloadavg()],
         "versions": versions,
     }
+
+
+def find_instructions(cpuinfo: str | None = None) -> list[str]:
+    """The instructions that decide how fast products are, those that this processor has; `cpuinfo`: in place
+    of the system's."""
+    if cpuinfo is None:
+        cpuinfo = _CPUINFO.read_text(encoding="utf-8") if _CPUINFO.is_file() else ""
+    lines = (line for line in cpuinfo.splitlines() if line.startswith(("flags", "Features")))
+    flags = next(lines, "").split()
+    return [name for flag, name in _INSTRUCTIONS.items() if flag in flags]
+
+
+def describe_place(machine: Mapping[str, Any]) -> str:
+    """Processor, cores and instructions, to be named beside every number."""
+    instructions = list(machine["instructions"])
+    without = [] if "AMX" in instructions or platform.machine() != "x86_64" else ["no AMX"]
+    return ", ".join([f"{machine['cpu']} ({machine['cores']} cores)", *instructions, *without])
+
+
+def describe_run(machine: Mapping[str, Any], before: Mapping[str, Any] | None = None) -> str:
+    """A table's last note: where and when it was made, and with what; `before`: the machine at its start."""
+    versions = ", ".join(f"{library} {version}" for library, version in machine["versions"].items())
+    load = str(machine["load_average"][0])
+    if before is not None:
+        load = f"{before['load_average'][0]} before, {load} after"
+    return f"{describe_place(machine)}; load {load}; {machine['date']}; {versions}."
 
 
 def print_table(title: str, rows: Sequence[Row]) -> None:

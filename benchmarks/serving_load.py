@@ -150,9 +150,11 @@ async def run_closed(
     seconds: float = float("inf"),
     requests: int = 2**62,
     on_answer: Callable[[int], None] = lambda count: None,
+    load: Load | None = None,
 ) -> Load:
-    """Clients that ask again as soon as they are answered, until so many requests or seconds are over."""
-    load, chooser = Load(), random.Random(clients)
+    """Clients that ask again as soon as they are answered, until so many requests or seconds are over; what
+    comes of it is put into `load` as it comes."""
+    load, chooser = Load() if load is None else load, random.Random(clients)
     begun = time.perf_counter()
     asked = 0
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from reformer_export.measure.timing import time_in_turns, time_once
+from reformer_export.measure.timing import time_once
 
 CEILING_SIZE: Final = 1024
 """Rows and columns of the square matrices whose product is timed: 4 MiB each."""
@@ -23,22 +23,9 @@ class Comparison:
     theirs: tuple[float, ...]
 
     @property
-    def ratio_of_medians(self) -> float:
-        """How many times faster ours is."""
-        return statistics.median(self.theirs) / statistics.median(self.ours)
-
-    @property
     def median_of_ratios(self) -> float:
-        """As `ratio_of_medians`, pair by pair: less open to a load that changes during the run."""
+        """How many times faster ours is, pair by pair: less open to a load that changes during the run."""
         return statistics.median(b / a for a, b in zip(self.ours, self.theirs, strict=True))
-
-
-def time_pairs(
-    ours: Callable[[], object], theirs: Callable[[], object], max_pairs: int, max_seconds: float
-) -> Comparison:
-    """Run both in turns: `max_pairs` pairs, or as many as `max_seconds` allow, but at least 3."""
-    seconds = time_in_turns({"ours": ours, "theirs": theirs}, max_pairs, max_seconds)
-    return Comparison(seconds["ours"], seconds["theirs"])
 
 
 def measure_ceiling(threads: int, repeats: int = 60) -> dict[str, float]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from reformer_export.serving.triton.repository import write_triton_repository
     from reformer_export.workflows.bench import bench_artifact
     from reformer_export.workflows.export import export_checkpoint
+    from reformer_export.workflows.export_module import export_module
     from reformer_export.workflows.verify import verify_artifact
 
 __version__ = "0.1.0"
@@ -31,6 +32,7 @@ __version__ = "0.1.0"
 _HOME = {
     "load": "runtimes",
     "export_checkpoint": "workflows.export",
+    "export_module": "workflows.export_module",
     "verify_artifact": "workflows.verify",
     "build_engine": "engine",
     "build_libraries": "libraries.build",
@@ -47,6 +49,7 @@ __all__ = [
     "build_engine",
     "build_libraries",
     "export_checkpoint",
+    "export_module",
     "load",
     "run_files",
     "serve",

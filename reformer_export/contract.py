@@ -83,10 +83,20 @@ LSH_BUCKETS_STEP: Final = Operator(
     ("new_buckets", "buckets", "present_records"),
     ("num_heads", "padding_multiple"),
 )
+LINEAR: Final = Operator(
+    "Linear", ("x", "weight", "scales", "bias"), ("y",), ("activation",), has_plugin=False
+)
 OPERATORS: Final = (
     *(LSH_BUCKETS, LSH_ATTENTION, LOCAL_ATTENTION, RESIDUAL_NORM),
-    *(LSH_ATTENTION_STEP, LOCAL_ATTENTION_STEP, LSH_BUCKETS_STEP),
+    *(LSH_ATTENTION_STEP, LOCAL_ATTENTION_STEP, LSH_BUCKETS_STEP, LINEAR),
 )
+
+RELU: Final = 1
+GELU: Final = 2
+"""Linear's activation; 0 is none."""
+
+INT8_LIMIT: Final = 127
+"""The greatest whole number that Linear rounds to; the least is its negative."""
 
 RECORD_COLUMNS: Final = 15
 """Columns of the rotations in a word of LSHBucketsStep's records, two bits each."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final, Literal, get_args
 
 from reformer_export.errors import SpecError
@@ -190,12 +191,12 @@ class LucidrainsSpec(ModelSpec):
         count = {"ReformerLM": 0, "Reformer": 1, "LSHSelfAttention": 2}[self.architecture]
         return ("vocab_size", "feed_forward_size")[:count]
 
-    @property
+    @cached_property
     def padding_multiple(self) -> int:
         """Tokens: what sequences and learned keys together are a multiple of where they are hashed."""
         return 2 * self.bucket_size
 
-    @property
+    @cached_property
     def padding_threshold(self) -> int:
         """Tokens: sequences up to this length attend densely, and are never padded."""
         return max(self.dense_threshold - self.num_memory_keys, 0)
@@ -207,7 +208,7 @@ class LucidrainsSpec(ModelSpec):
             return self._pad(self.positions.num_positions)
         return self.positions.num_positions
 
-    @property
+    @cached_property
     def max_length(self) -> int:
         """Tokens: the greatest length, with its padding within the positions."""
         limit, keys = self.position_limit, self.num_memory_keys

@@ -9,20 +9,27 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final, Literal, Protocol, get_args
 
 from reformer_export.contract import IDS_INPUT, MASK_INPUT, VECTORS_INPUT
 from reformer_export.errors import SpecError
 
 Task = Literal[
-    "feature-extraction", "text-generation", "fill-mask", "text-classification", "question-answering"
+    "feature-extraction",
+    "text-generation",
+    "fill-mask",
+    "text-classification",
+    "question-answering",
+    "custom",
 ]
 DType = Literal["float32", "float16", "bfloat16"]
 Activation = Literal["relu", "gelu", "gelu_new", "silu", "tanh", "sigmoid"]
 LogitsPositions = Literal["all", "last"]
 TokenizerChoice = Literal["auto", "bytes", "none"]
 
-TASKS: Final[tuple[Task, ...]] = get_args(Task)
+TASKS: Final[tuple[Task, ...]] = tuple(task for task in get_args(Task) if task != "custom")
+"""Of whole models; custom_spec.py has the other one."""
 DTYPES: Final[tuple[DType, ...]] = get_args(DType)
 ACTIVATIONS: Final[tuple[Activation, ...]] = get_args(Activation)
 
@@ -199,8 +206,8 @@ class ModelSpec:
     logits: LogitsPositions = "all"
 
     def __post_init__(self) -> None:
-        if self.task not in TASKS:
-            raise SpecError("task", self.task, f"one of {', '.join(TASKS)}", "choose another `task`")
+        if self.task not in self.tasks:
+            raise SpecError("task", self.task, f"one of {', '.join(self.tasks)}", "choose another `task`")
         for name in ("vocab_size", "hidden_size", "num_heads", "head_size", "feed_forward_size"):
             check_size(name, getattr(self, name), 0 if name in self.absent_sizes else 1)
         for name in ("max_position_embeddings", "num_labels", "feed_forward_slices"):
@@ -274,12 +281,12 @@ class ModelSpec:
                 "enlarge max_position_embeddings or the axial shape",
             )
 
-    @property
+    @cached_property
     def padding_multiple(self) -> int:
         """Tokens: least common multiple of the layers' chunk lengths."""
         return math.lcm(*(layer.chunk_length for layer in self.layers))
 
-    @property
+    @cached_property
     def padding_threshold(self) -> int:
         """Tokens: sequences up to this length are never padded (the smallest chunk length)."""
         return min(layer.chunk_length for layer in self.layers)
@@ -289,11 +296,16 @@ class ModelSpec:
         """Tokens: the greatest padded length that has positions."""
         return min(self.positions.num_positions, self.max_position_embeddings)
 
-    @property
+    @cached_property
     def max_length(self) -> int:
         """Tokens: the greatest length whose padded length has positions."""
         limit, multiple = self.position_limit, self.padding_multiple
         return max(min(limit, self.padding_threshold), limit // multiple * multiple)
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """What such a model can be for."""
+        return TASKS
 
     @property
     def absent_sizes(self) -> tuple[str, ...]:
@@ -306,7 +318,7 @@ class ModelSpec:
         return False
 
     @property
-    def input_names(self) -> tuple[str, str]:
+    def input_names(self) -> tuple[str, ...]:
         """The graph's inputs: the sequences, and their mask."""
         return VECTORS_INPUT if self.takes_vectors else IDS_INPUT, MASK_INPUT
 
@@ -337,6 +349,11 @@ class ModelSpec:
     def takes_length(self, length: int) -> bool:
         """Whether sequences of `length` tokens can be run."""
         return 1 <= length <= self.max_length
+
+    @property
+    def shortest(self) -> int:
+        """Tokens: the least of the lengths that can be run."""
+        return next(length for length in range(1, self.max_length + 1) if self.takes_length(length))
 
     def describe_lengths(self) -> str:
         """What `takes_length` takes, in words that follow "expected"."""

@@ -26,7 +26,7 @@ FLOORS = (
     {"checkpoints", "modeling"},
     {"ops"},
     {"libraries", "artifact"},
-    {"contract", "spec", "lucidrains_spec", "product_keys_spec"},
+    {"contract", "spec", "custom_spec", "lucidrains_spec", "product_keys_spec", "low_precision"},
     {"errors", "phases"},
 )
 """The house (docs/architecture.md): a room imports from floors below its own only."""
@@ -34,8 +34,10 @@ FLOORS = (
 SIDEWAYS = {
     ("report", "parity"),  # the results that a page shows
     ("report", "measure"),
+    ("parity", "measure"),  # the loss on a text, which low precision costs
     ("libraries", "artifact"),  # its one reader of JSON and its writer of whole folders, for built libraries
     ("spec", "contract"),
+    ("custom_spec", "spec"),
     ("lucidrains_spec", "spec"),
     ("lucidrains_spec", "product_keys_spec"),
     ("product_keys_spec", "spec"),
@@ -47,7 +49,10 @@ DEPLOYED = {"runtimes", "batch", "serving", "artifact", "libraries"}
 """What a server runs: neither torch nor transformers is there."""
 
 EXPORT_ONLY = ("torch", "transformers", "onnxscript", "onnx_ir", "safetensors", "huggingface_hub")
-STANDARD_LIBRARY_ONLY = {"errors", "phases", "spec", "lucidrains_spec", "product_keys_spec", "contract"}
+STANDARD_LIBRARY_ONLY = {
+    *("errors", "phases", "contract", "low_precision"),
+    *("spec", "custom_spec", "lucidrains_spec", "product_keys_spec"),
+}
 
 
 def parse_imports(path: Path, module: str) -> Iterator[str]:

@@ -39,6 +39,7 @@ NOT_RUN: Final = {
     r"^make |^cmake |reformer-export (bench|build-library)|python -m (benchmarks|pytest)|/train_": "minutes",
     r"reformer-export serve": "a signal to end",
     r"--ray-shards": "Ray, which the extra dev does not bring",
+    r"--module ": "a module of a reader's own",
     r"^gpu-bundle/|benchmarks\.models": "what another command makes",
 }
 """What a line needs, by what it says."""

@@ -18,7 +18,8 @@ from reformer_export.serving.options import ServeFields, ServeOptions
 from reformer_export.serving.triton.options import TritonFields, TritonRequest
 from reformer_export.workflows.bench import BenchRequest
 from reformer_export.workflows.export import ExportRequest
-from reformer_export.workflows.fields import BenchFields, ExportFields, VerifyFields
+from reformer_export.workflows.export_module import ModuleRequest
+from reformer_export.workflows.fields import BenchFields, ExportFields, ModuleFields, VerifyFields
 from reformer_export.workflows.verify import VerifyRequest
 from tests.pages import PAGES, read_python
 
@@ -102,6 +103,7 @@ def test_a_misspelt_or_mistyped_option_fails_and_the_pages_pass(tmp_path: Path) 
         (RuntimeFields, RuntimeOptions),
         (GenerationFields, GenerationOptions),
         (ExportFields, ExportRequest),
+        (ModuleFields, ModuleRequest),
         (VerifyFields, VerifyRequest),
         (BenchFields, BenchRequest),
         (ServeFields, ServeOptions),

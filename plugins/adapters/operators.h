@@ -22,11 +22,12 @@ constexpr const char* kDomain = "reformer";
 constexpr const char* kOperatorVersion = "1";
 
 // T is float32, float16 or bfloat16, the same in all of a call's tensors.
-enum class Element { kT, kFloat32, kInt32 };
+enum class Element { kT, kFloat32, kInt32, kInt8 };
 
 // A shape has one letter a dimension: B batch, L length, W heads * head size, H heads, D head size,
 // R num_hashes, S rotation size, N hidden size, Q new tokens, P tokens that a cache has room for,
-// K words of records, G heads or 1.
+// K words of records, G heads or 1. Of Linear M is all dimensions but the last, K what is added up,
+// N outputs.
 struct TensorRule {
   const char* name;
   Element element;
@@ -261,10 +262,28 @@ struct LSHBucketsStep {
   }
 };
 
+// The form that files have; runtimes make nodes with weights of bfloat16 too (reformer_kernels.h).
+struct Linear {
+  using Params = reformer_linear_params;
+  static constexpr const char* kName = "Linear";
+  static constexpr Functions<Params> kCPU = {reformer_cpu_linear_workspace, reformer_cpu_linear};
+  static constexpr TensorField<Params> kInputs[] = {
+      {{"x", Element::kT, "MK"}, &Params::x},
+      {{"weight", Element::kInt8, "NK"}, &Params::weight},
+      {{"scales", Element::kFloat32, "N"}, &Params::scales},
+      {{"bias", Element::kT, "N"}, &Params::bias}};
+  static constexpr TensorField<Params> kOutputs[] = {{{"y", Element::kT, "MN"}, &Params::y}};
+
+  template <typename Reader>
+  static void read_attributes(Reader& reader, Params& params) {
+    reader.integer("activation", params.activation);
+  }
+};
+
 template <typename... Operators>
 struct OperatorList {};
 using AllOperators = OperatorList<LSHBuckets, LSHAttention, LocalAttention, ResidualNorm,
-                                  LSHAttentionStep, LocalAttentionStep, LSHBucketsStep>;
+                                  LSHAttentionStep, LocalAttentionStep, LSHBucketsStep, Linear>;
 // Those with CUDA kernels.
 using CUDAOperators = OperatorList<LSHBuckets, LSHAttention, LocalAttention, ResidualNorm,
                                    LSHAttentionStep, LocalAttentionStep, LSHBucketsStep>;
@@ -320,6 +339,8 @@ inline int32_t dtype_of(const TensorRule& rule, int32_t element_type) {
       return REFORMER_FLOAT32;
     case Element::kInt32:
       return REFORMER_INT32;
+    case Element::kInt8:
+      return REFORMER_INT8;
     case Element::kT:
       break;
   }

@@ -1,8 +1,8 @@
 /**
  * Reformer kernels: the C interface.
  *
- * Seven operators: LSHBuckets, LSHAttention, LocalAttention, ResidualNorm, and the steps of the
- * attentions and of LSHBuckets.
+ * Eight operators: LSHBuckets, LSHAttention, LocalAttention, ResidualNorm, the steps of the
+ * attentions and of LSHBuckets, and Linear, which has CPU kernels only.
  * Every backend (CPU here, CUDA beside it) takes the same structs.
  *
  * Rules that hold for every function:
@@ -42,7 +42,7 @@ extern "C" {
 #endif
 
 /** Changes whenever a struct or the meaning of a field changes. */
-#define REFORMER_ABI_VERSION 5u
+#define REFORMER_ABI_VERSION 6u
 
 /** self_logit is no larger than this either way, so that it outweighs -1e9. */
 #define REFORMER_MAX_SELF_LOGIT 1e8f
@@ -67,21 +67,23 @@ typedef enum reformer_status {
   REFORMER_ERROR_NULL_POINTER = 2, /**< a required pointer is null */
   REFORMER_ERROR_DTYPE = 3,        /**< a tensor has a dtype the operator does not take */
   REFORMER_ERROR_SHAPE = 4,        /**< a rank or dimension does not fit the other tensors */
-  REFORMER_ERROR_ATTRIBUTE = 5,    /**< an attribute is out of range */
+  REFORMER_ERROR_ATTRIBUTE = 5,    /**< an attribute, or a weight, is out of range */
   REFORMER_ERROR_ALIGNMENT = 6,    /**< a data pointer is not aligned to its element size */
   REFORMER_ERROR_OVERLAP = 7,      /**< the output's memory overlaps an input's */
   REFORMER_ERROR_TOO_LARGE = 8,    /**< a size does not fit the integer type that holds it */
   REFORMER_ERROR_WORKSPACE = 9,    /**< the workspace is too small */
   REFORMER_ERROR_BUCKETS = 10,     /**< a bucket is negative */
   REFORMER_ERROR_LAUNCH = 11,      /**< the device refused the launch (CUDA only) */
-  REFORMER_ERROR_LENGTHS = 12      /**< a row's tokens do not fit its cache, or are no step */
+  REFORMER_ERROR_LENGTHS = 12,     /**< a row's tokens do not fit its cache, or are no step */
+  REFORMER_ERROR_PROCESSOR = 13    /**< this processor has no instructions for it (Linear only) */
 } reformer_status;
 
 typedef enum reformer_dtype {
   REFORMER_FLOAT32 = 0,
   REFORMER_FLOAT16 = 1,
   REFORMER_BFLOAT16 = 2,
-  REFORMER_INT32 = 3
+  REFORMER_INT32 = 3,
+  REFORMER_INT8 = 4
 } reformer_dtype;
 
 /** A dense row-major tensor. Inputs are only read. */
@@ -101,6 +103,13 @@ typedef void (*reformer_task)(void* argument, int64_t index);
  */
 typedef void (*reformer_parallel_for)(void* context, int64_t total, reformer_task task,
                                       void* argument);
+
+/** What Linear does to its sums. */
+typedef enum reformer_activation {
+  REFORMER_NO_ACTIVATION = 0,
+  REFORMER_RELU = 1,
+  REFORMER_GELU = 2 /**< x times the normal distribution's function */
+} reformer_activation;
 
 /** Where a call runs, and on what memory. */
 typedef struct reformer_execution {
@@ -301,6 +310,31 @@ typedef struct reformer_lsh_buckets_step_params {
   reformer_execution execution;
 } reformer_lsh_buckets_step_params;
 
+/**
+ * A matrix product with weights of low precision, its bias and its activation, in float32 and
+ * rounded once to T. A row's result depends on no other row.
+ *
+ * An int8 weight is weight[n] * scales[n], and each row of x is rounded to int8 too: a = max |x|;
+ * u = a / 127, or 1 where that is 0; q = x / u rounded to the nearest even, from -127 to 127; sums
+ * of q * weight are exact in int32; y = activation(sum * (u * scales[n]) + bias). A row with an
+ * infinity or a NaN is all NaN. With a bfloat16 weight x is rounded to bfloat16, and the products
+ * are summed in float32, as the processor's instructions do it.
+ */
+typedef struct reformer_linear_params {
+  uint32_t struct_size;   /**< sizeof(reformer_linear_params) */
+  uint32_t abi_version;   /**< REFORMER_ABI_VERSION */
+  int32_t activation;     /**< a reformer_activation */
+  reformer_tensor x;      /**< T [M, K], K >= 1 */
+  reformer_tensor weight; /**< int8 [N, K], none of them -128, or bfloat16 */
+  reformer_tensor scales; /**< float32 [N]; rank 0 for a bfloat16 weight */
+  reformer_tensor bias;   /**< T [N]; rank 0: none */
+  reformer_tensor y;      /**< output, T [M, N], must not overlap an input */
+  void* packed;           /**< what reformer_cpu_linear_pack wrote, at a multiple of 64 bytes: then
+                             weight, scales and bias need no data; null packs them in every call */
+  uint64_t packed_size;   /**< bytes */
+  reformer_execution execution;
+} reformer_linear_params;
+
 /** What this library is. Set struct_size before the call. */
 typedef struct reformer_library {
   uint32_t struct_size;   /**< sizeof(reformer_library) */
@@ -308,6 +342,9 @@ typedef struct reformer_library {
   const char* version;    /**< out: release, such as "0.1.0" */
   const char* cpu_target; /**< out: instruction set the CPU kernels use here, such as "AVX3" */
   const char* cuda_architectures; /**< out: such as "80,86,90"; null when built without CUDA */
+  const char* int8_products;      /**< out: what Linear multiplies int8 with here, such as "AMX";
+                                     null when this processor has nothing for it */
+  const char* bfloat16_products;  /**< out: likewise; null too where float32 is as fast */
 } reformer_library;
 
 REFORMER_API reformer_status reformer_library_info(reformer_library* library) REFORMER_NOEXCEPT;
@@ -349,6 +386,21 @@ REFORMER_API reformer_status reformer_cpu_local_attention_step(
     const reformer_local_attention_step_params* params) REFORMER_NOEXCEPT;
 REFORMER_API reformer_status
 reformer_cpu_lsh_buckets_step(const reformer_lsh_buckets_step_params* params) REFORMER_NOEXCEPT;
+
+/**
+ * Bytes that reformer_cpu_linear_pack writes for these parameters; x and y are not looked at but
+ * for x's dtype and K.
+ */
+REFORMER_API reformer_status reformer_cpu_linear_packed_size(const reformer_linear_params* params,
+                                                             uint64_t* size) REFORMER_NOEXCEPT;
+/** Writes weight, scales and bias to `packed`, of packed_size bytes, as this processor reads them.
+ */
+REFORMER_API reformer_status reformer_cpu_linear_pack(const reformer_linear_params* params)
+    REFORMER_NOEXCEPT;
+REFORMER_API reformer_status reformer_cpu_linear_workspace(const reformer_linear_params* params,
+                                                           uint64_t* size) REFORMER_NOEXCEPT;
+REFORMER_API reformer_status reformer_cpu_linear(const reformer_linear_params* params)
+    REFORMER_NOEXCEPT;
 
 /**
  * Bytes of device workspace; the same rules as for the CPU. Absent from a library built without

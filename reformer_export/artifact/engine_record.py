@@ -43,20 +43,25 @@ ComputeCapabilityText = Annotated[str, msgspec.Meta(pattern=r"\A[1-9][0-9]?\.[0-
 AtLeastOne = msgspec.Meta(min_length=1)
 OptionalCount = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)] | None
 
-Shape = tuple[Count, Count]
-"""(batch, sequence length in tokens) of the inputs: of an engine that decodes, new tokens."""
+Shape = Annotated[tuple[Count, ...], msgspec.Meta(min_length=1, max_length=64)]
+"""(batch, sequence length in tokens) of the inputs: of an engine that decodes, new tokens; of a custom module
+the sizes of its symbolic dimensions, in the order of its manifest."""
 
 
 @dataclass(frozen=True)
 class EngineProfile:
     """One optimisation profile: the engine takes shapes from `minimum` to `maximum` and was tuned for
-    `optimum`; each is (batch, tokens)."""
+    `optimum`."""
 
     minimum: Shape
     optimum: Shape
     maximum: Shape
 
     def __post_init__(self) -> None:
+        lengths = {len(shape) for shape in (self.minimum, self.optimum, self.maximum)}
+        if len(lengths) > 1:
+            got, expected = f"shapes of {sorted(lengths)} sizes", "as many in each"
+            raise InputError("profile", got, expected, "give other `minimums`, `optimums`, `maximums`")
         for low, middle, high in zip(self.minimum, self.optimum, self.maximum, strict=True):
             if not 1 <= low <= middle <= high:
                 raise InputError(
@@ -69,10 +74,10 @@ class EngineProfile:
     def __str__(self) -> str:
         return " / ".join(map(format_shape, (self.minimum, self.optimum, self.maximum)))
 
-    def takes(self, batch: int, length: int) -> bool:
-        """Whether a batch of `batch` sequences of `length` tokens lies within the profile."""
-        (batch_from, from_), (batch_to, to) = self.minimum, self.maximum
-        return batch_from <= batch <= batch_to and from_ <= length <= to
+    def takes(self, *shape: int) -> bool:
+        """Whether a shape lies within the profile."""
+        limits = zip(self.minimum, shape, self.maximum, strict=True)
+        return all(low <= size <= high for low, size, high in limits)
 
 
 @dataclass(frozen=True)
@@ -128,6 +133,12 @@ class EngineRecord:
     num_hashes: OptionalCount = None
     capacity: OptionalCount = None
 
+    def __post_init__(self) -> None:
+        lengths = {len(profile.minimum) for profile in self.profiles}
+        if len(lengths) > 1 or (self.decodes and lengths != {2}):
+            got, fix = f"shapes of {sorted(lengths)} sizes", "build the engine again"
+            raise InputError("profiles", got, "as many in each, and two where it decodes", fix)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; `read_engine_record` reads them back."""
         values = {"engine_record_version": ENGINE_RECORD_VERSION, **dataclasses.asdict(self)}
@@ -145,8 +156,9 @@ class EngineRecord:
 
     @property
     def longest(self) -> int:
-        """The longest sequence, in tokens: of an engine that decodes, all of it."""
-        return self.capacity or max(profile.maximum[1] for profile in self.profiles)
+        """The longest sequence, in tokens: of an engine that decodes, all of it; of a custom module, the
+        greatest size of any dimension but the first."""
+        return self.capacity or max(max(profile.maximum[1:], default=1) for profile in self.profiles)
 
     @property
     def host_code(self) -> str | None:
@@ -157,21 +169,22 @@ class EngineRecord:
         }
         return " and ".join(name for name, is_there in carried.items() if is_there) or None
 
-    def find_profile(self, batch: int, length: int) -> int | None:
-        """The index of the profile that takes the shape and was tuned closest to its length, or None."""
-        fitting = [i for i, profile in enumerate(self.profiles) if profile.takes(batch, length)]
-        return min(fitting, key=lambda i: _distance(self.profiles[i], batch, length), default=None)
+    def find_profile(self, *shape: int) -> int | None:
+        """The index of the profile that takes the shape and was tuned closest to it, or None."""
+        fitting = [i for i, profile in enumerate(self.profiles) if profile.takes(*shape)]
+        return min(fitting, key=lambda i: _distance(self.profiles[i], shape), default=None)
 
 
-def _distance(profile: EngineProfile, batch: int, length: int) -> tuple[float, int]:
+def _distance(profile: EngineProfile, shape: Shape) -> tuple[float, int]:
     """Smaller is nearer; of profiles tuned alike, the one with the smaller greatest shape."""
-    tuned = abs(math.log(length / profile.optimum[1])) + abs(math.log(batch / profile.optimum[0]))
+    pairs = zip(reversed(shape), reversed(profile.optimum), strict=True)
+    tuned = sum(abs(math.log(size / best)) for size, best in pairs)
     return tuned, math.prod(profile.maximum)
 
 
 def format_shape(shape: Shape) -> str:
     """BxL, as the command line takes it."""
-    return f"{shape[0]}x{shape[1]}"
+    return "x".join(map(str, shape))
 
 
 def check_engine_name(name: str) -> str:

@@ -7,6 +7,7 @@ file it names. `folder.py` makes the folder.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,10 +22,12 @@ from reformer_export.artifact.files import (
     sha256_of_file,
     write_atomically,
 )
-from reformer_export.artifact.signature import graph_inputs, graph_outputs
+from reformer_export.artifact.signature import GraphTensor, Signature, signature_of
 from reformer_export.artifact.spec_values import spec_from_values, values_from_spec
 from reformer_export.contract import NUM_HASHES_INPUT
-from reformer_export.errors import ArtifactError, SpecError
+from reformer_export.custom_spec import CustomSpec
+from reformer_export.errors import ArtifactError, InputError, SpecError
+from reformer_export.low_precision import LowPrecision, WeightsType
 from reformer_export.spec import DType, LSHAttentionSpec, ModelSpec
 
 MANIFEST_VERSION: Final = 1
@@ -81,7 +84,8 @@ class Manifest:
     SHA-256 of its rotations (float32, C order); `source` says where the checkpoint came from;
     `versions` names the tools and libraries that made it; `parity` is the verify summary, if one ran;
     `runtime_num_hashes` is None for a model with a fixed number of hashes; `tokenizer` is None where an older
-    version wrote the manifest; `decode` is None without decode.onnx.
+    version wrote the manifest; `decode` is None without decode.onnx;
+    `low_precision` is None where all weights are of `dtype`, and under the keys `weights` and `kept`.
     """
 
     spec: ModelSpec
@@ -96,6 +100,38 @@ class Manifest:
     runtime_num_hashes: RuntimeNumHashes | None = None
     tokenizer: TokenizerRecord | None = None
     decode: DecodeRecord | None = None
+    low_precision: LowPrecision | None = None
+
+    @property
+    def precision(self) -> str:
+        """The types of its weights, for people."""
+        return self.dtype if self.low_precision is None else f"{self.dtype}, {self.low_precision}"
+
+    @functools.cached_property
+    def signature(self) -> Signature:
+        """What goes into model.onnx and comes out of it; floats are `dtype`."""
+        return signature_of(self.spec, self.dtype)
+
+    @property
+    def inputs(self) -> tuple[GraphTensor, ...]:
+        """Of model.onnx, by name; `num_hashes`, which has a default, is none of them."""
+        return self.signature.inputs
+
+    @property
+    def outputs(self) -> tuple[GraphTensor, ...]:
+        """Of model.onnx, by name."""
+        return self.signature.outputs
+
+    @property
+    def is_custom(self) -> bool:
+        """Whether the model is a user's own module, of which nothing is known but its inputs and outputs."""
+        return isinstance(self.spec, CustomSpec)
+
+    def describe_sizes(self) -> str:
+        """What sizes the inputs may have, for people."""
+        if self.is_custom:
+            return self.signature.describe_limits()
+        return f"{self.spec.describe_lengths()} tokens"
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -103,8 +139,10 @@ class Manifest:
             "spec": values_from_spec(self.spec),
             "max_length": self.spec.max_length,
             "dtype": self.dtype,
-            "inputs": [each.to_dict() for each in graph_inputs(self.spec, self.dtype)],
-            "outputs": [each.to_dict() for each in graph_outputs(self.spec, self.dtype)],
+            "weights": None if self.low_precision is None else self.low_precision.weights,
+            "kept": None if self.low_precision is None else list(self.low_precision.kept),
+            "inputs": [each.to_dict() for each in self.inputs],
+            "outputs": [each.to_dict() for each in self.outputs],
             "opset": self.opset,
             "operators": self.operators,
             "dial": None if self.runtime_num_hashes is None else self.runtime_num_hashes.to_dict(),
@@ -147,6 +185,8 @@ class _ManifestFields:
     dial: _NumHashesChoice | None
     tokenizer: TokenizerRecord | None
     decode: DecodeRecord | None
+    weights: WeightsType | None
+    kept: tuple[str, ...] | None
 
 
 def _no_manifest(path: Path) -> ArtifactError:
@@ -165,7 +205,8 @@ def read_manifest(folder: Path) -> Manifest:
     """Read and check `folder`/manifest.json; ArtifactError when it is missing, broken or of another kind."""
     path = folder / MANIFEST_NAME
     found = _FILE.read_version(path, "manifest_version", MANIFEST_VERSION)
-    found = {"dial": None, "tokenizer": None, "decode": None, **found}  # older versions do not mention them
+    # Older versions do not mention them.
+    found = dict.fromkeys(("dial", "tokenizer", "decode", "weights", "kept")) | found
     fields = _FILE.convert(path, found, _ManifestFields)
     try:
         spec = spec_from_values(fields.spec)
@@ -180,7 +221,16 @@ def read_manifest(folder: Path) -> Manifest:
         raise _FILE.refuse(path, f"a missing or wrong field (decode: {fields.decode})")
     if fields.decode is not None and fields.decode.file not in fields.files:
         raise _FILE.refuse(path, f"a missing or wrong field (files: no {fields.decode.file})")
-    return Manifest(**values, runtime_num_hashes=choice and RuntimeNumHashes(choice.max_hashes))
+    weights, kept = values.pop("weights"), values.pop("kept")
+    try:
+        low_precision = None if weights is None else LowPrecision(weights, kept or ())
+    except InputError as error:
+        raise _FILE.refuse(path, f"a missing or wrong field (kept: {error.got})") from error
+    return Manifest(
+        **values,
+        runtime_num_hashes=choice and RuntimeNumHashes(choice.max_hashes),
+        low_precision=low_precision,
+    )
 
 
 def check_files(folder: Path, manifest: Manifest, names: Collection[str] | None = None) -> None:

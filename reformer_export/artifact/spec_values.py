@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Final
 
+from reformer_export.custom_spec import AttentionUse, CustomSpec, CustomTensor, Dimension, custom_spec
 from reformer_export.errors import SpecError
 from reformer_export.lucidrains_spec import (
     LucidrainsSpec,
@@ -37,25 +38,45 @@ _FAMILY: Final = "family"
 _FAMILIES: Final[dict[str, type[ModelSpec]]] = {"transformers": ModelSpec, "lucidrains": LucidrainsSpec}
 """Whose Reformer it is; the values of transformers' do not say so, as older versions did not."""
 
+_CUSTOM: Final = "custom"
+_CUSTOM_FIELDS: Final[dict[str, type[Any]]] = {
+    "inputs": CustomTensor,
+    "outputs": CustomTensor,
+    "dimensions": Dimension,
+    "uses": AttentionUse,
+}
+"""The family of a user's own module, and what is said of it beside its layers."""
+
 
 def values_from_spec(spec: ModelSpec) -> dict[str, Any]:
     """Plain JSON values; `spec_from_values` reads them back."""
     values = dataclasses.asdict(spec)
+    if isinstance(spec, CustomSpec):
+        own = {name: values[name] for name in _CUSTOM_FIELDS}
+        return {_FAMILY: _CUSTOM, **own, "layers": _layer_values(spec, values)}
     if isinstance(spec, LucidrainsSpec):
         values = {_FAMILY: "lucidrains", **values}
     values["positions"] = {"kind": _KIND_OF[type(spec.positions)], **values["positions"]}
-    values["layers"] = [
-        {"kind": _KIND_OF[type(layer)], **fields}
-        for layer, fields in zip(spec.layers, values["layers"], strict=True)
-    ]
+    values["layers"] = _layer_values(spec, values)
     return values
+
+
+def _layer_values(spec: ModelSpec, values: dict[str, Any]) -> list[dict[str, Any]]:
+    pairs = zip(spec.layers, values["layers"], strict=True)
+    return [{"kind": _KIND_OF[type(layer)], **fields} for layer, fields in pairs]
 
 
 def spec_from_values(values: dict[str, Any]) -> ModelSpec:
     """The ModelSpec that `values_from_spec` gave; SpecError when it is none."""
     try:
-        positions = _of_kind(_POSITIONS, values["positions"])
         layers = tuple(_of_kind(_LAYERS, layer) for layer in values["layers"])
+        if values.get(_FAMILY) == _CUSTOM:
+            own = {
+                name: tuple(kind(**_with_tuples(each)) for each in values[name])
+                for name, kind in _CUSTOM_FIELDS.items()
+            }
+            return custom_spec(**own, layers=layers)
+        positions = _of_kind(_POSITIONS, values["positions"])
         family = values.get(_FAMILY, "transformers")
         if family not in _FAMILIES:
             raise ValueError(f"{_FAMILY} {family!r} is none of {tuple(_FAMILIES)}")

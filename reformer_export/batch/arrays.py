@@ -1,44 +1,24 @@
-"""Rows of ids, or of vectors, from a .npy or .npz file, read one at a time: a header's promise is checked
-before memory is taken for it, and a compressed member is unpacked only as far as it is read."""
+"""Rows of ids, or of vectors, from a .npy or .npz file, read one at a time."""
 
 from __future__ import annotations
 
 import io
 import math
 import os
-import struct
-import tokenize
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Final
+from typing import IO, Any, BinaryIO
 
 import numpy as np
-from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
+from reformer_export.batch.array_files import BROKEN, BoundedReads, broken_file, open_member, read_header
 from reformer_export.batch.lines import BLOCK_BYTES, changed, unreadable
 from reformer_export.batch.sequences import Consumed, InputLine, SequenceReader, Source
 from reformer_export.errors import InputError
-
-MAX_HEADER_BYTES: Final = 10_000
-"""As numpy's own reader; an array of two axes needs about a hundred."""
-
-MAX_READ_BYTES: Final = 2**20
-"""What is read of a .npz at once, its directory included: thousands of members, where two are expected."""
-
-READABLE_COMPRESSION: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-"""Those of numpy.savez and savez_compressed; the others' readers unpack without a bound."""
-
-BROKEN: Final = (
-    *(ValueError, TypeError, KeyError, IndexError, OverflowError, EOFError, MemoryError, RecursionError),
-    *(SyntaxError, tokenize.TokenError, NotImplementedError, RuntimeError),
-    *(struct.error, zipfile.BadZipFile, zlib.error),
-)
-"""What the readers of numpy and zipfile raise on files that were damaged, or made to do damage."""
 
 
 @dataclass(frozen=True)
@@ -83,13 +63,13 @@ class ArraySource(Source):
         self._path = path
         self._reader = reader
         try:
-            file = resources.enter_context(_BoundedReads(io.FileIO(path)))
+            file = resources.enter_context(BoundedReads(io.FileIO(path)))
             is_archive = path.suffix.lower() == ".npz"
             arrays = self._open_npz(file, resources) if is_archive else self._open_npy(file)
         except OSError as error:
             raise unreadable(path, error) from error
         except BROKEN as error:
-            raise self._broken(error) from error
+            raise broken_file(self._path, error) from error
         name, mask_name = reader.input_names
         self._ids = arrays[name]
         self._mask = arrays.get(mask_name)
@@ -125,7 +105,7 @@ class ArraySource(Source):
         except OSError as error:
             raise unreadable(self._path, error) from error
         except BROKEN as error:
-            raise self._broken(error) from error
+            raise broken_file(self._path, error) from error
         self._lines += 1
         return values[0], values[1] if self._mask is not None else None
 
@@ -148,19 +128,13 @@ class ArraySource(Source):
         arrays = {}
         for name in names.keys() & set(known):
             info = names[name]
-            if info.compress_type not in READABLE_COMPRESSION or info.flag_bits & 1:
-                raise self._refuse(
-                    f"{name} encrypted, or compressed with method {info.compress_type},",
-                    "a member that is stored or deflated",
-                    "write it with numpy.savez",
-                )
-            stream = resources.enter_context(archive.open(info))
+            stream = resources.enter_context(open_member(self._path, archive, info))
             arrays[name] = self._open_array(name, stream)
             self._check_size(arrays[name], info.file_size - stream.tell())
         return arrays
 
     def _open_array(self, name: str, stream: IO[bytes]) -> _Rows:
-        shape, fortran_order, dtype = _read_header(stream)
+        shape, fortran_order, dtype = read_header(stream)
         size = self._reader.vector_size if name == self._reader.input_names[0] else None
         axes = 2 if size is None else 3
         if len(shape) == axes - 1:
@@ -190,39 +164,6 @@ class ArraySource(Source):
     def _refuse(self, got: str, expected: str, fix: str) -> InputError:
         return InputError("file", f"{got} in {self._path}", expected, fix)
 
-    def _broken(self, error: BaseException) -> InputError:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        got = f"{self._path}, which numpy cannot read ({reason:.200})"
-        return InputError("file", got, "a .npz or .npy file", "write it with numpy.savez")
-
 
 def _describe_axes(size: int | None) -> str:
     return "[batch, sequence]" if size is None else f"[batch, sequence, {size}]"
-
-
-def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, Fortran order and dtype; numpy's own parser gets the header once its length is known to be
-    small."""
-    version = npy_format.read_magic(stream)
-    if version not in ((1, 0), (2, 0)):
-        raise ValueError(f"format version {version[0]}.{version[1]}, where integers have 1.0")
-    layout = "<H" if version == (1, 0) else "<I"
-    prefix = stream.read(struct.calcsize(layout))
-    (length,) = struct.unpack(layout, prefix)
-    if length > MAX_HEADER_BYTES:
-        raise ValueError(f"a header of {length} bytes, where at most {MAX_HEADER_BYTES} make sense")
-    content = io.BytesIO(prefix + stream.read(length))
-    read = npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
-    shape, fortran_order, dtype = read(content)
-    return shape, fortran_order, dtype
-
-
-class _BoundedReads(io.BufferedReader):
-    """A file that gives at most `MAX_READ_BYTES` at once: zipfile reads a directory of any size whole."""
-
-    def read(self, size: int | None = -1) -> bytes:
-        most = MAX_READ_BYTES + 1
-        content = super().read(most if size is None or size < 0 else min(size, most))
-        if len(content) > MAX_READ_BYTES:
-            raise zipfile.BadZipFile(f"a directory of more than {MAX_READ_BYTES} bytes")
-        return content

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from reformer_export.artifact.signature import graph_outputs, has_row_a_token
+from reformer_export.artifact.signature import BATCH, SEQUENCE, graph_outputs, has_row_a_token
 from reformer_export.batch.results import SequenceResult
 from reformer_export.batch.sequences import Count, InputLine, InputSequence
 from reformer_export.runtimes import Runtime
@@ -95,7 +95,8 @@ def windows_from_lines(
 
 def count_output_bytes(spec: ModelSpec, length: int) -> int:
     """Of one sequence's outputs: float32, in JSON several times that."""
-    return sum(4 * math.prod(output.sizes(1, length)) for output in graph_outputs(spec, "float32"))
+    sizes = {BATCH: 1, SEQUENCE: length}
+    return sum(4 * math.prod(output.sizes(sizes)) for output in graph_outputs(spec, "float32"))
 
 
 def plan_batches(lengths: Sequence[int], batching: Batching, spec: ModelSpec) -> list[list[int]]:

@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reformer_export.errors import InputError
-from reformer_export.runtimes import LeftPaddingWarning, Runtime
-from reformer_export.runtimes.inputs import prepare_inputs
+from reformer_export.runtimes import Runtime
+from reformer_export.runtimes.inputs import describe_left_padding, prepare_inputs
 from reformer_export.runtimes.tokenizer import Tokenizer
 from reformer_export.spec import ModelSpec
 
@@ -158,7 +157,11 @@ class SequenceReader:
 
     @classmethod
     def of(cls, runtime: Runtime) -> SequenceReader:
-        """The reader of what `runtime` takes."""
+        """The reader of what `runtime` takes; InputError for a custom module, which takes no sequences."""
+        if runtime.manifest.is_custom:
+            names = ", ".join(each.name for each in runtime.manifest.inputs)
+            got, fix = "sequences for a custom module", "run that alone, with `output` a .npz file"
+            raise InputError("input", got, f"a .npz file with {names}", fix)
         return cls(runtime.spec, runtime.max_length, lambda: runtime.tokenizer)
 
     @property
@@ -167,7 +170,7 @@ class SequenceReader:
         return self._spec.hidden_size if self._spec.takes_vectors else None
 
     @property
-    def input_names(self) -> tuple[str, str]:
+    def input_names(self) -> tuple[str, ...]:
         """What a sequence and its mask are called."""
         return self._spec.input_names
 
@@ -230,14 +233,12 @@ class SequenceReader:
             return bad(f"got {len(ids)} tokens, expected {expected}")
         if mask is None and self.vector_size is None and ids.min() >= 0 and ids.max() < self._spec.vocab_size:
             return InputLine(index, where, sequence)  # most lines: without the cost of the sentences below
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", LeftPaddingWarning)
-            try:
-                prepare_inputs(self._spec, [ids], None if mask is None else [mask], 0)
-            except InputError as refusal:
-                return bad(_of_one_row(refusal))
-        warning = _of_one_row(caught[0].message) if caught else None
-        return InputLine(index, where, sequence, warning=warning)
+        try:
+            _, checked = prepare_inputs(self._spec, [ids], None if mask is None else [mask], 0)
+        except InputError as refusal:
+            return bad(_of_one_row(refusal))
+        warning = describe_left_padding(checked)
+        return InputLine(index, where, sequence, warning=None if warning is None else _of_one_row(warning))
 
 
 def _find_wrong_type(ids: NDArray[Any], mask: NDArray[Any] | None, name: str, size: int | None) -> str | None:

@@ -139,9 +139,9 @@ def command(
     ctx: click.Context,
     /,
     out: Path,
-    minimums: tuple[tuple[int, int], ...],
-    optimums: tuple[tuple[int, int], ...],
-    maximums: tuple[tuple[int, int], ...],
+    minimums: tuple[tuple[int, ...], ...],
+    optimums: tuple[tuple[int, ...], ...],
+    maximums: tuple[tuple[int, ...], ...],
     json_file: Path | None,
     **options: Any,
 ) -> None:
@@ -151,6 +151,9 @@ def command(
     within its profiles. A profile is one --min, --opt and --max; give them several times for several. Lengths
     that are multiples of the model's chunk lengths cost least. With --decode, lengths are those of prompts,
     and a token that continues a sequence is one of length 1.
+
+    A custom module's profiles have a size for each of its symbolic dimensions, with an x between them, in the
+    order in which `inspect` lists them.
 
     \b
     Examples:

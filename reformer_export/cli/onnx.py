@@ -12,11 +12,13 @@ from reformer_export.cli.option_names import Command
 from reformer_export.cli.option_values import (
     STANDARD_OUTPUT,
     json_file_option,
+    names_from_option,
     num_buckets_from_option,
     write_json,
 )
 from reformer_export.cli.tables import echo_on_stderr
 from reformer_export.contract import DEFAULT_OPSET
+from reformer_export.low_precision import PROJECTIONS, WEIGHTS_TYPES
 from reformer_export.spec import DTYPES, TASKS
 from reformer_export.workflows.export import ExportedArtifact, ExportRequest, export_checkpoint
 from reformer_export.workflows.progress import say_nothing
@@ -27,6 +29,7 @@ SECTIONS = {
         *("dtype", "num_hashes", "max_hashes", "num_buckets", "hash_seed", "max_length", "logits"),
         *("decode", "feed_forward_slices", "opset"),
     ),
+    "Weights of few bits": ("weights", "keep", "data", "max_loss"),
     "Output": ("verify", "overwrite", "json_file"),
 }
 
@@ -88,6 +91,30 @@ SECTIONS = {
     help="Compute the feed-forward's inner dimension in N slices: less memory at great lengths.",
 )
 @click.option(
+    "--weights",
+    type=click.Choice(WEIGHTS_TYPES),
+    help="Store the dense layers' weights in int8, with a scale for each output (what they are multiplied by "
+    "is rounded too, each token by itself), or in int4, with a scale for each 32 inputs: small, no faster.",
+)
+@click.option(
+    "--keep",
+    metavar="NAME,NAME,...",
+    callback=names_from_option,
+    help=f"Projections whose weights stay in --dtype: {', '.join(PROJECTIONS)}.  [default: none]",
+)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A UTF-8 text: measure on it what the artifact loses against the original model.",
+)
+@click.option(
+    "--max-loss",
+    type=click.FloatRange(min=0),
+    metavar="X",
+    help="Write nothing when more than X bits per character are lost on --data.",
+)
+@click.option(
     "--decode", is_flag=True, help="Add decode.onnx: `generate` then computes new tokens only, from a cache."
 )
 @click.option("--opset", type=int, default=DEFAULT_OPSET, help="ONNX opset, 18 or later.  [default: 20]")
@@ -123,6 +150,7 @@ def command(checkpoint: str, out: Path, json_file: Path | None, **options: Any) 
       reformer-export onnx ./my-reformer OUT --logits last --overwrite
       reformer-export onnx ./my-reformer OUT --max-hashes 8
       reformer-export onnx ./my-reformer OUT --decode
+      reformer-export onnx ./my-reformer OUT --weights int8 --data held-out.txt --max-loss 0.003
       reformer-export onnx model.pt OUT --config kwargs.json
     """
     request = ExportRequest(**options)
@@ -136,8 +164,8 @@ def command(checkpoint: str, out: Path, json_file: Path | None, **options: Any) 
 def _describe(exported: ExportedArtifact) -> str:
     manifest, spec = exported.manifest, exported.manifest.spec
     text = (
-        f"{spec.task}, {len(spec.layers)} layers, {manifest.dtype}, up to {spec.max_length} tokens, "
-        f"{exported.size / 1e6:.1f} MB"
+        f"{spec.task}, {len(spec.layers)} layers, {manifest.precision}, "
+        f"up to {spec.max_length} tokens, {exported.size / 1e6:.1f} MB"
     )
     if manifest.runtime_num_hashes is not None:
         text += f", 1 to {manifest.runtime_num_hashes.max_hashes} hashes"
@@ -145,4 +173,6 @@ def _describe(exported: ExportedArtifact) -> str:
         text += f", decodes from {manifest.decode.bytes_per_token / 1000:.1f} kB of cache a token"
     if manifest.parity is None:
         return f"{text}; not compared with eager"
+    for row in manifest.parity.get("cost", {}).get("artifacts", ()):
+        text += f"; loses {row['loss']:.4f} bits per character"
     return f"{text}; largest difference to eager {manifest.parity['max_pinned_error']:.1e}"

@@ -27,6 +27,13 @@ def integers_from_option(
     return _integers(text, ",", param.opts[0], "whole numbers with commas; write e.g. 1,64,1024")
 
 
+def names_from_option(
+    _ctx: click.Context, _param: click.Parameter, text: str | None
+) -> tuple[str, ...] | None:
+    """Names with commas between them; none of an empty text."""
+    return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
+
+
 def num_buckets_from_option(
     _ctx: click.Context, param: click.Parameter, text: str | None
 ) -> tuple[int, ...] | None:
@@ -36,15 +43,15 @@ def num_buckets_from_option(
 
 def shapes_from_option(
     _ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]
-) -> tuple[tuple[int, int], ...]:
-    """Shapes (batch, tokens) of inputs: (2, 1024) for 2x1024."""
+) -> tuple[tuple[int, ...], ...]:
+    """Shapes (batch, tokens) of inputs, or others with an x between sizes: (2, 1024) for 2x1024."""
     expected = "batch x length; write e.g. 1x1024"
     shapes = []
     for text in texts:
         numbers = _integers(text, "x", param.opts[0], expected)
-        if numbers is None or len(numbers) != 2 or min(numbers) < 1:
+        if numbers is None or min(numbers) < 1:
             raise InputError(param.opts[0], repr(text), expected)
-        shapes.append((numbers[0], numbers[1]))
+        shapes.append(numbers)
     return tuple(shapes)
 
 

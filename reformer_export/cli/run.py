@@ -28,6 +28,7 @@ from reformer_export.cli.run_folder import (
     refuse_without_folder,
     run_into_folder,
 )
+from reformer_export.cli.run_named import check_named, run_named_file
 from reformer_export.cli.runtime_options import RUNTIME_SECTIONS, open_artifact, runtime_options
 from reformer_export.cli.stream_progress import show_stream_progress
 from reformer_export.cli.summary_output import Summaries, open_summaries, report_totals, totals_to_dict
@@ -145,6 +146,9 @@ def command(
     A batch holds only sequences that give the same answers together as alone (the model pads them to one
     length), unless --pad says otherwise.
 
+    A custom module's FILE is a .npz with its inputs by name, and so is its output; --batch-size rows run at a
+    time, or all together.
+
     Logits are large: as JSON, a token's are several kilobytes. --last and --top-k write less.
 
     A run over a file into a .jsonl that ends early keeps its lines in OUTPUT.partial; the same command
@@ -168,9 +172,11 @@ def command(
       zcat all.jsonl.gz | reformer-export run OUT --file - --output - | gzip > all-out.jsonl.gz
       reformer-export run OUT --file "data/*.parquet" --output results --batch-size 32
       reformer-export run OUT --file "data/*.jsonl" --output results --shard 0/3
+      reformer-export run OUT --file inputs.npz --output outputs.npz
       reformer-export run OUT --runtime tensorrt-rtx "In the beginning"
     """
-    if batches["rows"] is None and batches["tokens"] is None:
+    rows = batches["rows"]
+    if rows is None and batches["tokens"] is None:
         batches["rows"] = 1
     batching = batch.Batching(**batches)
     for each in text:
@@ -196,6 +202,14 @@ def command(
     messages = LineMessages(on_error)
     with refuse_in_one_line("running"), end_by_signal(left):
         runtime = open_artifact(out, choice)
+        if runtime.manifest.is_custom:
+            check_named(
+                {"TEXT": text, "ids": ids, "line_format": line_format, "resume": resume, "restart": restart}
+                | {"top_k": top_k, "last": last, "on_error": on_error == "skip"}
+                | {"tokens": batching.tokens, "mixes_lengths": batching.mixes_lengths}
+            )
+            run_named_file(runtime, file, output, rows, json_file)
+            return
         with open_source(batch.SequenceReader.of(runtime), text, ids, path, line_format) as source:
             begun = time.perf_counter()
             writing: AbstractContextManager[batch.ResultWriter] = (

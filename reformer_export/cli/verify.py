@@ -26,7 +26,7 @@ from reformer_export.cli.runtime_options import (
 )
 from reformer_export.cli.tables import echo_on_stderr, print_table, show_progress
 from reformer_export.errors import EXIT_CHECK_FAILED, InputError
-from reformer_export.report.tables import accuracy_table, decoding_parity_table, sweep_table
+from reformer_export.report.tables import accuracy_table, cost_table, decoding_parity_table, sweep_table
 from reformer_export.report.verify_report import VerifyReport
 from reformer_export.runtimes import RUNTIMES
 from reformer_export.workflows.verify import verify_artifact
@@ -34,8 +34,8 @@ from reformer_export.workflows.verify_request import VerifyRequest
 
 SECTIONS = {
     "What is compared": (
-        *("checkpoint", "inputs", "lengths", "batch_sizes", "num_hashes", "seed", "atol", "rtol"),
-        *("data", "data_length", "bisect"),
+        *("checkpoint", "module", "inputs", "lengths", "batch_sizes", "num_hashes", "seed", "atol", "rtol"),
+        *("data", "data_length", "beside", "bisect"),
     ),
     "Output": ("json_file", "report_file"),
     **RUNTIME_SECTIONS,
@@ -46,6 +46,12 @@ SECTIONS = {
 @click.command("verify", cls=Command, sections=SECTIONS)
 @click.argument("out", type=click.Path())
 @click.option("--checkpoint", help="Folder or hub id for eager.  [default: the one that was exported]")
+@click.option(
+    "--module",
+    metavar="PACKAGE.MODULE:FUNCTION",
+    help="For an artifact of the task custom: a function of yours that returns the module that was exported, "
+    "or the module and inputs of it. It is imported and called, so that its code runs.",
+)
 @click.option(
     "--runtime",
     "runtimes",
@@ -63,7 +69,8 @@ SECTIONS = {
     type=click.Path(path_type=Path),
     metavar="FILE",
     help="Compare on these inputs in place of random ones: a .npz or .jsonl file as `run --file` reads it; "
-    "neighbours of one length go together, up to --batch-sizes.",
+    "neighbours of one length go together, up to --batch-sizes. For the task custom a .npz of all inputs by "
+    "name.",
 )
 @click.option(
     "--atol",
@@ -105,6 +112,14 @@ SECTIONS = {
     help="Tokens of a sequence that --data is cut into.  [default: the longest that runs]",
 )
 @click.option(
+    "--beside",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="OTHER",
+    help="Another artifact of the same checkpoint: tell its size, speed and loss beside this one's, on "
+    "--data. Several may be named.",
+)
+@click.option(
     "--bisect",
     type=click.Path(path_type=Path),
     metavar="DIR",
@@ -139,6 +154,10 @@ def command(
     An engine's buckets cannot be read: there pinned differences and flips are those of ONNX Runtime on the
     same file, and the engine's own outputs have to agree at the median token.
 
+    An artifact of the task custom is compared with the module that it was made of, which --module gives:
+    nothing in an artifact says where that is. Its inputs are those of --inputs, or else those that the
+    function returns, or random ones.
+
     With --atol or --rtol, the largest output difference may be ATOL + RTOL x the largest expected output;
     flips are judged as ever, and every result says by what it was judged.
 
@@ -154,6 +173,10 @@ def command(
     alone. How far steps drift from whole passes over the same tokens is told, not judged; with --data on that
     text, with its bits per character.
 
+    Of an artifact in float16 or bfloat16, or with weights of few bits, it is told what that costs beside the
+    original: hashes that fall otherwise, predictions that stay, and with --data bits per character. With
+    --beside, other artifacts stand in the same table.
+
     With --bisect, every part of the graph also runs by itself on eager's values: the first whose result is
     then wrong is named, and written into DIR with its inputs; exit status 1 when there is one.
 
@@ -164,7 +187,9 @@ def command(
       reformer-export verify OUT --inputs requests.jsonl --atol 1e-3
       reformer-export verify OUT --checkpoint ./my-reformer --json parity.json --report parity.html
       reformer-export verify OUT --data held-out.txt --json accuracy.json
+      reformer-export verify OUT --data held-out.txt --beside OUT-INT8
       reformer-export verify OUT --bisect wrong-node
+      reformer-export verify OUT --module my_package.my_model:build
     """
     request = VerifyRequest(num_hashes=num_hashes or (), details=report_file is not None, **options)
     if report_file is not None and len(request.runtimes) > 1:
@@ -201,5 +226,7 @@ def _print(report: VerifyReport, json_file: Path | None) -> None:
             click.echo("\n" + runtime.decoding.verdict())
         if runtime.drift is not None:
             click.echo(f"{runtime.drift.describe()}.")
+        if runtime.cost is not None:
+            print_table(cost_table(runtime.cost))
     if report.bisect is not None:
         click.echo("\n" + "\n".join(report.bisect.lines()))

@@ -20,7 +20,7 @@ from reformer_export.artifact.engine_record import (
 )
 from reformer_export.artifact.files import sha256_of_file
 from reformer_export.artifact.manifest import ENGINES_NAME, MODEL_NAME, Manifest, check_files, read_manifest
-from reformer_export.contract import OPERATORS
+from reformer_export.contract import LINEAR, OPERATORS
 from reformer_export.engine.num_hashes import choose_built_in_num_hashes
 from reformer_export.engine.options import EngineOptions
 from reformer_export.engine.process import OnLog, OnProgress, run_worker
@@ -74,6 +74,8 @@ def build_engine(
     log_fact("plugin library", library.path)
     with staging_paths(out, options.engine_name) as staging:
         request = _make_request(out, options, operators, library, staging)
+        dimensions, inlines = manifest.signature.dimensions, LINEAR.name in nodes
+        request = dataclasses.replace(request, dimensions=dimensions, inlines=inlines)
         started = time.monotonic()
         with log_phase(f"building with {options.runtime}"):
             result = run_worker(request, on_progress, on_log)

@@ -10,7 +10,6 @@ from reformer_export.artifact.decoding import CAPACITY
 from reformer_export.artifact.engine_record import EngineFlags, EngineProfile
 from reformer_export.contract import NUM_HASHES_INPUT
 from reformer_export.engine.network import ParsedNetwork
-from reformer_export.engine.options import EngineOptions
 from reformer_export.engine.request import BuildRequest
 from reformer_export.errors import EngineError
 
@@ -32,7 +31,7 @@ def build_plan(
     config = parsed.builder.create_builder_config()
     config.progress_monitor = monitor
     for profile in options.profiles:
-        _add_profile(parsed, config, profile, options)
+        _add_profile(parsed, config, profile, request)
     _set_flags(trt, config, options.flags)
     if options.runtime == "tensorrt-rtx":
         _set_compute_capabilities(trt, config, compute_capabilities)
@@ -56,13 +55,17 @@ def build_plan(
     return memoryview(plan)
 
 
-def _add_profile(parsed: ParsedNetwork, config: Any, profile: EngineProfile, options: EngineOptions) -> None:
+def _add_profile(parsed: ParsedNetwork, config: Any, profile: EngineProfile, request: BuildRequest) -> None:
     """Caches may have room for one token up to `options.capacity`: nothing is tuned for it."""
+    options = request.options
     shapes = parsed.builder.create_optimization_profile()
     capacity = options.capacity or 0
     points = [
-        {"batch": batch, "sequence": length, CAPACITY: room, NUM_HASHES_INPUT: options.num_hashes or 0}
-        for (batch, length), room in (
+        {
+            **dict(zip(request.dimensions, shape, strict=True)),
+            **{CAPACITY: room, NUM_HASHES_INPUT: options.num_hashes or 0},
+        }
+        for shape, room in (
             (profile.minimum, min(1, capacity)),
             (profile.optimum, capacity),
             (profile.maximum, capacity),

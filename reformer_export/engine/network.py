@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from reformer_export.contract import PLUGIN_NAMESPACE
+from reformer_export.engine.inlining import inline_linears
 from reformer_export.engine.num_hashes import build_in_num_hashes
 from reformer_export.engine.request import BuildRequest
 from reformer_export.errors import EngineError
@@ -55,12 +56,14 @@ def parse_network(trt: Any, log: Any, request: BuildRequest) -> ParsedNetwork:
 
 
 def _parse(parser: Any, request: BuildRequest) -> bool:
-    """Whether TensorRT takes the model, with the number of hashes that is to be built in."""
-    num_hashes = request.options.num_hashes
-    if num_hashes is None:
+    """Whether TensorRT takes the model, with the number of hashes that is to be built in, and the bodies of
+    its Linear nodes in their place."""
+    num_hashes, path = request.options.num_hashes, Path(request.model)
+    if num_hashes is None and not request.inlines:
         return bool(parser.parse_from_file(request.model))
+    data = path.read_bytes() if num_hashes is None else build_in_num_hashes(path, num_hashes)
     # The path is where external data is looked for.
-    return bool(parser.parse(build_in_num_hashes(Path(request.model), num_hashes), request.model))
+    return bool(parser.parse(inline_linears(data) if request.inlines else data, request.model))
 
 
 def count_plugin_layers(trt: Any, network: Any) -> dict[str, int]:

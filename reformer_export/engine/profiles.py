@@ -10,6 +10,9 @@ from collections.abc import Sequence
 from typing import Final
 
 from reformer_export.artifact.engine_record import EngineProfile, Shape, format_shape
+from reformer_export.artifact.signature import signature_of
+from reformer_export.custom_spec import CustomSpec
+from reformer_export.engine.custom_profiles import check_custom_profiles, make_profile
 from reformer_export.errors import InputError
 from reformer_export.spec import ModelSpec
 
@@ -29,8 +32,11 @@ DEFAULT_STEPS: Final = 16
 
 
 def default_profiles(spec: ModelSpec, decode: bool = False) -> tuple[EngineProfile, ...]:
-    """From one token to the model's longest sequence (65,536 tokens at most), batch 1; of an engine that
-    decodes these are prompts, and steps of up to 16 sequences have a profile of their own."""
+    """Of a custom module, all that it takes, a row at a time. Of others from one token to the model's longest
+    sequence (65,536 tokens at most), batch 1; of an engine that decodes these are prompts, and steps of up to
+    16 sequences have a profile of their own."""
+    if isinstance(spec, CustomSpec):
+        return (make_profile(signature_of(spec, "float32"), None, None, None),)
     longest = _default_length(spec, DEFAULT_MAX_LENGTH)
     whole = EngineProfile((1, 1), (1, _optimum_length(spec, 1, longest)), (1, longest))
     steps = EngineProfile((1, 1), (1, 1), (DEFAULT_STEPS, 1))
@@ -75,6 +81,9 @@ def profiles_from_shapes(
 
 def check_profiles(spec: ModelSpec, profiles: Sequence[EngineProfile]) -> None:
     """InputError unless the model takes every shape of every profile."""
+    if isinstance(spec, CustomSpec):
+        check_custom_profiles(signature_of(spec, "float32"), profiles)
+        return
     for profile in profiles:
         batch, length = profile.maximum
         shape, fix = format_shape(profile.maximum), "lower `maximums`"
@@ -98,6 +107,11 @@ def check_capacity(spec: ModelSpec, profiles: Sequence[EngineProfile], capacity:
 def _profile_from_shapes(
     spec: ModelSpec, minimum: Shape | None, optimum: Shape | None, maximum: Shape | None
 ) -> EngineProfile:
+    if isinstance(spec, CustomSpec):
+        return make_profile(signature_of(spec, "float32"), minimum, optimum, maximum)
+    for name, shape in zip(("minimums", "optimums", "maximums"), (minimum, optimum, maximum), strict=True):
+        if shape is not None and len(shape) != 2:
+            raise InputError(name, format_shape(shape), "batch x length", "write e.g. 1x1024")
     if maximum is None:
         given = [shape for shape in (minimum, optimum) if shape is not None]
         length = max(*(shape[1] for shape in given), _default_length(spec, DEFAULT_MAX_LENGTH))

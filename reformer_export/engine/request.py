@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from reformer_export.artifact.signature import BATCH, SEQUENCE
 from reformer_export.engine.options import EngineOptions
 
 
@@ -19,9 +20,10 @@ from reformer_export.engine.options import EngineOptions
 class BuildRequest:
     """Everything the building process needs; paths are absolute.
 
-    `options` are the user's, with their profiles and without `timing_cache`; `operators` counts the nodes of
-    `model` that plugins run by operator; `engine` and `layers` are files to write, `layers` only when
-    asked; `timing_cache` is read if it exists and replaced at the end.
+    `options` are the user's, with their profiles and without `timing_cache`; `dimensions` are the names of
+    what these have sizes for; `operators` counts the nodes of `model` that plugins run by operator; `engine`
+    and `layers` are files to write, `layers` only when asked; `timing_cache` is read if it exists and
+    replaced at the end; `inlines` says that the model has Linear nodes.
     """
 
     options: EngineOptions
@@ -31,6 +33,8 @@ class BuildRequest:
     operators: dict[str, int]
     timing_cache: str | None = None
     layers: str | None = None
+    inlines: bool = False
+    dimensions: tuple[str, ...] = (BATCH, SEQUENCE)
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self))

@@ -26,6 +26,7 @@ from reformer_export.export.num_hashes import add_num_hashes_input, runtime_num_
 from reformer_export.export.shared_weights import share_weights
 from reformer_export.export.tokenizer import prepare_tokenizer, write_tokenizer
 from reformer_export.libraries.operators import find_native_library
+from reformer_export.low_precision import LowPrecision
 from reformer_export.modeling import CanonicalModel, build_decoder, build_model
 from reformer_export.spec import DType, TokenizerChoice
 
@@ -48,7 +49,8 @@ _RECORDED_LIBRARIES: Final = (
 class ExportOptions:
     """How to write the graph. `external_data_threshold` is in bytes of weights; `runtime_num_hashes` lets
     every run choose how many of the model's hashing rounds it uses; `tokenizer` says how text becomes ids;
-    `decode` adds decode.onnx, on the same weights, which are external data then."""
+    `decode` adds decode.onnx, on the same weights, which are external data then; `low_precision` says which
+    dense layers have weights of few bits."""
 
     dtype: DType = "float32"
     opset: int = DEFAULT_OPSET
@@ -56,6 +58,7 @@ class ExportOptions:
     runtime_num_hashes: bool = False
     tokenizer: TokenizerChoice = "auto"
     decode: bool = False
+    low_precision: LowPrecision | None = None
 
 
 Compare = Callable[[Manifest], "dict[str, Any]"]
@@ -80,7 +83,7 @@ def write_artifact(
     runtime_num_hashes = runtime_num_hashes_of(checkpoint.spec) if options.runtime_num_hashes else None
     is_file, vocab_size = checkpoint.file is not None, checkpoint.spec.vocab_size
     text, tokenizer = prepare_tokenizer(checkpoint.folder, vocab_size, options.tokenizer, is_file)
-    model = build_model(checkpoint.spec, checkpoint.weights, options.dtype)
+    model = build_model(checkpoint.spec, checkpoint.weights, options.dtype, options.low_precision)
     graph = trace_model(model, options.dtype, options.opset)
     if runtime_num_hashes is not None:
         add_num_hashes_input(graph, runtime_num_hashes)
@@ -103,11 +106,12 @@ def write_artifact(
         operators=dict.fromkeys(sorted(_operators_of(graph)), VERSION),
         source=checkpoint.source,
         rotations_sha256=_rotations_sha256(model),
-        versions=_versions(),
+        versions=library_versions(),
         files={path.name: sha256_of_file(path) for path in sorted(folder.iterdir())},
         runtime_num_hashes=runtime_num_hashes,
         tokenizer=text,
         decode=describe_decoding(checkpoint.spec, options.dtype) if options.decode else None,
+        low_precision=options.low_precision,
     )
     if compare is not None:
         manifest = dataclasses.replace(manifest, parity=compare(manifest))
@@ -127,7 +131,8 @@ def _rotations_sha256(model: CanonicalModel) -> dict[str, str]:
     return digests
 
 
-def _versions() -> dict[str, str]:
+def library_versions() -> dict[str, str]:
+    """Of the tools and libraries that an artifact is made with."""
     versions = {"reformer-export": __version__, "python": platform.python_version()}
     for name in _RECORDED_LIBRARIES:
         try:

@@ -13,6 +13,7 @@ from onnxscript import opset18 as op
 from reformer_export.contract import DOMAIN, VERSION
 from reformer_export.export import bodies
 from reformer_export.export.bodies.opsets import TRANSLATION
+from reformer_export.export.int4_weights import dequantise_blocks_node
 
 OF_A_ROW: Final = "OfARow"
 """After the name of an operator's body: its twin, which a step's body calls in a graph that has the operator
@@ -39,6 +40,8 @@ def custom_translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
         operators.lsh_attention_step.default: bodies.lsh_attention_step_node,
         operators.local_attention_step.default: bodies.local_attention_step_node,
         operators.lsh_buckets_step.default: bodies.lsh_buckets_step_node,
+        operators.linear.default: bodies.linear_node,
+        operators.dequantise_blocks.default: dequantise_blocks_node,
         torch.ops.aten.floor_divide.default: _divide_positions,
     }
 

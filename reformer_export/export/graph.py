@@ -21,10 +21,11 @@ from reformer_export.artifact.decoding import (
     NEW_LENGTHS_INPUT,
     cache_tensors,
 )
-from reformer_export.contract import DEFAULT_OPSET, DOMAIN, SCOPES_KEY, check_opset
+from reformer_export.contract import DEFAULT_OPSET, DOMAIN, LINEAR, SCOPES_KEY, check_opset
 from reformer_export.errors import ExportError
 from reformer_export.export.capture import capture
 from reformer_export.export.functions import attach_function_bodies, custom_translation_table
+from reformer_export.export.int4_weights import pack_int4_weights
 from reformer_export.lucidrains_spec import LucidrainsSpec
 from reformer_export.modeling import TORCH_DTYPES, CanonicalDecoder, CanonicalModel
 from reformer_export.spec import MAX_DIMENSION, DType, ModelSpec
@@ -109,7 +110,7 @@ def _trace(
         "custom_translation_table": custom_translation_table(),
         "verbose": False,
     }
-    with _quiet_exporter():
+    with quiet_exporter():
         program = None
         if isinstance(model.spec, LucidrainsSpec):
             with suppress(torch.onnx.OnnxExporterError):  # of a version that lacks an operator's translation
@@ -117,8 +118,9 @@ def _trace(
         program = program or torch.onnx.export(model, examples, **options)
     assert program is not None
     graph_model = program.model
-    _keep_module_names_only(graph_model)
+    keep_module_names_only(graph_model)
     attach_function_bodies(graph_model)
+    pack_int4_weights(graph_model)
     tensors, tensor_axes = _flatten(examples), _flatten(tuple(axes.values()))
     _check_axes(
         graph_model,
@@ -134,7 +136,7 @@ def _flatten(values: tuple[Any, ...]) -> list[Any]:
     return [leaf for value in values for leaf in (value if isinstance(value, tuple) else (value,))]
 
 
-def _keep_module_names_only(model: ir.Model) -> None:
+def keep_module_names_only(model: ir.Model) -> None:
     """Drop the exporter's notes, in which are this machine's paths, but for the modules of each node."""
     for value in (*model.graph.inputs, *model.graph.initializers.values()):
         value.metadata_props.clear()
@@ -151,7 +153,7 @@ def _keep_module_names_only(model: ir.Model) -> None:
 
 
 @contextmanager
-def _quiet_exporter() -> Iterator[None]:
+def quiet_exporter() -> Iterator[None]:
     """Silence the exporter's notes on packages, axis names and empty lists that concern no user of ours.
 
     Some versions of onnxscript print theirs to standard output, which is a command's own.
@@ -170,14 +172,19 @@ def _quiet_exporter() -> Iterator[None]:
 
 
 def _check_axes(model: ir.Model, expected: list[list[str | int]]) -> None:
-    """Inputs have the axes `expected`, outputs keep `batch`, and so does every custom node's output."""
+    """Inputs have the axes `expected`, outputs keep `batch`, and so does every custom node's output, but for
+    rows of several sequences."""
     for value, axes in zip(model.graph.inputs, expected, strict=True):
         if _axes(value) != axes:
             raise _fixed_axis(f"graph input {value.name}", value, str(axes))
-    custom = [value for node in model.graph if node.domain == DOMAIN for value in node.outputs]
-    for value in [*model.graph.outputs, *custom]:
+    custom = [node for node in model.graph if node.domain == DOMAIN]
+    values = [value for node in custom if node.op_type != LINEAR.name for value in node.outputs]
+    for value in [*model.graph.outputs, *values]:
         if _axes(value)[:1] != ["batch"]:
             raise _fixed_axis(f"graph value {value.name}", value, "the first to be 'batch'")
+    for node in custom:
+        if node.op_type == LINEAR.name and isinstance(_axes(node.outputs[0])[0], int):
+            raise _fixed_axis(f"graph value {node.outputs[0].name}", node.outputs[0], "the first to be free")
 
 
 def _fixed_axis(where: str, value: ir.Value, expected: str) -> ExportError:

@@ -82,7 +82,9 @@ def _write_model(stream: BinaryIO, model: Any, weights: dict[str, Any]) -> None:
     for head, (name, first, last) in zip(heads, tensor_parts, strict=True):
         stream.write(head + first)
         if name in weights:
-            stream.write(weights[name].tobytes())
+            data = weights[name].tobytes()
+            assert len(data) == _nbytes(weights[name])  # the sizes around it are written already
+            stream.write(data)
         stream.write(last)
     stream.write(graph_parts[1])
     stream.write(model_parts[1])

@@ -35,6 +35,8 @@ _STEM: Final = "reformer_onnxruntime"
 class NativeLibrary:
     """A library that fits. `cpu_target` is the instruction set that its CPU kernels use on this machine;
     `cuda_architectures` says what its CUDA kernels were compiled for, such as "80,86,90"; None: it has none.
+    `int8_products` and `bfloat16_products` are the instructions that Linear's CPU kernels use on this machine
+    for such weights; None: this processor has none, or none faster than float32's.
     """
 
     path: Path
@@ -42,6 +44,8 @@ class NativeLibrary:
     abi_version: int
     cpu_target: str
     cuda_architectures: str | None = None
+    int8_products: str | None = None
+    bfloat16_products: str | None = None
 
     @property
     def architectures(self) -> tuple[int, ...]:
@@ -54,7 +58,14 @@ class NativeLibrary:
 
     def __str__(self) -> str:
         cuda = f", CUDA {self.cuda_architectures}" if self.cuda_architectures else ""
-        return f"{self.version} (ABI {self.abi_version}, {self.cpu_target}{cuda})"
+        return f"{self.version} (ABI {self.abi_version}, {self.cpu_instructions}{cuda})"
+
+    @property
+    def cpu_instructions(self) -> str:
+        """Those that the CPU kernels use on this machine, such as "AVX-512, int8 with AVX512-VNNI"."""
+        products = {"int8": self.int8_products, "bfloat16": self.bfloat16_products}
+        named = [f"{kind} with {name}" for kind, name in products.items() if name is not None]
+        return ", ".join([self.cpu_target, *named])
 
 
 def find_native_library(mode: NativeMode = "auto") -> NativeLibrary | None:
@@ -90,6 +101,8 @@ class _LibraryInfo(ctypes.Structure):
         ("version", ctypes.c_char_p),
         ("cpu_target", ctypes.c_char_p),
         ("cuda_architectures", ctypes.c_char_p),
+        ("int8_products", ctypes.c_char_p),
+        ("bfloat16_products", ctypes.c_char_p),
     ]
 
 
@@ -109,7 +122,16 @@ def describe_library(path: Path) -> NativeLibrary:
         ) from error
     # A library whose reformer_library has another size does not say its version.
     check_abi(what, info.abi_version if status == 0 else 0, ', or use `native="off"`')
-    architectures = info.cuda_architectures.decode() if info.cuda_architectures else None
     return NativeLibrary(
-        path, info.version.decode(), int(info.abi_version), info.cpu_target.decode(), architectures
+        path,
+        info.version.decode(),
+        int(info.abi_version),
+        info.cpu_target.decode(),
+        _decode(info.cuda_architectures),
+        _decode(info.int8_products),
+        _decode(info.bfloat16_products),
     )
+
+
+def _decode(text: bytes | None) -> str | None:
+    return None if text is None else text.decode()

@@ -15,7 +15,7 @@ EXTRAS: Final = {
     "onnxruntime": "cpu",
     "reformer_pytorch": "lucidrains",
     **dict.fromkeys(("jinja2", "matplotlib"), "report"),
-    **dict.fromkeys(("prometheus_client", "starlette", "uvicorn"), "serve"),
+    **dict.fromkeys(("httptools", "prometheus_client", "starlette", "uvicorn"), "serve"),
 }
 """A module -> the extra that brings it."""
 
@@ -23,7 +23,7 @@ EXPORTING: Final = ("torch", "transformers", "safetensors", "onnx", "onnxscript"
 COMPARING: Final = ("torch", "transformers", "safetensors", "onnx", "onnx_graphsurgeon", "onnxruntime")
 COMPARING_LUCIDRAINS: Final = ("reformer_pytorch",)
 REPORTING: Final = ("jinja2", "matplotlib")
-SERVING: Final = ("prometheus_client", "starlette", "uvicorn")
+SERVING: Final = ("httptools", "prometheus_client", "starlette", "uvicorn")
 
 
 def require_packages(what: str, modules: Sequence[str]) -> None:

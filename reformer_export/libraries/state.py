@@ -43,7 +43,7 @@ def _describe_operators(gpus: Sequence[Gpu]) -> tuple[LibraryState, LibraryState
         return cpu, LibraryState("CUDA kernels", missing, "" if gpus else _NO_GPU)
     origin = describe_origin(library.path, operators.LIBRARY_VARIABLE)
     found = f"{library.version} (ABI {library.abi_version}), {origin}"
-    cpu = LibraryState("CPU kernels", found, f"yes, with {library.cpu_target}")
+    cpu = LibraryState("CPU kernels", found, f"yes, with {library.cpu_instructions}")
     return cpu, _describe_cuda(library, found, gpus)
 
 

@@ -12,16 +12,19 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from reformer_export.artifact.manifest import read_manifest
+from reformer_export.artifact.manifest import Manifest, read_manifest
+from reformer_export.artifact.signature import SEQUENCE
 from reformer_export.lucidrains_spec import LucidrainsSpec
 from reformer_export.runtimes import RuntimeOptions, load
-from reformer_export.spec import DType, ModelSpec
+from reformer_export.runtimes.named_inputs import example_inputs, least_sizes
+from reformer_export.spec import DType
 
 Name = Literal["artifact", "eager", "full-attention"]
 Device = Literal["cpu", "cuda"]
-Run = Callable[[NDArray[Any]], dict[str, NDArray[np.float32]]]
-"""int64 [B, L] token ids or float32 [B, L, hidden_size] vectors, nothing padded -> the outputs by name, on
-the CPU."""
+Inputs = NDArray[Any] | dict[str, NDArray[Any]]
+"""int64 [B, L] token ids, float32 [B, L, hidden_size] vectors, or a custom module's inputs by name."""
+Run = Callable[[Any], dict[str, NDArray[Any]]]
+"""`Inputs`, nothing padded -> the outputs by name, on the CPU."""
 
 AGAINST: Final[tuple[Name, ...]] = ("eager", "full-attention")
 _PACKAGES: Final[dict[Name, tuple[str, ...]]] = {
@@ -72,12 +75,25 @@ def random_ids(vocab_size: int, batch: int, length: int) -> NDArray[np.int64]:
     return np.random.default_rng(0).integers(0, vocab_size, (batch, length), dtype=np.int64)
 
 
-def random_inputs(spec: ModelSpec, batch: int, length: int) -> NDArray[Any]:
+def random_inputs(manifest: Manifest, batch: int, length: int) -> Inputs:
     """What the model takes: seeded token ids int64 [batch, length], or vectors of normal numbers float32
-    [batch, length, hidden_size]."""
+    [batch, length, hidden_size]; of a custom module its inputs by name, with so many rows, where it has rows,
+    so long, where one of its dimensions is the length, and the least sizes of all others."""
+    if manifest.is_custom:
+        named = {manifest.signature.batch: batch, length_dimension(manifest): length}
+        sizes = {name: named.get(name, least) for name, least in least_sizes(manifest).items()}
+        return example_inputs(manifest, sizes, np.random.default_rng(0))
+    spec = manifest.spec
     if not spec.takes_vectors:
         return random_ids(spec.vocab_size, batch, length)
     return np.random.default_rng(0).standard_normal((batch, length, spec.hidden_size), np.float32)
+
+
+def length_dimension(manifest: Manifest) -> str | None:
+    """The dimension of a custom module's inputs that is told as their length: `sequence`, else the first that
+    is not that of rows; None where there is no other."""
+    others = [name for name in manifest.signature.dimensions if name != manifest.signature.batch]
+    return SEQUENCE if SEQUENCE in others else next(iter(others), None)
 
 
 def open_contender(setup: Setup) -> Run:

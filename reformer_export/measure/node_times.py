@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from reformer_export.artifact.manifest import Manifest
 from reformer_export.contract import MASK_INPUT
-from reformer_export.measure.contenders import random_inputs
+from reformer_export.measure.contenders import Inputs, random_inputs
 from reformer_export.runtimes.ort_binding import NUMPY_TYPES
 from reformer_export.runtimes.ort_session import Placement, open_session
-from reformer_export.spec import ModelSpec
 
 
 @dataclass(frozen=True)
@@ -47,29 +46,24 @@ class NodeTimes:
     operators: tuple[OperatorTime, ...]
 
 
-def measure_node_times(model: Path, spec: ModelSpec, length: int, placement: Placement) -> NodeTimes:
+def measure_node_times(model: Path, manifest: Manifest, length: int, placement: Placement) -> NodeTimes:
     """Where one pass of `model` over `length` random tokens spends its time."""
-    kernels = profile_model(model, random_inputs(spec, 1, length), placement)
+    kernels = profile_model(model, random_inputs(manifest, 1, length), placement)
     return NodeTimes(length, rank_operators(kernels))
 
 
-def profile_model(
-    model: Path, inputs: NDArray[Any], placement: Placement, passes: int = 3
-) -> list[KernelRun]:
-    """The kernels of one pass of `model` over `inputs`, ids [B, L] or vectors [B, L, hidden_size], each the
-    best of `passes`.
+def profile_model(model: Path, inputs: Inputs, placement: Placement, passes: int = 3) -> list[KernelRun]:
+    """The kernels of one pass of `model` over `inputs`, each the best of `passes`.
 
     Nodes inside of loops are listed once for every turn; the loops themselves are not.
     """
-    mask = np.ones(inputs.shape[:2], np.int64)
     with tempfile.TemporaryDirectory(prefix="reformer-export-") as folder:
         session = open_session(model, placement, Path(folder) / "profile")
-        feeds = {
-            value.name: mask
-            if value.name == MASK_INPUT
-            else inputs.astype(NUMPY_TYPES[value.type], copy=False)
-            for value in session.get_inputs()
-        }
+        wanted = {value.name: NUMPY_TYPES[value.type] for value in session.get_inputs()}
+        if not isinstance(inputs, dict):  # whatever they are called
+            masks = {name: np.ones(inputs.shape[:2]) for name in wanted if name == MASK_INPUT}
+            inputs = {name: masks.get(name, inputs) for name in wanted}
+        feeds = {name: inputs[name].astype(dtype, copy=False) for name, dtype in wanted.items()}
         for _ in range(1 + passes):
             session.run(None, feeds)
         trace = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))

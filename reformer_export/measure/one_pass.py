@@ -16,7 +16,7 @@ from reformer_export.measure.timing import time_once
 
 def run_once(setup: Setup, batch: int, length: int) -> Memory | None:
     """Load, run once, and say how much memory that took; None where the system does not tell."""
-    inputs = random_inputs(read_manifest(Path(setup.out)).spec, batch, length)
+    inputs = random_inputs(read_manifest(Path(setup.out)), batch, length)
     before = memory.gpu_bytes() if setup.device == "cuda" else 0
     run = open_contender(setup)
     find_peak, measured = memory.find_gauge(setup.device)

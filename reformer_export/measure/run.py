@@ -150,12 +150,12 @@ def run_benchmark(
     jobs = [(setup, *shape) for setup, shape in itertools.product(setups, shapes)]
     memories, left_out = measure_memories(jobs, measure, on_pass)
     runs = {setup.name: open_contender(setup) for setup in setups}
-    spec = read_manifest(Path(setups[0].out)).spec
+    manifest = read_manifest(Path(setups[0].out))
     measurements: list[Measurement] = []
     for batch, length in shapes:
         able = {name: run for name, run in runs.items() if (name, batch, length) in memories}
         with silence_eager(setups):
-            times = _time_shape(able, random_inputs(spec, batch, length), options)
+            times = _time_shape(able, random_inputs(manifest, batch, length), options)
         measurements += [
             Measurement(batch, length, name, seconds, memories[name, batch, length])
             for name, seconds in times.items()

@@ -65,14 +65,24 @@ class Embeddings(nn.Module):
     def forward(self, input_ids: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
         """int64 [B, L], and int32 [B], the tokens before them, or None for none -> float32
         [B, L, hidden_size]."""
-        positions = torch.arange(input_ids.shape[1], device=input_ids.device)
+        positions = self._number(input_ids, lengths)
+        words: torch.Tensor = self.word_embeddings(input_ids)
+        return self._add(words, positions)
+
+    def embed_vectors(self, words: torch.Tensor) -> torch.Tensor:
+        """The words' vectors, T [B, L, hidden_size] -> float32 [B, L, hidden_size]."""
+        return self._add(words, self._number(words, None))
+
+    def _number(self, tokens: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
+        """[B, L] or [B, L, N] -> int64 [L] or [B, L], their positions."""
+        positions = torch.arange(tokens.shape[1], device=tokens.device)
         if lengths is None:
             # Beyond the model's length there are fewer positions than words, and adding them fails in any
             # runtime: a gather beyond its table would give zeros on a GPU, and axial coordinates wrap around.
-            positions = positions[: self.max_length]
-        else:
-            # Beyond it lie ids behind a row's own ones, if any.
-            positions = (positions + lengths[:, None].to(torch.int64)).clamp(0, self.max_length - 1)
-        words: torch.Tensor = self.word_embeddings(input_ids)
+            return positions[: self.max_length]
+        # Beyond it lie ids behind a row's own ones, if any.
+        return (positions + lengths[:, None].to(torch.int64)).clamp(0, self.max_length - 1)
+
+    def _add(self, words: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         where: torch.Tensor = self.position_embeddings(positions)
         return cast(words, torch.float32) + cast(where, torch.float32)

@@ -8,11 +8,12 @@ is the model's dtype; the streams and the norms are float32.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, Protocol
 
 import torch
 from torch import nn
 
+from reformer_export.low_precision import LowPrecision
 from reformer_export.lucidrains_spec import LucidrainsSpec, RotaryPositionsSpec
 from reformer_export.modeling.casts import cast
 from reformer_export.modeling.layers import (
@@ -22,6 +23,7 @@ from reformer_export.modeling.layers import (
     StreamNorm,
     run_layers,
 )
+from reformer_export.modeling.low_precision import replace_linears, weight_dtype
 from reformer_export.modeling.lucidrains_attention import Caches, SelfAttention, Turn
 from reformer_export.modeling.lucidrains_embeddings import (
     Embeddings,
@@ -278,7 +280,19 @@ def padded_length(spec: LucidrainsSpec, rows: torch.Tensor) -> int:
     return pad_above(spec, rows, spec.padding_threshold)
 
 
-def round_up_length(spec: LucidrainsSpec, length: int) -> int:
+class Padding(Protocol):
+    """What sequences are padded to."""
+
+    @property
+    def num_memory_keys(self) -> int:
+        """Learned keys beside a sequence."""
+
+    @property
+    def padding_multiple(self) -> int:
+        """Tokens: what both together are a multiple of."""
+
+
+def round_up_length(spec: Padding, length: int) -> int:
     """Tokens: `length`, with padding to what reformer-pytorch hashes."""
     keys, multiple = spec.num_memory_keys, spec.padding_multiple
     return (length + keys + multiple - 1) // multiple * multiple - keys
@@ -312,7 +326,10 @@ _IN_FLOAT32: Final = (
 
 
 def build_lucidrains(
-    spec: LucidrainsSpec, weights: Mapping[str, torch.Tensor], dtype: DType = "float32"
+    spec: LucidrainsSpec,
+    weights: Mapping[str, torch.Tensor],
+    dtype: DType = "float32",
+    low_precision: LowPrecision | None = None,
 ) -> LucidrainsReformer | LucidrainsVectors:
     """A model in evaluation mode; `weights` under the names of this module's parameters.
 
@@ -324,7 +341,13 @@ def build_lucidrains(
         model = kind(spec, TORCH_DTYPES[dtype])
     in_float32 = {name for name, module in model.named_modules() if isinstance(module, _IN_FLOAT32)}
     state = {
-        name: weight.to(torch.float32 if name.rpartition(".")[0] in in_float32 else TORCH_DTYPES[dtype])
+        name: weight.to(
+            torch.float32
+            if name.rpartition(".")[0] in in_float32
+            else weight_dtype(name, low_precision, TORCH_DTYPES[dtype])
+        )
         for name, weight in weights.items()
     }
-    return load_weights(model, state)
+    model = load_weights(model, state)
+    replace_linears(model, low_precision, TORCH_DTYPES[dtype])
+    return model

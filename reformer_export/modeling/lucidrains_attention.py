@@ -45,9 +45,14 @@ class Caches(Protocol):
 
 
 class SelfAttention(nn.Module):
-    """Attention to a layer's memory and tokens, from one projection for queries and keys."""
+    """Attention to a layer's memory and tokens, from one projection for queries and keys.
+
+    Attributes:
+        may_be_masked: whether any token is; without it nothing is computed for those that are.
+    """
 
     rotations: torch.Tensor
+    may_be_masked = True
     alone: torch.Tensor
 
     def __init__(self, spec: LucidrainsSpec, layer: int) -> None:
@@ -127,7 +132,7 @@ class SelfAttention(nn.Module):
             is_memory = torch.arange(length, device=mask.device) < spec.num_memory_keys
             buckets = 2 * buckets + is_memory.to(torch.int32)
         scale = spec.head_size**-0.5
-        attended = lsh_attention(
+        attended: torch.Tensor = lsh_attention(
             query_key * scale if turn is None else turn_pairs(query_key, turn, heads, scale),
             value,
             buckets,
@@ -143,6 +148,8 @@ class SelfAttention(nn.Module):
             SELF_LOGIT,
             spec.dense_threshold,
         )
+        if not self.may_be_masked:
+            return attended
         weight = weigh_alone(buckets, spec.bucket_size, shortest, self.alone).transpose(1, 2)
         alone = (cast(value, torch.float32).view(*weight.shape[:3], -1) * weight).view(value.shape)
         alone = cast(alone, value.dtype)
@@ -190,7 +197,7 @@ class SelfAttention(nn.Module):
             SELF_LOGIT,
             False,
         )
-        if not self.hashes:
+        if not self.hashes or not self.may_be_masked:
             return attended  # nobody is moved by what masked tokens attend to
         sees_any, average = attend_to_nothing(value, mask, window, spec.is_causal)
         sees_any = torch.logical_or((mask != 0)[..., None], sees_any)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
 
 from reformer_export.errors import CheckpointError
+from reformer_export.low_precision import LowPrecision
 from reformer_export.modeling.embeddings import Embeddings
 from reformer_export.modeling.layers import (
     Attention,
@@ -18,6 +20,7 @@ from reformer_export.modeling.layers import (
     StreamNorm,
     run_layers,
 )
+from reformer_export.modeling.low_precision import replace_linears, weight_dtype
 from reformer_export.spec import DType, ModelSpec
 
 TORCH_DTYPES: dict[DType, torch.dtype] = {
@@ -25,6 +28,9 @@ TORCH_DTYPES: dict[DType, torch.dtype] = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
+
+
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
 class Encoder(nn.Module):
@@ -120,7 +126,10 @@ def take_rows(x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
 
 
 def build_reformer(
-    spec: ModelSpec, weights: Mapping[str, torch.Tensor], dtype: DType = "float32"
+    spec: ModelSpec,
+    weights: Mapping[str, torch.Tensor],
+    dtype: DType = "float32",
+    low_precision: LowPrecision | None = None,
 ) -> Reformer:
     """A Reformer in evaluation mode; `weights` under transformers' parameter names, without `reformer.`.
 
@@ -128,15 +137,39 @@ def build_reformer(
     """
     with torch.device("meta"):
         model = Reformer(spec, TORCH_DTYPES[dtype])
+    return _load(model, spec, weights, dtype, low_precision)
+
+
+def build_encoder(spec: ModelSpec, weights: Mapping[str, torch.Tensor], dtype: DType = "float32") -> Encoder:
+    """The layers alone, in the same way; of a sequence each of them sees as many tokens as its own chunks
+    need."""
+    with torch.device("meta"):
+        encoder = Encoder(spec, TORCH_DTYPES[dtype])
+    for layer, attention in zip(encoder.layers, spec.layers, strict=True):
+        own: Any = layer.get_submodule("attention.self_attention")
+        own.spec = dataclasses.replace(spec, layers=(attention,))
+    return _load(encoder, spec, weights, dtype)
+
+
+def _load(
+    model: AnyModule,
+    spec: ModelSpec,
+    weights: Mapping[str, torch.Tensor],
+    dtype: DType,
+    low_precision: LowPrecision | None = None,
+) -> AnyModule:
     norms = {name for name, module in model.named_modules() if isinstance(module, StreamNorm)}
     state = {
-        name: weight.to(torch.float32 if name.rpartition(".")[0] in norms else TORCH_DTYPES[dtype])
+        name: weight.to(
+            torch.float32
+            if name.rpartition(".")[0] in norms
+            else weight_dtype(name, low_precision, TORCH_DTYPES[dtype])
+        )
         for name, weight in _slice_feed_forward(spec, weights)
     }
-    return load_weights(model, state)
-
-
-AnyModule = TypeVar("AnyModule", bound=nn.Module)
+    model = load_weights(model, state)
+    replace_linears(model, low_precision, TORCH_DTYPES[dtype])
+    return model
 
 
 def load_weights(model: AnyModule, state: Mapping[str, torch.Tensor]) -> AnyModule:

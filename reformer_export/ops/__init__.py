@@ -1,6 +1,8 @@
 """The operators: one file an operator, with its contract, PyTorch reference and torch custom
 operator."""
 
+from reformer_export.ops.int4_blocks import dequantise_blocks
+from reformer_export.ops.linear import linear, linear_reference
 from reformer_export.ops.local_attention import local_attention, local_attention_reference
 from reformer_export.ops.local_attention_step import local_attention_step, local_attention_step_reference
 from reformer_export.ops.lsh_attention import lsh_attention, lsh_attention_reference
@@ -10,7 +12,10 @@ from reformer_export.ops.lsh_buckets_step import lsh_buckets_step, lsh_buckets_s
 from reformer_export.ops.residual_norm import residual_norm, residual_norm_reference
 
 __all__ = [
+    "dequantise_blocks",
     "draw_rotations",
+    "linear",
+    "linear_reference",
     "local_attention",
     "local_attention_reference",
     "local_attention_step",

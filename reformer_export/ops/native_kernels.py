@@ -19,7 +19,7 @@ Backend = Literal["cpu", "cuda"]
 Allocate = Callable[[int, torch.device], torch.Tensor]
 
 ERROR_BYTES: Final = 512
-DTYPES: Final = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.int32: 3}
+DTYPES: Final = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.int32: 3, torch.int8: 4}
 
 
 def allocate_workspace(size: int, device: torch.device) -> torch.Tensor:
@@ -177,6 +177,22 @@ class NativeKernels:
         params = structs.LSHBucketsStep(num_heads=num_heads, padding_multiple=padding_multiple)
         self._call("lsh_buckets_step", params, tensors | results)
         return tuple(results.values())
+
+    def linear(
+        self,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        scales: torch.Tensor | None,
+        bias: torch.Tensor | None,
+        activation: int,
+    ) -> torch.Tensor:
+        """As `linear_reference`; x may be float32 where the weight is bfloat16."""
+        rows = x.reshape(-1, weight.shape[1])
+        y = rows.new_empty((len(rows), weight.shape[0]))
+        tensors = {"x": rows, "weight": weight, "scales": scales, "bias": bias, "y": y}
+        given = {field: tensor for field, tensor in tensors.items() if tensor is not None}
+        self._call("linear", structs.Linear(activation=activation), given)
+        return y.reshape(*x.shape[:-1], weight.shape[0])
 
     def _step(
         self,

@@ -94,6 +94,17 @@ class ResidualNorm(ctypes.Structure):
     ]
 
 
+class Linear(ctypes.Structure):
+    _fields_ = [
+        *_HEADER,
+        ("activation", ctypes.c_int32),
+        *((name, Tensor) for name in ("x", "weight", "scales", "bias", "y")),
+        ("packed", ctypes.c_void_p),
+        ("packed_size", ctypes.c_uint64),
+        ("execution", Execution),
+    ]
+
+
 class LSHAttentionStep(ctypes.Structure):
     _fields_ = [
         *_LSH_RULES,

@@ -25,7 +25,7 @@ def define_operator(reference: Callable[..., Any]) -> CustomOpDef:
         floating = [x for x in arguments if isinstance(x, torch.Tensor) and x.is_floating_point()]
         num_heads = next((x for x in arguments if isinstance(x, int)), None)
         kernels = kernels_for(num_heads, *floating)
-        return (reference if kernels is None else getattr(kernels, name))(*arguments)
+        return (reference if kernels is None else getattr(kernels, name, reference))(*arguments)
 
     schema = torch.library.infer_schema(reference, mutates_args=())
     return torch.library.custom_op(f"reformer::{name}", compute, mutates_args=(), schema=schema)

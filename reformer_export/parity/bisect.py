@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from reformer_export.parity.cases import Case
 from reformer_export.parity.expose import ModelGraph
-from reformer_export.parity.point_errors import Judge, PointError
-from reformer_export.parity.points import CHOICES, Point, find_points, find_subgraph
+from reformer_export.parity.point_errors import PointError, PointJudge
+from reformer_export.parity.points import CHOICES, Point, find_subgraph
 from reformer_export.parity.results import VerifyResult
 from reformer_export.parity.session import ParitySession
 
@@ -145,22 +145,21 @@ def bisect(session: ParitySession, cases: Sequence[Case]) -> BisectResult:
         ArtifactError: the graph does not say which modules its nodes are of.
         MissingDependencyError: onnx-graphsurgeon is not installed.
     """
-    points = find_points(session.graph.model, session.spec)
     results = []
     for case in cases:
-        results.append(_search_case(session, points, case))
+        results.append(_search_case(session, case))
         if results[-1].named is not None:
             return results[-1]
     return next((result for result in results if result.first_beyond is not None), results[0])
 
 
-def _search_case(session: ParitySession, points: list[Point], case: Case) -> BisectResult:
-    ids, mask = session.draw(case)
-    values = session.eager.run(ids, mask, case.num_hashes, points=None).values
-    inputs = session.graph_inputs(ids, mask, case.num_hashes)
-    judge = Judge(session.spec, session.precision, values, mask)
-    buckets = [point for point in points if point.role in CHOICES]
-    got = session.graph.expose(buckets, points).run(inputs, values)
+def _search_case(session: ParitySession, case: Case) -> BisectResult:
+    points = session.find_points(case)
+    trial = session.trial(case)
+    truth = trial.run_eager(points=None)
+    inputs, values, judge = trial.feeds, truth.values, trial.judge(truth)
+    pinned_points = [*(point for point in points if point.role in CHOICES), *session.rounded]
+    got = session.graph.expose(pinned_points, points).run(inputs, values)
     pinned = judge.judge(points, got, got)
     alone = judge.judge(points, session.graph.expose(points, points).run(inputs, values), values)
 
@@ -181,8 +180,8 @@ def _extract_subgraph(
     graph: ModelGraph,
     points: list[Point],
     point: Point,
-    inputs: dict[str, NDArray[np.int64]],
-    judge: Judge,
+    inputs: dict[str, NDArray[Any]],
+    judge: PointJudge,
 ) -> Subgraph:
     """The subgraph that computes `point`, and what it gives alone."""
     exposed, expected = graph.expose(points, [point]), judge.eager[point.name]

@@ -159,6 +159,21 @@ def tolerance(precision: Precision, greatest: float) -> float:
     return TOLERANCE[precision] * max(1.0, greatest)
 
 
+@dataclass(frozen=True)
+class Hashing:
+    """How a layer hashes the K tokens of an input.
+
+    `factors` of the bucket count; `rotations`: float32 [H, D, R, S], of which the first are used; `counts`:
+    bool [B, K], whose buckets count.
+    """
+
+    num_heads: int
+    head_size: int
+    factors: tuple[int, ...]
+    rotations: NDArray[np.float32]
+    counts: NDArray[np.bool_]
+
+
 def compare_buckets(
     layer: int,
     spec: ModelSpec,
@@ -169,19 +184,32 @@ def compare_buckets(
     rotations: NDArray[np.float32],
     attention_mask: NDArray[np.int64],
 ) -> LayerAgreement:
-    """Compare int32 [B, H, R, L] buckets; a flip's margin is computed in float64 from `query_key`."""
+    """Compare int32 [B, H, R, L] buckets of a model's layer, see `compare_hashes`."""
     if not spec.is_hashed(layer, attention_mask.shape[1]):
         return LayerAgreement(layer, 0, 0, 0, 0.0)  # dense
-    counts = hashed_tokens(spec, attention_mask, got)
-    hashed = int(counts.sum()) * got.shape[1] * got.shape[2]
-    factors = spec.bucket_factors(layer, got.shape[3])
-    used = sum(factors) // 2
-    differs = (got != expected) & counts[:, None, None, :]
+    factors, counts = spec.bucket_factors(layer, got.shape[3]), hashed_tokens(spec, attention_mask, got)
+    hashing = Hashing(spec.num_hash_heads, spec.head_size, factors, rotations, counts)
+    return compare_hashes(layer, hashing, precision, got, expected, query_key)
+
+
+def compare_hashes(
+    layer: int,
+    hashing: Hashing,
+    precision: Precision,
+    got: NDArray[np.int32],
+    expected: NDArray[np.int32],
+    query_key: NDArray[np.float32],
+) -> LayerAgreement:
+    """Compare int32 [B, H, R, K] buckets; a flip's margin is computed in float64 from `query_key` [B, K,
+    H*D]."""
+    hashed = int(hashing.counts.sum()) * got.shape[1] * got.shape[2]
+    used = sum(hashing.factors) // 2
+    differs = (got != expected) & hashing.counts[:, None, None, :]
     flips = [
         measure_flip(
-            factors,
-            query_key[b, position].reshape(spec.num_hash_heads, spec.head_size)[h].astype(np.float64),
-            rotations[h, :, r, :used].astype(np.float64),
+            hashing.factors,
+            query_key[b, position].reshape(hashing.num_heads, hashing.head_size)[h].astype(np.float64),
+            hashing.rotations[h, :, r, :used].astype(np.float64),
             int(got[b, h, r, position]),
             int(expected[b, h, r, position]),
         )

@@ -32,8 +32,9 @@ from reformer_export.parity.decoding_results import Check, DecodingResult, Findi
 from reformer_export.parity.decoding_run import BUCKETS, OUTPUT, DecodeRunner, Trace
 from reformer_export.parity.expose import ExposedGraph, open_graph
 from reformer_export.parity.lucidrains_decoding import check_lucidrains_decoding
-from reformer_export.parity.noise import NOISE_UNITS, measure_noise
+from reformer_export.parity.noise import NOISE_UNITS
 from reformer_export.parity.session import ParitySession
+from reformer_export.parity.trial import ModelTrial
 from reformer_export.reference.eager import recorded_rotations
 from reformer_export.reference.eager_values import attention_name
 from reformer_export.spec import ModelSpec
@@ -217,9 +218,8 @@ class _Judge:
         """How far eager is from itself on a row."""
         if (trace.case, row) not in self.noise:
             ids = trace.ids[row : row + 1, : trace.case.rows[row].total]
-            eager, mask, count = self.session.eager, np.ones_like(ids), trace.case.num_hashes
-            noise = measure_noise(eager, eager.run(ids, mask, count), ids, mask, count)
-            self.noise[trace.case, row] = noise
+            trial = ModelTrial(self.session, ids, np.ones_like(ids), trace.case.num_hashes)
+            self.noise[trace.case, row] = trial.measure_noise(trial.run_eager())
         return self.noise[trace.case, row]
 
 

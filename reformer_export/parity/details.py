@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -21,8 +21,8 @@ from reformer_export.parity.hashing import (
     measure_margins,
     trace_pattern,
 )
-from reformer_export.parity.point_errors import Judge, PointError
-from reformer_export.parity.points import CHOICES, Role, find_points
+from reformer_export.parity.point_errors import PointError
+from reformer_export.parity.points import CHOICES, Role
 from reformer_export.parity.session import ParitySession
 from reformer_export.reference.eager import recorded_rotations
 from reformer_export.reference.eager_values import attention_name
@@ -43,7 +43,7 @@ class Details:
     `layers`: the errors of `measure_layers`; `margins`: of each LSH layer, over one sequence of up to
     `MARGIN_TOKENS` random tokens; `pattern`: the first LSH layer's first head on a short sequence, None where
     no multiple of the chunk lengths is short enough for a picture; `limit`: the margin below which a flip is
-    explained; `other`: what the layers are that do not hash.
+    explained; `other`: what the layers are that do not hash; `names` of the layers, none for their numbers.
     """
 
     layers: tuple[PointError, ...]
@@ -51,6 +51,11 @@ class Details:
     pattern: AttentionPattern | None
     limit: float
     other: str = "local"
+    names: Mapping[int, str] = dataclasses.field(default_factory=dict)
+
+    def name_of(self, layer: int | None) -> str:
+        """What a layer is called."""
+        return self.names.get(layer or 0, str(layer))
 
     def kind_of(self, layer: int | None) -> str:
         """Of an encoder's layer: "lsh", or what the others are."""
@@ -62,6 +67,7 @@ class Details:
             {
                 "layer": found.point.layer,
                 "kind": self.kind_of(found.point.layer),
+                **({"name": self.name_of(found.point.layer)} if self.names else {}),
                 "point": found.point.role,
                 "error": found.error,
                 "greatest": found.greatest,
@@ -98,16 +104,19 @@ def collect_details(session: ParitySession, cases: Sequence[Case]) -> Details:
 def measure_layers(session: ParitySession, cases: Sequence[Case]) -> tuple[PointError, ...]:
     """The error with pinned buckets of each of `SHOWN` of each layer, in the case where it is the largest
     share of its tolerance. Errors of a layer are in all that follow it."""
-    points = find_points(session.graph.model, session.spec)
+    points = session.find_points(cases[-1])
     shown = [point for point in points if point.role in SHOWN]
-    exposed = session.graph.expose([point for point in points if point.role in CHOICES], shown)
-    names = {point.name for point in shown}
+    if not shown:
+        return ()
+    chosen = [point for point in points if point.role in CHOICES]
+    exposed = session.graph.expose([*chosen, *session.rounded], shown)
+    names = {point.name for point in shown} | session.pinned_names
     worst: dict[str, PointError] = {}
     for case in cases:
-        ids, mask = session.draw(case)
-        values = session.eager.run(ids, mask, case.num_hashes, names).values
-        got = exposed.run(session.graph_inputs(ids, mask, case.num_hashes), values)
-        for found in Judge(session.spec, session.precision, values, mask).judge(shown, got, {}):
+        trial = session.trial(case)
+        truth = trial.run_eager(names)
+        got = exposed.run(trial.feeds, truth.values)
+        for found in trial.judge(truth).judge(shown, got, {}):
             known = worst.setdefault(found.point.name, found)
             if found.share > known.share:
                 worst[found.point.name] = found
@@ -117,7 +126,7 @@ def measure_layers(session: ParitySession, cases: Sequence[Case]) -> tuple[Point
 def _measure_margins(session: ParitySession, length: int) -> tuple[MarginHistogram, ...]:
     """Of each LSH layer, on what the graph hashes in one sequence of `length` tokens with eager's buckets."""
     ids, mask = session.draw(Case(length, 1, masked=False))
-    truth = session.eager.run(ids, mask)
+    truth = session.eager.run(ids, mask, points=session.pinned_names)
     got = session.expose_hashing().run(session.graph_inputs(ids, mask), truth.values)
     return tuple(
         measure_margins(

@@ -29,6 +29,9 @@ from reformer_export.runtimes.ort_session import CPU, Placement, open_session
 GIVEN: Final = "eager."
 """Before a point's name: the graph input that stands for it."""
 
+WEIGHTS_NAME: Final = "reformer-export.exposed.weights"
+"""A file that no working directory has: onnx refuses a name that is there, wherever it is to be written."""
+
 
 class ExposedGraph:
     """A graph with points exposed, open in ONNX Runtime."""
@@ -120,7 +123,7 @@ def _move_weights(path: Path, placement: Placement, file: Path) -> onnx.ModelPro
     types = {value.type.tensor_type.elem_type for value in model.graph.value_info}
     if placement.provider == CPU and onnx.TensorProto.BFLOAT16 in types:
         emulate_bfloat16(runnable)
-    onnx.save(runnable, str(file), save_as_external_data=True, location="weights", size_threshold=1024)
+    onnx.save(runnable, str(file), save_as_external_data=True, location=WEIGHTS_NAME, size_threshold=1024)
     return model
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Final
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from reformer_export.contract import KEY_NORM_EPSILON, MASKED_LOGIT, SELF_LOGIT, neighbour_shifts
 from reformer_export.lucidrains_spec import LucidrainsSpec
 from reformer_export.modeling import lucidrains_attention
-from reformer_export.parity.compare import EPSILON, split_factors
+from reformer_export.parity.compare import EPSILON, Hashing, split_factors
 from reformer_export.spec import DTYPES, AttentionSpec, DType, ModelSpec
 
 MARGIN_EDGES: Final = tuple(float(edge) for edge in np.logspace(-9, 0, 46))
@@ -78,10 +79,17 @@ def measure_margins(
     """Margins of every hash of an LSH layer's unmasked tokens, or of all where masked ones hash as well:
     `query_key` float32 [B, K, H*D] of the heads that hash, `rotations` float32 [H, D, R, S], of which K keys
     may use the first only, `attention_mask` int64 [B, L]."""
-    hashed = query_key if spec.hashes_masked_tokens else query_key[attention_mask == 1]
-    vectors = hashed.reshape(-1, spec.num_hash_heads, spec.head_size).astype(np.float64)
+    counts = np.ones(query_key.shape[:2], np.bool_) if spec.hashes_masked_tokens else attention_mask == 1
     factors = spec.bucket_factors(layer, query_key.shape[1])
-    used = rotations[..., : sum(factors) // 2].astype(np.float64)
+    hashing = Hashing(spec.num_hash_heads, spec.head_size, factors, rotations, counts)
+    return count_margins(layer, hashing, query_key)
+
+
+def count_margins(layer: int, hashing: Hashing, query_key: NDArray[np.float32]) -> MarginHistogram:
+    """Margins of every hash of the tokens that count, `query_key` float32 [B, K, H*D]."""
+    vectors = query_key[hashing.counts].reshape(-1, hashing.num_heads, hashing.head_size).astype(np.float64)
+    factors = hashing.factors
+    used = hashing.rotations[..., : sum(factors) // 2].astype(np.float64)
     scores = np.einsum("nhd,hdrs->nhrs", vectors, used)
     norms = np.linalg.norm(used, axis=1)  # [H, R, S]
     lengths = np.linalg.norm(vectors, axis=-1)[:, :, None]
@@ -92,7 +100,7 @@ def measure_margins(
         margins = np.minimum(margins, (_at(score, best) - _at(score, second)) / sizes)
     counts, _ = np.histogram(np.clip(margins, MARGIN_EDGES[0], 1.0), MARGIN_EDGES)
     nearest = margins.min(axis=(1, 2), initial=np.inf)
-    roundings = {dtype: rounding_margin(dtype, spec.head_size) for dtype in DTYPES}
+    roundings = {dtype: rounding_margin(dtype, hashing.head_size) for dtype in DTYPES}
     below = {
         dtype: float((nearest < rounding).mean()) if len(nearest) else 0.0
         for dtype, rounding in roundings.items()
@@ -105,6 +113,22 @@ def _at(values: NDArray[np.float64], index: NDArray[np.int64]) -> NDArray[np.flo
     return picked
 
 
+@dataclass(frozen=True)
+class AttendingLayer:
+    """How one LSH layer attends to the K keys of a sequence that eager does not pad: `is_hashed`, or densely;
+    `num_memory_keys` of them are a learned memory's, which stand first."""
+
+    layer: int
+    attention: AttentionSpec
+    num_heads: int
+    head_size: int
+    is_causal: bool
+    is_hashed: bool
+    num_memory_keys: int = 0
+    key_norm_epsilon: float = KEY_NORM_EPSILON
+    self_logit: float = SELF_LOGIT
+
+
 def trace_pattern(
     spec: ModelSpec,
     layer: int,
@@ -112,23 +136,50 @@ def trace_pattern(
     buckets: NDArray[np.int32],
     head: int = 0,
 ) -> AttentionPattern:
-    """The pattern of one head of an LSH layer over one sequence, which eager does not pad: of the heads that
-    hash, `query_key` float32 [K, H*D], as LSHAttention reads it, and `buckets` int32 [H, R, K], as
-    LSHBuckets gives them, of a memory's keys and the tokens."""
+    """The pattern of one head of a model's LSH layer, see `trace_layer`."""
     memory = spec.num_memory_keys if isinstance(spec, LucidrainsSpec) else 0
-    keys = len(query_key)
-    vectors = query_key.reshape(keys, spec.num_hash_heads, spec.head_size)[:, head].astype(np.float64)
-    if spec.is_hashed(layer, keys - memory):
+    attending = AttendingLayer(
+        layer,
+        spec.layers[layer],
+        spec.num_hash_heads,
+        spec.head_size,
+        spec.is_causal,
+        spec.is_hashed(layer, len(query_key) - memory),
+        memory,
+    )
+    if isinstance(spec, LucidrainsSpec):
+        attending = attends_as_lucidrains(attending)
+    return trace_layer(attending, query_key, buckets, head)
+
+
+def attends_as_lucidrains(attending: AttendingLayer) -> AttendingLayer:
+    """The same with what reformer-pytorch has for constants."""
+    return dataclasses.replace(
+        attending,
+        key_norm_epsilon=lucidrains_attention.KEY_NORM_EPSILON,
+        self_logit=lucidrains_attention.SELF_LOGIT,
+    )
+
+
+def trace_layer(
+    attending: AttendingLayer, query_key: NDArray[np.float32], buckets: NDArray[np.int32], head: int = 0
+) -> AttentionPattern:
+    """The pattern of one head of a layer over one sequence: of the heads that hash, `query_key` float32 [K,
+    H*D], as LSHAttention reads it, and `buckets` int32 [H, R, K], as LSHBuckets gives them, of a memory's
+    keys and the tokens."""
+    memory, keys = attending.num_memory_keys, len(query_key)
+    vectors = query_key.reshape(keys, attending.num_heads, attending.head_size)[:, head].astype(np.float64)
+    if attending.is_hashed:
         # Within its bucket the memory comes last, as in reformer-pytorch.
-        listed = _count_listed(spec.layers[layer], 2 * buckets[head] + (np.arange(keys) < memory), keys)
+        listed = _count_listed(attending.attention, 2 * buckets[head] + (np.arange(keys) < memory), keys)
     else:
         listed = np.ones((keys, keys), np.int64)  # one dense block, without rounds
-    if spec.is_causal:
+    if attending.is_causal:
         listed = np.tril(listed)
-    weights = _full_attention(spec, vectors)[memory:]
+    weights = _full_attention(attending, vectors)[memory:]
     listed = listed[memory:]
     return AttentionPattern(
-        layer,
+        attending.layer,
         head,
         keys - memory,
         tuple(int(bucket) for bucket in buckets[head, 0, memory:]),
@@ -152,18 +203,16 @@ def _count_listed(attention: AttentionSpec, buckets: NDArray[np.int32], length: 
     return listed
 
 
-def _full_attention(spec: ModelSpec, vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+def _full_attention(attending: AttendingLayer, vectors: NDArray[np.float64]) -> NDArray[np.float64]:
     """Weights [L, L] of shared query-key attention over all keys, [L, D]; a query sees itself only if it
     must."""
-    epsilon, self_logit = KEY_NORM_EPSILON, SELF_LOGIT
-    if isinstance(spec, LucidrainsSpec):
-        epsilon, self_logit = lucidrains_attention.KEY_NORM_EPSILON, lucidrains_attention.SELF_LOGIT
     size = vectors.shape[1]
-    keys = vectors / np.sqrt((vectors**2).mean(1, keepdims=True) + epsilon) / np.sqrt(size)
+    mean_square = (vectors**2).mean(1, keepdims=True)
+    keys = vectors / np.sqrt(mean_square + attending.key_norm_epsilon) / np.sqrt(size)
     logits = vectors @ keys.T
-    if spec.is_causal:
+    if attending.is_causal:
         logits[np.triu_indices(len(vectors), 1)] = MASKED_LOGIT
-    np.fill_diagonal(logits, self_logit)
+    np.fill_diagonal(logits, attending.self_logit)
     weights = np.exp(logits - logits.max(1, keepdims=True))
     normalised: NDArray[np.float64] = weights / weights.sum(1, keepdims=True)
     return normalised

@@ -118,8 +118,8 @@ class LucidrainsPointFinder(PointFinder):
         if layer in spec.memory_layers:
             self._add_memory(layer)
         else:
-            self.add_linear(f"{block}.inner", layer)
-            for product in self.directly_in(f"{block}.outer", "Gemm", "MatMul"):
+            self.add_inner(f"{block}.inner", layer)
+            for product in self.products(f"{block}.outer"):
                 self.add(f"{block}.activation", product.input[0], layer)
             self.add_linear(f"{block}.outer", layer)
         self.add(block, self.last(block), layer, "feed forward")
@@ -138,6 +138,6 @@ class LucidrainsPointFinder(PointFinder):
             return
         first = "lm_head.projection" if self.within("lm_head.projection") else "lm_head.decoder"
         if spec.logits == "last":
-            self.add("last_attended", self.directly_in(first, "Gemm", "MatMul")[0].input[0])
+            self.add("last_attended", self.products(first)[0].input[0])
         for module in dict.fromkeys((first, "lm_head.decoder")):
             self.add_linear(module)

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+import contextlib
+from collections.abc import Callable, Mapping
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reformer_export.parity.compare import compare_outputs
-from reformer_export.reference.runs import Eager, EagerRun
+from reformer_export.parity.compare import OutputDifference
+from reformer_export.reference.runs import EagerRun
+
+Outputs = Mapping[str, NDArray[np.float32]]
+
+
+class Noisy(Protocol):
+    """An eager model of whatever make."""
+
+    def noisy_weights(self, seed: int) -> contextlib.AbstractContextManager[None]:
+        """As `Eager.noisy_weights`."""
+
 
 NOISE_UNITS: Final = 2
 """An error is eager's own up to so many times its noise: eager and the file each compute, to rounding, the
@@ -19,22 +31,21 @@ DRAWS: Final = 3
 
 
 def measure_noise(
-    eager: Eager,
+    eager: Noisy,
     truth: EagerRun,
-    inputs: NDArray[Any],
-    attention_mask: NDArray[np.int64],
-    num_hashes: int | None,
+    run: Callable[[], EagerRun],
+    compare: Callable[[Outputs, Outputs], OutputDifference],
 ) -> float:
-    """The largest change of eager's outputs `truth`, where every weight changes in its last place.
+    """The largest change of eager's outputs, by `compare`, from `truth`, where every weight changes in its
+    last place and eager makes the pass `run` again.
 
-    Inputs are ids int64 [B, L] or vectors float32 [B, L, hidden_size], the mask is int64 [B, L]. Of `DRAWS`
-    draws those count in which every hash, and every choice of memories, stays as it is: what a flip moves is
-    no rounding. 0 where none does.
+    Of `DRAWS` draws those count in which every hash, and every choice of memories, stays as it is: what a
+    flip moves is no rounding. 0 where none does.
     """
     noise = 0.0
     for seed in range(DRAWS):
         with eager.noisy_weights(seed):
-            run = eager.run(inputs, attention_mask, num_hashes)
-        if run.chooses_as(truth):
-            noise = max(noise, compare_outputs(run.outputs, truth.outputs, attention_mask).worst)
+            noisy = run()
+        if noisy.chooses_as(truth):
+            noise = max(noise, compare(noisy.outputs, truth.outputs).worst)
     return noise

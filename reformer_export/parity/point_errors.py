@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -72,14 +73,11 @@ class PointError:
         }
 
 
-@dataclass(frozen=True)
-class Judge:
-    """Compares one run's values with eager's: `eager` by point, `attention_mask` int64 [B, L]."""
+class PointJudge(ABC):
+    """Compares one run's values with `eager`'s, by point."""
 
-    spec: ModelSpec
     precision: Precision
     eager: Values
-    attention_mask: NDArray[np.int64]
 
     def judge(self, points: Sequence[Point], got: Values, query_keys: Values) -> list[PointError]:
         """The error of each point that `got` has; `query_keys` has what each hash hashed, by point."""
@@ -91,8 +89,41 @@ class Judge:
             if point.name in got
         ]
 
+    @abstractmethod
     def judged(self, point: Point) -> NDArray[np.bool_]:
-        """Which elements of eager's value count: those of unmasked tokens, or of all where masked ones hash
+        """Which elements of eager's value count, of its shape."""
+
+    @abstractmethod
+    def count_flips(self, point: Point, got: Values, query_keys: Values) -> LayerAgreement:
+        """How the buckets or memories at `point`, of eager's shape, agree with eager's; `query_keys` as in
+        `judge`, with the queries of memories."""
+
+    def _judge_values(self, point: Point, got: NDArray[Any]) -> PointError:
+        expected, judged = self.eager[point.name], self.judged(point)
+        greatest = float(np.abs(expected[judged]).max(initial=0.0))
+        limit = TOLERANCE[self.precision] * max(greatest, SMALLEST_MAGNITUDE)
+        return PointError(point, greatest_difference(got, expected, judged), greatest, limit)
+
+    def _judge_choices(self, point: Point, got: Values, query_keys: Values) -> PointError:
+        expected = self.eager[point.name]
+        greatest = float(expected.max(initial=0))
+        if got[point.name].shape != expected.shape:
+            return PointError(point, float("inf"), greatest, 0.0)
+        agreement = self.count_flips(point, got, query_keys)
+        return PointError(point, float(agreement.unexplained), greatest, 0.0, agreement)
+
+
+@dataclass(frozen=True)
+class Judge(PointJudge):
+    """Of a model that `spec` describes: `attention_mask` int64 [B, L]."""
+
+    spec: ModelSpec
+    precision: Precision
+    eager: Values
+    attention_mask: NDArray[np.int64]
+
+    def judged(self, point: Point) -> NDArray[np.bool_]:
+        """Those of unmasked tokens, or of all where masked ones hash
         and move the others; broadcast to its shape."""
         expected = self.eager[point.name]
         if point.role == "buckets":
@@ -109,23 +140,7 @@ class Judge:
             mask = np.ones([1] * expected.ndim, np.bool_)
         return np.broadcast_to(mask, expected.shape)
 
-    def _judge_values(self, point: Point, got: NDArray[Any]) -> PointError:
-        expected, judged = self.eager[point.name], self.judged(point)
-        greatest = float(np.abs(expected[judged]).max(initial=0.0))
-        limit = TOLERANCE[self.precision] * max(greatest, SMALLEST_MAGNITUDE)
-        return PointError(point, greatest_difference(got, expected, judged), greatest, limit)
-
-    def _judge_choices(self, point: Point, got: Values, query_keys: Values) -> PointError:
-        expected = self.eager[point.name]
-        greatest = float(expected.max(initial=0))
-        if got[point.name].shape != expected.shape:
-            return PointError(point, float("inf"), greatest, 0.0)
-        agreement = self.count_flips(point, got, query_keys)
-        return PointError(point, float(agreement.unexplained), greatest, 0.0, agreement)
-
     def count_flips(self, point: Point, got: Values, query_keys: Values) -> LayerAgreement:
-        """How the buckets or memories at `point`, of eager's shape, agree with eager's; `query_keys` as in
-        `judge`, with the queries of memories."""
         assert point.layer is not None
         if point.role == "memories":
             return self._compare_memories(point.layer, got[point.name], query_keys)

@@ -8,7 +8,7 @@ transformers'; reference/eager_values.py gives eager's values under the same nam
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -17,6 +17,7 @@ import onnx
 from reformer_export.artifact.manifest import MODEL_NAME
 from reformer_export.contract import (
     DOMAIN,
+    LINEAR,
     LOCAL_ATTENTION,
     LSH_ATTENTION,
     LSH_BUCKETS,
@@ -84,6 +85,37 @@ def find_points(model: onnx.ModelProto, spec: ModelSpec) -> list[Point]:
     return sorted(finder.points.values(), key=lambda point: point.node)
 
 
+def find_rounded(model: onnx.ModelProto, spec: ModelSpec) -> list[Point]:
+    """The points whose values the graph rounds to int8: what its Linear nodes read.
+
+    The rounding is a choice between two whole numbers, which may fall otherwise where a value lies between
+    them: a comparison gives eager's values there. ArtifactError when what a node reads is no point's value,
+    nor such values in another arrangement.
+    """
+    linears = [node for node in model.graph.node if (node.domain, node.op_type) == (DOMAIN, LINEAR.name)]
+    if not linears:
+        return []
+    points = {point.value: point for point in find_points(model, spec)}
+    producers = {name: node for node in model.graph.node for name in node.output}
+    found: dict[str, Point] = {}
+    wanted, seen = [node.input[0] for node in linears], set[str]()
+    while wanted:
+        value = wanted.pop()
+        if value in points:
+            found[value] = points[value]
+        elif value in producers and value not in seen:
+            seen.add(value)
+            if producers[value].op_type not in _PLUMBING:
+                raise _no_node(f"a point ({value}, which Linear reads)")
+            wanted += producers[value].input
+    return sorted(found.values(), key=lambda point: point.node)
+
+
+def has_activation(node: onnx.NodeProto) -> bool:
+    """Whether a product computes the activation that follows as well."""
+    return any(attribute.name == "activation" and attribute.i for attribute in node.attribute)
+
+
 def find_hashing(model: onnx.ModelProto, spec: ModelSpec) -> list[Point]:
     """The points that say how a graph hashes and chooses: its outputs, each LSH layer's query_key and
     buckets, and each product-key memory's queries and choice.
@@ -130,6 +162,14 @@ class PointFinder:
         """The nodes of `module` and the modules in it."""
         return [node for node, scopes in zip(self.nodes, self._scopes, strict=True) if module in scopes]
 
+    def scoped_nodes(self) -> Iterator[tuple[onnx.NodeProto, list[str]]]:
+        """Every node, and the modules that it came from, outermost first."""
+        return zip(self.nodes, self._scopes, strict=True)
+
+    def describes(self, value: str) -> bool:
+        """Whether the graph says what `value` is, and computes it."""
+        return value in self._types and value in self._producers
+
     def directly_in(self, module: str, *op_types: str) -> list[onnx.NodeProto]:
         """The nodes of `module` itself, of the given operators if any are."""
         inside = [n for n, scopes in zip(self.nodes, self._scopes, strict=True) if scopes[-1:] == [module]]
@@ -159,10 +199,19 @@ class PointFinder:
     def add(self, name: str, value: str, layer: int | None = None, role: Role = "other") -> None:
         if value in self.points:
             return
-        if value not in self._types or value not in self._producers:
+        if not self.describes(value):
             raise _no_node(f"{name} ({value})")
         node, tensor = self._producers[value], self._types[value]
         self.points[value] = Point(name, value, node, layer, role, len(tensor.shape.dim), tensor.elem_type)
+
+    def products(self, module: str) -> list[onnx.NodeProto]:
+        """The matrix products of a linear module itself, with whatever else they compute."""
+        return self.directly_in(module, "Gemm", "MatMul", LINEAR.name)
+
+    def add_inner(self, module: str, layer: int) -> None:
+        """The inner product of a feed-forward, where it does not compute the activation as well."""
+        if not any(has_activation(node) for node in self.products(module)):
+            self.add_linear(module, layer)
 
     def add_linear(self, module: str, layer: int | None = None, role: Role = "other") -> None:
         """A linear module: one node, or a product and the addition of the bias."""
@@ -215,8 +264,8 @@ class PointFinder:
         self.add(f"encoder.layers.{layer}.attention_stream", stream, layer)
         self.add_modules(f"{block}.layer_norm", layer=layer)
         for i in range(slices):
-            self.add_linear(f"{block}.inner.{i}", layer)
-            products = self.directly_in(f"{block}.outer.{i}", "Gemm", "MatMul")
+            self.add_inner(f"{block}.inner.{i}", layer)
+            products = self.products(f"{block}.outer.{i}")
             if not products:
                 raise _no_node(f"{block}.outer.{i}")
             self.add(f"{block}.activation.{i}", products[0].input[0], layer)
@@ -235,8 +284,7 @@ class PointFinder:
     def add_head(self, spec: ModelSpec) -> None:
         if spec.task in ("text-generation", "fill-mask"):
             if spec.logits == "last":
-                product = self.directly_in("lm_head.decoder", "Gemm", "MatMul")[0]
-                self.add("last_attended", product.input[0])
+                self.add("last_attended", self.products("lm_head.decoder")[0].input[0])
             self.add_linear("lm_head.decoder")
         elif spec.task == "text-classification":
             self.add_linear("classifier.dense")

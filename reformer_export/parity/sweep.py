@@ -7,11 +7,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from reformer_export.parity.cases import Case, add_num_hashes_cases, check_cases, default_cases
-from reformer_export.parity.compare import GivenTolerance, compare_outputs, tolerance
+from reformer_export.parity.cases import Case
+from reformer_export.parity.compare import GivenTolerance, tolerance
 from reformer_export.parity.expose import ExposedGraph
-from reformer_export.parity.noise import NOISE_UNITS, measure_noise
-from reformer_export.parity.point_errors import Judge
+from reformer_export.parity.noise import NOISE_UNITS
 from reformer_export.parity.points import CHOICES
 from reformer_export.parity.results import CaseResult, VerifyResult
 from reformer_export.parity.session import ParitySession
@@ -29,16 +28,15 @@ def sweep(
     judged by `given_tolerance`, None for the precision's.
 
     `cases`: the default ones are those that the runtime takes. Cases with fewer rounds of hashing than the
-    artifact has are compared with eager on the first of its rounds (see `eager.FirstRounds`).
+    artifact has are compared with eager on the first of its rounds (see reference/rotations.py).
 
     Raises:
         InputError: a case does not fit the model, or none of an engine's profiles.
     """
     if cases is None:
-        swept = add_num_hashes_cases(session.manifest, default_cases(session.spec))
-        cases = [case for case in swept if takes_case(session.runtime, case)]
+        cases = [case for case in session.default_cases() if takes_case(session.runtime, case)]
     cases = with_built_in_rounds(session.runtime, cases)
-    check_cases(session.spec, cases)
+    session.check_cases(cases)
     graph = session.expose_hashing()
     results = []
     for case in cases:
@@ -79,27 +77,30 @@ def _run_case(
     session: ParitySession, graph: ExposedGraph, case: Case, given: GivenTolerance | None
 ) -> CaseResult:
     """One input on eager, on the graph with eager's buckets and memories, and on the runtime."""
-    precision = session.precision
-    ids, mask = session.draw(case)
-    truth = session.eager.run(ids, mask, case.num_hashes)
-    got = graph.run(session.graph_inputs(ids, mask, case.num_hashes), truth.values)
-    pinned_difference = compare_outputs(got, truth.outputs, mask)
-    judge = Judge(session.spec, precision, truth.values, mask)
+    precision, trial = session.precision, session.trial(case)
+    truth = trial.run_eager(session.pinned_names)
+    got = graph.run(trial.feeds, truth.values)
+    pinned_difference = trial.compare(got, truth.outputs)
+    judge = trial.judge(truth)
     layers = [judge.count_flips(point, got, got) for point in session.hashing if point.role in CHOICES]
-    free_difference = compare_outputs(session.runtime.run(ids, mask, case.num_hashes), truth.outputs, mask)
+    free_difference = trial.compare(trial.run_runtime(), truth.outputs)
     greatest = pinned_difference.greatest
+    limit = tolerance(precision, greatest) if given is None else given.limit(greatest)
+    rounded = max((error.share for error in judge.judge(session.rounded, got, got)), default=0.0)
     result = CaseResult(
         case,
-        pinned_difference.worst,
-        tolerance(precision, greatest) if given is None else given.limit(greatest),
+        max(pinned_difference.worst, rounded * limit),
+        limit,
         tuple(layers),
         free_difference.worst,
         free_difference.median,
         session.reads_buckets,
+        rounds=bool(session.rounded),
     )
-    if given is not None or result.passed or result.unexplained or np.isinf(result.pinned_error):
+    is_judged = given is not None or result.rounds or np.isinf(result.pinned_error)
+    if is_judged or result.passed or result.unexplained:
         return result
-    noise = measure_noise(session.eager, truth, ids, mask, case.num_hashes)
+    noise = trial.measure_noise(truth)
     return dataclasses.replace(
         result, tolerance=max(result.tolerance, NOISE_UNITS * noise), eager_noise=noise
     )

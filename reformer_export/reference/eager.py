@@ -15,12 +15,13 @@ import numpy as np
 import torch
 import transformers
 from numpy.typing import NDArray
-from torch.overrides import TorchFunctionMode
 
 from reformer_export.artifact.manifest import Manifest
 from reformer_export.checkpoints import HEAD_OF_TASK, read_head_bias
 from reformer_export.checkpoints.quiet import silence_transformers
+from reformer_export.custom_spec import CustomSpec
 from reformer_export.lucidrains_spec import LucidrainsSpec
+from reformer_export.modeling import TORCH_DTYPES
 from reformer_export.ops import draw_rotations
 from reformer_export.reference.eager_values import (
     SPAN_OUTPUTS,
@@ -29,6 +30,8 @@ from reformer_export.reference.eager_values import (
     attention_name,
     last_rows,
 )
+from reformer_export.reference.rotations import GivenRotations
+from reformer_export.reference.rounded import round_weights
 from reformer_export.reference.runs import Eager, EagerRun, noisy_weights
 from reformer_export.spec import LSHAttentionSpec, ModelSpec, Task
 
@@ -51,6 +54,14 @@ def open_eager(checkpoint: Path, manifest: Manifest) -> Eager:
     return open_transformers(checkpoint, manifest)
 
 
+def open_rounded(checkpoint: Path, manifest: Manifest) -> Eager:
+    """`open_eager`, with the weights of few bits that the artifact has, and its rounding of what these are
+    multiplied by."""
+    eager, spec = open_eager(checkpoint, manifest), manifest.spec
+    round_weights(eager.model, manifest.low_precision, spec.feed_forward_slices, TORCH_DTYPES[manifest.dtype])
+    return eager
+
+
 def open_transformers(checkpoint_folder: Path, manifest: Manifest) -> EagerReformer:
     """transformers' model of the artifact that `manifest` describes, with its head's bias."""
     eager = EagerReformer(checkpoint_folder, manifest.spec)
@@ -65,31 +76,9 @@ def recorded_rotations(spec: ModelSpec, layer: int) -> NDArray[np.float32]:
     attention = spec.layers[layer]
     assert isinstance(attention, LSHAttentionSpec)
     drawn = draw_rotations(attention.hash_seed, spec.rotations_shape(layer))
-    rotations: NDArray[np.float32] = drawn.expand(spec.num_hash_heads, -1, -1, -1).numpy()
+    heads = spec.uses[layer].num_heads if isinstance(spec, CustomSpec) else spec.num_hash_heads
+    rotations: NDArray[np.float32] = drawn.expand(heads, -1, -1, -1).numpy()
     return rotations
-
-
-class FirstRounds(TorchFunctionMode):
-    """Answers eager's draw of rotations for a few rounds with the first rounds of its draw for `max_hashes`.
-
-    A seed's draw for another number of rounds is another draw, so that eager alone knows no model with the
-    first of more rounds. Its code runs as it is: it sets the layer's seed, asks for [H, D, R, S] numbers, and
-    goes on with those that it gets.
-    """
-
-    def __init__(self, max_hashes: int) -> None:
-        super().__init__()
-        self._max_hashes = max_hashes
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func is not torch.randn:
-            return func(*args, **(kwargs or {}))
-        heads, size, rounds, half = args[0]
-        # The seed that the layer has just set.
-        rotations = draw_rotations(torch.initial_seed(), (heads, size, self._max_hashes, half))
-        return rotations[:, :, :rounds].to(**(kwargs or {}))
 
 
 class EagerReformer:
@@ -115,12 +104,11 @@ class EagerReformer:
         with silence_transformers():
             self.model: Any = model_class.from_pretrained(folder, config=config, dtype=torch.float32).eval()
         self.notes: tuple[str, ...] = ()
-        self._max_hashes = 1 if first_lsh is None else first_lsh.num_hashes
         self._prefix = "" if spec.task == "feature-extraction" else "reformer."
         for index in spec.lsh_layers:
             layer = spec.layers[index]
             assert isinstance(layer, LSHAttentionSpec)
-            self.model.get_submodule(self._prefix + attention_name(index)).hash_seed = layer.hash_seed
+            self._attention(index).hash_seed = layer.hash_seed
 
     @contextlib.contextmanager
     def noisy_weights(self, seed: int) -> Iterator[None]:
@@ -146,6 +134,16 @@ class EagerReformer:
                 f"out (its logits are off by up to {difference:.1e}): it was added to eager here",
             )
 
+    def _attention(self, layer: int) -> Any:
+        return self.model.get_submodule(self._prefix + attention_name(layer))
+
+    def _first_rounds(self) -> GivenRotations:
+        """Of each layer's draw for all of its rounds."""
+        drawn = {
+            layer: torch.from_numpy(recorded_rotations(self.spec, layer)) for layer in self.spec.lsh_layers
+        }
+        return GivenRotations(drawn)
+
     def run(
         self,
         inputs: NDArray[Any],
@@ -163,7 +161,13 @@ class EagerReformer:
             self.model.get_submodule(name).register_forward_hook(hook)
             for name, hook in reader.hooks(self._prefix)
         ]
-        draws = contextlib.nullcontext() if num_hashes is None else FirstRounds(self._max_hashes)
+        draws: Any = contextlib.nullcontext()
+        if num_hashes is not None:
+            draws = self._first_rounds()
+            handles += [
+                self._attention(layer).register_forward_pre_hook(lambda *_, i=layer: draws.enter(i))
+                for layer in self.spec.lsh_layers
+            ]
         try:
             with silence_transformers(), torch.random.fork_rng(devices=[]), torch.no_grad(), draws:
                 result = self.model(

@@ -14,6 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from reformer_export.contract import PRODUCT
+from reformer_export.reference.module_layers import without_round_offsets
+from reformer_export.reference.rounded import compute_slice, multiply
 from reformer_export.spec import AxialPositionsSpec, LSHAttentionSpec, ModelSpec, Task
 
 Values = dict[str, NDArray[Any]]
@@ -69,7 +71,7 @@ class ValueReader:
         buckets = [
             (prefix + attention_name(layer), self._read_buckets(layer)) for layer in self.spec.lsh_layers
         ]
-        return buckets if self._names == () else buckets + self._value_hooks(prefix)
+        return buckets if self._names is not None and not self._names else buckets + self._value_hooks(prefix)
 
     def _value_hooks(self, prefix: str) -> list[tuple[str, Hook]]:
         hooks: list[tuple[str, Hook]] = [
@@ -126,8 +128,7 @@ class ValueReader:
             activations = inputs[0][:, : self._length].chunk(slices, dim=-1)
             for i, values in enumerate(activations):
                 self._put(f"{block}.activation.{i}", values)
-                weight, bias = module.weight.chunk(slices, dim=1)[i], module.bias if i == 0 else None
-                self._put(f"{block}.outer.{i}", torch.nn.functional.linear(values, weight, bias))
+                self._put(f"{block}.outer.{i}", compute_slice(module, i, slices, values))
 
         return read_inner, read_outer
 
@@ -143,7 +144,7 @@ class ValueReader:
             if self.spec.logits == "last":
                 given, output = last_rows(given, self._mask), last_rows(output, self._mask)
             self._put(name, output)
-            self._put(name + PRODUCT, torch.nn.functional.linear(given, module.weight))
+            self._put(name + PRODUCT, multiply(module, given))
 
         return hook
 
@@ -159,11 +160,8 @@ class ValueReader:
                 self.buckets[layer] = np.zeros((*size, self._length), np.int32)
                 return
             buckets = output.buckets.reshape(*size, -1)
-            # A round's buckets are offset by round * count; the count grows by one when anything is masked,
-            # and only then a bucket of the first round is `num_buckets`.
-            masked = int(bool((buckets[:, :, 0] == num_buckets).any()))
-            offsets = torch.arange(rounds)[:, None] * (num_buckets + masked)
-            self.buckets[layer] = (buckets - offsets)[..., : self._length].numpy().astype(np.int32)
+            own = without_round_offsets(buckets, num_buckets)[..., : self._length]
+            self.buckets[layer] = own.numpy().astype(np.int32)
 
         return hook
 

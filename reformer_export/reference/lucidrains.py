@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.overrides import TorchFunctionMode
 
 from reformer_export.artifact.manifest import Manifest
 from reformer_export.checkpoints import read_lucidrains_state
@@ -32,35 +31,9 @@ from reformer_export.reference.lucidrains_memories import (
     pad_tokens,
 )
 from reformer_export.reference.lucidrains_values import LucidrainsValueReader
+from reformer_export.reference.rotations import GivenRotations
 from reformer_export.reference.runs import EagerRun, noisy_weights
 from reformer_export.spec import LSHAttentionSpec
-
-
-class GivenRotations(TorchFunctionMode):
-    """Answers torch.randn, while `layer` is set, with the first rounds and buckets of that layer's rotations,
-    float32 [1 or H, D, R, S]; where each head has its own, for one batch entry after the other."""
-
-    def __init__(self, rotations: Mapping[int, torch.Tensor]) -> None:
-        super().__init__()
-        self._rotations = rotations
-        self.layer: int | None = None
-        self._given = 0
-
-    def enter(self, layer: int) -> None:
-        """The next draws are of `layer`."""
-        self.layer, self._given = layer, 0
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func is not torch.randn or self.layer is None:
-            return func(*args, **(kwargs or {}))
-        entries, _, rounds, half = args[0]
-        rotations = self._rotations[self.layer][:, :, :rounds, :half]
-        assert rotations.shape[2:] == (rounds, half)
-        chosen = (torch.arange(entries) + self._given) % len(rotations)
-        self._given += entries if len(rotations) > 1 else 0  # slices of the batch and the heads, in turn
-        return rotations[chosen].to(**(kwargs or {}))
 
 
 class EagerLucidrains:

@@ -19,6 +19,7 @@ from reformer_export.contract import PRODUCT
 from reformer_export.lucidrains_spec import LucidrainsSpec, RotaryPositionsSpec
 from reformer_export.product_keys_spec import QUERY_SIZE
 from reformer_export.reference.eager_values import Values, last_rows
+from reformer_export.reference.rounded import multiply
 
 Rows = Literal["padded", "given", "keys", "queries", "positions", "halves"]
 """What a value has a row for: the tokens with their padding; those that were given, or of these the last
@@ -75,7 +76,7 @@ class LucidrainsValueReader:
 
     def attach(self, net: Any) -> Iterator[Any]:
         """Put the hooks on a model of the package, without its wrapper; the handles that remove them."""
-        if self._names == ():
+        if self._names is not None and not self._names:
             return
         if hasattr(net, "token_emb"):  # not where a model takes vectors
             yield from self._attach_embeddings(net)
@@ -265,7 +266,7 @@ def _first_output(_module: Any, _inputs: Any, _keywords: Any, output: Any) -> to
 
 
 def _product(module: Any, inputs: Any, _keywords: Any, _output: Any) -> torch.Tensor:
-    return torch.nn.functional.linear(inputs[0], module.weight)
+    return multiply(module, inputs[0])
 
 
 def _positions(_module: Any, _inputs: Any, _keywords: Any, output: Any) -> torch.Tensor | None:

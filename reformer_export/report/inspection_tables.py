@@ -9,6 +9,7 @@ from typing import Any, Final
 from reformer_export.artifact.engine_record import EngineRecord
 from reformer_export.artifact.engine_state import EngineState, UnusableEngine
 from reformer_export.artifact.manifest import MODEL_NAME, Manifest, TokenizerKind, TokenizerRecord
+from reformer_export.custom_spec import AttentionUse, CustomSpec
 from reformer_export.lucidrains_spec import (
     LucidrainsSpec,
     NoPositionsSpec,
@@ -33,6 +34,10 @@ def _from_record(
     return lambda engine: read(engine.record) if isinstance(engine, EngineState) else None
 
 
+def _of_layer(read: Callable[[tuple[int, AttentionSpec]], object]) -> Callable[[Any], object]:
+    return lambda row: read((0, row[1]))
+
+
 LAYERS: Final[Columns[tuple[int, AttentionSpec]]] = {
     "layer": itemgetter(0),
     "attention": lambda row: "lsh" if isinstance(row[1], LSHAttentionSpec) else "local",
@@ -42,6 +47,14 @@ LAYERS: Final[Columns[tuple[int, AttentionSpec]]] = {
     "hashes": lambda row: getattr(row[1], "num_hashes", None),
     "buckets": lambda row: "x".join(map(str, getattr(row[1], "num_buckets", ()))) or None,
     "seed": lambda row: getattr(row[1], "hash_seed", None),
+}
+
+CUSTOM_LAYERS: Final[Columns[tuple[AttentionUse, AttentionSpec]]] = {
+    "layer": lambda row: row[0].path or "the module itself",
+    "call": lambda row: row[0].call,
+    "heads": lambda row: f"{row[0].num_heads} of {row[0].head_size}",
+    "causal": lambda row: "yes" if row[0].is_causal else "no",
+    **{name: _of_layer(read) for name, read in LAYERS.items() if name != "layer"},
 }
 
 FILES: Final[Columns[FileState]] = {
@@ -107,27 +120,45 @@ def model_tables(artifact: ArtifactSummary) -> list[Table]:
         ("task", _describe_task(spec)),
         ("source", _describe_values(manifest.source) or "unknown"),
         *_describe_weights(manifest.source),
-        ("dtype", manifest.dtype),
+        ("dtype", manifest.precision),
         ("opset", str(manifest.opset)),
         ("operators", _join_pairs(manifest.operators)),
-        ("longest sequence", f"{spec.max_length:,} tokens"),
-        _describe_inputs(spec),
-        *(
-            []
-            if manifest.tokenizer is None or spec.takes_vectors
-            else [("text", _describe_tokenizer(manifest.tokenizer))]
-        ),
-        ("width", f"{spec.hidden_size:,}, {spec.num_heads} heads of {spec.head_size}"),
-        ("feed-forward", _describe_feed_forward(spec)),
-        *_describe_memories(spec),
-        ("positions", _describe_positions(spec)),
+        *(_describe_custom(manifest) if manifest.is_custom else _describe_reformer(manifest)),
         ("parameters", "unknown (needs the package onnx)" if graph is None else f"{graph.parameters:,}"),
         *_describe_num_hashes(manifest),
         ("made with", _join_pairs(manifest.versions)),
         ("parity", parity),
     ]
     layers = make_table("Layers", LAYERS, enumerate(spec.layers))
+    if isinstance(spec, CustomSpec):
+        pairs = zip(spec.uses, spec.layers, strict=True)
+        layers = make_table("Layers with attention, in the order of a run", CUSTOM_LAYERS, pairs)
     return [make_facts(f"Artifact {artifact.folder}", facts), layers]
+
+
+def _describe_reformer(manifest: Manifest) -> list[tuple[str, str]]:
+    """Of a whole model."""
+    spec, tokenizer = manifest.spec, manifest.tokenizer
+    has_text = tokenizer is not None and not spec.takes_vectors
+    return [
+        ("longest sequence", f"{spec.max_length:,} tokens"),
+        _describe_inputs(spec),
+        *([("text", _describe_tokenizer(tokenizer))] if tokenizer is not None and has_text else []),
+        ("width", f"{spec.hidden_size:,}, {spec.num_heads} heads of {spec.head_size}"),
+        ("feed-forward", _describe_feed_forward(spec)),
+        *_describe_memories(spec),
+        ("positions", _describe_positions(spec)),
+    ]
+
+
+def _describe_custom(manifest: Manifest) -> list[tuple[str, str]]:
+    """Of a module of a user's own: what goes in and out."""
+    return [
+        *(("input", str(each)) for each in manifest.inputs),
+        *(("output", str(each)) for each in manifest.outputs),
+        ("sizes", manifest.describe_sizes()),
+        ("rows", f"along {manifest.signature.batch}" if manifest.signature.batch else "none that all have"),
+    ]
 
 
 def _describe_memories(spec: ModelSpec) -> list[tuple[str, str]]:
@@ -201,6 +232,8 @@ def _join_pairs(versions: dict[str, Any]) -> str:
 
 
 def _describe_task(spec: ModelSpec) -> str:
+    if isinstance(spec, CustomSpec):
+        return f"{spec.task} (a module of a user's own)"
     attention = "causal" if spec.is_causal else "bidirectional"
     positions = " of the last token" if spec.logits == "last" else ""
     labels = f", {spec.num_labels} labels" if spec.task == "text-classification" else ""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from reformer_export.measure.decoding import DecodeMeasurement, DecodeResult
     from reformer_export.measure.decoding_memory import DecodeMemory
     from reformer_export.measure.run import BenchmarkResult, Measurement
+    from reformer_export.parity.cost import ArtifactCost, CostResult
     from reformer_export.parity.decoding_results import Check, DecodingResult
     from reformer_export.parity.results import CaseResult, VerifyResult
     from reformer_export.report.verify_report import DataAccuracy
@@ -120,6 +121,37 @@ def accuracy_table(data: DataAccuracy) -> Table:
     result = data.accuracy
     caption = f"{data.name}: {result.sequences} sequences of {result.sequence_length} tokens"
     return make_table(caption, ACCURACY, result.rows)
+
+
+def cost_table(cost: CostResult) -> Table:
+    """A row for each artifact of one checkpoint, beside the original."""
+
+    def rate(value: float | None) -> str | None:
+        return None if value is None else f"{value:.2%}"
+
+    def bits(value: float | None, form: str = ".4f") -> str | None:
+        return None if value is None else format(value, form)
+
+    columns: Columns[ArtifactCost] = {
+        "artifact": lambda row: row.name,
+        "precision": lambda row: row.precision,
+        "MB": lambda row: f"{row.nbytes / 1e6:,.1f}",
+        "tokens/s": lambda row: f"{row.tokens_per_second:,.0f}",
+        "hashes flipped": lambda row: rate(row.flip_rate) if row.layers else None,
+        "worst layer": lambda row: (
+            rate(max(each.flips / max(each.hashed, 1) for each in row.layers)) if row.layers else None
+        ),
+        "same token first": lambda row: rate(row.agreement),
+        "bits/character": lambda row: bits(row.bits_per_character),
+        "lost": lambda row: bits(cost.loss(row), "+.4f"),
+    }
+    where = "random inputs" if cost.text is None else cost.text
+    original = "" if cost.bits_per_character is None else f" ({cost.bits_per_character:.4f} bits/character)"
+    caption = (
+        f"Cost beside the original in float32{original}, not judged: {where}, {cost.sequences} sequences of "
+        f"{cost.length:,} tokens"
+    )
+    return make_table(caption, columns, cost.artifacts)
 
 
 def measurements_table(caption: str, result: BenchmarkResult) -> Table:

@@ -16,11 +16,19 @@ from reformer_export.report.figures import (
     paint_series,
 )
 from reformer_export.report.page import Page, Section, Verdict
-from reformer_export.report.tables import Columns, accuracy_table, make_table, sweep_table
+from reformer_export.report.tables import (
+    Columns,
+    accuracy_table,
+    cost_table,
+    make_facts,
+    make_table,
+    sweep_table,
+)
 from reformer_export.report.verify_report import BisectReport, DataAccuracy, VerifyReport
 from reformer_export.spec import DType
 
 if TYPE_CHECKING:
+    from reformer_export.parity.cost import CostResult
     from reformer_export.parity.details import Details
     from reformer_export.parity.hashing import AttentionPattern, MarginHistogram
     from reformer_export.parity.results import VerifyResult
@@ -37,14 +45,15 @@ def page_from_verify(report: VerifyReport) -> Page:
         _errors_section(sweep),
         *([_layers_section(details)] if details and details.layers else []),
         *([_hashing_section(sweep, details)] if details and details.margins else []),
-        *([_pattern_section(details.pattern)] if details and details.pattern else []),
+        *([_pattern_section(details, details.pattern)] if details and details.pattern else []),
         *([_accuracy_section(runtime.accuracy)] if runtime.accuracy else []),
+        *([_cost_section(runtime.cost)] if runtime.cost else []),
         *([decoding_section(report.folder, decoding, runtime.drift)] if decoding else []),
         Section("cases", "Every input", [f"{sweep.rule()}."], tables=[sweep_table(report.folder, sweep)]),
         Section(
             "manifest",
             "The artifact",
-            [f"Runtime: {sweep.runtime}. Type of the weights: {sweep.dtype}."],
+            [f"Runtime: {sweep.runtime}. Type of the weights: {report.manifest.precision}."],
             manifest=report.manifest,
         ),
     ]
@@ -112,6 +121,14 @@ def _errors_section(sweep: VerifyResult) -> Section:
     return Section("errors", "Difference from eager", [text, *notes], [drawing])
 
 
+def _cost_section(cost: CostResult) -> Section:
+    text = (
+        "The original is eager in float32, as the checkpoint has it; the artifacts hash and round for "
+        "themselves. Nothing here is judged: it says what a smaller or faster artifact loses."
+    )
+    return Section("cost", "What low precision costs", [text], tables=[cost_table(cost)])
+
+
 def _layers_section(details: Details) -> Section:
     shares = {(error.point.role, error.point.layer): error.share for error in details.layers}
     points = list(dict.fromkeys(point for point, _ in shares))
@@ -125,30 +142,35 @@ def _layers_section(details: Details) -> Section:
     drawing = draw(
         "layers",
         "Difference in each layer",
-        f"Layers: {len(kinds)}; the largest share is {worst:.2g}, at the {point} of layer {layer}.",
+        f"Layers: {len(kinds)}; the largest share is {worst:.2g}, at the {point} of layer "
+        f"{details.name_of(layer)}.",
         paint_heat_map,
         points,
         [f"{number} ({kind})" for number, kind in kinds.items()],
         [[shares.get((point, number), 0.0) for number in kinds] for point in points],
         "share of the tolerance",
     )
-    return Section("layers", "Layer by layer", [text], [drawing])
+    names = make_facts("The layers", [(str(layer), name) for layer, name in details.names.items()])
+    return Section("layers", "Layer by layer", [text], [drawing], [names] if details.names else [])
 
 
-HASHING: Final[Columns[tuple[MarginHistogram, LayerAgreement]]] = {
-    "layer": lambda row: row[0].layer,
-    "hashes": lambda row: f"{row[1].hashed:,}",
-    "same bucket": lambda row: f"{1 - row[1].flips / row[1].hashed:.4%}" if row[1].hashed else None,
-    "flips": lambda row: row[1].flips,
-    "unexplained": lambda row: row[1].unexplained,
-    "misplaced": lambda row: row[1].misplaced,
-    "float16 could move": lambda row: f"{row[0].below['float16']:.2%}",
-    "bfloat16 could move": lambda row: f"{row[0].below['bfloat16']:.2%}",
+HASHING: Final[Columns[tuple[str, MarginHistogram, LayerAgreement]]] = {
+    "layer": lambda row: row[0],
+    "hashes": lambda row: f"{row[2].hashed:,}",
+    "same bucket": lambda row: f"{1 - row[2].flips / row[2].hashed:.4%}" if row[2].hashed else None,
+    "flips": lambda row: row[2].flips,
+    "unexplained": lambda row: row[2].unexplained,
+    "misplaced": lambda row: row[2].misplaced,
+    "float16 could move": lambda row: f"{row[1].below['float16']:.2%}",
+    "bfloat16 could move": lambda row: f"{row[1].below['bfloat16']:.2%}",
 }
 
 
 def _hashing_section(sweep: VerifyResult, details: Details) -> Section:
-    rows = [(margins, _sum_agreements(sweep, margins.layer)) for margins in details.margins]
+    rows = [
+        (details.name_of(margins.layer), margins, _sum_agreements(sweep, margins.layer))
+        for margins in details.margins
+    ]
     text = (
         "A hash picks the greatest of many scores. Its margin is how far the second was behind. A flip "
         "is explained when its margin is within the rounding of the artifact's type. One that is not means "
@@ -180,11 +202,11 @@ def _sum_agreements(sweep: VerifyResult, layer: int) -> LayerAgreement:
     )
 
 
-def _draw_margins(margins: MarginHistogram, agreement: LayerAgreement, limit: float) -> Drawing:
+def _draw_margins(name: str, margins: MarginHistogram, agreement: LayerAgreement, limit: float) -> Drawing:
     flips = [(margin, margin <= limit) for margin in agreement.flip_margins]
     return draw(
         f"margins-{margins.layer}",
-        f"Margins of the hashes in layer {margins.layer}",
+        f"Margins of the hashes in layer {name}",
         f"Bars: {sum(margins.counts):,} hashes of one input. Ticks: {_count(agreement.flips, 'flip')} among "
         f"the {agreement.hashed:,} hashes of every input, {agreement.unexplained:,} of them unexplained. "
         f"Within the rounding of float16: {margins.below['float16']:.2%} of the tokens; of bfloat16: "
@@ -202,13 +224,13 @@ def _count(number: int, word: str) -> str:
     return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
-def _pattern_section(pattern: AttentionPattern) -> Section:
+def _pattern_section(details: Details, pattern: AttentionPattern) -> Section:
     pairs, memory = sum(count > 0 for row in pattern.listed for count in row), pattern.num_memory_keys
     learned = f" The first {memory} keys are the layer's learned memory." if memory else ""
     text = (
-        f"Layer {pattern.layer}, head {pattern.head}, one input of {pattern.length} tokens.{learned} "
-        "Left: the bucket of each token. Middle: the pairs that LSH attention looks at. Right: the "
-        "weight that full attention would give them, which is what hashing tries to find."
+        f"Layer {details.name_of(pattern.layer)}, head {pattern.head}, one input of {pattern.length} "
+        f"tokens.{learned} Left: the bucket of each token. Middle: the pairs that LSH attention looks at. "
+        "Right: the weight that full attention would give them, which is what hashing tries to find."
     )
     told = (
         f"LSH attention looks at {pairs / pattern.length / (pattern.length + memory):.1%} of all pairs; "

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from reformer_export.measure.accuracy import AccuracyResult
     from reformer_export.measure.drift import DriftResult
     from reformer_export.parity.bisect import BisectResult
+    from reformer_export.parity.cost import CostResult
     from reformer_export.parity.decoding_results import DecodingResult
     from reformer_export.parity.details import Details
     from reformer_export.parity.results import VerifyResult
@@ -33,13 +34,15 @@ class DataAccuracy:
 
 @dataclass(frozen=True)
 class RuntimeReport:
-    """What one runtime gave: the sweep, accuracy on a text if one was given, and where the runtime decodes by
-    decode.onnx, its comparison and its drift from whole passes."""
+    """What one runtime gave: the sweep, accuracy on a text if one was given, where the runtime decodes by
+    decode.onnx its comparison and its drift from whole passes, and of an artifact of low precision its
+    cost."""
 
     sweep: VerifyResult
     accuracy: DataAccuracy | None
     decoding: DecodingResult | None = None
     drift: DriftResult | None = None
+    cost: CostResult | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
@@ -47,7 +50,7 @@ class RuntimeReport:
         if self.decoding is not None:
             drift = {} if self.drift is None else {"drift": self.drift.to_dict()}
             values["decoding"] = self.decoding.to_dict() | drift
-        return values
+        return values if self.cost is None else values | {"cost": self.cost.to_dict()}
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, overload
@@ -24,11 +24,13 @@ from reformer_export.runtimes.generation import (
     Generation,
     GenerationOptions,
     Prompt,
+    check_writes,
     ids_from_prompt,
     row_of_ids,
 )
 from reformer_export.runtimes.generation_batch import BATCH_SIZE, GenerationBatch
-from reformer_export.runtimes.inputs import IdsLike, InputsLike, VectorsLike, choose_inputs
+from reformer_export.runtimes.inputs import IdsLike, InputsLike, VectorsLike
+from reformer_export.runtimes.named_inputs import choose_inputs
 from reformer_export.runtimes.num_hashes import choose_num_hashes
 from reformer_export.runtimes.options import Device, RuntimeOptions, options_from_fields
 from reformer_export.runtimes.source_config import read_source_config
@@ -144,7 +146,7 @@ class Runtime(Forkable):
     @overload
     def run(
         self,
-        input_ids: InputsLike | None = None,
+        input_ids: InputsLike | Mapping[str, Any] | None = None,
         attention_mask: IdsLike | None = None,
         num_hashes: int | None = None,
         *,
@@ -156,7 +158,7 @@ class Runtime(Forkable):
     @overload
     def run(
         self,
-        input_ids: InputsLike | None = None,
+        input_ids: InputsLike | Mapping[str, Any] | None = None,
         attention_mask: IdsLike | None = None,
         num_hashes: int | None = None,
         *,
@@ -167,7 +169,7 @@ class Runtime(Forkable):
 
     def run(
         self,
-        input_ids: InputsLike | None = None,
+        input_ids: InputsLike | Mapping[str, Any] | None = None,
         attention_mask: IdsLike | None = None,
         num_hashes: int | None = None,
         *,
@@ -181,7 +183,9 @@ class Runtime(Forkable):
             input_ids: token ids, integers [batch, sequence], or rows of unequal length, which are padded on
                 the right and masked. Padding a row changes a Reformer's answer slightly: its last chunks
                 attend around the end. For a model on CUDA, also int64 or int32 on the GPU (DLPack or
-                `__cuda_array_interface__`, such as torch's), read where it lies and not checked.
+                `__cuda_array_interface__`, such as torch's), read where it lies and not checked. Or a mapping
+                of all inputs by the names that the manifest lists (`manifest.inputs`): the only way to run a
+                custom module, whose inputs are whole arrays of those shapes and types.
             attention_mask: 1 for a token, 0 for padding, as the ids and where they lie; None for all ones.
             num_hashes: rounds of hashing, from 1 to the manifest's `runtime_num_hashes.max_hashes`: fewer
                 are faster and attend worse. None for those the artifact was opened with. Only artifacts
@@ -195,13 +199,13 @@ class Runtime(Forkable):
                 bfloat16.
 
         Returns:
-            The task's outputs by name (`spec.output_names`), with the batch first. A later run does not
-            change them.
+            The outputs by the names that the manifest lists (`manifest.outputs`): floats in `dtype`, others
+            as they are. A later run does not change them.
         """
         if self._is_abandoned:
             raise refuse_after_fork(self.folder)
-        given = choose_inputs(self.spec, input_ids, inputs_embeds)
-        return self._run(given, attention_mask, num_hashes, Where(device, dtype))
+        given = choose_inputs(self.manifest, input_ids, attention_mask, inputs_embeds)
+        return self._run(given, num_hashes, Where(device, dtype))
 
     def __reduce_ex__(self, _protocol: object) -> NoReturn:
         raise InputError(
@@ -212,10 +216,8 @@ class Runtime(Forkable):
         )
 
     @abstractmethod
-    def _run(
-        self, inputs: InputsLike, attention_mask: IdsLike | None, num_hashes: int | None, where: Where
-    ) -> dict[str, Any]:
-        """`run`, whose documentation it has."""
+    def _run(self, given: Mapping[str, Any], num_hashes: int | None, where: Where) -> dict[str, Any]:
+        """`run` of what was given by the names of the graph's inputs."""
 
     @abstractmethod
     def close(self) -> None:
@@ -261,6 +263,7 @@ class Runtime(Forkable):
         return GenerationBatch(self, prompts, chosen, batch_size, self._start_generation)
 
     def _start_generation(self, prompt: Prompt, options: GenerationOptions) -> Generation:
+        check_writes(self.spec)
         tokenizer = self.tokenizer if isinstance(prompt, str) else None
         return Generation(self, self.read_prompt(prompt), options, tokenizer)
 

@@ -6,17 +6,19 @@ Other libraries' arrays come and go by DLPack, those of libraries without it by 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from reformer_export.artifact.manifest import Manifest
+from reformer_export.artifact.signature import SEQUENCE, GraphTensor
 from reformer_export.errors import InputError, one_line
 from reformer_export.runtimes.inputs import check_length
 from reformer_export.runtimes.options import Device
 from reformer_export.runtimes.ort_session import import_onnxruntime
-from reformer_export.spec import ModelSpec
 
 _ON_THE_HOST: Final = (1, 3)
 """kDLCPU and kDLCUDAHost of dlpack.h."""
@@ -29,14 +31,8 @@ _HOST_TYPES: Final = (np.ndarray, list, tuple)
 _INTEGERS: Final = {"tensor(int64)": "int64", "tensor(int32)": "int32"}
 _FLOATS: Final = {"tensor(float)": "float32", "tensor(float16)": "float16"}
 """What can be bound by its address."""
-_TYPES: Final = {
-    "tensor(float)": "float32",
-    "tensor(float16)": "float16",
-    "tensor(bfloat16)": "bfloat16",
-    "tensor(int32)": "int32",
-    "tensor(int64)": "int64",
-}
-_TYPESTRS: Final = {"float32": "<f4", "float16": "<f2", "int32": "<i4", "int64": "<i8"}
+_TYPES: Final = {"tensor(float)": "float32", "tensor(double)": "float64"}
+"""ONNX Runtime's names of types, where they are not tensor(NAME)."""
 
 
 class DeviceArray:
@@ -45,7 +41,7 @@ class DeviceArray:
 
     Attributes:
         shape: sizes of its axes.
-        dtype: "float32", "float16" or "bfloat16".
+        dtype: "float32", "float16", "bfloat16" or numpy's name of another type.
         device: "cuda" (the GPU that the model runs on) or "cpu".
     """
 
@@ -54,7 +50,8 @@ class DeviceArray:
         self._value = value
         self._owner = owner
         self.shape: tuple[int, ...] = tuple(value.shape())
-        self.dtype = _TYPES[value.data_type()]
+        kind = value.data_type()
+        self.dtype: str = _TYPES.get(kind, kind.removeprefix("tensor(").removesuffix(")"))
         self.device = device
 
     def __repr__(self) -> str:
@@ -80,12 +77,12 @@ class DeviceArray:
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
         """Version 3; AttributeError on the CPU, and for bfloat16, which it does not know."""
-        if self.device != "cuda" or self.dtype not in _TYPESTRS:
+        if self.device != "cuda" or self.dtype == "bfloat16":
             raise AttributeError(f"no __cuda_array_interface__ of {self.dtype} on {self.device}")
         return {
             "version": 3,
             "shape": self.shape,
-            "typestr": _TYPESTRS[self.dtype],
+            "typestr": np.dtype(self.dtype).str,
             "data": (self._value.data_ptr(), False),
             "strides": None,
             "stream": None,
@@ -139,21 +136,21 @@ def _not_bindable(name: str, got: str) -> InputError:
     return InputError(name, got, "a contiguous array on the GPU that the model runs on", fix)
 
 
-def is_on_gpu(spec: ModelSpec, device: Device, inputs: object, attention_mask: object) -> bool:
-    """Whether the inputs lie on the GPU, for a model on `device`; InputError where that does not fit."""
-    if isinstance(inputs, _HOST_TYPES) and isinstance(attention_mask, (*_HOST_TYPES, type(None))):
+def is_on_gpu(device: Device, given: Mapping[str, object]) -> bool:
+    """Whether the inputs, by name, lie on the GPU, for a model on `device`; InputError where that does not
+    fit."""
+    if all(isinstance(values, _HOST_TYPES) for values in given.values()):
         return False
-    given = dict(zip(spec.input_names, (inputs, attention_mask), strict=True))
-    places = {name: _place_of(values) for name, values in given.items() if values is not None}
+    places = {name: _place_of(values) for name, values in given.items()}
     for name, place in places.items():
         if place == "cuda" and device == "cpu":
             fix = 'copy it to the host, or open the model in ONNX Runtime with `provider="cuda"`'
             raise InputError(name, "an array on a GPU", "one of the host, which this runtime takes", fix)
     if len(set(places.values())) == 2:
-        on_gpu, other = sorted(places, key=lambda name: places[name] != "cuda")
+        on_gpu, other = (next(name for name in places if places[name] == each) for each in ("cuda", "cpu"))
         fix = f"copy {other} to the GPU"
-        raise InputError(on_gpu, f"an array on a GPU, and {other} on the host", "both at one place", fix)
-    return places[spec.input_names[0]] == "cuda"
+        raise InputError(on_gpu, f"an array on a GPU, and {other} on the host", "all at one place", fix)
+    return "cuda" in places.values()
 
 
 def _place_of(values: object) -> Device:
@@ -165,11 +162,10 @@ def _place_of(values: object) -> Device:
 
 
 def prepare_device_inputs(
-    spec: ModelSpec, inputs: Any, attention_mask: Any, device_id: int = 0
-) -> tuple[DeviceInput, DeviceInput | NDArray[np.int64]]:
-    """Ids, integers [batch, sequence], or vectors [batch, sequence, hidden_size], and mask, integers
-    [batch, sequence], on the session's device, to bind as they are; the mask is made on the host where there
-    is none.
+    manifest: Manifest, given: Mapping[str, Any], device_id: int = 0
+) -> dict[str, DeviceInput | NDArray[np.int64]]:
+    """The inputs, by name, on the session's device, to bind as they are; a sequence's mask is made on the
+    host where there is none.
 
     Their values are not looked at: that would wait for the GPU. An id outside of the vocabulary reads
     another one's row or zeros (core/providers/cuda/tensor/gather_impl.cu).
@@ -177,29 +173,28 @@ def prepare_device_inputs(
     Raises:
         InputError: the types or shapes do not fit the model, or an array is not contiguous.
     """
-    name, mask_name = spec.input_names
-    size = (spec.hidden_size,) if spec.takes_vectors else ()
-    batch = device_input(name, inputs, device_id)
-    _check_device_input(name, batch, _FLOATS if spec.takes_vectors else _INTEGERS, size)
-    check_length(spec, batch.shape[1])
-    if attention_mask is None:
-        return batch, np.ones(batch.shape[:2], np.int64)
-    mask = device_input(mask_name, attention_mask, device_id)
-    _check_device_input(mask_name, mask, _INTEGERS)
-    if mask.shape != batch.shape[:2]:
-        got, expected = f"shape {list(mask.shape)}", f"{list(batch.shape[:2])} as {name}"
-        raise InputError(mask_name, got, expected, "give one value a token, or no mask")
-    return batch, mask
+    feeds: dict[str, DeviceInput | NDArray[np.int64]] = {}
+    for tensor in manifest.inputs:
+        if tensor.name in given:
+            feed = device_input(tensor.name, given[tensor.name], device_id)
+            _check_device_type(tensor, feed)
+            feeds[tensor.name] = feed
+        else:
+            feeds[tensor.name] = np.ones(feeds[manifest.inputs[0].name].shape[:2], np.int64)
+    sizes = manifest.signature.bind({name: feed.shape for name, feed in feeds.items()})
+    if not manifest.is_custom:
+        check_length(manifest.spec, sizes[SEQUENCE])
+    return feeds
 
 
-def _check_device_input(
-    name: str, given: DeviceInput, types: dict[str, str], size: tuple[int, ...] = ()
-) -> None:
-    """InputError unless `given` is [batch, sequence, *size] of one of `types`, names by ONNX Runtime's."""
+def _check_device_type(tensor: GraphTensor, given: DeviceInput) -> None:
+    """InputError unless the type of `given` is the graph's, or one that is cast to it."""
+    element_type = tensor.dtype.replace("float64", "double")
+    types = {f"tensor({element_type})": tensor.dtype}
+    if tensor.dtype == "int64":
+        types = _INTEGERS
+    elif tensor.dtype in ("float32", "float16", "bfloat16"):
+        types = _FLOATS
     if given.element_type not in types:
         got, fix = f"{given.element_type} on the GPU", "convert it there"
-        raise InputError(name, got, " or ".join(types.values()), fix)
-    if len(given.shape) != 2 + len(size) or 0 in given.shape or given.shape[2:] != size:
-        got = f"an array of shape {list(given.shape)}"
-        expected = f"[{', '.join(('batch', 'sequence', *map(str, size)))}]"
-        raise InputError(name, got, expected, "reshape it")
+        raise InputError(tensor.name, got, " or ".join(types.values()), fix)

@@ -23,6 +23,7 @@ from reformer_export.runtimes.inputs import SupportsDLPack, array_from_other, ro
 from reformer_export.runtimes.num_hashes import choose_num_hashes
 from reformer_export.runtimes.sampling import SamplingOptions, require_integer, sample_token
 from reformer_export.runtimes.tokenizer import decode_stream
+from reformer_export.spec import ModelSpec
 
 if TYPE_CHECKING:
     from reformer_export.runtimes.base import Runtime
@@ -107,6 +108,13 @@ def ids_from_prompt(prompt: object) -> list[int]:
     return row_of_ids("prompt", prompt, "give text, or token ids such as [5, 6, 7]")
 
 
+def check_writes(spec: ModelSpec) -> None:
+    """InputError for a model that generates nothing."""
+    if spec.task != "text-generation":
+        fix = 'export a language model with `task="text-generation"`, or use run'
+        raise InputError("task", f"an artifact for {spec.task}", "text-generation", fix)
+
+
 class Generation(Iterator[int]):
     """The tokens after a prompt, computed as they are asked for.
 
@@ -134,10 +142,7 @@ class Generation(Iterator[int]):
     ) -> None:
         """`given`: what the first tokens are, as an interrupted generation with the same seed drew them;
         numbers are drawn for them, and the rest is as if nothing had come between."""
-        spec = runtime.spec
-        if spec.task != "text-generation":
-            fix = 'export a language model with `task="text-generation"`, or use run'
-            raise InputError("task", f"an artifact for {spec.task}", "text-generation", fix)
+        check_writes(runtime.spec)
         length = len(prompt_ids)
         if length == 0:
             raise InputError("prompt", "no token", "at least one", "give some text to continue")

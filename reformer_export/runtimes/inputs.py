@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
@@ -49,22 +48,6 @@ one sequence [sequence, hidden_size] a row, whose lengths may differ."""
 InputsLike = IdsLike | VectorsLike
 
 
-def choose_inputs(spec: ModelSpec, input_ids: object, inputs_embeds: object) -> Any:
-    """What was given of the two; InputError unless it is one, and `inputs_embeds` only for a model that takes
-    vectors: what is given by its place may be either."""
-    if input_ids is not None and inputs_embeds is not None:
-        raise InputError(
-            "inputs_embeds", "`input_ids` too", "one of them", f"give {spec.input_names[0]} alone"
-        )
-    if inputs_embeds is not None and not spec.takes_vectors:
-        got, fix = "it for a model that takes token ids", "give `input_ids`"
-        raise InputError("inputs_embeds", got, "`input_ids`", fix)
-    given = input_ids if inputs_embeds is None else inputs_embeds
-    if given is None:
-        raise InputError(spec.input_names[0], "none", "a batch of sequences", "give it")
-    return given
-
-
 def prepare_inputs(
     spec: ModelSpec,
     inputs: InputsLike,
@@ -84,6 +67,8 @@ def prepare_inputs(
         dtype: that the graph takes vectors in.
     """
     name, _ = spec.input_names
+    if attention_mask is None and isinstance(inputs, np.ndarray) and _is_right(inputs, spec):
+        return np.array(inputs, np.int64, order="C"), np.ones(inputs.shape, np.int64)
     if spec.takes_vectors:
         rows: list[NDArray[Any]] = _vector_rows(name, inputs, spec, dtype)
     else:
@@ -107,6 +92,14 @@ def prepare_inputs(
         batch[index, : len(row)] = row
         mask[index, : len(mask_row)] = mask_row
     return batch, mask
+
+
+def _is_right(ids: NDArray[Any], spec: ModelSpec) -> bool:
+    """Whether nothing is to be said of these ids: most arrays need not be looked at row by row."""
+    if spec.takes_vectors or ids.ndim != 2 or ids.dtype.kind not in "iu" or not ids.size:
+        return False
+    is_known = bool(ids.min() >= 0 and ids.max() < spec.vocab_size)
+    return is_known and spec.takes_length(ids.shape[1])
 
 
 def check_length(spec: ModelSpec, length: int) -> None:
@@ -223,14 +216,17 @@ def _check_mask(name: str, rows: list[NDArray[Any]], mask_rows: list[NDArray[np.
             raise InputError(what, "a value other than 0 and 1", expected, fix)
         if not row.any():
             raise InputError(what, "only zeros", "at least one 1", "leave the row out")
-    left_padded = [index for index, row in enumerate(mask_rows) if row[0] == 0]
-    if left_padded:
-        warnings.warn(
-            f"attention_mask: rows {left_padded[:8]} are padded on the left. A Reformer's output depends on "
-            "absolute positions and chunks: this is not the unpadded text's answer; pad on the right.",
-            LeftPaddingWarning,
-            stacklevel=5,
-        )
+
+
+def describe_left_padding(mask: NDArray[np.int64]) -> str | None:
+    """What is to be told of a checked mask [batch, sequence] whose rows begin with padding; else None."""
+    rows = np.flatnonzero(mask[:, 0] == 0)[:8].tolist()
+    if not rows:
+        return None
+    return (
+        f"attention_mask: rows {rows} are padded on the left. A Reformer's output depends on absolute "
+        "positions and chunks: this is not the unpadded text's answer; pad on the right."
+    )
 
 
 def check_token(what: str, token: Any, vocab_size: int) -> None:

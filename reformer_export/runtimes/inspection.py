@@ -288,6 +288,7 @@ def _describe_runtimes(graph: OnnxSummary | None, dtype: DType | None = None) ->
         runs = "runs the standard operators; the file has no node of the domain reformer"
     on_cpu = {
         "float16": "; in float32 wherever the CPU has no float16 kernel",
-        "bfloat16": "; the weights are upcast to float32 at load, which needs the package onnx",
+        "bfloat16": "; the weights are upcast to float32 at load, which needs the package onnx, but dense "
+        "products run in bfloat16 where the CPU has AMX",
     }.get(dtype or "", "")
     return {"ONNX Runtime, CPU": runs + on_cpu, "ONNX Runtime, CUDA": runs}

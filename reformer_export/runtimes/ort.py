@@ -6,6 +6,7 @@ import os
 import tempfile
 import threading
 import weakref
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,7 +24,7 @@ from reformer_export.runtimes.decode_session import DecodeSession, check_decode_
 from reformer_export.runtimes.decoding import DecodingState
 from reformer_export.runtimes.device_arrays import is_on_gpu, prepare_device_inputs
 from reformer_export.runtimes.forks import keep_for_good
-from reformer_export.runtimes.inputs import IdsLike, InputsLike, prepare_inputs
+from reformer_export.runtimes.named_inputs import prepare_feeds
 from reformer_export.runtimes.num_hashes import choose_num_hashes
 from reformer_export.runtimes.options import RuntimeOptions
 from reformer_export.runtimes.ort_binding import BoundSession, Feed
@@ -46,6 +47,11 @@ TF32_ROUNDS: Final = (
 UPCAST: Final = (
     "ONNX Runtime has no bfloat16 kernels for the CPU: the bfloat16 weights were upcast to float32."
 )
+UPCAST_BUT_PRODUCTS: Final = (
+    "Dense products run in bfloat16 with {}. ONNX Runtime has no other bfloat16 kernels for the CPU: all "
+    "else was upcast to float32."
+)
+NO_INT8_PRODUCTS: Final = "Products of the int8 weights run on generic operators, in float32: {}."
 OTHER_TYPES_ARE_FAST: Final = "products of float16 and bfloat16 are as fast without it"
 
 
@@ -145,34 +151,32 @@ class OnnxRuntime(Runtime):
             self._sessions[name] = self._open_graph(name)
         return self._sessions[name]
 
-    def _run(
-        self, inputs: InputsLike, attention_mask: IdsLike | None, num_hashes: int | None, where: Where
-    ) -> dict[str, Any]:
+    def _run(self, given: Mapping[str, Any], num_hashes: int | None, where: Where) -> dict[str, Any]:
         bound = self._bind_whole_pass()
         check_place(where, bound.device, self._graph_dtype)
         rounds = choose_num_hashes(self.manifest, num_hashes, self.num_hashes)
-        batch: Feed
-        mask: Feed
-        if is_on_gpu(self.spec, bound.device, inputs, attention_mask):
-            batch, mask = prepare_device_inputs(self.spec, inputs, attention_mask, self._placement.device_id)
+        feeds: dict[str, Feed]
+        if is_on_gpu(bound.device, given):
+            feeds = prepare_device_inputs(self.manifest, given, self._placement.device_id)
         else:
-            pad = self.config.pad_token_id
-            batch, mask = prepare_inputs(self.spec, inputs, attention_mask, pad, self._graph_dtype)
-        feeds = dict(zip(self.spec.input_names, (batch, mask), strict=True))
+            feeds = {**prepare_feeds(self.manifest, given, self.config.pad_token_id, self._graph_dtype)}
+        shapes = {name: feed.shape for name, feed in feeds.items()}
         if rounds is not None:
             feeds[NUM_HASHES_INPUT] = np.array([rounds], np.int64)
-        names = self.spec.output_names
+        names = [each.name for each in self.manifest.outputs]
         as_float32 = where.dtype == "float32"
         try:
             if where.device == "cuda":
                 values: list[Any] = bound.run_on_device(names, feeds, as_float32)
             else:
-                sizes = dict(zip(("batch", "sequence"), mask.shape, strict=True))
+                sizes = self.manifest.signature.bind(shapes)
                 values = (bound.run if as_float32 else bound.run_as_is)(names, feeds, sizes)
         except ReformerExportError:
             raise
         except Exception as error:
-            raise error_from_run(error, batch.shape, bound.device, name=self.spec.input_names[0]) from error
+            name = self.manifest.inputs[0].name
+            is_custom = self.manifest.is_custom
+            raise error_from_run(error, shapes[name], bound.device, name=name, is_custom=is_custom) from error
         return dict(zip(names, values, strict=True))
 
     @property
@@ -195,18 +199,23 @@ class OnnxRuntime(Runtime):
         if options.device_id is not None:
             self._notes.append(f"GPU {options.device_id} is not used: the model runs on the CPU.")
         self._placement = Placement(CPU, options.threads, find_native_library(options.native))
-        if self.manifest.dtype == "bfloat16":
-            self._notes.append(UPCAST)
+        self._notes.extend(describe_products(self.manifest, self._placement.library))
         return self._open_graph(name)
 
     def _open_graph(self, name: str) -> Any:
         """A session of the artifact's graph `name`, where the placement says."""
         model = self.folder / name
         if self.manifest.dtype == self._graph_dtype:
-            session = open_session(model, self._placement)
+            # ONNX Runtime 1.31 on CUDA gives away the memory of shapes that a body's Loop has yet to read.
+            on_bodies = self._placement.provider == CUDA and self._placement.library is None
+            reuses_memory = not (on_bodies and name == DECODE_NAME)
+            session = open_session(model, self._placement, reuses_memory=reuses_memory)
         else:
             with tempfile.TemporaryDirectory(prefix="reformer-export-", ignore_cleanup_errors=True) as folder:
-                session = open_session(upcast_model(model, Path(folder)), self._placement)
+                library = self._placement.library
+                keeps_products = library is not None and library.bfloat16_products is not None
+                upcast = upcast_model(model, Path(folder), keeps_products)
+                session = open_session(upcast, self._placement)
         if name == DECODE_NAME:
             check_decode_signature(model, session, cache_tensors(self.spec, self._graph_dtype))
         else:
@@ -258,6 +267,20 @@ class OnnxRuntime(Runtime):
         return self._open_graph(name)
 
 
+def describe_products(manifest: Manifest, library: NativeLibrary | None) -> list[str]:
+    """What is to be said of an artifact's dense products on the CPU."""
+    notes = []
+    if manifest.dtype == "bfloat16":
+        products = None if library is None else library.bfloat16_products
+        notes.append(UPCAST if products is None else UPCAST_BUT_PRODUCTS.format(products))
+    if manifest.low_precision is not None and manifest.low_precision.weights == "int8":
+        if library is None:
+            notes.append(NO_INT8_PRODUCTS.format("no native library is used"))
+        elif library.int8_products is None:
+            notes.append(NO_INT8_PRODUCTS.format("this processor has none of AVX2, VNNI and AMX"))
+    return notes
+
+
 def find_cuda_problem(library: NativeLibrary, spec: ModelSpec) -> str | None:
     """Why the library's CUDA kernels cannot run the model, whatever the GPU; None when they can."""
     if library.cuda_architectures is None:
@@ -268,12 +291,13 @@ def find_cuda_problem(library: NativeLibrary, spec: ModelSpec) -> str | None:
 
 
 def _check_signature(model: Path, session: Any, manifest: Manifest) -> None:
-    spec = manifest.spec
+    known = [each.name for each in manifest.inputs]
+    given = [each.name for each in manifest.outputs]
     inputs = {value.name for value in session.get_inputs()}
     outputs = {value.name for value in session.get_outputs()}
-    if inputs != set(spec.input_names) or not outputs.issuperset(spec.output_names):
+    if inputs != set(known) or not outputs.issuperset(given):
         got = f"inputs {sorted(inputs)} and outputs {sorted(outputs)}"
-        expected = f"{' and '.join(spec.input_names)}, and {', '.join(spec.output_names)} for {spec.task}"
+        expected = f"{' and '.join(known)}, and {', '.join(given)} for {manifest.spec.task}"
         raise ArtifactError(model, got, expected, "export the checkpoint again")
     found = [(value.name, value.type, value.shape) for value in session.get_overridable_initializers()]
     if manifest.runtime_num_hashes is not None and (NUM_HASHES_INPUT, "tensor(int64)", [1]) not in found:

@@ -28,8 +28,10 @@ FLOATS: Final = {"float32": FLOAT32, "float16": "tensor(float16)", "bfloat16": "
 NUMPY_TYPES: Final[dict[str, Any]] = {
     FLOAT32: np.float32,
     "tensor(float16)": np.float16,
-    "tensor(int32)": np.int32,
-    "tensor(int64)": np.int64,
+    "tensor(double)": np.float64,
+    "tensor(bool)": np.bool_,
+    **{f"tensor({name})": np.dtype(name).type for name in ("int8", "int16", "int32", "int64")},
+    **{f"tensor({name})": np.dtype(name).type for name in ("uint8", "uint16", "uint32", "uint64")},
 }
 """There is none for bfloat16."""
 
@@ -60,8 +62,7 @@ class BoundSession:
             feeds: inputs by name; float32 for one of any type of floats.
             sizes: of the graph's symbolic dimensions, so that memory can be there before the run.
         """
-        types = [self._output_types[name] for name in names]
-        in_place = [kind == FLOAT32 or kind not in FLOATS.values() for kind in types]
+        in_place = [self._output_types[name] == FLOAT32 or not self._is_float(name) for name in names]
         return self._run_to_host(names, feeds, in_place, sizes or {})
 
     def run_as_is(
@@ -73,10 +74,13 @@ class BoundSession:
     def run_on_device(
         self, names: Sequence[str], feeds: Mapping[str, Feed], as_float32: bool
     ) -> list[DeviceArray]:
-        """The outputs where the session left them, `as_float32` or in the graph's own types."""
+        """The outputs where the session left them, floats `as_float32` or in the graph's own type."""
         values = self._run_bound(names, feeds, dict.fromkeys(names, _bind_on(self._placement)))
         if as_float32:
-            values = [self._cast(value, FLOAT32, _bind_on(self._placement)) for value in values]
+            values = [
+                self._cast(value, FLOAT32, _bind_on(self._placement)) if is_float else value
+                for value, is_float in zip(values, map(self._is_float, names), strict=True)
+            ]
         return [DeviceArray(value, self.device, self) for value in values]
 
     def _run_to_host(
@@ -104,6 +108,10 @@ class BoundSession:
                 value = self._cast(value, FLOAT32, _bind_to(buffer, Placement()))
             arrays.append(value.numpy() if buffer is None else buffer)
         return arrays
+
+    def _is_float(self, name: str) -> bool:
+        """Whether an output is of a type that artifacts have."""
+        return self._output_types[name] in FLOATS.values()
 
     def _needs_no_binding(self, names: Sequence[str], feeds: Mapping[str, Feed]) -> bool:
         """Whether ONNX Runtime's own run does: on the CPU, in types that numpy has. It saves some 50

@@ -120,8 +120,10 @@ def error_from_run(
     device: str,
     graph: str = "model.onnx",
     name: str = IDS_INPUT,
+    is_custom: bool = False,
 ) -> ReformerExportError:
-    """Why a run of the file `graph` on `device` over the input `name` of `shape` failed."""
+    """Why a run of the file `graph` on `device` over the input `name` of `shape` failed. Of a custom module
+    nobody knows which values it takes, and not all of the sizes: its inputs are then at fault."""
     if is_want_of_memory(error):
         owner = "the GPU's memory" if device == "cuda" else "memory"
         got = f"{list(shape[:2])} tokens, for which {owner} does not suffice"
@@ -131,6 +133,9 @@ def error_from_run(
         return failure
     what = f"{graph}: ONNX Runtime failed on {name} of shape {list(shape)}"
     fix = "check the artifact with `reformer-export verify`"
+    if is_custom:
+        expected = "values and sizes that the module takes"
+        return InputError(what, f"'{one_line(error)}'", expected, f"mend the inputs, or {fix}")
     return ArtifactError(what, f"'{one_line(error)}'", "a result", fix)
 
 

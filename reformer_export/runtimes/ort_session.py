@@ -80,13 +80,19 @@ def choose_provider(provider: str) -> str:
     return CUDA if provider != "cpu" and CUDA in available else CPU
 
 
-def open_session(model: Path, placement: Placement | None = None, profile: Path | None = None) -> Any:
+def open_session(
+    model: Path,
+    placement: Placement | None = None,
+    profile: Path | None = None,
+    reuses_memory: bool = True,
+) -> Any:
     """An `onnxruntime.InferenceSession` of the file `model`.
 
     Args:
         model: an .onnx file; its external data, if any, must lie in its folder (ONNX Runtime checks it).
         placement: where to run it; the CPU is always added as the last provider.
         profile: what the name of the profile begins with that the session writes; None for no profile.
+        reuses_memory: whether a value may lie where one did that is no longer needed.
 
     Raises:
         ArtifactError: the model is refused, or its path is one that ONNX Runtime does not take.
@@ -98,21 +104,26 @@ def open_session(model: Path, placement: Placement | None = None, profile: Path 
     placement = placement or Placement()
     if placement.provider == CUDA:
         check_cuda_libraries(import_onnxruntime())
-    return _open(model, placement, profile)
+    return _open(model, placement, profile, reuses_memory)
 
 
 def open_graph_bytes(model: bytes, placement: Placement) -> Any:
     """A session of a graph of our own, where another session runs already; errors as of `open_session`."""
-    return _open(model, placement, None)
+    return _open(model, placement)
 
 
-def _open(model: Path | bytes, placement: Placement, profile: Path | None) -> Any:
+def _open(
+    model: Path | bytes, placement: Placement, profile: Path | None = None, reuses_memory: bool = True
+) -> Any:
     onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = LOG_FATAL_ONLY
     options.intra_op_num_threads = placement.threads or 0
     # A pattern's block stands beside what the arena holds already: it doubled the memory of long sequences.
     options.enable_mem_pattern = False
+    options.enable_mem_reuse = reuses_memory
+    # Products with int4 weights in float32: by default it rounds what they are multiplied by to int8.
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
@@ -122,6 +133,8 @@ def _open(model: Path | bytes, placement: Placement, profile: Path | None) -> An
     log_fact("operator library", "none" if placement.library is None else placement.library.path)
     try:
         if placement.library is not None:
+            if placement.provider != CPU:  # Linear's kernels are the CPU's
+                options.add_session_config_entry("reformer.linear", "0")
             options.register_custom_ops_library(str(placement.library.path))
         source = model if isinstance(model, bytes) else str(model)
         # Falling back would print to standard output, and run on the CPU what was to run on the GPU.

@@ -1,6 +1,7 @@
 """A bfloat16 model in float32, for runtimes without bfloat16 kernels (needs `onnx`).
 
 Every bfloat16 value is a float32 value, so the weights are unchanged; the arithmetic becomes more exact.
+Dense products may stay in bfloat16, where the operator library multiplies it faster.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from reformer_export.errors import OutputError
+from reformer_export.runtimes.bfloat16_products import multiply_in_bfloat16
 from reformer_export.runtimes.onnx_file import import_onnx, read_onnx
 
 DTYPE_ATTRIBUTES: Final = frozenset({"to", "dtype", "output_dtype", "stash_type"})
@@ -19,11 +21,15 @@ EXTERNAL_ABOVE: Final = 1024
 """Bytes: larger tensors go to external data, as a protobuf may not exceed 2 GiB."""
 
 
-def upcast_model(model_path: Path, folder: Path) -> Path:
-    """Write a float32 copy of the bfloat16 model `model_path` into `folder` and return its path."""
+def upcast_model(model_path: Path, folder: Path, keep_products: bool = False) -> Path:
+    """Write a float32 copy of the bfloat16 model `model_path` into `folder` and return its path.
+
+    `keep_products`: the dense products become Linear nodes with weights in bfloat16, for which the session
+    needs the operator library.
+    """
     onnx = import_onnx()
     model = read_onnx(model_path, external_data=True)
-    upcast_in_place(model)
+    upcast_in_place(model, multiply_in_bfloat16(model) if keep_products else frozenset())
     upcast = folder / "upcast.onnx"
     try:
         onnx.save(
@@ -39,13 +45,13 @@ def upcast_model(model_path: Path, folder: Path) -> Path:
     return upcast
 
 
-def upcast_in_place(message: Any) -> None:
-    """Turn each bfloat16 of an `onnx.ModelProto`, or of a message in one, to float32: weights, types, casts,
-    in subgraphs and functions too."""
+def upcast_in_place(message: Any, kept: frozenset[str] = frozenset()) -> None:
+    """Turn each bfloat16 of an `onnx.ModelProto`, or of a message in one, to float32: weights but those that
+    are called as in `kept`, types, casts, in subgraphs and functions too."""
     from onnx import AttributeProto, TensorProto, TypeProto, numpy_helper
 
     if isinstance(message, TensorProto):
-        if message.data_type == TensorProto.BFLOAT16:
+        if message.data_type == TensorProto.BFLOAT16 and message.name not in kept:
             values = numpy_helper.to_array(message).astype(np.float32)
             message.CopyFrom(numpy_helper.from_array(values, message.name))
         return
@@ -58,4 +64,4 @@ def upcast_in_place(message: Any) -> None:
     for field, value in message.ListFields():
         if field.message_type is not None:
             for child in [value] if hasattr(value, "ListFields") else value:
-                upcast_in_place(child)
+                upcast_in_place(child, kept)

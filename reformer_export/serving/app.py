@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
 from reformer_export.errors import one_line_repr
@@ -72,5 +71,4 @@ def make_server(options: ServeOptions, log: Log | None = None) -> Server:
 def make_app(server: Server) -> ASGIApp:
     """The ASGI application of a server."""
     rooms = (inference_v2, completions, operations, page)
-    routes: list[Route] = [route for room in rooms for route in room.make_routes(server)]
-    return Gate(server, Router(routes=routes, redirect_slashes=False))
+    return Gate(server, [route for room in rooms for route in room.make_routes(server)])

@@ -1,29 +1,27 @@
 """Requests of one model wait here and go to its worker together where that changes no answer.
 
-The rule is that of batch/: rows whose lengths the model itself pads to one length give the same answers
-together as alone. A run begins as soon as the worker has a thread for it (after `max_delay`, where that is
-wished); what comes meanwhile waits, and joins. The oldest request is in the next batch, always.
+Which these are is said in joining.py. A run begins as soon as the worker has a thread for it (after
+`max_delay`, where that is wished); what comes meanwhile waits, and joins. The oldest request
+is in the next batch, always.
 """
 
 from __future__ import annotations
 
 import asyncio
 import collections
+import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
-from reformer_export.artifact.signature import has_row_a_token
-from reformer_export.batch.batching import find_group
-from reformer_export.serving.batch_requests import Answered, BatchLimits, Request, join_requests
-from reformer_export.serving.messages import Infer, Result, arrays_from_payload
+from reformer_export.serving.batch_requests import Answered, BatchLimits
+from reformer_export.serving.joining import Joiner, Request
+from reformer_export.serving.messages import Infer, Result, arrays_from_payload, describe_arrays
 from reformer_export.serving.refusals import NotReadyError, QueueFullError
-from reformer_export.serving.worker import WorkerDiedError
-from reformer_export.spec import ModelSpec
+from reformer_export.serving.worker import OnRun, WorkerDiedError
 
 MAX_DEATHS_OF_A_REQUEST: Final = 2
 """Workers that a request may take with it, or be taken by; then it is refused."""
@@ -40,7 +38,7 @@ class Runs(Protocol):
 
     def check_accepts(self) -> None: ...
 
-    async def infer(self, message: Infer, *payload: Any) -> tuple[Result, memoryview]: ...
+    def infer(self, message: Infer, payload: tuple[Any, ...], done: OnRun) -> None: ...
 
 
 @dataclass(eq=False)
@@ -51,31 +49,29 @@ class _Waiting:
     deaths: int = 0
 
 
-_Group = tuple[int, int | None]
+_Group = Hashable
 
 
 class Batcher:
-    """The queue of one model."""
+    """The queue of one model.
 
-    def __init__(self, spec: ModelSpec, worker: Runs, limits: BatchLimits, pad_token_id: int) -> None:
-        self._spec = spec
+    Attributes:
+        waiting: requests in the queue.
+        running: batches in the worker.
+    """
+
+    def __init__(self, joiner: Joiner, worker: Runs, limits: BatchLimits) -> None:
+        self._joiner = joiner
         self._worker = worker
         self._limits = limits
-        self._pad_token_id = pad_token_id
-        self._has_row_a_token = has_row_a_token(spec)
         self._groups: dict[_Group, collections.deque[_Waiting]] = {}
         self._again: collections.deque[_Waiting] = collections.deque()
-        self._tasks: set[asyncio.Task[None]] = set()
         self._is_alone = False
         self._timer: asyncio.TimerHandle | None = None
         self._seconds_a_request = 0.05
         self.waiting = 0
+        self.running = 0
         worker.on_change.append(self._look)
-
-    @property
-    def running(self) -> int:
-        """Batches that are in the worker."""
-        return len(self._tasks)
 
     def submit(self, request: Request) -> asyncio.Future[Answered]:
         """The request's answer to come; cancelling it takes the request out of the queue.
@@ -93,18 +89,21 @@ class Batcher:
             got, expected = f"{self.waiting} requests that wait", f"fewer than {self._limits.waiting}"
             raise QueueFullError("queue", got, expected, "try again later", retry_after=seconds)
         waiting = _Waiting(request, asyncio.get_running_loop().create_future())
-        self._groups.setdefault(self._group_of(request), collections.deque()).append(waiting)
+        self._groups.setdefault(self._group_of(waiting), collections.deque()).append(waiting)
         self.waiting += 1
         waiting.answer.add_done_callback(lambda _: self._forget(waiting))
         self._dispatch()
         return waiting.answer
 
-    def _group_of(self, request: Request) -> _Group:
-        return find_group(request.length, self._spec), request.num_hashes
+    def _group_of(self, waiting: _Waiting) -> _Group:
+        """A request without company is a group of its own."""
+        return waiting if waiting.request.company is None else waiting.request.company
 
     def _forget(self, waiting: _Waiting) -> None:
         """Take out of the queue what left before its turn."""
-        group = self._group_of(waiting.request)
+        if not waiting.answer.cancelled() and waiting.answer.exception() is None:
+            return  # it has had its turn
+        group = self._group_of(waiting)
         for queue in (self._groups.get(group), self._again):
             if queue is not None and waiting in queue:
                 queue.remove(waiting)
@@ -137,12 +136,32 @@ class Batcher:
             if not batch:
                 return
             self.waiting -= len(batch)
-            task = asyncio.get_running_loop().create_task(self._run(batch))
-            self._tasks.add(task)
-            task.add_done_callback(self._finish)
+            self.running += 1
+            self._begin(batch, functools.partial(self._finish, batch, time.perf_counter()))
 
-    def _finish(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
+    def _begin(self, batch: list[_Waiting], done: OnRun) -> None:
+        try:
+            inputs = self._joiner.join([each.request for each in batch])
+            message = Infer(0, describe_arrays(inputs), batch[0].request.num_hashes)
+            self._worker.infer(message, tuple(inputs.values()), done)
+        except Exception as error:  # whatever it is, nobody waits for ever
+            asyncio.get_running_loop().call_soon(done, error, memoryview(b""))
+
+    def _finish(
+        self, batch: list[_Waiting], begun: float, result: Result | Exception, values: memoryview
+    ) -> None:
+        if isinstance(result, WorkerDiedError):
+            for each in reversed(batch):
+                self._try_again(each)
+        elif isinstance(result, Exception):
+            self._fail(batch, result)
+        else:
+            try:
+                outputs = arrays_from_payload(values, result.outputs)
+                self._give(batch, outputs, result.run_ms, begun)
+            except Exception as error:  # whatever it is, nobody waits for ever
+                self._fail(batch, error)
+        self.running -= 1
         self._is_alone = False
         self._dispatch()
 
@@ -186,22 +205,6 @@ class Batcher:
         self._timer = None
         self._dispatch()
 
-    async def _run(self, batch: list[_Waiting]) -> None:
-        begun = time.perf_counter()
-        try:
-            message, payload = join_requests([each.request for each in batch], self._pad_token_id)
-            result, values = await self._worker.infer(message, *payload)
-            outputs = arrays_from_payload(values, result.outputs)
-        except WorkerDiedError:
-            for each in reversed(batch):
-                self._try_again(each)
-        except Exception as error:  # whatever it is, nobody waits for ever
-            self._fail(batch, error)
-        else:
-            seconds = time.perf_counter() - begun
-            self._seconds_a_request += (seconds / len(batch) - self._seconds_a_request) / 16
-            self._give(batch, outputs, result.run_ms, begun)
-
     def _try_again(self, waiting: _Waiting) -> None:
         waiting.deaths += 1
         if waiting.answer.done():
@@ -228,17 +231,14 @@ class Batcher:
     def _give(
         self,
         batch: list[_Waiting],
-        outputs: dict[str, NDArray[np.float32]],
+        outputs: dict[str, NDArray[Any]],
         run_ms: float,
         begun: float,
     ) -> None:
-        row, rows = 0, sum(each.request.rows for each in batch)
-        for each in batch:
-            request = each.request
-            end = row + request.rows
-            own = {name: value[row:end] for name, value in outputs.items()}
-            if self._has_row_a_token:
-                own = {name: value[:, : request.length] for name, value in own.items()}
+        seconds = time.perf_counter() - begun
+        self._seconds_a_request += (seconds / len(batch) - self._seconds_a_request) / 16
+        requests = [each.request for each in batch]
+        rows = sum(request.rows for request in requests)
+        for each, own in zip(batch, self._joiner.split(requests, outputs), strict=True):
             if not each.answer.done():
                 each.answer.set_result(Answered(own, 1e3 * (begun - each.arrived), run_ms, rows))
-            row = end

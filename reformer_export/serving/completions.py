@@ -60,7 +60,7 @@ class _Routes:
         completion = Completion(model.worker, model.name, body, options.max_new_tokens)
         self._check_queue(model, len(completion.calls))
         try:
-            await await_answer(completion.begin(), request.receive, options.timeout)
+            await await_answer(completion.begin(), request, options.timeout)
         except BaseException:
             completion.cancel()
             raise

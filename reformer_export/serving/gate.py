@@ -10,12 +10,13 @@ import re
 import secrets
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 import msgspec
-from starlette.exceptions import HTTPException
-from starlette.routing import Route, Router
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
 from reformer_export.errors import ReformerExportError
@@ -31,6 +32,7 @@ from reformer_export.serving.refusals import (
     status_from_error,
 )
 from reformer_export.serving.request_log import RequestRecord
+from reformer_export.serving.timed_protocol import FLUSH
 
 if TYPE_CHECKING:
     from reformer_export.serving.app import Server
@@ -59,11 +61,11 @@ class CutOffError(RefusalError):
 
 
 class Gate:
-    """The ASGI application: `router` behind the checks of `server`."""
+    """The ASGI application: `routes` behind the checks of `server`."""
 
-    def __init__(self, server: Server, router: Router) -> None:
+    def __init__(self, server: Server, routes: Sequence[Route]) -> None:
         self._server = server
-        self._router = router
+        self._routes = routes
         names = {*server.options.allow_hosts, server.options.host}
         is_local = server.options.host in LOOPBACK
         self._hosts = names | LOOPBACK if server.options.allow_hosts or is_local else None
@@ -77,18 +79,19 @@ class Gate:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])
         record = RequestRecord(_choose_id(headers), scope["method"])
-        scope["app"] = self  # for which the router raises what it does not find
         scope["state"] = {**scope.get("state", {}), "record": record}
-        reply = _Reply(send, record)
+        reply = _Reply(send, record, scope["state"].get(FLUSH, lambda: None))
+        route = self._find_route(scope)
         try:
             self._check(scope["path"], headers)
-            await self._router(scope, receive, reply)
+            response = await _choose_endpoint(route, scope["method"])(Request(scope, receive))
+            await response(scope, receive, reply)
         except asyncio.CancelledError:  # at the end of the time for draining
             await self._refuse(scope, CutOffError("server", "its end", "time for an answer"), reply)
         except Exception as error:
-            await self._refuse(scope, _as_refusal(error), reply)
+            await self._refuse(scope, error, reply)
         finally:
-            record.route = self._find_route(scope)
+            record.route = "" if route is None else route.path
             if record.status == 0 or not reply.is_over:
                 record.status = CLIENT_GONE
             self._server.metrics.count_request(record)
@@ -102,12 +105,14 @@ class Gate:
         authorization = headers.get(b"authorization")
         self._server.keys.check(path, None if authorization is None else authorization.decode("latin-1"))
 
-    def _find_route(self, scope: Scope) -> str:
-        """The pattern that the request matches; empty where there is none."""
-        for route in self._router.routes:
-            if isinstance(route, Route) and route.path_regex.match(scope["path"]):
-                return route.path
-        return ""
+    def _find_route(self, scope: Scope) -> Route | None:
+        """What the request's path matches; its parameters are put into the scope."""
+        for route in self._routes:
+            match = route.path_regex.match(scope["path"])
+            if match is not None:
+                scope["path_params"] = match.groupdict()
+                return route
+        return None
 
     async def _refuse(self, scope: Scope, error: Exception, reply: _Reply) -> None:
         record = reply.record
@@ -130,8 +135,10 @@ class Gate:
 class _Reply:
     """`send`, which notes in the record what goes out and adds the request's id."""
 
-    def __init__(self, send: Send, record: RequestRecord) -> None:
+    def __init__(self, send: Send, record: RequestRecord, flush: Callable[[], None]) -> None:
+        """`flush` sends what was written."""
         self._send = send
+        self._flush = flush
         self.record = record
         self.has_begun = False
         self.is_over = False
@@ -140,14 +147,17 @@ class _Reply:
         if message["type"] == "http.response.start":
             self.has_begun = True
             self.record.status = message["status"]
-            message = {
-                **message,
-                "headers": [*message["headers"], (b"x-request-id", self.record.id.encode())],
-            }
-        elif message["type"] == "http.response.body":
-            self.record.bytes_out += len(message.get("body", b""))
-        await self._send(message)
-        if message["type"] == "http.response.body" and not message.get("more_body", False):
+            headers = [*message["headers"], (b"x-request-id", self.record.id.encode())]
+            await self._send({**message, "headers": headers})
+            return
+        body, is_last = message.get("body", b""), not message.get("more_body", False)
+        self.record.bytes_out += len(body)
+        if body:
+            await self._send({"type": message["type"], "body": body, "more_body": True})
+        if message.get("flush", True):
+            self._flush()
+        if is_last:  # alone: the server then sees to the next request, for which the body need not wait
+            await self._send({"type": message["type"], "body": b""})
             self.is_over = True
 
 
@@ -163,14 +173,14 @@ def _name_of_host(host: str) -> str:
     return name.strip("[]").lower()
 
 
-def _as_refusal(error: Exception) -> Exception:
-    """What the router raises, as an error of our own."""
-    if not isinstance(error, HTTPException):
-        return error
-    if error.status_code == 404:
-        return NotFoundError("path", "one that is not served", "one of those that docs/serving.md lists", "")
-    allow = (error.headers or {}).get("Allow", "")
-    return WrongMethodError("method", "another one", allow or "an allowed one", "", allow=allow)
+def _choose_endpoint(route: Route | None, method: str) -> Callable[[Request], Awaitable[Response]]:
+    if route is None:
+        raise NotFoundError("path", "one that is not served", "one of those that docs/serving.md lists", "")
+    if method not in (route.methods or ()):
+        allow = ", ".join(sorted(route.methods or ()))
+        raise WrongMethodError("method", "another one", allow, "", allow=allow)
+    endpoint: Callable[[Request], Awaitable[Response]] = route.endpoint
+    return endpoint
 
 
 def _describe(error: Exception) -> str:

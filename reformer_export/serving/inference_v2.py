@@ -14,19 +14,20 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from reformer_export import __version__
-from reformer_export.artifact.signature import graph_outputs
+from reformer_export.artifact.signature import GraphTensor
 from reformer_export.errors import InputError, one_line_repr
 from reformer_export.runtimes.num_hashes import choose_num_hashes
-from reformer_export.serving import batch_requests
+from reformer_export.serving.joining import Request as InferenceRequest
 from reformer_export.serving.limits import await_answer, read_body
-from reformer_export.serving.model_inputs import check_inputs
 from reformer_export.serving.models import ServedModel
+from reformer_export.serving.parts_response import PartsResponse
 from reformer_export.serving.refusals import NotFoundError, NotReadyError, TooLargeError
 from reformer_export.serving.request_log import record_of
 from reformer_export.serving.tensors_v2 import (
     HEADER_LENGTH,
-    OUTPUT_DATATYPE,
     InferRequest,
+    datatype_of_input,
+    datatype_of_output,
     describe_output,
     read_infer_request,
     write_json_values,
@@ -47,18 +48,19 @@ _BINARY: Final = "application/octet-stream"
 def make_routes(server: Server) -> list[Route]:
     """The protocol's routes."""
     routes = _Routes(server)
-    found = [
+    found = []
+    for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
+        found += [
+            Route(f"{path}/infer", routes.infer, methods=["POST"]),
+            Route(f"{path}/ready", routes.show_model_ready),
+            Route(path, routes.show_model),
+        ]
+    return [
+        *found,
         Route("/v2", routes.show_server),
         Route("/v2/health/live", routes.show_live),
         Route("/v2/health/ready", routes.show_ready),
     ]
-    for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
-        found += [
-            Route(path, routes.show_model),
-            Route(f"{path}/ready", routes.show_model_ready),
-            Route(f"{path}/infer", routes.infer, methods=["POST"]),
-        ]
-    return found
 
 
 class _Routes:
@@ -81,18 +83,15 @@ class _Routes:
 
     async def show_model(self, request: Request) -> Response:
         model = self._find_model(request)
-        inputs = [{"name": name, "datatype": "INT64", "shape": [-1, -1]} for name in model.spec.input_names]
-        outputs = [
-            {"name": output.name, "datatype": OUTPUT_DATATYPE, "shape": output.sizes(-1, -1)}
-            for output in graph_outputs(model.spec, "float32")
-        ]
+        inputs = [(each, datatype_of_input(each)) for each in model.manifest.inputs]
+        outputs = [(each, datatype_of_output(each)) for each in model.manifest.outputs]
         return _json(
             {
                 "name": model.name,
                 "versions": [VERSION],
                 "platform": PLATFORM,
-                "inputs": inputs,
-                "outputs": outputs,
+                "inputs": [_describe_tensor(*each) for each in inputs],
+                "outputs": [_describe_tensor(*each) for each in outputs],
                 "parameters": describe_model(model),
             }
         )
@@ -107,19 +106,19 @@ class _Routes:
         model, options = self._find_model(request), self._server.options
         model.check_accepts()
         body = await read_body(request, options.max_body, options.client_timeout)
-        asked = read_infer_request(body, request.headers.get(HEADER_LENGTH), model.spec.input_names)
+        asked = read_infer_request(body, request.headers.get(HEADER_LENGTH), model.manifest.inputs)
         wanted = _choose_outputs(asked, model)
         made, seconds = self._make_request(asked, model)
         record = record_of(request)
         record.tokens = made.rows * made.length
         if options.log_inputs:
             record.inputs = {name: values.tolist() for name, values in asked.arrays.items()}
-        answered = await await_answer(model.batcher.submit(made), request.receive, seconds)
+        answered = await await_answer(model.batcher.submit(made), request, seconds)
         record.queue_ms, record.run_ms, record.batch = answered.queue_ms, answered.run_ms, answered.rows
         head = {"model_name": model.name, "model_version": VERSION, **({"id": asked.id} if asked.id else {})}
         return await _write_answer(head, {name: answered.outputs[name] for name in wanted}, wanted)
 
-    def _make_request(self, asked: InferRequest, model: ServedModel) -> tuple[batch_requests.Request, float]:
+    def _make_request(self, asked: InferRequest, model: ServedModel) -> tuple[InferenceRequest, float]:
         """What goes into the queue, checked, and the seconds that it may take."""
         unknown = sorted(set(asked.parameters) - set(PARAMETERS))
         if unknown:
@@ -128,13 +127,12 @@ class _Routes:
         rounds = asked.parameters.get("num_hashes")
         if rounds is not None:
             rounds = choose_num_hashes(model.manifest, rounds)
-        ids, mask = check_inputs(model.spec, model.max_length, asked.arrays)
-        size = model.count_output_bytes(*ids.shape)
+        made = model.joiner.check(asked.arrays, model.max_length, rounds)
+        size = made.rows * made.row_bytes
         if size > self._server.options.max_response:
             fix = "send fewer rows at a time, or raise the server's `max_response`"
             limit = self._server.options.max_response
             raise TooLargeError("answer", f"{size} bytes of outputs", f"at most {limit}", fix)
-        made = batch_requests.Request(ids, mask, rounds, size // len(ids))
         return made, self._choose_timeout(asked.parameters.get("timeout"))
 
     def _choose_timeout(self, microseconds: Any) -> float:
@@ -156,6 +154,10 @@ class _Routes:
         return model
 
 
+def _describe_tensor(tensor: GraphTensor, datatype: str) -> dict[str, Any]:
+    return {"name": tensor.name, "datatype": datatype, "shape": tensor.sizes({})}
+
+
 def describe_model(model: ServedModel) -> dict[str, Any]:
     """What a client may want to know of a model besides its tensors."""
     facts = model.worker.facts
@@ -164,6 +166,7 @@ def describe_model(model: ServedModel) -> dict[str, Any]:
         "vocab_size": model.spec.vocab_size,
         "max_length": model.max_length,
         "dtype": model.manifest.dtype,
+        "batches": model.joiner.rule,
         "runs_on": None if facts is None else facts.description,
         "notes": [] if facts is None else facts.notes,
         "artifact_replaced": model.is_replaced,
@@ -172,7 +175,7 @@ def describe_model(model: ServedModel) -> dict[str, Any]:
 
 def _choose_outputs(asked: InferRequest, model: ServedModel) -> dict[str, bool]:
     """The outputs to send and whether each is binary."""
-    names = model.spec.output_names
+    names = [each.name for each in model.manifest.outputs]
     unknown = next((name for name in asked.outputs if name not in names), None)
     if unknown is not None:
         raise InputError("outputs", one_line_repr(unknown), f"of {', '.join(names)}", "leave it out")
@@ -181,7 +184,7 @@ def _choose_outputs(asked: InferRequest, model: ServedModel) -> dict[str, bool]:
 
 
 async def _write_answer(
-    head: dict[str, Any], outputs: Mapping[str, NDArray[np.float32]], wanted: Mapping[str, bool]
+    head: dict[str, Any], outputs: Mapping[str, NDArray[Any]], wanted: Mapping[str, bool]
 ) -> Response:
     """JSON, then binary tensors. Numbers become JSON in pieces, between which other requests have a turn."""
     text, tail = [msgspec.json.encode({**head, "outputs": []})[:-2]], []
@@ -200,7 +203,7 @@ async def _write_answer(
     header = b"".join(text)
     if not tail:
         return Response(header, media_type=_JSON)
-    return Response(b"".join([header, *tail]), media_type=_BINARY, headers={HEADER_LENGTH: str(len(header))})
+    return PartsResponse([header, *tail], media_type=_BINARY, headers={HEADER_LENGTH: str(len(header))})
 
 
 def _json(values: dict[str, Any]) -> Response:

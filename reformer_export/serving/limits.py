@@ -1,16 +1,15 @@
-"""How much a client may send and how long it may take: bodies, slow senders, slow readers, who left."""
+"""How much a client may send and how long an answer may take; who left."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
-import h11
 from starlette.requests import Request
 from starlette.types import Receive
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from reformer_export.errors import ReformerExportError
 from reformer_export.serving.refusals import (
     ClientGoneError,
     SlowClientError,
@@ -18,87 +17,9 @@ from reformer_export.serving.refusals import (
     TooLargeError,
     UnsupportedTypeError,
 )
+from reformer_export.serving.timed_protocol import DEPARTED, IS_LATE
 
 T = TypeVar("T")
-GRACE: Final = 1.0
-"""Seconds for the refusal of a body that is late to be sent, before the connection is cut off."""
-IS_LATE: Final = "is_late"
-"""Of a request's state: its body took too long."""
-_SENT_WHOLE: Final = (h11.DONE, h11.MUST_CLOSE, h11.CLOSED)
-_WORDS: Final = b'{"error": "the request took too long to arrive"}'
-_TIMED_OUT: Final = (
-    b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-type: application/json\r\n"
-    b"content-length: %d\r\n\r\n%s" % (len(_WORDS), _WORDS)
-)
-
-
-class TimedProtocol(H11Protocol):
-    """uvicorn's connection, closed when its client takes more than `client_timeout` seconds to send a whole
-    request, from its first moment or the connection's on, or takes nothing of its answer for so long."""
-
-    client_timeout = 30.0
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        self._sending: asyncio.TimerHandle | None = None
-        self._taking: asyncio.TimerHandle | None = None
-        super().connection_made(transport)
-        self._watch_sender()
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        self._watch_sender()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        for timer in (self._sending, self._taking):
-            if timer is not None:
-                timer.cancel()
-        super().connection_lost(exc)
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        if self._taking is None:
-            self._watch_reader(self.transport.get_write_buffer_size())
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        if self._taking is not None:
-            self._taking.cancel()
-            self._taking = None
-
-    def _watch_reader(self, size: int) -> None:
-        """Close the connection when, in the time given, nothing leaves the `size` bytes that wait."""
-        self._taking = self.loop.call_later(self.client_timeout, self._look_at_reader, size)
-
-    def _look_at_reader(self, size: int) -> None:
-        left = self.transport.get_write_buffer_size()
-        if left < size:
-            self._watch_reader(left)
-        else:
-            self.transport.abort()
-
-    def _watch_sender(self) -> None:
-        """Have the timer run while a request is on its way, and only then."""
-        is_whole = self.conn.their_state in _SENT_WHOLE
-        is_resting = self.conn.their_state is h11.IDLE and self.timeout_keep_alive_task is not None
-        if is_whole or is_resting:
-            if self._sending is not None:
-                self._sending.cancel()
-                self._sending = None
-        elif self._sending is None:
-            self._sending = self.loop.call_later(self.client_timeout, self._refuse_sender)
-
-    def _refuse_sender(self) -> None:
-        """Half a head is answered here, half a body by who reads it; what follows an answer is cut off."""
-        if self.conn.our_state is h11.IDLE:
-            self.transport.write(_TIMED_OUT)
-            self.transport.close()
-        elif self.cycle.response_complete:
-            self.transport.abort()
-        else:
-            self.scope["state"][IS_LATE] = True
-            self.cycle.keep_alive = False
-            self.cycle.message_event.set()
-            self._sending = self.loop.call_later(GRACE, self.transport.abort)
 
 
 async def read_body(request: Request, limit: int, seconds: float) -> bytes:
@@ -139,7 +60,7 @@ def _too_large(got: str, limit: int) -> TooLargeError:
 
 
 async def await_answer(
-    answer: Coroutine[Any, Any, T] | asyncio.Future[T], receive: Receive, seconds: float
+    answer: Coroutine[Any, Any, T] | asyncio.Future[T], request: Request, seconds: float
 ) -> T:
     """What `answer` gives; it is cancelled when the client leaves, or after `seconds`.
 
@@ -148,18 +69,34 @@ async def await_answer(
         TimedOutError: it took longer.
     """
     task = asyncio.ensure_future(answer)
-    gone = asyncio.ensure_future(await_departure(receive))
-    try:
-        await asyncio.wait({task, gone}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        if gone.done():
-            raise ClientGoneError("client", "a closed connection", "one that waits for its answer")
-        fix = "try again later, send less, or raise the server's `timeout`"
-        raise TimedOutError("answer", f"none in {seconds:g} s", "one in that time", fix)
-    finally:
+    departed: asyncio.Future[None] | None = request.scope["state"].get(DEPARTED)
+    gone = departed or asyncio.ensure_future(await_departure(request.receive))
+    reason: list[ReformerExportError] = []
+
+    def give_up(error: ReformerExportError) -> None:
+        reason.append(error)
         task.cancel()
-        gone.cancel()
+
+    def leave(_: object) -> None:
+        give_up(ClientGoneError("client", "a closed connection", "one that waits for its answer"))
+
+    def end() -> None:
+        fix = "try again later, send less, or raise the server's `timeout`"
+        give_up(TimedOutError("answer", f"none in {seconds:g} s", "one in that time", fix))
+
+    timer = asyncio.get_running_loop().call_later(seconds, end)
+    gone.add_done_callback(leave)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        if reason:
+            raise reason[0] from None
+        raise
+    finally:
+        timer.cancel()
+        gone.remove_done_callback(leave)
+        if departed is None:
+            gone.cancel()
 
 
 async def await_departure(receive: Receive) -> None:

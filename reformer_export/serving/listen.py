@@ -14,13 +14,12 @@ import uvicorn
 
 from reformer_export.errors import InputError, one_line
 from reformer_export.serving.app import Server, make_app, make_server
-from reformer_export.serving.limits import TimedProtocol
 from reformer_export.serving.options import ServeOptions
+from reformer_export.serving.timed_protocol import TimedProtocol
 
 LOOK_SECONDS: Final = 1.0
 """Between two looks at the artifacts' folders."""
 BACKLOG: Final = 2048
-MAX_HEAD_BYTES: Final = 2**16
 
 OnReady = Callable[[str, Server], None]
 
@@ -49,7 +48,7 @@ async def _serve(server: Server, on_ready: OnReady) -> int:
 def open_listener(host: str, port: int) -> socket.socket:
     """A socket that listens at the address; InputError where the system refuses it."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
@@ -95,7 +94,6 @@ class _Runner(uvicorn.Server):
             limit_concurrency=options.max_connections + 1,  # the one that asks is counted
             timeout_keep_alive=options.keep_alive,  # type: ignore[arg-type]
             timeout_graceful_shutdown=options.drain,  # type: ignore[arg-type]
-            h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         )
         super().__init__(config)
         self._server = server

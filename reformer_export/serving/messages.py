@@ -12,7 +12,9 @@ Worker to front: `Ready` or `Failed` once; then a `Result` or a `Failure` for ea
 
 from __future__ import annotations
 
+import math
 import struct
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
@@ -21,8 +23,18 @@ from numpy.typing import NDArray
 
 from reformer_export import errors
 from reformer_export.errors import ReformerExportError
+from reformer_export.serving import refusals
 
 PREFIX: Final = struct.Struct("<IQ")
+TYPES: Final = {
+    name: np.dtype(name)
+    for name in (
+        *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+        *("float16", "float32", "float64"),
+    )
+}
+"""Of tensors; bfloat16 goes as float32."""
+_NAMES: Final = {dtype: name for name, dtype in TYPES.items()}
 MAX_HEADER_BYTES: Final = 4 * 2**20
 MAX_PAYLOAD_BYTES: Final = 2**36
 """Of a frame in any case; a connection may have a lower bound."""
@@ -32,7 +44,7 @@ class Start(msgspec.Struct, tag="start", frozen=True):
     """Open the artifact at `path`, whose manifest names `files` (SHA-256 by name): another one is refused.
 
     `runtime`: fields of RuntimeOptions; `concurrency`: runs at once; `max_streams`: sequences that are
-    generated at once, on caches of `max_cache` bytes.
+    generated at once, on caches of `max_cache` bytes; `max_response`: bytes of a run's outputs.
     """
 
     path: str
@@ -41,6 +53,7 @@ class Start(msgspec.Struct, tag="start", frozen=True):
     concurrency: int | None
     max_streams: int
     max_cache: int
+    max_response: int
 
 
 class Ready(msgspec.Struct, tag="ready", frozen=True):
@@ -62,30 +75,33 @@ class Failed(msgspec.Struct, tag="failed", frozen=True):
     parts: tuple[str, str, str, str]
 
 
-class Infer(msgspec.Struct, tag="infer", frozen=True):
-    """One pass. Payload: input_ids int64 [rows, length], then, if `masked`, attention_mask int8 of the same
-    shape."""
-
-    id: int
-    rows: int
-    length: int
-    masked: bool = False
-    num_hashes: int | None = None
-
-
 class Tensor(msgspec.Struct, frozen=True):
-    """An output, float32, and its shape."""
+    """An input or output, its shape, and its type by numpy's name, one of `TYPES`."""
 
     name: str
     shape: tuple[int, ...]
+    dtype: str = "float32"
+
+
+class Infer(msgspec.Struct, tag="infer", frozen=True):
+    """One pass, of the inputs that lie in the payload in this order. Outputs that take no more than `room`
+    bytes are to be written into the shared memory from byte `at` on."""
+
+    id: int
+    inputs: list[Tensor]
+    num_hashes: int | None = None
+    at: int = 0
+    room: int = 0
 
 
 class Result(msgspec.Struct, tag="result", frozen=True):
-    """The outputs of an `Infer`, in the payload in this order, and what the run took."""
+    """The outputs of an `Infer`, one behind the other in this order, and what the run took. They lie in the
+    payload, or, `shared` bytes of them, in the memory where the `Infer` gave them room."""
 
     id: int
     outputs: list[Tensor]
     run_ms: float
+    shared: int = 0
 
 
 class Generate(msgspec.Struct, tag="generate", frozen=True):
@@ -198,23 +214,39 @@ def _decode(side: str, header: bytes | bytearray | memoryview) -> Any:
         raise BrokenFrameError(f"a header that is none: {error}") from error
 
 
+def describe_arrays(arrays: Mapping[str, NDArray[Any]]) -> list[Tensor]:
+    """What a message says of arrays that follow it, or lie elsewhere."""
+    return [Tensor(name, array.shape, _NAMES[array.dtype]) for name, array in arrays.items()]
+
+
+def count_bytes(tensors: list[Tensor]) -> int:
+    """Of all of them; BrokenFrameError for a type or a size that no tensor has."""
+    size = 0
+    for tensor in tensors:
+        if tensor.dtype not in TYPES or min(tensor.shape, default=0) < 0:
+            raise BrokenFrameError(f"a tensor {tensor!r:.80}")
+        size += TYPES[tensor.dtype].itemsize * math.prod(tensor.shape)
+    return size
+
+
 def arrays_from_payload(
-    payload: bytes | bytearray | memoryview, outputs: list[Tensor]
-) -> dict[str, NDArray[np.float32]]:
-    """The outputs by name, without a copy."""
+    payload: bytes | bytearray | memoryview, tensors: list[Tensor]
+) -> dict[str, NDArray[Any]]:
+    """The inputs or outputs by name, without a copy, and not all of them aligned."""
+    size = count_bytes(tensors)
+    if size != len(payload):
+        raise BrokenFrameError(f"a payload of {len(payload)} bytes, where its tensors have {size}")
     arrays, at = {}, 0
-    for tensor in outputs:
-        count = int(np.prod(tensor.shape, dtype=np.int64))
-        arrays[tensor.name] = np.frombuffer(payload, np.float32, count, at).reshape(tensor.shape)
-        at += 4 * count
-    if at != len(payload):
-        raise BrokenFrameError(f"a payload of {len(payload)} bytes, where its tensors have {at}")
+    for tensor in tensors:
+        array = np.frombuffer(payload, TYPES[tensor.dtype], math.prod(tensor.shape), at)
+        arrays[tensor.name] = array.reshape(tensor.shape)
+        at += array.nbytes
     return arrays
 
 
 def error_from_parts(kind: str, parts: tuple[str, str, str, str]) -> ReformerExportError:
     """The error that another process met."""
-    found = getattr(errors, kind, None)
+    found = getattr(errors, kind, None) or getattr(refusals, kind, None)
     if isinstance(found, type) and issubclass(found, ReformerExportError):
         return found(*parts)
     return ReformerExportError(*parts)

@@ -13,13 +13,12 @@ from typing import Final
 
 from reformer_export.artifact.hub import locate_artifact
 from reformer_export.artifact.manifest import MANIFEST_NAME, Manifest, read_manifest
-from reformer_export.batch.batching import count_output_bytes
 from reformer_export.runtimes.source_config import SourceConfig, read_source_config
 from reformer_export.runtimes.tokenizer import Tokenizer, load_tokenizer
 from reformer_export.serving.batch_requests import BatchLimits
 from reformer_export.serving.batcher import Batcher
+from reformer_export.serving.joining import Joiner, make_joiner
 from reformer_export.serving.messages import Start
-from reformer_export.serving.model_inputs import check_takes_ids
 from reformer_export.serving.options import Artifact, ServeOptions
 from reformer_export.serving.worker import Say, Worker
 from reformer_export.spec import ModelSpec
@@ -38,6 +37,7 @@ class ServedModel:
         folder: where it lies.
         manifest: what it said of itself when the server started.
         config: padding and end tokens and labels.
+        joiner: checks its requests, and which of them run together.
         worker: its process.
         read_at: when that was, in seconds since 1970.
         is_replaced: whether another artifact lies in its folder by now; the opened one goes on being served.
@@ -49,8 +49,8 @@ class ServedModel:
         located = locate_artifact(artifact.path, with_engines=options.runtime.is_engine)
         self.folder = Path(os.path.abspath(located))
         self.manifest: Manifest = read_manifest(self.folder)
-        check_takes_ids(self.spec)
         self.config: SourceConfig = read_source_config(self.folder, self.spec.vocab_size)
+        self.joiner: Joiner = make_joiner(self.manifest, self.config.pad_token_id)
         self._say = say
         self._options = options
         self._identity = self._identify()
@@ -63,8 +63,9 @@ class ServedModel:
             options.concurrency,
             options.max_streams,
             options.max_cache,
+            max(2 * options.max_response, 2**20),
         )
-        self.worker = Worker(start, max(2 * options.max_response, 2**20), self._say_of_model)
+        self.worker = Worker(start, start.max_response, self._say_of_model)
         self._batcher: Batcher | None = None
 
     @property
@@ -103,7 +104,7 @@ class ServedModel:
             self._options.max_delay / 1e3,
             self._options.max_queue,
         )
-        self._batcher = Batcher(self.spec, self.worker, limits, self.config.pad_token_id)
+        self._batcher = Batcher(self.joiner, self.worker, limits)
         self._say_of_model(
             "model_ready", pid=self.worker.pid, runs_on=facts.description, concurrency=facts.concurrency
         )
@@ -111,10 +112,6 @@ class ServedModel:
     def check_accepts(self) -> None:
         """NotReadyError where its worker does not run and may not for long."""
         self.worker.check_accepts()
-
-    def count_output_bytes(self, rows: int, length: int) -> int:
-        """Of the outputs of `rows` sequences of `length` tokens, in float32."""
-        return rows * count_output_bytes(self.spec, length)
 
     def look_for_replacement(self) -> None:
         """Say so, once, when another artifact was put where this one was."""

@@ -15,12 +15,16 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from reformer_export.artifact.manifest import Manifest
+from reformer_export.runtimes.named_inputs import count_values, example_inputs, least_sizes
 from reformer_export.serving.models import ServedModel
-from reformer_export.spec import LSHAttentionSpec, ModelSpec
+from reformer_export.serving.tensors_v2 import datatype_of_input
+from reformer_export.spec import LSHAttentionSpec
 
 if TYPE_CHECKING:
     from reformer_export.serving.app import Server
 
+MAX_EXAMPLE_VALUES: Final = 4096
+"""Of an example, which is left out where they are more."""
 PAGE: Final = Path(__file__).with_name("page.html")
 
 
@@ -71,9 +75,10 @@ def describe_model(model: ServedModel, max_new_tokens: int) -> dict[str, Any]:
     """What the page shows of a model; a line of its card is a name, a value, and "good", "bad" or nothing."""
     facts = model.worker.facts
     writes = model.spec.task == "text-generation"
-    lines = [*_describe_origin(model.manifest), *_describe_shape(model.spec)]
-    lines.append(["Weights", f"{_count_bytes(model) / 1e6:,.1f} MB, {model.manifest.dtype}", ""])
-    lines.append(["Longest", f"{model.max_length:,} tokens", ""])
+    lines = [*_describe_origin(model.manifest), *_describe_shape(model.manifest)]
+    lines.append(["Weights", f"{_count_bytes(model) / 1e6:,.1f} MB, {model.manifest.precision}", ""])
+    if not model.manifest.is_custom:
+        lines.append(["Longest", f"{model.max_length:,} tokens", ""])
     if writes:
         steps = facts is not None and facts.decodes
         way = "a step a token, on cached state" if steps else "a whole pass a token (no decode.onnx)"
@@ -86,6 +91,7 @@ def describe_model(model: ServedModel, max_new_tokens: int) -> dict[str, Any]:
         "task": model.spec.task,
         "problem": model.problem,
         "writes": writes,
+        "example": _make_example(model.manifest),
         "max_new_tokens": min(max_new_tokens, model.max_length),
         "card": lines,
     }
@@ -99,14 +105,38 @@ def _describe_origin(manifest: Manifest) -> list[list[str]]:
     return [["Source", f"{name} ({words})" if words else name, ""], ["Tokenizer", text, ""]]
 
 
-def _describe_shape(spec: ModelSpec) -> list[list[str]]:
+def _make_example(manifest: Manifest) -> list[dict[str, Any]] | None:
+    """Inputs of the least sizes, as a request has them, for models that take more than token ids."""
+    if not (manifest.is_custom or manifest.spec.takes_vectors):
+        return None
+    sizes = least_sizes(manifest)
+    if count_values(manifest, sizes) > MAX_EXAMPLE_VALUES:
+        return []
+    arrays = example_inputs(manifest, sizes)
+    return [
+        {
+            "name": each.name,
+            "shape": list(arrays[each.name].shape),
+            "datatype": datatype_of_input(each),
+            "data": arrays[each.name].ravel().tolist(),
+        }
+        for each in manifest.inputs
+        if each.name in arrays
+    ]
+
+
+def _describe_shape(manifest: Manifest) -> list[list[str]]:
+    spec = manifest.spec
     kinds = ["LSH" if isinstance(layer, LSHAttentionSpec) else "local" for layer in spec.layers]
     counts = " and ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
-    lines = [
-        ["Layers", f"{len(kinds)}: {counts}", ""],
-        ["Width", f"{spec.hidden_size:,}, {spec.num_heads} heads of {spec.head_size}", ""],
-        ["Vocabulary", f"{spec.vocab_size:,} ids", ""],
-    ]
+    lines = [["Layers", f"{len(kinds)}: {counts}", ""]]
+    if not manifest.is_custom:
+        lines.append(["Width", f"{spec.hidden_size:,}, {spec.num_heads} heads of {spec.head_size}", ""])
+    if spec.vocab_size:
+        lines.append(["Vocabulary", f"{spec.vocab_size:,} ids", ""])
+    else:
+        lines += [["Takes", str(each), ""] for each in manifest.inputs]
+        lines += [["Gives", str(each), ""] for each in manifest.outputs]
     rounds = sorted({layer.num_hashes for layer in spec.layers if isinstance(layer, LSHAttentionSpec)})
     if rounds:
         lines.append(["Hashes", " or ".join(map(str, rounds)), ""])

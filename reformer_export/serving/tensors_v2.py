@@ -6,7 +6,9 @@ header, whose length a header field names, and behind it the bytes of the tensor
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,12 +16,24 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from reformer_export.artifact.signature import GraphTensor
 from reformer_export.errors import InputError, one_line, one_line_repr
+from reformer_export.runtimes.widen import narrow, widen
 
 HEADER_LENGTH: Final = "Inference-Header-Content-Length"
-DATATYPES: Final[dict[str, Any]] = {"INT64": np.dtype("<i8"), "INT32": np.dtype("<i4")}
-"""Of inputs, by the protocol's names."""
-OUTPUT_DATATYPE: Final = "FP32"
+DATATYPES: Final[dict[str, np.dtype[Any]]] = {
+    **{"INT64": np.dtype("<i8"), "INT32": np.dtype("<i4"), "INT16": np.dtype("<i2"), "INT8": np.dtype("i1")},
+    **{"UINT64": np.dtype("<u8"), "UINT32": np.dtype("<u4")},
+    **{"UINT16": np.dtype("<u2"), "UINT8": np.dtype("u1")},
+    **{"FP32": np.dtype("<f4"), "FP16": np.dtype("<f2"), "FP64": np.dtype("<f8")},
+    "BOOL": np.dtype("?"),
+}
+"""The protocol's names of what numpy has; BF16, which numpy has not, is read into float32."""
+BFLOAT16: Final = "BF16"
+_NAMES_OF_TYPES: Final = {dtype: name for name, dtype in DATATYPES.items()}
+_NAMES: Final = {dtype.name: name for name, dtype in DATATYPES.items()}
+_KINDS: Final = {"i": "iu", "u": "iu", "f": "f", "b": "b"}
+"""numpy's kinds of what stands for each of them in a request."""
 CHUNK: Final = 16384
 """Numbers that are written as JSON at a time, some milliseconds."""
 MAX_INPUTS: Final = 16
@@ -58,29 +72,46 @@ class InferBody(msgspec.Struct):
 class InferRequest:
     """A request whose form is right; its values are still to be checked.
 
-    `arrays`: int64 [rows, length] by input name; `outputs`: the names that are wanted (none: all), each with
-    whether it shall be binary; `binary`: whether those that do not say shall be.
+    `arrays` by input name, each of the kind of numbers and with as many axes as the model's; `outputs`: the
+    names that are wanted (none: all), each with whether it shall be binary; `binary`: whether those that do
+    not say shall be.
     """
 
     id: str
-    arrays: dict[str, NDArray[np.int64]]
+    arrays: dict[str, NDArray[Any]]
     outputs: dict[str, bool | None]
     binary: bool
     parameters: dict[str, Any]
 
 
 _BODY: Final = msgspec.json.Decoder(InferBody)
-_FLAT: Final = msgspec.json.Decoder(list[int])
-_NESTED: Final = msgspec.json.Decoder(list[list[int]])
 
 
-def read_infer_request(body: bytes, header_length: str | None, known: tuple[str, ...]) -> InferRequest:
+@functools.cache
+def _list_decoder(kind: type[Any], depth: int) -> msgspec.json.Decoder[Any]:
+    """Of lists of lists, so many deep, of `kind`."""
+    for _ in range(depth):
+        kind = list[kind]  # type: ignore[valid-type]
+    return msgspec.json.Decoder(kind)
+
+
+def datatype_of_input(tensor: GraphTensor) -> str:
+    """The protocol's name of the graph's type."""
+    return BFLOAT16 if tensor.dtype == "bfloat16" else _NAMES[tensor.dtype]
+
+
+def datatype_of_output(tensor: GraphTensor) -> str:
+    """The protocol's name of what is sent: floats of 16 bits as float32."""
+    return "FP32" if tensor.dtype in ("float16", "bfloat16") else _NAMES[tensor.dtype]
+
+
+def read_infer_request(body: bytes, header_length: str | None, inputs: Sequence[GraphTensor]) -> InferRequest:
     """The request in `body`, whose JSON has `header_length` bytes (None: all of them).
 
     Args:
         body: as it came.
         header_length: of the field `HEADER_LENGTH`.
-        known: names of inputs.
+        inputs: the model's.
 
     Raises:
         InputError: the body is no such request.
@@ -91,12 +122,13 @@ def read_infer_request(body: bytes, header_length: str | None, known: tuple[str,
         raise InputError("id", f"{len(parsed.id)} characters", f"at most {MAX_CHARACTERS}", "shorten it")
     if len(parsed.inputs) > MAX_INPUTS:
         raise InputError("inputs", f"{len(parsed.inputs)}", f"at most {MAX_INPUTS}", GUIDE)
-    arrays: dict[str, NDArray[np.int64]] = {}
+    arrays: dict[str, NDArray[Any]] = {}
+    known = {each.name: each for each in inputs}
     for tensor in parsed.inputs:
         if tensor.name not in known or tensor.name in arrays:
             got = f"{one_line_repr(tensor.name)}{' twice' if tensor.name in arrays else ''}"
             raise InputError("inputs", got, f"each of {', '.join(known)} at most once", GUIDE)
-        values, at = _read_tensor(tensor, body, at)
+        values, at = _read_tensor(tensor, known[tensor.name], body, at)
         arrays[tensor.name] = values
     if at != len(body):
         got = f"{len(body) - at} bytes behind the last tensor"
@@ -143,76 +175,97 @@ def _take_bool(what: str, parameters: dict[str, Any], name: str) -> bool | None:
     return value
 
 
-def _read_tensor(tensor: TensorBody, body: bytes, at: int) -> tuple[NDArray[np.int64], int]:
+def _read_tensor(tensor: TensorBody, wanted: GraphTensor, body: bytes, at: int) -> tuple[NDArray[Any], int]:
     """The values of an input, and where the bytes of the next one begin."""
-    name, count = tensor.name, _count_values(tensor)
-    dtype = DATATYPES.get(tensor.datatype)
-    if dtype is None:
-        expected = " or ".join(DATATYPES)
-        raise InputError(f"{name}, datatype", one_line_repr(tensor.datatype), expected, "give token ids")
+    name, count, datatype = tensor.name, _count_values(tensor, wanted), tensor.datatype
+    _check_datatype(tensor, wanted)
     unknown = sorted(set(tensor.parameters) - {"binary_data_size"})
     if unknown:
         got = f"the parameter {one_line_repr(unknown[0])}"
         raise InputError(name, got, "binary_data_size, or none", GUIDE)
     size = tensor.parameters.get("binary_data_size")
     if size is None:
-        return _read_json_values(tensor, count, dtype), at
+        return _read_json_values(tensor, count), at
+    dtype = np.dtype("<u2") if datatype == BFLOAT16 else DATATYPES[datatype]
     if type(size) is not int or size != count * dtype.itemsize or bytes(tensor.data):
         got = f"binary_data_size {one_line_repr(size)}{' and data' if bytes(tensor.data) else ''}"
-        expected = f"{count * dtype.itemsize} bytes for shape {tensor.shape} of {tensor.datatype}"
+        expected = f"{count * dtype.itemsize} bytes for shape {tensor.shape} of {datatype}"
         raise InputError(name, got, expected, GUIDE)
     if size > len(body) - at:
         got = f"{len(body) - at} bytes left of the body"
         raise InputError(name, got, f"{size} bytes of binary data", "send all of it")
-    values = np.frombuffer(body, dtype, count, at).astype(np.int64, copy=False)
-    return values.reshape(tensor.shape), at + size
+    if datatype == "BOOL" and max(body[at : at + size]) > 1:
+        raise InputError(name, "bytes other than 0 and 1", "BOOL", "send one byte a value")
+    values = np.frombuffer(body, dtype, count, at).reshape(tensor.shape)
+    return widen(values) if datatype == BFLOAT16 else values, at + size
 
 
-def _count_values(tensor: TensorBody) -> int:
+def _check_datatype(tensor: TensorBody, wanted: GraphTensor) -> None:
+    """InputError unless it is one of the kind of numbers that the graph takes."""
+    kind = "f" if wanted.dtype == "bfloat16" else np.dtype(wanted.dtype).kind
+    fitting = [name for name, dtype in DATATYPES.items() if dtype.kind in _KINDS[kind]]
+    fitting += [BFLOAT16] if kind == "f" else []
+    if tensor.datatype not in fitting:
+        got = one_line_repr(tensor.datatype)
+        raise InputError(f"{tensor.name}, datatype", got, " or ".join(fitting), "convert the values")
+
+
+def _count_values(tensor: TensorBody, wanted: GraphTensor) -> int:
     shape = tensor.shape
-    if len(shape) != 2 or not all(1 <= size <= 2**31 for size in shape):
-        expected = "[batch, sequence], at least 1 each"
+    if len(shape) != len(wanted.shape) or not all(1 <= size <= 2**31 for size in shape):
+        expected = f"{wanted.describe_shape()}, at least 1 each"
         raise InputError(f"{tensor.name}, shape", one_line_repr(shape), expected, GUIDE)
-    return shape[0] * shape[1]
+    return math.prod(shape)
 
 
-def _read_json_values(tensor: TensorBody, count: int, dtype: Any) -> NDArray[np.int64]:
-    what, raw = f"{tensor.name}, data", bytes(tensor.data)
+def _read_json_values(tensor: TensorBody, count: int) -> NDArray[Any]:
+    what, raw, datatype = f"{tensor.name}, data", bytes(tensor.data), tensor.datatype
     if not raw:
-        raise InputError(what, "none", f"{count} integers, or binary_data_size", GUIDE)
-    rows = raw[:64].split(b"[", 2)
-    if len(rows) > 2 and not rows[1].strip():
-        nested = _decode(what, _NESTED, raw)
-        lengths = [len(row) for row in nested]
-        if lengths != [tensor.shape[1]] * tensor.shape[0]:
-            got = f"rows of {one_line_repr(lengths)} values"
-            raise InputError(what, got, f"the shape {tensor.shape}", "make them agree")
-        flat = [value for row in nested for value in row]
-    else:
-        flat = _decode(what, _FLAT, raw)
-    if len(flat) != count:
-        raise InputError(what, f"{len(flat)} values", f"{count} for shape {tensor.shape}", "make them agree")
+        raise InputError(what, "none", f"{count} values, or binary_data_size", GUIDE)
+    dtype = np.dtype(np.float32) if datatype == BFLOAT16 else DATATYPES[datatype]
+    element = {"f": float, "b": bool}.get(dtype.kind, int)
+    begin = raw[:64].split(b"[", 2)
+    is_nested = len(begin) > 2 and not begin[1].strip()
+    depth = max(1, len(tensor.shape)) if is_nested else 1
+    values = _array_from_list(what, _decode(what, _list_decoder(element, depth), raw), dtype)
+    if values.size != count or (is_nested and list(values.shape) != tensor.shape):
+        got = f"values of shape {list(values.shape)}" if is_nested else f"{values.size} values"
+        raise InputError(what, got, f"{count} for shape {tensor.shape}", "make them agree")
+    values = values.reshape(tensor.shape)
+    return widen(narrow(values, np.dtype(np.uint16))) if datatype == BFLOAT16 else values
+
+
+def _array_from_list(what: str, found: list[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Numbers, nested or not, as an array of `dtype`, which has them all but for rounding."""
+    widest = {"f": np.float64, "i": np.int64, "u": np.uint64}.get(dtype.kind, np.bool_)
     try:
-        values = np.array(flat, np.int64)
+        values = np.array(found, widest)
     except OverflowError as error:
-        raise InputError(what, "a number of more than 64 bits", "token ids", GUIDE) from error
-    limits = np.iinfo(dtype)
-    if values.size and (values.min() < limits.min or values.max() > limits.max):
-        raise InputError(what, "a number of more bits", tensor.datatype, "use INT64")
-    return values.reshape(tensor.shape)
+        raise InputError(what, "a number of more than 64 bits", "fewer", GUIDE) from error
+    except ValueError as error:
+        raise InputError(what, "lists of unequal length", "equal ones", "make them agree") from error
+    if dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        is_outside = values.size > 0 and (values.min() < limits.min or values.max() > limits.max)
+    else:
+        is_outside = dtype.kind == "f" and bool((np.abs(values) > np.finfo(dtype).max).any())
+    if is_outside:
+        raise InputError(what, "a number of more bits", f"one that {dtype} has", "use a wider datatype")
+    return values.astype(dtype, copy=False)
 
 
-def write_json_values(values: NDArray[np.float32]) -> Iterator[bytes]:
-    """The numbers of an array as JSON's list without its brackets, in pieces; what is not finite is null."""
+def write_json_values(values: NDArray[Any]) -> Iterator[bytes]:
+    """The values of an array as JSON's list without its brackets, in pieces; what is not finite is null."""
     flat = values.reshape(-1)
     for begin in range(0, len(flat), CHUNK):
         piece = msgspec.json.encode(flat[begin : begin + CHUNK].tolist())[1:-1]
         yield piece if begin == 0 else b"," + piece
 
 
-def describe_output(name: str, values: NDArray[np.float32], is_binary: bool) -> dict[str, Any]:
+def describe_output(name: str, values: NDArray[Any], is_binary: bool) -> dict[str, Any]:
     """What a response says of an output, without its values where they are JSON."""
-    head: dict[str, Any] = {"name": name, "datatype": OUTPUT_DATATYPE, "shape": list(values.shape)}
+    datatype = _NAMES_OF_TYPES[values.dtype]
+    head: dict[str, Any] = {"name": name, "datatype": datatype, "shape": list(values.shape)}
     if is_binary:
         head["parameters"] = {"binary_data_size": values.nbytes}
     return head

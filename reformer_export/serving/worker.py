@@ -48,6 +48,9 @@ class WorkerDiedError(Exception):
 
 Sink = Callable[[Answer | None, memoryview], None]
 """Takes an answer and its payload; None where the worker has died."""
+OnRun = Callable[[Result | Exception, memoryview], None]
+"""Takes a run's result and the bytes of its outputs, or the request's error, or WorkerDiedError."""
+_NOTHING: Final = memoryview(b"")
 
 
 class Worker:
@@ -107,27 +110,21 @@ class Worker:
             fix = "try again later, or see the server's log"
             raise NotReadyError("model", f"one that does not run: {self.problem}", "a model that runs", fix)
 
-    async def infer(self, message: Infer, *payload: Any) -> tuple[Result, memoryview]:
-        """One pass; its outputs lie in the payload. Raises the request's error, or WorkerDiedError."""
-        answered: asyncio.Future[tuple[Answer | None, memoryview]] = (
-            asyncio.get_running_loop().create_future()
-        )
+    def infer(self, message: Infer, payload: tuple[Any, ...], done: OnRun) -> None:
+        """One pass; `done` is told of its end, later. Raises WorkerDiedError where it cannot begin."""
+        place = None if self._process is None else self._process.memory.take()
+        room: Any = b"" if place is None else place[1]
 
         def take(answer: Answer | None, values: memoryview) -> None:
-            if not answered.done():
-                answered.set_result((answer, values))
+            """Keeps the room, into which the worker may write until it has answered, whoever still waits."""
+            if isinstance(answer, Result):
+                done(answer, memoryview(room)[: answer.shared] if answer.shared else values)
+            elif isinstance(answer, Failure):
+                done(error_from_parts(answer.kind, answer.parts), _NOTHING)
+            else:
+                done(WorkerDiedError(), _NOTHING)
 
-        request_id = self._send(message, payload, take)
-        try:
-            answer, values = await answered
-        finally:
-            self._calls.pop(request_id, None)
-        if answer is None:
-            raise WorkerDiedError
-        if isinstance(answer, Failure):
-            raise error_from_parts(answer.kind, answer.parts)
-        assert isinstance(answer, Result)
-        return answer, values
+        self._send(message, payload, take, at=0 if place is None else place[0], room=len(room))
 
     def generate(self, message: Generate, payload: bytes, sink: Callable[[Any], None]) -> int:
         """Begin a generation, whose answers `sink` takes, None where the worker dies; its id.
@@ -156,12 +153,14 @@ class Worker:
             self._process.connection.close()
             await self._process.end(CLOSING_SECONDS)
 
-    def _send(self, message: Infer | Generate, payload: tuple[Any, ...], sink: Sink) -> int:
+    def _send(self, message: Infer | Generate, payload: tuple[Any, ...], sink: Sink, **fields: Any) -> int:
+        """Send the message with `fields` and an id of its own, which is returned."""
         if self._process is None or not self.is_up:
             raise WorkerDiedError
         self._next_id += 1
+        whole = msgspec.structs.replace(message, id=self._next_id, **fields)
+        self._process.connection.send(whole, *payload)
         self._calls[self._next_id] = sink
-        self._process.connection.send(msgspec.structs.replace(message, id=self._next_id), *payload)
         return self._next_id
 
     async def _launch(self) -> Ready:
@@ -216,7 +215,7 @@ class Worker:
         was_up, self.is_up = self.is_up, False
         calls, self._calls = self._calls, {}
         for sink in calls.values():
-            sink(None, memoryview(b""))
+            sink(None, _NOTHING)
         if self._started is not None and not self._started.done():
             self._started.set_exception(WorkerDiedError())
         if was_up and not self._is_closing:

@@ -1,33 +1,38 @@
-"""The process that holds one artifact open: `python -m reformer_export.serving.worker_process FD`.
+"""The process that holds one artifact open: `python -m reformer_export.serving.worker_process SOCKET MEMORY`.
 
 One session, which `concurrency` threads call at once: on the CPU with one thread each, which answers more
 requests a second than one run at a time with all cores, and holds the weights once. What it is asked comes
-over the socket FD (messages.py); it ends when that closes, and on no signal of a terminal or an init system,
-which the front process answers for both.
+over the socket (messages.py), outputs go into the memory (shared_memory.py), both named by their descriptors;
+it ends when the socket closes, and on no signal of a terminal or an init system, which the front process
+answers for both.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
-import queue
 import signal
 import socket
 import sys
 import threading
 import time
+import traceback
 import warnings
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from mmap import mmap
+from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from reformer_export.errors import ArtifactError, InputError, ReformerExportError
 from reformer_export.runtimes import LeftPaddingWarning, Runtime, RuntimeOptions, load
+from reformer_export.runtimes.named_inputs import count_values, example_inputs, least_sizes
 from reformer_export.serving.channel import Channel
 from reformer_export.serving.failures import failure_from_error
-from reformer_export.serving.generation_worker import GenerationScheduler
+from reformer_export.serving.generation_worker import EXIT_BROKEN, GenerationScheduler
 from reformer_export.serving.messages import (
     BrokenFrameError,
     Cancel,
@@ -37,22 +42,38 @@ from reformer_export.serving.messages import (
     Ready,
     Result,
     Start,
-    Tensor,
+    arrays_from_payload,
+    count_bytes,
+    describe_arrays,
 )
-from reformer_export.serving.refusals import parts_from_error
+from reformer_export.serving.refusals import TooLargeError, parts_from_error
+from reformer_export.serving.shared_memory import map_memory, write_outputs
+
+MAX_FIRST_VALUES: Final = 2**22
+"""Of the inputs of a run before the first request, which is left out where they are more."""
 
 
 def main() -> None:
-    """Serve the socket whose descriptor is the only argument, until it closes."""
+    """Serve the socket, the first argument's descriptor, until it closes; the second is the memory's."""
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, signal.SIG_IGN)
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))
-    with contextlib.suppress(OSError, BrokenFrameError):
-        _serve(channel)
-    os._exit(0)  # threads may be in a run, whose answer nobody waits for
+    memory = map_memory(int(sys.argv[2]))
+    _end_with(functools.partial(_serve, channel, memory))
 
 
-def _serve(channel: Channel) -> None:
+def _end_with(serve: Callable[[], None]) -> None:
+    """End the process when `serve` ends: threads may be in a run, whose answer nobody waits for."""
+    try:
+        with contextlib.suppress(OSError, BrokenFrameError):  # the front has gone
+            serve()
+    except BaseException:
+        traceback.print_exc()
+        os._exit(EXIT_BROKEN)  # without this thread, requests would wait for ever
+    os._exit(0)
+
+
+def _serve(channel: Channel, memory: mmap) -> None:
     got = channel.receive()
     if got is None or not isinstance(got[0], Start):
         return
@@ -64,9 +85,6 @@ def _serve(channel: Channel) -> None:
         return
     ready = _describe(model, start)
     warnings.simplefilter("ignore", LeftPaddingWarning)
-    runs: queue.SimpleQueue[tuple[Infer, bytearray]] = queue.SimpleQueue()
-    for _ in range(ready.concurrency):
-        threading.Thread(target=_run_forever, args=(model, channel, runs), daemon=True).start()
     scheduler = GenerationScheduler(
         model,
         channel.send,
@@ -74,15 +92,60 @@ def _serve(channel: Channel) -> None:
         max_streams=start.max_streams,
         max_cache=start.max_cache,
     )
+    desk = _Desk(model, channel, memory, scheduler, start.max_response)
     channel.send(ready)
-    while (got := channel.receive()) is not None:
-        message, payload = got
-        if isinstance(message, Infer):
-            runs.put((message, payload))
-        elif isinstance(message, Generate):
-            scheduler.submit(message, payload)
-        elif isinstance(message, Cancel):
-            scheduler.cancel(message.id)
+    for _ in range(ready.concurrency):
+        threading.Thread(target=_end_with, args=(desk.serve,), daemon=True).start()
+    desk.serve()
+
+
+@dataclass(frozen=True)
+class _Desk:
+    """Where requests are received, by one thread at a time. The one that received a run does it, and another
+    receives on: there is one thread more than the front process lets runs go on at once."""
+
+    model: Runtime
+    channel: Channel
+    memory: mmap
+    scheduler: GenerationScheduler
+    max_response: int
+    turn: threading.Lock = field(default_factory=threading.Lock)
+
+    def serve(self) -> None:
+        """Answer until the front has gone."""
+        while (got := self._receive_run()) is not None:
+            self._answer(*got)
+
+    def _receive_run(self) -> tuple[Infer, bytearray] | None:
+        with self.turn:
+            while (got := self.channel.receive()) is not None:
+                message, payload = got
+                if isinstance(message, Infer):
+                    return message, payload
+                if isinstance(message, Generate):
+                    self.scheduler.submit(message, payload)
+                elif isinstance(message, Cancel):
+                    self.scheduler.cancel(message.id)
+        return None
+
+    def _answer(self, message: Infer, payload: bytearray) -> None:
+        try:
+            begun = time.perf_counter()
+            inputs = arrays_from_payload(payload, message.inputs)
+            outputs = self.model.run(inputs, num_hashes=message.num_hashes)
+            run_ms = 1e3 * (time.perf_counter() - begun)
+            tensors = describe_arrays(outputs)
+            size = count_bytes(tensors)
+            _check_size(size, self.max_response)
+        except Exception as error:  # one request's failure is not the worker's
+            self.channel.send(failure_from_error(message.id, error))
+            return
+        if size <= message.room:
+            write_outputs(self.memory, message.at, outputs)
+            self.channel.send(Result(message.id, tensors, run_ms, size))
+        else:
+            arrays = (np.asarray(value, order="C") for value in outputs.values())
+            self.channel.send(Result(message.id, tensors, run_ms), *arrays)
 
 
 def _open_model(start: Start) -> Runtime:
@@ -94,11 +157,13 @@ def _open_model(start: Start) -> Runtime:
     if model.manifest.files != start.files:
         fix = "start the server again to serve the new one"
         raise ArtifactError(start.path, "another artifact than was served", "the same one", fix)
-    length = next(length for length in range(1, model.max_length + 1) if model.spec.takes_length(length))
     try:
-        model.run(np.full((1, length), model.config.pad_token_id, np.int64))
+        sizes = least_sizes(model.manifest)
+        if count_values(model.manifest, sizes) <= MAX_FIRST_VALUES:
+            model.run(example_inputs(model.manifest, sizes))
     except ReformerExportError as error:
-        if not options.is_engine:  # whose profiles may begin at longer sequences
+        # An engine's profiles may begin at longer sequences; what a custom module takes nobody knows.
+        if not options.is_engine and not model.manifest.is_custom:
             raise
         print(f"Note: no run before the first request: {error}", file=sys.stderr, flush=True)
     with contextlib.suppress(InputError):  # no decode.onnx, or no engine of it: whole passes then
@@ -122,31 +187,12 @@ def _describe(model: Runtime, start: Start) -> Ready:
     return Ready(model.description, model.notes, model.max_length, decodes, concurrency, on_gpu)
 
 
-def _run_forever(model: Runtime, channel: Channel, runs: queue.SimpleQueue[tuple[Infer, bytearray]]) -> None:
-    while True:
-        message, payload = runs.get()
-        try:
-            begun = time.perf_counter()
-            outputs = model.run(*_read_inputs(message, payload), num_hashes=message.num_hashes)
-            run_ms = 1e3 * (time.perf_counter() - begun)
-        except Exception as error:  # one request's failure is not the worker's
-            channel.send(failure_from_error(message.id, error))
-            continue
-        arrays = [np.ascontiguousarray(value, np.float32) for value in outputs.values()]
-        tensors = [Tensor(name, array.shape) for name, array in zip(outputs, arrays, strict=True)]
-        try:
-            channel.send(Result(message.id, tensors, run_ms), *arrays)
-        except OSError:
-            return
-
-
-def _read_inputs(message: Infer, payload: bytearray) -> tuple[NDArray[Any], NDArray[Any] | None]:
-    shape = (message.rows, message.length)
-    cells = message.rows * message.length
-    ids = np.frombuffer(payload, np.int64, cells).reshape(shape)
-    if not message.masked:
-        return ids, None
-    return ids, np.frombuffer(payload, np.int8, cells, 8 * cells).reshape(shape)
+def _check_size(size: int, limit: int) -> None:
+    """TooLargeError for outputs that the front process would not take: a custom module's sizes are not all
+    known before it runs."""
+    if size > limit:
+        fix = "send fewer rows at a time, or raise the server's `max_response`"
+        raise TooLargeError("answer", f"{size} bytes of outputs", f"at most {limit}", fix)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from reformer_export.serving.connection import OnLost, OnMessage, WorkerConnection
+from reformer_export.serving.shared_memory import SharedMemory
 
 MODULE: Final = "reformer_export.serving.worker_process"
 SOCKET_BYTES: Final = 4 * 2**20
@@ -23,10 +24,11 @@ STANDARD_ERROR: Final = 2
 
 @dataclass(frozen=True)
 class RunningProcess:
-    """A worker's process and the connection to it."""
+    """A worker's process, the connection to it, and the memory that is its and ours."""
 
     process: asyncio.subprocess.Process
     connection: WorkerConnection
+    memory: SharedMemory
 
     @property
     def pid(self) -> int:
@@ -48,8 +50,9 @@ async def start_process(on_message: OnMessage, on_lost: OnLost, max_payload: int
     It finds the modules that this one finds, and is in the root folder, because Python looks for modules
     where it is, and there no stranger can put any. Its standard output is this one's standard error.
     """
+    memory = SharedMemory(max_payload)
     ours, theirs = socket.socketpair()
-    with theirs:
+    with theirs, contextlib.closing(memory.descriptor):
         for end in (ours, theirs):
             for buffer in (socket.SO_SNDBUF, socket.SO_RCVBUF):
                 end.setsockopt(socket.SOL_SOCKET, buffer, SOCKET_BYTES)
@@ -61,9 +64,10 @@ async def start_process(on_message: OnMessage, on_lost: OnLost, max_payload: int
             "-m",
             MODULE,
             str(theirs.fileno()),
+            str(memory.descriptor.fileno()),
             stdin=subprocess.DEVNULL,
             stdout=STANDARD_ERROR,
-            pass_fds=(theirs.fileno(),),
+            pass_fds=(theirs.fileno(), memory.descriptor.fileno()),
             cwd=os.sep,
             env=environment,
         )
@@ -71,7 +75,7 @@ async def start_process(on_message: OnMessage, on_lost: OnLost, max_payload: int
     _, connection = await loop.create_connection(
         lambda: WorkerConnection(on_message, on_lost, max_payload), sock=ours
     )
-    return RunningProcess(process, connection)
+    return RunningProcess(process, connection, memory)
 
 
 def describe_death(status: int, error: Exception | None) -> str:

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from reformer_export.artifact.hub import locate_artifact
-from reformer_export.artifact.manifest import MODEL_NAME, read_manifest
+from reformer_export.artifact.manifest import MODEL_NAME, Manifest, read_manifest
+from reformer_export.custom_spec import UNLIMITED
 from reformer_export.errors import InputError
 from reformer_export.measure import BenchmarkOptions, run_benchmark
-from reformer_export.measure.contenders import AGAINST, Name
+from reformer_export.measure.contenders import AGAINST, Name, length_dimension
 from reformer_export.measure.node_times import measure_node_times
 from reformer_export.report.bench_page import FULL_ATTENTION, BenchReport
 from reformer_export.report.decoding_page import DecodeReport
@@ -146,18 +147,22 @@ def bench_artifact(
     for note in notes:
         say(f"Note: {note}")
     if request.lengths is None:
-        say(f"Lengths: {', '.join(map(str, lengths))}; the last is the longest that it takes.")
+        is_endless = manifest.is_custom and max(lengths) < runtime.max_length
+        last = "" if is_endless else "; the last is the longest that it takes"
+        say(f"Lengths: {', '.join(map(str, lengths))}{last}.")
     shapes = len(options.lengths) * len(options.batch_sizes)
     with progress("Measured", shapes * (len(setups) + 1)) as advance:
         result = run_benchmark(setups, options, notes, advance)
     nodes = None
     # ONNX Runtime has no bfloat16 on the CPU: what runs there is another graph.
     if request.node_times and placement and placement.provider == CPU and manifest.dtype != "bfloat16":
-        nodes = measure_node_times(out / MODEL_NAME, manifest.spec, max(lengths), placement)
+        nodes = measure_node_times(out / MODEL_NAME, manifest, max(lengths), placement)
     return BenchReport(out, manifest, description, result, nodes, request.node_times)
 
 
 def _choose_lengths(runtime: Runtime, given: Sequence[int] | None) -> tuple[int, ...]:
+    if runtime.manifest.is_custom:
+        return _choose_custom_lengths(runtime.manifest, given)
     if given is None:
         shorter = (n for n in DEFAULT_LENGTHS if n < runtime.max_length and runtime.spec.takes_length(n))
         return (*shorter, runtime.max_length)
@@ -170,4 +175,18 @@ def _choose_lengths(runtime: Runtime, given: Sequence[int] | None) -> tuple[int,
                 "mend `lengths`",
             )
         check_length(runtime.spec, length)
+    return tuple(given)
+
+
+def _choose_custom_lengths(manifest: Manifest, given: Sequence[int] | None) -> tuple[int, ...]:
+    """Sizes of the dimension that is told as the length; 1 where there is none."""
+    name = length_dimension(manifest)
+    least, most = (1, 1) if name is None else manifest.signature.limits[name]
+    if given is None:
+        fitting = [length for length in DEFAULT_LENGTHS if least <= length < most]
+        return (*fitting, most) if most < UNLIMITED else tuple(fitting)
+    for length in given:
+        if not least <= length <= most:
+            expected = manifest.describe_sizes() if name else "1, as no dimension of the module is a length"
+            raise InputError("lengths", length, expected, "mend `lengths`")
     return tuple(given)

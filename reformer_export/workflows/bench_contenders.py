@@ -54,6 +54,8 @@ def _find_what_it_needs(
     missing = missing_packages(name)
     if missing:
         raise _MissingError(f"it needs {' and '.join(missing)}; pip install 'reformer-export[export]'")
+    if manifest.is_custom:
+        raise _MissingError("the module is not in the artifact")
     if isinstance(manifest.spec, LucidrainsSpec):
         if name == "full-attention":
             raise _MissingError("there is none of a model of reformer-pytorch")

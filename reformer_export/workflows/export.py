@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from reformer_export.artifact.decoding import check_decodable
-from reformer_export.artifact.files import require_utf8
+from reformer_export.artifact.files import read_text, require_utf8
 from reformer_export.artifact.folder import check_new_folder, new_folder
 from reformer_export.artifact.manifest import Manifest
 from reformer_export.contract import DEFAULT_OPSET, check_opset
 from reformer_export.errors import InputError, ParityError
 from reformer_export.libraries.packages import COMPARING, COMPARING_LUCIDRAINS, EXPORTING, require_packages
+from reformer_export.low_precision import (
+    INT4_MIN_OPSET,
+    KEPT_BY_DEFAULT,
+    LowPrecision,
+    WeightsType,
+    check_kept,
+)
+from reformer_export.measure.accuracy import check_predicts_tokens
 from reformer_export.runtimes.field_types import check_field_types
 from reformer_export.runtimes.options import options_from_fields
 from reformer_export.spec import DType, LogitsPositions, Task, TokenizerChoice
@@ -26,8 +35,10 @@ if TYPE_CHECKING:
 
     from reformer_export.checkpoints import LoadOptions
     from reformer_export.export import ExportOptions
+    from reformer_export.parity.cost import CostResult
     from reformer_export.parity.decoding_results import DecodingResult
     from reformer_export.parity.results import VerifyResult
+    from reformer_export.parity.session import ParitySession
     from reformer_export.workflows.fields import ExportFields
 
 
@@ -48,6 +59,11 @@ class ExportRequest:
             none and exactly their 258 ids; "bytes" (id = byte + 2); "none" for token ids only.
         feed_forward_slices: cuts the feed-forward's inner dimension: less memory at great lengths.
         decode: add decode.onnx, which continues a sequence at the cost of its new tokens.
+        weights: store the dense layers' weights in "int8", with a scale for each output, or in "int4", with a
+            scale for each block of inputs; None for `dtype`. Embeddings, norms and hashing stay as they are.
+        keep: projections whose weights stay in `dtype`; None for none.
+        data: a UTF-8 text, on which the loss against the original model is measured.
+        max_loss: most bits per character that the artifact may lose on `data`.
         opset: ONNX opset, 18 or later.
         revision: branch, tag or commit of a hub checkpoint.
         config: the keyword arguments of a model of reformer-pytorch, a JSON file; its checkpoint is one file.
@@ -68,6 +84,10 @@ class ExportRequest:
     tokenizer: TokenizerChoice = "auto"
     feed_forward_slices: int = 1
     decode: bool = False
+    weights: WeightsType | None = None
+    keep: tuple[str, ...] | None = None
+    data: Path | None = None
+    max_loss: float | None = None
     opset: int = DEFAULT_OPSET
     revision: str | None = None
     config: Path | None = None
@@ -85,6 +105,29 @@ class ExportRequest:
                 "one of them",
                 "give `max_hashes` alone to choose at run time, or `num_hashes` alone for a fixed number",
             )
+        self._check_weights()
+
+    def _check_weights(self) -> None:
+        if self.weights is None and self.keep is not None:
+            raise InputError("keep", "it without `weights`", "`weights` too", "add it, or leave `keep` out")
+        check_kept(self.keep or ())
+        if self.weights == "int4" and self.opset < INT4_MIN_OPSET:
+            expected = f"an `opset` from {INT4_MIN_OPSET} on, whose operators know it"
+            raise InputError("weights", f"int4 with `opset` {self.opset}", expected, "give a later `opset`")
+        if self.max_loss is not None and not 0 <= self.max_loss < math.inf:
+            raise InputError("max_loss", self.max_loss, "a finite number from 0 up", "choose another")
+        if self.max_loss is not None and self.data is None:
+            raise InputError("max_loss", "it without `data`", "a text to measure it on", "give `data`")
+        if self.data is not None and not self.verify:
+            expected = "`verify`, with which it is measured"
+            raise InputError("data", "it without `verify`", expected, "leave one of them out")
+
+    @property
+    def low_precision(self) -> LowPrecision | None:
+        """What `weights` and `keep` say."""
+        if self.weights is None:
+            return None
+        return LowPrecision(self.weights, KEPT_BY_DEFAULT if self.keep is None else self.keep)
 
     def load_options(self) -> LoadOptions:
         """The part that reads the checkpoint."""
@@ -103,6 +146,7 @@ class ExportRequest:
             runtime_num_hashes=self.max_hashes is not None,
             tokenizer=self.tokenizer,
             decode=self.decode,
+            low_precision=self.low_precision,
         )
 
 
@@ -166,12 +210,16 @@ def export_checkpoint(
     loaded = dataclasses.replace(loaded, source=source_with_path(loaded, out))
     if request.decode:
         check_decodable(loaded.spec)
+    data = None
+    if request.data is not None:
+        check_predicts_tokens(loaded.spec)
+        data = read_text("data", request.data)
     with new_folder(out, request.overwrite) as folder:
         say("Tracing and writing the graph ...")
 
         def compare(manifest: Manifest) -> dict[str, Any]:
             say("Comparing with eager ...")
-            parity = _compare_shortly(folder, manifest, loaded.file or loaded.folder)
+            parity = _compare_shortly(folder, manifest, loaded.file or loaded.folder, request, data)
             for note in parity["notes"]:
                 say(f"Note: {note}.")
             return parity
@@ -189,9 +237,11 @@ def export_checkpoint(
     return ExportedArtifact(out, manifest)
 
 
-def _compare_shortly(folder: Path, manifest: Manifest, checkpoint: Path) -> dict[str, Any]:
-    """The summary of the comparison over a few inputs, and of that of decode.onnx; ParityError when one
-    fails."""
+def _compare_shortly(
+    folder: Path, manifest: Manifest, checkpoint: Path, request: ExportRequest, data: str | None
+) -> dict[str, Any]:
+    """The summary of the comparison over a few inputs, and of that of decode.onnx, and what the artifact
+    loses on the text `data`; ParityError when one fails, or more is lost than may be."""
     from reformer_export.parity.cases import add_num_hashes_cases, default_cases
     from reformer_export.parity.decoding import check_decoding
     from reformer_export.parity.decoding_cases import choose_decoding_cases
@@ -202,11 +252,34 @@ def _compare_shortly(folder: Path, manifest: Manifest, checkpoint: Path) -> dict
     with open_session(folder, checkpoint, manifest=manifest) as session:
         result = sweep(session, cases)
         _require_parity(result)
-        if manifest.decode is None:
-            return result.summary()
-        decoding = check_decoding(session, choose_decoding_cases(manifest, short=True))
-        _require_parity(decoding)
-    return {**result.summary(), "decoding": decoding.summary()}
+        found = result.summary()
+        if manifest.decode is not None:
+            decoding = check_decoding(session, choose_decoding_cases(manifest, short=True))
+            _require_parity(decoding)
+            found["decoding"] = decoding.summary()
+        if data is not None:
+            found["cost"] = _measure_loss(session, request, data).to_dict()
+    return found
+
+
+def _measure_loss(session: ParitySession, request: ExportRequest, data: str) -> CostResult:
+    """On the text of `request.data`; ParityError when more is lost than `request.max_loss`."""
+    from reformer_export.parity.cost import encode_text, measure_cost
+
+    assert request.data is not None
+    cost = measure_cost([session], encode_text(session.runtime, data), request.data.name)
+    (artifact,) = cost.artifacts
+    loss = cost.loss(artifact)
+    assert loss is not None
+    if request.max_loss is not None and loss > request.max_loss:
+        raise ParityError(
+            f"loss on {request.data.name}",
+            f"{loss:.4f} bits per character ({artifact.bits_per_character:.4f}, the original "
+            f"{cost.bits_per_character:.4f})",
+            f"at most {request.max_loss:g}",
+            "nothing was written: name projections in `keep`, or allow more",
+        )
+    return cost
 
 
 def _require_parity(result: VerifyResult | DecodingResult) -> None:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 from reformer_export.libraries.operators import NativeMode
+from reformer_export.low_precision import WeightsType
 from reformer_export.measure.contenders import Name
 from reformer_export.runtimes import RuntimeOptions
 from reformer_export.runtimes.options import Provider, RuntimeName
@@ -30,10 +31,24 @@ class ExportFields(TypedDict, total=False):
     tokenizer: TokenizerChoice
     feed_forward_slices: int
     decode: bool
+    weights: WeightsType | None
+    keep: Sequence[str] | None
+    data: str | os.PathLike[str] | None
+    max_loss: float | None
     opset: int
     revision: str | None
     config: str | os.PathLike[str] | None
     allow_pickle: bool
+    verify: bool
+    overwrite: bool
+
+
+class ModuleFields(TypedDict, total=False):
+    """The fields of `ModuleRequest`."""
+
+    hash_seed: int | None
+    max_length: int | None
+    opset: int
     verify: bool
     overwrite: bool
 
@@ -55,11 +70,13 @@ class VerifyFields(TypedDict, total=False):
     num_hashes: Sequence[int]
     data: str | os.PathLike[str] | None
     data_length: int | None
+    beside: Sequence[str | os.PathLike[str]]
     bisect: str | os.PathLike[str] | None
     details: bool
     seed: int
     device_id: int | None
-    inputs: str | os.PathLike[str] | None
+    inputs: Any
+    module: object
     atol: float | None
     rtol: float | None
 

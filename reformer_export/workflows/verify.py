@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import shlex
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from reformer_export.artifact.engine_record import ENGINE_RUNTIMES
 from reformer_export.artifact.files import read_text
@@ -25,7 +25,7 @@ from reformer_export.measure.accuracy import (
     measure_accuracy,
 )
 from reformer_export.report.verify_report import BisectReport, DataAccuracy, RuntimeReport, VerifyReport
-from reformer_export.runtimes import Runtime
+from reformer_export.runtimes import Runtime, RuntimeOptions
 from reformer_export.runtimes.num_hashes import choose_num_hashes
 from reformer_export.runtimes.options import ONNXRUNTIME, options_from_fields
 from reformer_export.runtimes.ort import OnnxRuntime
@@ -34,17 +34,26 @@ from reformer_export.spec import LSHAttentionSpec
 from reformer_export.workflows.checkpoint_source import find_checkpoint
 from reformer_export.workflows.progress import Progress, Say, say_nothing, show_no_progress
 from reformer_export.workflows.verify_decoding import compare_decoding, has_decoding, report_drift
-from reformer_export.workflows.verify_inputs import cases_from_file
+from reformer_export.workflows.verify_inputs import (
+    ModuleCalls,
+    check_eager_is_named,
+    find_module,
+    read_calls,
+    read_cases,
+)
 from reformer_export.workflows.verify_request import VerifyRequest
 
 __all__ = ["VerifyRequest", "verify_artifact"]
 
 if TYPE_CHECKING:
+    import torch
     from typing_extensions import Unpack
 
     from reformer_export.parity.cases import Case
+    from reformer_export.parity.cost import CostResult
     from reformer_export.parity.results import VerifyResult
     from reformer_export.parity.session import ParitySession
+    from reformer_export.reference.runs import Eager
     from reformer_export.workflows.fields import VerifyFields
 
 
@@ -57,6 +66,8 @@ def verify_artifact(
     **fields: Unpack[VerifyFields],
 ) -> VerifyReport:
     """Compare the artifact in the folder `out` with eager over lengths, batches and masks.
+
+    Eager is the checkpoint's model; of an artifact of the task custom the `module` that it was made of.
 
     Args:
         out: the artifact's folder, or its hub id.
@@ -80,37 +91,41 @@ def verify_artifact(
     if isinstance(manifest.spec, LucidrainsSpec):
         require_packages("verifying", COMPARING_LUCIDRAINS)
     text = None if request.data is None else _read_text(manifest, request.data)
-    cases = None
-    if request.inputs is not None:
-        cases = cases_from_file(request.inputs, out, manifest, request.batch_sizes)
     for count in request.num_hashes:
         choose_num_hashes(manifest, count)
-    return _Verification(out, manifest, request, text, cases, say, progress).run()
+    check_eager_is_named(manifest, request)
+    if not manifest.is_custom:
+        calls = ModuleCalls(read_cases(out, manifest, request))
+        return _Verification(out, manifest, request, None, text, calls, say, progress).run()
+    if request.beside:
+        got, expected = "it with an artifact of a module of your own", "one of a checkpoint"
+        raise InputError("beside", got, expected, "leave it out")
+    module, inputs = find_module(request, say)
+    calls = read_calls(manifest, request, module, inputs)
+    return _Verification(out, manifest, request, module, text, calls, say, progress).run()
 
 
 @dataclass(frozen=True)
 class _Verification:
-    """One call of `verify_artifact`, whose options were checked; `text` is that of `request.data`, `cases`
-    are those of `request.inputs`."""
+    """One call of `verify_artifact`, whose options were checked; `module` is a user's own, None for a model
+    from a checkpoint; `text` is that of `request.data`, `calls` are those of the inputs that were given."""
 
     out: Path
     manifest: Manifest
     request: VerifyRequest
+    module: torch.nn.Module | None
     text: str | None
-    cases: list[Case] | None
+    calls: ModuleCalls
     say: Say
     progress: Progress
 
     def run(self) -> VerifyReport:
-        from reformer_export.parity.session import open_session
-
-        checkpoint = find_checkpoint(self.out, self.manifest, self.request.checkpoint)
         eager = None
         report = VerifyReport(self.out, self.manifest, ())
         for runtime in self.request.runtimes:
-            options, on_cpu = self.request.options_of(runtime), self.request.options_of(ONNXRUNTIME)
+            options = self.request.options_of(runtime)
             options = dataclasses.replace(options, check=not report.runtimes)  # its files are hashed once
-            with open_session(self.out, checkpoint, options, self.request.seed, eager, on_cpu) as session:
+            with self._open(options, eager) as session:
                 if eager is None:
                     for note in session.eager.notes:
                         self.say(f"Note: {note}.")
@@ -118,22 +133,45 @@ class _Verification:
                 report = self._add_runtime(report, session)
         return report
 
+    def _open(self, options: RuntimeOptions, eager: Eager | None) -> AbstractContextManager[ParitySession]:
+        """A session; `eager` that of an earlier one."""
+        from reformer_export.parity.module_session import open_module_session
+        from reformer_export.parity.session import open_session
+
+        on_cpu, seed = self.request.options_of(ONNXRUNTIME), self.request.seed
+        if self.module is not None:
+            return open_module_session(self.out, self.module, options, seed, on_cpu, self.calls.arguments)
+        return open_session(self.out, self.checkpoint, options, seed, eager, on_cpu)
+
+    @functools.cached_property
+    def checkpoint(self) -> Path:
+        """Where eager is loaded from."""
+        return find_checkpoint(self.out, self.manifest, self.request.checkpoint)
+
     def _add_runtime(self, report: VerifyReport, session: ParitySession) -> VerifyReport:
         """`report` with what `session` gives."""
+        from reformer_export.parity.cost import encode_text
         from reformer_export.parity.details import collect_details
+        from reformer_export.parity.module_details import collect_module_details
+        from reformer_export.parity.module_session import ModuleSession
 
         sweep = self._sweep(session)
-        text = None if self.text is None else _encode_text(session.runtime, self.text)
+        text = None if self.text is None else encode_text(session.runtime, self.text)
         accuracy = None if text is None else self._measure(session.runtime, text)
         decoding = drift = None
         if has_decoding(session):
             decoding = compare_decoding(session, self.request, self.progress)
             drift = report_drift(session, self.request, text, self.progress)
-        runtime = RuntimeReport(sweep, accuracy, decoding, drift)
+        cost = self._measure_cost(session, text) if self._has_cost else None
+        runtime = RuntimeReport(sweep, accuracy, decoding, drift, cost)
         report = dataclasses.replace(report, runtimes=(*report.runtimes, runtime))
         if self.request.details and report.details is None:
             self.say("Looking inside the model for the report ...")
-            details = collect_details(session, [case.case for case in sweep.cases])
+            cases = [case.case for case in sweep.cases]
+            if isinstance(session, ModuleSession):
+                details = collect_module_details(session, cases)
+            else:
+                details = collect_details(session, cases)
             report = dataclasses.replace(report, details=details)
         if self.request.bisect is not None and isinstance(session.runtime, OnnxRuntime):
             report = dataclasses.replace(report, bisect=self._bisect(session, sweep, self.request.bisect))
@@ -142,30 +180,21 @@ class _Verification:
     def _sweep(self, session: ParitySession) -> VerifyResult:
         from reformer_export.parity.sweep import sweep
 
-        cases = self._choose_cases()
-        request = self.request
-        # The default cases, less those that an engine was not built for: only the open runtime knows.
-        by_default = (
-            self.cases is None
-            and request.lengths is None
-            and request.batch_sizes is None
-            and not request.num_hashes
-        )
+        cases = self._choose_cases(session)
         with self.progress("Compared cases", len(cases)) as advance:
-            return sweep(
-                session,
-                None if by_default else cases,
-                lambda _result: advance(1),
-                request.given_tolerance,
-            )
+            return sweep(session, cases, lambda _result: advance(1), self.request.given_tolerance)
 
-    def _choose_cases(self) -> list[Case]:
-        from reformer_export.parity.cases import add_num_hashes_cases, choose_cases
+    def _choose_cases(self, session: ParitySession) -> list[Case]:
+        from reformer_export.parity.cases import add_num_hashes_cases
+        from reformer_export.parity.sweep import takes_case
 
-        chosen = self.cases
+        request, chosen = self.request, self.calls.cases
+        counts = dict.fromkeys(request.num_hashes)
+        if chosen is None and request.lengths is None and request.batch_sizes is None and not counts:
+            # Less those that an engine was not built for.
+            return [case for case in session.default_cases() if takes_case(session.runtime, case)]
         if chosen is None:
-            chosen = choose_cases(self.manifest.spec, self.request.lengths, self.request.batch_sizes)
-        counts = dict.fromkeys(self.request.num_hashes)
+            chosen = session.choose_cases(request.lengths, request.batch_sizes)
         if not counts:
             return add_num_hashes_cases(self.manifest, chosen)
         return [dataclasses.replace(case, num_hashes=count) for count in counts for case in chosen]
@@ -189,6 +218,42 @@ class _Verification:
         max_hashes = None if choice is None else choice.max_hashes
         return DataAccuracy(self.request.data.name, max_hashes, dataclasses.replace(measured, rows=rows))
 
+    @property
+    def _has_cost(self) -> bool:
+        """Whether the artifact, or one beside it, is less precise than the original."""
+        from reformer_export.parity.cost import is_lossy
+
+        return self.module is None and (bool(self.request.beside) or is_lossy(self.manifest))
+
+    def _measure_cost(self, session: ParitySession, text: TokenText | None) -> CostResult:
+        """What the artifact, and those beside it, lose against the original."""
+        from reformer_export.parity.cost import choose_length, choose_sequences, measure_cost
+
+        name = None if self.request.data is None else self.request.data.name
+        length = choose_length(session.spec, self.request.data_length)
+        sequences = len(choose_sequences(session, text, length))
+        with ExitStack() as stack:
+            sessions = [session]
+            for folder in self.request.beside:
+                sessions.append(stack.enter_context(self._open_beside(session, folder)))
+            with self.progress("Sequences beside the original", sequences) as advance:
+                return measure_cost(sessions, text, name, length, advance)
+
+    def _open_beside(self, session: ParitySession, folder: Path) -> AbstractContextManager[ParitySession]:
+        """Another artifact of the same checkpoint, on ONNX Runtime; InputError when it is of another."""
+        from reformer_export.parity.session import open_session
+
+        manifest = read_manifest(folder)
+        if manifest.spec != self.manifest.spec or not _have_one_source(manifest, self.manifest):
+            raise InputError(
+                "beside",
+                f"{folder}, an artifact of another checkpoint, or with other hashing, than {self.out}",
+                "one of the same",
+                "export it again from that checkpoint",
+            )
+        options = self.request.options_of(ONNXRUNTIME)
+        return open_session(folder, Path(), options, self.request.seed, session.eager)
+
     def _bisect(self, session: ParitySession, sweep: VerifyResult, folder: Path) -> BisectReport:
         from reformer_export.parity.bisect import bisect, choose_failing_cases
         from reformer_export.parity.subgraph_folder import write_subgraph
@@ -200,8 +265,9 @@ class _Verification:
         return BisectReport(result, folder, replay)
 
 
-def _encode_text(runtime: Runtime, text: str) -> TokenText:
-    return TokenText(np.asarray(runtime.tokenizer.encode(text), np.int64), len(text))
+def _have_one_source(one: Manifest, other: Manifest) -> bool:
+    """Whether two artifacts were made from the same files."""
+    return one.source.get("files") == other.source.get("files")
 
 
 def _own_num_hashes(manifest: Manifest) -> int | None:

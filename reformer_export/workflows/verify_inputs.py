@@ -1,9 +1,10 @@
-"""A user's own inputs as cases of a comparison, from a file as `run --file` reads it."""
+"""What a user gives to compare with, and on: a module of their own, and inputs as cases of a comparison."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,14 +13,91 @@ from numpy.typing import NDArray
 
 from reformer_export.artifact.manifest import Manifest
 from reformer_export.batch import InputLine, SequenceReader, open_file, refuse_bad_line
+from reformer_export.batch.named_arrays import read_named_arrays
 from reformer_export.errors import InputError
 from reformer_export.runtimes.tokenizer import load_tokenizer
+from reformer_export.workflows.user_module import FORM, load_user_module
+from reformer_export.workflows.verify_request import VerifyRequest, calls_of
 
 if TYPE_CHECKING:
     from reformer_export.parity.cases import Case
+    from reformer_export.reference.module import Arguments
+    from reformer_export.workflows.progress import Say
 
 DEFAULT_BATCH_SIZE: Final = 8
 """Rows: eager takes a batch's memory at once, and an array may have any number of them."""
+
+
+def check_eager_is_named(manifest: Manifest, request: VerifyRequest) -> None:
+    """InputError unless a module is given for an artifact of one, and for no other.
+
+    No artifact says where its module is to be had: that would run code that a stranger names.
+    """
+    if manifest.is_custom and request.module is None:
+        raise InputError(
+            "module",
+            "none, for an artifact of a module of a user's own",
+            "what it is to be compared with",
+            f"give `module`, e.g. {FORM}",
+        )
+    if manifest.is_custom and request.checkpoint is not None:
+        got, fix = "it for an artifact of a module", "leave it out"
+        raise InputError("checkpoint", got, "`module`", fix)
+    if not manifest.is_custom and request.module is not None:
+        got, fix = "it for an artifact of a checkpoint", "leave it out"
+        raise InputError("module", got, "`checkpoint`, or neither", fix)
+    if not manifest.is_custom and request.calls is not None:
+        got, fix = f"{type(request.inputs).__name__}, for an artifact of a checkpoint", "write them to a file"
+        raise InputError("inputs", got, "a file", fix)
+
+
+def find_module(request: VerifyRequest, say: Say) -> tuple[Any, Any]:
+    """The module that is named or given, and the inputs that come with it; None each where there are none."""
+    if isinstance(request.module, str):
+        return load_user_module(request.module, say)
+    return request.module, None
+
+
+def read_cases(out: Path, manifest: Manifest, request: VerifyRequest) -> list[Case] | None:
+    """The sequences of the request's file; None without one."""
+    if request.inputs is None:
+        return None
+    return cases_from_file(request.inputs, out, manifest, request.batch_sizes)
+
+
+@dataclass(frozen=True)
+class ModuleCalls:
+    """What a module is compared on: the user's own `cases`, None for drawn ones; `arguments` of a call with
+    other tensors, None to give these by name."""
+
+    cases: list[Case] | None = None
+    arguments: Arguments | None = None
+
+
+def read_calls(manifest: Manifest, request: VerifyRequest, module: Any, inputs: Any) -> ModuleCalls:
+    """Those of the request's `inputs`, or else of those that came with the module, which only show how it is
+    called where sizes are asked for."""
+    from reformer_export.export.module_values import name_inputs
+    from reformer_export.parity.module_session import cases_from_arrays
+    from reformer_export.reference.module import check_module
+
+    check_module(module)
+    if isinstance(request.inputs, Path):
+        return ModuleCalls(cases_from_arrays(manifest, [read_named_arrays(request.inputs, manifest)]))
+    calls = request.calls
+    is_example = calls is None and (request.lengths is not None or request.batch_sizes is not None)
+    if calls is None:
+        calls = [] if inputs is None else calls_of(inputs)
+    arguments, arrays = None, []
+    names = {each.name for each in manifest.inputs}
+    for each in calls:
+        if isinstance(each, Mapping) and set(each) == names:
+            arrays.append(each)
+            continue
+        found = name_inputs(module, each)
+        arguments = found.arguments
+        arrays.append(dict(zip(found.names, found.tensors, strict=True)))
+    return ModuleCalls(cases_from_arrays(manifest, arrays) if arrays and not is_example else None, arguments)
 
 
 def cases_from_file(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from reformer_export.artifact.engine_record import ENGINE_RUNTIMES
 from reformer_export.errors import InputError
@@ -33,12 +35,18 @@ class VerifyRequest:
             inputs with fewer.
         data: a UTF-8 text, on which next-token loss and speed are measured for several numbers of hashes.
         data_length: tokens of a sequence that `data` is cut into; None for the longest that runs.
+        beside: other artifacts of the same checkpoint, whose size, speed and loss are told with this one's.
         bisect: a new folder; the first node that differs from eager is named, and written there.
         details: also look inside the model on the first runtime, for a report's pictures.
         seed: of the random inputs.
         device_id: as in `RuntimeOptions`.
         inputs: a .npz or .jsonl file as `run --file` reads it, whose sequences are compared, not random ones;
-            neighbours of one length go together, up to `batch_sizes` (None: 8).
+            neighbours of one length go together, up to `batch_sizes` (None: 8). For an artifact of the task
+            custom the inputs of a call of the module, as `export_module` takes them, or a list of such, or a
+            .npz file of arrays by the inputs' names.
+        module: what an artifact of the task custom was made of, in eval mode on the CPU; or where to get it,
+            `package.module:function`, which is imported and called, and returns the module, or the module and
+            `inputs`.
         atol, rtol: the largest error of outputs, `atol` + `rtol` x the largest expected one, in place of the
             dtype's tolerance; None for 0, both for the dtype's.
     """
@@ -57,11 +65,13 @@ class VerifyRequest:
     num_hashes: Sequence[int] = ()
     data: Path | None = None
     data_length: int | None = None
+    beside: tuple[Path, ...] = ()
     bisect: Path | None = None
     details: bool = False
     seed: int = 0
     device_id: int | None = None
-    inputs: Path | None = None
+    inputs: Any = None
+    module: object = None
     atol: float | None = None
     rtol: float | None = None
 
@@ -70,7 +80,10 @@ class VerifyRequest:
         unknown = [name for name in given if isinstance(name, str) and name not in RUNTIMES]
         if unknown:
             raise InputError("runtimes", repr(unknown[0]), " or ".join(RUNTIMES), "name one")
-        check_field_types(self)
+        object.__setattr__(self, "beside", tuple(Path(folder) for folder in self.beside))
+        check_field_types(self, but=("inputs",))
+        if isinstance(self.inputs, str | os.PathLike):
+            object.__setattr__(self, "inputs", Path(os.fsdecode(self.inputs)))
         if not self.runtimes:
             raise InputError("runtimes", "none", " or ".join(RUNTIMES), "name one")
         is_engine = bool(set(self.runtimes) & set(ENGINE_RUNTIMES))
@@ -97,11 +110,21 @@ class VerifyRequest:
                 "leave it out",
             )
         self.options_of(ONNXRUNTIME)  # which refuses what does not go together, before any work
+        if self.calls is not None and self.batch_sizes is not None:
+            got, fix = "it beside arrays", "leave it out: arrays have their own"
+            raise InputError("batch_sizes", got, "`inputs` from a file", fix)
         if self.inputs is not None and self.lengths is not None:
             raise InputError("inputs", "`lengths` too", "one of them", "choose: a file has its own lengths")
         self._check_tolerance()
         if self.data is None and self.data_length is not None:
             raise InputError("data_length", f"{self.data_length} without a text", "`data` too", "add it")
+
+    @property
+    def calls(self) -> list[Any] | None:
+        """`inputs` of each call of a module, where they are not a file's."""
+        if self.inputs is None or isinstance(self.inputs, Path):
+            return None
+        return calls_of(self.inputs)
 
     def _check_tolerance(self) -> None:
         for name in ("atol", "rtol"):
@@ -138,3 +161,8 @@ class VerifyRequest:
             threads=self.threads,
             tf32=self.tf32,
         )
+
+
+def calls_of(inputs: Any) -> list[Any]:
+    """The inputs of each of several calls, which a list holds; else those of one."""
+    return inputs if isinstance(inputs, list) else [inputs]

@@ -80,8 +80,8 @@ def test_a_choice_of_hashes_is_read_as_it_was_written(folder: Path) -> None:
     values = json.loads((folder / "manifest.json").read_text())
     assert values["manifest_version"] == 1  # who does not know of it runs all rounds, which is right
     order = (
-        "manifest_version spec max_length dtype inputs outputs opset operators dial tokenizer decode source "
-        "rotations_sha256 versions files"
+        "manifest_version spec max_length dtype weights kept inputs outputs opset operators dial tokenizer "
+        "decode source rotations_sha256 versions files"
     )
     assert list(values) == [*order.split(), "parity"]
     assert "Only num_hashes = 2 equals transformers' draw" in values["dial"]["note"]

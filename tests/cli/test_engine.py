@@ -63,9 +63,9 @@ def test_options_reach_the_builder(out: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--max", "64"), "--max: got '64', expected batch x length; write e.g. 1x1024"),
+        (("--max", "64"), "--max: got 64, expected batch x length; write e.g. 1x1024"),
         (("--min", "0x1"), "--min: got '0x1'"),
-        (("--opt", "1x2x3"), "--opt: got '1x2x3'"),
+        (("--opt", "1x2x3"), "--opt: got 1x2x3"),
         (("--max", "1x65"), "expected at most 64, the model's limit"),
         (("--compute-capability", "9.0"), "got 9.0, expected one of 7.5, 8.0, 8.9, 12.0"),
         (("--workspace", "much"), "--workspace: got 'much'"),

@@ -74,7 +74,7 @@ def test_what_does_not_work_says_so_in_one_line(exported: Path, tmp_path: Path) 
     for arguments, expected in (
         (("run", out, "some text"), "TEXT 0: got a text, expected vectors"),
         (("run", out, "--ids", "1,2"), "expected rows of 32 real numbers"),
-        (("generate", out, "--prompt", "a"), "tokenizer: got none, as the model takes vectors"),
+        (("generate", out, "--prompt", "a"), "task: got an artifact for feature-extraction"),
         (("generate", out, "--prompt-ids", "1,2"), "task: got an artifact for feature-extraction"),
         (("verify", out, "--data", config), "--data: got an artifact for feature-extraction"),
         (("verify", out, "--lengths", "15"), "15"),

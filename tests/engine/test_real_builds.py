@@ -10,7 +10,7 @@ from typing import Final
 
 import onnx
 import pytest
-from transformers import ReformerModelWithLMHead
+from transformers import ReformerForMaskedLM, ReformerModelWithLMHead
 
 from reformer_export.artifact.engine_record import EngineFlags, EngineProfile, read_engine_record
 from reformer_export.artifact.files import sha256_of_file
@@ -22,6 +22,7 @@ from reformer_export.errors import EngineError, InputError, RuntimeUnavailableEr
 from reformer_export.export import ExportOptions
 from reformer_export.export import write_artifact as export_artifact
 from reformer_export.libraries.tensorrt import TensorRTLibrary
+from reformer_export.low_precision import LowPrecision, WeightsType
 from reformer_export.spec import DTYPES, DType
 from tests.engine.real import require_tensorrt_rtx
 from tests.hf_models import config_t, save_model
@@ -91,6 +92,19 @@ def test_the_demo_model(export: Export, library: TensorRTLibrary, dtype: DType) 
     assert (record.plugin.version, record.plugin.embedded) == (library.version, False)
     weights = (out / MODEL_NAME).stat().st_size
     assert weights * 0.9 < record.engine_bytes < weights + 2**23
+
+
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_weights_of_few_bits(tmp_path: Path, library: TensorRTLibrary, weights: WeightsType) -> None:
+    """TensorRT takes the body of Linear, int8 weights and all; and int4 in blocks."""
+    config = config_t(hidden_act="gelu", hidden_size=32, attention_head_size=16, axial_pos_embds_dim=[16, 16])
+    folder = save_model(tmp_path, config, ReformerForMaskedLM)
+    out = tmp_path / "out"
+    out.mkdir()
+    options = ExportOptions("float16", opset=21, low_precision=LowPrecision(weights))
+    export_artifact(load_huggingface(str(folder), LoadOptions()), out, options)
+    record = build_engine(out, dataclasses.replace(RTX, compute_capabilities=("8.9",))).record
+    assert record.plugin_layers == {"LSHAttention": 1, "LSHBuckets": 1, "LocalAttention": 1}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])

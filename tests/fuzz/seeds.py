@@ -15,13 +15,13 @@ import transformers
 
 from reformer_export import write_triton_repository
 from reformer_export.artifact.engine_record import record_text
+from reformer_export.artifact.manifest import Manifest
 from reformer_export.serving.triton.options import TritonFields
 from reformer_export.serving.triton.record import RECORD_NAME
 from reformer_export.serving.triton.text_format import message_from_text
-from reformer_export.spec import ModelSpec
 from tests.artifact.test_engine_record import RECORD
 from tests.hf_models import config_t, save_model
-from tests.runtimes.artifacts import make_model, make_spec, write_artifact
+from tests.runtimes.artifacts import make_manifest, make_model, make_spec, write_artifact
 
 
 class Seeds:
@@ -53,8 +53,8 @@ class Seeds:
         return struct.pack("<3q", 1, 1, 0)
 
     @functools.cached_property
-    def spec(self) -> ModelSpec:
-        return make_spec()
+    def served(self) -> Manifest:
+        return make_manifest(Path(), make_spec(), "float32", ())
 
     @functools.cached_property
     def engine_record(self) -> Any:

@@ -31,8 +31,8 @@ from reformer_export.serving.completion_body import (
     generations_from_body,
     read_completion_body,
 )
+from reformer_export.serving.joining import make_joiner
 from reformer_export.serving.messages import PREFIX, decode_for_worker, encode_frame
-from reformer_export.serving.model_inputs import check_inputs
 from reformer_export.serving.tensors_v2 import MAX_CHARACTERS, read_infer_request
 from reformer_export.serving.triton.inspection import find_contradictions, inspect_repository
 from reformer_export.serving.triton.record import RECORD_NAME
@@ -190,13 +190,14 @@ def fuzz_infer_request(data: bytes) -> None:
     text = _edited_text(data, SEEDS.infer_request)
     is_edited = data[:1] == b"\x01"
     body, length = (text + SEEDS.binary_mask, str(len(text))) if is_edited else (text, None)
-    asked = read_infer_request(body, length, (IDS_INPUT, MASK_INPUT))
+    manifest = SEEDS.served
+    asked = read_infer_request(body, length, manifest.inputs)
     assert len(asked.id) <= MAX_CHARACTERS
-    spec = SEEDS.spec
-    ids, mask = check_inputs(spec, spec.max_length, asked.arrays)
+    request = make_joiner(manifest, 0).check(asked.arrays, manifest.spec.max_length, None)
+    ids = request.inputs[IDS_INPUT]
     assert ids.min() >= 0
-    assert ids.max() < spec.vocab_size
-    assert mask is None or mask.any(axis=1).all()
+    assert ids.max() < manifest.spec.vocab_size
+    assert request.inputs.get(MASK_INPUT, ids + 1).any(axis=1).all()
 
 
 def fuzz_completion(data: bytes) -> None:

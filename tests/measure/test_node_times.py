@@ -13,7 +13,7 @@ from reformer_export.measure.node_times import (
     rank_operators,
 )
 from reformer_export.runtimes.ort_session import Placement
-from tests.runtimes.artifacts import make_spec, write_artifact
+from tests.runtimes.artifacts import make_manifest, make_spec, write_artifact
 
 
 def test_operators_are_ranked_by_their_time() -> None:
@@ -28,7 +28,7 @@ def test_a_model_s_nodes(tmp_path: Path) -> None:
     gather = next(kernel for kernel in kernels if kernel.op_type == "Gather")
     assert "2x8" in gather.shapes
     assert all(kernel.seconds >= 0 for kernel in kernels)
-    times = measure_node_times(model, make_spec(), 8, placement)
+    times = measure_node_times(model, make_manifest(tmp_path, make_spec(), "float32", ()), 8, placement)
     assert times.length == 8
     assert sum(time.runs for time in times.operators) == len(kernels)
     assert "Gather" in {time.operator for time in times.operators}

@@ -31,6 +31,7 @@ REFERENCES: dict[str, Callable[..., Any]] = {
     "LSHAttentionStep": ops.lsh_attention_step_reference,
     "LocalAttentionStep": ops.local_attention_step_reference,
     "LSHBucketsStep": ops.lsh_buckets_step_reference,
+    "Linear": ops.linear_reference,
 }
 FUNCTIONS = {body.name: body for body in bodies.BODIES}
 INPUT_NAMES = {operator.name: operator.inputs for operator in OPERATORS}
@@ -186,6 +187,7 @@ NATIVE_NAMES = {
     "LSHAttentionStep": "lsh_attention_step",
     "LocalAttentionStep": "local_attention_step",
     "LSHBucketsStep": "lsh_buckets_step",
+    "Linear": "linear",
 }
 BACKENDS: dict[str, Callable[[str, Arrays, dict[str, Any]], Results]] = {
     "onnxruntime-body": run_onnxruntime_body,

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 
 from reformer_export.errors import MissingDependencyError
 from reformer_export.parity import expose
-from reformer_export.parity.expose import expose_points, open_graph
+from reformer_export.parity.expose import WEIGHTS_NAME, expose_points, open_graph
 from reformer_export.parity.points import Point, Role
 from reformer_export.runtimes import ort_binding
 from reformer_export.runtimes.ort_session import CUDA, Placement, open_graph_bytes, open_session
@@ -145,7 +145,7 @@ def test_weights_leave_memory_and_come_back_for_what_is_extracted(model, tmp_pat
     with open_graph(tmp_path / "model.onnx", Placement()) as graph:
         assert graph.runnable.ByteSize() < 4 * SIZE < model.ByteSize()
         graph.expose([S], [T])
-        weights = [path.stat().st_size for path in graph.folder.iterdir() if path.name == "weights"]
+        weights = [path.stat().st_size for path in graph.folder.iterdir() if path.name == WEIGHTS_NAME]
         assert weights == [3 * 4 * SIZE]
         extracted = graph.extract([S], [T])
     (weight,) = extracted.graph.initializer

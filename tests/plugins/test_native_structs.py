@@ -20,6 +20,7 @@ STRUCTS: dict[str, type[ctypes.Structure]] = {
     "reformer_lsh_attention_params": native_structs.LSHAttention,
     "reformer_local_attention_params": native_structs.LocalAttention,
     "reformer_residual_norm_params": native_structs.ResidualNorm,
+    "reformer_linear_params": native_structs.Linear,
     "reformer_lsh_attention_step_params": native_structs.LSHAttentionStep,
     "reformer_local_attention_step_params": native_structs.LocalAttentionStep,
     "reformer_lsh_buckets_step_params": native_structs.LSHBucketsStep,

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 HEADER = (ROOT / "plugins/adapters/operators.h").read_text()
 CONTRACT = (ROOT / "docs/operators.md").read_text()
 OPERATORS = tuple(operator.name for operator in contract.OPERATORS)
-LETTERS = {"H*D": "W", "H or 1": "G", "R*W": "K"}
+LETTERS = {"H*D": "W", "H or 1": "G", "R*W": "K", "...": "M"}
 """How the header spells a size that is no single letter."""
 
 
@@ -49,7 +49,7 @@ def read_contract(name: str) -> Operator:
     section = CONTRACT.split(f"## {name}\n")[1]
     signature, attributes = section.strip("\n").split("\n\n")[:2]
     tensors = []
-    for names, kind, shape in re.findall(r"(\w+(?:, \w+)*) (T|float32|int32) \[([^\]]+)\]", signature):
+    for names, kind, shape in re.findall(r"(\w+(?:, \w+)*) (T|float32|int32|int8) \[([^\]]+)\]", signature):
         letters = "".join(LETTERS.get(size, size) for size in shape.split(", "))
         tensors += [(tensor, kind.lower(), letters) for tensor in names.split(", ")]
     listed = frozenset(re.findall(r"`(\w+)`", attributes))

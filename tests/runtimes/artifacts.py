@@ -16,8 +16,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from reformer_export.artifact.files import sha256_of_file
 from reformer_export.artifact.manifest import MODEL_NAME, Manifest, write_manifest
+from reformer_export.custom_spec import AttentionUse, CustomSpec, CustomTensor, Dimension, custom_spec
 from reformer_export.lucidrains_spec import LucidrainsSpec, NoPositionsSpec
 from reformer_export.spec import (
+    MAX_DIMENSION,
     DType,
     LearnedPositionsSpec,
     LocalAttentionSpec,
@@ -134,6 +136,79 @@ def write_vector_artifact(folder: Path, dtype: DType = "float32") -> Path:
     onnx.save(model, str(folder / MODEL_NAME))
     write_manifest(folder, make_manifest(folder, spec, dtype, (MODEL_NAME,)))
     return folder
+
+
+def make_custom_spec(dtype: DType = "float32", *, has_rows: bool = True) -> CustomSpec:
+    """A module of a user's own with three inputs and two outputs, whose first dimension is rows, unless the
+    second output has none."""
+    batch = "batch"
+    return custom_spec(
+        inputs=(
+            CustomTensor("series", dtype, (batch, "time", 3)),
+            CustomTensor("context", "float32", (batch, 2)),
+            CustomTensor("station", "int32", (batch,)),
+        ),
+        outputs=(
+            CustomTensor("forecast", dtype, (batch, "time", 3)),
+            CustomTensor("known", "bool", (batch,) if has_rows else ()),
+        ),
+        dimensions=(Dimension(batch, 1, MAX_DIMENSION), Dimension("time", 2, 48)),
+        layers=(LSHAttentionSpec(4, 1, 0, num_hashes=2, num_buckets=(2,), hash_seed=7),),
+        uses=(AttentionUse("encoder.attn", 0, "lucidrains", 2, 2, False, 1, 1),),
+    )
+
+
+def write_custom_artifact(folder: Path, dtype: DType = "float32", *, has_rows: bool = True) -> Path:
+    """An artifact of `make_custom_spec`: the forecast is the series plus the context's sum; stations from 5
+    on are known, or, without rows, whether any is."""
+    folder.mkdir(parents=True)
+    spec = make_custom_spec(dtype, has_rows=has_rows)
+    types = {**ELEMENT_TYPES, "int32": TensorProto.INT32, "bool": TensorProto.BOOL}
+    nodes = [
+        helper.make_node("ReduceSum", ["context", "one"], ["sum"], keepdims=1),
+        helper.make_node("Unsqueeze", ["sum", "one"], ["column"]),
+        helper.make_node("Cast", ["column"], ["added"], to=types[dtype]),
+        helper.make_node("Add", ["series", "added"], ["forecast"]),
+        *(
+            [helper.make_node("GreaterOrEqual", ["station", "five"], ["known"])]
+            if has_rows
+            else [helper.make_node("ReduceMax", ["station"], ["last"], keepdims=0)]
+        ),
+        *([] if has_rows else [helper.make_node("GreaterOrEqual", ["last", "five"], ["known"])]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info(each.name, types[each.dtype], each.shape) for each in spec.inputs],
+        [helper.make_tensor_value_info(each.name, types[each.dtype], each.shape) for each in spec.outputs],
+        [
+            numpy_helper.from_array(np.array([1], np.int64), "one"),
+            numpy_helper.from_array(np.array(5, np.int32), "five"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
+    onnx.save(model, str(folder / MODEL_NAME))
+    write_manifest(folder, make_manifest(folder, spec, dtype, (MODEL_NAME,)))
+    return folder
+
+
+def custom_inputs(rows: int, time: int, seed: int = 0) -> dict[str, NDArray[Any]]:
+    """What the module of `make_custom_spec` takes; numbers that every type of floats has."""
+    rng = np.random.default_rng(seed)
+    return {
+        "series": rng.integers(-8, 9, (rows, time, 3)).astype(np.float32),
+        "context": rng.integers(-8, 9, (rows, 2)).astype(np.float32),
+        "station": rng.integers(0, 10, rows, dtype=np.int32),
+    }
+
+
+def custom_outputs(inputs: dict[str, NDArray[Any]], *, has_rows: bool = True) -> dict[str, NDArray[Any]]:
+    """What it answers."""
+    known = inputs["station"] >= 5
+    return {
+        "forecast": inputs["series"] + inputs["context"].sum(axis=1)[:, None, None],
+        "known": known if has_rows else np.array(known.any()),
+    }
 
 
 def make_manifest(folder: Path, spec: ModelSpec, dtype: DType, names: tuple[str, ...]) -> Manifest:

@@ -104,7 +104,7 @@ class Gpu:
     pages: HostPages = field(default_factory=HostPages)
     library: NativeLibrary | None = None
 
-    def open_session(self, model: Path, placement: Placement) -> Session:
+    def open_session(self, model: Path, placement: Placement, **_options: Any) -> Session:
         self.placements.append(placement)
         return Session(open_on_cpu(model), self.log)
 

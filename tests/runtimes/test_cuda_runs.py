@@ -155,10 +155,10 @@ def test_ids_on_the_gpu_without_a_mask_get_one(tmp_path: Path, gpu: Gpu) -> None
             None,
             r"input_ids: got tensor\(float\) on the GPU, expected int64",
         ),
-        (GpuArray(IDS[0]), None, r"input_ids: got an array of shape \[3\]"),
-        (GpuArray(IDS[:, :0]), None, r"input_ids: got an array of shape \[2, 0\]"),
+        (GpuArray(IDS[0]), None, r"input_ids: got shape \[3\]"),
+        (GpuArray(IDS[:, :0]), None, r"input_ids: got shape \[2, 0\]"),
         (GpuArray(np.zeros((1, 65), np.int64)), None, "input_ids: got 65 tokens, expected at most 64"),
-        (GpuArray(IDS), GpuArray(IDS[:1]), r"attention_mask: got shape \[1, 3\], expected \[2, 3\]"),
+        (GpuArray(IDS), GpuArray(IDS[:1]), r"attention_mask: got shape \[1, 3\], .* with batch = 2"),
         (
             GpuArray(IDS),
             np.ones_like(IDS),

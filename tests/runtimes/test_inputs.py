@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reformer_export.errors import InputError
-from reformer_export.runtimes.inputs import LeftPaddingWarning, prepare_inputs
+from reformer_export.runtimes.inputs import describe_left_padding, prepare_inputs
 from tests.runtimes.artifacts import MAX_LENGTH, make_spec
 
 SPEC = make_spec(vocab_size=50)
@@ -101,12 +100,11 @@ def test_masks_that_do_not_fit_are_refused(mask: Any, message: str) -> None:
         prepare([[1, 2, 3]], mask)
 
 
-def test_left_padding_warns_and_right_padding_does_not() -> None:
-    with pytest.warns(LeftPaddingWarning, match=r"rows \[1\] are padded on the left"):
-        prepare([[1, 2, 3], [1, 2, 3]], [[1, 1, 0], [0, 1, 1]])
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        prepare([[1, 2, 3]], np.array([[True, False, True]]))
+def test_left_padding_is_told_and_right_padding_is_not() -> None:
+    _, mask = prepare([[1, 2, 3], [1, 2, 3]], [[1, 1, 0], [0, 1, 1]])
+    assert "rows [1] are padded on the left" in str(describe_left_padding(np.array(mask)))
+    _, mask = prepare([[1, 2, 3]], np.array([[True, False, True]]))
+    assert describe_left_padding(np.array(mask)) is None
 
 
 class Unreadable:

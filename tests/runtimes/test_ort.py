@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -16,10 +17,14 @@ import reformer_export
 from reformer_export.artifact.files import sha256_of_file
 from reformer_export.artifact.manifest import MODEL_NAME
 from reformer_export.errors import ArtifactError, InputError, MissingDependencyError, RuntimeUnavailableError
+from reformer_export.libraries.operators import NativeLibrary
+from reformer_export.low_precision import LowPrecision
 from reformer_export.runtimes import LeftPaddingWarning, load
+from reformer_export.runtimes.ort import describe_products
 from reformer_export.spec import TASKS, DType, Task
 from tests.runtimes.artifacts import (
     make_bare_node_model,
+    make_manifest,
     make_model,
     make_spec,
     next_token_table,
@@ -95,6 +100,22 @@ def test_bfloat16_is_widened_on_the_cpu_and_said_so(tmp_path: Path) -> None:
     model = load(write_artifact(tmp_path / "out", dtype="bfloat16", table=table), provider="cpu")
     assert (model.run([[5]])["logits"] == 1 + 2**-7).all()
     assert "upcast to float32" in model.notes[0]
+
+
+def test_what_products_run_is_said() -> None:
+    def describe(int8: str | None, bfloat16: str | None, **fields: Any) -> list[str]:
+        library = NativeLibrary(Path("x.so"), "1", 6, "AVX2", None, int8, bfloat16)
+        manifest = dataclasses.replace(make_manifest(Path(), make_spec(), "float32", ()), **fields)
+        return describe_products(manifest, library)
+
+    assert describe(None, None) == []
+    assert "upcast to float32" in describe("AMX", None, dtype="bfloat16")[0]
+    assert "run in bfloat16 with AMX" in describe("AMX", "AMX", dtype="bfloat16")[0]
+    assert describe("AMX", None, low_precision=LowPrecision("int8")) == []
+    assert "none of AVX2, VNNI and AMX" in describe(None, None, low_precision=LowPrecision("int8"))[0]
+    assert str(NativeLibrary(Path("x.so"), "1", 6, "AVX2", None, "AMX", "AMX")) == (
+        "1 (ABI 6, AVX2, int8 with AMX, bfloat16 with AMX)"
+    )
 
 
 def test_bfloat16_needs_onnx_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

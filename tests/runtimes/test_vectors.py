@@ -112,6 +112,8 @@ def test_ids_and_vectors_are_not_mixed_up(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="got `input_ids` too"):
             model.run(VECTORS, inputs_embeds=VECTORS)
         with pytest.raises(InputError, match="tokenizer: got none, as the model takes vectors"):
+            model.encode("a")
+        with pytest.raises(InputError, match="got an artifact for feature-extraction"):
             model.generate("a")
         with pytest.raises(InputError, match="takes vectors"):
             model.decode([1])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,14 +15,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from reformer_export.errors import InputError
-from reformer_export.serving.batch_requests import Answered, BatchLimits, Request, join_requests
+from reformer_export.serving.batch_requests import Answered, BatchLimits
 from reformer_export.serving.batcher import Batcher
+from reformer_export.serving.joining import Request, SequenceJoiner
 from reformer_export.serving.messages import Infer, Result, Tensor
 from reformer_export.serving.refusals import NotReadyError, QueueFullError
-from reformer_export.serving.worker import WorkerDiedError
-from tests.runtimes.artifacts import make_spec
+from reformer_export.serving.worker import OnRun, WorkerDiedError
+from tests.runtimes.artifacts import make_manifest, make_spec
 
-SPEC = make_spec()
+JOINER = SequenceJoiner(make_manifest(Path(), make_spec(), "float32", ()), 0)
 """Chunks of 8 tokens: up to 8 nothing is padded, beyond that to a multiple of 8."""
 WIDTH = 3
 
@@ -34,7 +37,7 @@ class PlayedWorker:
         self.gives_up = False
         self.on_change: list[Callable[[], None]] = []
         self.concurrency = concurrency
-        self.batches: list[tuple[int, int]] = []
+        self.batches: list[tuple[int, ...]] = []
         self.seen: list[list[int]] = []
         self.script: Callable[[NDArray[np.int64]], Exception | None] = lambda ids: None
         self.gate = asyncio.Event()
@@ -44,10 +47,19 @@ class PlayedWorker:
         if self.gives_up:
             raise NotReadyError("model", "none")
 
-    async def infer(self, message: Infer, *payload: Any) -> tuple[Result, memoryview]:
-        shape = (message.rows, message.length)
-        ids = np.array(payload[0]).reshape(shape)
-        mask = np.array(payload[1]).reshape(shape) if message.masked else np.ones(shape)
+    def infer(self, message: Infer, payload: tuple[Any, ...], done: OnRun) -> None:
+        def tell(run: asyncio.Task[tuple[Result, memoryview]]) -> None:
+            error = run.exception()
+            done(*(run.result() if error is None else (error, memoryview(b""))))  # type: ignore[arg-type]
+
+        asyncio.ensure_future(self._answer(message, *payload)).add_done_callback(tell)
+
+    async def _answer(self, message: Infer, *payload: Any) -> tuple[Result, memoryview]:
+        ids = np.array(payload[0])
+        shape = message.inputs[0].shape
+        mask = np.array(payload[1]) if len(payload) == 2 else np.ones(shape)
+        assert [each.name for each in message.inputs] == ["input_ids", "attention_mask"][: len(payload)]
+        assert [each.shape for each in message.inputs] == [each.shape for each in payload]
         self.batches.append(shape)
         self.seen.append(sorted(int(row[0]) for row in ids))
         await self.gate.wait()
@@ -55,7 +67,7 @@ class PlayedWorker:
         if error is not None:
             raise error
         lengths = np.broadcast_to(mask.sum(axis=1, keepdims=True), shape)
-        logits = np.stack([ids, lengths, np.full(shape, message.rows)], axis=-1).astype(np.float32)
+        logits = np.stack([ids, lengths, np.full(shape, shape[0])], axis=-1).astype(np.float32)
         tensors = [Tensor("logits", logits.shape)]
         return Result(message.id, tensors, 1.0), memoryview(logits.tobytes())
 
@@ -65,12 +77,13 @@ LIMITS = BatchLimits(rows=4, tokens=64, response=2**20, delay=0.0, waiting=100)
 
 def make_batcher(worker: PlayedWorker, **limits: Any) -> Batcher:
     fields = {**vars(LIMITS), **limits}
-    return Batcher(SPEC, worker, BatchLimits(**fields), pad_token_id=0)
+    return Batcher(JOINER, worker, BatchLimits(**fields))
 
 
 def make_request(length: int, first: int = 5, rows: int = 1, num_hashes: int | None = None) -> Request:
     ids = np.arange(first, first + length, dtype=np.int64)
-    return Request(np.tile(ids, (rows, 1)), None, num_hashes, row_bytes=4 * WIDTH * length)
+    made = JOINER.check({"input_ids": np.tile(ids, (rows, 1))}, 64, num_hashes)
+    return dataclasses.replace(made, row_bytes=4 * WIDTH * length)
 
 
 def run(work: Coroutine[Any, Any, Any]) -> Any:
@@ -80,9 +93,9 @@ def run(work: Coroutine[Any, Any, Any]) -> Any:
 def assert_own(request: Request, answered: Answered) -> None:
     logits = answered.outputs["logits"]
     assert logits.shape == (request.rows, request.length, WIDTH)
-    np.testing.assert_array_equal(logits[..., 0], request.ids)
-    expected = request.length if request.mask is None else request.mask.sum(axis=1, keepdims=True)
-    np.testing.assert_array_equal(logits[..., 1], np.broadcast_to(expected, request.ids.shape))
+    ids = request.inputs["input_ids"]
+    np.testing.assert_array_equal(logits[..., 0], ids)
+    np.testing.assert_array_equal(logits[..., 1], np.full(ids.shape, request.length))
 
 
 @settings(max_examples=60, deadline=None)
@@ -238,29 +251,3 @@ def test_an_error_of_one_is_not_the_others() -> None:
         assert [type(result) for result in results] == [Answered, Answered, InputError, ValueError, Answered]
 
     run(work())
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.tuples(st.integers(1, 3), st.integers(9, 16), st.booleans()), min_size=1, max_size=5))
-def test_joined_rows_are_padded_and_masked(kinds: list[tuple[int, int, bool]]) -> None:
-    rng = np.random.default_rng(len(kinds))
-    requests = []
-    for rows, length, masked in kinds:
-        mask = np.ones((rows, length), np.int8)
-        mask[:, length - 2 :] = 0
-        ids = rng.integers(1, 200, (rows, length))
-        requests.append(Request(ids, mask if masked else None, None, 1))
-    message, payload = join_requests(requests, pad_token_id=0)
-    ids = payload[0]
-    mask = payload[1] if message.masked else np.ones_like(ids)
-    assert message.masked == any(r.mask is not None or r.length != message.length for r in requests)
-    row = 0
-    for request in requests:
-        own_mask = np.ones((request.rows, request.length)) if request.mask is None else request.mask
-        for each, each_mask in zip(request.ids, own_mask, strict=True):
-            np.testing.assert_array_equal(ids[row, : request.length], each)
-            np.testing.assert_array_equal(mask[row, : request.length], each_mask)
-            assert not ids[row, request.length :].any()
-            assert not mask[row, request.length :].any()
-            row += 1
-    assert row == message.rows

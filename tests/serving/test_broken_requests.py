@@ -22,7 +22,7 @@ BROKEN: dict[str, tuple[Broken | bytes, str]] = {
     "not UTF-8": (b'{"id": "\xff"}', "body: got"),
     "a list": (b"[]", "Expected 'object'"),
     "no inputs": (b"{}", "inputs"),
-    "no input_ids": (b'{"inputs": []}', "no input_ids"),
+    "no input_ids": (b'{"inputs": []}', "input_ids: got none"),
     "id": (lambda body: {**body, "id": 5}, "$.id"),
     "parameter": (lambda body: {**body, "parameters": {"sequence_id": 5}}, "sequence_id"),
     "timeout": (lambda body: {**body, "parameters": {"timeout": -5}}, "microseconds"),

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
@@ -15,7 +16,7 @@ import pytest
 from reformer_export import load
 from reformer_export.runtimes import Runtime
 from tests.runtimes.decoders import NATIVE_MODES, decoding_artifact, draw_ids
-from tests.serving.servers import RunningServer, running_server, wait_until
+from tests.serving.servers import RunningServer, make_body, running_server, wait_until
 
 openai = pytest.importorskip("openai", reason="its client is not installed")
 
@@ -33,7 +34,8 @@ def model() -> Iterator[Runtime]:
 @pytest.fixture(scope="module")
 def served() -> Iterator[RunningServer]:
     artifact = decoding_artifact(positions=LONG)
-    with running_server([f"bytes={artifact}"], "--max-queue", "8", "--concurrency", "2") as running:
+    limits = ("--max-queue", "100", "--concurrency", "2", "--client-timeout", "2")
+    with running_server([f"bytes={artifact}"], *limits) as running:
         yield running
 
 
@@ -215,6 +217,25 @@ def test_a_client_that_leaves_ends_its_texts(
     wait_until(lambda: len([e for e in served.log("request") if e["status"] == 499]) == before + 1)
     line = next(line for line in reversed(served.log("request")) if line["status"] == 499)
     assert line["new_tokens"] < 2000
+    wait_until(lambda: served.metric("reformer_generations") == 0)
+
+
+def test_a_client_that_does_not_read_is_let_go(served: RunningServer) -> None:
+    """Its stream, larger than all buffers of the system; others are answered meanwhile."""
+    fields = {"prompt": "\x01" * 500, "echo": True, "n": 128, "max_tokens": 1500, "seed": 5, "stream": True}
+    body = json.dumps({"model": "bytes", **fields, **NO_END}).encode()
+    before = len(served.log("request"))
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(served.address)
+        head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+        connection.sendall(head.encode() + body)
+        wait_until(lambda: served.metric("reformer_generations") == 128)
+        assert served.infer("bytes", make_body([[5]]))[0] == 200
+        wait_until(lambda: any(line["status"] == 499 for line in served.log("request")[before:]))
+    line = next(line for line in served.log("request")[before:] if line["status"] == 499)
+    assert 0 < line["new_tokens"] < 128 * 1500 / 2
+    assert line["bytes"] < 8_000_000
     wait_until(lambda: served.metric("reformer_generations") == 0)
 
 

@@ -41,8 +41,8 @@ from reformer_export.serving.messages import (
 )
 
 TO_WORKER = (
-    Start("/a", {"model.onnx": "0"}, {"threads": 1}, None, 4, 10),
-    Infer(3, 2, 5, True, 4),
+    Start("/a", {"model.onnx": "0"}, {"threads": 1}, None, 4, 10, 99),
+    Infer(3, [Tensor("input_ids", (2, 5), "int64")], 4),
     Generate(4, {"seed": 1}, False),
     Cancel(2**40),
 )
@@ -50,7 +50,7 @@ PARTS = ("what", "got", "expected", "fix")
 TO_FRONT: tuple[ToFront, ...] = (
     Ready("CPU", ["note"], 64, True, 2, False),
     Failed("ArtifactError", PARTS),
-    Result(3, [Tensor("logits", (2, 5, 3))], 1.5),
+    Result(3, [Tensor("logits", (2, 5, 3)), Tensor("n", (), "bool")], 1.5),
     Begun(4, 7, "text"),
     Pieces([Piece(4, [1, 2], "a"), Piece(5, [], "", "eos_token")]),
     Failure(5, "InputError", PARTS),
@@ -147,6 +147,8 @@ def test_a_payload_that_is_not_its_tensors(shape: tuple[int, ...]) -> None:
         arrays_from_payload(bytes(right + 4), tensors)
     with pytest.raises((BrokenFrameError, ValueError)):
         arrays_from_payload(bytes(right - 4), tensors)
+    with pytest.raises(BrokenFrameError):
+        arrays_from_payload(bytes(right), [Tensor("logits", shape, "object")])
 
 
 def test_an_error_keeps_its_class_and_no_other_class_is_made() -> None:

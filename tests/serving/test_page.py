@@ -14,7 +14,7 @@ import pytest
 from reformer_export import load
 from reformer_export.runtimes import Runtime
 from tests.report.browser import QUIET, contrast, find_chromium
-from tests.runtimes.artifacts import write_artifact
+from tests.runtimes.artifacts import write_artifact, write_custom_artifact
 from tests.runtimes.decoders import NATIVE_MODES, decoding_artifact
 from tests.serving.servers import SECONDS, RunningServer, running_server, wait_until
 
@@ -28,7 +28,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     (folder / "keys").write_text(KEY + "\n")
     (folder / "keys").chmod(0o600)
     classes = write_artifact(folder / "classes", "text-classification")
-    artifacts: list[Path | str] = [f"bytes={decoding_artifact(positions=LONG)}", classes]
+    custom = write_custom_artifact(folder / "custom")
+    artifacts: list[Path | str] = [f"bytes={decoding_artifact(positions=LONG)}", classes, custom]
     with running_server(artifacts, "--api-key-file", str(folder / "keys")) as running:
         yield running
 
@@ -121,6 +122,18 @@ def test_a_model_that_does_not_write_takes_token_ids(served: RunningServer) -> N
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), (
             "wider than a phone"
         )
+
+
+def test_a_custom_module_takes_its_inputs_as_json(served: RunningServer) -> None:
+    with open_page(served, dark=False, width=390) as page:
+        page.get_by_label("Model", exact=True).select_option("custom")
+        assert "series float32 [batch, time, 3]" in page.locator("#card").inner_text()
+        page.get_by_role("button", name="Run").click()
+        page.get_by_text("ms.").wait_for()
+        assert "known [1]\nfalse" in page.locator("#text").inner_text()
+        page.get_by_label("Inputs, as JSON").fill("[")
+        page.get_by_role("button", name="Run").click()
+        page.get_by_text("Inputs are a JSON list").wait_for()
 
 
 @pytest.mark.parametrize("dark", [False, True])

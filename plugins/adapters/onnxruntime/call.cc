@@ -18,6 +18,8 @@ int32_t dtype_from_onnx(ONNXTensorElementDataType type) {
       return REFORMER_BFLOAT16;
     case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32:
       return REFORMER_INT32;
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8:
+      return REFORMER_INT8;
     default:
       return -1;  // the kernel's own check words the error
   }
@@ -29,6 +31,20 @@ int32_t dtype_from_onnx(ONNXTensorElementDataType type) {
 
 }  // namespace
 
+reformer_tensor view_element(ONNXTensorElementDataType type) {
+  reformer_tensor tensor{};
+  tensor.dtype = dtype_from_onnx(type);
+  return tensor;
+}
+
+ONNXTensorElementDataType read_input_type(OrtShapeInferContext* context, size_t input) {
+  OrtTensorTypeAndShapeInfo* info = nullptr;  // the context's
+  auto type = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
+  Ort::ThrowOnError(Ort::GetApi().ShapeInferContext_GetInputTypeShape(context, input, &info));
+  Ort::ThrowOnError(Ort::GetApi().GetTensorElementType(info, &type));
+  return type;
+}
+
 reformer_tensor view_tensor(const char* op, const char* name, Ort::ConstValue value) {
   const auto info = value.GetTensorTypeAndShapeInfo();
   const std::vector<int64_t> dims = info.GetShape();
@@ -36,10 +52,9 @@ reformer_tensor view_tensor(const char* op, const char* name, Ort::ConstValue va
     fail(std::string(op) + ": " + name + " has rank " + std::to_string(dims.size()) +
          ", expected at most " + std::to_string(REFORMER_MAX_RANK));
   }
-  reformer_tensor tensor{};
+  reformer_tensor tensor = view_element(info.GetElementType());
   // Inputs are only read.
   tensor.data = const_cast<void*>(value.GetTensorRawData());
-  tensor.dtype = dtype_from_onnx(info.GetElementType());
   tensor.rank = static_cast<int32_t>(dims.size());
   std::copy(dims.begin(), dims.end(), tensor.dims);
   return tensor;

@@ -30,7 +30,12 @@ OrtStatusPtr catch_errors(const Body& body) {
   }
 }
 
+// A tensor of that type, without shape or data.
+reformer_tensor view_element(ONNXTensorElementDataType type);
 reformer_tensor view_tensor(const char* op, const char* name, Ort::ConstValue value);
+
+// The type of a node's input, for shape inference: the operators of all T share one schema.
+ONNXTensorElementDataType read_input_type(OrtShapeInferContext* context, size_t input);
 
 // A node's attributes, for read_parameters.
 class AttributeReader {

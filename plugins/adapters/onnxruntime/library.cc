@@ -3,6 +3,7 @@
 
 #include "adapters/onnxruntime/backend.h"
 #include "adapters/onnxruntime/call.h"
+#include "adapters/onnxruntime/linear.h"
 #include "adapters/onnxruntime/onnxruntime_api.h"
 #include "adapters/onnxruntime/operators.h"
 #include "adapters/operators.h"
@@ -13,9 +14,8 @@ namespace {
 
 // The session keeps pointers to the operators for as long as it lives, so they are never destroyed
 // before the library is.
-template <typename Backend, typename Operator>
-void add_operator(Ort::CustomOpDomain& domain) {
-  using Op = CustomOp<Backend, Operator>;
+template <typename Op>
+void add_types(Ort::CustomOpDomain& domain) {
   static const Op float32(ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT);
   static const Op float16(ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16);
   static const Op bfloat16(ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16);
@@ -27,20 +27,28 @@ void add_operator(Ort::CustomOpDomain& domain) {
 // Operators of a provider that a session does not have are never chosen there.
 template <typename Backend, typename... Operators>
 void add_operators(Ort::CustomOpDomain& domain, OperatorList<Operators...> /*operators*/) {
-  (add_operator<Backend, Operators>(domain), ...);
+  (add_types<CustomOp<Backend, Operators>>(domain), ...);
 }
 
-// Session options refer to the domain without owning it.
-const Ort::CustomOpDomain& reformer_domain() {
-  static const Ort::CustomOpDomain domain = [] {
-    Ort::CustomOpDomain made(kDomain);
-    add_operators<CPUBackend>(made, AllOperators());
+Ort::CustomOpDomain make_domain(bool with_linear) {
+  Ort::CustomOpDomain domain(kDomain);
+  add_operators<CPUBackend>(domain, CUDAOperators());  // all but Linear, which has types of its own
+  if (with_linear) add_linear(domain);
 #ifdef REFORMER_WITH_CUDA
-    add_operators<CUDABackend>(made, CUDAOperators());
+  add_operators<CUDABackend>(domain, CUDAOperators());
 #endif
-    return made;
-  }();
   return domain;
+}
+
+// A session on a GPU would copy what Linear reads and writes, for its kernels are the CPU's: with
+// this entry "0" it keeps the function bodies.
+constexpr const char* kLinearEntry = "reformer.linear";
+
+// Session options refer to the domain without owning it.
+const Ort::CustomOpDomain& choose_domain(Ort::ConstSessionOptions options) {
+  static const Ort::CustomOpDomain whole = make_domain(true);
+  static const Ort::CustomOpDomain without_linear = make_domain(false);
+  return options.GetConfigEntryOrDefault(kLinearEntry, "1") == "0" ? without_linear : whole;
 }
 
 }  // namespace
@@ -57,6 +65,8 @@ extern "C" REFORMER_API OrtStatus* ORT_API_CALL RegisterCustomOps(OrtSessionOpti
     return base->GetApi(1)->CreateStatus(ORT_FAIL, message.c_str());
   }
   Ort::InitApi(api);
-  return ours::catch_errors(
-      [&] { Ort::UnownedSessionOptions(options).Add(ours::reformer_domain()); });
+  return ours::catch_errors([&] {
+    const auto& domain = ours::choose_domain(Ort::ConstSessionOptions(options));
+    Ort::UnownedSessionOptions(options).Add(domain);
+  });
 }

@@ -90,19 +90,11 @@ struct CustomOp : Ort::CustomOpBase<CustomOp<Backend, Operator>, Kernel<Backend,
           if (input.size() != Operator::kInputs[source.input].rule.shape.size()) return;
           shape.push_back(input[source.axis]);
         }
-        const auto type = resolve(rule, read_element_type(ort_context));
+        const auto type =
+            resolve(rule, read_input_type(ort_context, find_element_input<Operator>()));
         Ort::ThrowOnError(context.SetOutputShape(i, shape, type).release());
       }
     });
-  }
-  // T of the node at hand: the operators of all T share one schema.
-  static ONNXTensorElementDataType read_element_type(OrtShapeInferContext* context) {
-    OrtTensorTypeAndShapeInfo* info = nullptr;  // the context's
-    auto type = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
-    Ort::ThrowOnError(Ort::GetApi().ShapeInferContext_GetInputTypeShape(
-        context, find_element_input<Operator>(), &info));
-    Ort::ThrowOnError(Ort::GetApi().GetTensorElementType(info, &type));
-    return type;
   }
   // ONNX Runtime gives both arrays back to ReleaseMayInplace.
   static size_t list_in_place_outputs(int** inputs, int** outputs) {
@@ -121,6 +113,8 @@ struct CustomOp : Ort::CustomOpBase<CustomOp<Backend, Operator>, Kernel<Backend,
         return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
       case Element::kInt32:
         return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32;
+      case Element::kInt8:
+        return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8;
       case Element::kT:
         break;
     }

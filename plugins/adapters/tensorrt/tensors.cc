@@ -60,6 +60,8 @@ DataType resolve_type(const TensorRule& rule, DataType element_type) {
       return DataType::kFLOAT;
     case Element::kInt32:
       return DataType::kINT32;
+    case Element::kInt8:
+      return DataType::kINT8;
     case Element::kT:
       break;
   }

@@ -28,6 +28,8 @@ const char* reformer_status_text(reformer_status status) noexcept {
       return "the device refused the launch";
     case REFORMER_ERROR_LENGTHS:
       return "a row's tokens do not fit";
+    case REFORMER_ERROR_PROCESSOR:
+      return "this processor has no instructions for it";
   }
   return "unknown status";
 }

@@ -19,6 +19,8 @@ const char* dtype_name(int32_t dtype) {
       return "bfloat16";
     case REFORMER_INT32:
       return "int32";
+    case REFORMER_INT8:
+      return "int8";
     default:
       return "unknown";
   }
@@ -64,6 +66,8 @@ int64_t bytes_per_element(int32_t dtype) {
     case REFORMER_FLOAT16:
     case REFORMER_BFLOAT16:
       return 2;
+    case REFORMER_INT8:
+      return 1;
     default:
       return 0;
   }

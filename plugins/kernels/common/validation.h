@@ -46,6 +46,13 @@ struct NormSizes {
   int64_t size = 0;  // N
 };
 
+struct LinearSizes {
+  int64_t rows = 0;     // M
+  int64_t size = 0;     // K
+  int64_t outputs = 0;  // N
+  bool empty = false;   // nothing to write
+};
+
 struct StepSizes {
   int64_t batch = 0;
   int64_t length = 0;  // Q, new tokens that a row has room for
@@ -70,6 +77,11 @@ reformer_status check_local_attention(const reformer_local_attention_params* par
                                       AttentionSizes* sizes);
 reformer_status check_residual_norm(const reformer_residual_norm_params* params, Extent extent,
                                     NormSizes* sizes);
+// A call without `packed` needs the operands of packing; packing needs nothing else.
+reformer_status check_linear(const reformer_linear_params* params, Extent extent,
+                             LinearSizes* sizes);
+reformer_status check_linear_operands(const reformer_linear_params* params, Extent extent,
+                                      LinearSizes* sizes);
 reformer_status check_lsh_attention_step(const reformer_lsh_attention_step_params* params,
                                          Extent extent, StepSizes* sizes);
 reformer_status check_local_attention_step(const reformer_local_attention_step_params* params,

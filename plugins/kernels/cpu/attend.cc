@@ -9,7 +9,6 @@
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/attend.cc"
-#include "hwy/cache_control.h"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
 #include "kernels/cpu/key_tiles-inl.h"
@@ -32,14 +31,15 @@ struct QueryBlock {
 // Tiles whose logits are computed together.
 struct Segment {
   const KeyTile* tiles[kSegmentTiles];
+  size_t keys[kSegmentTiles];     // of each tile, its first ones
   size_t offsets[kSegmentTiles];  // first column of each tile
   size_t count;
   size_t columns;
 };
 
 // Adds window tiles from `next` on until the segment is full, or the cache of tiles is: one more
-// would take the place of the first. `skip_hidden` leaves out tiles that no query of the block may
-// see. False at the window's end.
+// would take the place of the first. `skip_hidden` leaves out tiles, and the rest of a tile, that
+// no query of the block may see. False at the window's end.
 HWY_INLINE bool collect_segment(const AttendJob& job, const QueryBlock& block, bool skip_hidden,
                                 int64_t* next, AttendScratch& scratch, Segment* segment) {
   const AttentionSizes& sizes = job.sizes;
@@ -64,12 +64,14 @@ HWY_INLINE bool collect_segment(const AttendJob& job, const QueryBlock& block, b
     const KeyTile& tile = fetch_tile(job, block.pair, chunk, *next % per_chunk, scratch);
     ++fetched;
     if (skip_hidden && tile.min_visible > limit) continue;
-    const size_t columns = round_up(tile.count, kLanes);
+    const size_t keys = skip_hidden ? count_seen(tile, limit) : tile.count;
+    const size_t columns = round_up(keys, kLanes);
     std::copy(tile.positions, tile.positions + columns,
               scratch.segment_positions + segment->columns);
     std::copy(tile.visible, tile.visible + columns, scratch.segment_visible + segment->columns);
     std::copy(tile.fill, tile.fill + columns, scratch.segment_fill + segment->columns);
     segment->tiles[segment->count] = &tile;
+    segment->keys[segment->count] = keys;
     segment->offsets[segment->count++] = segment->columns;
     segment->columns += columns;
   }
@@ -87,37 +89,88 @@ HWY_INLINE void scale_result(size_t rows, size_t width, const AttendScratch& scr
   }
 }
 
+// Memory that will be needed soon, asked for a little at a time while products keep the processor
+// busy: rows of one head, or in sorted order, are beyond the hardware's own prefetcher, and only so
+// many reads may be under way.
+class RowPrefetch {
+ public:
+  RowPrefetch(const AttendJob& job, const HeadRows& head)
+      : head_(head), length_(job.sizes.length), element_(job.dtype == REFORMER_FLOAT32 ? 4 : 2) {
+    row_bytes_ = static_cast<size_t>(job.sizes.head_size) * element_;
+  }
+
+  void add(const void* tensor, const int32_t* positions, size_t count) {
+    for (size_t i = 0; i < count; ++i) {
+      if (positions[i] >= length_) continue;  // virtual padding
+      rows_[count_++] = static_cast<const char*>(tensor) + head_.offset(positions[i]) * element_;
+    }
+  }
+
+  HWY_INLINE void operator()() {
+    constexpr size_t kBytes = 12 * kCacheLine;
+    for (size_t bytes = 0; bytes < kBytes && next_ < count_; bytes += row_bytes_) {
+      prefetch_row(rows_[next_++], row_bytes_);
+    }
+  }
+
+ private:
+  const HeadRows& head_;
+  int64_t length_;
+  size_t element_;  // bytes
+  size_t row_bytes_;
+  const char* rows_[4 * kQueryRows];
+  size_t count_ = 0;
+  size_t next_ = 0;
+};
+
+// The memory of this block's output and of what its chunk's successor will read.
+HWY_INLINE void foresee_rows(const AttendJob& job, const QueryBlock& block,
+                             const AttendScratch& scratch, RowPrefetch& prefetch) {
+  const AttentionSizes& sizes = job.sizes;
+  const int64_t entries = sizes.rounds * sizes.padded_length;
+  const int64_t next = (block.chunk + sizes.after + 1) * sizes.chunk_length + block.first_row;
+  prefetch.add(job.output, scratch.positions, block.rows);
+  if (next + static_cast<int64_t>(block.rows) > entries) return;
+  int32_t positions[kQueryRows];
+  list_positions(job, block.pair, next, block.rows, positions);
+  prefetch.add(job.key, positions, block.rows);
+  prefetch.add(job.value, positions, block.rows);
+  if (!job.shared_query_key) prefetch.add(job.query, positions, block.rows);
+}
+
 // Takes a segment's keys into row_max, row_sum and result = sum exp(logit - row_max) v.
 HWY_INLINE void attend_segment(const AttendJob& job, size_t rows, const Segment& segment,
-                               bool first, const AttendScratch& scratch) {
+                               bool first, const AttendScratch& scratch, RowPrefetch& prefetch) {
   const size_t size = static_cast<size_t>(job.sizes.head_size);
   const size_t width = round_up(size, kLanes);
   const size_t columns = segment.columns;
   for (size_t t = 0; t < segment.count; ++t) {
     const KeyTile& tile = *segment.tiles[t];
-    multiply<false>(rows, round_up(tile.count, kLanes), size, {scratch.query, width, 1}, tile.keys,
-                    kTileKeys, scratch.logits + segment.offsets[t], columns);
+    multiply<false>(rows, round_up(segment.keys[t], kLanes), size, {scratch.query, width, 1},
+                    tile.keys, kTileKeys, scratch.logits + segment.offsets[t], columns, prefetch);
   }
   if (job.self_logit != kNoSelfLogit) {
-    weigh_segment<true>(job, rows, columns, scratch);
+    weigh_segment<true>(job, rows, columns, scratch, prefetch);
   } else {
-    weigh_segment<false>(job, rows, columns, scratch);
+    weigh_segment<false>(job, rows, columns, scratch, prefetch);
   }
   if (!first) scale_result(rows, width, scratch);
   for (size_t t = 0; t < segment.count; ++t) {
     const KeyTile& tile = *segment.tiles[t];
     const MatrixView weights{scratch.logits + segment.offsets[t], columns, 1};
     if (first && t == 0) {
-      multiply<false>(rows, width, tile.count, weights, tile.values, width, scratch.result, width);
+      multiply<false>(rows, width, segment.keys[t], weights, tile.values, width, scratch.result,
+                      width, prefetch);
     } else {
-      multiply<true>(rows, width, tile.count, weights, tile.values, width, scratch.result, width);
+      multiply<true>(rows, width, segment.keys[t], weights, tile.values, width, scratch.result,
+                     width, prefetch);
     }
   }
 }
 
 // Lowest row_max; kMaskedLogit when some row saw nothing.
 HWY_INLINE float attend_window(const AttendJob& job, const QueryBlock& block, bool skip_hidden,
-                               AttendScratch& scratch) {
+                               AttendScratch& scratch, RowPrefetch& prefetch) {
   std::fill(scratch.row_max, scratch.row_max + kQueryRows, -std::numeric_limits<float>::max());
   std::fill(scratch.row_sum, scratch.row_sum + kQueryRows, 0.0f);
   bool first = true;
@@ -126,7 +179,7 @@ HWY_INLINE float attend_window(const AttendJob& job, const QueryBlock& block, bo
     Segment segment;
     more = collect_segment(job, block, skip_hidden, &next, scratch, &segment);
     if (segment.count == 0) continue;
-    attend_segment(job, block.rows, segment, first, scratch);
+    attend_segment(job, block.rows, segment, first, scratch, prefetch);
     first = false;
   }
   return *std::min_element(scratch.row_max, scratch.row_max + block.rows);
@@ -168,65 +221,49 @@ HWY_INLINE void add_result(const AttendJob& job, const QueryBlock& block, T* out
   }
 }
 
-HWY_INLINE void prefetch_rows(const AttendJob& job, const void* tensor, const HeadRows& head,
-                              const int32_t* positions, size_t count) {
-  const size_t element = job.dtype == REFORMER_FLOAT32 ? 4 : 2;  // bytes
-  const size_t row_bytes = static_cast<size_t>(job.sizes.head_size) * element;
-  for (size_t i = 0; i < count; ++i) {
-    if (positions[i] >= job.sizes.length) continue;  // virtual padding
-    const char* row = static_cast<const char*>(tensor) + head.offset(positions[i]) * element;
-    for (size_t byte = 0; byte < row_bytes; byte += kCacheLine) hwy::Prefetch(row + byte);
-  }
-}
-
-// Asks for the memory this block and its chunk's next tile will touch, while the products of this
-// block keep the processor busy: sorted positions are beyond the hardware's own prefetcher.
-HWY_INLINE void prefetch_block(const AttendJob& job, const QueryBlock& block, const HeadRows& head,
-                               const AttendScratch& scratch) {
-  if (job.order == nullptr) return;
-  const AttentionSizes& sizes = job.sizes;
-  const int64_t entries = sizes.rounds * sizes.padded_length;
-  const int64_t next = (block.chunk + sizes.after + 1) * sizes.chunk_length + block.first_row;
-  if (next + static_cast<int64_t>(block.rows) <= entries) {
-    const int32_t* positions = job.order + (block.pair - job.first_pair) * entries + next;
-    prefetch_rows(job, job.key, head, positions, block.rows);
-    prefetch_rows(job, job.value, head, positions, block.rows);
-  }
-  prefetch_rows(job, job.output, head, scratch.positions, block.rows);
-}
-
 HWY_INLINE void attend_block(const AttendJob& job, const QueryBlock& block,
                              AttendScratch& scratch) {
   const HeadRows head{job.sizes, block.pair / job.sizes.heads, block.pair % job.sizes.heads};
-  prefetch_block(job, block, head, scratch);
+  RowPrefetch prefetch(job, head);
+  foresee_rows(job, block, scratch, prefetch);
   gather_rows(job.dtype, job.query, head, scratch.positions, block.rows, scratch.query);
   // A hidden key weighs exp(-1e9 - max): exactly 0 unless the row sees nothing at all. Only then
   // (a row whose own key has a logit of its own sees that) must hidden tiles be visited.
-  const float lowest = attend_window(job, block, true, scratch);
-  if (!(lowest > 0.9f * kMaskedLogit)) attend_window(job, block, false, scratch);
+  const float lowest = attend_window(job, block, true, scratch, prefetch);
+  if (!(lowest > 0.9f * kMaskedLogit)) attend_window(job, block, false, scratch, prefetch);
   combine_rounds(job, block.pair - job.first_pair, block.rows, scratch);
   dispatch_dtype<hwy::float16_t, hwy::bfloat16_t>(job.dtype, [&](auto element) HWY_ATTR {
     add_result(job, block, static_cast<decltype(element)*>(job.output), scratch);
   });
 }
 
+// Block `index` of the group: strip by strip, chunk by chunk, pair by pair.
+HWY_INLINE QueryBlock locate_block(const AttendJob& job, int64_t index) {
+  const AttentionSizes& sizes = job.sizes;
+  const int64_t per_pair = blocks_per_round(sizes);
+  const int64_t strip = index / (job.strip * per_pair) * job.strip;
+  const int64_t per_chunk = blocks_per_chunk(sizes);
+  const int64_t side_by_side = std::min(job.strip, job.group - strip) * per_chunk;
+  const int64_t in_strip = index - strip * per_pair;
+  const int64_t chunks = sizes.padded_length / sizes.chunk_length;
+  QueryBlock block{};
+  block.pair = job.first_pair + strip + in_strip % side_by_side / per_chunk;
+  block.chunk = job.round * chunks + in_strip / side_by_side;
+  block.first_row = in_strip % per_chunk * static_cast<int64_t>(kQueryRows);
+  return block;
+}
+
 void attend_blocks(const AttendJob& job, AttendScratch& scratch, int64_t begin, int64_t end) {
   const AttentionSizes& sizes = job.sizes;
-  const int64_t chunks = sizes.padded_length / sizes.chunk_length;
-  const int64_t query_rows = static_cast<int64_t>(kQueryRows);
   for (int64_t index = begin; index < end; ++index) {
-    const int64_t in_round = index % blocks_per_round(sizes);
-    const int64_t first_row = in_round % blocks_per_chunk(sizes) * query_rows;
-    QueryBlock block;
-    block.pair = job.first_pair + index / blocks_per_round(sizes);
-    block.chunk = job.round * chunks + in_round / blocks_per_chunk(sizes);
-    const int64_t rows = std::min(query_rows, sizes.chunk_length - first_row);
-    list_positions(job, block.pair, block.chunk * sizes.chunk_length + first_row,
+    QueryBlock block = locate_block(job, index);
+    const int64_t rows =
+        std::min(static_cast<int64_t>(kQueryRows), sizes.chunk_length - block.first_row);
+    list_positions(job, block.pair, block.chunk * sizes.chunk_length + block.first_row,
                    static_cast<size_t>(rows), scratch.positions);
     // Virtual padding sorts behind everything and has no output.
     const auto padding = [&](int32_t position) { return position >= sizes.length; };
     const int32_t* stop = std::find_if(scratch.positions, scratch.positions + rows, padding);
-    block.first_row = first_row;
     block.rows = static_cast<size_t>(stop - scratch.positions);
     if (block.rows == 0) continue;
     block.last_position = *std::max_element(scratch.positions, scratch.positions + block.rows);

@@ -28,6 +28,8 @@ struct AttendJob {
   float self_logit = kNoSelfLogit;  // of a position's own key
 
   int64_t first_pair = 0;  // of the group
+  int64_t group = 0;       // its pairs
+  int64_t strip = 1;       // pairs of the group that take turns, chunk by chunk
   int64_t round = 0;
   const int32_t* order = nullptr;  // [group, R, Lp] positions; null: their own order
   float* lse_max = nullptr;        // [group, L], largest lse so far; unused when R is 1
@@ -41,9 +43,10 @@ struct KeyTile {
   float* values;        // [kTileKeys, padded D]
   int32_t* positions;   // [kTileKeys]
   int32_t* visible;     // [kTileKeys] position, or kMaskedKey
+  int32_t* seen_from;   // [kTileKeys] position of the first query that does not pass the key over
   float* fill;          // [kTileKeys] logit of a hidden key; -inf behind the last key
   size_t count;         // keys
-  int32_t min_visible;  // no query at a lower position sees a key of this tile
+  int32_t min_visible;  // lowest of seen_from: no query at a lower position sees a key of this tile
   int64_t tag;          // which tile of the call it holds; -1 for none
   int64_t stamp;        // when it was used last
 };
@@ -71,8 +74,14 @@ constexpr int32_t kMaskedKey = INT32_MAX;    // later than every causal limit
 constexpr int32_t kNoLimit = INT32_MAX - 1;  // the limit of a query that sees every position
 constexpr float kMaskedLogit = -1e9f;        // design contract, as in HF eager
 
+inline bool needs_order(const AttendJob& job) { return job.shared_query_key && !job.sizes.dense; }
+
+// Heads that take turns where positions are in their own order: their rows are side by side, in the
+// same pages, and the tiles of all of them stay packed.
+int64_t choose_strip(const AttendJob& job);
+
 // Lays out one worker's scratch; with a measuring arena the result is not usable.
-AttendScratch layout_attend_scratch(const AttentionSizes& sizes, WorkspaceArena& arena);
+AttendScratch layout_attend_scratch(const AttendJob& job, WorkspaceArena& arena);
 
 inline int64_t blocks_per_chunk(const AttentionSizes& sizes) {
   return divide_up(sizes.chunk_length, static_cast<int64_t>(kQueryRows));

@@ -32,8 +32,6 @@ struct Workspace {
   size_t size = 0;           // bytes to ask for
 };
 
-bool needs_order(const AttendJob& job) { return job.shared_query_key && !job.sizes.dense; }
-
 // What one worker sorts with: counters, then a spare list of positions.
 struct SortScratch {
   int32_t* counters;
@@ -48,7 +46,7 @@ SortScratch layout_sort_scratch(const AttentionSizes& sizes, WorkspaceArena& are
 // Bytes of one worker's scratch: sorting and attending take turns in the same memory.
 size_t measure_scratch(const AttendJob& job) {
   WorkspaceArena attend(nullptr);
-  layout_attend_scratch(job.sizes, attend);
+  layout_attend_scratch(job, attend);
   WorkspaceArena sort(nullptr);
   if (needs_order(job)) layout_sort_scratch(job.sizes, sort);
   return std::max(attend.used(), sort.used());
@@ -83,12 +81,12 @@ Workspace layout_workspace(const AttendJob& job, int64_t group, int32_t num_work
 
 // Fills the order of every round of the group. False when a bucket is negative.
 bool sort_group(const AttendJob& job, const reformer_execution& execution,
-                const BucketRows& buckets, int64_t group, const Workspace& workspace) {
+                const BucketRows& buckets, const Workspace& workspace) {
   const AttentionSizes& sizes = job.sizes;
   const int64_t first = job.first_pair * sizes.rounds;
   std::atomic<bool> valid{true};
   parallel_ranges(
-      execution, group * sizes.rounds, 1, [&](int64_t worker, int64_t begin, int64_t end) {
+      execution, job.group * sizes.rounds, 1, [&](int64_t worker, int64_t begin, int64_t end) {
         WorkspaceArena arena(workspace.scratch +
                              static_cast<size_t>(worker) * workspace.scratch_bytes);
         const SortScratch sort = layout_sort_scratch(sizes, arena);
@@ -103,21 +101,23 @@ bool sort_group(const AttendJob& job, const reformer_execution& execution,
 }
 
 // One round of one group.
-void attend_round(const AttendJob& job, const reformer_execution& execution, int64_t group,
+void attend_round(const AttendJob& job, const reformer_execution& execution,
                   const Workspace& workspace) {
   const AttendFunction attend = select_attend();
-  const int64_t total = group * blocks_per_round(job.sizes);
+  const int64_t total = job.group * blocks_per_round(job.sizes);
   const int64_t grain = choose_grain(total, execution.num_workers);
   parallel_ranges(execution, total, grain, [&](int64_t worker, int64_t begin, int64_t end) {
     WorkspaceArena arena(workspace.scratch + static_cast<size_t>(worker) * workspace.scratch_bytes);
-    AttendScratch scratch = layout_attend_scratch(job.sizes, arena);
+    AttendScratch scratch = layout_attend_scratch(job, arena);
     attend(job, scratch, begin, end);
   });
 }
 
 }  // namespace
 
-int64_t choose_group(const AttentionSizes& sizes, int32_t num_workers) {
+int64_t choose_group(const AttendJob& job, int32_t num_workers) {
+  const AttentionSizes& sizes = job.sizes;
+  if (!needs_order(job)) return sizes.batch * sizes.heads;  // nothing is kept of a pair
   const int64_t pair_bytes = 4 * sizes.length * (3 * sizes.head_size + sizes.rounds);
   const int64_t cached = kGroupBytes / pair_bytes;
   const int64_t busy = divide_up(kBlocksPerWorker * num_workers, blocks_per_round(sizes));
@@ -139,15 +139,16 @@ reformer_status run_attention(const char* op, AttendJob& job, int64_t most_pairs
   job.lse_max = workspace.lse_max;
   job.lse_sum = workspace.lse_sum;
   job.partial = workspace.partial;
+  job.strip = choose_strip(job);
   for (job.first_pair = 0; job.first_pair < pairs; job.first_pair += workspace.group) {
-    const int64_t group = std::min(workspace.group, pairs - job.first_pair);
-    if (workspace.order != nullptr && !sort_group(job, execution, buckets, group, workspace)) {
+    job.group = std::min(workspace.group, pairs - job.first_pair);
+    if (workspace.order != nullptr && !sort_group(job, execution, buckets, workspace)) {
       return report(execution, op, REFORMER_ERROR_BUCKETS,
                     "buckets has a negative value, expected bucket numbers >= 0");
     }
     // Rounds follow one another: the next adds to the partial sums of the last.
     for (job.round = 0; job.round < job.sizes.rounds; ++job.round) {
-      attend_round(job, execution, group, workspace);
+      attend_round(job, execution, workspace);
     }
   }
   return REFORMER_OK;
@@ -184,14 +185,14 @@ AttendJob describe(const reformer_local_attention_params& params, const Attentio
 
 uint64_t measure_call(const AttendJob& job, const reformer_execution& execution) {
   if (job.sizes.empty) return 0;
-  const int64_t group = choose_group(job.sizes, execution.num_workers);
+  const int64_t group = choose_group(job, execution.num_workers);
   return measure_attention(job, group, execution.num_workers);
 }
 
 reformer_status run_call(const char* op, AttendJob& job, const reformer_execution& execution,
                          const int32_t* buckets) {
   if (job.sizes.empty) return REFORMER_OK;
-  const int64_t group = choose_group(job.sizes, execution.num_workers);
+  const int64_t group = choose_group(job, execution.num_workers);
   return run_attention(op, job, group, execution, {buckets, job.sizes.length});
 }
 

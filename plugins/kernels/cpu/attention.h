@@ -15,7 +15,7 @@ struct BucketRows {
 };
 
 // Pairs (batch, head) that are best in flight at a time.
-int64_t choose_group(const AttentionSizes& sizes, int32_t num_workers);
+int64_t choose_group(const AttendJob& job, int32_t num_workers);
 
 // Bytes of workspace with `most_pairs` in flight. Shorter sequences never need more.
 uint64_t measure_attention(const AttendJob& job, int64_t most_pairs, int32_t num_workers);

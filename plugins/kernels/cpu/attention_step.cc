@@ -84,7 +84,7 @@ Workspace layout_workspace(const StepCall& call, int32_t num_workers, void* bloc
       arena.allocate<char>(static_cast<size_t>(num_workers) * workspace.scratch_bytes);
   if (sizes.length > 1) {
     const AttendJob prompt = describe_prompt(call, 0, sizes.length);
-    workspace.most_pairs = choose_group(prompt.sizes, num_workers);
+    workspace.most_pairs = choose_group(prompt, num_workers);
     workspace.attention_size = measure_prompts(call, workspace.most_pairs, num_workers);
     workspace.ones = arena.allocate<int32_t>(static_cast<size_t>(sizes.length));
     workspace.attention = arena.allocate<char>(static_cast<size_t>(workspace.attention_size));

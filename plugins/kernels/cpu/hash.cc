@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <type_traits>
 
 #include "kernels/cpu/cpu_target.h"
 #include "kernels/cpu/simd_targets.h"
@@ -25,22 +26,46 @@ struct TokenBlock {
   size_t count;
 };
 
+// Asks for the token kAhead behind token `index` of the block, or of the next head's, which are
+// hashed next: a head's rows are too far apart for the hardware to foresee.
+template <typename T>
+HWY_INLINE void prefetch_ahead(const HashSizes& sizes, const TokenBlock& block, const T* tokens,
+                               size_t stride, size_t index) {
+  constexpr size_t kAhead = 32;
+  const size_t size = static_cast<size_t>(sizes.head_size);
+  const size_t ahead = index + kAhead;
+  if (ahead < block.count) {
+    prefetch_row(tokens + ahead * stride, size);
+  } else if (block.head + 1 < sizes.heads && ahead < 2 * block.count) {
+    prefetch_row(tokens + (ahead - block.count) * stride + size, size);
+  }
+}
+
+// scratch.tokens: the block's tokens as columns, zeros behind the last one up to whole vectors.
 template <typename T>
 void load_tokens(const HashJob& job, const TokenBlock& block, const T* query_key,
                  const HashScratch& scratch) {
   const HashSizes& sizes = job.sizes;
   const size_t size = static_cast<size_t>(sizes.head_size);
   const size_t row = round_up(size, kLanes);
+  const size_t stride = static_cast<size_t>(sizes.heads) * size;
+  const int64_t first = block.batch * sizes.length + block.first;
+  const T* tokens = query_key + (first * sizes.heads + block.head) * sizes.head_size;
   for (size_t start = 0; start < block.count; start += kLanes) {
     const size_t rows = std::min(kLanes, block.count - start);
+    for (size_t i = 0; i < rows; ++i) prefetch_ahead(sizes, block, tokens, stride, start + i);
+    float* target = scratch.tokens + start;
+    if constexpr (std::is_same_v<T, float>) {
+      if (rows == kLanes && size % 4 == 0) {  // a transposition reads whole blocks of 4
+        transpose(tokens + start * stride, stride, kLanes, size, target, kHashTokens);
+        continue;
+      }
+    }
     for (size_t i = 0; i < rows; ++i) {
-      const int64_t token =
-          block.batch * sizes.length + block.first + static_cast<int64_t>(start + i);
-      const int64_t offset = (token * sizes.heads + block.head) * sizes.head_size;
-      load_row(query_key + offset, size, scratch.rows + i * row);
+      load_row(tokens + (start + i) * stride, size, scratch.rows + i * row);
     }
     std::fill(scratch.rows + rows * row, scratch.rows + kLanes * row, 0.0f);
-    transpose(scratch.rows, row, kLanes, size, scratch.tokens + start, kHashTokens);
+    transpose(scratch.rows, row, kLanes, size, target, kHashTokens);
   }
 }
 
@@ -95,6 +120,7 @@ HWY_INLINE void hash_round(const HashJob& job, const TokenBlock& block, int64_t 
   const float* rotations = job.rotations +
                            block.head * sizes.head_size * static_cast<int64_t>(all_rounds) +
                            round * sizes.rotation_size;
+  const Nothing nothing;
   std::fill(scratch.bucket, scratch.bucket + columns, 0);
   int32_t stride = 1;
   for (int32_t f = 0; f < job.num_factors; ++f) {
@@ -108,7 +134,7 @@ HWY_INLINE void hash_round(const HashJob& job, const TokenBlock& block, int64_t 
       const size_t count = std::min(kHashColumns, half - s);
       multiply<false>(count, columns, static_cast<size_t>(sizes.head_size),
                       {rotations + s, 1, all_rounds}, scratch.tokens, kHashTokens, scratch.rotated,
-                      kHashTokens);
+                      kHashTokens, nothing);
       update_extremes(s, count, columns, scratch);
     }
     add_factor(static_cast<int32_t>(half), stride, columns, scratch);
@@ -174,13 +200,14 @@ HWY_INLINE void record_round(const RecordJob& job, const TokenBlock& block, int6
   const int64_t pair = block.batch * sizes.heads + block.head;
   int32_t* records = job.records + (pair * sizes.rounds + round) * job.words * job.capacity +
                      job.lengths[block.batch] + block.first;
+  const Nothing nothing;
   std::fill(scratch.highest, scratch.highest + columns, -1.0f);
   std::fill(scratch.highest_at, scratch.highest_at + columns, 0);
   for (size_t s = 0; s < all; s += kHashColumns) {
     const size_t count = std::min(kHashColumns, all - s);
     multiply<false>(count, columns, static_cast<size_t>(sizes.head_size),
                     {rotations + s, 1, all_rounds}, scratch.tokens, kHashTokens, scratch.rotated,
-                    kHashTokens);
+                    kHashTokens, nothing);
     update_records(s, count, s + count == all, columns, scratch, [&](size_t word) {
       std::copy(scratch.bucket, scratch.bucket + block.count,
                 records + static_cast<int64_t>(word) * job.capacity);

@@ -105,8 +105,24 @@ HWY_INLINE void mark_visible(const AttendJob& job, int64_t batch, KeyTile& tile)
     // Where a token has a logit of its own it sees itself even masked, wherever the window lists
     // it.
     const bool sees_itself = job.self_logit != kNoSelfLogit && real && position < job.sizes.length;
-    tile.min_visible = std::min(tile.min_visible, sees_itself ? position : tile.visible[i]);
+    tile.seen_from[i] = sees_itself ? position : tile.visible[i];
+    tile.min_visible = std::min(tile.min_visible, tile.seen_from[i]);
   }
+}
+
+// Keys of the tile up to the last one that a query at `limit` or before it may see, in whole
+// vectors.
+HWY_INLINE size_t count_seen(const KeyTile& tile, int32_t limit) {
+  const I32 di;
+  const auto last = hn::Set(di, limit);
+  for (size_t end = round_up(tile.count, kLanes); end > kLanes; end -= kLanes) {
+    for (size_t j = end - kLanes; j < end; j += hn::Lanes(di)) {
+      if (!hn::AllTrue(di, hn::Gt(hn::Load(di, tile.seen_from + j), last))) {
+        return std::min(tile.count, end);
+      }
+    }
+  }
+  return std::min(tile.count, kLanes);
 }
 
 // Fills `tile` with entries first .. first + count of the pair's order.

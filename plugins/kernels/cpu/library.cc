@@ -1,4 +1,5 @@
 #include "kernels/cpu/cpu_target.h"
+#include "kernels/cpu/linear/products.h"
 #include "reformer_kernels.h"
 
 reformer_status reformer_library_info(reformer_library* library) noexcept {
@@ -12,5 +13,9 @@ reformer_status reformer_library_info(reformer_library* library) noexcept {
 #else
   library->cuda_architectures = nullptr;
 #endif
+  const reformer::Products* int8 = reformer::select_products(REFORMER_INT8);
+  const reformer::Products* bfloat16 = reformer::select_products(REFORMER_BFLOAT16);
+  library->int8_products = int8 == nullptr ? nullptr : int8->name;
+  library->bfloat16_products = bfloat16 == nullptr ? nullptr : bfloat16->name;
   return REFORMER_OK;
 }

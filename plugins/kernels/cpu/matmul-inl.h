@@ -84,11 +84,17 @@ HWY_INLINE void multiply_rows(size_t rows, size_t k, const MatrixView& a, const 
   multiply_block<kRows, kVectors, kAdd>(k, a, b, b_row, c, c_row);
 }
 
-// All rows of one panel of kVectors vectors, in blocks of nearly equal height.
-template <size_t kVectors, bool kAdd>
+struct Nothing {
+  HWY_INLINE void operator()() const {}
+};
+
+// All rows of one panel of kVectors vectors, in blocks of nearly equal height; `between` is called
+// before each.
+template <size_t kVectors, bool kAdd, typename Between>
 HWY_NOINLINE void multiply_panel(size_t m, size_t k, MatrixView a, const float* b, size_t b_row,
-                                 float* c, size_t c_row) {
+                                 float* c, size_t c_row, Between& between) {
   for (size_t blocks = divide_up(m, kBlockRows); blocks > 0; --blocks) {
+    between();
     const size_t rows = divide_up(m, blocks);
     multiply_rows<kBlockRows, kVectors, kAdd>(rows, k, a, b, b_row, c, c_row);
     a.data += rows * a.row;
@@ -97,27 +103,28 @@ HWY_NOINLINE void multiply_panel(size_t m, size_t k, MatrixView a, const float* 
   }
 }
 
-template <size_t kVectors, bool kAdd>
+template <size_t kVectors, bool kAdd, typename Between>
 HWY_INLINE void multiply_vectors(size_t vectors, size_t m, size_t k, const MatrixView& a,
-                                 const float* b, size_t b_row, float* c, size_t c_row) {
+                                 const float* b, size_t b_row, float* c, size_t c_row,
+                                 Between& between) {
   if constexpr (kVectors > 1) {
     if (vectors < kVectors) {
-      multiply_vectors<kVectors - 1, kAdd>(vectors, m, k, a, b, b_row, c, c_row);
+      multiply_vectors<kVectors - 1, kAdd>(vectors, m, k, a, b, b_row, c, c_row, between);
       return;
     }
   }
-  multiply_panel<kVectors, kAdd>(m, k, a, b, b_row, c, c_row);
+  multiply_panel<kVectors, kAdd>(m, k, a, b, b_row, c, c_row, between);
 }
 
 // n, b_row and c_row are multiples of kLanes, B and C aligned to cache lines.
-template <bool kAdd>
+template <bool kAdd, typename Between>
 HWY_INLINE void multiply(size_t m, size_t n, size_t k, const MatrixView& a, const float* b,
-                         size_t b_row, float* c, size_t c_row) {
+                         size_t b_row, float* c, size_t c_row, Between& between) {
   const size_t lanes = hn::Lanes(hn::ScalableTag<float>());
   size_t vectors = n / lanes;
   for (size_t panels = divide_up(vectors, kBlockVectors); panels > 0; --panels) {
     const size_t width = divide_up(vectors, panels);
-    multiply_vectors<kBlockVectors, kAdd>(width, m, k, a, b, b_row, c, c_row);
+    multiply_vectors<kBlockVectors, kAdd>(width, m, k, a, b, b_row, c, c_row, between);
     b += width * lanes;
     c += width * lanes;
     vectors -= width;

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "hwy/cache_control.h"
 #include "hwy/highway.h"
 #include "kernels/common/dispatch.h"
 #include "kernels/cpu/tiles.h"
@@ -70,6 +71,12 @@ HWY_INLINE void store_floats(VF values, hwy::float16_t* target) {
   hn::StoreU(hn::DemoteTo(du16, result), du16, reinterpret_cast<uint16_t*>(target));
 }
 
+template <typename T>
+HWY_INLINE void prefetch_row(const T* row, size_t count) {
+  const char* bytes = reinterpret_cast<const char*>(row);
+  for (size_t i = 0; i < count * sizeof(T); i += kCacheLine) hwy::Prefetch(bytes + i);
+}
+
 // `count` values, then zeros up to a multiple of kLanes. Reads no byte behind the row.
 template <typename T>
 HWY_INLINE void load_row(const T* HWY_RESTRICT source, size_t count, float* HWY_RESTRICT target) {
@@ -103,8 +110,24 @@ HWY_INLINE void store_row(const float* HWY_RESTRICT source, size_t count, T* HWY
   }
 }
 
-// target[c * target_row + r] = source[r * source_row + c] for r < rows, c < columns; both are
-// rounded up to multiples of 4, and source and target have room for that.
+#if HWY_TARGET != HWY_SCALAR
+// Blocks of 4 floats, one from every fourth row, the first of them at `source`.
+template <typename D>
+HWY_INLINE hn::Vec<D> load_blocks(D d, const float* HWY_RESTRICT source, size_t source_row) {
+  if constexpr (hn::MaxLanes(D()) <= 4) {
+    return hn::LoadU(d, source);
+  } else {
+    const hn::Half<D> half;
+    const float* upper = source + hn::MaxLanes(half) * source_row;
+    return hn::Combine(d, load_blocks(half, upper, source_row),
+                       load_blocks(half, source, source_row));
+  }
+}
+#endif
+
+// target[c * target_row + r] = source[r * source_row + c] for r < rows, c < columns; `rows` is a
+// multiple of kLanes, columns are rounded up to a multiple of 4, and source and target have room
+// for that. The target is aligned, the source need not be.
 HWY_INLINE void transpose(const float* HWY_RESTRICT source, size_t source_row, size_t rows,
                           size_t columns, float* HWY_RESTRICT target, size_t target_row) {
 #if HWY_TARGET == HWY_SCALAR
@@ -112,24 +135,24 @@ HWY_INLINE void transpose(const float* HWY_RESTRICT source, size_t source_row, s
     for (size_t c = 0; c < columns; ++c) target[c * target_row + r] = source[r * source_row + c];
   }
 #else
-  const hn::Full128<float> d4;
-  const hn::Repartition<double, decltype(d4)> d2;
-  for (size_t r = 0; r < rows; r += 4) {
+  const F32 df;
+  const hn::Repartition<double, F32> dd;
+  for (size_t r = 0; r < rows; r += hn::Lanes(df)) {
     for (size_t c = 0; c < columns; c += 4) {
       const float* from = source + r * source_row + c;
       float* to = target + c * target_row + r;
-      const auto r0 = hn::Load(d4, from);
-      const auto r1 = hn::Load(d4, from + source_row);
-      const auto r2 = hn::Load(d4, from + 2 * source_row);
-      const auto r3 = hn::Load(d4, from + 3 * source_row);
-      const auto low01 = hn::BitCast(d2, hn::InterleaveLower(d4, r0, r1));
-      const auto low23 = hn::BitCast(d2, hn::InterleaveLower(d4, r2, r3));
-      const auto high01 = hn::BitCast(d2, hn::InterleaveUpper(d4, r0, r1));
-      const auto high23 = hn::BitCast(d2, hn::InterleaveUpper(d4, r2, r3));
-      hn::Store(hn::BitCast(d4, hn::InterleaveLower(d2, low01, low23)), d4, to);
-      hn::Store(hn::BitCast(d4, hn::InterleaveUpper(d2, low01, low23)), d4, to + target_row);
-      hn::Store(hn::BitCast(d4, hn::InterleaveLower(d2, high01, high23)), d4, to + 2 * target_row);
-      hn::Store(hn::BitCast(d4, hn::InterleaveUpper(d2, high01, high23)), d4, to + 3 * target_row);
+      const auto r0 = load_blocks(df, from, source_row);
+      const auto r1 = load_blocks(df, from + source_row, source_row);
+      const auto r2 = load_blocks(df, from + 2 * source_row, source_row);
+      const auto r3 = load_blocks(df, from + 3 * source_row, source_row);
+      const auto low01 = hn::BitCast(dd, hn::InterleaveLower(df, r0, r1));
+      const auto low23 = hn::BitCast(dd, hn::InterleaveLower(df, r2, r3));
+      const auto high01 = hn::BitCast(dd, hn::InterleaveUpper(df, r0, r1));
+      const auto high23 = hn::BitCast(dd, hn::InterleaveUpper(df, r2, r3));
+      hn::Store(hn::BitCast(df, hn::InterleaveLower(dd, low01, low23)), df, to);
+      hn::Store(hn::BitCast(df, hn::InterleaveUpper(dd, low01, low23)), df, to + target_row);
+      hn::Store(hn::BitCast(df, hn::InterleaveLower(dd, high01, high23)), df, to + 2 * target_row);
+      hn::Store(hn::BitCast(df, hn::InterleaveUpper(dd, high01, high23)), df, to + 3 * target_row);
     }
   }
 #endif

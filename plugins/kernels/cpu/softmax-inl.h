@@ -6,6 +6,7 @@
 #define REFORMER_SOFTMAX_INL_H_
 #endif
 
+#include "hwy/contrib/math/math-inl.h"
 #include "kernels/cpu/exponentiate-inl.h"
 #include "kernels/cpu/key_tiles-inl.h"
 
@@ -42,10 +43,11 @@ HWY_INLINE float mask_row(int32_t position, int32_t limit, float self_logit, siz
 
 // One segment's logits [rows, columns] become weights; row_max and row_sum take them in, and
 // old_scale says by how much results so far shrink.
-template <bool kAvoidSelf>
+template <bool kAvoidSelf, typename Between>
 HWY_NOINLINE void weigh_segment(const AttendJob& job, size_t rows, size_t columns,
-                                const AttendScratch& scratch) {
+                                const AttendScratch& scratch, Between& between) {
   for (size_t i = 0; i < rows; ++i) {
+    if (i % 4 == 0) between();
     float* logits = scratch.logits + i * columns;
     const int32_t position = scratch.positions[i];
     const int32_t limit = job.sizes.causal ? position : kNoLimit;

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from reformer_export.export.bodies.function_body import function_body
+from reformer_export.export.bodies.linear import Linear, linear_node
 from reformer_export.export.bodies.local_attention import LocalAttention, local_attention_node
 from reformer_export.export.bodies.local_attention_step import LocalAttentionStep, local_attention_step_node
 from reformer_export.export.bodies.lsh_attention import LSHAttention, lsh_attention_node
@@ -20,10 +21,12 @@ __all__ = [
     "LSHAttentionStep",
     "LSHBuckets",
     "LSHBucketsStep",
+    "Linear",
     "LocalAttention",
     "LocalAttentionStep",
     "ResidualNorm",
     "function_body",
+    "linear_node",
     "local_attention_node",
     "local_attention_step_node",
     "lsh_attention_node",
@@ -35,7 +38,7 @@ __all__ = [
 
 BODIES: Final = (
     *(LSHBuckets, LSHAttention, LocalAttention, ResidualNorm),
-    *(LSHAttentionStep, LocalAttentionStep, LSHBucketsStep),
+    *(LSHAttentionStep, LocalAttentionStep, LSHBucketsStep, Linear),
 )
 """All of them."""
 

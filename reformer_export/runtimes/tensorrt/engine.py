@@ -4,20 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from reformer_export.artifact.decoding import DECODE_INPUT_NAMES, DECODE_OUTPUT, CacheTensor
 from reformer_export.artifact.engine_record import EngineProfile, EngineRecord
+from reformer_export.artifact.signature import Signature
 from reformer_export.contract import MASK_INPUT
-from reformer_export.errors import ArtifactError, RuntimeUnavailableError
+from reformer_export.errors import ArtifactError, InputError, RuntimeUnavailableError
 from reformer_export.runtimes.onnx_structure import check_onnx_structure
 from reformer_export.runtimes.tensorrt.log import MessageStore, open_log
 from reformer_export.runtimes.tensorrt.packages import PACKAGES
 from reformer_export.runtimes.tensorrt.plugins import load_plugins
 from reformer_export.runtimes.tensorrt.preflight import BUILD_AGAIN
-from reformer_export.spec import ModelSpec
+
+INTEGER_TYPES: Final = {"bool": "BOOL", "int8": "INT8", "uint8": "UINT8", "int32": "INT32", "int64": "INT64"}
+"""TensorRT's names of a manifest's types that are no floats."""
+_NAMES: Final = {kind: name for name, kind in INTEGER_TYPES.items()}
+FLOAT_TYPES: Final[dict[str, Any]] = {"FLOAT": np.float32, "HALF": np.float16, "BF16": np.uint16}
+"""And what numpy has for its floats."""
 
 
 class OpenedEngine:
@@ -103,24 +109,26 @@ class OpenedEngine:
                 f"see `reformer-export doctor`, or {BUILD_AGAIN}",
             ) from error
 
-    def check_signature(self, spec: ModelSpec) -> None:
-        """ArtifactError unless inputs, outputs and profiles are those of the record and of `spec`."""
+    def check_signature(self, signature: Signature) -> None:
+        """ArtifactError unless inputs, outputs and profiles are those of the record and of the manifest."""
         trt, engine = self.trt, self.engine
-        if self.inputs != spec.input_names or not set(self.outputs).issuperset(spec.output_names):
+        known = {each.name: each.dtype for each in (*signature.inputs, *signature.outputs)}
+        inputs = [each.name for each in signature.inputs]
+        outputs = [each.name for each in signature.outputs]
+        if set(self.inputs) != set(inputs) or not set(self.outputs).issuperset(outputs):
             raise self._wrong(
                 f"inputs {sorted(self.inputs)} and outputs {sorted(self.outputs)}",
-                f"{' and '.join(spec.input_names)}, and {', '.join(spec.output_names)} for {spec.task}",
+                f"{' and '.join(inputs)}, and {', '.join(outputs)}",
             )
-        integers = spec.input_names[1:] if spec.takes_vectors else spec.input_names
         for name in (*self.inputs, *self.outputs):
-            dtypes = (trt.DataType.INT64,) if name in integers else self._float_types()
-            if engine.get_tensor_dtype(name) not in dtypes:
-                raise self._wrong(
-                    f"{name} of type {engine.get_tensor_dtype(name)}", " or ".join(map(str, dtypes))
-                )
+            kind = INTEGER_TYPES.get(known.get(name, ""))
+            kinds = FLOAT_TYPES if kind is None else (kind,)
+            got = engine.get_tensor_dtype(name)
+            if got.name not in kinds:
+                raise self._wrong(f"{name} of type {got}", f"DataType.{' or DataType.'.join(kinds)}")
             if engine.get_tensor_location(name) != trt.TensorLocation.DEVICE:
                 raise self._wrong(f"{name} in host memory", "it in device memory")
-        profiles = tuple(self._profile(i, spec) for i in range(engine.num_optimization_profiles))
+        profiles = tuple(self._profile(i, signature) for i in range(engine.num_optimization_profiles))
         if profiles != self.record.profiles:
             raise self._wrong(
                 f"the profiles {', '.join(map(str, profiles))}",
@@ -157,25 +165,24 @@ class OpenedEngine:
 
     def numpy_dtype(self, name: str) -> np.dtype[Any]:
         """What numpy has for a tensor; uint16 for bfloat16, which it does not know."""
-        types = self.trt.DataType
-        dtype = self.engine.get_tensor_dtype(name)
-        floats = {types.FLOAT: np.float32, types.HALF: np.float16, types.BF16: np.uint16}
-        return np.dtype({**floats, types.INT64: np.int64}[dtype])
+        kind = self.engine.get_tensor_dtype(name).name
+        return np.dtype(FLOAT_TYPES.get(kind) or _NAMES[kind])
 
-    def _float_types(self) -> tuple[Any, ...]:
-        types = self.trt.DataType
-        return (types.FLOAT, types.HALF, types.BF16)
+    def is_float(self, name: str) -> bool:
+        """Whether a tensor is of a type that artifacts have."""
+        return self.engine.get_tensor_dtype(name).name in FLOAT_TYPES
 
-    def _profile(self, index: int, spec: ModelSpec) -> EngineProfile:
-        size = (spec.hidden_size,) if spec.takes_vectors else ()
-        inputs, mask = (
-            [tuple(shape) for shape in self.engine.get_tensor_profile_shape(name, index)]
-            for name in self.inputs
-        )
-        if inputs != [shape + size for shape in mask]:
-            what = f"different shapes of {' and '.join(self.inputs)} in profile {index}"
-            raise self._wrong(what, "the same for both")
-        return EngineProfile(*mask)
+    def _profile(self, index: int, signature: Signature) -> EngineProfile:
+        """The sizes of the symbolic dimensions; ArtifactError where the inputs contradict each other."""
+        ends = zip(*(self.engine.get_tensor_profile_shape(name, index) for name in self.inputs), strict=True)
+        try:
+            sizes = [
+                signature.bind(dict(zip(self.inputs, map(tuple, shapes), strict=True))) for shapes in ends
+            ]
+        except InputError as error:
+            got = f"{error.what} of {error.got} in profile {index}"
+            raise self._wrong(got, error.expected) from error
+        return EngineProfile(*(tuple(each.values()) for each in sizes))
 
     def _wrong(self, got: str, expected: str) -> ArtifactError:
         return ArtifactError(f"engine {self.record.name}", got, expected, BUILD_AGAIN)

@@ -7,7 +7,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from reformer_export.artifact.engine_record import EngineProfile, Shape, format_shape
@@ -47,15 +46,14 @@ class EngineExecutor:
     def profiles(self) -> tuple[EngineProfile, ...]:
         return self._opened.record.profiles
 
-    def run(self, inputs: NDArray[Any], mask: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
-        """One forward pass of `inputs`, ids int64 [batch, sequence] or vectors float32
-        [batch, sequence, hidden_size], and `mask`, int64 [batch, sequence]; the outputs in float32.
+    def run(self, given: Mapping[str, NDArray[Any]], shape: Shape) -> dict[str, NDArray[Any]]:
+        """One forward pass of the inputs by name, whose symbolic dimensions have the sizes `shape`; floats of
+        the outputs in float32.
 
         Raises:
             InputError: no profile takes the shape.
             RuntimeUnavailableError: CUDA or TensorRT fails; the message has TensorRT's own reason.
         """
-        shape: Shape = (mask.shape[0], mask.shape[1])
         profile = self._opened.record.find_profile(*shape)
         if profile is None:
             raise InputError(
@@ -66,7 +64,6 @@ class EngineExecutor:
                 "use another batch size or length, or build an engine with such a profile",
             )
         self._cuda.activate()
-        given = dict(zip(self._opened.inputs, (inputs, mask), strict=True))
         input_shapes = {name: values.shape for name, values in given.items()}
         key = (profile, shape)
         graph = self._graphs.find(key)
@@ -124,8 +121,7 @@ class EngineExecutor:
 
     def _describe(self, input_shapes: Shapes) -> str:
         name = self._opened.inputs[0]
-        batch, length = input_shapes[name][:2]
-        return f"{name} of shape {format_shape((batch, length))}"
+        return f"{name} of shape {format_shape(input_shapes[name][:2])}"
 
     def _nbytes(self, name: str, shape: tuple[int, ...]) -> int:
         return math.prod(shape) * self._dtypes[name].itemsize
@@ -162,6 +158,7 @@ class EngineExecutor:
             self._captures = False
             self.notes.append(f"CUDA graphs are off, as this engine cannot be captured: {error}")
 
-    def _read_output(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """A float32 copy of an output in pinned memory."""
-        return widen(self._buffers.view(name, shape, self._dtypes[name]))
+    def _read_output(self, name: str, shape: tuple[int, ...]) -> NDArray[Any]:
+        """A copy of an output in pinned memory, floats as float32."""
+        values = self._buffers.view(name, shape, self._dtypes[name])
+        return widen(values) if self._opened.is_float(name) else values.copy()

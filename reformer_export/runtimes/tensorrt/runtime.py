@@ -6,6 +6,7 @@ import contextlib
 import os
 import threading
 import weakref
+from collections.abc import Mapping
 from typing import Any, cast
 
 from reformer_export.artifact.decoding import cache_tensors
@@ -20,7 +21,7 @@ from reformer_export.runtimes.base import Runtime, Where, check_place
 from reformer_export.runtimes.decoding import DecodingState
 from reformer_export.runtimes.device_arrays import is_on_gpu
 from reformer_export.runtimes.forks import keep_for_good
-from reformer_export.runtimes.inputs import IdsLike, InputsLike, prepare_inputs
+from reformer_export.runtimes.named_inputs import prepare_feeds
 from reformer_export.runtimes.options import RuntimeOptions
 from reformer_export.runtimes.tensorrt.choice import choose_engines, find_decoding_engine
 from reformer_export.runtimes.tensorrt.cuda import CudaDevice
@@ -110,9 +111,13 @@ class TensorRTRuntime(Runtime):
         the engine of decode.onnx, where there is no other."""
         if self._choice.passes is None:
             return self.max_decoding_length
+        if self.manifest.is_custom:
+            return self.spec.max_length
         profiles = self._choice.passes.profiles
         alone = [profile for profile in profiles if profile.minimum[0] == 1]
-        return min(self.spec.max_length, max(profile.maximum[1] for profile in alone or profiles))
+        return min(
+            self.spec.max_length, max(max(profile.maximum[1:], default=1) for profile in alone or profiles)
+        )
 
     @property
     def max_decoding_length(self) -> int:
@@ -132,20 +137,18 @@ class TensorRTRuntime(Runtime):
         executor = self._executor
         return [*self._notes, *(executor.notes if executor else ())]
 
-    def _run(
-        self, inputs: InputsLike, attention_mask: IdsLike | None, num_hashes: int | None, where: Where
-    ) -> dict[str, Any]:
+    def _run(self, given: Mapping[str, Any], num_hashes: int | None, where: Where) -> dict[str, Any]:
         """`run` for shapes within one of the engine's profiles, from the host and to it. An engine has its
         number of hashes built in."""
         check_place(where, "cpu", "float32")
-        is_on_gpu(self.spec, "cpu", inputs, attention_mask)
+        is_on_gpu("cpu", given)
         record = self._choice.passes
         if record is None:
             assert self._choice.no_passes is not None
             raise self._choice.no_passes
         check_num_hashes(record, self.manifest, num_hashes)
-        pad, dtype = self.config.pad_token_id, self.manifest.dtype
-        batch, mask = prepare_inputs(self.spec, inputs, attention_mask, pad, dtype)
+        feeds = prepare_feeds(self.manifest, given, self.config.pad_token_id, self.manifest.dtype)
+        sizes = self.manifest.signature.bind({name: feed.shape for name, feed in feeds.items()})
         with self._lock:
             if self._is_closed:
                 raise InputError(
@@ -157,8 +160,8 @@ class TensorRTRuntime(Runtime):
             if self._executor is None:
                 self._open_executor(record, self._read_engine(record))
             assert self._executor is not None
-            outputs = self._executor.run(batch, mask)
-        return {name: outputs[name] for name in self.spec.output_names}
+            outputs = self._executor.run(feeds, tuple(sizes.values()))
+        return {each.name: outputs[each.name] for each in self.manifest.outputs}
 
     def _open_executor(self, record: EngineRecord, data: bytes) -> OpenedEngine:
         """Open the engine of whole passes, whose file's bytes are `data`."""
@@ -166,7 +169,7 @@ class TensorRTRuntime(Runtime):
             self._cuda.activate()
             opened = self._open_engine(record, data)
             stack.callback(opened.close)
-            opened.check_signature(self.spec)
+            opened.check_signature(self.manifest.signature)
             self._executor = EngineExecutor(opened, self._cuda, cuda_graphs=self._options.cuda_graphs)
             stack.callback(self._executor.close)
             self._resources.callback(stack.pop_all().close)

@@ -9,30 +9,29 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from typing import Any, Final
 
 from reformer_export.artifact.engine_record import EngineRecord
 from reformer_export.artifact.manifest import Manifest
-from reformer_export.artifact.signature import graph_outputs
-from reformer_export.contract import IDS_INPUT, MASK_INPUT
+from reformer_export.artifact.signature import SEQUENCE, GraphTensor
 from reformer_export.runtimes.options import RuntimeOptions
 from reformer_export.serving.triton.options import GENERATE_SUFFIX, TritonRequest
 from reformer_export.serving.triton.text_format import Word
-from reformer_export.spec import DType, ModelSpec
 
 Message = dict[str, Any]
-
-INPUT_NAMES: Final = (IDS_INPUT, MASK_INPUT)
 
 RUNTIME_PARAMETER: Final = "runtime_options"
 STREAMS_PARAMETER: Final = "max_streams"
 PLAN_NAME: Final = "model.plan"
 
-TYPES: Final[dict[DType, Word]] = {
-    "float32": Word("TYPE_FP32"),
-    "float16": Word("TYPE_FP16"),
+TYPES: Final = {
+    **{name: Word(f"TYPE_{name.upper()}") for name in ("bool", "int8", "int16", "int32", "int64")},
+    **{name: Word(f"TYPE_{name.upper()}") for name in ("uint8", "uint16", "uint32", "uint64")},
+    **{"float16": Word("TYPE_FP16"), "float32": Word("TYPE_FP32"), "float64": Word("TYPE_FP64")},
     "bfloat16": Word("TYPE_BF16"),
 }
+"""By a manifest's names."""
 INT64: Final = Word("TYPE_INT64")
 FP64: Final = Word("TYPE_FP64")
 STRING: Final = Word("TYPE_STRING")
@@ -60,28 +59,27 @@ GENERATE_OUTPUTS: Final[dict[str, tuple[Word, int]]] = {
 """Of every response: a token, none in the last one; the text that it completes; why it ended, or ""."""
 
 
-def output_dims(spec: ModelSpec) -> dict[str, list[int]]:
-    """The shape of one row of each output, -1 for the sequence."""
-    return {output.name: list(output.sizes(-1, -1)[1:]) for output in graph_outputs(spec, "float32")}
+def has_rows(manifest: Manifest) -> bool:
+    """Whether every input and output has its rows first, so that Triton may join requests."""
+    return manifest.signature.batch is not None
 
 
 def python_config(manifest: Manifest, request: TritonRequest) -> Message:
     """The model that answers requests of unlike lengths together."""
-    inputs = _inputs()
-    for each in inputs:
-        each["allow_ragged_batch"] = True
-    inputs[1]["optional"] = True
-    return {
+    message: Message = {
         "name": request.name,
         "backend": "python",
-        "max_batch_size": request.max_batch_size,
-        "input": inputs,
-        "output": _outputs(manifest.spec, "float32"),
-        **_batching(request),
+        **_tensors(manifest, request.max_batch_size, as_float32=True),
+        **_batching(manifest, request),
         "instance_group": [_instances(request)],
         "parameters": [_runtime_parameter(request)],
-        "model_warmup": [_warm_up(1, INPUT_NAMES[:1])],
     }
+    if has_rows(manifest):
+        for each in message["input"]:
+            each["allow_ragged_batch"] = True
+    if not manifest.is_custom:
+        message["input"][1]["optional"] = True
+    return message | _warm_up(manifest, None, manifest.inputs[:1], as_float32=True)
 
 
 def generate_config(request: TritonRequest) -> Message:
@@ -119,14 +117,12 @@ def onnxruntime_config(manifest: Manifest, request: TritonRequest, library: str 
         "name": request.name,
         "backend": "onnxruntime",
         "default_model_filename": "model.onnx",
-        "max_batch_size": request.max_batch_size,
-        "input": _inputs(),
-        "output": _outputs(manifest.spec, manifest.dtype),
-        **_batching(request),
+        **_tensors(manifest, request.max_batch_size),
+        **_batching(manifest, request),
         "instance_group": [_instances(request)],
         # As this package's own sessions: a pattern's block stands beside what the arena holds already.
         "parameters": [_parameter("enable_mem_pattern", "0")],
-        "model_warmup": [_warm_up(1, INPUT_NAMES)],
+        **_warm_up(manifest, None, manifest.inputs),
     }
     if request.threads is not None:
         message["parameters"].append(_parameter("intra_op_thread_count", str(request.threads)))
@@ -150,26 +146,38 @@ def tensorrt_config(manifest: Manifest, request: TritonRequest, engine: EngineRe
         "name": request.name,
         "backend": "tensorrt",
         "default_model_filename": PLAN_NAME,
-        "max_batch_size": batch,
-        "input": _inputs(),
-        "output": _outputs(manifest.spec, engine.dtype),
-        **_batching(request),
+        **_tensors(manifest, batch),
+        **_batching(manifest, request),
         "instance_group": [{"count": request.instances, "kind": Word("KIND_GPU"), "profile": profiles}],
-        "model_warmup": [_warm_up(engine.profiles[0].optimum[1], INPUT_NAMES)],
+        **_warm_up(manifest, engine.profiles[0].optimum[-1], manifest.inputs),
     }
 
 
-def _inputs() -> list[Message]:
-    return [{"name": name, "data_type": INT64, "dims": [-1]} for name in INPUT_NAMES]
+def _tensors(manifest: Manifest, max_batch_size: int, as_float32: bool = False) -> Message:
+    """What goes in and out, a row at a time where there are rows; `as_float32`: floats of 16 bits so."""
+
+    def describe(tensor: GraphTensor) -> Message:
+        dims = list(tensor.sizes({}))[has_rows(manifest) :]
+        described: Message = {"name": tensor.name, "data_type": _type_of(tensor, as_float32)}
+        if dims:
+            return described | {"dims": dims}
+        # Triton wants a dimension; of rows it takes it off again (model_config.proto, ModelTensorReshape).
+        return described | {"dims": [1]} | ({"reshape": {"shape": []}} if has_rows(manifest) else {})
+
+    return {
+        "max_batch_size": max_batch_size if has_rows(manifest) else 0,
+        "input": [describe(each) for each in manifest.inputs],
+        "output": [describe(each) for each in manifest.outputs],
+    }
 
 
-def _outputs(spec: ModelSpec, dtype: DType) -> list[Message]:
-    return [
-        {"name": name, "data_type": TYPES[dtype], "dims": dims} for name, dims in output_dims(spec).items()
-    ]
+def _type_of(tensor: GraphTensor, as_float32: bool) -> Word:
+    return TYPES["float32" if as_float32 and tensor.dtype in ("float16", "bfloat16") else tensor.dtype]
 
 
-def _batching(request: TritonRequest) -> Message:
+def _batching(manifest: Manifest, request: TritonRequest) -> Message:
+    if not has_rows(manifest):
+        return {}
     return {"dynamic_batching": {"max_queue_delay_microseconds": request.queue_delay}}
 
 
@@ -194,8 +202,21 @@ def _runtime_parameter(request: TritonRequest) -> Message:
     return _parameter(RUNTIME_PARAMETER, json.dumps(chosen))
 
 
-def _warm_up(length: int, names: tuple[str, ...]) -> Message:
-    """Ids of zero, which every vocabulary has; random ones would lie outside."""
-    data = {"data_type": INT64, "dims": [length], "zero_data": True}
-    inputs = [{"key": name, "value": data} for name in names]
-    return {"name": "zeros", "batch_size": 1, "inputs": inputs}
+def _warm_up(
+    manifest: Manifest, length: int | None, inputs: Sequence[GraphTensor], as_float32: bool = False
+) -> Message:
+    """A sequence of zeros, which every vocabulary has (random ids would lie outside), of `length` tokens,
+    else of as few as the model takes. Of a custom module nobody knows what it takes: it has none."""
+    if manifest.is_custom:
+        return {}
+    length = length or manifest.spec.shortest
+    data = {
+        each.name: {
+            "data_type": _type_of(each, as_float32),
+            "dims": list(each.sizes({SEQUENCE: length})[1:]),
+            "zero_data": True,
+        }
+        for each in inputs
+    }
+    warm_up = [{"key": name, "value": value} for name, value in data.items()]
+    return {"model_warmup": [{"name": "zeros", "batch_size": 1, "inputs": warm_up}]}

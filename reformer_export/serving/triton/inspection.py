@@ -105,8 +105,8 @@ class RepositorySummary:
         yield "backend", request.backend
         yield "models", ", ".join(self.record.models)
         if self.manifest is not None:
-            spec = self.manifest.spec
-            yield "artifact", f"{spec.task}, {self.manifest.dtype}, {spec.describe_lengths()} tokens"
+            manifest = self.manifest
+            yield "artifact", f"{manifest.spec.task}, {manifest.precision}, {manifest.describe_sizes()}"
         if self.record.library is not None:
             library = self.record.library
             yield "operator library", f"{library.path}, {library.version} (ABI {library.abi_version})"

@@ -21,7 +21,6 @@ from reformer_export.artifact.files import resolve_inside
 from reformer_export.artifact.manifest import ENGINES_NAME, MANIFEST_NAME, Manifest
 from reformer_export.errors import ArtifactError, InputError
 from reformer_export.libraries.operators import NativeLibrary, find_native_library
-from reformer_export.serving.model_inputs import check_takes_ids
 from reformer_export.serving.triton.config import (
     PLAN_NAME,
     generate_config,
@@ -94,7 +93,7 @@ def plan_repository(
         ArtifactError: a file or an engine is missing.
         RuntimeUnavailableError: the operator library is asked for and there is none, or it does not fit.
     """
-    check_takes_ids(manifest.spec)
+    _check_dimensions(manifest, request)
     if request.backend == "python":
         plan = _plan_python(out, manifest, request, version)
     elif request.backend == "onnxruntime":
@@ -106,6 +105,17 @@ def plan_repository(
         for name, config in plan.configs.items()
     ]
     return replace(plan, files=(*plan.files, *texts))
+
+
+def _check_dimensions(manifest: Manifest, request: TritonRequest) -> None:
+    """InputError for what Triton's own backends cannot take: a number without any dimension, of which the
+    python backend makes one."""
+    if request.backend == "python" and all(each.shape for each in manifest.inputs):
+        return
+    scalar = next((each for each in (*manifest.inputs, *manifest.outputs) if not each.shape), None)
+    if scalar is not None:
+        fix = 'give it one in the module, or use `backend="python"` for an output'
+        raise InputError("artifact", f"{scalar.name} without a dimension", "one at least", fix)
 
 
 def _plan_python(out: Path, manifest: Manifest, request: TritonRequest, version: str) -> RepositoryPlan:

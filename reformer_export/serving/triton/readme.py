@@ -10,7 +10,7 @@ from reformer_export import __version__
 from reformer_export.artifact.engine_record import format_shape
 from reformer_export.artifact.manifest import Manifest
 from reformer_export.runtimes.options import ONNXRUNTIME
-from reformer_export.serving.triton.config import output_dims
+from reformer_export.serving.triton.config import has_rows
 from reformer_export.serving.triton.options import GENERATE_SUFFIX, TritonRequest
 from reformer_export.serving.triton.plan import RepositoryPlan
 from reformer_export.serving.triton.record import RECORD_NAME, VERSION
@@ -22,8 +22,8 @@ HOST_CODE_OPTION: Final = "--backend-config=tensorrt,version-compatible=true"
 _TEXT: Final = """\
 # {name}: {task} by Triton Inference Server
 
-Written by reformer-export {version} for Triton's `{backend}` backend, from an artifact in {dtype}. Tokens of
-a sequence: {lengths}.
+Written by reformer-export {version} for Triton's `{backend}` backend, from an artifact in {dtype}. Sizes of
+its inputs: {sizes}.
 
 ## Start
 
@@ -58,6 +58,38 @@ Requests of unlike lengths are joined where the model itself pads them to one le
 right. A model exported with --max-hashes takes the request parameter `num_hashes`.
 """
 
+_CUSTOM_BATCHES: Final = """\
+Requests are joined where their shapes are equal but for the rows: a module that mixes rows needs
+`--max-batch-size 1`.
+"""
+
+_ROWS_ALONE: Final = """\
+Triton shows {names} as [rows, 1]: it has no tensors of rows alone.
+
+"""
+
+_NO_BATCHES: Final = """\
+Requests run one by one: not every input and output has its rows first, in one symbolic dimension.
+"""
+
+_ASK_BY_NAME: Final = """\
+    import tritonclient.http
+    client = tritonclient.http.InferenceServerClient("localhost:8000")
+    inputs = []
+    for name, datatype in {types}:
+        inputs.append(tritonclient.http.InferInput(name, arrays[name].shape, datatype))
+        inputs[-1].set_data_from_numpy(arrays[name])
+    answer = client.infer("{name}", inputs).as_numpy("{output}")
+
+"""
+
+_ASK_WITH_IDS: Final = """\
+    curl localhost:8000/v2/models/{name}/versions/{version}/infer -d \\
+      '{{"inputs": [{{"name": "input_ids", "datatype": "INT64", "shape": [1, 3], "data": [5, 6, 7]}},
+        {{"name": "attention_mask", "datatype": "INT64", "shape": [1, 3], "data": [1, 1, 1]}}]}}'
+
+"""
+
 _EQUAL_LENGTHS: Final = """\
 Triton joins requests of equal length only; texts of many lengths are served better by `--backend python`.
 `attention_mask` is needed: ones, and zeros for padding on the right.
@@ -83,8 +115,8 @@ def readme_text(manifest: Manifest, request: TritonRequest, plan: RepositoryPlan
         task=manifest.spec.task,
         version=__version__,
         backend=request.backend,
-        dtype=manifest.dtype,
-        lengths=manifest.spec.describe_lengths(),
+        dtype=manifest.precision,
+        sizes=manifest.describe_sizes(),
         command=start_command(request, place),
         models=", ".join(f"`{name}`" for name in plan.configs),
         place=shlex.quote(place.name),
@@ -161,25 +193,26 @@ def _tensorrt_needs(request: TritonRequest, plan: RepositoryPlan) -> list[str]:
 
 
 def _ask(manifest: Manifest, request: TritonRequest, plan: RepositoryPlan) -> str:
-    dims = output_dims(manifest.spec)
-    rows = plan.configs[request.name]["max_batch_size"]
-    shown = ", ".join(f"`{name}` [rows, {_shape(sizes)}]" for name, sizes in dims.items())
-    text = (
-        f"`{request.name}` takes `input_ids` and `attention_mask` int64 [rows, tokens] and gives {shown}:\n\n"
-    )
-    text += (
-        f"    curl localhost:8000/v2/models/{request.name}/versions/{VERSION}/infer -d \\\n"
-        '      \'{"inputs": [{"name": "input_ids", "datatype": "INT64", "shape": [1, 3], '
-        '"data": [5, 6, 7]},\n'
-        '        {"name": "attention_mask", "datatype": "INT64", "shape": [1, 3], "data": [1, 1, 1]}]}\'\n\n'
-    )
-    text += _BATCHES.format(rows=rows, delay=request.queue_delay)
-    text += _PYTHON_BATCHES if request.backend == "python" else _EQUAL_LENGTHS
+    config = plan.configs[request.name]
+    types = [(each["name"], str(each["data_type"]).removeprefix("TYPE_")) for each in config["input"]]
+    kinds = dict(types)
+    shown = [f"`{each.name}` {kinds[each.name]} {each.describe_shape()}" for each in manifest.inputs]
+    gives = ", ".join(f"`{each.name}` {each.describe_shape()}" for each in manifest.outputs)
+    text = f"`{request.name}` takes {' and '.join(shown)} and gives {gives}:\n\n"
+    if manifest.is_custom or manifest.spec.takes_vectors:
+        text += _ASK_BY_NAME.format(types=types, name=request.name, output=manifest.outputs[0].name)
+    else:
+        text += _ASK_WITH_IDS.format(name=request.name, version=VERSION)
+    if not has_rows(manifest):
+        return text + _NO_BATCHES.rstrip()
+    alone = [f"`{each.name}`" for each in (*manifest.inputs, *manifest.outputs) if len(each.shape) == 1]
+    text += _ROWS_ALONE.format(names=" and ".join(alone)) if alone else ""
+    text += _BATCHES.format(rows=config["max_batch_size"], delay=request.queue_delay)
+    if manifest.is_custom:
+        text += _CUSTOM_BATCHES
+    else:
+        text += _PYTHON_BATCHES if request.backend == "python" else _EQUAL_LENGTHS
     name = request.name + GENERATE_SUFFIX
     if name in plan.configs:
         text += _GENERATE.format(name=name, streams=request.streams)
     return text.rstrip()
-
-
-def _shape(sizes: list[int]) -> str:
-    return ", ".join("tokens" if size < 0 else str(size) for size in sizes)

@@ -29,6 +29,7 @@ NUMPY_TYPES = {
     "BF16": np.uint16,
     "INT64": np.int64,
     "INT32": np.int32,
+    "BOOL": np.bool_,
 }
 
 
@@ -36,6 +37,7 @@ class DataType(enum.Enum):
     FLOAT = 0
     HALF = 1
     INT32 = 3
+    BOOL = 4
     INT64 = 8
     BF16 = 7
 
@@ -89,6 +91,7 @@ class EngineFile:
     input_type: str = "INT64"
     inputs: dict[str, str] = field(default_factory=dict)
     capacity: int = 0
+    dimensions: list[str] = field(default_factory=lambda: ["batch", "sequence"])
     warning: str = ""
     fails_to_run: bool = False
 
@@ -180,8 +183,8 @@ class Engine:
         assert name in self.inputs
         capacities = (1, self.file.capacity, self.file.capacity)
         points = [
-            {"batch": batch, "sequence": length, "capacity": capacity}
-            for (batch, length), capacity in zip(self.file.profiles[profile_index], capacities, strict=True)
+            {**dict(zip(self.file.dimensions, shape, strict=True)), "capacity": capacity}
+            for shape, capacity in zip(self.file.profiles[profile_index], capacities, strict=True)
         ]
         return [tuple(point.get(dim, dim) for dim in self._dims[name]) for point in points]
 
@@ -254,7 +257,8 @@ class Context:
             past = self._shapes.get(name.replace("present", "past"))
             return past or (self._shapes["input_ids"][0], 1, self._engine.session.get_outputs()[0].shape[2])
         zeros = {name: _decode(np.zeros(shape, self._dtype(name))) for name, shape in self._shapes.items()}
-        zeros["attention_mask"] += 1
+        if "attention_mask" in zeros:
+            zeros["attention_mask"] += 1
         return self._engine.session.run([name], zeros)[0].shape
 
     def set_tensor_address(self, name: str, memory: int) -> bool:

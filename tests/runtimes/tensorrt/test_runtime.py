@@ -259,7 +259,7 @@ def test_a_plugin_library_that_tensorrt_refuses(tmp_path: Path, library: Path) -
     [
         (
             {"outputs": {"last_hidden_state": "FLOAT"}},
-            r"outputs \['last_hidden_state'\].*logits for text-gen",
+            r"outputs \['last_hidden_state'\].*, and logits",
         ),
         ({"outputs": {"logits": "INT32"}}, r"logits of type .*INT32.*expected .*FLOAT"),
         ({"input_type": "INT32"}, r"input_ids of type .*INT32.*expected .*INT64"),

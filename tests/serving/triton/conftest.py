@@ -12,6 +12,7 @@ from reformer_export import export_checkpoint
 from reformer_export.serving.triton.repository import write_triton_repository
 from tests.hf_models import config_t, save_model
 from tests.required import skip_unless_required
+from tests.runtimes.artifacts import write_custom_artifact, write_vector_artifact
 from tests.serving.triton.server import FOLDER, Server, reason_not_to, run_server
 
 
@@ -46,12 +47,33 @@ def repository(artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.fixture(scope="session")
-def server(repository: Path) -> Iterator[Server]:
-    """A tritonserver that serves it."""
+def named_artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with artifacts whose inputs are not ids: vectors, custom and rowless."""
+    folder = tmp_path_factory.mktemp("named")
+    write_vector_artifact(folder / "vectors", "float16")
+    write_custom_artifact(folder / "custom", "bfloat16")
+    write_custom_artifact(folder / "rowless", has_rows=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def named_repositories(named_artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """A python repository of each."""
+    folder = tmp_path_factory.mktemp("triton-named")
+    for name in ("vectors", "custom", "rowless"):
+        write_triton_repository(
+            named_artifacts / name, folder / name, name=name, provider="cpu", threads=1, queue_delay=100_000
+        )
+    return [folder / name for name in ("vectors", "custom", "rowless")]
+
+
+@pytest.fixture(scope="session")
+def server(repository: Path, named_repositories: list[Path]) -> Iterator[Server]:
+    """A tritonserver that serves all of them."""
     problem = reason_not_to()
     if problem is not None:
         pytest.skip(problem)
     if not (FOLDER / ".ready").is_file():
         skip_unless_required("no tritonserver; `make triton-server` installs one")
-    with run_server(repository, repository.parent / "server.log") as running:
+    with run_server([repository, *named_repositories], repository.parent / "server.log") as running:
         yield running

@@ -17,7 +17,7 @@ import sysconfig
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -80,8 +80,8 @@ class Server:
 
 
 @contextlib.contextmanager
-def run_server(repository: Path, log: Path, folder: Path = FOLDER) -> Iterator[Server]:
-    """A server of `repository` that is ready; it ends with the block."""
+def run_server(repositories: Sequence[Path], log: Path, folder: Path = FOLDER) -> Iterator[Server]:
+    """A server of `repositories` that is ready; it ends with the block."""
     ports = _free_ports(3)
     site = _site_packages(folder)
     libraries = [str(site / "nvidia_pytriton.libs"), str(find_libpython())]
@@ -94,7 +94,7 @@ def run_server(repository: Path, log: Path, folder: Path = FOLDER) -> Iterator[S
     listening += [f"--{name}-port={port}" for name, port in zip(names, ports, strict=True)]
     command = [
         site / "pytriton" / "tritonserver" / "bin" / "tritonserver",
-        f"--model-repository={repository}",
+        *(f"--model-repository={repository}" for repository in repositories),
         f"--backend-directory={folder / 'backends'}",
         "--disable-auto-complete-config",  # which would open every model twice
         *listening,

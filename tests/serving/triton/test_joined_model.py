@@ -15,7 +15,7 @@ from reformer_export import load
 from reformer_export.errors import InputError, ReformerExportError, RuntimeUnavailableError
 from reformer_export.runtimes import Runtime
 from reformer_export.serving.triton import server
-from reformer_export.serving.triton.joined_model import Asked, answer_requests, check_request
+from reformer_export.serving.triton.joined_model import RequestRunner
 
 LONGEST = 512
 
@@ -24,6 +24,10 @@ LONGEST = 512
 def model(artifact: Path) -> Iterator[Runtime]:
     with load(artifact, provider="cpu", threads=1) as opened:
         yield opened
+
+
+def by_name(ids: Any, mask: Any = None) -> dict[str, Any]:
+    return {"input_ids": ids} | ({} if mask is None else {"attention_mask": mask})
 
 
 @st.composite
@@ -42,7 +46,8 @@ def requests(draw: st.DrawFn) -> tuple[Any, Any, int | None]:
 @settings(max_examples=40, deadline=None)
 @given(st.lists(requests(), min_size=1, max_size=12))
 def test_nobody_notices_the_company(model: Runtime, asked: list[tuple[Any, Any, int | None]]) -> None:
-    answers = answer_requests(model, [check_request(model, *each) for each in asked])
+    runner = RequestRunner(model)
+    answers = runner.answer([runner.check(by_name(*each[:2]), each[2]) for each in asked])
     for (ids, mask, rounds), answer in zip(asked, answers, strict=True):
         assert not isinstance(answer, ReformerExportError)
         assert np.array_equal(answer["logits"], model.run(ids, mask, rounds)["logits"])
@@ -61,7 +66,7 @@ def test_nobody_notices_the_company(model: Runtime, asked: list[tuple[Any, Any, 
 )
 def test_what_the_model_does_not_take(model: Runtime, ids: Any, rounds: Any, words: str) -> None:
     with pytest.raises(InputError, match=words):
-        check_request(model, np.array(ids, np.int64), None, rounds)
+        RequestRunner(model).check(by_name(np.array(ids, np.int64)), rounds)
 
 
 def test_a_row_that_fails_does_not_take_the_others_with_it(
@@ -70,14 +75,16 @@ def test_a_row_that_fails_does_not_take_the_others_with_it(
     """As on an engine, which takes so many rows: here two, and none that begins with 13."""
     whole = model.run
 
-    def run(ids: Any, mask: Any, rounds: Any) -> Any:
-        if len(ids) > 2 or 13 in [row[0] for row in ids]:
+    def run(inputs: Any, num_hashes: Any) -> Any:
+        ids = inputs["input_ids"]
+        if len(ids) > 2 or 13 in ids:
             raise RuntimeUnavailableError("rows", len(ids), "two")
-        return whole(ids, mask, rounds)
+        return whole(inputs, num_hashes=num_hashes)
 
     monkeypatch.setattr(model, "run", run)
-    asked = [np.full((1, 5), first) for first in (3, 13, 5, 6, 7)]
-    answers = answer_requests(model, [Asked(ids, np.ones_like(ids), 2) for ids in asked])
+    asked = [np.full((rows, 5), first) for rows, first in ((1, 3), (3, 13), (5, 5), (1, 6), (1, 7))]
+    runner = RequestRunner(model)
+    answers = runner.answer([runner.check(by_name(ids), 2) for ids in asked])
     assert isinstance(answers[1], RuntimeUnavailableError)
     for index in (0, 2, 3, 4):
         assert np.array_equal(answers[index]["logits"], whole(asked[index])["logits"])  # type: ignore[index]

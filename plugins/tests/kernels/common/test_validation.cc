@@ -255,7 +255,7 @@ void check_library() {
   CHECK(reformer_library_info(&library) == REFORMER_OK, "info");
   CHECK(library.abi_version == REFORMER_ABI_VERSION, "abi %u", library.abi_version);
   CHECK(library.version[0] != '\0' && library.cpu_target[0] != '\0', "empty text");
-  for (int status = 0; status <= REFORMER_ERROR_LENGTHS; ++status) {
+  for (int status = 0; status <= REFORMER_ERROR_PROCESSOR; ++status) {
     const char* text = reformer_status_text(static_cast<reformer_status>(status));
     CHECK(std::strcmp(text, "unknown status") != 0, "status %d has no text", status);
   }

@@ -73,6 +73,56 @@ void check_wide_window(Random& random, bool causal) {
   CHECK(error < 2e-5, "error %g", error);
 }
 
+// Heads whose packed keys do not all stay in a worker's cache: they take turns in strips, of which
+// the last one is narrower, and one has heads of two sequences.
+void check_strips(Random& random, bool lsh) {
+  Attention call;
+  call.lsh = lsh;
+  call.batch = 3;
+  call.heads = 3;
+  call.length = 500;
+  call.head_size = 128;
+  call.chunking = {256, 1, lsh ? 1 : 0, 256, 256, lsh ? 0 : 1};
+  call.dense_threshold = 1024;  // of LSH: one chunk of every position, in its own order
+  const int64_t count = call.batch * call.length * call.heads * call.head_size;
+  call.query = draw_values(random, REFORMER_FLOAT32, count, 1.0f);
+  call.key = draw_values(random, REFORMER_FLOAT32, lsh ? 0 : count, 1.0f);
+  call.value = draw_values(random, REFORMER_FLOAT32, count, 1.0f);
+  call.buckets.assign(static_cast<size_t>(call.batch * call.heads * call.length), 0);
+  call.mask.assign(static_cast<size_t>(call.batch * call.length), 1);
+  check_attention(call, lsh ? -1 : -2);
+}
+
+// Two keys with logits 0 and x, of which only the second has a value: exp(x) / (1 + exp(x)), exact
+// in proportion however small; nothing below what float32 can tell in full.
+void check_exponentials() {
+  constexpr int64_t kCount = 40000;
+  Attention call;
+  call.lsh = false;
+  call.batch = kCount;
+  call.length = 2;
+  call.chunking = {2, 0, 0, 2, 2, 0};
+  call.query.assign(2 * kCount, 1.0f);
+  call.mask.assign(2 * kCount, 1);
+  for (int64_t i = 0; i < kCount; ++i) {
+    const float x = -110.0f * static_cast<float>(i) / static_cast<float>(kCount);
+    call.key.insert(call.key.end(), {0.0f, i == 0 ? -HUGE_VALF : x});
+    call.value.insert(call.value.end(), {0.0f, 1.0f});
+  }
+  for (const CpuTarget target : {CpuTarget::kFallback, CpuTarget::kAvx2, CpuTarget::kAvx512}) {
+    set_cpu_target(target);
+    const std::vector<float> got = run_attention(call, 1);
+    for (size_t i = 0; i < got.size(); ++i) {
+      const double weight = std::exp(static_cast<double>(call.key[i / 2 * 2 + 1]));
+      const double expected = weight / (1 + weight);
+      const double error = std::fabs(static_cast<double>(got[i]) - expected);
+      CHECK(error <= 4e-7 * expected + 2e-38, "logit %g (%s): %g, expected %g",
+            static_cast<double>(call.key[i / 2 * 2 + 1]), cpu_target_name(),
+            static_cast<double>(got[i]), expected);
+    }
+  }
+}
+
 // NaN and infinity give some answer, without touching memory that is not the call's.
 void check_not_finite(Random& random) {
   Attention call = draw_attention(random);
@@ -98,5 +148,7 @@ int main(int argc, char** argv) {
   }
   for (int i = 0; i < 20; ++i) check_not_finite(random);
   for (const bool causal : {false, true}) check_wide_window(random, causal);
+  for (const bool lsh : {false, true}) check_strips(random, lsh);
+  check_exponentials();
   return FINISH_TEST();
 }

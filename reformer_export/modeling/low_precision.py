@@ -1,0 +1,116 @@
+"""A canonical model whose dense layers have weights of few bits."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import torch
+from torch import nn
+
+from reformer_export.contract import GELU, RELU
+from reformer_export.errors import InputError
+from reformer_export.low_precision import INT4_BLOCK, PROJECTIONS, LowPrecision, projection_of
+from reformer_export.ops import dequantise_blocks, linear
+from reformer_export.ops.int4_blocks import quantise_blocks
+from reformer_export.ops.linear import quantise_weight
+
+FUSED: Final[dict[Any, int]] = {nn.functional.relu: RELU, nn.functional.gelu: GELU}
+"""Activations that Linear has."""
+
+
+class Int8Linear(nn.Module):
+    """A dense layer with int8 weights, called as nn.Linear is, and the `activation` that follows."""
+
+    def __init__(self, module: nn.Linear, dtype: torch.dtype) -> None:
+        """From one with float32 weights; `dtype` is T."""
+        super().__init__()
+        weight, scales = quantise_weight(module.weight)
+        bias = torch.zeros_like(scales) if module.bias is None else module.bias
+        self.register_buffer("weight", weight)
+        self.register_buffer("scales", scales)
+        self.register_buffer("bias", bias.to(dtype))
+        self.activation = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """T [..., K] -> T [..., N]."""
+        y: torch.Tensor = linear(x, self.weight, self.scales, self.bias, self.activation)
+        return y
+
+
+class Int4Linear(nn.Module):
+    """A dense layer with int4 weights in blocks, called as nn.Linear is: T outside of what is stored."""
+
+    def __init__(self, module: nn.Linear, dtype: torch.dtype) -> None:
+        """From one with float32 weights; `dtype` is T."""
+        super().__init__()
+        weight, scales = quantise_blocks(module.weight)
+        self.register_buffer("weight", weight)
+        self.register_buffer("scales", scales.to(dtype))
+        self.register_buffer("bias", None if module.bias is None else module.bias.to(dtype))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """T [..., K] -> T [..., N]."""
+        product = torch.matmul(x, dequantise_blocks(self.weight, self.scales))
+        return product if self.bias is None else product + self.get_buffer("bias")
+
+
+def replace_linears(model: nn.Module, low_precision: LowPrecision | None, dtype: torch.dtype) -> None:
+    """Let the dense layers of `model` that `low_precision` stores in int8 be such, in place; `dtype` is T.
+    InputError when it does not fit the model."""
+    if low_precision is None:
+        return
+    kind = Int8Linear if low_precision.weights == "int8" else Int4Linear
+    for name, layer in _choose_linears(model, low_precision).items():
+        parent, _, own = name.rpartition(".")
+        setattr(model.get_submodule(parent), own, kind(layer, dtype))
+    for module in model.modules():
+        _fuse_activation(module)
+
+
+def _choose_linears(model: nn.Module, low_precision: LowPrecision) -> dict[str, nn.Linear]:
+    """The dense layers that `low_precision` stores in few bits, by path; InputError when it keeps one that
+    the model does not have, or all."""
+    linears = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and projection_of(name) is not None
+    }
+    present = {projection_of(name) for name in linears}
+    names = ", ".join(name for name in PROJECTIONS if name in present) or "none"
+    for name in low_precision.kept:
+        if name not in present:
+            raise InputError("keep", name, f"some of the model's projections: {names}", "leave it out")
+    chosen = {name: module for name, module in linears.items() if low_precision.stores(name)}
+    if not chosen:
+        got = f"{low_precision.weights} with every projection kept ({names})"
+        raise InputError("weights", got, "one that is not", "keep fewer, or leave `weights` out")
+    for name, module in chosen.items():
+        if low_precision.weights == "int4" and module.in_features % INT4_BLOCK:
+            got = f"int4 for {name}, which reads {module.in_features} values"
+            fix = f"put {projection_of(name)} into `keep`, or use int8"
+            raise InputError("weights", got, f"a multiple of {INT4_BLOCK}, the size of a block", fix)
+    return chosen
+
+
+def weight_dtype(name: str, low_precision: LowPrecision | None, dtype: torch.dtype) -> torch.dtype:
+    """Of the parameter `name` while the model is built: what becomes int8 or int4 is rounded once, from
+    float32."""
+    module, _, kind = name.rpartition(".")
+    is_low = low_precision is not None and low_precision.stores(module)
+    return torch.float32 if is_low and kind == "weight" else dtype
+
+
+def _fuse_activation(module: Any) -> None:
+    """Let the int8 layers `inner` of a feed-forward compute the activation that follows them, if they can."""
+    inner, code = getattr(module, "inner", None), FUSED.get(getattr(module, "activation", None))
+    if inner is None or code is None or getattr(module, "is_gated", False):
+        return
+    layers = list(inner) if isinstance(inner, nn.ModuleList) else [inner]
+    if all(isinstance(layer, Int8Linear) for layer in layers):
+        for layer in layers:
+            layer.activation = code
+        module.activation = _pass_on
+
+
+def _pass_on(x: torch.Tensor) -> torch.Tensor:
+    return x

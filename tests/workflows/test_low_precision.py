@@ -1,0 +1,161 @@
+"""Weights of few bits through the jobs: what is asked for, recorded, told and refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from reformer_export import export_checkpoint, verify_artifact
+from reformer_export.artifact.manifest import read_manifest
+from reformer_export.checkpoints import LoadOptions, load_huggingface
+from reformer_export.errors import ArtifactError, InputError, ParityError
+from reformer_export.low_precision import PROJECTIONS, LowPrecision, projection_of
+from reformer_export.modeling import build_model
+from reformer_export.parity.cost import CostResult
+from reformer_export.report.verify_page import page_from_verify
+from reformer_export.workflows.export import ExportRequest
+from tests.hf_models import config_t, save_model
+
+
+@pytest.fixture(scope="module")
+def of_bytes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A causal language model over bytes."""
+    config = config_t(is_decoder=True, vocab_size=258)
+    return save_model(tmp_path_factory.mktemp("bytes"), config, transformers.ReformerModelWithLMHead)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "held-out.txt"
+    path.write_text("In the beginning was the word. " * 4, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def int8(of_bytes: Path, text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("int8") / "out"
+    export_checkpoint(of_bytes, out, weights="int8", keep=["key"], data=text, max_loss=1.0)
+    return out
+
+
+def test_what_was_asked_for_and_what_it_costs_are_recorded(int8: Path) -> None:
+    values = json.loads((int8 / "manifest.json").read_text())
+    assert (values["weights"], values["kept"]) == ("int8", ["key"])
+    manifest = read_manifest(int8)
+    assert manifest.low_precision == LowPrecision("int8", ("key",))
+    assert manifest.operators["Linear"] == 1
+    assert manifest.parity is not None
+    (cost,) = manifest.parity["cost"]["artifacts"]
+    assert abs(cost["loss"]) < 0.1
+    assert cost["loss"] == cost["bits_per_character"] - manifest.parity["cost"]["bits_per_character"]
+
+
+def test_nothing_is_written_where_more_is_lost_than_may_be(
+    of_bytes: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CostResult, "loss", lambda *_: 0.0042)
+    with pytest.raises(ParityError, match=r"loss on held-out.txt: got 0.0042 bits .* at most 0.004; nothing"):
+        export_checkpoint(of_bytes, tmp_path / "out", weights="int8", data=text, max_loss=0.004)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_artifacts_of_one_checkpoint_stand_side_by_side(
+    int8: Path, of_bytes: Path, text: Path, exported: Path, tmp_path: Path
+) -> None:
+    export_checkpoint(of_bytes, tmp_path / "float32", verify=False)
+    options: dict[str, Any] = {"lengths": [20], "batch_sizes": [1], "data": text}
+    report = verify_artifact(tmp_path / "float32", beside=[int8], **options)
+    cost = report.runtimes[0].cost
+    assert cost is not None
+    whole, small = cost.artifacts
+    assert (whole.name, whole.agreement, whole.flip_rate) == ("float32", 1.0, 0.0)
+    assert abs(cost.loss(whole) or 0) < 1e-5
+    assert small.precision == "float32, int8 weights but for key"
+    assert small.nbytes < whole.nbytes
+    assert report.to_dict()["cost"]["artifacts"][1]["precision"] == small.precision
+    (section,) = [each for each in page_from_verify(report).sections if each.title.startswith("What low")]
+    assert section.tables[0].rows[1][:2] == ("out", small.precision)
+    with pytest.raises(InputError, match=r"beside: got .* of another checkpoint"):
+        verify_artifact(tmp_path / "float32", beside=[exported], **options)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"keep": ("head",)}, "keep: got it without `weights`"),
+        ({"weights": "int8", "keep": ("heads",)}, "keep: got 'heads', expected some of query_key, query"),
+        ({"weights": "int2"}, "weights: got 'int2', expected one of int8, int4"),
+        ({"weights": "int4"}, "weights: got int4 with `opset` 20, expected an `opset` from 21"),
+        ({"max_loss": 0.1}, "max_loss: got it without `data`"),
+        ({"max_loss": -0.1, "data": Path("a")}, "max_loss: got -0.1"),
+        ({"data": Path("a"), "verify": False}, "data: got it without `verify`"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        ExportRequest(**fields)
+
+
+@pytest.mark.parametrize(
+    ("low_precision", "message"),
+    [
+        (LowPrecision("int8", ("query", "outer", "query")), None),
+        (LowPrecision("int8", tuple(p for p in PROJECTIONS)), "weights: got int8 with every projection kept"),
+        (LowPrecision("int4"), r"int4 for encoder.* which reads 16 values, expected a multiple of 32"),
+    ],
+)
+def test_what_does_not_fit_the_model_is_refused(
+    of_bytes: Path, low_precision: LowPrecision, message: str | None
+) -> None:
+    checkpoint = load_huggingface(str(of_bytes), LoadOptions())
+    if message is None:
+        build_model(checkpoint.spec, checkpoint.weights, "float32", low_precision)
+        return
+    with pytest.raises(InputError, match=message):
+        build_model(checkpoint.spec, checkpoint.weights, "float32", low_precision)
+
+
+def test_a_projection_that_the_model_lacks_is_no_choice(tmp_path: Path) -> None:
+    config = config_t(attn_layers=["lsh"])
+    folder = save_model(tmp_path, config, transformers.ReformerModel)
+    checkpoint = load_huggingface(str(folder), LoadOptions())
+    for name in ("key", "head"):
+        with pytest.raises(InputError, match=f"keep: got {name}, expected some .*: query_key, value, output"):
+            build_model(checkpoint.spec, checkpoint.weights, "float32", LowPrecision("int8", (name,)))
+
+
+def test_rounded_once_from_what_the_checkpoint_has(of_bytes: Path) -> None:
+    """A bfloat16 artifact's int8 weights are those of a float32 one."""
+    checkpoint = load_huggingface(str(of_bytes), LoadOptions())
+    built = [
+        build_model(checkpoint.spec, checkpoint.weights, dtype, LowPrecision("int8"))
+        for dtype in ("float32", "bfloat16")
+    ]
+    weights = [model.get_submodule("encoder.layers.0.feed_forward.inner.0") for model in built]
+    assert torch.equal(weights[0].weight, weights[1].weight)
+    assert weights[1].bias.dtype == torch.bfloat16
+
+
+def test_only_the_projections_are_stored_in_few_bits() -> None:
+    assert projection_of("encoder.layers.3.attention.self_attention.query_key") == "query_key"
+    assert projection_of("encoder.layers.3.attention.output.dense") == "output"
+    assert projection_of("encoder.layers.3.feed_forward.inner.1") == "inner"
+    assert projection_of("encoder.layers.3.feed_forward.outer") == "outer"
+    assert projection_of("lm_head.projection") == "head"
+    for name in ("classifier.dense", "qa_outputs", "embeddings.projection", "a.feed_forward.memory.query"):
+        assert projection_of(name) is None
+
+
+@pytest.mark.parametrize(("field", "value"), [("weights", "int2"), ("kept", ["heads"]), ("kept", "key")])
+def test_a_manifest_that_says_otherwise_is_refused(
+    int8: Path, tmp_path: Path, field: str, value: object
+) -> None:
+    values = json.loads((int8 / "manifest.json").read_text()) | {field: value}
+    (tmp_path / "manifest.json").write_text(json.dumps(values))
+    with pytest.raises(ArtifactError, match="missing or wrong field"):
+        read_manifest(tmp_path)
