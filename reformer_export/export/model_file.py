@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Final, TypeVar
+from typing import Any, BinaryIO, Final
 
 import onnx
 import onnx_ir as ir
@@ -20,8 +20,6 @@ _GRAPH: Final = onnx.ModelProto.GRAPH_FIELD_NUMBER
 _INITIALIZER: Final = onnx.GraphProto.INITIALIZER_FIELD_NUMBER
 _RAW_DATA: Final = onnx.TensorProto.RAW_DATA_FIELD_NUMBER
 _LENGTH_DELIMITED: Final = 2
-
-Message = TypeVar("Message")
 
 
 def save_model(model: ir.Model, path: Path, external_data: str | None = None) -> None:
@@ -84,7 +82,9 @@ def _write_model(stream: BinaryIO, model: Any, weights: dict[str, Any]) -> None:
     for head, (name, first, last) in zip(heads, tensor_parts, strict=True):
         stream.write(head + first)
         if name in weights:
-            stream.write(weights[name].tobytes())
+            data = weights[name].tobytes()
+            assert len(data) == _nbytes(weights[name])  # the sizes around it are written already
+            stream.write(data)
         stream.write(last)
     stream.write(graph_parts[1])
     stream.write(model_parts[1])

@@ -224,9 +224,8 @@ def turn_pairs(query_key: torch.Tensor, turn: Turn, num_heads: int, scale: float
 
 
 def weights_alone(num_hashes: int) -> torch.Tensor:
-    """What the weights of a token sum to that sees itself alone: float32
-    [(num_hashes + 1)**2, 1], at the place
-    (num_hashes + 1) * n2 + n1 for one that is in its window twice in n2 rounds and once in n1.
+    """What the weights of a token sum to that sees itself alone: float32 [(num_hashes + 1)**2, 1], at the
+    place (num_hashes + 1) * n2 + n1 for one that is in its window twice in n2 rounds and once in n1.
 
     Not quite 1, since each logsumexp is rounded.
     """

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import HealthCheck, Phase, event, given, settings
 from hypothesis import strategies as st
@@ -18,6 +19,7 @@ from reformer_export.artifact.manifest import Manifest
 from reformer_export.checkpoints import Checkpoint, LoadOptions, load_lucidrains
 from reformer_export.lucidrains_spec import LucidrainsSpec
 from reformer_export.modeling import build_model
+from reformer_export.modeling.lucidrains_attention import SELF_LOGIT, weights_alone
 from reformer_export.parity.point_errors import Judge
 from reformer_export.parity.points import Point
 from reformer_export.reference.eager_values import memory_name
@@ -195,3 +197,18 @@ def test_tied_layers_share_their_tensors(tmp_path: Path) -> None:
 
 def _parts(checkpoint: Checkpoint) -> tuple[Any, Any]:
     return checkpoint.spec, checkpoint.weights
+
+
+@pytest.mark.parametrize("num_hashes", [1, 2, 5, 8])
+def test_weights_of_a_token_alone_are_those_of_its_rounds(num_hashes: int) -> None:
+    """A share exp(logit - lse) of each key, by exp(lse - logsumexp of the rounds), as float32 has it."""
+    weights = weights_alone(num_hashes)
+    for rounds in range(1, num_hashes + 1):  # a run may take fewer than there are
+        for twice in range(rounds + 1):
+            copies = torch.tensor([2.0] * twice + [1.0] * (rounds - twice))
+            lse = copies.log() + SELF_LOGIT
+            greatest = lse.max()
+            all_rounds = (lse - greatest).exp().sum().log() + greatest
+            expected = (copies * (SELF_LOGIT - lse).exp() * (lse - all_rounds).exp()).sum()
+            found = weights[(num_hashes + 1) * twice + rounds - twice]
+            torch.testing.assert_close(found[0], expected, rtol=0, atol=5e-7)
