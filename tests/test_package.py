@@ -11,7 +11,7 @@ import reformer_export
 
 
 def test_every_public_name_is_there() -> None:
-    assert len(reformer_export.__all__) == 10
+    assert len(reformer_export.__all__) == 11
     for name in reformer_export.__all__:
         assert getattr(reformer_export, name) is not None
 
@@ -25,7 +25,7 @@ def test_importing_it_imports_no_torch() -> None:
     code = (
         "import sys, reformer_export\n"
         "reformer_export.load, reformer_export.build_engine, reformer_export.build_libraries\n"
-        "reformer_export.export_checkpoint\n"
+        "reformer_export.export_checkpoint, reformer_export.export_module\n"
         "reformer_export.verify_artifact, reformer_export.bench_artifact, reformer_export.serve\n"
         "reformer_export.run_files, reformer_export.write_triton_repository\n"
         "heavy = {'torch', 'transformers', 'onnx', 'pyarrow', 'ray', 'tensorrt_rtx'}\n"

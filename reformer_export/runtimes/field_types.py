@@ -37,9 +37,10 @@ def _convert(value: Any, kind: Any) -> Any:
     if Path in kinds and isinstance(value, str | os.PathLike) and not isinstance(value, Path):
         path = os.fspath(value)
         return Path(path) if isinstance(path, str) else value
-    takes_many = any(get_origin(each) in (tuple, Sequence) for each in kinds)
-    if takes_many and isinstance(value, list | range | np.ndarray):
-        return tuple(value.tolist() if isinstance(value, np.ndarray) else value)
+    several = next((each for each in kinds if get_origin(each) in (tuple, Sequence)), None)
+    if several is not None and isinstance(value, tuple | list | range | np.ndarray):
+        values = value.tolist() if isinstance(value, np.ndarray) else value
+        return tuple(_convert(each, get_args(several)[0]) for each in values)
     return value
 
 

@@ -80,7 +80,6 @@ class VerifyRequest:
         unknown = [name for name in given if isinstance(name, str) and name not in RUNTIMES]
         if unknown:
             raise InputError("runtimes", repr(unknown[0]), " or ".join(RUNTIMES), "name one")
-        object.__setattr__(self, "beside", tuple(Path(folder) for folder in self.beside))
         check_field_types(self, but=("inputs",))
         if isinstance(self.inputs, str | os.PathLike):
             object.__setattr__(self, "inputs", Path(os.fsdecode(self.inputs)))

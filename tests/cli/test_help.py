@@ -19,6 +19,7 @@ OWN_MEANING = {
     "--num-hashes": "a model's, a run's, an engine's, or those that are compared",
     "--batch-sizes": "defaults differ",
     "--lengths": "defaults differ",
+    "--data": "what is measured on it",
     "--batch-size": "defaults differ",
     "--runtime": "one, several, or the one to build for",
     "--native": "replay has what was found for its default",

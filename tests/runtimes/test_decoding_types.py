@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -80,7 +81,12 @@ def test_a_model_opened_to_generate_runs_too(monkeypatch: pytest.MonkeyPatch) ->
     """And the other way round; each graph is opened once, when it is needed."""
     opened: list[str] = []
     real = ort.open_session
-    monkeypatch.setattr(ort, "open_session", lambda path, *a: opened.append(path.name) or real(path, *a))
+
+    def open_session(path: Path, *values: Any, **options: Any) -> Any:
+        opened.append(path.name)
+        return real(path, *values, **options)
+
+    monkeypatch.setattr(ort, "open_session", open_session)
     for first, second in (("run", "generate"), ("generate", "run")):
         opened.clear()
         with load(decoding_artifact(), RuntimeOptions(open_for=first, threads=1)) as model:  # type: ignore[arg-type]

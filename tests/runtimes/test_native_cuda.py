@@ -28,7 +28,7 @@ class Machine:
     refusal: str | None = None
     starts_cuda: bool = True
 
-    def open_session(self, _model: Path, placement: ort.Placement) -> Any:
+    def open_session(self, _model: Path, placement: ort.Placement, **_options: Any) -> Any:
         provider = placement.provider
         if provider == ort.CUDA and placement.library is not None and self.refusal is not None:
             raise ArtifactError(self.refusal)

@@ -183,7 +183,7 @@ def test_a_machine_without_cuda_is_not_the_library_s_fault(
     library = NativeLibrary(Path("cuda.so"), "0.1.0", ABI_VERSION, "AVX3", "80,90")
     opened = []
 
-    def refuse(_model: Path, placement: Placement) -> Any:
+    def refuse(_model: Path, placement: Placement, **_options: Any) -> Any:
         opened.append(placement.library)
         raise ProviderError("no GPU", "one", "get one")
 
