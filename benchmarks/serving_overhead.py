@@ -8,7 +8,6 @@ array, as `model.run` does. Every answer is compared, after the clock was stoppe
 from __future__ import annotations
 
 import importlib.util
-import re
 import socket
 import statistics
 import time
@@ -19,7 +18,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.serving_load import Question, ServerProcess
+from benchmarks.serving_load import BUFFER_BYTES, HEAD_BYTES, Question, ServerProcess, find_body
 from reformer_export.runtimes import Runtime
 
 LENGTH: Final = 512
@@ -27,7 +26,6 @@ LENGTH: Final = 512
 THIN: Final = "a thin client"
 WARM_UP: Final = 5
 """Turns that are not counted."""
-_LENGTHS: Final = re.compile(rb"\r\n(inference-header-)?content-length: (\d+)")
 
 
 @dataclass
@@ -50,7 +48,7 @@ class ThinClient:
     def __init__(self, port: int) -> None:
         self._socket = socket.create_connection(("127.0.0.1", port))
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._buffer = memoryview(bytearray(2**22))
+        self._buffer = memoryview(bytearray(BUFFER_BYTES))
 
     def ask(self, question: Question, vocab_size: int) -> NDArray[np.float32]:
         """The logits, [1, length, vocabulary], which the next answer overwrites."""
@@ -59,21 +57,11 @@ class ThinClient:
         while filled < end:
             filled += self._socket.recv_into(self._buffer[filled:])
             if not begin:
-                begin, end = _find_body(bytes(self._buffer[: min(filled, 4096)]))
+                begin, end = find_body(bytes(self._buffer[: min(filled, HEAD_BYTES)]))
         return np.frombuffer(self._buffer[begin:end], np.float32).reshape(1, question.length, vocab_size)
 
     def close(self) -> None:
         self._socket.close()
-
-
-def _find_body(head: bytes) -> tuple[int, int]:
-    """Where an answer's tensor begins and the answer ends; 0 and 1 while the head is not whole."""
-    size = head.find(b"\r\n\r\n") + 4
-    if size < 4:
-        return 0, 1
-    assert head.startswith(b"HTTP/1.1 200 "), head
-    lengths = {bool(found[1]): int(found[2]) for found in _LENGTHS.finditer(head[:size])}
-    return size + lengths[True], size + lengths[False]
 
 
 def measure_overhead(
