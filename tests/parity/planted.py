@@ -34,6 +34,16 @@ CASE = Case(20, 2, masked=True)
 Plant = Callable[[onnx.ModelProto], None]
 
 
+def write_planted(folder: Path, manifest: Manifest, plant: Plant | None, scratch: Path) -> None:
+    """A copy of the artifact in `folder` in the folder `scratch`, with a defect planted into it."""
+    model = onnx.load(str(folder / "model.onnx"))
+    if plant is not None:
+        plant(model)
+    onnx.save(model, str(scratch / "model.onnx"))
+    files = {"model.onnx": sha256_of_file(scratch / "model.onnx")}
+    write_manifest(scratch, dataclasses.replace(manifest, files=files))
+
+
 @dataclass(frozen=True)
 class Artifact:
     """An artifact, its checkpoint, and eager of that."""
@@ -46,12 +56,7 @@ class Artifact:
     @contextmanager
     def open(self, plant: Plant | None, scratch: Path, native: NativeMode = "off") -> Iterator[ParitySession]:
         """A session on a copy in the folder `scratch`, with a defect planted into it."""
-        model = onnx.load(str(self.folder / "model.onnx"))
-        if plant is not None:
-            plant(model)
-        onnx.save(model, str(scratch / "model.onnx"))
-        files = {"model.onnx": sha256_of_file(scratch / "model.onnx")}
-        write_manifest(scratch, dataclasses.replace(self.manifest, files=files))
+        write_planted(self.folder, self.manifest, plant, scratch)
         options = RuntimeOptions(provider="cpu", threads=1, native=native)
         with open_session(scratch, self.checkpoint, options, eager=self.eager) as session:
             yield session

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import onnx
 import torch
 import transformers
 from torch import nn
 
 from reformer_export import export_module
-from reformer_export.artifact.files import sha256_of_file
-from reformer_export.artifact.manifest import Manifest, read_manifest, write_manifest
+from reformer_export.artifact.manifest import Manifest, read_manifest
 from reformer_export.libraries.operators import NativeMode
 from reformer_export.parity.module_session import ModuleSession, open_module_session
 from reformer_export.runtimes import RuntimeOptions
 from tests import lucidrains
 from tests.hf_models import config_t
-from tests.parity.planted import Plant
+from tests.parity.planted import Plant, write_planted
 
 SIZE = 16
 
@@ -69,12 +66,7 @@ class UserArtifact:
     @contextmanager
     def open(self, plant: Plant | None, scratch: Path, native: NativeMode = "off") -> Iterator[ModuleSession]:
         """A session on a copy in the folder `scratch`, with a defect planted into it."""
-        model = onnx.load(str(self.folder / "model.onnx"))
-        if plant is not None:
-            plant(model)
-        onnx.save(model, str(scratch / "model.onnx"))
-        files = {"model.onnx": sha256_of_file(scratch / "model.onnx")}
-        write_manifest(scratch, dataclasses.replace(self.manifest, files=files))
+        write_planted(self.folder, self.manifest, plant, scratch)
         options = RuntimeOptions(provider="cpu", threads=1, native=native)
         with open_module_session(scratch, self.module, options) as session:
             yield session

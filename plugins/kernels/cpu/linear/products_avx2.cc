@@ -12,6 +12,7 @@ namespace reformer {
 namespace {
 
 #include "kernels/cpu/linear/vectors-inl.h"
+#include "kernels/cpu/linear/words256-inl.h"
 
 // A word of a row: its numbers, and their magnitudes.
 struct RowWord {
@@ -20,21 +21,11 @@ struct RowWord {
 };
 
 // 4 rows by 2 vectors fit the 16 registers.
-struct Int8 {
+struct Int8 : Words256 {
   static constexpr size_t kRows = 4;
-  static constexpr size_t kVectors = 2;
-  static constexpr size_t kBytes = 32;
-  using Vector = __m256i;
-  using Operand = __m256i;
 
-  static HWY_INLINE Vector zero() { return _mm256_setzero_si256(); }
-  static HWY_INLINE __m256i load(const uint8_t* source) {
-    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(source));
-  }
   static HWY_INLINE RowWord broadcast(const uint8_t* source) {
-    int32_t word;
-    std::memcpy(&word, source, sizeof(word));
-    const __m256i numbers = _mm256_set1_epi32(word);
+    const __m256i numbers = Words256::broadcast(source);
     return {numbers, _mm256_abs_epi8(numbers)};
   }
   // The instruction multiplies uint8 with int8 and adds two products in int16, which must not
@@ -43,9 +34,6 @@ struct Int8 {
     const __m256i pairs =
         _mm256_maddubs_epi16(row.magnitudes, _mm256_sign_epi8(outputs, row.numbers));
     return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
-  }
-  static HWY_INLINE void store(uint8_t* target, Vector sum) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(target), sum);
   }
 };
 
