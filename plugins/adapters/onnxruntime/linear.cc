@@ -163,6 +163,11 @@ void add_linear(Ort::CustomOpDomain& domain) {
     domain.Add(&float16);
     domain.Add(&bfloat16);
   }
+  if (library.float32_products != nullptr) {
+    constexpr auto kFloat32 = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+    static const LinearOp float32(kFloat32, kFloat32);
+    domain.Add(&float32);
+  }
   if (library.bfloat16_products != nullptr) {
     static const LinearOp float32(ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, kBFloat16);
     static const LinearOp bfloat16(ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16, kBFloat16);
