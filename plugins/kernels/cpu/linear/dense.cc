@@ -28,9 +28,10 @@ constexpr size_t kLine = kCacheLine / sizeof(float);
 
 // Some rows by one panel.
 struct DenseBlock {
-  const float* x;  // the first row
-  size_t size;     // K, also from row to row
-  bool is_first;   // panel, so that the rows come from far away
+  const float* x;       // the first row
+  size_t size;          // K, also from row to row
+  bool is_first_panel;  // of these rows, which then come from far away
+  bool is_first_block;  // of this panel, which then comes from far away
   const float* panel;
   const float* bias;
   float* y;  // the first row's first output
@@ -44,7 +45,7 @@ HWY_INLINE void prefetch_line(const float* line) { __builtin_prefetch(line, 0, 2
 // Asks for a line of every row behind the block's, and of where its output goes.
 template <size_t kRows>
 HWY_INLINE void prefetch_lines(const DenseBlock& block, size_t k) {
-  if (block.is_first) {
+  if (block.is_first_panel) {
     const float* x = block.x + kRows * block.size + k;
     for (size_t r = 0; r < kRows; ++r, x += block.size) prefetch_line(x);
   }
@@ -53,10 +54,12 @@ HWY_INLINE void prefetch_lines(const DenseBlock& block, size_t k) {
   for (size_t r = 0; r < kRows; ++r, y += block.y_row) prefetch_line(y);
 }
 
-// Numbers [begin, end) of the rows and of the panel, kSteps at a time, added to the sums.
-template <size_t kRows, size_t kSteps>
+// Numbers [begin, end) of the rows and of the panel, kSteps at a time, added to the sums; with
+// kAsks what lies behind them in the panels is asked for.
+template <size_t kRows, size_t kSteps, bool kAsks>
 HWY_INLINE void add_products(const DenseBlock& block, size_t begin, size_t end,
                              VF (&sum)[kRows][kDenseVectors]) {
+  constexpr size_t kAhead = 32;  // steps of the panel
   constexpr size_t kGroup = 4;
   constexpr size_t kGroups = (kRows + kGroup - 1) / kGroup;
   const F32 df;
@@ -73,6 +76,7 @@ HWY_INLINE void add_products(const DenseBlock& block, size_t begin, size_t end,
       VF outputs[kDenseVectors];
       HWY_UNROLL(2)
       for (size_t v = 0; v < kDenseVectors; ++v) {
+        if (kAsks) hwy::Prefetch(panel + (step + kAhead) * kPanelColumns + v * lanes);
         outputs[v] = hn::LoadU(df, panel + step * kPanelColumns + v * lanes);
       }
       HWY_UNROLL(16)
@@ -136,9 +140,13 @@ HWY_NOINLINE void multiply_block(const DenseBlock& block) {
   const size_t whole = block.size / kLine * kLine;
   for (size_t begin = 0; begin < whole; begin += kLine) {
     prefetch_lines<kRows>(block, begin);
-    add_products<kRows, 2>(block, begin, begin + kLine, sum);
+    if (block.is_first_block) {
+      add_products<kRows, 2, true>(block, begin, begin + kLine, sum);
+    } else {
+      add_products<kRows, 2, false>(block, begin, begin + kLine, sum);
+    }
   }
-  add_products<kRows, 1>(block, whole, block.size, sum);
+  add_products<kRows, 1, false>(block, whole, block.size, sum);
   store_outputs<kActivation>(block, sum);
 }
 
@@ -162,7 +170,7 @@ void multiply_panels(const DenseJob& job, size_t row, size_t rows, size_t first,
   block.y_row = static_cast<size_t>(job.outputs);
   for (size_t at = first; at < end; ++at) {
     const size_t column = at * kPanelColumns;
-    block.is_first = at == first;
+    block.is_first_panel = at == first;
     block.panel = job.panels + column * block.size;
     block.bias = job.bias + column;
     block.columns = HWY_MIN(kPanelColumns, block.y_row - column);
@@ -171,6 +179,7 @@ void multiply_panels(const DenseJob& job, size_t row, size_t rows, size_t first,
     size_t left = rows;
     for (size_t blocks = divide_up(rows, kDenseRows); blocks > 0; --blocks) {
       const size_t count = divide_up(left, blocks);
+      block.is_first_block = left == rows;
       multiply_rows<kDenseRows, kActivation>(count, block);
       block.x += count * block.size;
       block.y += count * block.y_row;
