@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from reformer_export.serving.messages import Generate, Infer, Result, Tensor
 from reformer_export.serving.worker_process import _Desk
 
-SECONDS = 20.0
+SECONDS = 5.0
 """Until the test gives up on what has to come."""
 
 
