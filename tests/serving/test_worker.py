@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import msgspec
 import numpy as np
 
 from reformer_export.serving.connection import WorkerConnection
@@ -66,3 +67,10 @@ def test_outputs_that_find_no_room_come_as_they_are() -> None:
     worker.is_up = False  # so that no other is started
     worker._on_lost(0, None)
     assert isinstance(told[1][0], WorkerDiedError)
+
+
+def test_one_run_is_kept_in_hand_on_the_cpu_alone() -> None:
+    worker, _ = make_worker()
+    assert (worker.concurrency, worker.capacity) == (2, 3)
+    worker.facts = msgspec.structs.replace(READY, on_gpu=True)
+    assert (worker.concurrency, worker.capacity) == (2, 2)
