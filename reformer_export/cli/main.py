@@ -59,7 +59,7 @@ class LazyGroup(click.Group):
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
             for near in difflib.get_close_matches(args[0], COMMANDS, 1):
-                error.message += f" Did you mean '{near}'?"
+                raise click.UsageError(f"{error.message} Did you mean '{near}'?", ctx) from error
             raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
