@@ -12,6 +12,7 @@ import numpy as np
 from reformer_export.errors import InputError, one_line, one_line_repr
 from reformer_export.runtimes.generation import GenerationOptions
 from reformer_export.serving.messages import Generate
+from reformer_export.serving.refusals import UnknownNameError
 from reformer_export.serving.stop_strings import check_stop_strings
 
 MAX_CHOICES: Final = 128
@@ -152,10 +153,12 @@ def _check_options(options: dict[str, Any]) -> None:
 def _error_from_decoder(error: Exception) -> InputError:
     """What the decoder found: "Expected `int | null`, got `str` - at `$.max_tokens`" and the like."""
     words = one_line(error)
-    place = re.search(r" - at '\$\.?(.*?)'", words)
-    name = re.match(r"Object contains unknown field '(.*)'", words)
+    name = re.match(r"Object contains unknown field '(\w*)", words)
     if name is not None:
-        return InputError(name[1], "a parameter that there is not", "one of OpenAI's", "leave it out")
+        return UnknownNameError(
+            name[1] or "body", "a parameter that there is not", "OpenAI's", "leave it out"
+        )
+    place = re.search(r" - at '\$\.?(.*?)'", words)
     got = words if place is None else words[: place.start()]
     what = place[1] if place is not None and place[1] else "body"
     return InputError(what, f"what cannot be read ({got})", "a completion request in JSON", "mend it")

@@ -102,9 +102,9 @@ _GENERATE: Final = """
 
 The prompt is `text_input` or `input_ids`; `max_new_tokens`, `temperature`, `top_k`, `top_p`, `seed`,
 `eos_token_id`, `num_hashes`, `refresh` and `stop` (texts before which the text ends) are optional inputs.
-Each response has `token_id`, `text_output` and `stop_reason`, which the last one fills. In each instance up to
-{streams} generations step together, as many as {cache} bytes of caches have room for; {queue} more may wait,
-and the next is refused. One whose client leaves stops.
+Each response has `token_id`, `text_output` and `stop_reason`, which the last one fills. In each instance
+up to {streams} generations step together, as many as {cache} bytes of caches have room for; {queue} more may
+wait, and the next is refused. One whose client leaves stops.
 """
 
 
