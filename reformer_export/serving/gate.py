@@ -26,6 +26,7 @@ from reformer_export.serving.refusals import (
     ClientGoneError,
     ForbiddenError,
     NotFoundError,
+    NotReadyError,
     RefusalError,
     UnknownNameError,
     body_from_error,
@@ -33,7 +34,7 @@ from reformer_export.serving.refusals import (
     status_from_error,
 )
 from reformer_export.serving.request_log import RequestRecord
-from reformer_export.serving.timed_protocol import FLUSH, UPGRADES
+from reformer_export.serving.timed_protocol import FLUSH, IS_EXCESS, UPGRADES
 
 if TYPE_CHECKING:
     from reformer_export.serving.app import Server
@@ -101,6 +102,10 @@ class Gate:
             self._server.log.write_request(record)
 
     def _check(self, scope: Scope, headers: Mapping[bytes, bytes]) -> None:
+        if scope["state"].get(IS_EXCESS):
+            most = self._server.options.max_connections
+            fix = "try again later, or raise the server's `max_connections`"
+            raise NotReadyError("connections", "more", f"at most {most}", fix)
         names = [name for name, _ in scope["headers"]]
         twice = next((name for name in _ONCE if names.count(name) > 1), None)
         if twice is not None:  # somebody before this server may have read the other one

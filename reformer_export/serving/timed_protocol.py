@@ -19,8 +19,12 @@ FLUSH: Final = "flush"
 """Of a request's state: a function that sends what was written."""
 UPGRADES: Final = "upgrades"
 """Of a request's state: it asks for another protocol, and its body is therefore not read."""
+IS_EXCESS: Final = "is_excess"
+"""Of a request's state: there were as many connections as are allowed before its own."""
 MAX_HEAD_BYTES: Final = 2**16
 """Of a request's first line and headers, where they do not come at once, and of what is no body in a body."""
+MAX_REFUSED: Final = 64
+"""Connections at once, besides those allowed, that are told so; more are closed."""
 MAX_PIPELINED: Final = 64
 """Requests that wait for the answers before theirs; what follows them is not read."""
 
@@ -44,6 +48,7 @@ class TimedProtocol(HttpToolsProtocol):
     follows a request for another protocol, which HTTP/1.1 answers."""
 
     client_timeout = 30.0
+    max_connections = 1024
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._sending: asyncio.TimerHandle | None = None
@@ -53,6 +58,9 @@ class TimedProtocol(HttpToolsProtocol):
         self._is_last = False
         self._departed: asyncio.Future[None] = self.loop.create_future()
         super().connection_made(GatheringTransport(transport))  # type: ignore[arg-type]
+        self._is_excess = len(self.connections) > self.max_connections
+        if len(self.connections) > self.max_connections + MAX_REFUSED:
+            self.transport.abort()
         self._watch_sender()
 
     def data_received(self, data: bytes) -> None:
@@ -90,12 +98,13 @@ class TimedProtocol(HttpToolsProtocol):
         state: dict[str, Any] = self.scope["state"]
         state[FLUSH] = self.transport.flush  # type: ignore[attr-defined]
         state[DEPARTED] = self._departed
+        state[IS_EXCESS] = self._is_excess
         state[UPGRADES] = self._is_last and any(
             name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0"))
             for name, value in self.headers
         )
         super().on_headers_complete()
-        if self._is_last:
+        if self._is_last or self._is_excess:
             self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
