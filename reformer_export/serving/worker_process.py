@@ -33,7 +33,8 @@ from reformer_export.runtimes import LeftPaddingWarning, Runtime, RuntimeOptions
 from reformer_export.runtimes.named_inputs import count_values, example_inputs, least_sizes
 from reformer_export.serving.channel import Channel
 from reformer_export.serving.failures import failure_from_error
-from reformer_export.serving.generation_worker import EXIT_BROKEN, GenerationScheduler
+from reformer_export.serving.generation_scheduler import EXIT_BROKEN
+from reformer_export.serving.generation_worker import GenerationWorker
 from reformer_export.serving.messages import (
     BrokenFrameError,
     Cancel,
@@ -86,14 +87,14 @@ def _serve(channel: Channel, memory: mmap) -> None:
         return
     ready = _describe(model, start)
     warnings.simplefilter("ignore", LeftPaddingWarning)
-    scheduler = GenerationScheduler(
+    generations = GenerationWorker(
         model,
         channel.send,
-        lanes=1 if ready.on_gpu else ready.concurrency,
+        lanes=ready.concurrency if ready.decodes and not ready.on_gpu else 1,
         max_streams=start.max_streams,
         max_cache=start.max_cache,
     )
-    desk = _Desk(model, channel, memory, scheduler, start.max_response, ready.concurrency)
+    desk = _Desk(model, channel, memory, generations, start.max_response, ready.concurrency)
     channel.send(ready)
     for _ in range(ready.concurrency):
         threading.Thread(target=_end_with, args=(desk.serve,), daemon=True).start()
@@ -112,7 +113,7 @@ class _Desk:
     model: Runtime
     channel: Channel
     memory: mmap
-    scheduler: GenerationScheduler
+    generations: GenerationWorker
     max_response: int
     concurrency: int
     turn: threading.Lock = field(default_factory=threading.Lock)
@@ -135,9 +136,9 @@ class _Desk:
                     if self._may_begin(message, payload):
                         return message, payload
                 elif isinstance(message, Generate):
-                    self.scheduler.submit(message, payload)
+                    self.generations.submit(message, payload)
                 elif isinstance(message, Cancel):
-                    self.scheduler.cancel(message.id)
+                    self.generations.cancel(message.id)
         return None
 
     def _may_begin(self, message: Infer, payload: bytearray) -> bool:
