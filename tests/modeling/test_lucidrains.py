@@ -107,7 +107,7 @@ def compare(
 def error_of_drawn_lengths(
     keywords: dict[str, Any], wrapper: str | None, kind: str, batch: int, seed: int, data: st.DataObject
 ) -> float:
-    """The worst error of a model of such keywords at up to three of the lengths that it takes, and the last."""
+    """The worst error of a model of such keywords at its longest length and up to three others."""
     require_package()
     with tempfile.TemporaryDirectory() as folder:
         file, config = save_model(Path(folder), keywords, wrapper, seed % 1000)
