@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
-from reformer_export.errors import ReformerExportError
+from reformer_export.errors import ReformerExportError, one_line_repr
 from reformer_export.serving.options import LOOPBACK
 from reformer_export.serving.refusals import (
     CLIENT_GONE,
@@ -88,7 +88,7 @@ class Gate:
         route = self._find_route(scope)
         try:
             self._check(scope, headers)
-            response = await _choose_endpoint(route, scope["method"])(Request(scope, receive))
+            response = await _choose_endpoint(route, scope)(Request(scope, receive))
             await response(scope, receive, reply)
         except asyncio.CancelledError:  # at the end of the time for draining
             await self._refuse(scope, CutOffError("server", "its end", "time for an answer"), reply)
@@ -192,12 +192,14 @@ def _name_of_host(host: str) -> str:
     return name.strip("[]").lower()
 
 
-def _choose_endpoint(route: Route | None, method: str) -> Callable[[Request], Awaitable[Response]]:
+def _choose_endpoint(route: Route | None, scope: Scope) -> Callable[[Request], Awaitable[Response]]:
     if route is None:
-        raise NotFoundError("path", "one that is not served", "one of those that docs/serving.md lists", "")
-    if method not in (route.methods or ()):
+        path = scope["path"]
+        fix = "ask /v1/completions, no model here is for chats" if path.startswith("/v1/chat/") else "mend it"
+        raise NotFoundError("path", one_line_repr(path), "one of those that docs/serving.md lists", fix)
+    if scope["method"] not in (route.methods or ()):
         allow = ", ".join(sorted(route.methods or ()))
-        raise WrongMethodError("method", "another one", allow, "", allow=allow)
+        raise WrongMethodError("method", scope["method"], allow, "use that", allow=allow)
     endpoint: Callable[[Request], Awaitable[Response]] = route.endpoint
     return endpoint
 

@@ -74,7 +74,9 @@ def open_listener(host: str, port: int) -> socket.socket:
     except (OSError, UnicodeError) as error:
         listener.close()
         fix = "choose another with `host` and `port`"
-        raise InputError("address", f"{host}:{port} ('{one_line(error)}')", "a free one", fix) from error
+        reason = getattr(error, "strerror", None) or one_line(error)
+        got, expected = f"{host}:{port} ({reason})", "a free one of this machine"
+        raise InputError("address", got, expected, fix) from error
     return listener
 
 

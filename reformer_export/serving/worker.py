@@ -100,6 +100,12 @@ class Worker:
         """Runs at once."""
         return 1 if self.facts is None else self.facts.concurrency
 
+    @property
+    def capacity(self) -> int:
+        """Runs that it takes: on the CPU one more than go on at once, to begin as soon as one of them ends.
+        On a GPU that one would rather wait for company."""
+        return self.concurrency + (self.facts is not None and not self.facts.on_gpu)
+
     async def start(self) -> Ready:
         """Start it the first time; raises what the worker found at fault."""
         try:

@@ -9,6 +9,7 @@ answers for both.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import functools
@@ -93,41 +94,68 @@ def _serve(channel: Channel, memory: mmap) -> None:
         max_streams=start.max_streams,
         max_cache=start.max_cache,
     )
-    desk = _Desk(model, channel, memory, generations, start.max_response)
+    desk = _Desk(model, channel, memory, generations, start.max_response, ready.concurrency)
     channel.send(ready)
     for _ in range(ready.concurrency):
         threading.Thread(target=_end_with, args=(desk.serve,), daemon=True).start()
     desk.serve()
 
 
-@dataclass(frozen=True)
+_Run = tuple[Infer, bytearray]
+
+
+@dataclass
 class _Desk:
     """Where requests are received, by one thread at a time. The one that received a run does it, and another
-    receives on: there is one thread more than the front process lets runs go on at once."""
+    receives on: there is one thread more than the `concurrency` runs that go on at once. A run beyond them
+    lies here until one has ended, whose thread does it then: no core waits for the front process."""
 
     model: Runtime
     channel: Channel
     memory: mmap
     generations: GenerationWorker
     max_response: int
+    concurrency: int
     turn: threading.Lock = field(default_factory=threading.Lock)
+    running: int = 0
+    next_runs: collections.deque[_Run] = field(default_factory=collections.deque)
+    counting: threading.Lock = field(default_factory=threading.Lock)
 
     def serve(self) -> None:
         """Answer until the front has gone."""
-        while (got := self._receive_run()) is not None:
-            self._answer(*got)
+        while (run := self._receive_run()) is not None:
+            while run is not None:
+                self._answer(*run)
+                run = self._take_next()
 
-    def _receive_run(self) -> tuple[Infer, bytearray] | None:
+    def _receive_run(self) -> _Run | None:
         with self.turn:
             while (got := self.channel.receive()) is not None:
                 message, payload = got
                 if isinstance(message, Infer):
-                    return message, payload
-                if isinstance(message, Generate):
+                    if self._may_begin(message, payload):
+                        return message, payload
+                elif isinstance(message, Generate):
                     self.generations.submit(message, payload)
                 elif isinstance(message, Cancel):
                     self.generations.cancel(message.id)
         return None
+
+    def _may_begin(self, message: Infer, payload: bytearray) -> bool:
+        with self.counting:
+            if self.running < self.concurrency:
+                self.running += 1
+                return True
+            self.next_runs.append((message, payload))
+            return False
+
+    def _take_next(self) -> _Run | None:
+        """In place of a run that has ended; None where nothing lies here."""
+        with self.counting:
+            if self.next_runs:
+                return self.next_runs.popleft()
+            self.running -= 1
+            return None
 
     def _answer(self, message: Infer, payload: bytearray) -> None:
         try:

@@ -29,6 +29,9 @@ def test_a_file_s_name_asks_what_was_meant(
             f"Error: TEXT: got '{name}', the name of a file here, expected a text;"
         )
         assert f"was {flag} {name} meant?" in outcome.error
+    assert "'-', the name of standard input, expected a text; was --file - meant?" in (
+        run_program(command, out, "-").error
+    )
     for text in ("./other.txt", "out", "file.txt and more"):  # no file's name
         assert run_program("run", out, text).status == 0
 

@@ -38,7 +38,7 @@ def test_an_address_that_is_taken() -> None:
     with open_listener("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
         assert describe_address(listener) == f"http://127.0.0.1:{port}"
-        with pytest.raises(InputError, match="expected a free one"):
+        with pytest.raises(InputError, match=r"\(Address already in use\), expected a free one"):
             open_listener("127.0.0.1", port)
 
 

@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -87,3 +88,10 @@ def test_one_that_is_killed_while_it_opens_the_artifact_says_so(tiny_artifact: P
         await worker.close()
 
     asyncio.run(run())
+
+
+def test_one_run_is_kept_in_hand_on_the_cpu_alone() -> None:
+    worker, _ = make_worker()
+    assert (worker.concurrency, worker.capacity) == (2, 3)
+    worker.facts = msgspec.structs.replace(READY, on_gpu=True)
+    assert (worker.concurrency, worker.capacity) == (2, 2)

@@ -4,6 +4,7 @@
 #include "kernels/common/arena.h"
 #include "kernels/common/attention_checks.h"
 #include "kernels/common/validation.h"
+#include "kernels/cpu/linear/dense.h"
 #include "kernels/cpu/linear/packed.h"
 #include "kernels/cpu/linear/products.h"
 #include "kernels/cpu/linear/rows.h"
@@ -39,12 +40,15 @@ constexpr size_t kSumBytes = static_cast<size_t>(kStripRows) * kPanelStepBytes;
 // Lays the call out in its workspace; without one it only measures.
 size_t lay_out(const reformer_linear_params& params, LinearJob& job) {
   WorkspaceArena arena(params.execution.workspace);
-  const size_t rows = round_up(static_cast<size_t>(job.sizes.rows), kRowBlock);
-  job.rows.row_bytes = job.packed.row_bytes;
-  job.rows.row_stride = job.packed.row_bytes + kRowGap;
-  job.rows.rows = arena.allocate<uint8_t>(rows * job.rows.row_stride);
-  job.rows.units = arena.allocate<float>(rows);
-  job.sums = arena.allocate<uint8_t>(static_cast<size_t>(params.execution.num_workers) * kSumBytes);
+  if (job.products->weight_dtype != REFORMER_FLOAT32) {
+    const size_t rows = round_up(static_cast<size_t>(job.sizes.rows), kRowBlock);
+    job.rows.row_bytes = job.packed.row_bytes;
+    job.rows.row_stride = job.packed.row_bytes + kRowGap;
+    job.rows.rows = arena.allocate<uint8_t>(rows * job.rows.row_stride);
+    job.rows.units = arena.allocate<float>(rows);
+    job.sums =
+        arena.allocate<uint8_t>(static_cast<size_t>(params.execution.num_workers) * kSumBytes);
+  }
   if (params.packed == nullptr) {
     job.packed = place_packed(arena.allocate<uint8_t>(job.packed.bytes), job.sizes, *job.products);
   }
@@ -102,6 +106,19 @@ int64_t choose_panels(const LinearJob& job, int64_t strips, int32_t num_workers)
   return std::min(panels, std::max(least, divide_up(panels, wanted)));
 }
 
+void run_float32(const reformer_linear_params& params, const LinearJob& job) {
+  DenseJob dense;
+  dense.x = static_cast<const float*>(params.x.data);
+  dense.panels = reinterpret_cast<const float*>(job.packed.panels);
+  dense.bias = job.packed.bias;
+  dense.y = static_cast<float*>(params.y.data);
+  dense.rows = job.sizes.rows;
+  dense.size = job.sizes.size;
+  dense.outputs = job.sizes.outputs;
+  dense.activation = params.activation;
+  run_dense(dense, params.execution);
+}
+
 void run_linear(const LinearJob& job, const reformer_execution& execution) {
   const RowsFunction convert = select_rows();
   const FinishFunction finish = select_finish();
@@ -128,13 +145,18 @@ void run_linear(const LinearJob& job, const reformer_execution& execution) {
 
 constexpr int64_t kMostBytes = int64_t{1} << 60;
 
+const char* name_of_products(int32_t weight_dtype) {
+  if (weight_dtype == REFORMER_INT8) return "int8";
+  return weight_dtype == REFORMER_BFLOAT16 ? "bfloat16" : "float32";
+}
+
 // The products for a call that was checked, and the sizes of what they read.
 reformer_status prepare(const reformer_linear_params& params, LinearJob& job) {
   job.products = select_products(params.weight.dtype);
   if (job.products == nullptr) {
     return report(params.execution, "Linear", REFORMER_ERROR_PROCESSOR,
                   "this processor has no instructions for %s products, or none that pay",
-                  params.weight.dtype == REFORMER_INT8 ? "int8" : "bfloat16");
+                  name_of_products(params.weight.dtype));
   }
   const int64_t bytes = bytes_per_element(params.weight.dtype);
   const int64_t row = job.sizes.size * bytes + int64_t{2} * kRowMultiple;
@@ -228,6 +250,10 @@ reformer_status reformer_cpu_linear(const reformer_linear_params* params) noexce
   if (params->packed == nullptr) {
     status = reformer::pack_linear(*params, job.sizes, *job.products, job.packed);
     if (status != REFORMER_OK) return status;
+  }
+  if (params->weight.dtype == REFORMER_FLOAT32) {
+    reformer::run_float32(*params, job);
+    return REFORMER_OK;
   }
   reformer::describe_job(*params, job);
   reformer::run_linear(job, params->execution);
