@@ -164,7 +164,7 @@ class Generation(Iterator[int]):
         self._key = 0
         self.given = tuple(given)
         self._rng = np.random.default_rng(options.seed)
-        self._eos_token_ids = options.choose_eos_token_ids(runtime.config.eos_token_ids)
+        self._eos_token_ids = frozenset(options.choose_eos_token_ids(runtime.config.eos_token_ids))
 
     @property
     def is_finished(self) -> bool:

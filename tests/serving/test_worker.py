@@ -75,13 +75,6 @@ def test_outputs_that_find_no_room_come_as_they_are() -> None:
     assert isinstance(told[1][0], WorkerDiedError)
 
 
-def test_one_run_is_kept_in_hand_on_the_cpu_alone() -> None:
-    worker, _ = make_worker()
-    assert (worker.concurrency, worker.capacity) == (2, 3)
-    worker.facts = msgspec.structs.replace(READY, on_gpu=True)
-    assert (worker.concurrency, worker.capacity) == (2, 2)
-
-
 def test_one_that_is_killed_while_it_opens_the_artifact_says_so(tiny_artifact: Path) -> None:
     async def run() -> None:
         start = Start(str(tiny_artifact), {}, {}, None, 4, 10, 100)
@@ -95,3 +88,10 @@ def test_one_that_is_killed_while_it_opens_the_artifact_says_so(tiny_artifact: P
         await worker.close()
 
     asyncio.run(run())
+
+
+def test_one_run_is_kept_in_hand_on_the_cpu_alone() -> None:
+    worker, _ = make_worker()
+    assert (worker.concurrency, worker.capacity) == (2, 3)
+    worker.facts = msgspec.structs.replace(READY, on_gpu=True)
+    assert (worker.concurrency, worker.capacity) == (2, 2)
