@@ -1,5 +1,6 @@
 // Linear on the CPU.
 #include <algorithm>
+#include <limits>
 
 #include "kernels/common/arena.h"
 #include "kernels/common/attention_checks.h"
@@ -13,10 +14,12 @@
 namespace reformer {
 namespace {
 
-// Rows multiplied by a panel before the next panel's turn: with a row of 1,024 bytes they stay in a
-// second-level cache. A multiple of every kernel's block.
+// Rows multiplied by a panel before the next panel's turn, at most: with a row of 1,024 bytes they
+// stay in a second-level cache. A multiple of every kernel's block.
 constexpr int64_t kStripRows = 96;
 static_assert(kStripRows % kRowBlock == 0);
+// A strip's own costs, reading the weights, in rows.
+constexpr int64_t kStripCost = 4;
 // Rows lie this much farther apart than they are long, so that they do not all fall into the same
 // cache lines of a set.
 constexpr size_t kRowGap = 64;
@@ -25,21 +28,66 @@ constexpr size_t kRowGap = 64;
 constexpr int64_t kLeastElements = int64_t{1} << 14;
 constexpr int64_t kLeastBytes = int64_t{1} << 17;
 
+// How the work is shared: a task is a strip of rows by a group of panels. With one group, a task
+// converts its rows by itself, which are still in the nearest cache then; with more, all are
+// before.
+struct Split {
+  int64_t strip_rows = kStripRows;
+  int64_t panels = 1;  // of a group
+  int64_t groups = 1;
+};
+
 struct LinearJob {
   LinearSizes sizes;
   const Products* products = nullptr;
   PackedLinear packed;
-  RowsJob rows;
+  Split split;
+  RowsJob rows;             // of all rows, or [num_workers] of a strip's
   FinishJob finish;         // of the first row and output
   int64_t y_bytes = 0;      // of an element
   uint8_t* sums = nullptr;  // [num_workers][kStripRows][kPanelColumns] of 4 bytes
 };
 constexpr size_t kSumBytes = static_cast<size_t>(kStripRows) * kPanelStepBytes;
 
+// The height of strips with which the worker that has most rows has fewest.
+int64_t choose_strip_rows(int64_t rows, int64_t num_workers) {
+  constexpr int64_t kStep = 16;  // rows of a tile
+  int64_t best = kStripRows;
+  int64_t least = std::numeric_limits<int64_t>::max();
+  for (int64_t height = kStripRows; height >= 2 * kStep; height -= kStep) {
+    const int64_t turns = divide_up(divide_up(rows, height), num_workers);
+    const int64_t cost = turns * (std::min(height, rows) + kStripCost);
+    if (cost < least) {
+      least = cost;
+      best = height;
+    }
+  }
+  return best;
+}
+
+Split choose_split(const LinearJob& job, int64_t num_workers) {
+  const int64_t panels = static_cast<int64_t>(job.packed.num_panels);
+  const int64_t strips = divide_up(job.sizes.rows, kStripRows);
+  Split split;
+  if (strips * 2 > num_workers) {
+    split.strip_rows = choose_strip_rows(job.sizes.rows, num_workers);
+    split.panels = panels;
+    return split;
+  }
+  const int64_t wanted = divide_up(int64_t{4} * num_workers, strips);
+  const int64_t least = divide_up(kLeastBytes, static_cast<int64_t>(job.packed.panel_bytes));
+  split.panels = std::min(panels, std::max(least, divide_up(panels, wanted)));
+  split.groups = divide_up(panels, split.panels);
+  return split;
+}
+
 // Lays the call out in its workspace; without one it only measures.
 size_t lay_out(const reformer_linear_params& params, LinearJob& job) {
   WorkspaceArena arena(params.execution.workspace);
-  const size_t rows = round_up(static_cast<size_t>(job.sizes.rows), kRowBlock);
+  job.split = choose_split(job, params.execution.num_workers);
+  const int64_t all =
+      job.split.groups > 1 ? job.sizes.rows : params.execution.num_workers * kStripRows;
+  const size_t rows = round_up(static_cast<size_t>(all), kRowBlock);
   job.rows.row_bytes = job.packed.row_bytes;
   job.rows.row_stride = job.packed.row_bytes + kRowGap;
   job.rows.rows = arena.allocate<uint8_t>(rows * job.rows.row_stride);
@@ -65,17 +113,23 @@ void describe_job(const reformer_linear_params& params, LinearJob& job) {
   job.y_bytes = bytes_per_element(params.y.dtype);
 }
 
+// The rows of a task, converted: `count` from row `first` on, at row `at` of the job's.
+struct Strip {
+  int64_t first;
+  int64_t count;
+  int64_t at;
+};
+
 // One strip of rows by one panel.
-void multiply_panel(const LinearJob& job, FinishFunction finish, int64_t row, int64_t panel,
+void multiply_panel(const LinearJob& job, FinishFunction finish, const Strip& strip, int64_t panel,
                     uint8_t* sums) {
-  const size_t at = static_cast<size_t>(panel);
-  const size_t column = at * kPanelColumns;
-  const int64_t count = std::min(kStripRows, job.sizes.rows - row);
+  const size_t index = static_cast<size_t>(panel);
+  const size_t column = index * kPanelColumns;
   ProductsJob products;
-  products.rows = job.rows.rows + static_cast<size_t>(row) * job.rows.row_stride;
+  products.rows = job.rows.rows + static_cast<size_t>(strip.at) * job.rows.row_stride;
   products.row_bytes = job.rows.row_stride;
-  products.num_rows = static_cast<size_t>(count);
-  products.panel = job.packed.panels + at * job.packed.panel_bytes;
+  products.num_rows = static_cast<size_t>(strip.count);
+  products.panel = job.packed.panels + index * job.packed.panel_bytes;
   products.steps = job.packed.row_bytes / kWordBytes;
   products.sums = sums;
   job.products->multiply(products);
@@ -84,46 +138,46 @@ void multiply_panel(const LinearJob& job, FinishFunction finish, int64_t row, in
   rest.rows = products.num_rows;
   rest.columns = std::min(kPanelColumns, static_cast<size_t>(job.sizes.outputs) - column);
   rest.sums = sums;
-  rest.units = job.rows.weight_dtype == REFORMER_INT8 ? job.rows.units + row : nullptr;
+  rest.units = job.rows.weight_dtype == REFORMER_INT8 ? job.rows.units + strip.at : nullptr;
   rest.surpluses = job.packed.surpluses + column;
   rest.scales = job.packed.scales + column;
   rest.bias = job.packed.bias + column;
-  const int64_t offset = row * job.sizes.outputs + static_cast<int64_t>(column);
+  const int64_t offset = strip.first * job.sizes.outputs + static_cast<int64_t>(column);
   rest.y = static_cast<uint8_t*>(job.finish.y) + offset * job.y_bytes;
   finish(rest);
 }
 
-// Panels that a task takes: enough tasks to even out the threads, each with weights enough.
-int64_t choose_panels(const LinearJob& job, int64_t strips, int32_t num_workers) {
-  const int64_t panels = static_cast<int64_t>(job.packed.num_panels);
-  const int64_t wanted = divide_up(int64_t{4} * num_workers, strips);
-  const int64_t bytes = static_cast<int64_t>(job.packed.panel_bytes);
-  const int64_t least = divide_up(kLeastBytes, bytes);
-  return std::min(panels, std::max(least, divide_up(panels, wanted)));
+void convert_all_rows(const LinearJob& job, RowsFunction convert,
+                      const reformer_execution& execution) {
+  const int64_t rows = job.sizes.rows;
+  const int64_t least_rows = std::max<int64_t>(1, kLeastElements / job.sizes.size);
+  const int64_t grain = std::max(choose_grain(rows, execution.num_workers), least_rows);
+  parallel_ranges(execution, rows, grain, [&](int64_t /*worker*/, int64_t begin, int64_t end) {
+    convert(job.rows, begin, end, begin);
+  });
 }
 
 void run_linear(const LinearJob& job, const reformer_execution& execution) {
   const RowsFunction convert = select_rows();
   const FinishFunction finish = select_finish();
-  const int64_t rows = job.sizes.rows;
-  const int64_t least_rows = std::max<int64_t>(1, kLeastElements / job.sizes.size);
-  const int64_t grain = std::max(choose_grain(rows, execution.num_workers), least_rows);
-  parallel_ranges(execution, rows, grain, [&](int64_t /*worker*/, int64_t begin, int64_t end) {
-    convert(job.rows, begin, end);
-  });
+  const Split& split = job.split;
+  const bool is_converted = split.groups > 1;
+  if (is_converted) convert_all_rows(job, convert, execution);
 
-  const int64_t strips = divide_up(rows, kStripRows);
+  const int64_t strips = divide_up(job.sizes.rows, split.strip_rows);
   const int64_t panels = static_cast<int64_t>(job.packed.num_panels);
-  const int64_t taken = choose_panels(job, strips, execution.num_workers);
-  const int64_t groups = divide_up(panels, taken);
-  parallel_ranges(execution, strips * groups, 1,
-                  [&](int64_t worker, int64_t task, int64_t /*end*/) {
-                    uint8_t* sums = job.sums + static_cast<size_t>(worker) * kSumBytes;
-                    const int64_t first = task % groups * taken;
-                    for (int64_t panel = first; panel < std::min(first + taken, panels); ++panel) {
-                      multiply_panel(job, finish, task / groups * kStripRows, panel, sums);
-                    }
-                  });
+  parallel_ranges(
+      execution, strips * split.groups, 1, [&](int64_t worker, int64_t task, int64_t /*end*/) {
+        const int64_t row = task / split.groups * split.strip_rows;
+        const int64_t count = std::min(split.strip_rows, job.sizes.rows - row);
+        const Strip strip = {row, count, is_converted ? row : worker * kStripRows};
+        if (!is_converted) convert(job.rows, row, row + count, strip.at);
+        uint8_t* sums = job.sums + static_cast<size_t>(worker) * kSumBytes;
+        const int64_t first = task % split.groups * split.panels;
+        for (int64_t panel = first; panel < std::min(first + split.panels, panels); ++panel) {
+          multiply_panel(job, finish, strip, panel, sums);
+        }
+      });
 }
 
 constexpr int64_t kMostBytes = int64_t{1} << 60;

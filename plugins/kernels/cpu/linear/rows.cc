@@ -135,14 +135,14 @@ HWY_INLINE void round_row(const RowsJob& job, const T* row, uint8_t* target) {
   std::memset(target + written, 0, job.row_bytes - written);
 }
 
-void convert_rows(const RowsJob& job, int64_t begin, int64_t end) {
+void convert_rows(const RowsJob& job, int64_t begin, int64_t end, int64_t at) {
   dispatch_dtype<hwy::float16_t, hwy::bfloat16_t>(job.dtype, [&](auto element) HWY_ATTR {
     using T = decltype(element);
     const T* x = static_cast<const T*>(job.x);
-    for (int64_t row = begin; row < end; ++row) {
-      uint8_t* target = job.rows + static_cast<size_t>(row) * job.row_stride;
+    for (int64_t row = begin; row < end; ++row, ++at) {
+      uint8_t* target = job.rows + static_cast<size_t>(at) * job.row_stride;
       if (job.weight_dtype == REFORMER_INT8) {
-        quantise_row(job, x + row * job.size, target, job.units + row);
+        quantise_row(job, x + row * job.size, target, job.units + at);
       } else {
         round_row(job, x + row * job.size, target);
       }
