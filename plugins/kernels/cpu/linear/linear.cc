@@ -20,6 +20,9 @@ constexpr int64_t kStripRows = 96;
 static_assert(kStripRows % kRowBlock == 0);
 // A strip's own costs, reading the weights, in rows.
 constexpr int64_t kStripCost = 4;
+// A panel of up to so many bytes stays in the nearest cache while rows of y are written. Then turns
+// of few rows are faster: y's way to memory overlaps with the next turn's products.
+constexpr size_t kSmallPanel = size_t{1} << 14;
 // Rows lie this much farther apart than they are long, so that they do not all fall into the same
 // cache lines of a set.
 constexpr size_t kRowGap = 64;
@@ -35,6 +38,7 @@ struct Split {
   int64_t strip_rows = kStripRows;
   int64_t panels = 1;  // of a group
   int64_t groups = 1;
+  int64_t turn_rows = kStripRows;  // multiplied by a panel before they are finished
 };
 
 struct LinearJob {
@@ -56,7 +60,7 @@ int64_t choose_strip_rows(int64_t rows, int64_t num_workers) {
   int64_t least = std::numeric_limits<int64_t>::max();
   for (int64_t height = kStripRows; height >= 2 * kStep; height -= kStep) {
     const int64_t turns = divide_up(divide_up(rows, height), num_workers);
-    const int64_t cost = turns * (std::min(height, rows) + kStripCost);
+    const int64_t cost = std::min(turns * height, rows) + turns * kStripCost;
     if (cost < least) {
       least = cost;
       best = height;
@@ -69,6 +73,9 @@ Split choose_split(const LinearJob& job, int64_t num_workers) {
   const int64_t panels = static_cast<int64_t>(job.packed.num_panels);
   const int64_t strips = divide_up(job.sizes.rows, kStripRows);
   Split split;
+  if (job.packed.panel_bytes <= kSmallPanel && !job.products->sets_tiles) {
+    split.turn_rows = kRowBlock;
+  }
   if (strips * 2 > num_workers) {
     split.strip_rows = choose_strip_rows(job.sizes.rows, num_workers);
     split.panels = panels;
@@ -120,16 +127,15 @@ struct Strip {
   int64_t at;
 };
 
-// One strip of rows by one panel.
-void multiply_panel(const LinearJob& job, FinishFunction finish, const Strip& strip, int64_t panel,
-                    uint8_t* sums) {
-  const size_t index = static_cast<size_t>(panel);
-  const size_t column = index * kPanelColumns;
+// Some rows by one panel.
+void multiply_rows(const LinearJob& job, FinishFunction finish, const Strip& strip, size_t panel,
+                   uint8_t* sums) {
+  const size_t column = panel * kPanelColumns;
   ProductsJob products;
   products.rows = job.rows.rows + static_cast<size_t>(strip.at) * job.rows.row_stride;
   products.row_bytes = job.rows.row_stride;
   products.num_rows = static_cast<size_t>(strip.count);
-  products.panel = job.packed.panels + index * job.packed.panel_bytes;
+  products.panel = job.packed.panels + panel * job.packed.panel_bytes;
   products.steps = job.packed.row_bytes / kWordBytes;
   products.sums = sums;
   job.products->multiply(products);
@@ -145,6 +151,15 @@ void multiply_panel(const LinearJob& job, FinishFunction finish, const Strip& st
   const int64_t offset = strip.first * job.sizes.outputs + static_cast<int64_t>(column);
   rest.y = static_cast<uint8_t*>(job.finish.y) + offset * job.y_bytes;
   finish(rest);
+}
+
+void multiply_panel(const LinearJob& job, FinishFunction finish, const Strip& strip, int64_t panel,
+                    uint8_t* sums) {
+  const int64_t most = job.split.turn_rows;
+  for (int64_t row = 0; row < strip.count; row += most) {
+    const Strip turn = {strip.first + row, std::min(most, strip.count - row), strip.at + row};
+    multiply_rows(job, finish, turn, static_cast<size_t>(panel), sums);
+  }
 }
 
 void convert_all_rows(const LinearJob& job, RowsFunction convert,
