@@ -18,6 +18,10 @@ namespace {
 // stay in a second-level cache. A multiple of every kernel's block.
 constexpr int64_t kStripRows = 96;
 static_assert(kStripRows % kRowBlock == 0);
+// At most, where a task converts its rows by itself, and bytes of x that they may have then: beside
+// the weights, in a second-level cache.
+constexpr int64_t kNearRows = 64;
+constexpr int64_t kNearBytes = int64_t{1} << 19;
 // A strip's own costs, reading the weights, in rows.
 constexpr int64_t kStripCost = 4;
 // A panel of up to so many bytes stays in the nearest cache while rows of y are written. Then turns
@@ -31,13 +35,12 @@ constexpr size_t kRowGap = 64;
 constexpr int64_t kLeastElements = int64_t{1} << 14;
 constexpr int64_t kLeastBytes = int64_t{1} << 17;
 
-// How the work is shared: a task is a strip of rows by a group of panels. With one group, a task
-// converts its rows by itself, which are still in the nearest cache then; with more, all are
-// before.
+// How the work is shared: a task is a strip of rows by a group of panels.
 struct Split {
   int64_t strip_rows = kStripRows;
   int64_t panels = 1;  // of a group
   int64_t groups = 1;
+  bool converts_before = false;    // all rows; else a task does its own, near as they are then
   int64_t turn_rows = kStripRows;  // multiplied by a panel before they are finished
 };
 
@@ -54,11 +57,11 @@ struct LinearJob {
 constexpr size_t kSumBytes = static_cast<size_t>(kStripRows) * kPanelStepBytes;
 
 // The height of strips with which the worker that has most rows has fewest.
-int64_t choose_strip_rows(int64_t rows, int64_t num_workers) {
-  constexpr int64_t kStep = 16;  // rows of a tile
-  int64_t best = kStripRows;
+int64_t choose_strip_rows(int64_t rows, int64_t num_workers, int64_t most) {
+  constexpr int64_t kStep = 16;
+  int64_t best = most;
   int64_t least = std::numeric_limits<int64_t>::max();
-  for (int64_t height = kStripRows; height >= 2 * kStep; height -= kStep) {
+  for (int64_t height = most; height >= 2 * kStep; height -= kStep) {
     const int64_t turns = divide_up(divide_up(rows, height), num_workers);
     const int64_t cost = std::min(turns * height, rows) + turns * kStripCost;
     if (cost < least) {
@@ -69,37 +72,42 @@ int64_t choose_strip_rows(int64_t rows, int64_t num_workers) {
   return best;
 }
 
-Split choose_split(const LinearJob& job, int64_t num_workers) {
+// Tiles are so fast that reading the weights decides: they keep the tallest strips.
+Split choose_split(const LinearJob& job, int64_t x_bytes, int64_t num_workers) {
+  const int64_t rows = job.sizes.rows;
   const int64_t panels = static_cast<int64_t>(job.packed.num_panels);
-  const int64_t strips = divide_up(job.sizes.rows, kStripRows);
+  const bool sets_tiles = job.products->sets_tiles;
   Split split;
-  if (job.packed.panel_bytes <= kSmallPanel && !job.products->sets_tiles) {
-    split.turn_rows = kRowBlock;
-  }
-  if (strips * 2 > num_workers) {
-    split.strip_rows = choose_strip_rows(job.sizes.rows, num_workers);
+  const int64_t strips = divide_up(rows, kStripRows);
+  if (strips * 2 > num_workers && !sets_tiles) {
+    split.converts_before = kNearRows * job.sizes.size * x_bytes > kNearBytes;
+    split.strip_rows =
+        choose_strip_rows(rows, num_workers, split.converts_before ? kStripRows : kNearRows);
     split.panels = panels;
-    return split;
+  } else {
+    const int64_t wanted = divide_up(int64_t{4} * num_workers, strips);
+    const int64_t least = divide_up(kLeastBytes, static_cast<int64_t>(job.packed.panel_bytes));
+    split.panels = std::min(panels, std::max(least, divide_up(panels, wanted)));
+    split.converts_before = sets_tiles || split.panels < panels;
   }
-  const int64_t wanted = divide_up(int64_t{4} * num_workers, strips);
-  const int64_t least = divide_up(kLeastBytes, static_cast<int64_t>(job.packed.panel_bytes));
-  split.panels = std::min(panels, std::max(least, divide_up(panels, wanted)));
   split.groups = divide_up(panels, split.panels);
+  const bool is_small = job.packed.panel_bytes <= kSmallPanel;
+  split.turn_rows = is_small && !sets_tiles ? int64_t{kRowBlock} : split.strip_rows;
   return split;
 }
 
 // Lays the call out in its workspace; without one it only measures.
 size_t lay_out(const reformer_linear_params& params, LinearJob& job) {
   WorkspaceArena arena(params.execution.workspace);
-  job.split = choose_split(job, params.execution.num_workers);
-  const int64_t all =
-      job.split.groups > 1 ? job.sizes.rows : params.execution.num_workers * kStripRows;
-  const size_t rows = round_up(static_cast<size_t>(all), kRowBlock);
+  const int64_t num_workers = params.execution.num_workers;
+  job.split = choose_split(job, bytes_per_element(params.x.dtype), num_workers);
+  const int64_t held = job.split.converts_before ? job.sizes.rows : num_workers * kStripRows;
+  const size_t rows = round_up(static_cast<size_t>(held), kRowBlock);
   job.rows.row_bytes = job.packed.row_bytes;
   job.rows.row_stride = job.packed.row_bytes + kRowGap;
   job.rows.rows = arena.allocate<uint8_t>(rows * job.rows.row_stride);
   job.rows.units = arena.allocate<float>(rows);
-  job.sums = arena.allocate<uint8_t>(static_cast<size_t>(params.execution.num_workers) * kSumBytes);
+  job.sums = arena.allocate<uint8_t>(static_cast<size_t>(num_workers) * kSumBytes);
   if (params.packed == nullptr) {
     job.packed = place_packed(arena.allocate<uint8_t>(job.packed.bytes), job.sizes, *job.products);
   }
@@ -176,8 +184,7 @@ void run_linear(const LinearJob& job, const reformer_execution& execution) {
   const RowsFunction convert = select_rows();
   const FinishFunction finish = select_finish();
   const Split& split = job.split;
-  const bool is_converted = split.groups > 1;
-  if (is_converted) convert_all_rows(job, convert, execution);
+  if (split.converts_before) convert_all_rows(job, convert, execution);
 
   const int64_t strips = divide_up(job.sizes.rows, split.strip_rows);
   const int64_t panels = static_cast<int64_t>(job.packed.num_panels);
@@ -185,8 +192,8 @@ void run_linear(const LinearJob& job, const reformer_execution& execution) {
       execution, strips * split.groups, 1, [&](int64_t worker, int64_t task, int64_t /*end*/) {
         const int64_t row = task / split.groups * split.strip_rows;
         const int64_t count = std::min(split.strip_rows, job.sizes.rows - row);
-        const Strip strip = {row, count, is_converted ? row : worker * kStripRows};
-        if (!is_converted) convert(job.rows, row, row + count, strip.at);
+        const Strip strip = {row, count, split.converts_before ? row : worker * kStripRows};
+        if (!split.converts_before) convert(job.rows, row, row + count, strip.at);
         uint8_t* sums = job.sums + static_cast<size_t>(worker) * kSumBytes;
         const int64_t first = task % split.groups * split.panels;
         for (int64_t panel = first; panel < std::min(first + split.panels, panels); ++panel) {
