@@ -74,7 +74,7 @@ void LinearKernel::pack(const Ort::ConstKernelInfo& info) {
   params.packed = packed->data();
   params.packed_size = packed->size();
   check_status(reformer_cpu_linear_pack(&params), error);
-  packed_ = std::move(packed);
+  packed_ = share_packed(std::move(packed));
 }
 
 OrtStatusPtr LinearKernel::ComputeV2(OrtKernelContext* ort_context) const {
