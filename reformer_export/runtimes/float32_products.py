@@ -1,5 +1,5 @@
 """A file's dense layers in float32 as Linear nodes, for CPUs on which the operator library computes a layer
-faster than ONNX Runtime its product, bias and activation one after another.
+faster than ONNX Runtime, which passes over memory for product, bias and activation one after another.
 
 The file keeps standard operators, which every runtime knows: a session makes the nodes when it opens it. Read
 and written without a protobuf library, which a deployment does not have: field numbers are those of
@@ -32,11 +32,10 @@ from reformer_export.runtimes.wire_format import (
     read_packed,
 )
 
-MOST_NUMBERS: Final = 2**18
-"""Of a weight: layers with larger ones are as fast in ONNX Runtime, and the library's packed copy would cost
-more memory than it is worth (plugins/README.md)."""
+MOST_NUMBERS: Final = 2**20
+"""Of a weight: with larger ones ONNX Runtime is as fast or faster (plugins/README.md has the measurement)."""
 MOST_BYTES: Final = 64 << 20
-"""Of a file that is read for it, with its data: a larger one has larger weights."""
+"""Of a file that is read for it, with its data: a second copy of a larger one's weights would be felt."""
 
 _FLOAT32: Final = 1  # onnx.TensorProto.FLOAT
 _INT_ATTRIBUTE: Final = 2  # onnx.AttributeProto.INT
@@ -71,9 +70,8 @@ def fuse_dense_layers(path: Path) -> bytes | None:
     """The graph of the .onnx file `path`, which `check_onnx_structure` let pass, with Linear nodes for its
     layers with small weights in float32; external data stays where it is.
 
-    Only layers with a bias or an activation: it is their passes over memory that Linear saves, a product
-    alone ONNX Runtime does as fast. None where there are none, and where the file is large or no file of
-    ours: then it is to be opened as it is.
+    None where there are none, and where the file is large or no file of ours: then it is to be opened as it
+    is.
     """
     data = path.with_name(f"{path.name}.data")
     if sum(each.stat().st_size for each in (path, data) if each.is_file()) > MOST_BYTES:
@@ -113,9 +111,7 @@ def _fuse_graph(graph: _Message, folder: Path) -> tuple[bytes, int]:
         if len(shape) == 2 and tensors[name].number(2) == _FLOAT32 and 0 < shape[0] * shape[1] <= MOST_NUMBERS
     }
     uses = _count_uses(graph)
-    found = [
-        layer for layer in find_dense_layers(nodes, shapes, weights, uses) if layer.bias or layer.activation
-    ]
+    found = find_dense_layers(nodes, shapes, weights, uses)
     values = {
         layer.weight: _read_values(tensors[layer.weight], shapes[layer.weight], folder) for layer in found
     }
