@@ -139,7 +139,7 @@ class _Walk:
         dims: list[int] = []
         element_type, raw_bytes = 0, None
         for number, wire, first, last in read_fields(self._data, start, end):
-            if number == 1:
+            if number == 1 and wire in (VARINT, BYTES):
                 dims += [first] if wire == VARINT else read_packed(self._data, first, last, _MAX_RANK + 1)
             elif number == 2 and wire == VARINT:
                 element_type = first

@@ -12,13 +12,14 @@ from reformer_export.errors import MissingDependencyError
 from reformer_export.libraries.operators import NativeLibrary
 from reformer_export.phases import log_fact, log_phase
 from reformer_export.runtimes.cuda_provider import check_cuda_libraries
-from reformer_export.runtimes.dense_layers import fuse_dense_layers
+from reformer_export.runtimes.float32_products import fuse_dense_layers
 from reformer_export.runtimes.onnx_structure import check_onnx_structure
 from reformer_export.runtimes.options import Device
 from reformer_export.runtimes.ort_errors import ProviderError, error_from_open
 
 CPU: Final = "CPUExecutionProvider"
 CUDA: Final = "CUDAExecutionProvider"
+_EXTERNAL_FOLDER: Final = "session.model_external_initializers_file_folder_path"
 LOG_FATAL_ONLY: Final = 4
 """ONNX Runtime's severity: errors reach the user as exceptions, not as log lines too."""
 
@@ -149,6 +150,8 @@ def _open(
                 options.add_session_config_entry("reformer.linear", "0")
             options.register_custom_ops_library(str(placement.library.path))
         source = fused or (model if isinstance(model, bytes) else str(model))
+        if fused is not None and isinstance(model, Path):
+            options.add_session_config_entry(_EXTERNAL_FOLDER, str(model.parent))
         # Falling back would print to standard output, and run on the CPU what was to run on the GPU.
         with log_phase(f"opening {'a graph of our own' if isinstance(model, bytes) else model}"):
             return onnxruntime.InferenceSession(

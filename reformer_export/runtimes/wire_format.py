@@ -1,4 +1,4 @@
-"""Protobuf's wire format, read without a protobuf library, which a deployment does not have."""
+"""Protobuf's wire format, read and written without a protobuf library, which a deployment does not have."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Final
 VARINT: Final = 0
 BYTES: Final = 2
 _FIXED64: Final = 1
-_FIXED32: Final = 5
+FIXED32: Final = 5
 _MAX_VARINT_BYTES: Final = 10
 
-Data = bytes | bytearray | mmap.mmap
+Data = bytes | bytearray | memoryview | mmap.mmap
 
 
 class RefusedError(Exception):
@@ -37,8 +37,10 @@ def read_fields(data: Data, start: int, end: int) -> Iterator[tuple[int, int, in
                 raise RefusedError("a field that ends beyond its message", "a whole file")
             yield number, wire, start, start + length
             start += length
-        elif wire in (_FIXED32, _FIXED64):
-            start += 4 if wire == _FIXED32 else 8
+        elif wire in (FIXED32, _FIXED64):
+            first, start = start, start + (4 if wire == FIXED32 else 8)
+            if start <= end:
+                yield number, wire, first, start
         else:
             raise RefusedError(f"a field of wire type {wire}", "protobuf's wire format")
     if start > end:
@@ -65,3 +67,24 @@ def read_varint(data: Data, start: int, end: int) -> tuple[int, int]:
         if byte < 0x80:
             return value & (2**64 - 1), start + index + 1
     raise RefusedError(f"a number of more than {_MAX_VARINT_BYTES} bytes", "protobuf's wire format")
+
+
+def encode_number(field: int, value: int) -> bytes:
+    return _encode_varint(field << 3) + _encode_varint(value)
+
+
+def encode_text(field: int, text: str) -> bytes:
+    return encode_message(field, text.encode())
+
+
+def encode_message(field: int, content: bytes | bytearray) -> bytes:
+    return b"".join((_encode_varint(field << 3 | BYTES), _encode_varint(len(content)), content))
+
+
+def _encode_varint(value: int) -> bytes:
+    """A number that is not negative: seven bits a byte, the lowest first."""
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*encoded, value])

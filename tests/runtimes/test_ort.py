@@ -114,8 +114,8 @@ def test_what_products_run_is_said() -> None:
     assert "run in bfloat16 with AMX" in describe("AMX", "AMX", dtype="bfloat16")[0]
     assert describe("AMX", None, low_precision=LowPrecision("int8")) == []
     assert "none of AVX2, VNNI and AMX" in describe(None, None, low_precision=LowPrecision("int8"))[0]
-    assert str(NativeLibrary(Path("x.so"), "1", 6, "AVX2", None, "AMX", "AMX")) == (
-        "1 (ABI 6, AVX2, int8 with AMX, bfloat16 with AMX)"
+    assert str(NativeLibrary(Path("x.so"), "1", 6, "AVX-512", None, "AMX", "AMX", "AVX-512")) == (
+        "1 (ABI 6, AVX-512, int8 with AMX, bfloat16 with AMX, float32 with AVX-512)"
     )
 
 
