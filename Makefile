@@ -167,6 +167,7 @@ clean:  ## Remove everything that these commands made in the clone.
 	rm -rf $(VENV) $(DEMO_OUT) $(DEMO_OUT)-duplication $(DEMO_OUT)-lucidrains $(DEMO_REPORTS) build dist reformer_export/_native
 
 $(READY): pyproject.toml tests/requirements.txt
+	@echo "Fetching torch, transformers and others into $(VENV), once: some minutes, and 6 GB where torch brings CUDA ..."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -r tests/requirements.txt -e '.[dev]' -C wheel.cmake=false

@@ -24,7 +24,7 @@ from reformer_export.artifact.folder import new_folder
 from reformer_export.artifact.manifest import MODEL_NAME, Manifest, read_manifest
 from reformer_export.libraries.operators import find_native_library
 from reformer_export.parity.expose import ExposedGraph, open_graph
-from reformer_export.parity.points import find_points
+from reformer_export.parity.graph_points import find_points
 from reformer_export.reference.eager_values import attention_name
 from reformer_export.reference.lucidrains import EagerLucidrains
 from reformer_export.runtimes import RuntimeOptions, load

@@ -167,6 +167,7 @@ def check_pip(arguments: list[str]) -> None:
             assert not extra or re.search(rf"^{extra} = \[", settings, re.MULTILINE), extra
         for name in re.findall(r"cmake\.define\.(\w+)=", argument):
             assert name in options
+        assert argument != "-C", "unknown to pip 23.0, which a venv of Python 3.10 has; --config-settings is"
     assert arguments[0] == "install"
 
 

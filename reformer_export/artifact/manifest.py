@@ -192,12 +192,13 @@ class _ManifestFields:
 
 
 def _no_manifest(path: Path) -> ArtifactError:
-    return ArtifactError(
-        "artifact",
-        f"{path.parent} without {MANIFEST_NAME}",
-        "a folder written by `reformer-export onnx`",
-        "export the checkpoint first",
-    )
+    folder, fix = path.parent, "export the checkpoint first"
+    got = f"{folder} without {MANIFEST_NAME}"
+    if folder.is_file():
+        got, fix = f"the file {folder}", "give the folder that it is in"
+    elif not folder.exists():
+        got, fix = f"{folder}, which does not exist", f"check the spelling, or {fix}"
+    return ArtifactError("artifact", got, "a folder written by `reformer-export onnx`", fix)
 
 
 _FILE: Final = JsonFile("a manifest", "export the checkpoint again", MAX_MANIFEST_BYTES, missing=_no_manifest)

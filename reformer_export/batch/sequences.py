@@ -195,7 +195,8 @@ class SequenceReader:
         try:
             values = json.loads(line)
         except (ValueError, RecursionError) as error:  # ValueError: a number of thousands of digits, too
-            return bad(f"got no JSON ({error}), expected an object; {EXAMPLE}")
+            texts = 'or give `line_format="text"` for texts'
+            return bad(f"got no JSON ({error}), expected an object; {EXAMPLE}, {texts}")
         fields: dict[str, Any] = values if isinstance(values, dict) else {}
         read = self._read_fields(index, where, line, fields)
         extra = {name: value for name, value in fields.items() if name not in SEQUENCE_FIELDS}

@@ -78,14 +78,17 @@ def output_path_from_option(_ctx: click.Context, param: click.Parameter, path: P
 
 
 def refuse_file_name(text: str, option: str) -> None:
-    """InputError for a text that is the name of a file here, which was meant to be read by `option`."""
+    """InputError for a text that is the name of a file here, or -, which was meant to be read by `option`."""
+    named = "the name of a file here"
     try:
-        is_file = Path(text).is_file()
+        if text == "-":
+            named, option = "the name of standard input", "--file"
+        elif not Path(text).is_file():
+            return
     except (OSError, ValueError):
         return
-    if is_file:
-        got, expected = f"{text!r:.120}, the name of a file here", "a text"
-        raise InputError("TEXT", got, expected, f"was {option} {text:.120} meant? {_LITERALLY[option]}")
+    got = f"{text!r:.120}, {named}"
+    raise InputError("TEXT", got, "a text", f"was {option} {text:.120} meant? {_LITERALLY[option]}")
 
 
 def report_path_from_option(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:

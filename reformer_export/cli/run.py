@@ -262,7 +262,7 @@ def open_source(
     given = [name for name, value in (("TEXT", texts), ("--ids", ids), ("--file", file)) if value]
     if len(given) != 1:
         got = " and ".join(given) or "none"
-        raise InputError("input", got, "one of TEXT, --ids, --file", "give one")
+        raise InputError("input", got, "one of TEXT, --ids, --file", "give one (--file - is standard input)")
     if file is not None:
         return batch.open_file(file, reader, line_format)
     if line_format is not None:

@@ -8,11 +8,13 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from reformer_export.artifact.files import read_text
 from reformer_export.errors import InputError
 from reformer_export.measure.timing import MIN_TURNS
 from reformer_export.runtimes import Runtime
@@ -24,10 +26,15 @@ BLOCK_ELEMENTS: Final = 2**22
 
 @dataclass(frozen=True)
 class TokenText:
-    """A text of `characters` characters as token ids, int64 [tokens]."""
+    """A text of `characters` characters as token ids, int64 [tokens]; InputError for one in which no token
+    follows another."""
 
     ids: NDArray[np.int64]
     characters: int
+
+    def __post_init__(self) -> None:
+        if len(self.ids) < 2:
+            raise InputError("data", f"a text of {len(self.ids)} tokens", "at least 2", "give a longer one")
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,15 @@ def check_predicts_tokens(spec: ModelSpec) -> None:
         raise InputError("data", got, "those of every token", fix)
 
 
+def read_predicted_text(spec: ModelSpec, path: Path) -> str:
+    """The text in the UTF-8 file `path`, for a model that predicts every next token."""
+    check_predicts_tokens(spec)
+    text = read_text("data", path)
+    if not text:
+        raise InputError("data", f"{path}, which is empty", "some text", "give another file")
+    return text
+
+
 def measure_accuracy(
     runtime: Runtime,
     text: TokenText,
@@ -83,14 +99,12 @@ def measure_accuracy(
     `count_passes` passes.
 
     Raises:
-        InputError: the model does not predict tokens, `length` is not the model's, or the text is too short.
+        InputError: the model does not predict tokens, or `length` is not the model's.
     """
     check_predicts_tokens(runtime.spec)
     if not 2 <= length <= runtime.max_length:
         raise InputError("data_length", length, f"from 2 to {runtime.max_length} tokens", "choose another")
     sequences = cut_sequences(text.ids, length)
-    if not sequences:
-        raise InputError("data", f"a text of {len(text.ids)} tokens", "at least 2", "give a longer one")
     losses = dict.fromkeys(counts, 0.0)
     seconds: dict[int | None, list[float]] = {count: [] for count in counts}
     for count in counts:  # untimed: the first pass at a shape also allocates

@@ -177,7 +177,7 @@ def _longest(runtime: Runtime, length: int | None) -> int:
 
 
 def _cut(text: TokenText, longest: int) -> list[NDArray[np.int64]]:
-    return (cut_sequences(text.ids, longest) or [text.ids])[:MAX_SEQUENCES]
+    return cut_sequences(text.ids, longest)[:MAX_SEQUENCES]
 
 
 @dataclass(frozen=True)

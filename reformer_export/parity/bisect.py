@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from reformer_export.parity.cases import Case
 from reformer_export.parity.expose import ModelGraph
+from reformer_export.parity.graph_points import find_subgraph
 from reformer_export.parity.point_errors import PointError, PointJudge
-from reformer_export.parity.points import CHOICES, Point, find_subgraph
+from reformer_export.parity.points import CHOICES, Point
 from reformer_export.parity.results import VerifyResult
 from reformer_export.parity.session import ParitySession
 

@@ -1,4 +1,4 @@
-"""Which values of an exported graph are which modules' results, and which nodes lie between them.
+"""Which values of an exported graph are which modules' results.
 
 The exporter notes in each node's metadata the modules that the node came from, outermost first, and the last
 node of a module computes its result. Module names are those of the canonical model (modeling/), which follow
@@ -8,7 +8,7 @@ transformers'; reference/eager_values.py gives eager's values under the same nam
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -27,8 +27,7 @@ from reformer_export.contract import (
     Operator,
 )
 from reformer_export.errors import ArtifactError
-from reformer_export.lucidrains_spec import LucidrainsSpec
-from reformer_export.reference.eager_values import attention_name, memory_name
+from reformer_export.reference.eager_values import attention_name
 from reformer_export.reference.lucidrains_values import HASH_HEADS, LOCAL_HEADS, OPERATOR, SCALED
 from reformer_export.spec import LSHAttentionSpec, ModelSpec
 
@@ -72,79 +71,9 @@ class Point:
         return re.sub(rf"({'|'.join(map(re.escape, _NO_MODULES))})+$", "", self.name)
 
 
-def find_points(model: onnx.ModelProto, spec: ModelSpec) -> list[Point]:
-    """Every point of the graph, in its topological order; ArtifactError when one is missing."""
-    finder: PointFinder
-    if isinstance(spec, LucidrainsSpec):
-        from reformer_export.parity.lucidrains_points import LucidrainsPointFinder
-
-        finder = LucidrainsPointFinder(model)
-    else:
-        finder = PointFinder(model)
-    finder.add_all(spec)
-    return sorted(finder.points.values(), key=lambda point: point.node)
-
-
-def find_rounded(model: onnx.ModelProto, spec: ModelSpec) -> list[Point]:
-    """The points whose values the graph rounds to int8: what its Linear nodes read.
-
-    The rounding is a choice between two whole numbers, which may fall otherwise where a value lies between
-    them: a comparison gives eager's values there. ArtifactError when what a node reads is no point's value,
-    nor such values in another arrangement.
-    """
-    linears = [node for node in model.graph.node if (node.domain, node.op_type) == (DOMAIN, LINEAR.name)]
-    if not linears:
-        return []
-    points = {point.value: point for point in find_points(model, spec)}
-    producers = {name: node for node in model.graph.node for name in node.output}
-    found: dict[str, Point] = {}
-    wanted, seen = [node.input[0] for node in linears], set[str]()
-    while wanted:
-        value = wanted.pop()
-        if value in points:
-            found[value] = points[value]
-        elif value in producers and value not in seen:
-            seen.add(value)
-            if producers[value].op_type not in _PLUMBING:
-                raise _no_node(f"a point ({value}, which Linear reads)")
-            wanted += producers[value].input
-    return sorted(found.values(), key=lambda point: point.node)
-
-
 def has_activation(node: onnx.NodeProto) -> bool:
     """Whether a product computes the activation that follows as well."""
     return any(attribute.name == "activation" and attribute.i for attribute in node.attribute)
-
-
-def find_hashing(model: onnx.ModelProto, spec: ModelSpec) -> list[Point]:
-    """The points that say how a graph hashes and chooses: its outputs, each LSH layer's query_key and
-    buckets, and each product-key memory's queries and choice.
-
-    All but the last are found by operator, whether or not the graph says which modules its nodes are of.
-    ArtifactError unless it hashes, and attends by hashes, once for each LSH layer.
-    """
-    hashes, attends = (
-        [node for node in model.graph.node if (node.domain, node.op_type) == (DOMAIN, operator.name)]
-        for operator in (LSH_BUCKETS, LSH_ATTENTION)
-    )
-    if not len(hashes) == len(attends) == len(spec.lsh_layers):
-        raise ArtifactError(
-            MODEL_NAME,
-            got=f"{len(hashes)} LSHBuckets and {len(attends)} LSHAttention nodes",
-            expected=f"{len(spec.lsh_layers)} of each as the manifest says",
-            fix="export the checkpoint again",
-        )
-    finder = PointFinder(model)
-    for name in spec.output_names:
-        finder.add(name, name)
-    for layer, node in zip(spec.lsh_layers, hashes, strict=True):
-        finder.add(f"{attention_name(layer)}.query_key", node.input[0], layer)
-        finder.add(f"{attention_name(layer)}.buckets", node.output[0], layer, "buckets")
-    for layer in spec.memory_layers:
-        memory = memory_name(layer)
-        finder.add_modules(f"{memory}.query_norm", layer=layer)
-        finder.add(f"{memory}.choice", finder.last(f"{memory}.choice"), layer, "memories")
-    return list(finder.points.values())
 
 
 class PointFinder:
@@ -179,28 +108,28 @@ class PointFinder:
         """The value that `module` results in, of a norm that adds first the normed one."""
         inside = self.within(module)
         if not inside:
-            raise _no_node(module)
+            raise no_node(module)
         return str(inside[-1].output[-1])
 
     def stream(self, norm: str) -> str:
         """The sum that the module `norm` reads or, where it adds itself, computes."""
         for node in self.directly_in(norm, "LayerNormalization", RESIDUAL_NORM.name):
             return str(node.input[0] if node.op_type == "LayerNormalization" else node.output[0])
-        raise _no_node(norm)
+        raise no_node(norm)
 
     def only(self, module: str, operator: Operator) -> str:
         """The result of the only node of an operator of ours in `module` and the modules in it."""
         wanted = (DOMAIN, operator.name)
         found = [node for node in self.within(module) if (node.domain, node.op_type) == wanted]
         if len(found) != 1:
-            raise _no_node(f"{module} ({operator.name})")
+            raise no_node(f"{module} ({operator.name})")
         return str(found[0].output[0])
 
     def add(self, name: str, value: str, layer: int | None = None, role: Role = "other") -> None:
         if value in self.points:
             return
         if not self.describes(value):
-            raise _no_node(f"{name} ({value})")
+            raise no_node(f"{name} ({value})")
         node, tensor = self._producers[value], self._types[value]
         self.points[value] = Point(name, value, node, layer, role, len(tensor.shape.dim), tensor.elem_type)
 
@@ -267,7 +196,7 @@ class PointFinder:
             self.add_inner(f"{block}.inner.{i}", layer)
             products = self.products(f"{block}.outer.{i}")
             if not products:
-                raise _no_node(f"{block}.outer.{i}")
+                raise no_node(f"{block}.outer.{i}")
             self.add(f"{block}.activation.{i}", products[0].input[0], layer)
             self.add_linear(f"{block}.outer.{i}", layer)
         self.add(block, self.last(block), layer, "feed forward")
@@ -277,7 +206,7 @@ class PointFinder:
         both = self.stream(norm)
         (streams,) = [node.input for node in self.nodes if both in node.output] or [()]
         if len(streams) != 2:
-            raise _no_node(f"{norm} (a norm over two streams)")
+            raise no_node(f"{norm} (a norm over two streams)")
         self.add(f"encoder.layers.{num_layers - 1}.hidden_states", streams[1], num_layers - 1)
         self.add_modules(norm)
 
@@ -303,39 +232,11 @@ def _read_scopes(node: onnx.NodeProto) -> list[str]:
     return []
 
 
-def _no_node(what: str) -> ArtifactError:
+def no_node(what: str) -> ArtifactError:
+    """Of a graph that lacks `what`."""
     return ArtifactError(
         MODEL_NAME,
         f"no node that says that it is {what}",
         "one for each module of the manifest's model",
         "export the checkpoint again with this version",
     )
-
-
-_PLUMBING: Final = frozenset(
-    {"Cast", "Concat", "Constant", "ConstantOfShape", "Expand", "Identity", "Range", "Reshape", "Shape"}
-) | {"Slice", "Squeeze", "Transpose", "Unsqueeze"}
-"""Operators that move or describe values: a subgraph is named after another of its nodes, if it has any."""
-
-
-def find_subgraph(
-    model: onnx.ModelProto, points: Sequence[Point], point: Point
-) -> tuple[onnx.NodeProto, list[onnx.NodeProto]]:
-    """(the node that `point`'s subgraph is named after: the last that computes anything; the others).
-
-    The subgraph is what lies between `point` and the `points` before it.
-    """
-    nodes = list(model.graph.node)
-    producers = {name: i for i, node in enumerate(nodes) for name in node.output}
-    stops = {other.value for other in points} - {point.value}
-    found: set[int] = set()
-    wanted = [point.value]
-    while wanted:
-        index = producers.get(wanted.pop())
-        if index is None or index in found:
-            continue
-        found.add(index)
-        wanted += [name for name in nodes[index].input if name not in stops]
-    subgraph = [nodes[i] for i in sorted(found)]
-    named = ([node for node in subgraph if node.op_type not in _PLUMBING] or subgraph)[-1]
-    return named, [node for node in subgraph if node is not named]

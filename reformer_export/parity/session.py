@@ -26,7 +26,8 @@ from reformer_export.parity.cases import (
 )
 from reformer_export.parity.compare import Precision
 from reformer_export.parity.expose import ExposedGraph, ModelGraph, open_graph
-from reformer_export.parity.points import CHOICES, Point, find_hashing, find_points, find_rounded
+from reformer_export.parity.graph_points import find_hashing, find_points, find_rounded
+from reformer_export.parity.points import CHOICES, Point
 from reformer_export.parity.trial import ModelTrial, Trial
 from reformer_export.phases import log_phase
 from reformer_export.reference.eager import open_rounded

@@ -10,7 +10,7 @@ from typing import Final
 
 from reformer_export.errors import InputError, ReformerExportError
 from reformer_export.libraries.gpus import Gpu, find_gpus
-from reformer_export.libraries.packages import SERVING
+from reformer_export.libraries.packages import COMPARING, EXPORTING, SERVING
 from reformer_export.libraries.state import LibraryState, describe_libraries
 from reformer_export.runtimes.cuda_provider import describe_missing, find_missing_libraries
 from reformer_export.runtimes.ort import OnnxRuntime
@@ -77,7 +77,7 @@ _LIBRARIES: Final = (
     ("onnxruntime", _ONE_MODULE, "run, generate, verify", "reformer-export[cpu]"),
     ("onnx", ("onnx",), "onnx, verify, inspect of an .onnx, bfloat16 on the CPU", "reformer-export[export]"),
     ("onnxscript", ("onnxscript",), "onnx", "reformer-export[export]"),
-    ("onnx_graphsurgeon", ("onnx-graphsurgeon",), "verify --bisect and --report", "reformer-export[export]"),
+    ("onnx_graphsurgeon", ("onnx-graphsurgeon",), "onnx, verify", "reformer-export[export]"),
     ("torch", ("torch",), "onnx, verify", "reformer-export[export]"),
     ("transformers", ("transformers",), "onnx, verify", "reformer-export[export]"),
     ("safetensors", ("safetensors",), "onnx, verify", "reformer-export[export]"),
@@ -93,10 +93,9 @@ _LIBRARIES: Final = (
 )
 """Module, the distributions that bring it, purpose, what to install."""
 
-_EXPORTING: Final = ("torch", "transformers", "safetensors", "onnx", "onnxscript", "onnxruntime")
 _NEEDS: Final[dict[str, tuple[str, ...]]] = {
-    "onnx": _EXPORTING,
-    "verify": _EXPORTING,
+    "onnx": tuple(dict.fromkeys((*EXPORTING, *COMPARING))),
+    "verify": COMPARING,
     "replay": ("numpy", "onnxruntime"),
     "engine": ("numpy",),
     "run": ("numpy", "onnxruntime"),

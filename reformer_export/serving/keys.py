@@ -54,8 +54,10 @@ def read_keys(path: Path | None) -> KeyRing:
             content = file.read(MAX_FILE_BYTES + 1)
         text = content.decode("ascii")
     except (OSError, UnicodeDecodeError) as error:
-        got = f"{path} ('{one_line(error)}')"
-        raise InputError("api_key_file", got, "a readable file of ASCII keys", "mend it") from error
+        reason = error.strerror if isinstance(error, OSError) else one_line(error)
+        fix = "check the path, or make one, e.g. with `openssl rand -hex 32`"
+        got = f"{path}, which cannot be read ({reason})"
+        raise InputError("api_key_file", got, "a file of ASCII keys", fix) from error
     lines = [line.strip() for line in text.splitlines()]
     keys = tuple(line for line in lines if line and not line.startswith("#"))
     expected = f"keys of at least {LEAST_CHARACTERS} characters without spaces, one a line"

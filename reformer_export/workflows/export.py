@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from reformer_export.artifact.decoding import check_decodable
-from reformer_export.artifact.files import read_text, require_utf8
+from reformer_export.artifact.files import require_utf8
 from reformer_export.artifact.folder import check_new_folder, new_folder
 from reformer_export.artifact.manifest import Manifest
 from reformer_export.contract import DEFAULT_OPSET, check_opset
@@ -23,7 +23,7 @@ from reformer_export.low_precision import (
     WeightsType,
     check_kept,
 )
-from reformer_export.measure.accuracy import check_predicts_tokens
+from reformer_export.measure.accuracy import read_predicted_text
 from reformer_export.runtimes.field_types import check_field_types
 from reformer_export.runtimes.options import options_from_fields
 from reformer_export.spec import DType, LogitsPositions, Task, TokenizerChoice
@@ -210,10 +210,7 @@ def export_checkpoint(
     loaded = dataclasses.replace(loaded, source=source_with_path(loaded, out))
     if request.decode:
         check_decodable(loaded.spec)
-    data = None
-    if request.data is not None:
-        check_predicts_tokens(loaded.spec)
-        data = read_text("data", request.data)
+    data = None if request.data is None else read_predicted_text(loaded.spec, request.data)
     with new_folder(out, request.overwrite) as folder:
         say("Tracing and writing the graph ...")
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reformer_export.artifact.engine_record import ENGINE_RUNTIMES
-from reformer_export.artifact.files import read_text
 from reformer_export.artifact.hub import locate_artifact
 from reformer_export.artifact.manifest import Manifest, read_manifest
 from reformer_export.errors import InputError
@@ -20,9 +19,9 @@ from reformer_export.libraries.packages import COMPARING, COMPARING_LUCIDRAINS, 
 from reformer_export.lucidrains_spec import LucidrainsSpec
 from reformer_export.measure.accuracy import (
     TokenText,
-    check_predicts_tokens,
     count_passes,
     measure_accuracy,
+    read_predicted_text,
 )
 from reformer_export.report.verify_report import BisectReport, DataAccuracy, RuntimeReport, VerifyReport
 from reformer_export.runtimes import Runtime, RuntimeOptions
@@ -90,7 +89,7 @@ def verify_artifact(
     manifest = read_manifest(out)
     if isinstance(manifest.spec, LucidrainsSpec):
         require_packages("verifying", COMPARING_LUCIDRAINS)
-    text = None if request.data is None else _read_text(manifest, request.data)
+    text = None if request.data is None else read_predicted_text(manifest.spec, request.data)
     for count in request.num_hashes:
         choose_num_hashes(manifest, count)
     check_eager_is_named(manifest, request)
@@ -274,12 +273,3 @@ def _own_num_hashes(manifest: Manifest) -> int | None:
     """The rounds of a model without a choice; None when it does not hash."""
     layers = [layer for layer in manifest.spec.layers if isinstance(layer, LSHAttentionSpec)]
     return layers[0].num_hashes if layers else None
-
-
-def _read_text(manifest: Manifest, path: Path) -> str:
-    """The text in the file `path`, for a model that predicts every next token."""
-    check_predicts_tokens(manifest.spec)
-    text = read_text("data", path)
-    if not text:
-        raise InputError("data", f"{path}, which is empty", "some text", "give another file")
-    return text

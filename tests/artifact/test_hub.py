@@ -157,7 +157,7 @@ def test_an_artifact_by_its_hub_id(tmp_path: Path) -> None:
         (tmp_path / "me").mkdir()
         local = run_program(tmp_path, address, "run", "me/again", "a")
         assert (local.returncode, asked) == (2, [])
-        assert "me/again without manifest.json" in local.stderr
+        assert "me/again, which does not exist" in local.stderr
         (tmp_path / "me").rmdir()
     gone = run_program(tmp_path, address, "run", "me/again", "a")
     assert gone.returncode == 0, gone.stderr

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -141,9 +142,11 @@ def test_a_folder_reached_through_a_link_is_read(
 
 def test_a_folder_without_manifest_is_refused(tmp_path: Path) -> None:
     assert "without manifest.json" in refusal_of(tmp_path)
-    assert "without manifest.json" in refusal_of(tmp_path / "nowhere")
+    assert "nowhere, which does not exist, expected a folder" in refusal_of(tmp_path / "nowhere")
     (tmp_path / "manifest.json").mkdir()
     assert "without manifest.json" in refusal_of(tmp_path)
+    (tmp_path / "model.onnx").touch()
+    assert re.search("got the file .*model.onnx, .*; give the folder", refusal_of(tmp_path / "model.onnx"))
 
 
 @pytest.mark.parametrize(

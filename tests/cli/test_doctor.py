@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import re
 import subprocess
@@ -16,8 +17,10 @@ from reformer_export.cli.main import COMMANDS, cli
 from reformer_export.errors import InputError, RuntimeUnavailableError
 from reformer_export.libraries.architectures import ComputeCapability
 from reformer_export.libraries.gpus import Gpu
+from reformer_export.libraries.packages import EXTRAS
 from reformer_export.runtimes import machine
 from reformer_export.runtimes.machine import inspect_machine
+from tests.cli.program import run_program
 from tests.runtimes.artifacts import make_bare_node_model, write_artifact
 
 
@@ -58,6 +61,18 @@ def test_what_is_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     commands = {command["name"]: command["missing"] for command in report["commands"]}
     assert (commands["onnx"], commands["run"]) == (["torch"], [])
     assert "missing: pip install 'reformer-export[export]'" in invoke().stdout
+
+
+@pytest.mark.parametrize(("command", "arguments"), [("onnx", ("no-checkpoint", "new")), ("verify", ("out",))])
+def test_a_command_refuses_for_want_of_what_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str, arguments: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_artifact(tmp_path / "out")
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in EXTRAS else find_spec(name))
+    (missing,) = [each["missing"] for each in examine()["commands"] if each["name"] == command]
+    assert f"got no packages {', '.join(missing)}, expected" in run_program(command, *arguments).error
 
 
 def test_an_engine_is_ready_only_with_its_runtime_and_plugins(monkeypatch: pytest.MonkeyPatch) -> None:

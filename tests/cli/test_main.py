@@ -56,7 +56,8 @@ def test_every_command_s_help_has_an_example(command: str) -> None:
 def test_an_unknown_command() -> None:
     outcome = run_program("optimise")
     assert outcome.status == 2
-    assert "No such command 'optimise'" in outcome.error
+    assert "No such command 'optimise'. See" in outcome.error
+    assert "No such command 'serv'. Did you mean 'serve'? See" in run_program("serv", "OUT").error
 
 
 @pytest.mark.parametrize("command", ["onnx", "verify"])

@@ -29,6 +29,9 @@ def test_a_file_s_name_asks_what_was_meant(
             f"Error: TEXT: got '{name}', the name of a file here, expected a text;"
         )
         assert f"was {flag} {name} meant?" in outcome.error
+    assert "'-', the name of standard input, expected a text; was --file - meant?" in (
+        run_program(command, out, "-").error
+    )
     for text in ("./other.txt", "out", "file.txt and more"):  # no file's name
         assert run_program("run", out, text).status == 0
 
@@ -67,4 +70,4 @@ def test_a_finished_output_is_left_as_it_is(out: Path, tmp_path: Path, json_opti
     if json_option:
         assert json.loads(outcome.stdout)["sequences"] == 0
     again = run_program(*arguments[:-1], "--restart")
-    assert (again.status, again.stdout) == (0, f"Wrote 2 to {target}\n")
+    assert (again.status, again.stdout) == (0, f"Wrote 2 sequences to {target}\n")

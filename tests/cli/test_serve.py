@@ -21,7 +21,7 @@ def test_what_cannot_be_served_is_one_line(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         refused = {
-            ("none",): "manifest.json",
+            ("none",): "which does not exist",
             (out, out): "two artifacts named out",
             (out, "--port", "99999"): "--port",
             (out, "--port", port): f"127.0.0.1:{port}",

@@ -199,7 +199,7 @@ def test_the_table_shows_the_failure(folder: Path) -> None:
 
 
 def test_no_artifact(tmp_path: Path) -> None:
-    assert "without manifest.json" in refused(tmp_path)
+    assert "which does not exist" in refused(tmp_path)
     (tmp_path / "out").mkdir()
     assert "without manifest.json" in refused(tmp_path)
     (tmp_path / "out" / "manifest.json").write_text("{")

@@ -14,7 +14,7 @@ from reformer_export.export import ExportOptions
 from reformer_export.modeling import build_model
 from reformer_export.parity.cases import Case, make_inputs
 from reformer_export.parity.expose import open_graph
-from reformer_export.parity.points import find_hashing
+from reformer_export.parity.graph_points import find_hashing
 from reformer_export.parity.rounding import emulate_bfloat16
 from reformer_export.reference.eager_values import attention_name
 from reformer_export.runtimes.ort_session import Placement

@@ -127,6 +127,8 @@ def test_the_models_are_listed(client: Any) -> None:
     assert client.models.retrieve("bytes").owned_by == "reformer-export"
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("other")
+    with pytest.raises(openai.NotFoundError, match=r"got '/v1/chat/completions', .*; ask /v1/completions"):
+        client.chat.completions.create(model="bytes", messages=[])
 
 
 WRONG: Final[list[tuple[dict[str, Any], int, str | None]]] = [

@@ -64,6 +64,17 @@ def test_nothing_is_written_where_more_is_lost_than_may_be(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(("text", "words"), [("", "empty.txt, which is empty"), ("a", "a text of 1 tokens")])
+def test_a_text_in_which_nothing_follows_is_refused(
+    of_bytes: Path, tmp_path: Path, text: str, words: str
+) -> None:
+    data = tmp_path / "empty.txt"
+    data.write_text(text)
+    with pytest.raises(InputError, match=f"^data: got .*{words}, expected"):
+        export_checkpoint(of_bytes, tmp_path / "out", data=data)
+    assert list(tmp_path.iterdir()) == [data]
+
+
 def test_artifacts_of_one_checkpoint_stand_side_by_side(
     int8: Path, of_bytes: Path, text: Path, exported: Path, tmp_path: Path
 ) -> None:

@@ -4,7 +4,7 @@ import onnx
 import pytest
 
 from reformer_export.errors import ArtifactError
-from reformer_export.parity.points import find_hashing, find_points, find_subgraph
+from reformer_export.parity.graph_points import find_hashing, find_points, find_subgraph
 from tests.parity.planted import LSH, split_norms
 
 
