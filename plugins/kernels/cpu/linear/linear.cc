@@ -1,6 +1,5 @@
 // Linear on the CPU.
 #include <algorithm>
-#include <limits>
 
 #include "kernels/common/arena.h"
 #include "kernels/common/attention_checks.h"
@@ -9,41 +8,18 @@
 #include "kernels/cpu/linear/packed.h"
 #include "kernels/cpu/linear/products.h"
 #include "kernels/cpu/linear/rows.h"
+#include "kernels/cpu/linear/split.h"
 #include "kernels/cpu/parallel.h"
 #include "reformer_kernels.h"
 
 namespace reformer {
 namespace {
 
-// Rows multiplied by a panel before the next panel's turn, at most: with a row of 1,024 bytes they
-// stay in a second-level cache. A multiple of every kernel's block.
-constexpr int64_t kStripRows = 96;
-static_assert(kStripRows % kRowBlock == 0);
-// At most, where a task converts its rows by itself, and bytes of x that they may have then: beside
-// the weights, in a second-level cache.
-constexpr int64_t kNearRows = 64;
-constexpr int64_t kNearBytes = int64_t{1} << 19;
-// A strip's own costs, reading the weights, in rows.
-constexpr int64_t kStripCost = 4;
-// A panel of up to so many bytes stays in the nearest cache while rows of y are written. Then turns
-// of few rows are faster: y's way to memory overlaps with the next turn's products.
-constexpr size_t kSmallPanel = size_t{1} << 14;
 // Rows lie this much farther apart than they are long, so that they do not all fall into the same
 // cache lines of a set.
 constexpr size_t kRowGap = 64;
-// Elements of x, and bytes of the weight that are read once, below which a share of the work is not
-// worth another thread.
+// Elements of x below which a share of the work is not worth another thread.
 constexpr int64_t kLeastElements = int64_t{1} << 14;
-constexpr int64_t kLeastBytes = int64_t{1} << 17;
-
-// How the work is shared: a task is a strip of rows by a group of panels.
-struct Split {
-  int64_t strip_rows = kStripRows;
-  int64_t panels = 1;  // of a group
-  int64_t groups = 1;
-  bool converts_before = false;    // all rows; else a task does its own, near as they are then
-  int64_t turn_rows = kStripRows;  // multiplied by a panel before they are finished
-};
 
 struct LinearJob {
   LinearSizes sizes;
@@ -57,60 +33,24 @@ struct LinearJob {
 };
 constexpr size_t kSumBytes = static_cast<size_t>(kStripRows) * kPanelStepBytes;
 
-// The height of strips with which the worker that has most rows has fewest.
-int64_t choose_strip_rows(int64_t rows, int64_t num_workers, int64_t most) {
-  constexpr int64_t kStep = 16;
-  int64_t best = most;
-  int64_t least = std::numeric_limits<int64_t>::max();
-  for (int64_t height = most; height >= 2 * kStep; height -= kStep) {
-    const int64_t turns = divide_up(divide_up(rows, height), num_workers);
-    const int64_t cost = std::min(turns * height, rows) + turns * kStripCost;
-    if (cost < least) {
-      least = cost;
-      best = height;
-    }
-  }
-  return best;
-}
-
-// Tiles are so fast that reading the weights decides: they keep the tallest strips.
-Split choose_split(const LinearJob& job, int64_t x_bytes, int64_t num_workers) {
-  const int64_t rows = job.sizes.rows;
-  const int64_t panels = static_cast<int64_t>(job.packed.num_panels);
-  const bool sets_tiles = job.products->sets_tiles;
-  Split split;
-  const int64_t strips = divide_up(rows, kStripRows);
-  if (strips * 2 > num_workers && !sets_tiles) {
-    split.converts_before = kNearRows * job.sizes.size * x_bytes > kNearBytes;
-    split.strip_rows =
-        choose_strip_rows(rows, num_workers, split.converts_before ? kStripRows : kNearRows);
-    split.panels = panels;
-  } else {
-    const int64_t wanted = divide_up(int64_t{4} * num_workers, strips);
-    const int64_t least = divide_up(kLeastBytes, static_cast<int64_t>(job.packed.panel_bytes));
-    split.panels = std::min(panels, std::max(least, divide_up(panels, wanted)));
-    split.converts_before = sets_tiles || split.panels < panels;
-  }
-  split.groups = divide_up(panels, split.panels);
-  const bool is_small = job.packed.panel_bytes <= kSmallPanel;
-  split.turn_rows = is_small && !sets_tiles ? int64_t{kRowBlock} : split.strip_rows;
-  return split;
+// Rows and sums of int8 or bfloat16.
+void lay_out_rows(const reformer_linear_params& params, LinearJob& job, WorkspaceArena& arena) {
+  const int64_t num_workers = params.execution.num_workers;
+  job.split = choose_split(job.sizes, job.packed, bytes_per_element(params.x.dtype),
+                           job.products->sets_tiles, num_workers);
+  const int64_t held = job.split.converts_before ? job.sizes.rows : num_workers * kStripRows;
+  const size_t rows = round_up(static_cast<size_t>(held), kRowBlock);
+  job.rows.row_bytes = job.packed.row_bytes;
+  job.rows.row_stride = job.packed.row_bytes + kRowGap;
+  job.rows.rows = arena.allocate<uint8_t>(rows * job.rows.row_stride);
+  job.rows.units = arena.allocate<float>(rows);
+  job.sums = arena.allocate<uint8_t>(static_cast<size_t>(num_workers) * kSumBytes);
 }
 
 // Lays the call out in its workspace; without one it only measures.
 size_t lay_out(const reformer_linear_params& params, LinearJob& job) {
   WorkspaceArena arena(params.execution.workspace);
-  if (job.products->weight_dtype != REFORMER_FLOAT32) {
-    const int64_t num_workers = params.execution.num_workers;
-    job.split = choose_split(job, bytes_per_element(params.x.dtype), num_workers);
-    const int64_t held = job.split.converts_before ? job.sizes.rows : num_workers * kStripRows;
-    const size_t rows = round_up(static_cast<size_t>(held), kRowBlock);
-    job.rows.row_bytes = job.packed.row_bytes;
-    job.rows.row_stride = job.packed.row_bytes + kRowGap;
-    job.rows.rows = arena.allocate<uint8_t>(rows * job.rows.row_stride);
-    job.rows.units = arena.allocate<float>(rows);
-    job.sums = arena.allocate<uint8_t>(static_cast<size_t>(num_workers) * kSumBytes);
-  }
+  if (job.products->weight_dtype != REFORMER_FLOAT32) lay_out_rows(params, job, arena);
   if (params.packed == nullptr) {
     job.packed = place_packed(arena.allocate<uint8_t>(job.packed.bytes), job.sizes, *job.products);
   }
