@@ -114,13 +114,14 @@ def describe_library() -> str:
 
     class Info(ctypes.Structure):
         _fields_ = [("struct_size", ctypes.c_uint32), ("abi_version", ctypes.c_uint32)] + [
-            (name, ctypes.c_char_p) for name in ("version", "cpu", "cuda", "int8", "bfloat16")
+            (name, ctypes.c_char_p) for name in ("version", "cpu", "cuda", "int8", "bfloat16", "float32")
         ]
 
     info = Info(struct_size=ctypes.sizeof(Info))
     ctypes.CDLL(str(LIBRARY)).reformer_library_info(ctypes.byref(info))
-    int8, bfloat16 = (name.decode() if name else "none" for name in (info.int8, info.bfloat16))
-    return f"{info.cpu.decode()}, int8 with {int8}, bfloat16 with {bfloat16}"
+    names = {name: getattr(info, name) for name in ("int8", "bfloat16", "float32")}
+    products = ", ".join(f"{name} with {of.decode() if of else 'none'}" for name, of in names.items())
+    return f"{info.cpu.decode()}, {products}"
 
 
 def describe_processor() -> str:

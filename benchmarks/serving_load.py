@@ -9,6 +9,7 @@ import random
 import re
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 import numpy as np
 
@@ -125,12 +126,15 @@ def make_questions(model: Runtime, count: int, seed: int = 0) -> list[Question]:
 
 
 class Client:
-    """A connection and a buffer, both kept: clients share the server's cores, and should cost it little."""
+    """A connection that is kept. Clients share the server's cores, and should cost it little: the buffers of
+    answers that come right now are everybody's, few, and stay in the caches."""
+
+    _idle_buffers: ClassVar[list[bytearray]] = []
 
     def __init__(self, own: socket.socket) -> None:
         own.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket = own
-        self._buffer = bytearray(BUFFER_BYTES)
+        self._head = bytearray(HEAD_BYTES)
 
     @classmethod
     async def connect(cls, port: int) -> Client:
@@ -141,24 +145,31 @@ class Client:
 
     async def ask(self, question: Question) -> bool:
         """Whether the answer is right, to the last bit."""
-        loop, room = asyncio.get_running_loop(), memoryview(self._buffer)
-        await loop.sock_sendall(self._socket, question.request)
-        filled, begin, end = 0, 0, 1
+        await asyncio.get_running_loop().sock_sendall(self._socket, question.request)
+        filled = await self._receive(memoryview(self._head))
+        buffer = self._idle_buffers.pop() if self._idle_buffers else bytearray(BUFFER_BYTES)
+        buffer[:filled] = self._head[:filled]
+        begin, end = find_body(self._head[:filled])
         while filled < end:
-            got = await loop.sock_recv_into(self._socket, room[filled:])
-            if got == 0:
-                raise ConnectionError("the server closed the connection")
-            filled += got
+            filled += await self._receive(memoryview(buffer)[filled:])
             if not begin:
-                begin, end = find_body(bytes(room[: min(filled, HEAD_BYTES)]))
+                begin, end = find_body(buffer[: min(filled, HEAD_BYTES)])
         is_whole = filled == end and end - begin == len(question.logits)
-        return is_whole and self._buffer.startswith(question.logits, begin)
+        is_right = is_whole and buffer.startswith(question.logits, begin)
+        self._idle_buffers.append(buffer)
+        return is_right
+
+    async def _receive(self, room: memoryview) -> int:
+        got = await asyncio.get_running_loop().sock_recv_into(self._socket, room)
+        if got == 0:
+            raise ConnectionError("the server closed the connection")
+        return got
 
     def close(self) -> None:
         self._socket.close()
 
 
-def find_body(head: bytes) -> tuple[int, int]:
+def find_body(head: bytes | bytearray) -> tuple[int, int]:
     """Where an answer's tensor begins and the answer ends; 0 and 1 while the head is not whole."""
     size = head.find(b"\r\n\r\n") + 4
     if size < 4:
@@ -196,13 +207,38 @@ async def run_closed(
     return load
 
 
+async def run_pausing(
+    port: int, clients: int, questions: Sequence[Question], rate: float, seconds: float, seed: int
+) -> Load:
+    """Clients that rest when they are answered, and ask again: together `rate` times a second. Pauses are
+    exponential, and on average what is left of clients / rate seconds when an answer takes as long as answers
+    took until then."""
+    load, chooser = Load(), random.Random(seed)
+    begun = time.perf_counter()
+
+    async def run_client() -> None:
+        client = await Client.connect(port)
+        while True:
+            answering = statistics.fmean(load.seconds) if load.seconds else 0.0
+            pause = chooser.expovariate(1.0) * max(0.0, clients / rate - answering)
+            if time.perf_counter() + pause - begun >= seconds:
+                break
+            await asyncio.sleep(pause)
+            await _ask(client, chooser.choice(questions), load, time.perf_counter())
+        client.close()
+
+    await asyncio.gather(*(run_client() for _ in range(clients)))
+    load.wall = time.perf_counter() - begun
+    return load
+
+
 async def run_paced(
-    port: int, clients: int, questions: Sequence[Question], rate: float, seconds: float
+    port: int, clients: int, questions: Sequence[Question], rate: float, seconds: float, seed: int
 ) -> Load:
     """Clients that together ask `rate` times a second, each at moments of its own that know of no answer
-    (exponential pauses); a request that is due while its client still waits is late, and its lateness is
+    (exponential distances); a request that is due while its client still waits is late, and its lateness is
     counted as waiting."""
-    load, chooser = Load(), random.Random(1)
+    load, chooser = Load(), random.Random(seed)
     begun = time.perf_counter()
 
     async def run_client() -> None:

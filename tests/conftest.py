@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import functools
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,6 +12,19 @@ from hypothesis import settings
 settings.register_profile("ci", derandomize=True, database=None)
 if os.environ.get("CI"):
     settings.load_profile("ci")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def translations_read_once() -> Iterator[None]:
+    """torch.onnx has onnxscript parse the source of its 500 translations for every export, a third of
+    a small one's time; once is enough for all that a process exports."""
+    from torch.onnx._internal._lazy_import import onnxscript_apis as apis
+
+    read = type(apis).__getattr__  # imports onnxscript, at the first export
+    with pytest.MonkeyPatch.context() as patch:
+        once = functools.cache(lambda: read(apis, "get_torchlib_ops")())
+        patch.setitem(vars(apis), "get_torchlib_ops", once)
+        yield
 
 
 @pytest.fixture

@@ -311,22 +311,23 @@ typedef struct reformer_lsh_buckets_step_params {
 } reformer_lsh_buckets_step_params;
 
 /**
- * A matrix product with weights of low precision, its bias and its activation, in float32 and
- * rounded once to T. A row's result depends on no other row.
+ * A matrix product with constant weights, its bias and its activation, in float32 and rounded once
+ * to T. A row's result depends on no other row.
  *
  * An int8 weight is weight[n] * scales[n], and each row of x is rounded to int8 too: a = max |x|;
  * u = a / 127, or 1 where that is 0; q = x / u rounded to the nearest even, from -127 to 127; sums
  * of q * weight are exact in int32; y = activation(sum * (u * scales[n]) + bias). A row with an
  * infinity or a NaN is all NaN. With a bfloat16 weight x is rounded to bfloat16, and the products
- * are summed in float32, as the processor's instructions do it.
+ * are summed in float32, as the processor's instructions do it. A float32 weight takes T float32
+ * only; products are added one after another, with one rounding each.
  */
 typedef struct reformer_linear_params {
   uint32_t struct_size;   /**< sizeof(reformer_linear_params) */
   uint32_t abi_version;   /**< REFORMER_ABI_VERSION */
   int32_t activation;     /**< a reformer_activation */
   reformer_tensor x;      /**< T [M, K], K >= 1 */
-  reformer_tensor weight; /**< int8 [N, K], none of them -128, or bfloat16 */
-  reformer_tensor scales; /**< float32 [N]; rank 0 for a bfloat16 weight */
+  reformer_tensor weight; /**< int8 [N, K], none of them -128, bfloat16 or float32 */
+  reformer_tensor scales; /**< float32 [N]; rank 0 for a weight of floats */
   reformer_tensor bias;   /**< T [N]; rank 0: none */
   reformer_tensor y;      /**< output, T [M, N], must not overlap an input */
   void* packed;           /**< what reformer_cpu_linear_pack wrote, at a multiple of 64 bytes: then
@@ -345,6 +346,7 @@ typedef struct reformer_library {
   const char* int8_products;      /**< out: what Linear multiplies int8 with here, such as "AMX";
                                      null when this processor has nothing for it */
   const char* bfloat16_products;  /**< out: likewise; null too where float32 is as fast */
+  const char* float32_products;   /**< out: likewise; null too where the host's may be as fast */
 } reformer_library;
 
 REFORMER_API reformer_status reformer_library_info(reformer_library* library) REFORMER_NOEXCEPT;

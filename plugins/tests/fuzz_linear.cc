@@ -64,7 +64,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t length) {
   params.abi_version = static_cast<uint32_t>(bytes.number(REFORMER_ABI_VERSION));
   params.activation = static_cast<int32_t>(bytes.number(1));
   params.x = arena.take(bytes, dtype, {kRows, kSize});
-  const int32_t weight = bytes.byte() % 4 == 0 ? REFORMER_BFLOAT16 : REFORMER_INT8;
+  constexpr int32_t kWeights[] = {REFORMER_BFLOAT16, REFORMER_FLOAT32, REFORMER_INT8,
+                                  REFORMER_INT8};
+  const int32_t weight = kWeights[bytes.byte() % 4];
   params.weight = arena.take(bytes, weight, {kOutputs, kSize});
   if (weight == REFORMER_INT8) params.scales = arena.take(bytes, REFORMER_FLOAT32, {kOutputs});
   if (bytes.byte() % 2 == 0) params.bias = arena.take(bytes, dtype, {kOutputs});

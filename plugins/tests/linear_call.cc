@@ -63,7 +63,7 @@ std::vector<double> convert_row(const LinearCall& call, const float* row, float*
       const float quotient = row[k] / *unit;
       numbers[k] = std::clamp(std::nearbyint(static_cast<double>(quotient)), -127.0, 127.0);
     } else {
-      numbers[k] = static_cast<double>(round_to(REFORMER_BFLOAT16, row[k]));
+      numbers[k] = static_cast<double>(round_to(call.weight_dtype, row[k]));
     }
   }
   return numbers;
@@ -130,7 +130,7 @@ LinearCall fill_linear(Random& random, int32_t dtype, int32_t weight_dtype, int6
   call.outputs = outputs;
   call.x = draw_values(random, dtype, rows * size, 1.0f);
   call.bias = draw_values(random, dtype, outputs, 1.0f);
-  if (weight_dtype == REFORMER_BFLOAT16) {
+  if (weight_dtype != REFORMER_INT8) {
     call.weight = draw_values(random, weight_dtype, outputs * size, 0.1f);
     return call;
   }
@@ -142,7 +142,8 @@ LinearCall fill_linear(Random& random, int32_t dtype, int32_t weight_dtype, int6
 }
 
 LinearCall draw_linear(Random& random, int32_t weight_dtype) {
-  const auto dtype = static_cast<int32_t>(draw_int(random, 0, 2));
+  const bool takes_any = weight_dtype != REFORMER_FLOAT32;
+  const auto dtype = takes_any ? static_cast<int32_t>(draw_int(random, 0, 2)) : REFORMER_FLOAT32;
   const int64_t rows = draw_from(random, {0, 1, 1, 2, 5, 11, 12, 13, 16, 17, 33, 96, 97, 200});
   const int64_t size = draw_from(random, {1, 2, 3, 4, 5, 31, 63, 64, 65, 127, 130, 256, 333, 1090});
   const int64_t outputs = draw_from(random, {0, 1, 2, 15, 16, 17, 31, 32, 33, 64, 70, 100});

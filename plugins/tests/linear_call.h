@@ -9,7 +9,7 @@
 
 namespace reformer::test {
 
-// One call. The values of x, bias and a bfloat16 weight are those that their type can hold.
+// One call. The values of x, bias and a weight of floats are those that their type can hold.
 struct LinearCall {
   int32_t dtype = REFORMER_FLOAT32;
   int32_t weight_dtype = REFORMER_INT8;

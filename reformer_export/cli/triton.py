@@ -26,7 +26,8 @@ from reformer_export.serving.triton.repository import write_triton_repository
 from reformer_export.workflows.progress import say_nothing
 
 SECTIONS = {
-    "Serving": ("backend", "name", "max_batch_size", "queue_delay", "instances", "streams", "mounted_at"),
+    "Serving": ("backend", "name", "max_batch_size", "queue_delay", "instances", "mounted_at"),
+    "Generation": ("streams", "max_cache", "max_queue"),
     "Output": ("overwrite", "json_file"),
     "Runtime": ("runtime", "num_hashes", "provider", "native", "threads"),
     "GPU": ("tf32", "engine", "cuda_graphs", "allow_engine_code"),
@@ -76,6 +77,22 @@ SECTIONS = {
     show_default=True,
     metavar="N",
     help="python: generations that step together.",
+)
+@click.option(
+    "--max-cache",
+    type=click.IntRange(1024),
+    default=4 * 2**30,
+    show_default=True,
+    metavar="BYTES",
+    help="python: of caches that generations may take; others wait.",
+)
+@click.option(
+    "--max-queue",
+    type=click.IntRange(1),
+    default=1024,
+    show_default=True,
+    metavar="N",
+    help="python: generations that may wait.",
 )
 @click.option(
     "--mounted-at",

@@ -1,8 +1,7 @@
 """torch.export of a model whose operators torch.onnx translates one by one.
 
 torch.onnx.export would trace what torch.export captured twice more, to decompose operators that it has no
-translation for and to make writes in place pure. That is half of its time for models of reformer-pytorch,
-which have many small operators, and neither is in them.
+translation for and to make writes in place pure. That is half of its time, and neither is in our models.
 """
 
 from __future__ import annotations

@@ -112,9 +112,8 @@ def _trace(
     }
     with quiet_exporter():
         program = None
-        if isinstance(model.spec, LucidrainsSpec):
-            with suppress(torch.onnx.OnnxExporterError):  # of a version that lacks an operator's translation
-                program = torch.onnx.export(capture(model, examples, axes), (), **options)
+        with suppress(torch.onnx.OnnxExporterError):  # of a version that lacks an operator's translation
+            program = torch.onnx.export(capture(model, examples, axes), (), **options)
         program = program or torch.onnx.export(model, examples, **options)
     assert program is not None
     graph_model = program.model

@@ -35,8 +35,9 @@ _STEM: Final = "reformer_onnxruntime"
 class NativeLibrary:
     """A library that fits. `cpu_target` is the instruction set that its CPU kernels use on this machine;
     `cuda_architectures` says what its CUDA kernels were compiled for, such as "80,86,90"; None: it has none.
-    `int8_products` and `bfloat16_products` are the instructions that Linear's CPU kernels use on this machine
-    for such weights; None: this processor has none, or none faster than float32's.
+    `int8_products`, `bfloat16_products` and `float32_products` are the instructions that Linear's CPU kernels
+    use on this machine for such weights; None: this processor has none, or none faster than ONNX Runtime's
+    products of float32.
     """
 
     path: Path
@@ -46,6 +47,7 @@ class NativeLibrary:
     cuda_architectures: str | None = None
     int8_products: str | None = None
     bfloat16_products: str | None = None
+    float32_products: str | None = None
 
     @property
     def architectures(self) -> tuple[int, ...]:
@@ -63,7 +65,11 @@ class NativeLibrary:
     @property
     def cpu_instructions(self) -> str:
         """Those that the CPU kernels use on this machine, such as "AVX-512, int8 with AVX512-VNNI"."""
-        products = {"int8": self.int8_products, "bfloat16": self.bfloat16_products}
+        products = {
+            "int8": self.int8_products,
+            "bfloat16": self.bfloat16_products,
+            "float32": self.float32_products,
+        }
         named = [f"{kind} with {name}" for kind, name in products.items() if name is not None]
         return ", ".join([self.cpu_target, *named])
 
@@ -103,6 +109,7 @@ class _LibraryInfo(ctypes.Structure):
         ("cuda_architectures", ctypes.c_char_p),
         ("int8_products", ctypes.c_char_p),
         ("bfloat16_products", ctypes.c_char_p),
+        ("float32_products", ctypes.c_char_p),
     ]
 
 
@@ -130,6 +137,7 @@ def describe_library(path: Path) -> NativeLibrary:
         _decode(info.cuda_architectures),
         _decode(info.int8_products),
         _decode(info.bfloat16_products),
+        _decode(info.float32_products),
     )
 
 

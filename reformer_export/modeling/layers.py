@@ -226,11 +226,11 @@ class FeedForward(nn.Module):
         to the other stream, T (float32 with more slices than one) [B, L, hidden_size]."""
         attention_stream, normalised = self.layer_norm(attention_stream, update)
         # Two dimensions: a Gemm with its bias and activation inside, where three kernels would pass memory.
-        rows = normalised.reshape(-1, normalised.shape[-1])
+        rows = normalised.view(-1, normalised.shape[-1])
         output: torch.Tensor = self.outer[0](self.activation(self.inner[0](rows)))
         for inner, outer in list(zip(self.inner, self.outer, strict=True))[1:]:
             output = cast(output, torch.float32) + cast(outer(self.activation(inner(rows))), torch.float32)
-        return attention_stream, output.reshape(attention_stream.shape)
+        return attention_stream, output.view(attention_stream.shape)
 
 
 class ReversibleLayer(nn.Module):

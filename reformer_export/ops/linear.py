@@ -1,12 +1,12 @@
-"""Linear: a matrix product with weights of low precision, its bias and the activation that follows.
+"""Linear: a matrix product with constant weights, its bias and the activation that follows.
 
 Contract (one node, domain `reformer`): x T [..., K], weight int8 [N, K], scales float32 [N], bias T [N] ->
 y T [..., N]. The weights of output n are weight[n] * scales[n]. Each row of x is rounded to int8 as well, in
 units of its own, so that its result never depends on other rows.
 
 With weight bfloat16 [N, K] there are no scales and nothing is rounded to int8: x is rounded to bfloat16 where
-it is float32, and the products of bfloat16 numbers are summed in float32. Only a runtime makes such nodes; no
-file has them.
+it is float32, and the products of bfloat16 numbers are summed in float32. With weight float32, and T float32,
+nothing is rounded. Only a runtime makes such nodes; no file has them.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ def linear_reference(
 
     Args:
         x: T [..., K].
-        weight: int8 [N, K], or bfloat16 [N, K] where T is bfloat16 or float32.
+        weight: int8 [N, K], or bfloat16 [N, K] where T is bfloat16 or float32, or float32 [N, K] where T is
+            float32.
         scales: float32 [N] of an int8 weight, else None.
         bias: T [N], or None for zeros.
         activation: 0 for none, RELU, or GELU (the exact one).

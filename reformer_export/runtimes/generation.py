@@ -126,6 +126,7 @@ class Generation(Iterator[int]):
         ids: the tokens so far.
         tokenizer: makes the text; None when the prompt was token ids.
         options: those it was started with.
+        given: what the first tokens are, drawn before.
         stop_reason: why it ended; None while it has not.
         has_cache: whether a token is a step, and not a whole pass.
         note: why it is not, where it could be for a shorter text.
@@ -161,9 +162,9 @@ class Generation(Iterator[int]):
         self._runtime = runtime
         self._state: DecodingState | None = None
         self._key = 0
-        self._given = tuple(given)
+        self.given = tuple(given)
         self._rng = np.random.default_rng(options.seed)
-        self._eos_token_ids = options.choose_eos_token_ids(runtime.config.eos_token_ids)
+        self._eos_token_ids = frozenset(options.choose_eos_token_ids(runtime.config.eos_token_ids))
 
     @property
     def is_finished(self) -> bool:
@@ -195,8 +196,8 @@ class Generation(Iterator[int]):
         """Choose the next token by `logits`, float32 [vocab_size], of what follows the tokens so far; None
         where it ends the text."""
         token = sample_token(logits, self.options, self._rng)
-        if len(self.ids) < len(self._given):
-            token = self._given[len(self.ids)]
+        if len(self.ids) < len(self.given):
+            token = self.given[len(self.ids)]
         if token in self._eos_token_ids:
             self.stop_reason = "eos_token"
             return None

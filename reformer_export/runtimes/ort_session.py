@@ -12,6 +12,7 @@ from reformer_export.errors import MissingDependencyError
 from reformer_export.libraries.operators import NativeLibrary
 from reformer_export.phases import log_fact, log_phase
 from reformer_export.runtimes.cuda_provider import check_cuda_libraries
+from reformer_export.runtimes.dense_layers import fuse_dense_layers
 from reformer_export.runtimes.onnx_structure import check_onnx_structure
 from reformer_export.runtimes.options import Device
 from reformer_export.runtimes.ort_errors import ProviderError, error_from_open
@@ -85,6 +86,7 @@ def open_session(
     placement: Placement | None = None,
     profile: Path | None = None,
     reuses_memory: bool = True,
+    fuses_dense: bool = False,
 ) -> Any:
     """An `onnxruntime.InferenceSession` of the file `model`.
 
@@ -93,6 +95,8 @@ def open_session(
         placement: where to run it; the CPU is always added as the last provider.
         profile: what the name of the profile begins with that the session writes; None for no profile.
         reuses_memory: whether a value may lie where one did that is no longer needed.
+        fuses_dense: whether the operator library may multiply small float32 weights, where it has products
+            of float32 for this processor: faster for many rows, and not for one.
 
     Raises:
         ArtifactError: the model is refused, or its path is one that ONNX Runtime does not take.
@@ -104,7 +108,10 @@ def open_session(
     placement = placement or Placement()
     if placement.provider == CUDA:
         check_cuda_libraries(import_onnxruntime())
-    return _open(model, placement, profile, reuses_memory)
+    library = placement.library
+    has_products = library is not None and library.float32_products is not None
+    fused = fuse_dense_layers(model) if fuses_dense and has_products and placement.provider == CPU else None
+    return _open(model, placement, profile, reuses_memory, fused)
 
 
 def open_graph_bytes(model: bytes, placement: Placement) -> Any:
@@ -113,8 +120,13 @@ def open_graph_bytes(model: bytes, placement: Placement) -> Any:
 
 
 def _open(
-    model: Path | bytes, placement: Placement, profile: Path | None = None, reuses_memory: bool = True
+    model: Path | bytes,
+    placement: Placement,
+    profile: Path | None = None,
+    reuses_memory: bool = True,
+    fused: bytes | None = None,
 ) -> Any:
+    """`fused`: the graph to open in place of the file `model`'s."""
     onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = LOG_FATAL_ONLY
@@ -136,7 +148,7 @@ def _open(
             if placement.provider != CPU:  # Linear's kernels are the CPU's
                 options.add_session_config_entry("reformer.linear", "0")
             options.register_custom_ops_library(str(placement.library.path))
-        source = model if isinstance(model, bytes) else str(model)
+        source = fused or (model if isinstance(model, bytes) else str(model))
         # Falling back would print to standard output, and run on the CPU what was to run on the GPU.
         with log_phase(f"opening {'a graph of our own' if isinstance(model, bytes) else model}"):
             return onnxruntime.InferenceSession(

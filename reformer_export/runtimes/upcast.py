@@ -12,8 +12,8 @@ from typing import Any, Final
 import numpy as np
 
 from reformer_export.errors import OutputError
-from reformer_export.runtimes.bfloat16_products import multiply_in_bfloat16
 from reformer_export.runtimes.onnx_file import import_onnx, read_onnx
+from reformer_export.runtimes.products import multiply_with_linear
 
 DTYPE_ATTRIBUTES: Final = frozenset({"to", "dtype", "output_dtype", "stash_type"})
 """Integer attributes of standard operators that name an element type (ONNX operator documentation)."""
@@ -29,7 +29,7 @@ def upcast_model(model_path: Path, folder: Path, keep_products: bool = False) ->
     """
     onnx = import_onnx()
     model = read_onnx(model_path, external_data=True)
-    upcast_in_place(model, multiply_in_bfloat16(model) if keep_products else frozenset())
+    upcast_in_place(model, multiply_with_linear(model, "bfloat16") if keep_products else frozenset())
     upcast = folder / "upcast.onnx"
     try:
         onnx.save(

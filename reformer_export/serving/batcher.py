@@ -1,15 +1,13 @@
 """Requests of one model wait here and go to its worker together where that changes no answer.
 
-Which these are is said in joining.py. A run begins as soon as the worker has a thread for it (after
-`max_delay`, where that is wished); what comes meanwhile waits, and joins. The oldest request
-is in the next batch, always.
+Which these are is said in joining.py. A run goes to the worker as soon as that takes it (after `max_delay`,
+where that is wished); what comes meanwhile waits, and joins. The oldest request is in the next batch, always.
 """
 
 from __future__ import annotations
 
 import asyncio
 import collections
-import functools
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -35,6 +33,9 @@ class Runs(Protocol):
 
     @property
     def concurrency(self) -> int: ...
+
+    @property
+    def capacity(self) -> int: ...
 
     def check_accepts(self) -> None: ...
 
@@ -123,8 +124,8 @@ class Batcher:
         self._dispatch()
 
     def _dispatch(self) -> None:
-        """Begin as many runs as the worker has threads for."""
-        while self._worker.is_up and not self._is_alone and self.running < self._worker.concurrency:
+        """Give the worker as many runs as it takes."""
+        while self._worker.is_up and not self._is_alone and self.running < self._worker.capacity:
             if self._again:
                 # What was in a worker that died, one at a time: only what kills the next one is refused.
                 if self.running:
@@ -137,9 +138,12 @@ class Batcher:
                 return
             self.waiting -= len(batch)
             self.running += 1
-            self._begin(batch, functools.partial(self._finish, batch, time.perf_counter()))
+            self._begin(batch)
 
-    def _begin(self, batch: list[_Waiting], done: OnRun) -> None:
+    def _begin(self, batch: list[_Waiting]) -> None:
+        def done(result: Result | Exception, values: memoryview) -> None:
+            self._finish(batch, result, values)
+
         try:
             inputs = self._joiner.join([each.request for each in batch])
             message = Infer(0, describe_arrays(inputs), batch[0].request.num_hashes)
@@ -147,9 +151,7 @@ class Batcher:
         except Exception as error:  # whatever it is, nobody waits for ever
             asyncio.get_running_loop().call_soon(done, error, memoryview(b""))
 
-    def _finish(
-        self, batch: list[_Waiting], begun: float, result: Result | Exception, values: memoryview
-    ) -> None:
+    def _finish(self, batch: list[_Waiting], result: Result | Exception, values: memoryview) -> None:
         if isinstance(result, WorkerDiedError):
             for each in reversed(batch):
                 self._try_again(each)
@@ -158,7 +160,7 @@ class Batcher:
         else:
             try:
                 outputs = arrays_from_payload(values, result.outputs)
-                self._give(batch, outputs, result.run_ms, begun)
+                self._give(batch, outputs, result.run_ms)
             except Exception as error:  # whatever it is, nobody waits for ever
                 self._fail(batch, error)
         self.running -= 1
@@ -228,17 +230,11 @@ class Batcher:
                 self._again.appendleft(each)
                 self.waiting += 1
 
-    def _give(
-        self,
-        batch: list[_Waiting],
-        outputs: dict[str, NDArray[Any]],
-        run_ms: float,
-        begun: float,
-    ) -> None:
-        seconds = time.perf_counter() - begun
-        self._seconds_a_request += (seconds / len(batch) - self._seconds_a_request) / 16
+    def _give(self, batch: list[_Waiting], outputs: dict[str, NDArray[Any]], run_ms: float) -> None:
+        self._seconds_a_request += (run_ms / 1e3 / len(batch) - self._seconds_a_request) / 16
         requests = [each.request for each in batch]
-        rows = sum(request.rows for request in requests)
+        rows, now = sum(request.rows for request in requests), time.perf_counter()
         for each, own in zip(batch, self._joiner.split(requests, outputs), strict=True):
             if not each.answer.done():
-                each.answer.set_result(Answered(own, 1e3 * (begun - each.arrived), run_ms, rows))
+                waited_ms = 1e3 * (now - each.arrived) - run_ms
+                each.answer.set_result(Answered(own, waited_ms, run_ms, rows))

@@ -12,11 +12,11 @@ import numpy as np
 from reformer_export.errors import InputError, one_line, one_line_repr
 from reformer_export.runtimes.generation import GenerationOptions
 from reformer_export.serving.messages import Generate
+from reformer_export.serving.refusals import UnknownNameError
+from reformer_export.serving.stop_strings import check_stop_strings
 
 MAX_CHOICES: Final = 128
 """Texts that one request may ask for."""
-MAX_STOP_STRINGS: Final = 16
-MAX_STOP_CHARACTERS: Final = 1024
 SEED_BITS: Final = 53
 """Of a seed that the server draws: as many as JSON's numbers carry everywhere."""
 
@@ -113,7 +113,8 @@ def generations_from_body(body: CompletionBody, max_new_tokens: int) -> list[tup
     if max_tokens > max_new_tokens:
         fix = "ask for fewer"
         raise InputError("max_tokens", max_tokens, f"at most {max_new_tokens}, this server's most", fix)
-    stop = _stop_strings(body.stop)
+    stop = [body.stop] if isinstance(body.stop, str) else body.stop or []
+    check_stop_strings(stop)
     options = {
         "max_new_tokens": max_tokens,
         "temperature": 1.0 if body.temperature is None else body.temperature,
@@ -140,16 +141,6 @@ def _encode_prompt(prompt: str | list[int]) -> bytes:
         raise InputError("prompt", "an id of more than 64 bits", "token ids", "mend it") from error
 
 
-def _stop_strings(stop: str | list[str] | None) -> list[str]:
-    strings = [stop] if isinstance(stop, str) else list(stop or ())
-    is_short = all(0 < len(string) <= MAX_STOP_CHARACTERS for string in strings)
-    if len(strings) > MAX_STOP_STRINGS or not is_short:
-        got = f"{len(strings)} texts of {', '.join(str(len(string)) for string in strings[:5])} characters"
-        expected = f"at most {MAX_STOP_STRINGS} texts of 1 to {MAX_STOP_CHARACTERS} characters"
-        raise InputError("stop", got, expected, "shorten it, or leave it out")
-    return strings
-
-
 def _check_options(options: dict[str, Any]) -> None:
     """InputError in the request's own names."""
     try:
@@ -162,10 +153,12 @@ def _check_options(options: dict[str, Any]) -> None:
 def _error_from_decoder(error: Exception) -> InputError:
     """What the decoder found: "Expected `int | null`, got `str` - at `$.max_tokens`" and the like."""
     words = one_line(error)
-    place = re.search(r" - at '\$\.?(.*?)'", words)
-    name = re.match(r"Object contains unknown field '(.*)'", words)
+    name = re.match(r"Object contains unknown field '(\w*)", words)
     if name is not None:
-        return InputError(name[1], "a parameter that there is not", "one of OpenAI's", "leave it out")
+        return UnknownNameError(
+            name[1] or "body", "a parameter that there is not", "OpenAI's", "leave it out"
+        )
+    place = re.search(r" - at '\$\.?(.*?)'", words)
     got = words if place is None else words[: place.start()]
     what = place[1] if place is not None and place[1] else "body"
     return InputError(what, f"what cannot be read ({got})", "a completion request in JSON", "mend it")

@@ -26,17 +26,21 @@ from reformer_export.serving.refusals import (
     ClientGoneError,
     ForbiddenError,
     NotFoundError,
+    NotReadyError,
     RefusalError,
+    UnknownNameError,
     body_from_error,
     headers_from_error,
     status_from_error,
 )
 from reformer_export.serving.request_log import RequestRecord
-from reformer_export.serving.timed_protocol import FLUSH
+from reformer_export.serving.timed_protocol import FLUSH, IS_EXCESS, UPGRADES
 
 if TYPE_CHECKING:
     from reformer_export.serving.app import Server
 
+_ONCE: Final = (b"host", b"authorization", b"inference-header-content-length")
+"""Headers that decide something; the parser sees to those of the body."""
 _ID: Final = re.compile(rb"[A-Za-z0-9._:/+-]{1,128}")
 
 
@@ -83,7 +87,7 @@ class Gate:
         reply = _Reply(send, record, scope["state"].get(FLUSH, lambda: None))
         route = self._find_route(scope)
         try:
-            self._check(scope["path"], headers)
+            self._check(scope, headers)
             response = await _choose_endpoint(route, scope)(Request(scope, receive))
             await response(scope, receive, reply)
         except asyncio.CancelledError:  # at the end of the time for draining
@@ -97,13 +101,28 @@ class Gate:
             self._server.metrics.count_request(record)
             self._server.log.write_request(record)
 
-    def _check(self, path: str, headers: Mapping[bytes, bytes]) -> None:
+    def _check(self, scope: Scope, headers: Mapping[bytes, bytes]) -> None:
+        if scope["state"].get(IS_EXCESS):
+            most = self._server.options.max_connections
+            fix = "try again later, or raise the server's `max_connections`"
+            raise NotReadyError("connections", "more", f"at most {most}", fix)
+        names = [name for name, _ in scope["headers"]]
+        twice = next((name for name in _ONCE if names.count(name) > 1), None)
+        if twice is not None:  # somebody before this server may have read the other one
+            raise RefusalError("header", f"{twice.decode()} twice", "it once", "leave one out")
+        if scope["state"].get(UPGRADES):
+            fix = "send it without the header Upgrade"
+            raise RefusalError("Upgrade", "another protocol for a request with a body", "HTTP/1.1", fix)
         host = headers.get(b"host", b"").decode("latin-1")  # which every browser sends
         if self._hosts is not None and host and _name_of_host(host) not in self._hosts:
             fix = "call it by its address, or name that host with `allow_hosts`"
             raise ForbiddenError("Host", repr(host[:100]), "a name of this server", fix)
+        if scope["method"] == "POST" and headers.get(b"sec-fetch-site") == b"cross-site":
+            raise ForbiddenError("page", "one of another site", "this server's own", "ask from a program")
         authorization = headers.get(b"authorization")
-        self._server.keys.check(path, None if authorization is None else authorization.decode("latin-1"))
+        self._server.keys.check(
+            scope["path"], None if authorization is None else authorization.decode("latin-1")
+        )
 
     def _find_route(self, scope: Scope) -> Route | None:
         """What the request's path matches; its parameters are put into the scope."""
@@ -188,7 +207,9 @@ def _choose_endpoint(route: Route | None, scope: Scope) -> Callable[[Request], A
 def _describe(error: Exception) -> str:
     """For the log: what was refused, without what the user sent."""
     kind = type(error).__name__
-    return f"{kind}: {error.what.split(',')[0]}" if isinstance(error, ReformerExportError) else kind
+    if not isinstance(error, ReformerExportError) or isinstance(error, UnknownNameError):
+        return kind
+    return f"{kind}: {error.what.split(',')[0]}"
 
 
 async def _live(receive: Receive, send: Send) -> None:

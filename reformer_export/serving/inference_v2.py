@@ -143,7 +143,7 @@ class _Routes:
         if type(microseconds) is not int or microseconds < 0:
             got = one_line_repr(microseconds)
             raise InputError("parameters, timeout", got, "microseconds, a whole number", "leave it out")
-        return min(seconds, microseconds / 1e6)
+        return seconds if microseconds >= 1e6 * seconds else microseconds / 1e6
 
     def _find_model(self, request: Request) -> ServedModel:
         version = request.path_params.get("version", VERSION)

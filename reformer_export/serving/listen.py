@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import resource
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -20,6 +21,10 @@ from reformer_export.serving.timed_protocol import TimedProtocol
 LOOK_SECONDS: Final = 1.0
 """Between two looks at the artifacts' folders."""
 BACKLOG: Final = 2048
+"""Connections that the system keeps until they are accepted."""
+ACCEPTED_AT_ONCE: Final = 128
+OTHER_FILES: Final = 512
+"""Open files besides `max_connections`: connections on their way in and out, workers' sockets, memories."""
 
 OnReady = Callable[[str, Server], None]
 
@@ -27,6 +32,7 @@ OnReady = Callable[[str, Server], None]
 def serve_until_signal(options: ServeOptions, on_ready: OnReady) -> int:
     """How many accepted requests were cut off, 0 when all were finished; see `reformer_export.serve`."""
     server = make_server(options)
+    allow_files(options.max_connections + OTHER_FILES)
     return asyncio.run(_serve(server, on_ready))
 
 
@@ -43,6 +49,18 @@ async def _serve(server: Server, on_ready: OnReady) -> int:
     finally:
         listener.close()
         await server.close()
+
+
+def allow_files(needed: int) -> None:
+    """Have the system let this process open so many files; InputError where it may not. A server that cannot
+    accept a connection for want of one does nothing but say so."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if resource.RLIM_INFINITY in (soft, hard) or needed <= hard:
+        if 0 <= soft < needed:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+        return
+    got, expected = f"{needed - OTHER_FILES}, with {hard} open files", f"at most {hard - OTHER_FILES}"
+    raise InputError("max_connections", got, expected, "choose fewer, or raise the limit (ulimit -Hn)")
 
 
 def open_listener(host: str, port: int) -> socket.socket:
@@ -80,7 +98,8 @@ class _Runner(uvicorn.Server):
 
     def __init__(self, server: Server, on_ready: Callable[[], None]) -> None:
         options = server.options
-        protocol = type("Protocol", (TimedProtocol,), {"client_timeout": options.client_timeout})
+        limits = {name: getattr(options, name) for name in ("client_timeout", "max_connections")}
+        protocol = type("Protocol", (TimedProtocol,), limits)
         config = uvicorn.Config(
             make_app(server),
             http=protocol,
@@ -92,8 +111,7 @@ class _Runner(uvicorn.Server):
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            backlog=BACKLOG,
-            limit_concurrency=options.max_connections + 1,  # the one that asks is counted
+            backlog=ACCEPTED_AT_ONCE,
             timeout_keep_alive=options.keep_alive,  # type: ignore[arg-type]
             timeout_graceful_shutdown=options.drain,  # type: ignore[arg-type]
         )
@@ -117,6 +135,7 @@ class _Runner(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         for listener in sockets or ():
+            listener.listen(BACKLOG)
             url, models = describe_address(listener), list(self._server.models)
             self._server.log.say("listening", url=url, models=models)
         self._on_ready()

@@ -28,6 +28,10 @@ class RefusalError(ReformerExportError):
         return {}
 
 
+class UnknownNameError(InputError):
+    """A parameter that there is not; `what` is the request's own word, which the log does not repeat."""
+
+
 class UnauthorizedError(RefusalError):
     """No key, or none that the server knows."""
 

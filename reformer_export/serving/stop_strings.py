@@ -3,6 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
+
+from reformer_export.errors import InputError
+
+MAX_STRINGS: Final = 16
+MAX_CHARACTERS: Final = 1024
+
+
+def check_stop_strings(strings: Sequence[str]) -> None:
+    """InputError for more than a stream should look for, or none of a text."""
+    is_short = all(0 < len(string) <= MAX_CHARACTERS for string in strings)
+    if len(strings) > MAX_STRINGS or not is_short:
+        got = f"{len(strings)} texts of {', '.join(str(len(string)) for string in strings[:5])} characters"
+        expected = f"at most {MAX_STRINGS} texts of 1 to {MAX_CHARACTERS} characters"
+        raise InputError("stop", got, expected, "shorten it, or leave it out")
 
 
 class StopStrings:

@@ -42,7 +42,7 @@ MAX_CHARACTERS: Final = 256
 GUIDE: Final = "see docs/serving.md for an example"
 
 
-class TensorBody(msgspec.Struct):
+class TensorBody(msgspec.Struct, forbid_unknown_fields=True):
     """An input as the protocol writes it."""
 
     name: str
@@ -52,14 +52,14 @@ class TensorBody(msgspec.Struct):
     data: msgspec.Raw = msgspec.Raw(b"")
 
 
-class OutputBody(msgspec.Struct):
+class OutputBody(msgspec.Struct, forbid_unknown_fields=True):
     """An output that is asked for."""
 
     name: str
     parameters: dict[str, Any] = {}
 
 
-class InferBody(msgspec.Struct):
+class InferBody(msgspec.Struct, forbid_unknown_fields=True):
     """A request."""
 
     inputs: list[TensorBody]
@@ -158,13 +158,14 @@ def _decode(what: str, decoder: Any, text: Any) -> Any:
 def _read_outputs(outputs: list[OutputBody]) -> dict[str, bool | None]:
     found: dict[str, bool | None] = {}
     for output in outputs:
-        what = f"output {one_line_repr(output.name)}"
+        name = one_line_repr(output.name)
         if output.name in found:
-            raise InputError(what, "it twice", "each output once", "leave one out")
+            raise InputError("outputs", f"{name} twice", "each output once", "leave one out")
         unknown = sorted(set(output.parameters) - {"binary_data"})
         if unknown:
-            raise InputError(what, f"the parameter {one_line_repr(unknown[0])}", "binary_data", GUIDE)
-        found[output.name] = _take_bool(what, output.parameters, "binary_data")
+            got = f"the parameter {one_line_repr(unknown[0])} of {name}"
+            raise InputError("outputs", got, "binary_data", GUIDE)
+        found[output.name] = _take_bool("outputs", output.parameters, "binary_data")
     return found
 
 

@@ -17,8 +17,16 @@ DEPARTED: Final = "departed"
 """Of a request's state: a future that is done when its client has left."""
 FLUSH: Final = "flush"
 """Of a request's state: a function that sends what was written."""
+UPGRADES: Final = "upgrades"
+"""Of a request's state: it asks for another protocol, and its body is therefore not read."""
+IS_EXCESS: Final = "is_excess"
+"""Of a request's state: there were as many connections as are allowed before its own."""
 MAX_HEAD_BYTES: Final = 2**16
-"""Of a request's first line and headers, where they do not come at once."""
+"""Of a request's first line and headers, where they do not come at once, and of what is no body in a body."""
+MAX_REFUSED: Final = 64
+"""Connections at once, besides those allowed, that are told so; more are closed."""
+MAX_PIPELINED: Final = 64
+"""Requests that wait for the answers before theirs; what follows them is not read."""
 
 
 def _write_refusal(status: str, words: str) -> bytes:
@@ -36,24 +44,35 @@ _TOO_LONG: Final = _write_refusal(
 class TimedProtocol(HttpToolsProtocol):
     """uvicorn's connection, closed when its client takes more than `client_timeout` seconds to send a whole
     request, from its first moment or the connection's on, or takes nothing of its answer for so long, or when
-    a head does not end."""
+    a head, an extension of a chunk or a trailer does not end. Trailers are passed over, and so is what
+    follows a request for another protocol, which HTTP/1.1 answers."""
 
     client_timeout = 30.0
+    max_connections = 1024
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._sending: asyncio.TimerHandle | None = None
         self._taking: asyncio.TimerHandle | None = None
         self._is_in_head = True
         self._head_bytes = 0
+        self._is_last = False
         self._departed: asyncio.Future[None] = self.loop.create_future()
         super().connection_made(GatheringTransport(transport))  # type: ignore[arg-type]
+        self._is_excess = len(self.connections) > self.max_connections
+        if len(self.connections) > self.max_connections + MAX_REFUSED:
+            self.transport.abort()
         self._watch_sender()
 
     def data_received(self, data: bytes) -> None:
+        if self._is_last:
+            return
         self._head_bytes += len(data)
         super().data_received(data)
-        if self._is_in_head and self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
-            self._refuse_head(_TOO_LONG)
+        if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+            if self._is_in_head:
+                self._refuse_head(_TOO_LONG)
+            else:
+                self.transport.abort()
         self._watch_sender()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -65,13 +84,32 @@ class TimedProtocol(HttpToolsProtocol):
 
     # What the parser finds
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._is_in_head:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
+        if len(self.pipeline) >= MAX_PIPELINED:
+            self._is_last = True
+            raise ValueError("too many")  # to the parser: the connection ends behind the others' answers
         self._is_in_head = False
         self._unset_keepalive_if_required()
+        self._is_last = self.parser.should_upgrade()
         state: dict[str, Any] = self.scope["state"]
         state[FLUSH] = self.transport.flush  # type: ignore[attr-defined]
         state[DEPARTED] = self._departed
+        state[IS_EXCESS] = self._is_excess
+        state[UPGRADES] = self._is_last and any(
+            name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0"))
+            for name, value in self.headers
+        )
         super().on_headers_complete()
+        if self._is_last or self._is_excess:
+            self.cycle.keep_alive = False
+
+    def on_body(self, body: bytes) -> None:
+        self._head_bytes = 0
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._is_in_head = True

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from reformer_export.errors import ReformerExportError
+from reformer_export.errors import ReformerExportError, RuntimeUnavailableError
 from reformer_export.serving.messages import (
     Answer,
     Begun,
@@ -100,9 +100,22 @@ class Worker:
         """Runs at once."""
         return 1 if self.facts is None else self.facts.concurrency
 
+    @property
+    def capacity(self) -> int:
+        """Runs that it takes: on the CPU one more than go on at once, to begin as soon as one of them ends.
+        On a GPU that one would rather wait for company."""
+        return self.concurrency + (self.facts is not None and not self.facts.on_gpu)
+
     async def start(self) -> Ready:
         """Start it the first time; raises what the worker found at fault."""
-        return await self._launch()
+        try:
+            return await self._launch()
+        except WorkerDiedError as error:
+            assert self._process is not None
+            reason = describe_death(await self._process.end(CLOSING_SECONDS), None)
+            got = f"a worker that {reason} while it opened it"
+            fix = "see what it said above"
+            raise RuntimeUnavailableError(self._start.path, got, "one that runs", fix) from error
 
     def check_accepts(self) -> None:
         """NotReadyError where a request would wait for a worker that keeps dying, or cannot start."""

@@ -9,6 +9,7 @@ answers for both.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import functools
@@ -32,7 +33,8 @@ from reformer_export.runtimes import LeftPaddingWarning, Runtime, RuntimeOptions
 from reformer_export.runtimes.named_inputs import count_values, example_inputs, least_sizes
 from reformer_export.serving.channel import Channel
 from reformer_export.serving.failures import failure_from_error
-from reformer_export.serving.generation_worker import EXIT_BROKEN, GenerationScheduler
+from reformer_export.serving.generation_scheduler import EXIT_BROKEN
+from reformer_export.serving.generation_worker import GenerationWorker
 from reformer_export.serving.messages import (
     BrokenFrameError,
     Cancel,
@@ -85,48 +87,75 @@ def _serve(channel: Channel, memory: mmap) -> None:
         return
     ready = _describe(model, start)
     warnings.simplefilter("ignore", LeftPaddingWarning)
-    scheduler = GenerationScheduler(
+    generations = GenerationWorker(
         model,
         channel.send,
-        lanes=1 if ready.on_gpu else ready.concurrency,
+        lanes=ready.concurrency if ready.decodes and not ready.on_gpu else 1,
         max_streams=start.max_streams,
         max_cache=start.max_cache,
     )
-    desk = _Desk(model, channel, memory, scheduler, start.max_response)
+    desk = _Desk(model, channel, memory, generations, start.max_response, ready.concurrency)
     channel.send(ready)
     for _ in range(ready.concurrency):
         threading.Thread(target=_end_with, args=(desk.serve,), daemon=True).start()
     desk.serve()
 
 
-@dataclass(frozen=True)
+_Run = tuple[Infer, bytearray]
+
+
+@dataclass
 class _Desk:
     """Where requests are received, by one thread at a time. The one that received a run does it, and another
-    receives on: there is one thread more than the front process lets runs go on at once."""
+    receives on: there is one thread more than the `concurrency` runs that go on at once. A run beyond them
+    lies here until one has ended, whose thread does it then: no core waits for the front process."""
 
     model: Runtime
     channel: Channel
     memory: mmap
-    scheduler: GenerationScheduler
+    generations: GenerationWorker
     max_response: int
+    concurrency: int
     turn: threading.Lock = field(default_factory=threading.Lock)
+    running: int = 0
+    next_runs: collections.deque[_Run] = field(default_factory=collections.deque)
+    counting: threading.Lock = field(default_factory=threading.Lock)
 
     def serve(self) -> None:
         """Answer until the front has gone."""
-        while (got := self._receive_run()) is not None:
-            self._answer(*got)
+        while (run := self._receive_run()) is not None:
+            while run is not None:
+                self._answer(*run)
+                run = self._take_next()
 
-    def _receive_run(self) -> tuple[Infer, bytearray] | None:
+    def _receive_run(self) -> _Run | None:
         with self.turn:
             while (got := self.channel.receive()) is not None:
                 message, payload = got
                 if isinstance(message, Infer):
-                    return message, payload
-                if isinstance(message, Generate):
-                    self.scheduler.submit(message, payload)
+                    if self._may_begin(message, payload):
+                        return message, payload
+                elif isinstance(message, Generate):
+                    self.generations.submit(message, payload)
                 elif isinstance(message, Cancel):
-                    self.scheduler.cancel(message.id)
+                    self.generations.cancel(message.id)
         return None
+
+    def _may_begin(self, message: Infer, payload: bytearray) -> bool:
+        with self.counting:
+            if self.running < self.concurrency:
+                self.running += 1
+                return True
+            self.next_runs.append((message, payload))
+            return False
+
+    def _take_next(self) -> _Run | None:
+        """In place of a run that has ended; None where nothing lies here."""
+        with self.counting:
+            if self.next_runs:
+                return self.next_runs.popleft()
+            self.running -= 1
+            return None
 
     def _answer(self, message: Infer, payload: bytearray) -> None:
         try:

@@ -25,6 +25,8 @@ from reformer_export.modeling import Decoder, build_model
 from tests.hf_models import config_t, save_model
 from tests.modeling.test_reformer import HEADS
 
+pytestmark = pytest.mark.usefixtures("translated_as_captured")
+
 CONFIG = {"is_decoder": True, "hidden_size": 32, "axial_pos_embds_dim": [16, 16], "attention_head_size": 16}
 """Configuration T with weights above 1 KiB, as a decoder."""
 

@@ -26,6 +26,8 @@ from tests.hf_models import config_t, save_model
 from tests.modeling.test_reformer import HEADS
 from tests.parity.sessions import sweep_artifact
 
+pytestmark = pytest.mark.usefixtures("translated_as_captured")
+
 WITHOUT_SHRINKING = (Phase.explicit, Phase.reuse, Phase.generate)
 """An export takes seconds: shrinking a failure would take many minutes."""
 

@@ -30,6 +30,8 @@ from tests.hf_models import build_model as build_hf_model
 from tests.hf_models import config_t, save_model
 from tests.parity.sessions import sweep_artifact
 
+pytestmark = pytest.mark.usefixtures("translated_as_captured")
+
 WITHOUT_SHRINKING = (Phase.explicit, Phase.reuse, Phase.generate)
 NATIVE_MODES = ("off", "on") if find_native_library("auto") else ("off",)
 MAX_HASHES = 5

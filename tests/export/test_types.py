@@ -16,6 +16,8 @@ from tests.export.test_export import export
 from tests.hf_models import config_t, save_model
 from tests.modeling.test_reformer import HEADS
 
+pytestmark = pytest.mark.usefixtures("translated_as_captured")
+
 ELEMENT_TYPES = {
     "float32": TensorProto.FLOAT,
     "float16": TensorProto.FLOAT16,

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from reformer_export.ops import linear_reference
 from reformer_export.ops.native_kernels import NativeKernels
 from tests.ops.backends import BACKENDS, require_native, run_reference
 from tests.ops.test_linear import check, make_inputs
@@ -46,7 +47,7 @@ def test_kernels_are_the_contract(library, backend, seed, rows, size, outputs, a
 
 def make_session(library, inputs, constant, rank=3, activation=0, entries=()):
     """Linear in a session, its operands constants or inputs, x of any rank; `entries` configure it."""
-    operands = {name: value for name, value in inputs.items() if name != "x"}
+    operands = {name: value for name, value in inputs.items() if name not in ("x", "")}
     declared = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [f"d{i}" for i in range(rank)])]
     initializers = [numpy_helper.from_array(value, name) for name, value in operands.items()] * constant
     if not constant:
@@ -124,3 +125,60 @@ def test_bfloat16_weights_are_summed_in_float32(library):
     wanted = torch.relu(exact - bias.double() + bias.bfloat16().double())
     assert ((rounded.double() - wanted).abs() <= 2.0**-8 * wanted.abs() + 70 * 2.0**-23 * size).all()
     assert torch.equal(kernels.linear(x[1:2, 5:6].float(), weight, None, bias, 0), got[1:2, 5:6])
+
+
+@pytest.fixture(scope="module")
+def float32_library():
+    found = require_native()
+    if found.float32_products is None:
+        pytest.skip("this processor has no float32 products that Linear uses")
+    return found
+
+
+def draw_float32(rng, rows, size, outputs, has_bias):
+    inputs = {
+        "x": rng.standard_normal((1, rows, size)).astype(np.float32),
+        "weight": rng.standard_normal((outputs, size)).astype(np.float32),
+        "": np.zeros(0, np.float32),
+    }
+    if has_bias:
+        inputs["bias"] = rng.standard_normal(outputs).astype(np.float32)
+    return inputs
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    rows=st.sampled_from([0, 1, 2, 11, 13, 33, 97, 200]),
+    size=st.sampled_from([1, 2, 15, 16, 17, 64, 257, 1040]),
+    outputs=st.sampled_from([1, 5, 31, 32, 33, 64, 70]),
+    activation=st.integers(0, 2),
+    has_bias=st.booleans(),
+)
+def test_float32_weights(float32_library, seed, rows, size, outputs, activation, has_bias):
+    """Against float64, within what sums of float32 may be off; and a row alone, to the bit."""
+    inputs = draw_float32(np.random.default_rng(seed), rows, size, outputs, has_bias)
+    x, weight = torch.from_numpy(inputs["x"]), torch.from_numpy(inputs["weight"])
+    bias = torch.from_numpy(inputs["bias"]) if has_bias else None
+    got = NativeKernels(float32_library).linear(x, weight, None, bias, activation)
+    exact = linear_reference(x.double(), weight.double(), None, bias, activation)
+    size_of_terms = x.double().abs() @ weight.double().abs().T + (0 if bias is None else bias.double().abs())
+    assert ((got - exact).abs() <= 1.2 * (size + 1) * 2.0**-24 * size_of_terms + 4e-7 * exact.abs()).all()
+    reference = linear_reference(x, weight, None, bias, activation)
+    assert ((got - reference).abs() <= 2.4 * (size + 1) * 2.0**-24 * size_of_terms + 4e-7).all()
+    if rows:
+        row = seed % rows
+        alone = NativeKernels(float32_library).linear(x[:, row : row + 1], weight, None, bias, activation)
+        assert torch.equal(alone, got[:, row : row + 1])
+
+
+@pytest.mark.parametrize("constant", [True, False])
+def test_float32_weights_in_a_session(float32_library, constant):
+    inputs = draw_float32(np.random.default_rng(7), 300, 256, 96, has_bias=True)
+    operands = {name: value for name, value in inputs.items() if name}
+    session = make_session(float32_library, inputs, constant, activation=1)
+    feeds = {"x": inputs["x"]} if constant else operands
+    got = session.run(None, feeds)[0]
+    tensors = [torch.from_numpy(operands[name]) for name in ("x", "weight", "bias")]
+    kernels = NativeKernels(float32_library)
+    np.testing.assert_array_equal(got, kernels.linear(tensors[0], tensors[1], None, tensors[2], 1))

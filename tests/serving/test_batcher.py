@@ -36,7 +36,7 @@ class PlayedWorker:
         self.is_up = True
         self.gives_up = False
         self.on_change: list[Callable[[], None]] = []
-        self.concurrency = concurrency
+        self.concurrency = self.capacity = concurrency
         self.batches: list[tuple[int, ...]] = []
         self.seen: list[list[int]] = []
         self.script: Callable[[NDArray[np.int64]], Exception | None] = lambda ids: None

@@ -34,7 +34,7 @@ BROKEN: dict[str, tuple[Broken | bytes, str]] = {
         "classification",
     ),
     "input twice": (lambda body: {"inputs": body["inputs"] * 2}, "twice"),
-    "tensor": (lambda body: make_body([[5]])["inputs"][0] | {"name": "x"}, "inputs"),
+    "tensor": (lambda body: make_body([[5]])["inputs"][0] | {"name": "x"}, "unknown field 'name'"),
     "name": (lambda body: change(body, name="token_type_ids"), "each of input_ids, attention_mask"),
     "type": (lambda body: change(body, datatype="FP32"), "INT64 or INT32"),
     "float": (lambda body: change(body, data=[5.5, 6, 7]), "data"),
@@ -54,6 +54,8 @@ BROKEN: dict[str, tuple[Broken | bytes, str]] = {
     "long": (lambda body: change(body, shape=[1, 65], data=[5] * 65), "65 tokens"),
     "uneven": (lambda body: change(body, shape=[2, 2], data=[[5, 6], [7]]), "make them agree"),
     "binary": (lambda body: change(body, parameters={"binary_data_size": 24}), "and data"),
+    "field": (lambda body: {**body, "output": []}, "unknown field 'output'"),
+    "tensor's field": (lambda body: change(body, parameter={}), "unknown field 'parameter'"),
     "shared": (lambda body: change(body, parameters={"shared_memory_region": "x"}), "shared_memory_region"),
 }
 
@@ -71,6 +73,35 @@ def test_a_request_that_is_wrong(server: RunningServer, name: str) -> None:
     assert words in answer["error"]
     assert "\n" not in answer["error"]
     assert len(answer["error"]) < 700
+
+
+def test_a_time_of_any_length_is_one(server: RunningServer) -> None:
+    for microseconds in (10**30, 10**400):
+        assert server.infer("tiny", make_body([[5]], parameters={"timeout": microseconds}))[0] == 200
+
+
+def test_the_log_repeats_no_word_of_a_request_that_is_refused(server: RunningServer) -> None:
+    word, body = "hunter2", make_body([[5]])
+    named = {"name": word, "parameters": {word: 1}}
+    for path, sent in (
+        ("v1/completions", {word: 1}),
+        ("v1/completions", {"prompt": "a", "stream": True, "stream_options": {word: 1}}),
+        ("v1/completions", {"prompt": {word: 1}, "model": "tiny"}),
+        ("v1/completions", {"prompt": "a", "model": word}),
+        ("v2/models/tiny/infer", {**body, word: 1}),
+        ("v2/models/tiny/infer", {**body, "parameters": {word: 1}}),
+        ("v2/models/tiny/infer", {**body, "outputs": [named]}),
+        ("v2/models/tiny/infer", {**body, "outputs": [{"name": word}, {"name": word}]}),
+        ("v2/models/tiny/infer", change(body, name=word)),
+        ("v2/models/tiny/infer", change(body, datatype=word)),
+        ("v2/models/tiny/infer", change(body, parameters={word: 1})),
+        ("v2/models/tiny/infer", change(body, data=[word])),
+        (f"v2/models/{word}/infer", body),
+        (f"{word}/{word}", body),
+    ):
+        status, _, answer = server.request("POST", f"/{path}", json.dumps(sent).encode())
+        assert status in (400, 404), answer
+    assert word not in json.dumps(server.log())
 
 
 @pytest.mark.parametrize(

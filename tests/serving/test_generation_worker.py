@@ -16,7 +16,7 @@ from reformer_export import load
 from reformer_export.errors import InputError
 from reformer_export.runtimes import Runtime
 from reformer_export.runtimes.decoding import DecodingState
-from reformer_export.serving.generation_worker import GenerationScheduler
+from reformer_export.serving.generation_worker import GenerationWorker
 from reformer_export.serving.messages import Begun, Failure, Generate, Piece, Pieces
 from tests.runtimes.artifacts import next_token_table, write_artifact
 from tests.runtimes.decoders import LONGEST, NATIVE_MODES, decoding_artifact, draw_ids
@@ -71,22 +71,22 @@ def model() -> Iterator[Runtime]:
 
 
 @contextmanager
-def scheduler_of(model: Runtime, **limits: int) -> Iterator[tuple[GenerationScheduler, Told]]:
+def worker_of(model: Runtime, **limits: int) -> Iterator[tuple[GenerationWorker, Told]]:
     told = Told()
     given: dict[str, int] = {"lanes": 2, "max_streams": 8, "max_cache": 2**30, **limits}
-    scheduler = GenerationScheduler(model, told.take, **given)
-    yield scheduler, told
-    scheduler.close()
+    worker = GenerationWorker(model, told.take, **given)
+    yield worker, told
+    worker.scheduler.close()
 
 
-def ask(scheduler: GenerationScheduler, request: int, prompt: str | list[int], **fields: Any) -> None:
+def ask(worker: GenerationWorker, request: int, prompt: str | list[int], **fields: Any) -> None:
     names = {"stop", "echo", "given"}
     options = {key: value for key, value in fields.items() if key not in names}
     message = Generate(
         request, options, isinstance(prompt, str), **{k: fields[k] for k in names & set(fields)}
     )
     payload = prompt.encode() if isinstance(prompt, str) else np.array(prompt, np.int64).tobytes()
-    scheduler.submit(message, payload)
+    worker.submit(message, payload)
 
 
 def draw_requests(count: int) -> list[tuple[list[int], dict[str, Any]]]:
@@ -111,11 +111,11 @@ def test_each_text_is_as_alone(model: Runtime, lanes: int) -> None:
     """32 requests, some of them cancelled under way, on 8 places."""
     requests = draw_requests(32)
     cancelled = range(0, 32, 5)
-    with scheduler_of(model, lanes=lanes) as (scheduler, told):
+    with worker_of(model, lanes=lanes) as (worker, told):
         for index, (prompt, options) in enumerate(requests):
-            ask(scheduler, index, prompt, **options)
+            ask(worker, index, prompt, **options)
             if index in cancelled:
-                scheduler.cancel(index)
+                worker.cancel(index)
         rest = [index for index in range(32) if index not in cancelled]
         told.wait(*rest)
     for index in rest:
@@ -136,12 +136,12 @@ def decode_all(model: Runtime, prompt: list[int], ids: list[int]) -> Iterator[st
 def test_one_goes_on_where_another_worker_died(model: Runtime) -> None:
     """After any number of tokens: nothing is told twice, and the whole is the text as if nothing had been."""
     options: dict[str, Any] = {"max_new_tokens": 40, "seed": 5, "stop": ["\x00never"]}
-    with scheduler_of(model) as (scheduler, told):
-        ask(scheduler, 0, "In the", **options)
+    with worker_of(model) as (worker, told):
+        ask(worker, 0, "In the", **options)
         told.wait(0)
         pieces = told.pieces[0]
         for count in (0, 1, 7, len(pieces) - 1):
-            ask(scheduler, 1 + count, "In the", given=[t for p in pieces[:count] for t in p.ids], **options)
+            ask(worker, 1 + count, "In the", given=[t for p in pieces[:count] for t in p.ids], **options)
             told.wait(1 + count)
             assert [(p.ids, p.text, p.reason) for p in told.pieces[1 + count]] == [
                 (p.ids, p.text, p.reason) for p in pieces[count:]
@@ -163,9 +163,9 @@ def test_prompts_do_not_hold_up_those_that_run(model: Runtime, monkeypatch: pyte
 
     monkeypatch.setattr(DecodingState, "add", note_add)
     monkeypatch.setattr(DecodingState, "step", note_step)
-    with scheduler_of(model, lanes=1, max_streams=32) as (scheduler, told):
+    with worker_of(model, lanes=1, max_streams=32) as (worker, told):
         for index in range(20):
-            ask(scheduler, index, draw_ids(60, seed=index), max_new_tokens=30)
+            ask(worker, index, draw_ids(60, seed=index), max_new_tokens=30)
         told.wait(*range(20))
     runs = "".join(calls).split("s")
     assert max(map(len, runs)) <= 4
@@ -173,12 +173,12 @@ def test_prompts_do_not_hold_up_those_that_run(model: Runtime, monkeypatch: pyte
 
 
 def test_a_cancelled_stream_leaves_at_the_next_step(model: Runtime) -> None:
-    with scheduler_of(model, max_streams=1, lanes=1) as (scheduler, told):
-        ask(scheduler, 0, [5], max_new_tokens=90)
-        ask(scheduler, 1, [6], max_new_tokens=3)
+    with worker_of(model, max_streams=1, lanes=1) as (worker, told):
+        ask(worker, 0, [5], max_new_tokens=90)
+        ask(worker, 1, [6], max_new_tokens=3)
         told.wait_for_tokens(0, 2)
-        scheduler.cancel(0)
-        scheduler.cancel(77)
+        worker.cancel(0)
+        worker.cancel(77)
         told.wait(1)
         assert not told.is_over(0)
         assert len(told.ids(1)) == 3
@@ -189,17 +189,18 @@ def test_what_memory_has_no_room_for_waits_or_is_refused(model: Runtime) -> None
     with model.start_decoding() as state:
         one, two = state.foresee_nbytes(1, LONGEST), state.foresee_nbytes(2, LONGEST)
     assert one < two
-    with scheduler_of(model, lanes=2, max_cache=one) as (scheduler, told):
+    with worker_of(model, lanes=2, max_cache=one) as (worker, told):
         for index in range(6):
-            ask(scheduler, index, draw_ids(3 + 10 * index), max_new_tokens=20)
+            ask(worker, index, draw_ids(3 + 10 * index), max_new_tokens=20)
         told.wait(*range(6))
         assert not told.failures
         for index in range(6):
             expected = model.generate(draw_ids(3 + 10 * index), max_new_tokens=20)
             assert told.ids(index) == list(expected)
-        assert sum(lane.nbytes for lane in scheduler.lanes) <= one
-    with scheduler_of(model, max_cache=one - 1) as (scheduler, told):
-        ask(scheduler, 0, [5], max_new_tokens=20)
+        groups = [group for lane in worker.scheduler.lanes for group in lane.values()]
+        assert sum(group.nbytes for group in groups) <= one
+    with worker_of(model, max_cache=one - 1) as (worker, told):
+        ask(worker, 0, [5], max_new_tokens=20)
         assert told.failures[0].kind == "InputError"
         assert "max_cache" in " ".join(told.failures[0].parts)
 
@@ -207,30 +208,30 @@ def test_what_memory_has_no_room_for_waits_or_is_refused(model: Runtime) -> None
 def test_a_step_that_fails_ends_its_streams_and_the_next_are_served(
     model: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with scheduler_of(model, lanes=1) as (scheduler, told):
+    with worker_of(model, lanes=1) as (worker, told):
         with monkeypatch.context() as broken:
 
             def fail(*_: object) -> None:
                 raise InputError("the step", "a failure", "none", "wait")
 
             broken.setattr(DecodingState, "step", fail)
-            ask(scheduler, 0, [5, 6], max_new_tokens=9)
+            ask(worker, 0, [5, 6], max_new_tokens=9)
             told.wait(0)
         assert told.failures[0].parts == ("the step", "a failure", "none", "wait")
-        ask(scheduler, 1, [5, 6], max_new_tokens=9)
+        ask(worker, 1, [5, 6], max_new_tokens=9)
         told.wait(1)
         assert told.ids(1) == list(model.generate([5, 6], max_new_tokens=9))
 
 
 def test_refused_prompts_say_why(model: Runtime) -> None:
-    with scheduler_of(model) as (scheduler, told):
-        ask(scheduler, 0, [])
-        ask(scheduler, 1, [5] * (LONGEST + 1))
-        ask(scheduler, 2, [258])
-        ask(scheduler, 3, "a", temperature=-1)
+    with worker_of(model) as (worker, told):
+        ask(worker, 0, [])
+        ask(worker, 1, [5] * (LONGEST + 1))
+        ask(worker, 2, [258])
+        ask(worker, 3, "a", temperature=-1)
         at_fault = [told.failures[index].parts[0] for index in range(4)]
         assert at_fault == ["prompt", "prompt", "prompt, position 0", "temperature"]
-        ask(scheduler, 4, [5] * LONGEST)
+        ask(worker, 4, [5] * LONGEST)
         told.wait(4)
         assert (told.ids(4), told.pieces[4][0].reason) == ([], "max_length")
 
@@ -244,9 +245,9 @@ def counting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runtime]:
 
 
 def test_without_steps_each_token_is_a_pass(counting: Runtime) -> None:
-    with scheduler_of(counting) as (scheduler, told):
-        ask(scheduler, 0, "a", max_new_tokens=5, echo=True)
-        ask(scheduler, 1, "A", max_new_tokens=60, stop=["JK", "IJx", "KLM"])
+    with worker_of(counting) as (worker, told):
+        ask(worker, 0, "a", max_new_tokens=5, echo=True)
+        ask(worker, 1, "A", max_new_tokens=60, stop=["JK", "IJx", "KLM"])
         told.wait(0, 1)
     assert (told.begun[0].prompt, told.text(0)) == ("a", "bcdef")
     assert (told.text(1), told.pieces[1][-1].reason) == ("BCDEFGHI", "stop_string")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import socket
 
 import pytest
 
 from reformer_export.errors import InputError
-from reformer_export.serving.listen import describe_address, open_listener
+from reformer_export.serving.listen import OTHER_FILES, allow_files, describe_address, open_listener
 
 
 def test_small_answers_do_not_wait_for_an_acknowledgement() -> None:
@@ -39,3 +40,17 @@ def test_an_address_that_is_taken() -> None:
         assert describe_address(listener) == f"http://127.0.0.1:{port}"
         with pytest.raises(InputError, match=r"\(Address already in use\), expected a free one"):
             open_listener("127.0.0.1", port)
+
+
+def test_a_server_may_open_the_files_that_its_connections_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = [100, 1000]
+    monkeypatch.setattr(resource, "getrlimit", lambda _: tuple(limits))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, new: limits.__setitem__(slice(None), new))
+    for needed, soft in ((90, 100), (300, 300), (200, 300), (1000, 1000)):
+        allow_files(needed)
+        assert limits == [soft, 1000]
+    with pytest.raises(InputError, match=f"max_connections: got 600, .* at most {1000 - OTHER_FILES}"):
+        allow_files(600 + OTHER_FILES)
+    limits[:] = [5, resource.RLIM_INFINITY]
+    allow_files(10**9)
+    assert limits == [10**9, resource.RLIM_INFINITY]

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
+from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import numpy as np
+import pytest
 
+from reformer_export.errors import RuntimeUnavailableError
 from reformer_export.serving.connection import WorkerConnection
 from reformer_export.serving.messages import Infer, Ready, Result, Start, Tensor, arrays_from_payload
 from reformer_export.serving.shared_memory import REGIONS, SharedMemory
@@ -66,3 +73,25 @@ def test_outputs_that_find_no_room_come_as_they_are() -> None:
     worker.is_up = False  # so that no other is started
     worker._on_lost(0, None)
     assert isinstance(told[1][0], WorkerDiedError)
+
+
+def test_one_that_is_killed_while_it_opens_the_artifact_says_so(tiny_artifact: Path) -> None:
+    async def run() -> None:
+        start = Start(str(tiny_artifact), {}, {}, None, 4, 10, 100)
+        worker = Worker(start, 4096, lambda event, **fields: None)
+        starting = asyncio.ensure_future(worker.start())
+        while worker.pid is None:
+            await asyncio.sleep(0.001)
+        os.kill(worker.pid, signal.SIGKILL)
+        with pytest.raises(RuntimeUnavailableError, match="a worker that was ended by SIGKILL"):
+            await starting
+        await worker.close()
+
+    asyncio.run(run())
+
+
+def test_one_run_is_kept_in_hand_on_the_cpu_alone() -> None:
+    worker, _ = make_worker()
+    assert (worker.concurrency, worker.capacity) == (2, 3)
+    worker.facts = msgspec.structs.replace(READY, on_gpu=True)
+    assert (worker.concurrency, worker.capacity) == (2, 2)

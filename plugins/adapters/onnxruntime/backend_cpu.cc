@@ -7,9 +7,11 @@ namespace reformer::onnxruntime {
 namespace {
 
 // As many workers as the machine has threads; the session's pool decides how many run at once.
+// Asked once: glibc reads a file for it, which takes as long as a small operator.
 int32_t count_workers() {
   constexpr unsigned kMost = 64;
-  return static_cast<int32_t>(std::clamp(std::thread::hardware_concurrency(), 1u, kMost));
+  static const unsigned workers = std::clamp(std::thread::hardware_concurrency(), 1u, kMost);
+  return static_cast<int32_t>(workers);
 }
 
 // parallel_for of the C interface on the session's own pool; `context` is an Ort::KernelContext.

@@ -11,6 +11,7 @@
 namespace reformer::onnxruntime {
 namespace {
 
+using Params = reformer_linear_params;
 enum Input : size_t { kX, kWeight, kScales, kBias };
 
 // A tensor of any rank as [all dimensions but the last, the last].
@@ -38,6 +39,13 @@ reformer_tensor view_optional(const char* name, Ort::ConstValue value) {
 
 const char* name_of(size_t input) { return Linear::kInputs[input].rule.name; }
 
+void view_operands(const Ort::KernelContext& context, Params& params) {
+  const size_t count = context.GetInputCount();
+  params.weight = view_tensor(Linear::kName, name_of(kWeight), context.GetInput(kWeight));
+  if (kScales < count) params.scales = view_optional(name_of(kScales), context.GetInput(kScales));
+  if (kBias < count) params.bias = view_optional(name_of(kBias), context.GetInput(kBias));
+}
+
 }  // namespace
 
 LinearKernel::LinearKernel(const Ort::ConstKernelInfo& info)
@@ -45,7 +53,7 @@ LinearKernel::LinearKernel(const Ort::ConstKernelInfo& info)
   pack(info);
 }
 
-// Afterwards the session's own copies are not read any more, but for their shapes.
+// Afterwards the session's own copies are not looked at any more.
 void LinearKernel::pack(const Ort::ConstKernelInfo& info) {
   reformer_tensor operands[std::size(Linear::kInputs)] = {};
   for (size_t i = kWeight; i < info.GetInputCount(); ++i) {
@@ -74,26 +82,25 @@ void LinearKernel::pack(const Ort::ConstKernelInfo& info) {
   params.packed = packed->data();
   params.packed_size = packed->size();
   check_status(reformer_cpu_linear_pack(&params), error);
-  packed_ = std::move(packed);
+  packed_ = share_packed(std::move(packed));
+  params_.packed = packed_->data();
+  params_.packed_size = packed_->size();
+  for (auto operand : {&Params::weight, &Params::scales, &Params::bias}) {
+    params_.*operand = params.*operand;
+    (params_.*operand).data = nullptr;
+  }
 }
 
 OrtStatusPtr LinearKernel::ComputeV2(OrtKernelContext* ort_context) const {
   return catch_errors([&] {
     const Ort::KernelContext context(ort_context);
-    const size_t count = context.GetInputCount();
     std::vector<int64_t> dims;
     auto params = params_;
     params.x = view_rows(name_of(kX), context.GetInput(kX), &dims);
-    params.weight = view_tensor(Linear::kName, name_of(kWeight), context.GetInput(kWeight));
-    if (kScales < count) params.scales = view_optional(name_of(kScales), context.GetInput(kScales));
-    if (kBias < count) params.bias = view_optional(name_of(kBias), context.GetInput(kBias));
+    if (packed_ == nullptr) view_operands(context, params);
     params.y = params.x;
     params.y.data = nullptr;
     params.y.dims[1] = params.weight.rank == 2 ? params.weight.dims[0] : 0;
-    if (packed_ != nullptr) {
-      params.packed = packed_->data();
-      params.packed_size = packed_->size();
-    }
     char error[512] = "";
     params.execution.error = error;
     params.execution.error_size = sizeof(error);
@@ -162,6 +169,11 @@ void add_linear(Ort::CustomOpDomain& domain) {
     domain.Add(&float32);
     domain.Add(&float16);
     domain.Add(&bfloat16);
+  }
+  if (library.float32_products != nullptr) {
+    constexpr auto kFloat32 = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+    static const LinearOp float32(kFloat32, kFloat32);
+    domain.Add(&float32);
   }
   if (library.bfloat16_products != nullptr) {
     static const LinearOp float32(ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, kBFloat16);

@@ -14,9 +14,11 @@ bool is_absent(const reformer_tensor& tensor) { return tensor.rank == 0; }
 void check_weight(Checker& check, const reformer_linear_params& params, LinearSizes* sizes) {
   check.floating("x", params.x);
   check.shape("x", params.x, {kAny, kAny});
-  if (params.weight.dtype != REFORMER_INT8 && params.weight.dtype != REFORMER_BFLOAT16) {
-    check.fail(REFORMER_ERROR_DTYPE, "weight has neither dtype int8 nor bfloat16");
+  const int32_t dtype = params.weight.dtype;
+  if (dtype != REFORMER_INT8 && dtype != REFORMER_BFLOAT16 && dtype != REFORMER_FLOAT32) {
+    check.fail(REFORMER_ERROR_DTYPE, "weight has neither dtype int8 nor bfloat16 nor float32");
   }
+  if (check.ok() && dtype == REFORMER_FLOAT32) check.dtype("x", params.x, REFORMER_FLOAT32);
   check.shape("weight", params.weight, {kAny, kAny});
   if (!check.ok()) return;
   sizes->rows = params.x.dims[0];
@@ -35,7 +37,7 @@ void check_factors(Checker& check, const reformer_linear_params& params, const L
     check.dtype("scales", params.scales, REFORMER_FLOAT32);
     check.shape("scales", params.scales, {sizes.outputs});
   } else if (!is_absent(params.scales)) {
-    check.fail(REFORMER_ERROR_SHAPE, "scales has rank %d, expected none with a bfloat16 weight",
+    check.fail(REFORMER_ERROR_SHAPE, "scales has rank %d, expected none with a weight of floats",
                params.scales.rank);
   }
   if (is_absent(params.bias)) return;

@@ -15,7 +15,9 @@ reformer_status reformer_library_info(reformer_library* library) noexcept {
 #endif
   const reformer::Products* int8 = reformer::select_products(REFORMER_INT8);
   const reformer::Products* bfloat16 = reformer::select_products(REFORMER_BFLOAT16);
+  const reformer::Products* float32 = reformer::select_products(REFORMER_FLOAT32);
   library->int8_products = int8 == nullptr ? nullptr : int8->name;
   library->bfloat16_products = bfloat16 == nullptr ? nullptr : bfloat16->name;
+  library->float32_products = float32 == nullptr ? nullptr : float32->name;
   return REFORMER_OK;
 }

@@ -22,7 +22,8 @@ from reformer_export.serving.triton.text_format import Word
 Message = dict[str, Any]
 
 RUNTIME_PARAMETER: Final = "runtime_options"
-STREAMS_PARAMETER: Final = "max_streams"
+GENERATION_LIMITS: Final = {"max_streams": "streams", "max_cache": "max_cache", "max_waiting": "max_queue"}
+"""Of a scheduler of generations: parameters of config.pbtxt, and the fields of `TritonRequest` with them."""
 PLAN_NAME: Final = "model.plan"
 
 TYPES: Final = {
@@ -47,9 +48,11 @@ GENERATE_INPUTS: Final[dict[str, tuple[Word, int]]] = {
     "eos_token_id": (INT64, -1),
     "num_hashes": (INT64, 1),
     "refresh": (INT64, 1),
+    "stop": (STRING, -1),
 }
 """Type and size of each; all are optional, but for one of the first two, which are the prompt. The others are
-fields of `GenerationOptions`; temperatures are float64, so that a draw is the same as here."""
+fields of `GenerationOptions` (temperatures are float64, so that a draw is the same as here), and texts before
+which a text ends."""
 
 GENERATE_OUTPUTS: Final[dict[str, tuple[Word, int]]] = {
     "token_id": (INT64, -1),
@@ -100,7 +103,7 @@ def generate_config(request: TritonRequest) -> Message:
         "instance_group": [_instances(request)],
         "parameters": [
             _runtime_parameter(request),
-            {"key": STREAMS_PARAMETER, "value": {"string_value": str(request.streams)}},
+            *(_parameter(key, str(getattr(request, field))) for key, field in GENERATION_LIMITS.items()),
         ],
     }
 

@@ -11,8 +11,12 @@ from reformer_export.errors import InputError, ReformerExportError, RuntimeUnava
 from reformer_export.runtimes import Runtime
 from reformer_export.runtimes.generation import Generation
 from reformer_export.runtimes.tokenizer import TextStream
-from reformer_export.serving.triton.config import GENERATE_INPUTS, STREAMS_PARAMETER
-from reformer_export.serving.triton.generation_loop import GenerationLoop
+from reformer_export.serving.generation_scheduler import GenerationScheduler
+from reformer_export.serving.generation_stream import GenerationStream
+from reformer_export.serving.messages import Piece
+from reformer_export.serving.stop_strings import check_stop_strings
+from reformer_export.serving.triton.config import GENERATE_INPUTS, GENERATION_LIMITS
+from reformer_export.serving.triton.options import TritonRequest
 from reformer_export.serving.triton.server import (
     ModelArguments,
     error_response,
@@ -23,48 +27,58 @@ from reformer_export.serving.triton.server import (
 PROMPTS: Final = ("text_input", "input_ids")
 
 
-class TokenStream:
-    """A request's generation, and where its responses go."""
+class ResponseStream(GenerationStream):
+    """A request's generation, whose responses go to Triton's `sender`."""
 
-    def __init__(self, backend: Any, sender: Any, generation: Generation, text: TextStream | None) -> None:
-        """`text` makes the tokens' text; None for a model without a tokenizer."""
-        self.generation = generation
+    def __init__(
+        self,
+        backend: Any,
+        sender: Any,
+        model: Runtime,
+        generation: Generation,
+        text: TextStream | None,
+        stop: Sequence[str],
+    ) -> None:
+        super().__init__(model, generation, text, stop)
         self._backend = backend
         self._sender = sender
-        self._text = text
+        self._is_gone = False
 
     def is_cancelled(self) -> bool:
-        """Whether the client has left."""
-        return bool(self._sender.is_cancelled())
+        """Whether the client has left, or could not be told something."""
+        try:
+            return self._is_gone or bool(self._sender.is_cancelled())
+        except Exception:
+            return True
 
-    def send(self, token: int | None) -> None:
+    def read(self, token: int | None) -> Piece | None:
         """A response with the token, the text that it completes and, in the last one, why it ended."""
-        reason = self.generation.stop_reason
-        text = "" if self._text is None or token is None else self._text.add(token)
-        if reason is not None and self._text is not None:
-            text += self._text.end()
-        ids = [] if token is None else [token]
-        tensors = [
-            self._backend.Tensor("token_id", np.array(ids, np.int64)),
-            self._backend.Tensor("text_output", np.array([text.encode()], np.object_)),
-            self._backend.Tensor("stop_reason", np.array([(reason or "").encode()], np.object_)),
-        ]
-        response = self._backend.InferenceResponse(output_tensors=tensors)
-        if reason is None:
-            self._sender.send(response)
-        else:
-            self._sender.send(response, flags=self._backend.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        piece = super().read(token)
+        if piece is not None:
+            tensors = [
+                self._backend.Tensor("token_id", np.array(piece.ids, np.int64)),
+                self._backend.Tensor("text_output", np.array([piece.text.encode()], np.object_)),
+                self._backend.Tensor("stop_reason", np.array([(piece.reason or "").encode()], np.object_)),
+            ]
+            response = self._backend.InferenceResponse(output_tensors=tensors)
+            self._respond(response, is_last=piece.reason is not None)
+        return piece
 
-    def fail(self, error: BaseException) -> None:
-        """An error in the place of the rest."""
+    def end(self, error: Exception | None) -> None:
+        """An error in the place of the rest, or the end alone, for Triton's sake."""
+        if error is None:
+            self._respond(is_last=True)
+            return
         if not isinstance(error, ReformerExportError):
             error = RuntimeUnavailableError("generation", f"'{one_line(error)}'", "it to work", "ask again")
-        response = error_response(self._backend, error)
-        self._sender.send(response, flags=self._backend.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        self._respond(error_response(self._backend, error), is_last=True)
 
-    def drop(self) -> None:
-        """The end, for Triton's sake."""
-        self._sender.send(flags=self._backend.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+    def _respond(self, *response: Any, is_last: bool) -> None:
+        flags = self._backend.TRITONSERVER_RESPONSE_COMPLETE_FINAL if is_last else 0
+        try:
+            self._sender.send(*response, flags=flags)
+        except Exception:  # nobody takes it
+            self._is_gone = True
 
 
 class GenerateModel:
@@ -74,37 +88,42 @@ class GenerateModel:
         """Open the artifact beside model.py, each file compared with its SHA-256, and draw a token."""
         self._runtime = open_artifact(arguments, open_for="generate")
         next(self._runtime.generate([0], max_new_tokens=1, eos_token_id=()))
-        self._loop = GenerationLoop(self._runtime, int(read_parameter(arguments, STREAMS_PARAMETER)))
+        usual = TritonRequest()
+        limits = {
+            key: int(read_parameter(arguments, key, str(getattr(usual, field))))
+            for key, field in GENERATION_LIMITS.items()
+        }
+        self._scheduler = GenerationScheduler(self._runtime, lambda pieces: None, lanes=1, **limits)
 
     def execute(self, requests: Sequence[Any]) -> None:
-        """Let the requests' generations begin; their responses come from the loop's thread."""
+        """Let the requests' generations begin; their responses come from the scheduler's thread."""
         import triton_python_backend_utils as backend
 
         for request in requests:
             sender = request.get_response_sender()
             try:
-                self._loop.submit(self._start(backend, request, sender))
+                asked = start_generation(self._runtime, _read_inputs(backend, request))
+                self._scheduler.submit(ResponseStream(backend, sender, self._runtime, *asked))
             except ReformerExportError as error:
                 response = error_response(backend, error)
                 sender.send(response, flags=backend.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
     def finalize(self) -> None:
         """End what runs, and release the artifact."""
-        self._loop.close()
+        self._scheduler.close()
         self._runtime.close()
 
-    def _start(self, backend: Any, request: Any, sender: Any) -> TokenStream:
-        values = {}
-        for name in GENERATE_INPUTS:
-            tensor = backend.get_input_tensor_by_name(request, name)
-            if tensor is not None:
-                values[name] = tensor.as_numpy().reshape(-1)
-        return TokenStream(backend, sender, *start_generation(self._runtime, values))
+
+def _read_inputs(backend: Any, request: Any) -> dict[str, Any]:
+    found = {name: backend.get_input_tensor_by_name(request, name) for name in GENERATE_INPUTS}
+    return {name: tensor.as_numpy().reshape(-1) for name, tensor in found.items() if tensor is not None}
 
 
-def start_generation(runtime: Runtime, values: dict[str, Any]) -> tuple[Generation, TextStream | None]:
-    """What the inputs of a request ask for, each an array [size]; InputError for what the model does not
-    take."""
+def start_generation(
+    runtime: Runtime, values: dict[str, Any]
+) -> tuple[Generation, TextStream | None, list[str]]:
+    """What the inputs of a request ask for, each an array [size]: tokens, what makes text of them, and where
+    that stops; InputError for what the model does not take."""
     given = [name for name in PROMPTS if name in values]
     if len(given) != 1:
         got = " and ".join(given) or "neither"
@@ -112,15 +131,19 @@ def start_generation(runtime: Runtime, values: dict[str, Any]) -> tuple[Generati
     options = {
         name: value.tolist() if name == "eos_token_id" else _read_one(name, value)
         for name, value in values.items()
-        if name not in PROMPTS
+        if name not in (*PROMPTS, "stop")
     }
+    stop = [_read_text("stop", each) for each in values.get("stop", ())]
+    check_stop_strings(stop)
     text = _read_one(PROMPTS[0], values[PROMPTS[0]]) if given == [PROMPTS[0]] else None
-    prompt = values[PROMPTS[1]] if text is None else _read_text(text)
+    prompt = values[PROMPTS[1]] if text is None else _read_text(PROMPTS[0], text)
     generation = runtime.generate(prompt, **options)
     try:
-        return generation, runtime.tokenizer.start_stream(generation.prompt_ids)
+        return generation, runtime.tokenizer.start_stream(generation.prompt_ids), stop
     except ReformerExportError:
-        return generation, None
+        if stop:
+            raise
+        return generation, None, stop
 
 
 def _read_one(name: str, value: Any) -> Any:
@@ -129,8 +152,8 @@ def _read_one(name: str, value: Any) -> Any:
     return value[0] if value.dtype == np.object_ else value[0].item()
 
 
-def _read_text(value: bytes | str) -> str:
+def _read_text(name: str, value: bytes | str) -> str:
     try:
         return value.decode() if isinstance(value, bytes) else value
     except UnicodeDecodeError as error:
-        raise InputError(PROMPTS[0], "bytes that are no UTF-8", "text", "mend it") from error
+        raise InputError(name, "bytes that are no UTF-8", "text", "mend it") from error

@@ -34,7 +34,9 @@ class TritonRequest:
         max_batch_size: rows that run together.
         queue_delay: microseconds that a request may wait for others to run with.
         instances: processes (python) or sessions that serve the model, each with its own copy in memory.
-        streams: generations that step together, of the python backend; later ones wait.
+        streams: generations that step together in an instance, of the python backend; later ones wait.
+        max_cache: bytes of caches that the generations of an instance may take; others wait.
+        max_queue: generations of an instance that wait at most; the next is refused.
         mounted_at: where the server will see the repository, an absolute path: the onnxruntime backend finds
             the operator library by it; None for where it is written.
         runtime: what runs the artifact, of the python backend; None for ONNX Runtime.
@@ -56,6 +58,8 @@ class TritonRequest:
     queue_delay: int = 2000
     instances: int = 1
     streams: int = 16
+    max_cache: int = 4 * 2**30
+    max_queue: int = 1024
     mounted_at: str | None = None
     runtime: RuntimeName | None = None
     provider: Provider = "auto"
@@ -78,6 +82,8 @@ class TritonRequest:
             ("queue_delay", 0, MAX_DELAY),
             ("instances", 1, MAX_COUNT),
             ("streams", 1, MAX_COUNT),
+            ("max_cache", 1024, 2**40),
+            ("max_queue", 1, MAX_COUNT),
         ):
             if not least <= getattr(self, name) <= most:
                 raise InputError(name, getattr(self, name), f"{least} to {most}", "choose another")
@@ -142,6 +148,8 @@ class TritonFields(TypedDict, total=False):
     queue_delay: int
     instances: int
     streams: int
+    max_cache: int
+    max_queue: int
     mounted_at: str | None
     runtime: RuntimeName | None
     provider: Provider

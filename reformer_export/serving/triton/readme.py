@@ -101,9 +101,10 @@ _GENERATE: Final = """
     curl -N localhost:8000/v2/models/{name}/generate_stream -d '{{"text_input": "In the beginning"}}'
 
 The prompt is `text_input` or `input_ids`; `max_new_tokens`, `temperature`, `top_k`, `top_p`, `seed`,
-`eos_token_id`, `num_hashes` and `refresh` are optional inputs. Each response has `token_id`, `text_output`
-and `stop_reason`, which the last one fills. Up to {streams} generations step together in each instance. One
-whose client leaves stops.
+`eos_token_id`, `num_hashes`, `refresh` and `stop` (texts before which the text ends) are optional inputs.
+Each response has `token_id`, `text_output` and `stop_reason`, which the last one fills. In each instance
+up to {streams} generations step together, as many as {cache} bytes of caches have room for; {queue} more may
+wait, and the next is refused. One whose client leaves stops.
 """
 
 
@@ -214,5 +215,7 @@ def _ask(manifest: Manifest, request: TritonRequest, plan: RepositoryPlan) -> st
         text += _PYTHON_BATCHES if request.backend == "python" else _EQUAL_LENGTHS
     name = request.name + GENERATE_SUFFIX
     if name in plan.configs:
-        text += _GENERATE.format(name=name, streams=request.streams)
+        text += _GENERATE.format(
+            name=name, streams=request.streams, cache=request.max_cache, queue=request.max_queue
+        )
     return text.rstrip()

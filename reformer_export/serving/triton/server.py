@@ -23,10 +23,10 @@ ARTIFACT_FOLDER: Final = "artifact"
 """Beside model.py."""
 
 
-def read_parameter(arguments: ModelArguments, key: str) -> str:
-    """The text of a parameter of config.pbtxt; InputError where it has none."""
+def read_parameter(arguments: ModelArguments, key: str, default: str | None = None) -> str:
+    """The text of a parameter of config.pbtxt, or the default; InputError where there is neither."""
     parameters = json.loads(arguments["model_config"]).get("parameters", {})
-    value = parameters.get(key, {}).get("string_value")
+    value = parameters.get(key, {}).get("string_value", default)
     if not isinstance(value, str):
         fix = "write the repository again with `reformer-export triton`"
         raise InputError(f"config.pbtxt, parameter {key}", "none", "one", fix)

@@ -224,6 +224,17 @@ def test_events_over_http(server: Server, model: Runtime) -> None:
     assert events[-1]["stop_reason"] == expected.stop_reason
 
 
+def test_a_stream_stops_before_a_string(server: Server, model: Runtime) -> None:
+    given: dict[str, Any] = {"text_input": "In the", "max_new_tokens": 60, "temperature": 1.0, "seed": 3}
+    whole = model.generate("In the", max_new_tokens=60, temperature=1.0, seed=3).text
+    stop = whole[10:12]
+    reader = Reader(server)
+    reader.ask("a", **given, stop=["never there", stop])
+    _, text, reason = reader.read(1)["a"]
+    reader.client.stop_stream()
+    assert (text, reason) == (whole[: whole.index(stop)], "stop_string")
+
+
 def test_a_stream_that_is_refused_says_why(server: Server) -> None:
     reader = Reader(server)
     reader.ask("a", input_ids=[5], temperature=-1.0)

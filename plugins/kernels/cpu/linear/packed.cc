@@ -30,9 +30,11 @@ void pack_panel(const uint8_t* weight, size_t outputs, size_t bytes, const Packe
                 uint8_t* panel) {
   constexpr size_t kSteps = 16;
   if (outputs < kPanelColumns) std::memset(panel, 0, packed.panel_bytes);
-  for (size_t step = 0; step < packed.row_bytes / kWordBytes; step += kSteps) {
+  const size_t steps = packed.row_bytes / kWordBytes;
+  for (size_t step = 0; step < steps; step += kSteps) {
+    const size_t end = std::min(step + kSteps, steps);
     for (size_t n = 0; n < outputs; ++n) {
-      pack_words(weight + n * bytes, bytes, step, step + kSteps, panel + n * kWordBytes);
+      pack_words(weight + n * bytes, bytes, step, end, panel + n * kWordBytes);
     }
   }
 }
@@ -58,7 +60,9 @@ PackedLinear place_packed(void* memory, const LinearSizes& sizes, const Products
   const int64_t bytes = bytes_per_element(products.weight_dtype);
   PackedLinear packed;
   packed.num_panels = divide_up(static_cast<size_t>(sizes.outputs), kPanelColumns);
-  packed.row_bytes = round_up(static_cast<size_t>(sizes.size * bytes), kRowMultiple);
+  const bool has_words = products.weight_dtype != REFORMER_FLOAT32;
+  const size_t multiple = has_words ? kRowMultiple : kWordBytes;
+  packed.row_bytes = round_up(static_cast<size_t>(sizes.size * bytes), multiple);
   packed.panel_bytes = packed.row_bytes * kPanelColumns;
   const size_t columns = packed.num_panels * kPanelColumns;
   WorkspaceArena arena(memory);
@@ -77,6 +81,7 @@ reformer_status pack_linear(const reformer_linear_params& params, const LinearSi
     return report(params.execution, "Linear", REFORMER_ERROR_ATTRIBUTE,
                   "weight holds -128, expected numbers from -127 to 127");
   }
+  std::memset(static_cast<void*>(packed.header), 0, WorkspaceArena::kCacheLine);
   *packed.header = {&products, sizes.size, sizes.outputs};
   const size_t outputs = static_cast<size_t>(sizes.outputs);
   const size_t columns = packed.num_panels * kPanelColumns;

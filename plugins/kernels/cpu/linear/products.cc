@@ -4,6 +4,8 @@
 #include <cstdlib>
 #include <string_view>
 
+#include "kernels/cpu/linear/dense.h"
+
 #if defined(__x86_64__) && defined(__GNUC__)
 #include <cpuid.h>
 #endif
@@ -21,6 +23,7 @@ struct TargetProducts {
   std::string_view name;  // in REFORMER_CPU_PRODUCTS
   const Products* int8;
   const Products* bfloat16;
+  const Products* float32;
 };
 
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -29,14 +32,15 @@ constexpr Products kAvxVnniInt8 = {"AVX-VNNI", REFORMER_INT8, true, multiply_int
 constexpr Products kAvx512Int8 = {"AVX512-VNNI", REFORMER_INT8, true, multiply_int8_avx512};
 constexpr Products kAvx512BFloat16 = {"AVX512-BF16", REFORMER_BFLOAT16, false,
                                       multiply_bfloat16_avx512};
-constexpr Products kAmxInt8 = {"AMX", REFORMER_INT8, false, multiply_int8_amx};
-constexpr Products kAmxBFloat16 = {"AMX", REFORMER_BFLOAT16, false, multiply_bfloat16_amx};
+constexpr Products kAvx512Float32 = {"AVX-512", REFORMER_FLOAT32, false, nullptr};
+constexpr Products kAmxInt8 = {"AMX", REFORMER_INT8, false, multiply_int8_amx, true};
+constexpr Products kAmxBFloat16 = {"AMX", REFORMER_BFLOAT16, false, multiply_bfloat16_amx, true};
 constexpr TargetProducts kTargets[] = {
-    {ProductsTarget::kNone, "none", nullptr, nullptr},
-    {ProductsTarget::kAvx2, "avx2", &kAvx2Int8, nullptr},
-    {ProductsTarget::kAvxVnni, "avx-vnni", &kAvxVnniInt8, nullptr},
-    {ProductsTarget::kAvx512, "avx512", &kAvx512Int8, &kAvx512BFloat16},
-    {ProductsTarget::kAmx, "amx", &kAmxInt8, &kAmxBFloat16}};
+    {ProductsTarget::kNone, "none", nullptr, nullptr, nullptr},
+    {ProductsTarget::kAvx2, "avx2", &kAvx2Int8, nullptr, nullptr},
+    {ProductsTarget::kAvxVnni, "avx-vnni", &kAvxVnniInt8, nullptr, nullptr},
+    {ProductsTarget::kAvx512, "avx512", &kAvx512Int8, &kAvx512BFloat16, &kAvx512Float32},
+    {ProductsTarget::kAmx, "amx", &kAmxInt8, &kAmxBFloat16, &kAvx512Float32}};
 
 // Linux keeps the tiles from a process until it asks for them (Documentation/arch/x86/xstate.rst).
 bool ask_for_tiles() {
@@ -79,7 +83,7 @@ bool has_target(ProductsTarget target) {
 
 bool has_avx512_bfloat16() { return __builtin_cpu_supports("avx512bf16"); }
 #else
-constexpr TargetProducts kTargets[] = {{ProductsTarget::kNone, "none", nullptr, nullptr}};
+constexpr TargetProducts kTargets[] = {{ProductsTarget::kNone, "none", nullptr, nullptr, nullptr}};
 bool has_target(ProductsTarget target) { return target == ProductsTarget::kNone; }
 bool has_avx512_bfloat16() { return false; }
 #endif
@@ -87,6 +91,7 @@ bool has_avx512_bfloat16() { return false; }
 struct Choice {
   std::atomic<const Products*> int8{nullptr};
   std::atomic<const Products*> bfloat16{nullptr};
+  std::atomic<const Products*> float32{nullptr};
 
   Choice() {
     const char* wanted = std::getenv("REFORMER_CPU_PRODUCTS");
@@ -101,6 +106,7 @@ struct Choice {
   // Where float32 has as many products a cycle as AVX512-BF16, that is for tests only.
   void take(const TargetProducts& target, bool whatever_its_speed) {
     int8 = target.int8;
+    float32 = target.float32;
     const bool is_fast = target.target == ProductsTarget::kAmx;
     const bool is_there = target.target != ProductsTarget::kAvx512 || has_avx512_bfloat16();
     bfloat16 = is_there && (is_fast || whatever_its_speed) ? target.bfloat16 : nullptr;
@@ -115,7 +121,14 @@ Choice& chosen() {
 }  // namespace
 
 const Products* select_products(int32_t weight_dtype) {
-  return weight_dtype == REFORMER_INT8 ? chosen().int8.load() : chosen().bfloat16.load();
+  switch (weight_dtype) {
+    case REFORMER_INT8:
+      return chosen().int8.load();
+    case REFORMER_BFLOAT16:
+      return chosen().bfloat16.load();
+    default:
+      return has_dense() ? chosen().float32.load() : nullptr;
+  }
 }
 
 bool set_products_target(ProductsTarget target) {

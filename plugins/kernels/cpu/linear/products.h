@@ -1,5 +1,5 @@
 // Linear's products: rows of int8 or bfloat16 by a panel of the weight, on the instructions that
-// this processor has for them.
+// this processor has for them. float32's are in dense.h.
 //
 // Both types look alike to the instructions: they take words of 4 bytes, 4 int8 or 2 bfloat16
 // numbers that lie behind each other along K, and add a word's products to a sum of 32 bits.
@@ -33,9 +33,10 @@ using MultiplyFunction = void (*)(const ProductsJob& job);
 
 struct Products {
   const char* name;
-  int32_t weight_dtype;  // REFORMER_INT8 or REFORMER_BFLOAT16
-  bool biased_rows;      // takes rows of uint8, each 128 more than the number it stands for
-  MultiplyFunction multiply;
+  int32_t weight_dtype;       // REFORMER_INT8, REFORMER_BFLOAT16 or REFORMER_FLOAT32
+  bool biased_rows;           // takes rows of uint8, each 128 more than the number it stands for
+  MultiplyFunction multiply;  // null for float32, which run_dense multiplies
+  bool sets_tiles = false;    // every call does, which takes time
 };
 
 // From slow to fast; each has what those before it have.

@@ -62,6 +62,11 @@ const std::vector<Case>& wrong_cases() {
       {REFORMER_ERROR_DTYPE, "x has dtype int8", [](Call& c) { c.params.x.dtype = REFORMER_INT8; }},
       {REFORMER_ERROR_DTYPE, "neither dtype int8 nor bfloat16",
        [](Call& c) { c.params.weight.dtype = REFORMER_FLOAT16; }},
+      {REFORMER_ERROR_DTYPE, "x has dtype float16, expected float32",
+       [](Call& c) {
+         c.params.weight.dtype = REFORMER_FLOAT32;
+         c.params.x.dtype = REFORMER_FLOAT16;
+       }},
       {REFORMER_ERROR_DTYPE, "scales has dtype float16",
        [](Call& c) { c.params.scales.dtype = REFORMER_FLOAT16; }},
       {REFORMER_ERROR_DTYPE, "bias has dtype bfloat16, expected float32",
@@ -74,7 +79,7 @@ const std::vector<Case>& wrong_cases() {
       {REFORMER_ERROR_SHAPE, "weight has rank 1", [](Call& c) { c.params.weight.rank = 1; }},
       {REFORMER_ERROR_SHAPE, "scales has rank 0, expected 1",
        [](Call& c) { c.params.scales = {}; }},
-      {REFORMER_ERROR_SHAPE, "scales has rank 1, expected none with a bfloat16 weight",
+      {REFORMER_ERROR_SHAPE, "scales has rank 1, expected none with a weight of floats",
        [](Call& c) { c.params.weight.dtype = REFORMER_BFLOAT16; }},
       {REFORMER_ERROR_SHAPE, "bias has shape [4], expected [3]",
        [](Call& c) { c.params.bias.dims[0] = 4; }},

@@ -65,10 +65,11 @@ void check_not_finite(Random& random, int32_t dtype) {
 }
 
 void check_products(Random& random, int cases) {
-  for (const int32_t weight_dtype : {REFORMER_INT8, REFORMER_BFLOAT16}) {
+  for (const int32_t weight_dtype : {REFORMER_INT8, REFORMER_BFLOAT16, REFORMER_FLOAT32}) {
     if (select_products(weight_dtype) == nullptr) continue;
     for (int i = 0; i < cases; ++i) check_linear(draw_linear(random, weight_dtype));
     for (const int32_t dtype : {REFORMER_FLOAT32, REFORMER_FLOAT16, REFORMER_BFLOAT16}) {
+      if (weight_dtype == REFORMER_FLOAT32 && dtype != REFORMER_FLOAT32) continue;
       check_rows_alone(random, dtype, weight_dtype);
       if (weight_dtype == REFORMER_INT8) check_not_finite(random, dtype);
     }

@@ -1,4 +1,4 @@
-"""Dense layers of bfloat16 graphs as Linear nodes: which are taken, and that the graph computes the same."""
+"""Dense layers as Linear nodes: which are taken, and that the graph computes the same."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
+from reformer_export.errors import MissingDependencyError
 from reformer_export.ops import linear_reference
-from reformer_export.runtimes.bfloat16_products import multiply_in_bfloat16
+from reformer_export.runtimes import dense_layers, products
+from reformer_export.runtimes.dense_layers import fuse_dense_layers
+from reformer_export.runtimes.products import multiply_with_linear
 from reformer_export.runtimes.upcast import upcast_in_place
 
 BF16 = TensorProto.BFLOAT16
@@ -21,8 +24,11 @@ class Linear(OpRun):
 
     def _run(self, x, weight, scales=None, bias=None, activation=0):
         assert scales is None
-        assert weight.dtype.name == "bfloat16"
-        weight = torch.from_numpy(weight.view(np.int16).copy()).view(torch.bfloat16)
+        if weight.dtype == np.float32:
+            weight = torch.from_numpy(weight.copy())
+        else:
+            assert weight.dtype.name == "bfloat16"
+            weight = torch.from_numpy(weight.view(np.int16).copy()).view(torch.bfloat16)
         bias = None if bias is None else torch.from_numpy(bias.copy())
         return (linear_reference(torch.from_numpy(x), weight, None, bias, activation).numpy(),)
 
@@ -50,7 +56,7 @@ def rewrite(nodes, outputs, initializers):
     """The graph's operators when rewritten, whose results were compared with those of the graph as it is."""
     exact, rewritten = (make_model(nodes, outputs, initializers) for _ in range(2))
     upcast_in_place(exact)
-    kept = multiply_in_bfloat16(rewritten)
+    kept = multiply_with_linear(rewritten, "bfloat16")
     upcast_in_place(rewritten, kept)
     assert kept == {each.name for each in rewritten.graph.initializer if each.data_type == BF16}
     for got, wanted in zip(run(rewritten), run(exact), strict=True):
@@ -111,9 +117,56 @@ def test_what_linear_does_not_compute_stays(case):
     assert operators[-1] == nodes[-1].op_type
 
 
+def make_float32_model(nodes, outputs, initializers):
+    model = make_model(nodes, outputs, initializers)
+    upcast_in_place(model)
+    return model
+
+
+@pytest.mark.parametrize("case", ALONE)
+def test_float32_layers_are_taken_where_something_follows_the_product(case):
+    nodes, output, initializers = ALONE[case]
+    exact, rewritten = (make_float32_model(nodes, [output], initializers) for _ in range(2))
+    weights = multiply_with_linear(rewritten, "float32")
+    for got, wanted in zip(run(rewritten), run(exact), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
+    operators = [node.op_type for node in rewritten.graph.node]
+    if case in ("product", "gemm without bias"):
+        assert (operators, weights) == ([nodes[0].op_type], frozenset())
+    else:
+        assert operators == ["Linear"]
+        assert {tuple(each.dims) for each in rewritten.graph.initializer if each.name in weights} == {(5, 6)}
+
+
+def test_large_float32_weights_stay(monkeypatch):
+    for most, operators in ((30, ["Linear"]), (29, ["MatMul", "Add"])):
+        monkeypatch.setattr(products, "MOST_FLOAT32_NUMBERS", most)
+        model = make_float32_model([MATMUL, ADD], ["sum"], [W, B])
+        multiply_with_linear(model, "float32")
+        assert [node.op_type for node in model.graph.node] == operators
+
+
+def test_a_file_is_opened_as_it_is_where_nothing_is_to_be_gained(tmp_path, monkeypatch):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(make_float32_model([MATMUL], ["product"], [W]).SerializeToString())
+    assert fuse_dense_layers(path) is None  # no layer
+    path.write_bytes(make_float32_model([MATMUL, ADD], ["sum"], [W, B]).SerializeToString())
+    assert b"Linear" in fuse_dense_layers(path)
+    (tmp_path / "model.onnx.data").write_bytes(b"0" * 1000)
+    monkeypatch.setattr(dense_layers, "MOST_BYTES", path.stat().st_size + 999)
+    assert fuse_dense_layers(path) is None  # large
+    (tmp_path / "model.onnx.data").unlink()
+
+    def refuse():
+        raise MissingDependencyError("onnx", "'none'", "the package", "pip install it")
+
+    monkeypatch.setattr(dense_layers, "import_onnx", refuse)
+    assert fuse_dense_layers(path) is None
+
+
 def test_other_types_stay():
     model = make_model([MATMUL], ["product"], [W])
     upcast_in_place(model)
     before = model.SerializeToString(deterministic=True)
-    assert multiply_in_bfloat16(model) == frozenset()
+    assert multiply_with_linear(model, "bfloat16") == frozenset()
     assert model.SerializeToString(deterministic=True) == before

@@ -1,4 +1,4 @@
-"""A graph's dense layers in bfloat16 as Linear nodes, for CPUs that multiply it faster than float32 (needs
+"""A graph's dense layers as Linear nodes, for CPUs whose products the operator library does faster (needs
 `onnx`).
 
 The file keeps standard operators, which every runtime knows: a session makes the nodes when it opens it.
@@ -7,25 +7,32 @@ The file keeps standard operators, which every runtime knows: a session makes th
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 
 from reformer_export.contract import DOMAIN, GELU, LINEAR, RELU, VERSION
 
 _ACTIVATIONS: Final = {"Relu": RELU, "Gelu": GELU}
-_BFLOAT16: Final = 16
-"""TensorProto.BFLOAT16."""
+ProductsType = Literal["float32", "bfloat16"]
+_DATA_TYPES: Final = {"float32": 1, "bfloat16": 16}
+"""As TensorProto numbers them."""
+MOST_FLOAT32_NUMBERS: Final = 2**18
+"""Of a float32 weight: with larger ones ONNX Runtime's own products are as fast, and a packed copy of the
+weight would cost more than it gains (plugins/README.md)."""
 
 
-def multiply_in_bfloat16(model: Any) -> frozenset[str]:
-    """Turn each product with a weight in bfloat16, its bias and its activation into one Linear node, in
+def multiply_with_linear(model: Any, weights: ProductsType) -> frozenset[str]:
+    """Turn each product with a weight in `weights`, its bias and its activation into one Linear node, in
     place, in an `onnx.ModelProto` whose weights are in memory.
 
+    Of float32 only those that a bias or an activation follows: it is their passes over memory that Linear
+    saves, the products alone ONNX Runtime does as fast.
+
     Returns:
-        The names of the weights that Linear reads, bfloat16 [N, K], which no other node has.
+        The names of the weights that Linear reads, [N, K], which no other node has.
     """
-    graph = _Graph(model.graph)
+    graph = _Graph(model.graph, weights)
     for node in list(model.graph.node):
         graph.replace(node)
     del model.graph.node[:]
@@ -39,8 +46,9 @@ def multiply_in_bfloat16(model: Any) -> frozenset[str]:
 class _Graph:
     """A graph under rewriting: `nodes` are those that stay, `weights` the names of Linear's own."""
 
-    def __init__(self, graph: Any) -> None:
+    def __init__(self, graph: Any, weights: ProductsType) -> None:
         self._graph = graph
+        self._type = weights
         self._initializers = {tensor.name: tensor for tensor in graph.initializer}
         self._uses = _count_uses(graph)
         self._readers = {name: node for node in graph.node for name in node.input}
@@ -60,19 +68,22 @@ class _Graph:
         if bias is None:
             bias, output = self._take_bias(output, weight.shape[0])
         activation, output = self._take_activation(output)
+        if self._type == "float32" and bias is None and activation == 0:
+            self.nodes.append(node)
+            return
         self._add(x, weight, bias, activation, output)
 
     def _read_product(self, node: Any) -> tuple[str, Any, str | None] | None:
-        """x, the weight's bits [N, K], and the name of its bias [N], of a node that multiplies with a
-        constant in bfloat16; else None."""
+        """x, the weight [N, K], and the name of its bias [N], of a node that multiplies with a constant that
+        Linear shall have; else None."""
         from onnx import numpy_helper
 
         if node.domain or node.op_type not in ("MatMul", "Gemm"):
             return None
         tensor = self._initializers.get(node.input[1])
-        if tensor is None or tensor.data_type != _BFLOAT16 or len(tensor.dims) != 2:
+        if tensor is None or not self._is_for_linear(tensor):
             return None
-        bits = numpy_helper.to_array(tensor).view(np.uint16)
+        bits = numpy_helper.to_array(tensor)
         if node.op_type == "MatMul":
             return node.input[0], bits.T, None
         values = {attribute.name: attribute for attribute in node.attribute}
@@ -83,6 +94,11 @@ class _Graph:
         if is_turned or factors != [1.0] * len(factors) or not self._is_bias(bias, bits.shape[0]):
             return None
         return node.input[0], bits, bias
+
+    def _is_for_linear(self, tensor: Any) -> bool:
+        if tensor.data_type != _DATA_TYPES[self._type] or len(tensor.dims) != 2:
+            return False
+        return self._type != "float32" or 0 < tensor.dims[0] * tensor.dims[1] <= MOST_FLOAT32_NUMBERS
 
     def _is_bias(self, name: str | None, outputs: int) -> bool:
         return name is None or (
@@ -117,8 +133,8 @@ class _Graph:
     def _add(self, x: str, bits: Any, bias: str | None, activation: int, output: str) -> None:
         from onnx import helper
 
-        name = f"{output}.weight.bfloat16"
-        weight = self._graph.initializer.add(name=name, data_type=_BFLOAT16, dims=bits.shape)
+        name = f"{output}.weight.{self._type}"
+        weight = self._graph.initializer.add(name=name, data_type=_DATA_TYPES[self._type], dims=bits.shape)
         weight.raw_data = np.ascontiguousarray(bits).tobytes()
         self.weights.add(name)
         node = helper.make_node(
