@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tarfile
+import zipfile
 from email import message_from_bytes
 from email.message import Message
 from pathlib import Path
@@ -19,14 +20,19 @@ SETTINGS = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 MAX_SDIST_BYTES = 1_000_000
 
 
-@pytest.fixture(scope="module")
-def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The source distribution, as a build without isolation makes it."""
+def build(call: str) -> None:
+    """Make a distribution as a build without isolation makes it."""
     for name in ("scikit_build_core", "hatch_fancy_pypi_readme"):
         pytest.importorskip(name, reason="not in an environment of an older pyproject.toml")
-    folder = tmp_path_factory.mktemp("sdist")
-    code = f"from scikit_build_core.build import build_sdist; build_sdist({str(folder)!r})"
+    code = f"from scikit_build_core import build; build.{call}"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The source distribution."""
+    folder = tmp_path_factory.mktemp("sdist")
+    build(f"build_sdist({str(folder)!r})")
     (path,) = folder.glob("*.tar.gz")
     return path
 
@@ -89,6 +95,15 @@ def test_the_readme_names_every_extra_and_what_it_brings(name: str) -> None:
     (row,) = re.findall(rf"^\| [^|]*`{name}`[^|]*\|([^|]*)\|", README, re.MULTILINE)
     if name in ("export", "text", "report"):
         assert set(re.split(r"[ ,]+", row.strip())) == set(read_extras()[name])
+
+
+def test_a_clone_adds_nothing_but_itself_to_the_path_of_python(tmp_path: Path) -> None:
+    """Of `make demo`, which installs it editable: not the folder that the clone lies in, either."""
+    build(f"build_editable({str(tmp_path)!r}, {{'wheel.cmake': 'false'}})")
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        (name,) = [name for name in wheel.namelist() if name.endswith(".pth")]
+        lines = wheel.read(name).decode().splitlines()
+    assert [line for line in lines if not line.startswith("import ")] == [str(ROOT)]
 
 
 def test_make_help_lists_every_target() -> None:

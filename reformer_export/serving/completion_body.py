@@ -155,9 +155,10 @@ def _error_from_decoder(error: Exception) -> InputError:
     words = one_line(error)
     name = re.match(r"Object contains unknown field '(\w*)", words)
     if name is not None:
-        return UnknownNameError(
-            name[1] or "body", "a parameter that there is not", "OpenAI's", "leave it out"
-        )
+        kind = StreamOptions if "$.stream_options" in words else CompletionBody
+        known = ", ".join(each for each in kind.__struct_fields__ if each not in _UNSUPPORTED)
+        got, fix = "a parameter that there is not", "mend its name, or leave it out"
+        return UnknownNameError(name[1] or "body", got, f"one of {known}", fix)
     place = re.search(r" - at '\$\.?(.*?)'", words)
     got = words if place is None else words[: place.start()]
     what = place[1] if place is not None and place[1] else "body"

@@ -45,16 +45,17 @@ def add_tokenizer(checkpoint: Path, out: Path, vocab_size: int = VOCAB_SIZE, cho
 @functools.cache
 def open_both(name: str) -> tuple[Tokenizer, Callable[[str], list[int]]]:
     """The artifact's tokenizer, and transformers' own for the same files."""
-    folder, out = Path(tempfile.mkdtemp()), Path(tempfile.mkdtemp())
-    write_config(folder)
-    FORMATS[name](folder)
-    record = add_tokenizer(folder, out)
-    assert record.kind == "tokenizer.json", record.detail
-    lone = name == "a lone tokenizer.json"  # which the class of the model's type cannot read
-    kind = transformers.PreTrainedTokenizerFast if lone else transformers.AutoTokenizer
-    with silence_transformers():
-        own = kind.from_pretrained(str(folder), local_files_only=True)
-    return load_tokenizer(out, VOCAB_SIZE, record), lambda text: own(text)["input_ids"]
+    with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
+        folder, out = Path(first), Path(second)
+        write_config(folder)
+        FORMATS[name](folder)
+        record = add_tokenizer(folder, out)
+        assert record.kind == "tokenizer.json", record.detail
+        lone = name == "a lone tokenizer.json"  # which the class of the model's type cannot read
+        kind = transformers.PreTrainedTokenizerFast if lone else transformers.AutoTokenizer
+        with silence_transformers():
+            own = kind.from_pretrained(str(folder), local_files_only=True)
+        return load_tokenizer(out, VOCAB_SIZE, record), lambda text: own(text)["input_ids"]
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import math
+import shutil
 from functools import lru_cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -40,6 +42,7 @@ def decoding_artifact(
     """The artifact of a random model with local and LSH layers, chunks of 8 and of 4, and 96 positions, or
     the product of `positions`; `max_hashes` for one whose runs choose."""
     root = Path(mkdtemp(prefix="decoding-"))
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
     config = config_t(
         is_decoder=True,
         vocab_size=VOCABULARY,
