@@ -11,6 +11,7 @@ processor is fast at it; elsewhere it is left out, unless REFORMER_CPU_PRODUCTS=
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +19,7 @@ from typing import Any, Final
 import click
 import onnx
 from onnx import TensorProto, helper
+from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
 
 from benchmarks import linear_run
 from benchmarks.models import SHAPES, count_flops, prepare_model
@@ -35,14 +37,19 @@ LENGTHS: Final = {"crime": (1, 1024, 4096, 16384), "enwik8": (1, 1024, 4096)}
 KERNEL_LENGTHS: Final = (1, 16, 1024, 16384)
 
 
-def strip_weights(model: onnx.ModelProto, folder: Path, name: str) -> dict[str, Any]:
-    """Write the graph `name`.onnx without its large weights, and say which there are."""
-    tensors, offset = [], 0
+def strip_weights(model: onnx.ModelProto, source: Path, folder: Path, name: str) -> dict[str, Any]:
+    """Write the graph `name`.onnx without its large weights, and say which there are.
+
+    `source`: where the model's external data is, of which the small tensors come into the graph.
+    """
+    tensors, offset, end = [], 0, 0
     for tensor in model.graph.initializer:
-        count = 1
-        for size in tensor.dims:
-            count *= size
+        count = math.prod(tensor.dims)
         if count <= DRAWN_ABOVE or tensor.data_type not in TYPES:
+            if uses_external_data(tensor):
+                load_external_data_for_tensor(tensor, str(source))
+                tensor.ClearField("data_location")
+                tensor.ClearField("external_data")
             continue
         size = count * {"float32": 4, "bfloat16": 2, "int8": 1}[TYPES[tensor.data_type]]
         tensors.append({"offset": offset, "count": count, "type": TYPES[tensor.data_type]})
@@ -55,8 +62,7 @@ def strip_weights(model: onnx.ModelProto, folder: Path, name: str) -> dict[str, 
         end = offset + size
         offset = -(-end // ALIGNMENT) * ALIGNMENT
     (folder / f"{name}.onnx").write_bytes(model.SerializeToString())
-    stored = tensors[-1]["offset"] + size if tensors else 0
-    return {"file": f"{name}.onnx", "weights": f"{name}.bin", "bytes": stored, "tensors": tensors}
+    return {"file": f"{name}.onnx", "weights": f"{name}.bin", "bytes": end, "tensors": tensors}
 
 
 def make_layer(kind: str, size: int, outputs: int) -> onnx.ModelProto:
@@ -91,7 +97,7 @@ def add_layers(shape: str, folder: Path) -> dict[str, Any]:
     for size, outputs in ((hidden, hidden), (hidden, inner), (inner, hidden)):
         graphs = {}
         for kind in TYPES.values():
-            graph = strip_weights(make_layer(kind, size, outputs), folder, f"{size}-{outputs}-{kind}")
+            graph = strip_weights(make_layer(kind, size, outputs), folder, folder, f"{size}-{outputs}-{kind}")
             extra = {"kind": "kernel", "size": size, "flops_per_token": 2 * size * outputs}
             graphs[kind] = {**graph, **extra, "lengths": KERNEL_LENGTHS}
         groups[f"layer {size} -> {outputs}"] = graphs
@@ -108,7 +114,8 @@ def add_model(shape: str, folder: Path) -> dict[str, Any]:
         path = artifact / MODEL_NAME
         if kind == "bfloat16":
             path = upcast_model(path, folder, keep_products=True)
-        graph = strip_weights(onnx.load(path, load_external_data=False), folder, f"{shape}-{kind}")
+        model = onnx.load(path, load_external_data=False)
+        graph = strip_weights(model, path.parent, folder, f"{shape}-{kind}")
         spec = read_manifest(artifact).spec
         lengths = LENGTHS[shape]
         extra = {"kind": "model", "vocabulary": spec.vocab_size, "lengths": lengths}

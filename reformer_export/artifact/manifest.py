@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -234,24 +236,48 @@ def read_manifest(folder: Path) -> Manifest:
     )
 
 
-def check_files(folder: Path, manifest: Manifest, names: Collection[str] | None = None) -> None:
-    """Compare every file that the manifest names, or of these the `names`, with its SHA-256; ArtifactError
-    names the first that differs."""
+def check_files(
+    folder: Path, manifest: Manifest, names: Collection[str] | None = None, but: Collection[str] = ()
+) -> None:
+    """Compare every file that the manifest names, or of these the `names`, with its SHA-256, none of `but`;
+    ArtifactError names the first that differs."""
     if MODEL_NAME not in manifest.files:
         raise ArtifactError(folder / MANIFEST_NAME, f"no {MODEL_NAME}", "it", "export again")
     for name, expected in manifest.files.items():
-        if names is not None and name not in names:
-            continue
-        resolve_inside(folder, name)
-        path = folder / name
-        with reading(path):
-            got = sha256_of_file(path) if path.is_file() else None
-        if got is None:
-            raise ArtifactError(path, "no such file", "it beside the manifest", "export again")
-        if got != expected:
-            raise ArtifactError(
-                path,
-                f"SHA-256 {got[:16]}...",
-                f"{expected[:16]}... as the manifest says",
-                "the file changed after the export, export the checkpoint again",
-            )
+        if name not in but and (names is None or name in names):
+            resolve_inside(folder, name)
+            _check_file(folder / name, expected)
+
+
+@contextmanager
+def checking_beside(folder: Path, manifest: Manifest, name: str) -> Iterator[None]:
+    """Compare the file `name`, if the manifest has it, with its SHA-256 in a thread while the block runs.
+
+    ArtifactError at the block's end when it differs, however the block ended: what that made is not to be
+    used before.
+    """
+    expected = manifest.files.get(name)
+    if expected is None:
+        yield
+        return
+    resolve_inside(folder, name)
+    with ThreadPoolExecutor(1, "reformer-sha256") as pool:
+        check = pool.submit(_check_file, folder / name, expected)
+        try:
+            yield
+        finally:
+            check.result()
+
+
+def _check_file(path: Path, expected: str) -> None:
+    with reading(path):
+        got = sha256_of_file(path) if path.is_file() else None
+    if got is None:
+        raise ArtifactError(path, "no such file", "it beside the manifest", "export again")
+    if got != expected:
+        raise ArtifactError(
+            path,
+            f"SHA-256 {got[:16]}...",
+            f"{expected[:16]}... as the manifest says",
+            "the file changed after the export, export the checkpoint again",
+        )

@@ -161,7 +161,8 @@ def report_totals(totals: Totals, seconds: float, output: Path | None, json_file
         return
     values = {"output": str(output), "sequences": totals.sequences, **totals_to_dict(totals, seconds)}
     if not write_json(json_file, values) and output != STANDARD_OUTPUT:
-        click.echo(f"Wrote {totals.sequences} to {output}")
+        count = f"{totals.sequences} sequence{'s' * (totals.sequences != 1)}"
+        click.echo(f"Wrote {count} to {output}")
 
 
 def summary_table(summary: Summary) -> Table:

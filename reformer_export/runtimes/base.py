@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn, overload
 
 from numpy.typing import NDArray
 
@@ -78,11 +78,14 @@ class Runtime(Forkable):
         num_hashes: rounds of hashing of a run that names no other; None where the artifact leaves no choice.
     """
 
+    _checked_beside: ClassVar[frozenset[str]] = frozenset()
+    """Files that the subclass compares with their SHA-256 while it opens them, before anything runs."""
+
     def __init__(
         self, path: str | os.PathLike[str], options: RuntimeOptions, manifest: Manifest | None = None
     ) -> None:
         """Compare each file in the folder or hub repository `path` with its SHA-256 in `manifest`, else in
-        the folder's own."""
+        the folder's own; but those that are `_checked_beside`."""
         try:
             self.folder = locate_artifact(path, with_engines=options.is_engine)
         except TypeError as error:
@@ -92,7 +95,7 @@ class Runtime(Forkable):
         self.num_hashes = choose_num_hashes(self.manifest, options.num_hashes)
         if options.check:
             with log_phase("comparing the artifact's files with their SHA-256"):
-                check_files(self.folder, self.manifest)
+                check_files(self.folder, self.manifest, but=self._checked_beside)
         self.config = read_source_config(self.folder, self.spec.vocab_size)
         self._notes: list[str] = []
         self._is_abandoned = False

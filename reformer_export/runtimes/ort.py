@@ -7,13 +7,20 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from reformer_export.artifact.decoding import DECODE_NAME, cache_tensors
-from reformer_export.artifact.manifest import EXTERNAL_DATA_NAME, MODEL_NAME, Manifest, check_files
+from reformer_export.artifact.manifest import (
+    EXTERNAL_DATA_NAME,
+    MODEL_NAME,
+    Manifest,
+    check_files,
+    checking_beside,
+)
 from reformer_export.contract import NUM_HASHES_INPUT
 from reformer_export.errors import ArtifactError, InputError, ReformerExportError, RuntimeUnavailableError
 from reformer_export.libraries.gpus import find_gpu
@@ -58,6 +65,8 @@ OTHER_TYPES_ARE_FAST: Final = "products of float16 and bfloat16 are as fast with
 class OnnxRuntime(Runtime):
     """An artifact open in ONNX Runtime."""
 
+    _checked_beside = frozenset({EXTERNAL_DATA_NAME})
+
     def __init__(
         self,
         path: str | os.PathLike[str],
@@ -79,7 +88,9 @@ class OnnxRuntime(Runtime):
         self._bound: BoundSession | None = None
         self._states: weakref.WeakSet[DecodingState] = weakref.WeakSet()
         first = DECODE_NAME if options.open_for == "generate" and self.manifest.decode else MODEL_NAME
-        self._sessions: dict[str, Any] | None = {first: self._open(first, options)}
+        with self._checking_weights():
+            session = self._open(first, options)
+        self._sessions: dict[str, Any] | None = {first: session}
         self._providers = tuple(self._sessions[first].get_providers())
         is_on_gpu = self._placement.provider == CUDA
         self._pinned = open_pinned_buffers(self._placement.device_id) if is_on_gpu else None
@@ -147,9 +158,17 @@ class OnnxRuntime(Runtime):
             raise InputError(self.folder, "a closed model", "an open one", "load it again")
         if name not in self._sessions:
             if self._checks:  # another export may have taken the folder's place
-                check_files(self.folder, self.manifest, (name, EXTERNAL_DATA_NAME))
-            self._sessions[name] = self._open_graph(name)
+                check_files(self.folder, self.manifest, (name,))
+            with self._checking_weights():
+                session = self._open_graph(name)
+            self._sessions[name] = session
         return self._sessions[name]
+
+    def _checking_weights(self) -> AbstractContextManager[None]:
+        """Around opening a session, which maps the weights: theirs is most of the time that SHA-256 takes."""
+        if not self._checks:
+            return nullcontext()
+        return checking_beside(self.folder, self.manifest, EXTERNAL_DATA_NAME)
 
     def _run(self, given: Mapping[str, Any], num_hashes: int | None, where: Where) -> dict[str, Any]:
         bound = self._bind_whole_pass()

@@ -121,7 +121,7 @@ class ServeOptions:
     def _check_number(self, name: str, least: float, most: float) -> None:
         value = getattr(self, name)
         if not least <= value <= most:
-            raise InputError(name, one_line_repr(value), f"{least:g} to {most:g}", "choose another")
+            raise InputError(name, one_line_repr(value), f"{least:.15g} to {most:.15g}", "choose another")
 
 
 _MOST: Final = 2.0**40

@@ -96,7 +96,7 @@ def test_a_failure_leaves_the_old_file(out: Path, tmp_path: Path) -> None:
 def test_totals_of_an_output_go_to_the_file(out: Path, tmp_path: Path) -> None:
     target, report = tmp_path / "o.jsonl", tmp_path / "totals.json"
     outcome = run_program("run", out, "abc", "--output", target, "--json", report)
-    assert outcome.stdout == f"Wrote 1 to {target}\n"
+    assert outcome.stdout == f"Wrote 1 sequence to {target}\n"
     assert json.loads(report.read_text())["output"] == str(target)
     result = CliRunner().invoke(cli, ["run", str(out), "abc", "--output", "-", "--json", str(report)])
     assert json.loads(result.stdout)["input_ids"] == [99, 100, 101]

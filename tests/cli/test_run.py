@@ -109,7 +109,10 @@ def test_other_tasks_are_summed_up(tmp_path: Path, task: Task, key: str, words: 
 
 def test_npz_is_written_and_read(out: Path, tmp_path: Path) -> None:
     target = tmp_path / "logits.npz"
-    assert invoke(out, "--ids", "5,6,7", "--ids", "9", "--output", target).stdout == f"Wrote 2 to {target}\n"
+    assert (
+        invoke(out, "--ids", "5,6,7", "--ids", "9", "--output", target).stdout
+        == f"Wrote 2 sequences to {target}\n"
+    )
     with np.load(target) as arrays:
         assert arrays["input_ids"].tolist() == [[5, 6, 7], [9, 0, 0]]
         assert arrays["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]

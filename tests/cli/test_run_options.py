@@ -70,4 +70,4 @@ def test_a_finished_output_is_left_as_it_is(out: Path, tmp_path: Path, json_opti
     if json_option:
         assert json.loads(outcome.stdout)["sequences"] == 0
     again = run_program(*arguments[:-1], "--restart")
-    assert (again.status, again.stdout) == (0, f"Wrote 2 to {target}\n")
+    assert (again.status, again.stdout) == (0, f"Wrote 2 sequences to {target}\n")

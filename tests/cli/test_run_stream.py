@@ -190,6 +190,6 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path, suffix: str) -> None
         options = ("--file", tmp_path / "in.jsonl", "--output", tmp_path / f"o{suffix}", "--threads", 1)
         measured = measure("run", out, *options, "--batch-size", 32)
         assert measured.outcome.status == 0, measured.outcome
-        assert f"Wrote {4000 * times} to" in measured.outcome.stdout
+        assert f"Wrote {4000 * times} sequences to" in measured.outcome.stdout
         growth.append(measured.growth)
     assert growth[1] < growth[0] + 5, growth

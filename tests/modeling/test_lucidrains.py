@@ -104,6 +104,21 @@ def compare(
     return worst
 
 
+def error_of_drawn_lengths(
+    keywords: dict[str, Any], wrapper: str | None, kind: str, batch: int, seed: int, data: st.DataObject
+) -> float:
+    """The worst error of a model of such keywords at its longest length and up to three others."""
+    require_package()
+    with tempfile.TemporaryDirectory() as folder:
+        file, config = save_model(Path(folder), keywords, wrapper, seed % 1000)
+        hash_seed = None if keywords["use_full_attn"] else seed % 7
+        checkpoint = load_lucidrains(str(file), config, LoadOptions(hash_seed=hash_seed))
+        spec = checkpoint.spec
+        takes = [length for length in range(1, spec.max_length + 1) if spec.takes_length(length)]
+        lengths = data.draw(st.lists(st.sampled_from(takes), min_size=1, max_size=3))
+        return compare(checkpoint, file, [*lengths, takes[-1]], batch, kind, seed)
+
+
 @settings(
     max_examples=120,
     deadline=None,
@@ -122,15 +137,7 @@ def compare(
 def test_it_equals_eager(
     keywords: dict[str, Any], wrapper: str | None, kind: str, batch: int, seed: int, data: st.DataObject
 ) -> None:
-    require_package()
-    with tempfile.TemporaryDirectory() as folder:
-        file, config = save_model(Path(folder), keywords, wrapper, seed % 1000)
-        hash_seed = None if keywords["use_full_attn"] else seed % 7
-        checkpoint = load_lucidrains(str(file), config, LoadOptions(hash_seed=hash_seed))
-        spec = checkpoint.spec
-        takes = [length for length in range(1, spec.max_length + 1) if spec.takes_length(length)]
-        lengths = data.draw(st.lists(st.sampled_from(takes), min_size=1, max_size=3))
-        error = compare(checkpoint, file, [*lengths, takes[-1]], batch, kind, seed)
+    error = error_of_drawn_lengths(keywords, wrapper, kind, batch, seed, data)
     event(f"worst {'1e-5' if error > 1e-5 else '1e-6' if error > 1e-6 else 'below 1e-6'}")
     assert error < ATOL
 

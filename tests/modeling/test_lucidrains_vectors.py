@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,10 @@ from reformer_export.reference.lucidrains import EagerLucidrains
 from tests.lucidrains import (
     SMALL_ATTENTION,
     SMALL_REFORMER,
-    require_package,
     save_model,
     vector_keyword_arguments,
 )
-from tests.modeling.test_lucidrains import ATOL, compare, manifest_of
+from tests.modeling.test_lucidrains import ATOL, error_of_drawn_lengths, manifest_of
 
 
 @settings(
@@ -42,15 +40,7 @@ from tests.modeling.test_lucidrains import ATOL, compare, manifest_of
 def test_it_equals_eager(
     keywords: dict[str, Any], wrapper: str | None, kind: str, batch: int, seed: int, data: st.DataObject
 ) -> None:
-    require_package()
-    with tempfile.TemporaryDirectory() as folder:
-        file, config = save_model(Path(folder), keywords, wrapper, seed % 1000)
-        hash_seed = None if keywords["use_full_attn"] else seed % 7
-        checkpoint = load_lucidrains(str(file), config, LoadOptions(hash_seed=hash_seed))
-        spec = checkpoint.spec
-        takes = [length for length in range(1, spec.max_length + 1) if spec.takes_length(length)]
-        lengths = data.draw(st.lists(st.sampled_from(takes), min_size=1, max_size=3))
-        assert compare(checkpoint, file, [*lengths, takes[-1]], batch, kind, seed) < ATOL
+    assert error_of_drawn_lengths(keywords, wrapper, kind, batch, seed, data) < ATOL
 
 
 @pytest.mark.parametrize(

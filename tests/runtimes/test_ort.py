@@ -4,6 +4,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,12 @@ from onnx import TensorProto
 
 import reformer_export
 from reformer_export.artifact.files import sha256_of_file
-from reformer_export.artifact.manifest import MODEL_NAME
+from reformer_export.artifact.manifest import EXTERNAL_DATA_NAME, MODEL_NAME
 from reformer_export.errors import ArtifactError, InputError, MissingDependencyError, RuntimeUnavailableError
 from reformer_export.libraries.operators import NativeLibrary
 from reformer_export.low_precision import LowPrecision
-from reformer_export.runtimes import LeftPaddingWarning, load
-from reformer_export.runtimes.ort import describe_products
+from reformer_export.runtimes import LeftPaddingWarning, load, ort_session
+from reformer_export.runtimes.ort import OnnxRuntime, describe_products
 from reformer_export.spec import TASKS, DType, Task
 from tests.runtimes.artifacts import (
     make_bare_node_model,
@@ -160,6 +161,65 @@ def test_a_changed_model_is_refused(tmp_path: Path) -> None:
         stream.write(b"\0")
     with pytest.raises(ArtifactError, match="the file changed after the export"):
         load(out)
+
+
+def write_weights_beside(folder: Path) -> Path:
+    """An artifact whose weights lie in a file of their own, with its SHA-256."""
+    out = write_artifact(folder)
+    weights = out / EXTERNAL_DATA_NAME
+    weights.write_bytes(onnx.load(str(out / MODEL_NAME)).graph.initializer[0].raw_data)
+    onnx.save(make_external_data_model(EXTERNAL_DATA_NAME), str(out / MODEL_NAME))
+    files = {path.name: sha256_of_file(path) for path in (out / MODEL_NAME, weights)}
+    change_manifest(out, files=files)
+    return out
+
+
+@pytest.mark.parametrize("change", ["value", "length", "gone"])
+def test_changed_weights_are_refused(tmp_path: Path, change: str) -> None:
+    """Whether the session takes them or not, and when a model that is open needs another session."""
+    out = write_weights_beside(tmp_path / "out")
+    model = load(out)
+    assert isinstance(model, OnnxRuntime)
+    assert model.run([[5]])["logits"].shape == (1, 1, 258)
+    weights = out / EXTERNAL_DATA_NAME
+    values = bytearray(weights.read_bytes())
+    weights.unlink()  # what is mapped stays as it was
+    values[-1] ^= 1
+    if change != "gone":
+        weights.write_bytes(values[:-4] if change == "length" else values)
+    expected = "got no such file" if change == "gone" else "the file changed after the export"
+    with pytest.raises(ArtifactError, match=rf"{EXTERNAL_DATA_NAME}: .*{expected}"):
+        load(out)
+    model._sessions = {}
+    with pytest.raises(ArtifactError, match=expected), model._lock:
+        model._find_session(MODEL_NAME)
+    assert model._sessions == {}
+
+
+def test_weights_are_compared_while_the_session_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nothing is handed out before both are done: here SHA-256 waits for the session."""
+    out = write_weights_beside(tmp_path / "out")
+    is_open = threading.Event()
+    order = []
+
+    def open_session(*arguments: Any, **options: Any) -> Any:
+        session = ort_session.open_session(*arguments, **options)
+        order.append("session")
+        is_open.set()
+        return session
+
+    def sha256(path: Path) -> str:
+        if path.name == EXTERNAL_DATA_NAME:
+            assert is_open.wait(60), "the session waits for SHA-256"
+        order.append(path.name)
+        return sha256_of_file(path)
+
+    monkeypatch.setattr("reformer_export.runtimes.ort.open_session", open_session)
+    monkeypatch.setattr("reformer_export.artifact.manifest.sha256_of_file", sha256)
+    load(out)
+    assert order == [MODEL_NAME, "session", EXTERNAL_DATA_NAME]
 
 
 def test_the_comparison_can_be_left_out(tmp_path: Path) -> None:

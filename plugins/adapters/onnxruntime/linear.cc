@@ -82,7 +82,7 @@ void LinearKernel::pack(const Ort::ConstKernelInfo& info) {
   params.packed = packed->data();
   params.packed_size = packed->size();
   check_status(reformer_cpu_linear_pack(&params), error);
-  packed_ = std::move(packed);
+  packed_ = share_packed(std::move(packed));
   params_.packed = packed_->data();
   params_.packed_size = packed_->size();
   for (auto operand : {&Params::weight, &Params::scales, &Params::bias}) {

@@ -3,30 +3,13 @@
 #pragma once
 
 #include <memory>
-#include <new>
 
 #include "adapters/onnxruntime/backend.h"
 #include "adapters/onnxruntime/onnxruntime_api.h"
+#include "adapters/onnxruntime/packed_memory.h"
 #include "reformer_kernels.h"
 
 namespace reformer::onnxruntime {
-
-// Memory at a multiple of a cache line.
-class PackedMemory {
- public:
-  explicit PackedMemory(uint64_t size)
-      : data_(::operator new(size, std::align_val_t{kAlignment})), size_(size) {}
-  void* data() const { return data_.get(); }
-  uint64_t size() const { return size_; }
-
- private:
-  static constexpr size_t kAlignment = 64;
-  struct Release {
-    void operator()(void* data) const { ::operator delete(data, std::align_val_t{kAlignment}); }
-  };
-  std::unique_ptr<void, Release> data_;
-  uint64_t size_;
-};
 
 // One node; computing changes nothing in it.
 class LinearKernel {
@@ -39,7 +22,7 @@ class LinearKernel {
 
   CPUBackend backend_;
   reformer_linear_params params_;
-  std::unique_ptr<PackedMemory> packed_;  // null where an operand is no constant
+  std::shared_ptr<const PackedMemory> packed_;  // null where an operand is no constant
 };
 
 // Linear for one T and one type of weight.

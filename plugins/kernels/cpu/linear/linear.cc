@@ -1,5 +1,6 @@
 // Linear on the CPU.
 #include <algorithm>
+#include <limits>
 
 #include "kernels/common/arena.h"
 #include "kernels/common/attention_checks.h"
@@ -14,10 +15,19 @@
 namespace reformer {
 namespace {
 
-// Rows multiplied by a panel before the next panel's turn: with a row of 1,024 bytes they stay in a
-// second-level cache. A multiple of every kernel's block.
+// Rows multiplied by a panel before the next panel's turn, at most: with a row of 1,024 bytes they
+// stay in a second-level cache. A multiple of every kernel's block.
 constexpr int64_t kStripRows = 96;
 static_assert(kStripRows % kRowBlock == 0);
+// At most, where a task converts its rows by itself, and bytes of x that they may have then: beside
+// the weights, in a second-level cache.
+constexpr int64_t kNearRows = 64;
+constexpr int64_t kNearBytes = int64_t{1} << 19;
+// A strip's own costs, reading the weights, in rows.
+constexpr int64_t kStripCost = 4;
+// A panel of up to so many bytes stays in the nearest cache while rows of y are written. Then turns
+// of few rows are faster: y's way to memory overlaps with the next turn's products.
+constexpr size_t kSmallPanel = size_t{1} << 14;
 // Rows lie this much farther apart than they are long, so that they do not all fall into the same
 // cache lines of a set.
 constexpr size_t kRowGap = 64;
@@ -26,28 +36,80 @@ constexpr size_t kRowGap = 64;
 constexpr int64_t kLeastElements = int64_t{1} << 14;
 constexpr int64_t kLeastBytes = int64_t{1} << 17;
 
+// How the work is shared: a task is a strip of rows by a group of panels.
+struct Split {
+  int64_t strip_rows = kStripRows;
+  int64_t panels = 1;  // of a group
+  int64_t groups = 1;
+  bool converts_before = false;    // all rows; else a task does its own, near as they are then
+  int64_t turn_rows = kStripRows;  // multiplied by a panel before they are finished
+};
+
 struct LinearJob {
   LinearSizes sizes;
   const Products* products = nullptr;
   PackedLinear packed;
-  RowsJob rows;
+  Split split;
+  RowsJob rows;             // of all rows, or [num_workers] of a strip's
   FinishJob finish;         // of the first row and output
   int64_t y_bytes = 0;      // of an element
   uint8_t* sums = nullptr;  // [num_workers][kStripRows][kPanelColumns] of 4 bytes
 };
 constexpr size_t kSumBytes = static_cast<size_t>(kStripRows) * kPanelStepBytes;
 
+// The height of strips with which the worker that has most rows has fewest.
+int64_t choose_strip_rows(int64_t rows, int64_t num_workers, int64_t most) {
+  constexpr int64_t kStep = 16;
+  int64_t best = most;
+  int64_t least = std::numeric_limits<int64_t>::max();
+  for (int64_t height = most; height >= 2 * kStep; height -= kStep) {
+    const int64_t turns = divide_up(divide_up(rows, height), num_workers);
+    const int64_t cost = std::min(turns * height, rows) + turns * kStripCost;
+    if (cost < least) {
+      least = cost;
+      best = height;
+    }
+  }
+  return best;
+}
+
+// Tiles are so fast that reading the weights decides: they keep the tallest strips.
+Split choose_split(const LinearJob& job, int64_t x_bytes, int64_t num_workers) {
+  const int64_t rows = job.sizes.rows;
+  const int64_t panels = static_cast<int64_t>(job.packed.num_panels);
+  const bool sets_tiles = job.products->sets_tiles;
+  Split split;
+  const int64_t strips = divide_up(rows, kStripRows);
+  if (strips * 2 > num_workers && !sets_tiles) {
+    split.converts_before = kNearRows * job.sizes.size * x_bytes > kNearBytes;
+    split.strip_rows =
+        choose_strip_rows(rows, num_workers, split.converts_before ? kStripRows : kNearRows);
+    split.panels = panels;
+  } else {
+    const int64_t wanted = divide_up(int64_t{4} * num_workers, strips);
+    const int64_t least = divide_up(kLeastBytes, static_cast<int64_t>(job.packed.panel_bytes));
+    split.panels = std::min(panels, std::max(least, divide_up(panels, wanted)));
+    split.converts_before = sets_tiles || split.panels < panels;
+  }
+  split.groups = divide_up(panels, split.panels);
+  const bool is_small = job.packed.panel_bytes <= kSmallPanel;
+  split.turn_rows = is_small && !sets_tiles ? int64_t{kRowBlock} : split.strip_rows;
+  return split;
+}
+
 // Lays the call out in its workspace; without one it only measures.
 size_t lay_out(const reformer_linear_params& params, LinearJob& job) {
   WorkspaceArena arena(params.execution.workspace);
   if (job.products->weight_dtype != REFORMER_FLOAT32) {
-    const size_t rows = round_up(static_cast<size_t>(job.sizes.rows), kRowBlock);
+    const int64_t num_workers = params.execution.num_workers;
+    job.split = choose_split(job, bytes_per_element(params.x.dtype), num_workers);
+    const int64_t held = job.split.converts_before ? job.sizes.rows : num_workers * kStripRows;
+    const size_t rows = round_up(static_cast<size_t>(held), kRowBlock);
     job.rows.row_bytes = job.packed.row_bytes;
     job.rows.row_stride = job.packed.row_bytes + kRowGap;
     job.rows.rows = arena.allocate<uint8_t>(rows * job.rows.row_stride);
     job.rows.units = arena.allocate<float>(rows);
-    job.sums =
-        arena.allocate<uint8_t>(static_cast<size_t>(params.execution.num_workers) * kSumBytes);
+    job.sums = arena.allocate<uint8_t>(static_cast<size_t>(num_workers) * kSumBytes);
   }
   if (params.packed == nullptr) {
     job.packed = place_packed(arena.allocate<uint8_t>(job.packed.bytes), job.sizes, *job.products);
@@ -69,17 +131,22 @@ void describe_job(const reformer_linear_params& params, LinearJob& job) {
   job.y_bytes = bytes_per_element(params.y.dtype);
 }
 
-// One strip of rows by one panel.
-void multiply_panel(const LinearJob& job, FinishFunction finish, int64_t row, int64_t panel,
-                    uint8_t* sums) {
-  const size_t at = static_cast<size_t>(panel);
-  const size_t column = at * kPanelColumns;
-  const int64_t count = std::min(kStripRows, job.sizes.rows - row);
+// The rows of a task, converted: `count` from row `first` on, at row `at` of the job's.
+struct Strip {
+  int64_t first;
+  int64_t count;
+  int64_t at;
+};
+
+// Some rows by one panel.
+void multiply_rows(const LinearJob& job, FinishFunction finish, const Strip& strip, size_t panel,
+                   uint8_t* sums) {
+  const size_t column = panel * kPanelColumns;
   ProductsJob products;
-  products.rows = job.rows.rows + static_cast<size_t>(row) * job.rows.row_stride;
+  products.rows = job.rows.rows + static_cast<size_t>(strip.at) * job.rows.row_stride;
   products.row_bytes = job.rows.row_stride;
-  products.num_rows = static_cast<size_t>(count);
-  products.panel = job.packed.panels + at * job.packed.panel_bytes;
+  products.num_rows = static_cast<size_t>(strip.count);
+  products.panel = job.packed.panels + panel * job.packed.panel_bytes;
   products.steps = job.packed.row_bytes / kWordBytes;
   products.sums = sums;
   job.products->multiply(products);
@@ -88,22 +155,32 @@ void multiply_panel(const LinearJob& job, FinishFunction finish, int64_t row, in
   rest.rows = products.num_rows;
   rest.columns = std::min(kPanelColumns, static_cast<size_t>(job.sizes.outputs) - column);
   rest.sums = sums;
-  rest.units = job.rows.weight_dtype == REFORMER_INT8 ? job.rows.units + row : nullptr;
+  rest.units = job.rows.weight_dtype == REFORMER_INT8 ? job.rows.units + strip.at : nullptr;
   rest.surpluses = job.packed.surpluses + column;
   rest.scales = job.packed.scales + column;
   rest.bias = job.packed.bias + column;
-  const int64_t offset = row * job.sizes.outputs + static_cast<int64_t>(column);
+  const int64_t offset = strip.first * job.sizes.outputs + static_cast<int64_t>(column);
   rest.y = static_cast<uint8_t*>(job.finish.y) + offset * job.y_bytes;
   finish(rest);
 }
 
-// Panels that a task takes: enough tasks to even out the threads, each with weights enough.
-int64_t choose_panels(const LinearJob& job, int64_t strips, int32_t num_workers) {
-  const int64_t panels = static_cast<int64_t>(job.packed.num_panels);
-  const int64_t wanted = divide_up(int64_t{4} * num_workers, strips);
-  const int64_t bytes = static_cast<int64_t>(job.packed.panel_bytes);
-  const int64_t least = divide_up(kLeastBytes, bytes);
-  return std::min(panels, std::max(least, divide_up(panels, wanted)));
+void multiply_panel(const LinearJob& job, FinishFunction finish, const Strip& strip, int64_t panel,
+                    uint8_t* sums) {
+  const int64_t most = job.split.turn_rows;
+  for (int64_t row = 0; row < strip.count; row += most) {
+    const Strip turn = {strip.first + row, std::min(most, strip.count - row), strip.at + row};
+    multiply_rows(job, finish, turn, static_cast<size_t>(panel), sums);
+  }
+}
+
+void convert_all_rows(const LinearJob& job, RowsFunction convert,
+                      const reformer_execution& execution) {
+  const int64_t rows = job.sizes.rows;
+  const int64_t least_rows = std::max<int64_t>(1, kLeastElements / job.sizes.size);
+  const int64_t grain = std::max(choose_grain(rows, execution.num_workers), least_rows);
+  parallel_ranges(execution, rows, grain, [&](int64_t /*worker*/, int64_t begin, int64_t end) {
+    convert(job.rows, begin, end, begin);
+  });
 }
 
 void run_float32(const reformer_linear_params& params, const LinearJob& job) {
@@ -122,25 +199,23 @@ void run_float32(const reformer_linear_params& params, const LinearJob& job) {
 void run_linear(const LinearJob& job, const reformer_execution& execution) {
   const RowsFunction convert = select_rows();
   const FinishFunction finish = select_finish();
-  const int64_t rows = job.sizes.rows;
-  const int64_t least_rows = std::max<int64_t>(1, kLeastElements / job.sizes.size);
-  const int64_t grain = std::max(choose_grain(rows, execution.num_workers), least_rows);
-  parallel_ranges(execution, rows, grain, [&](int64_t /*worker*/, int64_t begin, int64_t end) {
-    convert(job.rows, begin, end);
-  });
+  const Split& split = job.split;
+  if (split.converts_before) convert_all_rows(job, convert, execution);
 
-  const int64_t strips = divide_up(rows, kStripRows);
+  const int64_t strips = divide_up(job.sizes.rows, split.strip_rows);
   const int64_t panels = static_cast<int64_t>(job.packed.num_panels);
-  const int64_t taken = choose_panels(job, strips, execution.num_workers);
-  const int64_t groups = divide_up(panels, taken);
-  parallel_ranges(execution, strips * groups, 1,
-                  [&](int64_t worker, int64_t task, int64_t /*end*/) {
-                    uint8_t* sums = job.sums + static_cast<size_t>(worker) * kSumBytes;
-                    const int64_t first = task % groups * taken;
-                    for (int64_t panel = first; panel < std::min(first + taken, panels); ++panel) {
-                      multiply_panel(job, finish, task / groups * kStripRows, panel, sums);
-                    }
-                  });
+  parallel_ranges(
+      execution, strips * split.groups, 1, [&](int64_t worker, int64_t task, int64_t /*end*/) {
+        const int64_t row = task / split.groups * split.strip_rows;
+        const int64_t count = std::min(split.strip_rows, job.sizes.rows - row);
+        const Strip strip = {row, count, split.converts_before ? row : worker * kStripRows};
+        if (!split.converts_before) convert(job.rows, row, row + count, strip.at);
+        uint8_t* sums = job.sums + static_cast<size_t>(worker) * kSumBytes;
+        const int64_t first = task % split.groups * split.panels;
+        for (int64_t panel = first; panel < std::min(first + split.panels, panels); ++panel) {
+          multiply_panel(job, finish, strip, panel, sums);
+        }
+      });
 }
 
 constexpr int64_t kMostBytes = int64_t{1} << 60;

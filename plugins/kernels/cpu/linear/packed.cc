@@ -81,6 +81,7 @@ reformer_status pack_linear(const reformer_linear_params& params, const LinearSi
     return report(params.execution, "Linear", REFORMER_ERROR_ATTRIBUTE,
                   "weight holds -128, expected numbers from -127 to 127");
   }
+  std::memset(static_cast<void*>(packed.header), 0, WorkspaceArena::kCacheLine);
   *packed.header = {&products, sizes.size, sizes.outputs};
   const size_t outputs = static_cast<size_t>(sizes.outputs);
   const size_t columns = packed.num_panels * kPanelColumns;

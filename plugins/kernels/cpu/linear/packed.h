@@ -32,8 +32,8 @@ struct PackedLinear {
 // Places in a block at `memory`, a multiple of a cache line; null only measures.
 PackedLinear place_packed(void* memory, const LinearSizes& sizes, const Products& products);
 
-// Fills a block from the operands that `params` has; an error where the weight holds -128, which
-// has no int8 of the other sign.
+// Fills a block from the operands that `params` has, every byte: the same operands give the same
+// block. An error where the weight holds -128, which has no int8 of the other sign.
 reformer_status pack_linear(const reformer_linear_params& params, const LinearSizes& sizes,
                             const Products& products, const PackedLinear& packed);
 

@@ -33,8 +33,8 @@ constexpr Products kAvx512Int8 = {"AVX512-VNNI", REFORMER_INT8, true, multiply_i
 constexpr Products kAvx512BFloat16 = {"AVX512-BF16", REFORMER_BFLOAT16, false,
                                       multiply_bfloat16_avx512};
 constexpr Products kAvx512Float32 = {"AVX-512", REFORMER_FLOAT32, false, nullptr};
-constexpr Products kAmxInt8 = {"AMX", REFORMER_INT8, false, multiply_int8_amx};
-constexpr Products kAmxBFloat16 = {"AMX", REFORMER_BFLOAT16, false, multiply_bfloat16_amx};
+constexpr Products kAmxInt8 = {"AMX", REFORMER_INT8, false, multiply_int8_amx, true};
+constexpr Products kAmxBFloat16 = {"AMX", REFORMER_BFLOAT16, false, multiply_bfloat16_amx, true};
 constexpr TargetProducts kTargets[] = {
     {ProductsTarget::kNone, "none", nullptr, nullptr, nullptr},
     {ProductsTarget::kAvx2, "avx2", &kAvx2Int8, nullptr, nullptr},

@@ -36,6 +36,7 @@ struct Products {
   int32_t weight_dtype;       // REFORMER_INT8, REFORMER_BFLOAT16 or REFORMER_FLOAT32
   bool biased_rows;           // takes rows of uint8, each 128 more than the number it stands for
   MultiplyFunction multiply;  // null for float32, which run_dense multiplies
+  bool sets_tiles = false;    // every call does, which takes time
 };
 
 // From slow to fast; each has what those before it have.

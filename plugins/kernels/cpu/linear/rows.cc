@@ -54,29 +54,27 @@ HWY_INLINE float measure_unit(const T* row, size_t size) {
 }
 
 // From 2^23 to 2^24 float32 has whole numbers only: a sum with this one is rounded to the nearest,
-// of two the even one, which its last bits then are.
+// of two the even one, which its last byte then is as int8; with kBiasedZero as uint8, 128 above
+// it.
 constexpr float kZero = 0x1.8p23f;
-constexpr uint32_t kZeroBits = 0x4B400000u;
+constexpr float kBiasedZero = kZero + 128;
 
-// The last byte of kZero + number - zero_bits.
-HWY_INLINE void store_whole(VF sum, uint32_t zero_bits, uint8_t* target) {
-  const U32 du;
+HWY_INLINE void store_last_byte(VF sum, uint8_t* target) {
   const hn::Rebind<uint8_t, F32> du8;
-  const auto whole = hn::Sub(hn::BitCast(du, sum), hn::Set(du, zero_bits));
-  hn::StoreU(hn::TruncateTo(du8, whole), du8, target);
+  hn::StoreU(hn::TruncateTo(du8, hn::BitCast(U32(), sum)), du8, target);
 }
 
 // Numbers of a row divided by its unit, which may be a coarse 127th where it is denormal: so the
 // quotients have to be clipped.
 template <typename T>
-HWY_NOINLINE void divide_numbers(const T* numbers, size_t count, float unit, uint32_t zero_bits,
+HWY_NOINLINE void divide_numbers(const T* numbers, size_t count, float unit, float zero,
                                  uint8_t* target) {
   const F32 df;
   const VF units = hn::Set(df, unit);
   const VF limit = hn::Set(df, kInt8Limit);
   visit_vectors(numbers, count, [&](VF values, size_t offset) HWY_ATTR {
     const VF clipped = hn::Max(hn::Min(hn::Div(values, units), limit), hn::Neg(limit));
-    store_whole(hn::Add(clipped, hn::Set(df, kZero)), zero_bits, target + offset);
+    store_last_byte(hn::Add(clipped, hn::Set(df, zero)), target + offset);
   });
 }
 
@@ -84,17 +82,17 @@ HWY_NOINLINE void divide_numbers(const T* numbers, size_t count, float unit, uin
 // is close to the middle of two whole numbers: only then is divided, and where 1 / unit could
 // overflow. Returns how far from a whole number a product was at most.
 template <typename T>
-HWY_INLINE float multiply_numbers(const T* numbers, size_t count, float inverse, uint32_t zero_bits,
+HWY_INLINE float multiply_numbers(const T* numbers, size_t count, float inverse, float zero,
                                   uint8_t* target) {
   const F32 df;
   const VF inverses = hn::Set(df, inverse);
-  const VF zero = hn::Set(df, kZero);
+  const VF zeros = hn::Set(df, zero);
   VF farthest = hn::Zero(df);
   visit_vectors(numbers, count, [&](VF values, size_t offset) HWY_ATTR {
-    const VF product = hn::Mul(values, inverses);
-    const VF sum = hn::Add(product, zero);
-    farthest = hn::Max(farthest, hn::Abs(hn::Sub(product, hn::Sub(sum, zero))));
-    store_whole(sum, zero_bits, target + offset);
+    const VF sum = hn::MulAdd(values, inverses, zeros);
+    const VF whole = hn::Sub(sum, zeros);
+    farthest = hn::Max(farthest, hn::Abs(hn::MulSub(values, inverses, whole)));
+    store_last_byte(sum, target + offset);
   });
   return hn::GetLane(hn::MaxOfLanes(df, farthest));
 }
@@ -105,7 +103,7 @@ HWY_INLINE void quantise_row(const RowsJob& job, const T* row, uint8_t* target, 
   constexpr size_t kBlock = 256;  // numbers, of which one in 50 blocks has one close to a middle
   constexpr float kNearMiddle = 0.49996f;
   const size_t size = static_cast<size_t>(job.size);
-  const uint32_t zero_bits = job.biased ? kZeroBits - 128 : kZeroBits;
+  const float zero = job.biased ? kBiasedZero : kZero;
   const float unit = measure_unit(row, size);
   *unit_out = unit;
   if (std::isnan(unit)) {
@@ -116,10 +114,10 @@ HWY_INLINE void quantise_row(const RowsJob& job, const T* row, uint8_t* target, 
   const float inverse = 1.0f / unit;
   for (size_t i = 0; i < size; i += kBlock) {
     const size_t count = size - i < kBlock ? size - i : kBlock;
-    if (inverts && multiply_numbers(row + i, count, inverse, zero_bits, target + i) < kNearMiddle) {
+    if (inverts && multiply_numbers(row + i, count, inverse, zero, target + i) < kNearMiddle) {
       continue;
     }
-    divide_numbers(row + i, count, unit, zero_bits, target + i);
+    divide_numbers(row + i, count, unit, zero, target + i);
   }
   const size_t written = round_up(size, hn::Lanes(F32()));
   std::memset(target + written, 0, job.row_bytes - written);
@@ -135,14 +133,14 @@ HWY_INLINE void round_row(const RowsJob& job, const T* row, uint8_t* target) {
   std::memset(target + written, 0, job.row_bytes - written);
 }
 
-void convert_rows(const RowsJob& job, int64_t begin, int64_t end) {
+void convert_rows(const RowsJob& job, int64_t begin, int64_t end, int64_t at) {
   dispatch_dtype<hwy::float16_t, hwy::bfloat16_t>(job.dtype, [&](auto element) HWY_ATTR {
     using T = decltype(element);
     const T* x = static_cast<const T*>(job.x);
-    for (int64_t row = begin; row < end; ++row) {
-      uint8_t* target = job.rows + static_cast<size_t>(row) * job.row_stride;
+    for (int64_t row = begin; row < end; ++row, ++at) {
+      uint8_t* target = job.rows + static_cast<size_t>(at) * job.row_stride;
       if (job.weight_dtype == REFORMER_INT8) {
-        quantise_row(job, x + row * job.size, target, job.units + row);
+        quantise_row(job, x + row * job.size, target, job.units + at);
       } else {
         round_row(job, x + row * job.size, target);
       }

@@ -14,14 +14,14 @@ struct RowsJob {
   int64_t size;          // K
   int32_t weight_dtype;  // what the rows become
   bool biased;           // 128 more than the number, see Products
-  uint8_t* rows;         // [rows][row_bytes], zeros behind a row's numbers
+  uint8_t* rows;         // [...][row_bytes], zeros behind a row's numbers
   size_t row_bytes;      // that are written
   size_t row_stride;     // bytes from row to row
-  float* units;          // [rows], of int8; NaN for a row with an infinity or a NaN
+  float* units;          // [...], of int8; NaN for a row with an infinity or a NaN
 };
 
-// Rows [begin, end) to int8 or bfloat16.
-using RowsFunction = void (*)(const RowsJob& job, int64_t begin, int64_t end);
+// Rows [begin, end) of x to int8 or bfloat16, as the rows from `at` on.
+using RowsFunction = void (*)(const RowsJob& job, int64_t begin, int64_t end, int64_t at);
 RowsFunction select_rows();
 
 // `count` values of T to float32.
