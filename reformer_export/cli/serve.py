@@ -78,7 +78,7 @@ def _number(name: str, kind: Any, help_text: str, flag: str | None = None) -> _D
 @_number("max_streams", int, "Texts of a model that are generated at once.")
 @_number("max_new_tokens", int, "Tokens of one generated text at most.", "--max-tokens")
 @_number("max_cache", int, "Bytes of caches of a model's texts at most; others wait.")
-@_number("max_queue", int, "Requests of a model that wait at most; others get 429.")
+@_number("max_queue", int, "Requests of a model that wait at most; others are refused.")
 @_number("timeout", float, "Seconds for an answer; others get 504.")
 @_number("max_body", int, "Bytes of a request at most; others get 413.")
 @_number("max_response", int, "Bytes of an answer's tensors at most; others get 413.")

@@ -80,19 +80,19 @@ SECTIONS = {
 )
 @click.option(
     "--max-cache",
-    type=click.IntRange(1024),
+    type=int,
     default=4 * 2**30,
     show_default=True,
-    metavar="BYTES",
-    help="python: of caches that generations may take; others wait.",
+    metavar="N",
+    help="Bytes of caches of a model's texts at most; others wait.",
 )
 @click.option(
     "--max-queue",
-    type=click.IntRange(1),
-    default=1024,
+    type=int,
+    default=256,
     show_default=True,
     metavar="N",
-    help="python: generations that may wait.",
+    help="Requests of a model that wait at most; others are refused.",
 )
 @click.option(
     "--mounted-at",

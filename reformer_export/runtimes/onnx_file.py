@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from reformer_export.artifact.files import reading
-from reformer_export.artifact.hub import blobs_of
 from reformer_export.errors import ArtifactError, MissingDependencyError
 from reformer_export.runtimes.onnx_structure import check_onnx_structure
 
@@ -24,24 +23,26 @@ def import_onnx() -> Any:
     return onnx
 
 
-def _follow_links(model: Any, folder: Path) -> Path:
-    """The folder in which the weights' external data lies, under the names that are then set in `model`.
+def _read_weights(model: Any, folder: Path) -> None:
+    """Put the weights' external data, which lies in `folder`, into `model`.
 
-    `onnx` refuses a link. In the hub's cache every file is one, and `check_onnx_structure` has looked where
-    it leads to.
+    `onnx` reads no file of several names: in the hub's cache every file is a symbolic link, in a Triton
+    repository a hard one. `check_onnx_structure` has looked where the names lead to.
     """
-    blobs = blobs_of(folder)
-    if blobs is None:
-        return folder
-    links = [
-        entry
-        for tensor in model.graph.initializer
-        for entry in tensor.external_data
-        if entry.key == "location" and (folder / entry.value).is_symlink()
-    ]
-    for entry in links:
-        entry.value = (folder / entry.value).resolve().relative_to(blobs).as_posix()
-    return blobs if links else folder
+    from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+
+    for tensor in filter(uses_external_data, model.graph.initializer):
+        info = ExternalDataInfo(tensor)
+        path, begin = folder / info.location, info.offset or 0
+        size = path.stat().st_size if path.is_file() else 0
+        length = size - begin if info.length is None else info.length
+        if not 0 <= begin <= begin + length <= size:
+            raise ValueError(f"{tensor.name}: {length} bytes at {begin} of {size} in {info.location}")
+        with path.open("rb") as file:
+            file.seek(begin)
+            tensor.raw_data = file.read(length)
+        tensor.ClearField("data_location")
+        tensor.ClearField("external_data")
 
 
 def read_onnx(path: Path, *, external_data: bool) -> Any:
@@ -62,7 +63,8 @@ def read_onnx(path: Path, *, external_data: bool) -> Any:
     try:
         model = onnx.load_model_from_string(path.read_bytes())
         if external_data:
-            onnx.load_external_data_for_model(model, str(_follow_links(model, path.parent)))
+            _read_weights(model, path.parent)
+            onnx.load_external_data_for_model(model, str(path.parent))  # of what is no weight
     except Exception as error:  # protobuf's DecodeError, onnx's ValidationError and OSError share no base
         raise ArtifactError(path, f"'{error}'", "a readable ONNX model", fix) from error
     if not model.HasField("graph"):

@@ -104,6 +104,8 @@ class TimedProtocol(HttpToolsProtocol):
             for name, value in self.headers
         )
         super().on_headers_complete()
+        if not self.pipeline:
+            self._answered = self.cycle
         if self._is_last or self._is_excess:
             self.cycle.keep_alive = False
 
@@ -122,7 +124,13 @@ class TimedProtocol(HttpToolsProtocol):
             self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, handler)
 
     def send_400_response(self, msg: str) -> None:
-        """Of bytes that are no HTTP; what stands before them is a request that was accepted."""
+        """Of bytes that are no HTTP; what stands before them are requests that were accepted."""
+        self._is_last = True
+        if self.pipeline and not self._is_in_head:  # of one that waits for others' answers
+            self.pipeline.popleft()
+            before = self.pipeline[0][0] if self.pipeline else self._answered
+            before.keep_alive = False
+            return
         answers_another = self.cycle is not None and not self.cycle.response_complete
         if answers_another and (self._is_in_head or self.cycle.response_started):
             self.cycle.keep_alive = False
@@ -131,6 +139,8 @@ class TimedProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def on_response_complete(self) -> None:
+        if self.pipeline:
+            self._answered = self.pipeline[-1][0]
         super().on_response_complete()
         self._watch_sender()
 

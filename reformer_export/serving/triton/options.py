@@ -59,7 +59,7 @@ class TritonRequest:
     instances: int = 1
     streams: int = 16
     max_cache: int = 4 * 2**30
-    max_queue: int = 1024
+    max_queue: int = 256
     mounted_at: str | None = None
     runtime: RuntimeName | None = None
     provider: Provider = "auto"

@@ -70,7 +70,7 @@ def test_the_model_that_writes(tmp_path: Path) -> None:
     assert [each.name for each in config.output] == ["token_id", "text_output", "stop_reason"]
     assert config.parameters["runtime_options"].string_value == '{"provider": "cpu", "threads": 2}'
     limits = {key: config.parameters[key].string_value for key in ("max_streams", "max_cache", "max_waiting")}
-    assert limits == {"max_streams": "3", "max_cache": "4294967296", "max_waiting": "1024"}
+    assert limits == {"max_streams": "3", "max_cache": "4294967296", "max_waiting": "256"}
     assert config.instance_group[0].kind == model_config_pb2.ModelInstanceGroup.KIND_CPU
 
 
