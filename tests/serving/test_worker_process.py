@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from typing import Any, cast
@@ -41,6 +42,9 @@ class Played:
         self.asked.put((Infer(number, [tensor]), bytearray(np.int64(number).tobytes())))
 
     def close(self) -> None:
+        """Whatever still runs ends."""
+        for event in self.may_end.values():
+            event.set()
         self.asked.put(None)
         for thread in self.threads:
             thread.join(SECONDS)
@@ -77,29 +81,28 @@ class Played:
 def test_runs_begin_in_order_as_soon_as_one_has_ended_and_nothing_else_waits_for_them(
     concurrency: int, actions: list[str], data: st.DataObject
 ) -> None:
-    played = Played(concurrency)
-    running: list[int] = []
-    waiting: list[int] = []
+    with contextlib.closing(Played(concurrency)) as played:
+        running: list[int] = []
+        waiting: list[int] = []
 
-    def expect_begin() -> None:
-        while waiting and len(running) < concurrency:
-            running.append(waiting.pop(0))
-            assert played.begun.get(timeout=SECONDS) == running[-1]
-        with pytest.raises(queue.Empty):
-            played.begun.get_nowait()
+        def expect_begin() -> None:
+            while waiting and len(running) < concurrency:
+                running.append(waiting.pop(0))
+                assert played.begun.get(timeout=SECONDS) == running[-1]
+            with pytest.raises(queue.Empty):
+                played.begun.get_nowait()
 
-    for number, action in enumerate([*actions, *["end"] * len(actions)]):
-        if action == "ask":
-            played.ask(number)
-            waiting.append(number)
-        elif action == "generate":
-            played.asked.put((Generate(number, {}, True), bytearray()))
-            assert played.generations.get(timeout=SECONDS) == number
-        elif running:
-            ended = running.pop(data.draw(st.integers(0, len(running) - 1)))
-            played.may_end[ended].set()
-            assert played.answered.get(timeout=SECONDS) == ended
-        expect_begin()
-    assert not running
-    assert not waiting
-    played.close()
+        for number, action in enumerate([*actions, *["end"] * len(actions)]):
+            if action == "ask":
+                played.ask(number)
+                waiting.append(number)
+            elif action == "generate":
+                played.asked.put((Generate(number, {}, True), bytearray()))
+                assert played.generations.get(timeout=SECONDS) == number
+            elif running:
+                ended = running.pop(data.draw(st.integers(0, len(running) - 1)))
+                played.may_end[ended].set()
+                assert played.answered.get(timeout=SECONDS) == ended
+            expect_begin()
+        assert not running
+        assert not waiting
