@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 
 #include "kernels/cpu/cpu_target.h"
 #include "kernels/cpu/linear/products.h"
@@ -37,6 +38,8 @@ struct DenseBlock {
   float* y;  // the first row's first output
   size_t y_row;
   size_t columns;  // up to kPanelColumns
+  float least;     // of an output: 0 with relu
+  bool is_gelu;
 };
 
 // Into the second-level cache: the nearest one is the panel's.
@@ -99,37 +102,41 @@ HWY_INLINE void add_products(const DenseBlock& block, size_t begin, size_t end,
   }
 }
 
-template <int32_t kActivation, size_t kRows>
-HWY_INLINE void store_outputs(const DenseBlock& block, const VF (&sum)[kRows][kDenseVectors]) {
+// `rows` of kPanelColumns sums with their bias to y: what few blocks need, or takes long anyway.
+HWY_NOINLINE void store_slowly(const DenseBlock& block, size_t rows, float* HWY_RESTRICT sums) {
   const F32 df;
-  const size_t lanes = hn::Lanes(df);
-  const size_t columns = block.columns;
-  const size_t y_row = block.y_row;
-  float* y = block.y;
-  VF bias[kDenseVectors];
-  for (size_t v = 0; v < kDenseVectors; ++v) bias[v] = hn::LoadU(df, block.bias + v * lanes);
-  if (columns == kPanelColumns) {
-    HWY_UNROLL(16)
-    for (size_t r = 0; r < kRows; ++r, y += y_row) {
-      HWY_UNROLL(2)
-      for (size_t v = 0; v < kDenseVectors; ++v) {
-        hn::StoreU(activate<kActivation>(hn::Add(sum[r][v], bias[v])), df, y + v * lanes);
-      }
+  for (size_t r = 0; r < rows; ++r, sums += kPanelColumns) {
+    for (size_t c = 0; block.is_gelu && c < kPanelColumns; c += hn::Lanes(df)) {
+      hn::StoreU(gelu(hn::LoadU(df, sums + c)), df, sums + c);
     }
-    return;
-  }
-  HWY_UNROLL(16)
-  for (size_t r = 0; r < kRows; ++r, y += y_row) {
-    float all[kPanelColumns];
-    HWY_UNROLL(2)
-    for (size_t v = 0; v < kDenseVectors; ++v) {
-      hn::StoreU(activate<kActivation>(hn::Add(sum[r][v], bias[v])), df, all + v * lanes);
-    }
-    std::memcpy(y, all, columns * sizeof(float));
+    std::memcpy(block.y + r * block.y_row, sums, block.columns * sizeof(float));
   }
 }
 
-template <size_t kRows, int32_t kActivation>
+template <size_t kRows>
+HWY_INLINE void store_outputs(const DenseBlock& block, const VF (&sum)[kRows][kDenseVectors]) {
+  const F32 df;
+  const size_t lanes = hn::Lanes(df);
+  float slow[kRows * kPanelColumns];
+  const bool is_slow = block.is_gelu || block.columns != kPanelColumns;
+  float* target = is_slow ? slow : block.y;
+  const size_t target_row = is_slow ? kPanelColumns : block.y_row;
+  const VF least = hn::Set(df, block.least);
+  VF bias[kDenseVectors];
+  for (size_t v = 0; v < kDenseVectors; ++v) bias[v] = hn::LoadU(df, block.bias + v * lanes);
+  HWY_UNROLL(16)
+  for (size_t r = 0; r < kRows; ++r, target += target_row) {
+    HWY_UNROLL(2)
+    for (size_t v = 0; v < kDenseVectors; ++v) {
+      const VF y = hn::Add(sum[r][v], bias[v]);
+      // A NaN is not below, and stays.
+      hn::StoreU(hn::IfThenElse(hn::Lt(y, least), least, y), df, target + v * lanes);
+    }
+  }
+  if (is_slow) store_slowly(block, kRows, slow);
+}
+
+template <size_t kRows>
 HWY_NOINLINE void multiply_block(const DenseBlock& block) {
   VF sum[kRows][kDenseVectors];
   HWY_UNROLL(16)
@@ -147,27 +154,28 @@ HWY_NOINLINE void multiply_block(const DenseBlock& block) {
     }
   }
   add_products<kRows, 1, false>(block, whole, block.size, sum);
-  store_outputs<kActivation>(block, sum);
+  store_outputs(block, sum);
 }
 
 // Turns a row count known at run time into the kernel built for it.
-template <size_t kRows, int32_t kActivation>
+template <size_t kRows>
 HWY_INLINE void multiply_rows(size_t rows, const DenseBlock& block) {
   if constexpr (kRows > 1) {
     if (rows < kRows) {
-      multiply_rows<kRows - 1, kActivation>(rows, block);
+      multiply_rows<kRows - 1>(rows, block);
       return;
     }
   }
-  multiply_block<kRows, kActivation>(block);
+  multiply_block<kRows>(block);
 }
 
 // A panel's rows in blocks of nearly equal height. How many a block has changes no bit of any.
-template <int32_t kActivation>
-void multiply_panels(const DenseJob& job, size_t row, size_t rows, size_t first, size_t end) {
+void multiply_dense(const DenseJob& job, size_t row, size_t rows, size_t first, size_t end) {
   DenseBlock block;
   block.size = static_cast<size_t>(job.size);
   block.y_row = static_cast<size_t>(job.outputs);
+  block.least = job.activation == REFORMER_RELU ? 0.0f : -std::numeric_limits<float>::infinity();
+  block.is_gelu = job.activation == REFORMER_GELU;
   for (size_t at = first; at < end; ++at) {
     const size_t column = at * kPanelColumns;
     block.is_first_panel = at == first;
@@ -180,7 +188,7 @@ void multiply_panels(const DenseJob& job, size_t row, size_t rows, size_t first,
     for (size_t blocks = divide_up(rows, kDenseRows); blocks > 0; --blocks) {
       const size_t count = divide_up(left, blocks);
       block.is_first_block = left == rows;
-      multiply_rows<kDenseRows, kActivation>(count, block);
+      multiply_rows<kDenseRows>(count, block);
       block.x += count * block.size;
       block.y += count * block.y_row;
       left -= count;
@@ -188,16 +196,6 @@ void multiply_panels(const DenseJob& job, size_t row, size_t rows, size_t first,
   }
 }
 
-void multiply_dense(const DenseJob& job, size_t row, size_t rows, size_t first, size_t end) {
-  switch (job.activation) {
-    case REFORMER_RELU:
-      return multiply_panels<REFORMER_RELU>(job, row, rows, first, end);
-    case REFORMER_GELU:
-      return multiply_panels<REFORMER_GELU>(job, row, rows, first, end);
-    default:
-      return multiply_panels<REFORMER_NO_ACTIVATION>(job, row, rows, first, end);
-  }
-}
 #endif
 
 }  // namespace HWY_NAMESPACE
