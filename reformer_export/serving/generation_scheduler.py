@@ -134,9 +134,10 @@ class GenerationScheduler:
         prompt_tokens = 0
         while (stream := self._choose_next(lane, prompt_tokens)) is not None:
             group = self._find_group(lane, stream)
-            if not group.join(stream):
+            if group.join(stream):
+                prompt_tokens += len(stream.generation.prompt_ids)
+            else:
                 self._take_out(group, [stream])
-            prompt_tokens += len(stream.generation.prompt_ids)
 
     def _choose_next(self, lane: Lane, prompt_tokens: int) -> GenerationStream | None:
         """The next stream for the lane, behind prompts of so many tokens; None where it shall step."""
@@ -150,7 +151,6 @@ class GenerationScheduler:
                     return stream
                 if _count_streams(lane):
                     return None
-                prompt_tokens = 0
                 self._changed.wait()
         return None
 

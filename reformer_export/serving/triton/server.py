@@ -76,6 +76,8 @@ def open_artifact(arguments: ModelArguments, open_for: OpenFor = "run") -> Runti
 
 def error_response(backend: Any, error: ReformerExportError) -> Any:
     """What a client gets for a request that is refused."""
-    is_at_fault = isinstance(error, InputError)
-    code = backend.TritonError.INVALID_ARG if is_at_fault else backend.TritonError.INTERNAL
+    codes = backend.TritonError
+    code = codes.INVALID_ARG if isinstance(error, InputError) else codes.INTERNAL
+    if isinstance(error, RuntimeUnavailableError):  # such as a full queue: ask again
+        code = codes.UNAVAILABLE
     return backend.InferenceResponse(output_tensors=[], error=backend.TritonError(str(error), code))

@@ -29,7 +29,7 @@ BACKEND = SimpleNamespace(
 
 
 class TritonError(str):
-    INVALID_ARG, INTERNAL = 1, 2
+    INVALID_ARG, INTERNAL, UNAVAILABLE = 1, 2, 3
 
     def __new__(cls, text: str, code: int) -> TritonError:
         return super().__new__(cls, text)
@@ -141,6 +141,16 @@ def test_one_that_left_makes_room(scheduler: GenerationScheduler, model: Runtime
     gone = listen(scheduler, model, [6], 0)
     wait(gone)
     assert gone.tokens == []
+
+
+def test_those_that_left_while_they_waited_hold_up_nobody(model: Runtime) -> None:
+    """However long their prompts are, which nobody reads."""
+    with scheduler_of(model, max_streams=1) as scheduler:
+        running = listen(scheduler, model, [5] * 200, 3, max_new_tokens=300, eos_token_id=())
+        gone = [listen(scheduler, model, [5] * 200, 0) for _ in range(4)]
+        staying = listen(scheduler, model, [6] * 200, max_new_tokens=5, eos_token_id=())
+        wait(running, *gone, staying)
+    assert [len(each.tokens) for each in (*gone, staying)] == [0, 0, 0, 0, 5]
 
 
 def test_one_that_cannot_be_told_harms_nobody(scheduler: GenerationScheduler, model: Runtime) -> None:
