@@ -210,7 +210,7 @@ def test_bad_options_are_one_line(exported: Path, options: tuple[str, ...], word
 def test_no_artifact(tmp_path: Path) -> None:
     outcome = bench(tmp_path / "none")
     assert outcome.status == 2
-    assert "manifest" in outcome.error
+    assert "none, which does not exist, expected a folder written by" in outcome.error
 
 
 @pytest.mark.parametrize(

@@ -103,15 +103,15 @@ class RunningServer:
 
 @contextmanager
 def running_server(artifacts: Sequence[Path | str], *options: str) -> Iterator[RunningServer]:
-    """`reformer-export serve` on a free port; ended, whatever happens, when the block ends."""
+    """`reformer-export serve` on a free port, with two runs at once; ended, whatever happens, when the block
+    ends."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "reformer_export", "serve", *map(str, artifacts), "--port", "0"]
+    command += ["--provider", "cpu", "--concurrency", "2"]
     with tempfile.TemporaryDirectory() as folder:
         log_path, error_path = Path(folder) / "log", Path(folder) / "errors"
         with log_path.open("wb") as log, error_path.open("wb") as errors:
-            process = subprocess.Popen(
-                [*command, "--provider", "cpu", *options], stdout=log, stderr=errors, env=environment
-            )
+            process = subprocess.Popen([*command, *options], stdout=log, stderr=errors, env=environment)
         try:
             yield RunningServer(process, log_path)
         except IndexError as error:

@@ -55,7 +55,7 @@ def test_a_killed_worker_loses_no_request(tiny_artifact: Path) -> None:
     with running_server([tiny_artifact]) as server, ThreadPoolExecutor(len(rows)) as pool:
         with server.worker_held() as pid:
             answers = send_all(pool, server, rows)
-            wait_until(lambda: server.metric("reformer_waiting_requests") >= 9)
+            wait_until(lambda: server.metric("reformer_waiting_requests") >= 6)
             os.kill(pid, signal.SIGKILL)
         assert_right(rows, answers)
         (died,) = server.log("worker_died")
@@ -80,7 +80,7 @@ def test_sigterm_finishes_what_was_accepted(tiny_artifact: Path) -> None:
     with running_server([tiny_artifact]) as server, ThreadPoolExecutor(len(rows)) as pool:
         with server.worker_held():
             answers = send_all(pool, server, rows)
-            wait_until(lambda: server.metric("reformer_waiting_requests") >= 9)
+            wait_until(lambda: server.metric("reformer_waiting_requests") >= 6)
             server.process.send_signal(signal.SIGTERM)
             server.wait_for_event("stopping")
             wait_until(lambda: refuses_connections(server))

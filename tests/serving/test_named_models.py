@@ -6,7 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import ml_dtypes
@@ -35,9 +35,7 @@ def named(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
         write_custom_artifact(folder / "custom", "bfloat16"),
         write_custom_artifact(folder / "rowless", has_rows=False),
     ]
-    with running_server(
-        artifacts, "--max-response", "20000", "--max-delay", "5", "--concurrency", "2"
-    ) as server:
+    with running_server(artifacts, "--max-response", "20000", "--max-delay", "5") as server:
         yield server
 
 
@@ -106,32 +104,34 @@ def test_vectors_with_and_without_a_mask(client: Any) -> None:
 
 
 def test_equal_shapes_run_together_and_each_gets_its_own(named: RunningServer) -> None:
+    """Requests that come while the worker does nothing, and has as many runs as it takes."""
+    runs = [custom_inputs(1, time) for time in (10, 11, 12)]  # two at once, and the next in hand
     asked = [custom_inputs(1 + seed % 3, 4 + seed % 2, seed) for seed in range(8)]
-    rows = {len(arrays["station"]) for arrays in asked}
-    batches = max(ask_while_stopped(named, asked) for _ in range(3))
-    assert batches > max(rows)
-
-
-def ask_while_stopped(named: RunningServer, asked: list[dict[str, Any]]) -> int:
-    """The rows of the largest batch, of requests that came while the worker did nothing."""
-    bodies = [{"inputs": [make_tensor(*each) for each in arrays.items()]} for arrays in asked]
     before = len(named.log("request"))
     (pid,) = (line["pid"] for line in named.log("model_ready") if line["model"] == "custom")
-    with ThreadPoolExecutor(8) as pool:
+    with ThreadPoolExecutor(len(runs) + len(asked)) as pool:
+
+        def send(many: list[dict[str, Any]]) -> list[Future[tuple[int, Any]]]:
+            bodies = [{"inputs": [make_tensor(*each) for each in arrays.items()]} for arrays in many]
+            return [pool.submit(named.infer, "custom", body) for body in bodies]
+
         os.kill(pid, signal.SIGSTOP)
         try:
-            answers = [pool.submit(named.infer, "custom", body) for body in bodies]
-            wait_until(
-                lambda: named.metric("reformer_waiting_requests") >= 3 or all(each.done() for each in answers)
-            )
+            answers = send(runs)
+            wait_until(lambda: named.metric("reformer_running_batches") == len(runs))
+            answers += send(asked)
+            wait_until(lambda: named.metric("reformer_waiting_requests") == len(asked))
         finally:
             os.kill(pid, signal.SIGCONT)
-    for arrays, answer in zip(asked, answers, strict=True):
+    for arrays, answer in zip(runs + asked, answers, strict=True):
         outputs = {each["name"]: each for each in answer.result()[1]["outputs"]}
         for name, values in custom_outputs(arrays).items():
             assert outputs[name]["shape"] == list(values.shape)
             np.testing.assert_array_equal(outputs[name]["data"], values.ravel())
-    return max(line["batch"] for line in named.log("request")[before:] if line.get("model") == "custom")
+    wait_until(lambda: len(named.log("request")) == before + len(answers))  # written after an answer has gone
+    batches = sorted(line["batch"] for line in named.log("request")[before:])
+    together = [sum(len(arrays["station"]) for arrays in asked[first::2]) for first in (0, 1)]
+    assert batches == [1, 1, 1, *together[:1] * 4, *together[1:] * 4]
 
 
 REFUSED: dict[str, tuple[dict[str, Any], int, str]] = {
