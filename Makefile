@@ -29,6 +29,9 @@ without = [ -z "$(REQUIRE_NATIVE)" ] && echo "No $(1): its tests are skipped, ev
 
 FUZZ_RUNS ?= 40000
 
+# The lower bound of pyproject.toml.
+OLDEST_ONNXRUNTIME := $(shell grep -oE 'onnxruntime>=[0-9.]+' pyproject.toml | tr '>' '=').*
+
 .PHONY: help fuzz demo test test-python test-native sanitize native cuda-toolchain tensorrt-plugin lint format bench \
 	triton-server wheel wheel-check gpu-libraries gpu-bundle gpu-check clean
 
@@ -144,6 +147,9 @@ wheel-check: wheel  ## Run the demo's artifact from the wheel, in an environment
 	build/deployment/bin/python -m pip install --quiet "$$(ls -t dist/*.whl | head -n 1)[cpu]"
 	! build/deployment/bin/python -c "import torch" 2> /dev/null
 	$(BIN)/python tests/deployment.py build/deployment $(DEMO_OUT)
+	@if build/deployment/bin/python -m pip install --quiet '$(OLDEST_ONNXRUNTIME)' 2> /dev/null; \
+	then $(BIN)/python tests/deployment.py build/deployment $(DEMO_OUT) > /dev/null && echo "And with $(OLDEST_ONNXRUNTIME)."; \
+	else echo "$(OLDEST_ONNXRUNTIME) is not for this Python: not tried."; fi
 
 gpu-libraries: $(TOOLCHAIN)/.ready | $(BUILD_TOOLS)  ## Build both libraries with the CUDA kernels for this clone.
 	cd plugins && cmake --preset cuda -DREFORMER_CUDA_ARCHITECTURES="$(CUDA_ARCHITECTURES)" && \
