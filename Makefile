@@ -147,9 +147,9 @@ wheel-check: wheel  ## Run the demo's artifact from the wheel, in an environment
 	build/deployment/bin/python -m pip install --quiet "$$(ls -t dist/*.whl | head -n 1)[cpu]"
 	! build/deployment/bin/python -c "import torch" 2> /dev/null
 	$(BIN)/python tests/deployment.py build/deployment $(DEMO_OUT)
-	@if build/deployment/bin/python -m pip install --quiet '$(OLDEST_ONNXRUNTIME)' 2> /dev/null; \
+	@if build/deployment/bin/python -m pip install --quiet '$(OLDEST_ONNXRUNTIME)'; \
 	then $(BIN)/python tests/deployment.py build/deployment $(DEMO_OUT) > /dev/null && echo "And with $(OLDEST_ONNXRUNTIME)."; \
-	else echo "$(OLDEST_ONNXRUNTIME) is not for this Python: not tried."; fi
+	else echo "$(OLDEST_ONNXRUNTIME) could not be installed, as pip says above: not tried."; fi
 
 gpu-libraries: $(TOOLCHAIN)/.ready | $(BUILD_TOOLS)  ## Build both libraries with the CUDA kernels for this clone.
 	cd plugins && cmake --preset cuda -DREFORMER_CUDA_ARCHITECTURES="$(CUDA_ARCHITECTURES)" && \

@@ -58,7 +58,7 @@ def profile_model(model: Path, inputs: Inputs, placement: Placement, passes: int
     Nodes inside of loops are listed once for every turn; the loops themselves are not.
     """
     with tempfile.TemporaryDirectory(prefix="reformer-export-") as folder:
-        session = open_session(model, placement, Path(folder) / "profile", fuses_dense=True)
+        session = open_session(model, placement, Path(folder) / "profile")
         wanted = {value.name: NUMPY_TYPES[value.type] for value in session.get_inputs()}
         if not isinstance(inputs, dict):  # whatever they are called
             masks = {name: np.ones(inputs.shape[:2]) for name in wanted if name == MASK_INPUT}

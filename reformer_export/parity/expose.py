@@ -29,7 +29,8 @@ from reformer_export.runtimes.ort_session import CPU, Placement, open_session
 GIVEN: Final = "eager."
 """Before a point's name: the graph input that stands for it."""
 
-WEIGHTS_NAME: Final = "reformer-export.exposed.weights"
+_GRAPH_NAME: Final = "exposed.onnx"
+WEIGHTS_NAME: Final = f"{_GRAPH_NAME}.data"
 """A file that no working directory has: onnx refuses a name that is there, wherever it is to be written."""
 
 
@@ -89,7 +90,7 @@ class ModelGraph:
 
     def expose(self, given: Sequence[Point], shown: Sequence[Point]) -> ExposedGraph:
         """Open it with points exposed, see `expose_points`."""
-        path = self.folder / "exposed.onnx"
+        path = self.folder / _GRAPH_NAME
         onnx.save(expose_points(self.runnable, given, shown), str(path))
         session = BoundSession(open_session(path, self.placement), self.placement)
         return ExposedGraph(session, given, shown)

@@ -87,7 +87,7 @@ def open_session(
     placement: Placement | None = None,
     profile: Path | None = None,
     reuses_memory: bool = True,
-    fuses_dense: bool = False,
+    fuses_dense: bool = True,
 ) -> Any:
     """An `onnxruntime.InferenceSession` of the file `model`.
 

@@ -20,7 +20,7 @@ from reformer_export.modeling.lucidrains import LucidrainsReformer
 from reformer_export.parity.decoding import check_decoding
 from reformer_export.parity.decoding_cases import DecodingCase, Row
 from reformer_export.parity.session import open_session
-from reformer_export.runtimes import RuntimeOptions
+from reformer_export.runtimes import RuntimeOptions, float32_products
 from tests.lucidrains import SMALL, save_model
 from tests.modeling.test_lucidrains_decoder import FrozenPast
 
@@ -36,8 +36,6 @@ CONFIGURATIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 PROMPTS = (1, 7, 15, 23)
 STEPS = 4
 """Over the borders at 8, 16 and 24 tokens: of chunks, of padding, of buckets, of dense attention."""
-SUMS = 5e-6
-"""Of logits of about 1: a whole pass may sum dense layers as the library does, steps do as ONNX Runtime."""
 
 
 @pytest.fixture(scope="module", params=CONFIGURATIONS)
@@ -50,6 +48,12 @@ def artifact(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     (folder / "out").mkdir()
     write_artifact(checkpoint, folder / "out", ExportOptions(decode=True, **options))
     return folder
+
+
+@pytest.fixture
+def summed_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole passes sum dense layers as ONNX Runtime does, which steps always do."""
+    monkeypatch.setattr(float32_products, "MOST_BYTES", 0)
 
 
 def modes() -> list[NativeMode]:
@@ -70,6 +74,7 @@ def decode(state: Any, ids: NDArray[np.int64], prompts: tuple[int, ...]) -> list
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("summed_alike")
 def test_it_is_the_model_s_prompt_each_row_alone_and_the_operators_last_rows(artifact: Path) -> None:
     checkpoint = load_lucidrains(str(artifact / "model.pt"), artifact / "kwargs.json", LoadOptions())
     model = build_model(checkpoint.spec, checkpoint.weights)
@@ -84,8 +89,7 @@ def test_it_is_the_model_s_prompt_each_row_alone_and_the_operators_last_rows(art
             for length, logits in zip(PROMPTS, together, strict=True):
                 (alone,) = decode(state, ids, (length,))
                 np.testing.assert_array_equal(np.stack(logits), np.stack(alone))
-                whole = runtime.run(ids[None, :length])["logits"][0, -1]
-                np.testing.assert_allclose(logits[0], whole, rtol=0, atol=0 if native == "off" else SUMS)
+                np.testing.assert_array_equal(logits[0], runtime.run(ids[None, :length])["logits"][0, -1])
                 with torch.no_grad():
                     past = FrozenPast(model, torch.from_numpy(ids[:length]))
                     expected = [past.logits[0, -1], *(past.take(int(ids[length + i])) for i in range(STEPS))]
@@ -119,6 +123,7 @@ def test_it_is_judged(artifact: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("summed_alike")
 def test_runs_choose_their_rounds(artifact: Path) -> None:
     ids = np.random.default_rng(1).integers(0, 50, 40).tolist()
     with reformer_export.load(artifact / "out", provider="cpu") as runtime:
@@ -127,5 +132,5 @@ def test_runs_choose_their_rounds(artifact: Path) -> None:
             with runtime.start_decoding(num_hashes=rounds) as state:
                 key = state.add(ids)
                 expected = runtime.run(np.array([ids]), num_hashes=rounds)["logits"][0, -1]
-                np.testing.assert_allclose(state.logits(key), expected, rtol=0, atol=SUMS)
+                np.testing.assert_array_equal(state.logits(key), expected)
                 state.step({key: 3})

@@ -18,12 +18,17 @@ from tests.ops.test_linear import check, make_inputs
 NATIVE = ("native-onnxruntime", "native-torch")
 
 
+def require_products(kind):
+    """The library, if Linear multiplies weights of that type on this processor."""
+    found = require_native()
+    if getattr(found, f"{kind}_products") is None:
+        pytest.skip(f"this processor has no {kind} products that Linear uses")
+    return found
+
+
 @pytest.fixture(scope="module")
 def library():
-    found = require_native()
-    if found.int8_products is None:
-        pytest.skip("this processor has no int8 products that Linear uses")
-    return found
+    return require_products("int8")
 
 
 @pytest.mark.parametrize("backend", NATIVE)
@@ -110,10 +115,8 @@ def test_a_session_may_leave_it_out(library):
     make_session(library, inputs, constant=True, entries=[("reformer.linear", "1")])
 
 
-def test_bfloat16_weights_are_summed_in_float32(library):
-    if library.bfloat16_products is None:
-        pytest.skip("this processor has no bfloat16 products that Linear uses")
-    kernels = NativeKernels(library)
+def test_bfloat16_weights_are_summed_in_float32():
+    kernels = NativeKernels(require_products("bfloat16"))
     generator = torch.Generator().manual_seed(4)
     x, weight = (torch.randn(shape, generator=generator).bfloat16() for shape in [(3, 20, 70), (33, 70)])
     bias = torch.randn(33, generator=generator)
@@ -129,10 +132,7 @@ def test_bfloat16_weights_are_summed_in_float32(library):
 
 @pytest.fixture(scope="module")
 def float32_library():
-    found = require_native()
-    if found.float32_products is None:
-        pytest.skip("this processor has no float32 products that Linear uses")
-    return found
+    return require_products("float32")
 
 
 def draw_float32(rng, rows, size, outputs, has_bias):
