@@ -22,6 +22,12 @@ def one_line(error: BaseException) -> str:
     return text if len(text) <= MAX_REASON_CHARACTERS else text[:MAX_REASON_CHARACTERS] + "..."
 
 
+def reason_of(error: BaseException) -> str:
+    """Why the system refused, in its words alone: `str` of an OSError has a number before them, and the path
+    behind. Of other errors as `one_line`."""
+    return getattr(error, "strerror", None) or one_line(error)
+
+
 def one_line_repr(value: object) -> str:
     """`repr` of what a caller has given, as a part of our own words: on one line, short, whatever it is."""
     return " ".join(reprlib.repr(value).replace("`", "'").split())

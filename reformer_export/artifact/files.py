@@ -17,7 +17,14 @@ from typing import Any, BinaryIO, Final, TypeVar
 import msgspec
 
 from reformer_export.artifact.hub import blobs_of
-from reformer_export.errors import ArtifactError, InputError, OutputError, ReformerExportError, one_line
+from reformer_export.errors import (
+    ArtifactError,
+    InputError,
+    OutputError,
+    ReformerExportError,
+    one_line,
+    reason_of,
+)
 
 T = TypeVar("T")
 
@@ -31,7 +38,7 @@ def reading(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = f"'{error.strerror or one_line(error)}'"
+        reason = f"'{reason_of(error)}'"
         raise ArtifactError(path, reason, "a readable file", "check its permissions") from error
 
 
@@ -59,7 +66,7 @@ def read_text(what: str, path: Path) -> str:
     try:
         return path.read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        got = f"{path}, which cannot be read ({error})"
+        got = f"{path}, which cannot be read ({reason_of(error)})"
         raise InputError(what, got, "UTF-8 text", "check it") from error
 
 
@@ -124,7 +131,7 @@ class JsonFile:
                 raise self.error(path, f"{size} bytes", f"at most {self.max_bytes}", self.fix)
             return json.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
-            reason = f"'{error.strerror or error}'"
+            reason = f"'{reason_of(error)}'"
             raise self.error(path, reason, "a readable file", "check its permissions") from error
         except (ValueError, RecursionError) as error:
             reason = str(error) if isinstance(error, json.JSONDecodeError) else type(error).__name__
@@ -193,8 +200,10 @@ def write_atomically(path: Path, text: str) -> None:
 
 def output_error(path: Path, error: OSError) -> OutputError:
     """The one line for the system's refusal to write `path`."""
-    reason = os.strerror(error.errno) if error.errno else str(error)
     hint = "free some space (in TMPDIR too)" if error.errno in NO_ROOM else "choose another place"
     return OutputError(
-        f"writing {path}", f"'{reason}'", "a writable place with room", f"{hint} (nothing was changed)"
+        f"writing {path}",
+        f"'{reason_of(error)}'",
+        "a writable place with room",
+        f"{hint} (nothing was changed)",
     )

@@ -20,7 +20,7 @@ from reformer_export.batch.sequences import (
     SequenceReader,
     Source,
 )
-from reformer_export.errors import InputError
+from reformer_export.errors import InputError, reason_of
 
 LineFormat = Literal["text", "jsonl"]
 
@@ -126,8 +126,9 @@ class LineSource(Source):
 
 def unreadable(path: Path | str, error: OSError) -> InputError:
     """The one line for the system's refusal to read `path`."""
-    reason = error.strerror or error
-    return InputError("file", f"{path}, which cannot be read ({reason})", "a file", "check the path")
+    return InputError(
+        "file", f"{path}, which cannot be read ({reason_of(error)})", "a file", "check the path"
+    )
 
 
 def changed(name: str, lines: int) -> InputError:

@@ -19,7 +19,7 @@ from reformer_export.checkpoints.names import (
 )
 from reformer_export.checkpoints.source import Location, locate_checkpoint
 from reformer_export.checkpoints.weights import TensorHeader, WeightFiles, open_weights
-from reformer_export.errors import CheckpointError
+from reformer_export.errors import CheckpointError, reason_of
 
 if TYPE_CHECKING:
     import torch
@@ -41,7 +41,7 @@ def load_huggingface(source: str, options: LoadOptions) -> Checkpoint:
     except OSError as error:
         raise CheckpointError(
             f"checkpoint {location.folder}",
-            f"'{error.strerror or error}' while reading it",
+            f"'{reason_of(error)}' while reading it",
             "readable files",
             "check the disk and the permissions",
         ) from error

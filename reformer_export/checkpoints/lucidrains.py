@@ -33,7 +33,7 @@ from reformer_export.checkpoints.lucidrains_product_keys import (
     spec_of_memories,
 )
 from reformer_export.checkpoints.weights import WeightFiles, open_weights_file
-from reformer_export.errors import CheckpointError, InputError
+from reformer_export.errors import CheckpointError, InputError, reason_of
 from reformer_export.lucidrains_spec import LucidrainsSpec
 
 KIND: Final = "lucidrains"
@@ -56,7 +56,7 @@ def load_lucidrains(source: str, config: Path, options: LoadOptions) -> Checkpoi
     try:
         return _load(file, config, options)
     except OSError as error:
-        reason = f"'{error.strerror or error}' while reading it"
+        reason = f"'{reason_of(error)}' while reading it"
         raise CheckpointError(file, reason, "a readable file", "check the disk and permissions") from error
 
 

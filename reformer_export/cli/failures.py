@@ -11,7 +11,7 @@ from typing import Final
 
 import click
 
-from reformer_export.errors import ExportError, OutputError, ReformerExportError, one_line
+from reformer_export.errors import ExportError, OutputError, ReformerExportError, one_line, reason_of
 
 EXIT_OF_SIGNAL_BASE: Final = 128
 """A shell reports a program that signal n ended as 128 + n."""
@@ -39,7 +39,7 @@ def refuse_in_one_line(doing: str) -> Iterator[None]:
         place = f" ({error.filename})" if error.filename else ""
         raise OutputError(
             doing,
-            f"'{error.strerror or one_line(error)}'{place}",
+            f"'{reason_of(error)}'{place}",
             "readable files and a disk with room, TMPDIR's too",
             "free some space or check the permissions",
         ) from error

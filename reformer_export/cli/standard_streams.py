@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Final, TextIO
 
-from reformer_export.errors import OutputError
+from reformer_export.errors import OutputError, reason_of
 
 EXIT_PIPE_ENDED: Final = 128 + 13
 """What a shell reports of a program that SIGPIPE ended; Python gets an error in place of the signal."""
@@ -54,7 +54,7 @@ class _GuardedWriter(io.RawIOBase):
                     raise SystemExit(EXIT_PIPE_ENDED) from None
                 fix = "free some space, or redirect it elsewhere (files that were asked for are written)"
                 raise OutputError(
-                    "standard output", f"'{os.strerror(error.errno or 0)}'", "a writable place with room", fix
+                    "standard output", f"'{reason_of(error)}'", "a writable place with room", fix
                 ) from error
         return len(data)
 

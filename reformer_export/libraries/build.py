@@ -19,7 +19,7 @@ from typing import Final
 from reformer_export import __version__
 from reformer_export.artifact.files import json_text, sha256_of_file
 from reformer_export.artifact.folder import new_folder
-from reformer_export.errors import OutputError, RuntimeUnavailableError
+from reformer_export.errors import OutputError, RuntimeUnavailableError, reason_of
 from reformer_export.libraries.build_options import LibraryOptions
 from reformer_export.libraries.build_steps import Advance, Log, Say, Toolchain, get_toolchain
 from reformer_export.libraries.cache import (
@@ -159,7 +159,7 @@ def _make_own_folder(builds: Path) -> None:
             folder.mkdir(mode=_OWNER_ONLY, parents=True, exist_ok=True)
         except OSError as error:
             fix = "set XDG_CACHE_HOME to a folder that is yours"
-            raise OutputError(folder, f"'{error.strerror or error}'", "a writable place", fix) from error
+            raise OutputError(folder, f"'{reason_of(error)}'", "a writable place", fix) from error
         if not is_ours(folder):
             fix = f"`chmod go-w {folder}` if it is yours, or set XDG_CACHE_HOME to a folder that is"
             raise OutputError(folder, "a folder that others may write to", "one of this user only", fix)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from reformer_export.errors import LibraryBuildError, OutputError
+from reformer_export.errors import LibraryBuildError, OutputError, reason_of
 from reformer_export.libraries.compiler import find_nvcc
 
 Say = Callable[[str], None]
@@ -41,7 +41,7 @@ class Log:
             path.write_bytes(b"")
         except OSError as error:
             fix = "set XDG_CACHE_HOME to a folder that is yours"
-            raise OutputError(path, f"'{error.strerror or error}'", "a writable log", fix) from error
+            raise OutputError(path, f"'{reason_of(error)}'", "a writable log", fix) from error
 
     def say(self, line: str) -> None:
         """Tell the caller, and the log."""
@@ -70,7 +70,7 @@ class Log:
                     start_new_session=True,
                 )
             except OSError as error:
-                raise self._failure(command, f"'{error.strerror or error}'") from error
+                raise self._failure(command, f"'{reason_of(error)}'") from error
             with _ended(process):
                 assert process.stdout is not None
                 reason = ""

@@ -18,7 +18,7 @@ from typing import Final
 
 from reformer_export import __version__
 from reformer_export.artifact.files import JsonFile, sha256_of_file
-from reformer_export.errors import ReformerExportError, RuntimeUnavailableError
+from reformer_export.errors import ReformerExportError, RuntimeUnavailableError, reason_of
 from reformer_export.libraries.sources import find_sources, hash_sources
 
 RECORD_NAME: Final = "record.json"
@@ -107,7 +107,7 @@ def check_built_file(path: Path, file: BuiltFile) -> None:
         size = status.st_size
         sha256 = _hash_once(path, size, status.st_mtime_ns) if size == file.size else ""
     except OSError as error:
-        got = f"'{error.strerror or error}'"
+        got = f"'{reason_of(error)}'"
         raise RuntimeUnavailableError(path, got, "the library that was built", _how_to_mend(path)) from error
     if sha256 != file.sha256:
         got = f"{size} bytes{sha256 and f' of SHA-256 {sha256}'}"

@@ -28,6 +28,18 @@ MAX_CUDA_HEAD_SIZE: Final = 256
 LIBRARY_VARIABLE: Final = "REFORMER_EXPORT_LIBRARY"
 """Environment variable: another library than the installed one, for trying a build."""
 
+PRODUCTS_VARIABLE: Final = "REFORMER_CPU_PRODUCTS"
+"""Environment variable: the instructions of Linear's CPU kernels, for trying others than the best ones."""
+
+_INT8_PRODUCTS: Final = {
+    "none": None,
+    "avx2": "AVX2",
+    "avx-vnni": "AVX-VNNI",
+    "avx512": "AVX512-VNNI",
+    "amx": "AMX",
+}
+"""What the library says of itself for each value of `PRODUCTS_VARIABLE` (plugins/kernels/cpu/linear)."""
+
 _STEM: Final = "reformer_onnxruntime"
 
 
@@ -129,6 +141,7 @@ def describe_library(path: Path) -> NativeLibrary:
         ) from error
     # A library whose reformer_library has another size does not say its version.
     check_abi(what, info.abi_version if status == 0 else 0, ', or use `native="off"`')
+    _check_products(_decode(info.int8_products))
     return NativeLibrary(
         path,
         info.version.decode(),
@@ -139,6 +152,15 @@ def describe_library(path: Path) -> NativeLibrary:
         _decode(info.bfloat16_products),
         _decode(info.float32_products),
     )
+
+
+def _check_products(int8_products: str | None) -> None:
+    """RuntimeUnavailableError where the library does not use the instructions that the environment names: it
+    ignores others than its own, and those that this processor has not got."""
+    wanted = os.environ.get(PRODUCTS_VARIABLE)
+    if wanted and _INT8_PRODUCTS.get(wanted, "") != int8_products:
+        expected = f"one of {', '.join(_INT8_PRODUCTS)} that this processor has"
+        raise RuntimeUnavailableError(f"${PRODUCTS_VARIABLE}", repr(wanted), expected, "unset it")
 
 
 def _decode(text: bytes | None) -> str | None:

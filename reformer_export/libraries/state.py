@@ -34,11 +34,11 @@ def describe_libraries(gpus: Sequence[Gpu]) -> tuple[LibraryState, ...]:
 def _describe_operators(gpus: Sequence[Gpu]) -> tuple[LibraryState, LibraryState]:
     try:
         library = find_native_library("auto")
-        problem = f"missing: {how_to_build()}"
+        problem, instead = f"missing: {how_to_build()}", "generic operators run instead"
     except ReformerExportError as error:
-        library, problem = None, f"unusable: {error}"
+        library, problem, instead = None, f"unusable: {error}", 'generic operators, with `native="off"`'
     if library is None:
-        cpu = LibraryState("CPU kernels", problem, "generic operators run instead")
+        cpu = LibraryState("CPU kernels", problem, instead)
         missing = f"missing: {how_to_build('--cuda')}" if gpus else "missing"
         return cpu, LibraryState("CUDA kernels", missing, "" if gpus else _NO_GPU)
     origin = describe_origin(library.path, operators.LIBRARY_VARIABLE)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from reformer_export.errors import RuntimeUnavailableError
+from reformer_export.errors import RuntimeUnavailableError, reason_of
 from reformer_export.libraries.architectures import Code, ComputeCapability, code_for, parse_architectures
 from reformer_export.libraries.compiler import how_to_build
 from reformer_export.libraries.installed import check_abi, library_path
@@ -72,7 +72,7 @@ def describe_tensorrt_library(path: Path) -> TensorRTLibrary:
         marker = _find_marker(path)
     except OSError as error:
         raise RuntimeUnavailableError(
-            f"{what} {path}", f"'{error.strerror or error}'", "a readable file", "check its permissions"
+            f"{what} {path}", f"'{reason_of(error)}'", "a readable file", "check its permissions"
         ) from error
     if marker is None:
         raise RuntimeUnavailableError(

@@ -299,7 +299,7 @@ def describe_products(manifest: Manifest, library: NativeLibrary | None) -> list
         if library is None:
             notes.append(NO_INT8_PRODUCTS.format("no native library is used"))
         elif library.int8_products is None:
-            notes.append(NO_INT8_PRODUCTS.format("this processor has none of AVX2, VNNI and AMX"))
+            notes.append(NO_INT8_PRODUCTS.format("the library uses none of AVX2, VNNI and AMX here"))
     return notes
 
 

@@ -7,7 +7,7 @@ import hmac
 from pathlib import Path
 from typing import Final
 
-from reformer_export.errors import InputError, one_line
+from reformer_export.errors import InputError, reason_of
 from reformer_export.serving.refusals import UnauthorizedError
 
 OPEN_PATHS: Final = frozenset({"/", "/v2/health/live", "/v2/health/ready"})
@@ -54,9 +54,8 @@ def read_keys(path: Path | None) -> KeyRing:
             content = file.read(MAX_FILE_BYTES + 1)
         text = content.decode("ascii")
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else one_line(error)
         fix = "check the path, or make one, e.g. with `openssl rand -hex 32`"
-        got = f"{path}, which cannot be read ({reason})"
+        got = f"{path}, which cannot be read ({reason_of(error)})"
         raise InputError("api_key_file", got, "a file of ASCII keys", fix) from error
     lines = [line.strip() for line in text.splitlines()]
     keys = tuple(line for line in lines if line and not line.startswith("#"))

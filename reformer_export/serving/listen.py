@@ -13,7 +13,7 @@ from typing import Final
 
 import uvicorn
 
-from reformer_export.errors import InputError, one_line
+from reformer_export.errors import InputError, reason_of
 from reformer_export.serving.app import Server, make_app, make_server
 from reformer_export.serving.options import ServeOptions
 from reformer_export.serving.timed_protocol import TimedProtocol
@@ -74,8 +74,7 @@ def open_listener(host: str, port: int) -> socket.socket:
     except (OSError, UnicodeError) as error:
         listener.close()
         fix = "choose another with `host` and `port`"
-        reason = getattr(error, "strerror", None) or one_line(error)
-        got, expected = f"{host}:{port} ({reason})", "a free one of this machine"
+        got, expected = f"{host}:{port} ({reason_of(error)})", "a free one of this machine"
         raise InputError("address", got, expected, fix) from error
     return listener
 

@@ -1,14 +1,21 @@
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import sys
 
 import pytest
 
 from reformer_export.errors import InputError, RuntimeUnavailableError
 from reformer_export.libraries import installed
 from reformer_export.libraries.installed import ABI_VERSION
-from reformer_export.libraries.operators import LIBRARY_VARIABLE, find_native_library
+from reformer_export.libraries.operators import (
+    LIBRARY_VARIABLE,
+    PRODUCTS_VARIABLE,
+    describe_library,
+    find_native_library,
+)
 from tests.ops.backends import require_native
 
 FOREIGN_LIBRARY = """
@@ -64,6 +71,31 @@ def test_what_is_no_library_is_refused(monkeypatch, tmp_path, content):
     monkeypatch.setenv(LIBRARY_VARIABLE, str(path))
     with pytest.raises(RuntimeUnavailableError, match="expected reformer-export's operator library"):
         find_native_library("auto")
+
+
+@pytest.mark.parametrize("wanted", ["avx-512", "AMX", "amx"])
+def test_products_that_are_not_to_be_had_are_refused(monkeypatch, wanted):
+    library = require_native()
+    if wanted == "amx" and library.int8_products == "AMX":
+        pytest.skip("this processor has AMX")
+    monkeypatch.setenv(PRODUCTS_VARIABLE, wanted)
+    describe_library.cache_clear()
+    with pytest.raises(
+        RuntimeUnavailableError, match=f"got '{wanted}', expected one of none, avx2, .*; unset"
+    ):
+        find_native_library("auto")
+
+
+@pytest.mark.parametrize("wanted", ["", "none"])
+def test_products_are_those_that_the_environment_names(wanted):
+    """The library reads the variable once in a process."""
+    library = require_native()
+    code = (
+        "from reformer_export.libraries.operators import find_native_library as f; print(f().int8_products)"
+    )
+    command, environment = [sys.executable, "-c", code], os.environ | {PRODUCTS_VARIABLE: wanted}
+    said = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
+    assert said.strip() == str(None if wanted else library.int8_products)
 
 
 def test_the_installed_library_describes_itself():

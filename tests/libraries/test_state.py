@@ -119,7 +119,7 @@ def test_nothing_built_and_no_compiler(machine: pytest.MonkeyPatch) -> None:
 def test_what_does_not_fit_says_why(machine: pytest.MonkeyPatch) -> None:
     problem = RuntimeUnavailableError("native library x", "ABI version 1", 2, "take both from one release")
     found = describe(machine, problem, RuntimeUnavailableError("plugins", "ABI version 1", 2, "mend it"))
-    assert found["CPU kernels"][0] == f"unusable: {problem}"
+    assert found["CPU kernels"] == (f"unusable: {problem}", 'generic operators, with `native="off"`')
     assert found["TensorRT plugins"][0] == "plugins: got ABI version 1, expected 2; mend it"
 
 

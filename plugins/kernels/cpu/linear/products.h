@@ -47,8 +47,8 @@ enum class ProductsTarget { kNone, kAvx2, kAvxVnni, kAvx512, kAmx };
 const Products* select_products(int32_t weight_dtype);
 
 // For tests: exactly these, for bfloat16 too; false where this processor has not got them. Not
-// while kernels run. The environment variable REFORMER_CPU_PRODUCTS, none, avx-vnni, avx512 or amx,
-// does the same for a process.
+// while kernels run. The environment variable REFORMER_CPU_PRODUCTS, none, avx2, avx-vnni,
+// avx512 or amx, does the same for a process; reformer_export refuses other values.
 bool set_products_target(ProductsTarget target);
 // For tests: these, whatever they are.
 void set_products(const Products* int8, const Products* bfloat16);
