@@ -15,12 +15,12 @@ from typing import Final
 import click
 
 from reformer_export import __version__
+from reformer_export.cli.interrupts import EXIT_INTERRUPTED, INTERRUPTED, leaving_at_interrupt
 from reformer_export.cli.standard_streams import guard_standard_streams
 from reformer_export.cli.verbosity import make_debug_option, make_verbose_option
 from reformer_export.errors import ReformerExportError
 
 PROGRAM: Final = "reformer-export"
-EXIT_INTERRUPTED: Final = 130
 COMMANDS: Final = (
     "onnx",
     "verify",
@@ -46,7 +46,8 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"reformer_export.cli.{cmd_name.replace('-', '_')}")
+        with leaving_at_interrupt():
+            module = importlib.import_module(f"reformer_export.cli.{cmd_name.replace('-', '_')}")
         command = module.command
         assert isinstance(command, click.Command)
         return command
@@ -120,7 +121,7 @@ def _leave_with_status(debug: bool) -> None:
     except click.ClickException as error:
         _leave(_describe_usage_error(error), error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        _leave("Interrupted: nothing half-written was left behind.", EXIT_INTERRUPTED)
+        _leave(INTERRUPTED, EXIT_INTERRUPTED)
     sys.exit(status if isinstance(status, int) else 0)
 
 
