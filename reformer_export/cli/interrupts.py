@@ -1,4 +1,4 @@
-"""Ctrl-C while the program's modules are imported, and while Python ends: when no command is there to hear it.
+"""Ctrl-C while the program's modules are imported, and while Python ends: no command is there to hear it.
 
 Imports little, so that it is there early.
 """

@@ -18,6 +18,7 @@ from reformer_export.artifact.signature import GraphTensor
 from reformer_export.errors import InputError, one_line_repr
 from reformer_export.runtimes.num_hashes import choose_num_hashes
 from reformer_export.serving.joining import Request as InferenceRequest
+from reformer_export.serving.json_values import write_json_values
 from reformer_export.serving.limits import await_answer, read_body
 from reformer_export.serving.models import ServedModel
 from reformer_export.serving.parts_response import PartsResponse
@@ -30,7 +31,6 @@ from reformer_export.serving.tensors_v2 import (
     datatype_of_output,
     describe_output,
     read_infer_request,
-    write_json_values,
 )
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class _Routes:
         model, options = self._find_model(request), self._server.options
         model.check_accepts()
         body = await read_body(request, options.max_body, options.client_timeout)
-        asked = read_infer_request(body, request.headers.get(HEADER_LENGTH), model.manifest.inputs)
+        asked = await read_infer_request(body, request.headers.get(HEADER_LENGTH), model.manifest.inputs)
         wanted = _choose_outputs(asked, model)
         made, seconds = self._make_request(asked, model)
         record = record_of(request)

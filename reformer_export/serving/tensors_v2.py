@@ -6,9 +6,8 @@ header, whose length a header field names, and behind it the bytes of the tensor
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from reformer_export.artifact.signature import GraphTensor
 from reformer_export.errors import InputError, one_line, one_line_repr
 from reformer_export.runtimes.widen import narrow, widen
+from reformer_export.serving.json_values import GUIDE, PROTOCOL, read_json_values
 
 HEADER_LENGTH: Final = "Inference-Header-Content-Length"
 DATATYPES: Final[dict[str, np.dtype[Any]]] = {
@@ -34,12 +34,13 @@ _NAMES_OF_TYPES: Final = {dtype: name for name, dtype in DATATYPES.items()}
 _NAMES: Final = {dtype.name: name for name, dtype in DATATYPES.items()}
 _KINDS: Final = {"i": "iu", "u": "iu", "f": "f", "b": "b"}
 """numpy's kinds of what stands for each of them in a request."""
-CHUNK: Final = 16384
-"""Numbers that are written as JSON at a time, some milliseconds."""
 MAX_INPUTS: Final = 16
 MAX_CHARACTERS: Final = 256
 """Of a request's id, which is sent back."""
-GUIDE: Final = "see docs/serving.md for an example"
+
+
+Parameters = dict[str, bool | int | float | str | None]
+"""Without lists and objects, of which a body can have so many that decoding them takes a second."""
 
 
 class TensorBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -48,7 +49,7 @@ class TensorBody(msgspec.Struct, forbid_unknown_fields=True):
     name: str
     shape: list[int]
     datatype: str
-    parameters: dict[str, Any] = {}
+    parameters: Parameters = {}
     data: msgspec.Raw = msgspec.Raw(b"")
 
 
@@ -56,7 +57,7 @@ class OutputBody(msgspec.Struct, forbid_unknown_fields=True):
     """An output that is asked for."""
 
     name: str
-    parameters: dict[str, Any] = {}
+    parameters: Parameters = {}
 
 
 class InferBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -64,7 +65,7 @@ class InferBody(msgspec.Struct, forbid_unknown_fields=True):
 
     inputs: list[TensorBody]
     id: str = ""
-    parameters: dict[str, Any] = {}
+    parameters: Parameters = {}
     outputs: list[OutputBody] = []
 
 
@@ -87,14 +88,6 @@ class InferRequest:
 _BODY: Final = msgspec.json.Decoder(InferBody)
 
 
-@functools.cache
-def _list_decoder(kind: type[Any], depth: int) -> msgspec.json.Decoder[Any]:
-    """Of lists of lists, so many deep, of `kind`."""
-    for _ in range(depth):
-        kind = list[kind]  # type: ignore[valid-type]
-    return msgspec.json.Decoder(kind)
-
-
 def datatype_of_input(tensor: GraphTensor) -> str:
     """The protocol's name of the graph's type."""
     return BFLOAT16 if tensor.dtype == "bfloat16" else _NAMES[tensor.dtype]
@@ -105,7 +98,9 @@ def datatype_of_output(tensor: GraphTensor) -> str:
     return "FP32" if tensor.dtype in ("float16", "bfloat16") else _NAMES[tensor.dtype]
 
 
-def read_infer_request(body: bytes, header_length: str | None, inputs: Sequence[GraphTensor]) -> InferRequest:
+async def read_infer_request(
+    body: bytes, header_length: str | None, inputs: Sequence[GraphTensor]
+) -> InferRequest:
     """The request in `body`, whose JSON has `header_length` bytes (None: all of them).
 
     Args:
@@ -117,7 +112,7 @@ def read_infer_request(body: bytes, header_length: str | None, inputs: Sequence[
         InputError: the body is no such request.
     """
     at = _read_header_length(header_length, len(body))
-    parsed = _decode("body", _BODY, memoryview(body)[:at])
+    parsed = _decode(memoryview(body)[:at])
     if len(parsed.id) > MAX_CHARACTERS:
         raise InputError("id", f"{len(parsed.id)} characters", f"at most {MAX_CHARACTERS}", "shorten it")
     if len(parsed.inputs) > MAX_INPUTS:
@@ -128,7 +123,7 @@ def read_infer_request(body: bytes, header_length: str | None, inputs: Sequence[
         if tensor.name not in known or tensor.name in arrays:
             got = f"{one_line_repr(tensor.name)}{' twice' if tensor.name in arrays else ''}"
             raise InputError("inputs", got, f"each of {', '.join(known)} at most once", GUIDE)
-        values, at = _read_tensor(tensor, known[tensor.name], body, at)
+        values, at = await _read_tensor(tensor, known[tensor.name], body, at)
         arrays[tensor.name] = values
     if at != len(body):
         got = f"{len(body) - at} bytes behind the last tensor"
@@ -147,12 +142,11 @@ def _read_header_length(text: str | None, size: int) -> int:
     return int(text)
 
 
-def _decode(what: str, decoder: Any, text: Any) -> Any:
+def _decode(text: memoryview) -> InferBody:
     try:
-        return decoder.decode(text)
+        return _BODY.decode(text)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-        expected = "JSON of the open inference protocol v2"
-        raise InputError(what, f"'{one_line(error)}'", expected, GUIDE) from error
+        raise InputError("body", f"'{one_line(error)}'", PROTOCOL, GUIDE) from error
 
 
 def _read_outputs(outputs: list[OutputBody]) -> dict[str, bool | None]:
@@ -176,7 +170,9 @@ def _take_bool(what: str, parameters: dict[str, Any], name: str) -> bool | None:
     return value
 
 
-def _read_tensor(tensor: TensorBody, wanted: GraphTensor, body: bytes, at: int) -> tuple[NDArray[Any], int]:
+async def _read_tensor(
+    tensor: TensorBody, wanted: GraphTensor, body: bytes, at: int
+) -> tuple[NDArray[Any], int]:
     """The values of an input, and where the bytes of the next one begin."""
     name, count, datatype = tensor.name, _count_values(tensor, wanted), tensor.datatype
     _check_datatype(tensor, wanted)
@@ -186,7 +182,7 @@ def _read_tensor(tensor: TensorBody, wanted: GraphTensor, body: bytes, at: int) 
         raise InputError(name, got, "binary_data_size, or none", GUIDE)
     size = tensor.parameters.get("binary_data_size")
     if size is None:
-        return _read_json_values(tensor, count), at
+        return await _read_json_tensor(tensor, count), at
     dtype = np.dtype("<u2") if datatype == BFLOAT16 else DATATYPES[datatype]
     if type(size) is not int or size != count * dtype.itemsize or bytes(tensor.data):
         got = f"binary_data_size {one_line_repr(size)}{' and data' if bytes(tensor.data) else ''}"
@@ -199,6 +195,15 @@ def _read_tensor(tensor: TensorBody, wanted: GraphTensor, body: bytes, at: int) 
         raise InputError(name, "bytes other than 0 and 1", "BOOL", "send one byte a value")
     values = np.frombuffer(body, dtype, count, at).reshape(tensor.shape)
     return widen(values) if datatype == BFLOAT16 else values, at + size
+
+
+async def _read_json_tensor(tensor: TensorBody, count: int) -> NDArray[Any]:
+    what, raw, is_bfloat16 = f"{tensor.name}, data", bytes(tensor.data), tensor.datatype == BFLOAT16
+    if not raw:
+        raise InputError(what, "none", f"{count} values, or binary_data_size", GUIDE)
+    dtype = np.dtype(np.float32) if is_bfloat16 else DATATYPES[tensor.datatype]
+    values = await read_json_values(what, raw, tensor.shape, dtype)
+    return widen(narrow(values, np.dtype(np.uint16))) if is_bfloat16 else values
 
 
 def _check_datatype(tensor: TensorBody, wanted: GraphTensor) -> None:
@@ -217,50 +222,6 @@ def _count_values(tensor: TensorBody, wanted: GraphTensor) -> int:
         expected = f"{wanted.describe_shape()}, at least 1 each"
         raise InputError(f"{tensor.name}, shape", one_line_repr(shape), expected, GUIDE)
     return math.prod(shape)
-
-
-def _read_json_values(tensor: TensorBody, count: int) -> NDArray[Any]:
-    what, raw, datatype = f"{tensor.name}, data", bytes(tensor.data), tensor.datatype
-    if not raw:
-        raise InputError(what, "none", f"{count} values, or binary_data_size", GUIDE)
-    dtype = np.dtype(np.float32) if datatype == BFLOAT16 else DATATYPES[datatype]
-    element = {"f": float, "b": bool}.get(dtype.kind, int)
-    begin = raw[:64].split(b"[", 2)
-    is_nested = len(begin) > 2 and not begin[1].strip()
-    depth = max(1, len(tensor.shape)) if is_nested else 1
-    values = _array_from_list(what, _decode(what, _list_decoder(element, depth), raw), dtype)
-    if values.size != count or (is_nested and list(values.shape) != tensor.shape):
-        got = f"values of shape {list(values.shape)}" if is_nested else f"{values.size} values"
-        raise InputError(what, got, f"{count} for shape {tensor.shape}", "make them agree")
-    values = values.reshape(tensor.shape)
-    return widen(narrow(values, np.dtype(np.uint16))) if datatype == BFLOAT16 else values
-
-
-def _array_from_list(what: str, found: list[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Numbers, nested or not, as an array of `dtype`, which has them all but for rounding."""
-    widest = {"f": np.float64, "i": np.int64, "u": np.uint64}.get(dtype.kind, np.bool_)
-    try:
-        values = np.array(found, widest)
-    except OverflowError as error:
-        raise InputError(what, "a number of more than 64 bits", "fewer", GUIDE) from error
-    except ValueError as error:
-        raise InputError(what, "lists of unequal length", "equal ones", "make them agree") from error
-    if dtype.kind in "iu":
-        limits = np.iinfo(dtype)
-        is_outside = values.size > 0 and (values.min() < limits.min or values.max() > limits.max)
-    else:
-        is_outside = dtype.kind == "f" and bool((np.abs(values) > np.finfo(dtype).max).any())
-    if is_outside:
-        raise InputError(what, "a number of more bits", f"one that {dtype} has", "use a wider datatype")
-    return values.astype(dtype, copy=False)
-
-
-def write_json_values(values: NDArray[Any]) -> Iterator[bytes]:
-    """The values of an array as JSON's list without its brackets, in pieces; what is not finite is null."""
-    flat = values.reshape(-1)
-    for begin in range(0, len(flat), CHUNK):
-        piece = msgspec.json.encode(flat[begin : begin + CHUNK].tolist())[1:-1]
-        yield piece if begin == 0 else b"," + piece
 
 
 def describe_output(name: str, values: NDArray[Any], is_binary: bool) -> dict[str, Any]:

@@ -15,9 +15,11 @@ from reformer_export.artifact.signature import GraphTensor
 from reformer_export.contract import IDS_INPUT, MASK_INPUT
 from reformer_export.errors import InputError
 from reformer_export.runtimes.widen import narrow, widen
+from reformer_export.serving import json_values
 from reformer_export.serving.joining import SequenceJoiner
-from reformer_export.serving.tensors_v2 import CHUNK, DATATYPES, read_infer_request, write_json_values
-from tests.fuzz.targets import ODD_VALUES, edit_json
+from reformer_export.serving.json_values import CHUNK, write_json_values
+from reformer_export.serving.tensors_v2 import DATATYPES
+from tests.fuzz.targets import ODD_VALUES, edit_json, read_at_once
 from tests.runtimes.artifacts import make_manifest, make_spec
 
 INPUT_NAMES = (IDS_INPUT, MASK_INPUT)
@@ -74,7 +76,7 @@ def test_a_right_body_is_read_as_it_was_meant(
     arrays = {name: rng.integers(-(2**31), 2**31, (rows, length)) for name in names}
     forms = dict(zip(INPUT_NAMES, (ids_form, mask_form), strict=True))
     more = {**more, "parameters": {"binary_data_output": binary, "num_hashes": 3}}
-    asked = read_infer_request(*write_request(arrays, forms, datatype, more), MANIFEST.inputs)
+    asked = read_at_once(*write_request(arrays, forms, datatype, more), MANIFEST.inputs)
     assert list(asked.arrays) == names
     for name, values in arrays.items():
         assert asked.arrays[name].dtype == DATATYPES[datatype] or forms[name] != "binary"
@@ -101,7 +103,7 @@ def test_a_damaged_body_is_refused_or_right(
     tail = tail[:cut] if cut < 0 else tail + bytes(max(0, cut - 4))
     header = str(len(text)) if tail else None
     try:
-        asked = read_infer_request(text + tail, header if value is None else str(value), MANIFEST.inputs)
+        asked = read_at_once(text + tail, header if value is None else str(value), MANIFEST.inputs)
         checked = JOINER.check(asked.arrays, SPEC.max_length, None).inputs
     except InputError as error:
         refusal = str(error)
@@ -122,7 +124,7 @@ def test_a_damaged_body_is_refused_or_right(
 @given(st.binary(max_size=300), st.one_of(st.none(), st.text(max_size=8)))
 def test_any_bytes_are_refused(body: bytes, length: str | None) -> None:
     with pytest.raises(InputError):
-        JOINER.check(read_infer_request(body, length, MANIFEST.inputs).arrays, SPEC.max_length, None)
+        JOINER.check(read_at_once(body, length, MANIFEST.inputs).arrays, SPEC.max_length, None)
 
 
 KINDS = {
@@ -136,6 +138,21 @@ KINDS = {
     "FP64": (np.float64, "float32"),
     "BF16": (np.float32, "bfloat16"),
 }
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 70), st.lists(st.integers(1, 6), max_size=3), st.integers(0, 2**32), st.booleans())
+def test_values_in_pieces_are_those_of_the_whole(
+    piece: int, shape: list[int], seed: int, nested: bool
+) -> None:
+    values = np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+    data = values.tolist() if nested and shape else values.ravel().tolist()
+    tensor = {"name": "x", "shape": shape, "datatype": "FP32", "data": data}
+    body = json.dumps({"inputs": [tensor]}, indent=seed % 3 or None).encode()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(json_values, "PIECE", piece)
+        asked = read_at_once(body, None, [GraphTensor("x", "float32", tuple("abc"[: len(shape)]))])
+    np.testing.assert_array_equal(asked.arrays["x"], values)
 
 
 @settings(max_examples=150, deadline=None)
@@ -162,7 +179,7 @@ def test_every_datatype_and_number_of_axes(datatype: str, shape: list[int], seed
         tensor["data"] = values.ravel().tolist() if form == "flat" or not shape else values.tolist()
     text = json.dumps({"inputs": [tensor]}).encode()
     wanted = GraphTensor("x", graph_type, tuple("abcd"[: len(shape)]))
-    asked = read_infer_request(text + tail, str(len(text)), [wanted])
+    asked = read_at_once(text + tail, str(len(text)), [wanted])
     found = asked.arrays["x"]
     assert (found.dtype, found.shape) == (values.dtype, tuple(shape))
     np.testing.assert_array_equal(found, values)
@@ -174,8 +191,13 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "an axis less": ({"shape": [4], "data": [1, 2, 3, 4]}, r"x, shape: got \[4\], expected \[batch, 2\]"),
     "no row": ({"shape": [0, 2], "data": []}, "at least 1 each"),
     "too few": ({"data": [1, 2, 3]}, r"x, data: got 3 values, expected 4 for shape \[2, 2\]"),
-    "another shape": ({"data": [[1], [2]]}, r"values of shape \[2, 1\], expected 4"),
-    "ragged": ({"data": [[1, 2], [3]]}, "lists of unequal length"),
+    "none": ({"shape": [1, 2], "data": []}, r"x, data: got 0 values, expected 2"),
+    "another shape": ({"data": [[1], [2]]}, r"got 2 values, expected 4 for shape \[2, 2\]"),
+    "turned": ({"shape": [4, 2], "data": [[1, 2, 3, 4], [5, 6, 7, 8]]}, "got other lists, expected 8"),
+    "ragged": ({"data": [[1, 2, 3], [4]]}, "got other lists, expected 4"),
+    "too deep": ({"data": [[[1, 2], [3, 4]]]}, "got other lists, expected 4"),
+    "texts with commas": ({"shape": [1, 2], "data": ["1,2"]}, "Expected .float., got .str."),
+    "an object": ({"shape": [1, 2], "data": {"a": [1, 2]}}, "x, data: got"),
     "truth": ({"data": [True, False, True, True]}, "x, data: got 'Expected `?'?float"),
     "more than the type has": ({"datatype": "FP16", "data": [1e5, 1, 1, 1]}, "one that float16 has"),
     "null": ({"data": [None, 1, 1, 1]}, "x, data: got"),
@@ -188,14 +210,14 @@ def test_what_is_no_tensor_of_the_model(name: str) -> None:
     tensor = {"name": "x", "shape": [2, 2], "datatype": "FP32", "data": [1, 2, 3, 4], **changes}
     body = json.dumps({"inputs": [tensor]}).encode()
     with pytest.raises(InputError, match=words):
-        read_infer_request(body, None, [GraphTensor("x", "float32", ("batch", 2))])
+        read_at_once(body, None, [GraphTensor("x", "float32", ("batch", 2))])
 
 
 def test_truth_has_one_byte_a_value() -> None:
     tensor = {"name": "x", "shape": [2], "datatype": "BOOL", "parameters": {"binary_data_size": 2}}
     text = json.dumps({"inputs": [tensor]}).encode()
     with pytest.raises(InputError, match="bytes other than 0 and 1"):
-        read_infer_request(text + b"\1\2", str(len(text)), [GraphTensor("x", "bool", ("batch",))])
+        read_at_once(text + b"\1\2", str(len(text)), [GraphTensor("x", "bool", ("batch",))])
 
 
 @pytest.mark.parametrize("count", [0, 1, CHUNK - 1, CHUNK, CHUNK + 1])
