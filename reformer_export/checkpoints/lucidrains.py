@@ -15,17 +15,16 @@ import torch
 
 from reformer_export.artifact.files import sha256_of_file
 from reformer_export.checkpoints.checkpoint import Checkpoint, LoadOptions
-from reformer_export.checkpoints.lucidrains_keywords import CLASS_KEY, Keywords, read_keywords
-from reformer_export.checkpoints.lucidrains_model import spec_from_keywords
-from reformer_export.checkpoints.lucidrains_names import (
+from reformer_export.checkpoints.lucidrains_facts import (
     SAVE_AGAIN,
     Facts,
     StoredTensors,
-    other_names,
-    parameter_names,
     position_kind,
     read_names,
 )
+from reformer_export.checkpoints.lucidrains_keywords import CLASS_KEY, Keywords, read_keywords
+from reformer_export.checkpoints.lucidrains_model import spec_from_keywords
+from reformer_export.checkpoints.lucidrains_names import other_names, parameter_names
 from reformer_export.checkpoints.lucidrains_product_keys import (
     choose_layers,
     convert_memories,

@@ -11,12 +11,9 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from reformer_export.lucidrains_spec import LucidrainsSpec
 from reformer_export.modeling.called import CalledModule, mask_of
-from reformer_export.modeling.lucidrains import (
-    build_lucidrains,
-    pad_rows,
-    round_up_length,
-)
+from reformer_export.modeling.lucidrains import build_lucidrains
 from reformer_export.modeling.lucidrains_attention import SelfAttention, Turn
+from reformer_export.modeling.lucidrains_padding import pad_rows, round_up_length
 from reformer_export.spec import DType
 
 Weights = Mapping[str, torch.Tensor]

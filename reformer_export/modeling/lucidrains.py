@@ -8,7 +8,7 @@ is the model's dtype; the streams and the norms are float32.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, Protocol
+from typing import Final
 
 import torch
 from torch import nn
@@ -31,49 +31,10 @@ from reformer_export.modeling.lucidrains_embeddings import (
     SinusoidalPositionEmbeddings,
 )
 from reformer_export.modeling.lucidrains_memory import KeyScores, ProductKeyMemory, QueryNorm
+from reformer_export.modeling.lucidrains_norms import NoNorm, ScaledLength, make_norm
+from reformer_export.modeling.lucidrains_padding import pad_rows, padded_length
 from reformer_export.modeling.reformer import TORCH_DTYPES, last_attended, load_weights, take_rows
 from reformer_export.spec import DType
-
-SCALE_NORM_EPSILON: Final = 1e-5
-"""The least length that a vector is divided by (reformer_pytorch.py, ScaleNorm)."""
-
-
-class ScaledLength(nn.Module):
-    """Each vector of a float32 stream with one learned length; called as StreamNorm is."""
-
-    def __init__(self, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(1))
-        self.output_dtype = dtype
-
-    def forward(
-        self, stream: torch.Tensor, update: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Stream float32 [B, L, N], what to add to it or None -> the sum, T [B, L, N]."""
-        stream = stream if update is None else stream + cast(update, torch.float32)
-        length = stream.pow(2).sum(-1, keepdim=True).sqrt().clamp(min=SCALE_NORM_EPSILON)
-        return stream, cast(stream / length * self.weight, self.output_dtype)
-
-
-class NoNorm(nn.Module):
-    """The stream as it is; called as StreamNorm is."""
-
-    def __init__(self, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.output_dtype = dtype
-
-    def forward(
-        self, stream: torch.Tensor, update: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Stream float32 [B, L, N], what to add to it or None -> the sum, T [B, L, N]."""
-        stream = stream if update is None else stream + cast(update, torch.float32)
-        return stream, cast(stream, self.output_dtype)
-
-
-def _make_norm(spec: LucidrainsSpec, dtype: torch.dtype) -> nn.Module:
-    if spec.norm == "layer":
-        return StreamNorm(spec.hidden_size, spec.layer_norm_eps, dtype)
-    return ScaledLength(dtype) if spec.norm == "scale" else NoNorm(dtype)
 
 
 class Attention(nn.Module):
@@ -81,7 +42,7 @@ class Attention(nn.Module):
 
     def __init__(self, spec: LucidrainsSpec, layer: int, dtype: torch.dtype) -> None:
         super().__init__()
-        self.layer_norm = _make_norm(spec, dtype)
+        self.layer_norm = make_norm(spec, dtype)
         self.self_attention = SelfAttention(spec, layer)
         self.output = AttentionOutput(spec, bias=True)
         self.gate = nn.Parameter(torch.zeros(1)) if spec.norm == "rezero" else None
@@ -107,7 +68,7 @@ class FeedForward(nn.Module):
     def __init__(self, spec: LucidrainsSpec, dtype: torch.dtype) -> None:
         super().__init__()
         self.is_gated = spec.has_gated_feed_forward
-        self.layer_norm = _make_norm(spec, dtype)
+        self.layer_norm = make_norm(spec, dtype)
         self.activation = ACTIVATIONS[spec.hidden_act]
         self.inner = nn.Linear(spec.hidden_size, spec.feed_forward_size * (2 if self.is_gated else 1))
         self.outer = nn.Linear(spec.feed_forward_size, spec.hidden_size)
@@ -137,7 +98,7 @@ class Memory(nn.Module):
     def __init__(self, spec: LucidrainsSpec, dtype: torch.dtype) -> None:
         super().__init__()
         assert spec.product_keys is not None
-        self.layer_norm = _make_norm(spec, dtype)
+        self.layer_norm = make_norm(spec, dtype)
         self.memory = ProductKeyMemory(spec.product_keys, spec.hidden_size)
         self.gate = nn.Parameter(torch.zeros(1)) if spec.norm == "rezero" else None
 
@@ -271,51 +232,6 @@ class LucidrainsVectors(nn.Module):
             vectors, mask = pad_rows(vectors, positions), pad_rows(mask, positions)
         hidden_states: torch.Tensor = self.encoder(vectors, mask.to(torch.int32), None)
         return (hidden_states[:, : inputs_embeds.shape[1]] if self.spec.is_padded else hidden_states,)
-
-
-def padded_length(spec: LucidrainsSpec, rows: torch.Tensor) -> int:
-    """Tokens: what an Autopadder makes of int64 [B, L]."""
-    if spec.pads_dense_lengths:
-        return round_up_length(spec, rows.shape[1])
-    return pad_above(spec, rows, spec.padding_threshold)
-
-
-class Padding(Protocol):
-    """What sequences are padded to."""
-
-    @property
-    def num_memory_keys(self) -> int:
-        """Learned keys beside a sequence."""
-
-    @property
-    def padding_multiple(self) -> int:
-        """Tokens: what both together are a multiple of."""
-
-
-def round_up_length(spec: Padding, length: int) -> int:
-    """Tokens: `length`, with padding to what reformer-pytorch hashes."""
-    keys, multiple = spec.num_memory_keys, spec.padding_multiple
-    return (length + keys + multiple - 1) // multiple * multiple - keys
-
-
-def pad_above(spec: LucidrainsSpec, rows: torch.Tensor, threshold: int) -> int:
-    """Tokens: the length of int64 [B, L] up to `threshold`, and above it with padding.
-
-    A number of its own to torch.export, which cannot follow a length with a threshold.
-    """
-    length = rows.shape[1]
-    stays = torch.ones_like(rows[0]).sum() <= threshold
-    chosen: int = torch.where(stays, length, round_up_length(spec, length)).item()  # type: ignore[assignment]
-    torch._check(chosen >= length)  # type: ignore[no-untyped-call]
-    return chosen
-
-
-def pad_rows(rows: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """[B, L] or [B, L, N], the positions int64 [M] of the padded sequence -> [B, M] or [B, M, N], with zeros
-    behind L."""
-    length = rows.shape[1]
-    inside, is_inside = torch.clamp(positions, max=length - 1), positions < length
-    return torch.where(is_inside if rows.dim() == 2 else is_inside[:, None], rows.index_select(1, inside), 0)
 
 
 _IN_FLOAT32: Final = (

@@ -17,16 +17,17 @@ from torch import nn
 from reformer_export.artifact.decoding import cache_tensors
 from reformer_export.contract import LOCAL_ATTENTION_STEP, LSH_ATTENTION_STEP, LSH_BUCKETS_STEP, Operator
 from reformer_export.lucidrains_spec import LucidrainsSpec, RotaryPositionsSpec
-from reformer_export.modeling.lucidrains import LucidrainsReformer, pad_above, pad_rows
+from reformer_export.modeling.lucidrains import LucidrainsReformer
 from reformer_export.modeling.lucidrains_attention import (
     KEY_NORM_EPSILON,
-    SELF_LOGIT,
     Caches,
     SelfAttention,
     Turn,
     turn_pairs,
     unit_keys,
 )
+from reformer_export.modeling.lucidrains_masked import SELF_LOGIT
+from reformer_export.modeling.lucidrains_padding import pad_above, pad_rows
 from reformer_export.ops import local_attention_step, lsh_attention_step, lsh_buckets_step
 
 

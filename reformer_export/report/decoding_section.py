@@ -11,7 +11,7 @@ from reformer_export.report.page import Section
 from reformer_export.report.tables import decoding_parity_table
 
 if TYPE_CHECKING:
-    from reformer_export.measure.drift import DriftResult
+    from reformer_export.measure.drift_result import DriftResult
     from reformer_export.parity.decoding_results import DecodingResult
 
 MAX_TOLD: Final = 5

@@ -10,7 +10,7 @@ from reformer_export.artifact.manifest import MODEL_NAME, Manifest
 
 if TYPE_CHECKING:
     from reformer_export.measure.accuracy import AccuracyResult
-    from reformer_export.measure.drift import DriftResult
+    from reformer_export.measure.drift_result import DriftResult
     from reformer_export.parity.bisect import BisectResult
     from reformer_export.parity.cost import CostResult
     from reformer_export.parity.decoding_results import DecodingResult

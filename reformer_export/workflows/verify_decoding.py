@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reformer_export.measure.accuracy import TokenText
-from reformer_export.measure.drift import DriftResult, count_drift_passes, measure_drift
+from reformer_export.measure.drift import count_drift_passes, measure_drift
+from reformer_export.measure.drift_result import DriftResult
 from reformer_export.runtimes.ort import OnnxRuntime
 from reformer_export.workflows.progress import Progress
 

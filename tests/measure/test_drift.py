@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from reformer_export.measure import drift
 from reformer_export.measure.accuracy import TokenText
-from reformer_export.measure.drift import DriftResult, count_drift_passes, measure_drift
+from reformer_export.measure.drift import count_drift_passes, measure_drift
+from reformer_export.measure.drift_result import DriftResult
 
 VOCABULARY = 7
 

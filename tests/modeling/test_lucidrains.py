@@ -19,7 +19,7 @@ from reformer_export.artifact.manifest import Manifest
 from reformer_export.checkpoints import Checkpoint, LoadOptions, load_lucidrains
 from reformer_export.lucidrains_spec import LucidrainsSpec
 from reformer_export.modeling import build_model
-from reformer_export.modeling.lucidrains_attention import SELF_LOGIT, weights_alone
+from reformer_export.modeling.lucidrains_masked import SELF_LOGIT, weights_alone
 from reformer_export.parity.point_errors import Judge
 from reformer_export.parity.points import Point
 from reformer_export.reference.eager_values import memory_name

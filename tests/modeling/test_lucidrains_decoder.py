@@ -20,10 +20,10 @@ from reformer_export.modeling import LucidrainsDecoder, build_model
 from reformer_export.modeling.lucidrains import LucidrainsReformer
 from reformer_export.modeling.lucidrains_attention import (
     KEY_NORM_EPSILON,
-    SELF_LOGIT,
     turn_pairs,
     unit_keys,
 )
+from reformer_export.modeling.lucidrains_masked import SELF_LOGIT
 from reformer_export.ops import local_attention_reference, lsh_attention_reference, lsh_buckets_reference
 from tests.lucidrains import SMALL, keyword_arguments, require_package, save_model
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from reformer_export.measure.accuracy import AccuracyResult, AccuracyRow
 from reformer_export.measure.contenders import Setup
-from reformer_export.measure.drift import DriftBits, DriftPoint, DriftResult
+from reformer_export.measure.drift_result import DriftBits, DriftPoint, DriftResult
 from reformer_export.measure.machine import MeasuredOn
 from reformer_export.measure.memory import Memory
 from reformer_export.measure.run import BenchmarkOptions, BenchmarkResult, Measurement
