@@ -6,20 +6,39 @@ Every layer has the same geometry, with chunks of `bucket_size` tokens.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, Literal, get_args
 
 from reformer_export.errors import SpecError
+from reformer_export.positions_spec import MEND_KEYWORDS as MEND
+from reformer_export.positions_spec import (
+    LucidrainsPositions,
+    NoPositionsSpec,
+    RotaryPositionsSpec,
+    SinusoidalPositionsSpec,
+    SummedAxialPositionsSpec,
+    UnlimitedPositionsSpec,
+)
 from reformer_export.product_keys_spec import ProductKeysSpec
 from reformer_export.spec import (
-    LearnedPositionsSpec,
     LSHAttentionSpec,
     ModelSpec,
     Task,
     check_size,
 )
+
+__all__ = [
+    "Architecture",
+    "LucidrainsPositions",
+    "LucidrainsSpec",
+    "NoPositionsSpec",
+    "NormKind",
+    "RotaryPositionsSpec",
+    "SinusoidalPositionsSpec",
+    "SummedAxialPositionsSpec",
+    "UnlimitedPositionsSpec",
+]
 
 NormKind = Literal["layer", "scale", "rezero", "none"]
 Architecture = Literal["ReformerLM", "Reformer", "LSHSelfAttention"]
@@ -31,50 +50,6 @@ _FLAGS: Final = (
     *("is_padded", "rotations_per_head", "has_one_value_head", "has_gated_feed_forward"),
     *("ties_layers", "ties_embedding"),
 )
-
-MEND: Final = "mend the file of keyword arguments"
-
-
-@dataclass(frozen=True)
-class SummedAxialPositionsSpec:
-    """A position's vector is the sum of one learned vector per axis of a grid of `shape` (row-major)."""
-
-    shape: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        if not self.shape:
-            raise SpecError("axial_position_shape", "no axis", "at least one", MEND)
-        for size in self.shape:
-            check_size("axial_position_shape", size)
-
-    @property
-    def num_positions(self) -> int:
-        return math.prod(self.shape)
-
-
-@dataclass(frozen=True)
-class UnlimitedPositionsSpec:
-    """There are positions of any number; `num_positions` is a limit that was chosen."""
-
-    num_positions: int
-
-    def __post_init__(self) -> None:
-        check_size("max_seq_len", self.num_positions)
-
-
-class RotaryPositionsSpec(UnlimitedPositionsSpec):
-    """LSH attention turns queries and keys by their positions."""
-
-
-class SinusoidalPositionsSpec(UnlimitedPositionsSpec):
-    """Sines and cosines of a position are its vector."""
-
-
-class NoPositionsSpec(UnlimitedPositionsSpec):
-    """The model is told nothing of positions; causality and chunks know them."""
-
-
-LucidrainsPositions = LearnedPositionsSpec | SummedAxialPositionsSpec | UnlimitedPositionsSpec
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,10 +10,46 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final, Literal, Protocol, get_args
+from typing import Final, Literal, get_args
 
+from reformer_export.attention_spec import (
+    MAX_DIMENSION,
+    MAX_NUM_HASHES,
+    MEND_CONFIG,
+    AttentionSpec,
+    LocalAttentionSpec,
+    LSHAttentionSpec,
+    check_size,
+)
 from reformer_export.contract import IDS_INPUT, MASK_INPUT, VECTORS_INPUT
 from reformer_export.errors import SpecError
+from reformer_export.positions_spec import AxialPositionsSpec, LearnedPositionsSpec, PositionsSpec
+
+__all__ = [
+    "ACTIVATIONS",
+    "DTYPES",
+    "MAX_DIMENSION",
+    "MAX_LAYERS",
+    "MAX_NUM_HASHES",
+    "MAX_POSITIONS",
+    "MAX_ROTATION_ELEMENTS",
+    "OUTPUT_NAMES",
+    "TASKS",
+    "Activation",
+    "AttentionSpec",
+    "AxialPositionsSpec",
+    "DType",
+    "LSHAttentionSpec",
+    "LearnedPositionsSpec",
+    "LocalAttentionSpec",
+    "LogitsPositions",
+    "ModelSpec",
+    "PositionsSpec",
+    "Task",
+    "TokenizerChoice",
+    "check_size",
+    "padded_length",
+]
 
 Task = Literal[
     "feature-extraction",
@@ -41,19 +77,6 @@ OUTPUT_NAMES: Final[dict[Task, tuple[str, ...]]] = {
     "question-answering": ("start_logits", "end_logits"),
 }
 
-MAX_NUM_BUCKETS: Final = 2**20
-"""Buckets are int32 and sort keys are bucket * padded length + position in int64: far from overflow."""
-
-MAX_DIMENSION: Final = 2**24
-"""Above any real model; keeps products of sizes read from a file away from overflow."""
-
-
-MAX_NUM_HASHES: Final = 1024
-"""Rounds of hashing; the paper uses up to 16, and the output of every round is held in memory."""
-
-MAX_WINDOW_CHUNKS: Final = 1024
-"""Chunks that one chunk attends to, itself included."""
-
 MAX_ROTATION_ELEMENTS: Final = 2**28
 """float32 numbers of one layer's rotations, which are drawn and stored: 1 GiB."""
 
@@ -69,114 +92,6 @@ def padded_length(length: int, padding_multiple: int, padding_threshold: int) ->
     if length <= padding_threshold or length % padding_multiple == 0:
         return length
     return -(-length // padding_multiple) * padding_multiple
-
-
-MEND_CONFIG: Final = "mend it in the checkpoint's config.json"
-
-
-def check_size(name: str, value: object, minimum: int = 1, maximum: int = MAX_DIMENSION) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not minimum <= value <= maximum:
-        raise SpecError(name, repr(value), f"an integer from {minimum} to {maximum}", MEND_CONFIG)
-
-
-@dataclass(frozen=True)
-class LSHAttentionSpec:
-    """One LSH self-attention layer (Kitaev et al. 2020, section 2).
-
-    `num_buckets` holds the factors of the bucket count, each even, and none where the count grows with the
-    length, as reformer-pytorch's does; `hash_seed` seeds the draw of the random rotations
-    [num_heads, head_size, num_hashes, sum(num_buckets) / 2].
-    """
-
-    chunk_length: int
-    num_chunks_before: int
-    num_chunks_after: int
-    num_hashes: int
-    num_buckets: tuple[int, ...]
-    hash_seed: int
-
-    def __post_init__(self) -> None:
-        check_size("lsh_attn_chunk_length", self.chunk_length)
-        check_size("lsh_num_chunks_before", self.num_chunks_before, 0, MAX_WINDOW_CHUNKS // 2 - 1)
-        check_size("lsh_num_chunks_after", self.num_chunks_after, 0, MAX_WINDOW_CHUNKS // 2)
-        check_size("num_hashes", self.num_hashes, 1, MAX_NUM_HASHES)
-        for factor in self.num_buckets:
-            check_size("num_buckets", factor, 2)
-            if factor % 2:
-                raise SpecError(
-                    "num_buckets",
-                    "x".join(map(str, self.num_buckets)),
-                    "even numbers (each bucket has its opposite)",
-                    "give an even number, e.g. `num_buckets` 64 or 8x16",
-                )
-        if math.prod(self.num_buckets) > MAX_NUM_BUCKETS:
-            raise SpecError(
-                "num_buckets",
-                math.prod(self.num_buckets),
-                f"at most {MAX_NUM_BUCKETS} in all",
-                "use fewer buckets",
-            )
-        if not (isinstance(self.hash_seed, int) and -(2**63) <= self.hash_seed < 2**64):
-            raise SpecError("hash_seed", self.hash_seed, "a 64-bit integer", "give another `hash_seed`")
-
-
-@dataclass(frozen=True)
-class LocalAttentionSpec:
-    """One local self-attention layer: each chunk attends to itself and its neighbours."""
-
-    chunk_length: int
-    num_chunks_before: int
-    num_chunks_after: int
-
-    def __post_init__(self) -> None:
-        check_size("local_attn_chunk_length", self.chunk_length)
-        check_size("local_num_chunks_before", self.num_chunks_before, 0, MAX_WINDOW_CHUNKS // 2 - 1)
-        check_size("local_num_chunks_after", self.num_chunks_after, 0, MAX_WINDOW_CHUNKS // 2)
-
-
-AttentionSpec = LSHAttentionSpec | LocalAttentionSpec
-
-
-@dataclass(frozen=True)
-class AxialPositionsSpec:
-    """Axial position embeddings: position p has coordinates in a grid of `shape` (row-major), and its
-    vector is the concatenation of one vector of `dims[axis]` elements per axis."""
-
-    shape: tuple[int, ...]
-    dims: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        if not len(self.shape) == len(self.dims) > 0:
-            raise SpecError(
-                "axial_pos_shape and axial_pos_embds_dim",
-                f"{len(self.shape)} and {len(self.dims)} axes",
-                "the same number of axes, at least one",
-                MEND_CONFIG,
-            )
-        for size in (*self.shape, *self.dims):
-            check_size("axial_pos_shape / axial_pos_embds_dim", size)
-
-    @property
-    def num_positions(self) -> int:
-        return math.prod(self.shape)
-
-
-@dataclass(frozen=True)
-class LearnedPositionsSpec:
-    """A table of one learned vector per position."""
-
-    num_positions: int
-
-    def __post_init__(self) -> None:
-        check_size("max_position_embeddings", self.num_positions)
-
-
-class PositionsSpec(Protocol):
-    """How a model knows where a token is."""
-
-    @property
-    def num_positions(self) -> int:
-        """Tokens: the greatest padded length that has positions."""
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,8 @@ FLOORS = (
     {"checkpoints", "modeling"},
     {"ops"},
     {"libraries", "artifact"},
-    {"contract", "spec", "custom_spec", "lucidrains_spec", "product_keys_spec", "low_precision"},
+    {"contract", "low_precision", "spec", "custom_spec", "lucidrains_spec", "product_keys_spec"}
+    | {"attention_spec", "positions_spec"},
     {"errors", "phases"},
 )
 """The house (docs/architecture.md): a room imports from floors below its own only."""
@@ -37,6 +38,10 @@ SIDEWAYS = {
     ("parity", "measure"),  # the loss on a text, which low precision costs
     ("libraries", "artifact"),  # its one reader of JSON and its writer of whole folders, for built libraries
     ("spec", "contract"),
+    ("spec", "attention_spec"),
+    ("spec", "positions_spec"),
+    ("positions_spec", "attention_spec"),
+    ("lucidrains_spec", "positions_spec"),
     ("custom_spec", "spec"),
     ("lucidrains_spec", "spec"),
     ("lucidrains_spec", "product_keys_spec"),
@@ -51,7 +56,7 @@ DEPLOYED = {"runtimes", "batch", "serving", "artifact", "libraries"}
 EXPORT_ONLY = ("torch", "transformers", "onnxscript", "onnx_ir", "safetensors", "huggingface_hub")
 STANDARD_LIBRARY_ONLY = {
     *("errors", "phases", "contract", "low_precision"),
-    *("spec", "custom_spec", "lucidrains_spec", "product_keys_spec"),
+    *("spec", "custom_spec", "lucidrains_spec", "product_keys_spec", "attention_spec", "positions_spec"),
 }
 
 

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from reformer_export.attention_spec import MAX_NUM_BUCKETS
 from reformer_export.errors import SpecError
 from reformer_export.lucidrains_spec import RotaryPositionsSpec
 from reformer_export.spec import (
     ACTIVATIONS,
     MAX_DIMENSION,
-    MAX_NUM_BUCKETS,
     MAX_POSITIONS,
     TASKS,
     AttentionSpec,

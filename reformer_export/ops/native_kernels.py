@@ -72,7 +72,7 @@ class NativeKernels:
     ) -> torch.Tensor:
         """As `lsh_attention_reference`; `attributes` are its arguments after `num_heads`."""
         output = torch.empty_like(query_key, memory_format=torch.contiguous_format)
-        params = _lsh_params(structs.LSHAttention, num_heads, *attributes)
+        params = structs.lsh_params(structs.LSHAttention, num_heads, *attributes)
         tensors = {"query_key": query_key, "value": value, "buckets": buckets}
         tensors |= {"attention_mask": attention_mask, "output": output}
         self._call("lsh_attention", params, tensors)
@@ -89,7 +89,7 @@ class NativeKernels:
     ) -> torch.Tensor:
         """As `local_attention_reference`; `attributes` are its arguments after `num_heads`."""
         output = torch.empty_like(query, memory_format=torch.contiguous_format)
-        params = _local_params(structs.LocalAttention, num_heads, *attributes)
+        params = structs.local_params(structs.LocalAttention, num_heads, *attributes)
         tensors = {"query": query, "key": key, "value": value}
         tensors |= {"attention_mask": attention_mask, "output": output}
         self._call("local_attention", params, tensors)
@@ -127,7 +127,7 @@ class NativeKernels:
     ) -> tuple[torch.Tensor, ...]:
         """As `lsh_attention_step_reference`. `in_place`: the contiguous caches themselves take the new tokens
         and are returned."""
-        params = _lsh_params(structs.LSHAttentionStep, num_heads, *attributes)
+        params = structs.lsh_params(structs.LSHAttentionStep, num_heads, *attributes)
         tensors = {"query_key": query_key, "value": value, "new_buckets": new_buckets}
         past = {"query_key": past_query_key, "value": past_value, "buckets": past_buckets}
         tensors |= {"lengths": lengths, "new_lengths": new_lengths}
@@ -147,7 +147,7 @@ class NativeKernels:
         in_place: bool = False,
     ) -> tuple[torch.Tensor, ...]:
         """As `local_attention_step_reference`; `in_place` as in `lsh_attention_step`."""
-        params = _local_params(structs.LocalAttentionStep, num_heads, *attributes)
+        params = structs.local_params(structs.LocalAttentionStep, num_heads, *attributes)
         tensors = {"query": query, "key": key, "value": value}
         tensors |= {"lengths": lengths, "new_lengths": new_lengths}
         past = {"key": past_key, "value": past_value}
@@ -250,35 +250,6 @@ def _view(tensor: torch.Tensor) -> structs.Tensor:
     view = structs.Tensor(tensor.data_ptr(), DTYPES[tensor.dtype], tensor.dim())
     view.dims[: tensor.dim()] = list(tensor.shape)
     return view
-
-
-def _lsh_params(struct: type[Any], num_heads: int, *attributes: Any) -> Any:
-    *chunking, key_norm_epsilon, self_logit, dense_threshold = attributes
-    return struct(
-        num_heads=num_heads,
-        key_norm_epsilon=key_norm_epsilon,
-        self_logit=self_logit,
-        dense_threshold=dense_threshold,
-        chunking=_chunking(*chunking),
-    )
-
-
-def _local_params(struct: type[Any], num_heads: int, *attributes: Any) -> Any:
-    *chunking, self_logit, wraps = attributes
-    return struct(num_heads=num_heads, self_logit=self_logit, wraps=int(wraps), chunking=_chunking(*chunking))
-
-
-def _chunking(
-    chunk_length: int,
-    num_chunks_before: int,
-    num_chunks_after: int,
-    is_causal: bool,
-    padding_multiple: int,
-    padding_threshold: int,
-) -> structs.Chunking:
-    return structs.Chunking(
-        chunk_length, num_chunks_before, num_chunks_after, padding_multiple, padding_threshold, int(is_causal)
-    )
 
 
 @functools.lru_cache(maxsize=8)

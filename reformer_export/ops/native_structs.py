@@ -1,4 +1,4 @@
-"""The structs of plugins/include/reformer_kernels.h, for ctypes."""
+"""The structs of plugins/include/reformer_kernels.h, for ctypes, and those of attention filled."""
 
 from __future__ import annotations
 
@@ -135,3 +135,34 @@ class LocalAttentionStep(ctypes.Structure):
         *((name, Tensor) for name in ("lengths", "new_lengths", "output", "present_key", "present_value")),
         ("execution", Execution),
     ]
+
+
+def lsh_params(struct: type[Any], num_heads: int, *attributes: Any) -> Any:
+    """A `struct` of LSH attention; `attributes` are the operator's after `num_heads`."""
+    *chunking, key_norm_epsilon, self_logit, dense_threshold = attributes
+    return struct(
+        num_heads=num_heads,
+        key_norm_epsilon=key_norm_epsilon,
+        self_logit=self_logit,
+        dense_threshold=dense_threshold,
+        chunking=_chunking(*chunking),
+    )
+
+
+def local_params(struct: type[Any], num_heads: int, *attributes: Any) -> Any:
+    """A `struct` of local attention; `attributes` as of `lsh_params`."""
+    *chunking, self_logit, wraps = attributes
+    return struct(num_heads=num_heads, self_logit=self_logit, wraps=int(wraps), chunking=_chunking(*chunking))
+
+
+def _chunking(
+    chunk_length: int,
+    num_chunks_before: int,
+    num_chunks_after: int,
+    is_causal: bool,
+    padding_multiple: int,
+    padding_threshold: int,
+) -> Chunking:
+    return Chunking(
+        chunk_length, num_chunks_before, num_chunks_after, padding_multiple, padding_threshold, int(is_causal)
+    )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from reformer_export.contract import KEY_NORM_EPSILON, MASKED_LOGIT, SELF_LOGIT, neighbour_shifts
 from reformer_export.lucidrains_spec import LucidrainsSpec
-from reformer_export.modeling import lucidrains_attention
+from reformer_export.modeling import lucidrains_attention, lucidrains_masked
 from reformer_export.parity.compare import EPSILON, Hashing, split_factors
 from reformer_export.spec import DTYPES, AttentionSpec, DType, ModelSpec
 
@@ -157,7 +157,7 @@ def attends_as_lucidrains(attending: AttendingLayer) -> AttendingLayer:
     return dataclasses.replace(
         attending,
         key_norm_epsilon=lucidrains_attention.KEY_NORM_EPSILON,
-        self_logit=lucidrains_attention.SELF_LOGIT,
+        self_logit=lucidrains_masked.SELF_LOGIT,
     )
 
 

@@ -6,7 +6,6 @@ import functools
 import os
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn, overload
 
@@ -35,6 +34,7 @@ from reformer_export.runtimes.num_hashes import choose_num_hashes
 from reformer_export.runtimes.options import Device, RuntimeOptions, options_from_fields
 from reformer_export.runtimes.source_config import read_source_config
 from reformer_export.runtimes.tokenizer import Tokenizer, load_tokenizer
+from reformer_export.runtimes.where import Where
 from reformer_export.spec import DType, ModelSpec
 
 if TYPE_CHECKING:
@@ -43,29 +43,6 @@ if TYPE_CHECKING:
     from reformer_export.runtimes.decoding import DecodingState
     from reformer_export.runtimes.device_arrays import DeviceArray
     from reformer_export.runtimes.generation import GenerationFields
-
-
-@dataclass(frozen=True)
-class Where:
-    """Where the outputs of a run shall be, and in which type."""
-
-    device: Device = "cpu"
-    dtype: DType = "float32"
-
-
-def check_place(where: Where, device: Device, dtype: DType) -> None:
-    """InputError unless a model on `device`, whose outputs are `dtype`, can put its outputs there."""
-    devices, dtypes = tuple(dict.fromkeys(("cpu", device))), tuple(dict.fromkeys(("float32", dtype)))
-    if where.device not in devices:
-        expected = f"{' or '.join(devices)} from this runtime here"
-        fix = 'leave it out, or open the model in ONNX Runtime with `provider="cuda"`'
-        raise InputError("device", repr(where.device), expected, fix)
-    if where.dtype not in dtypes:
-        fix = "leave it out for float32"
-        raise InputError("dtype", repr(where.dtype), f"{' or '.join(dtypes)} from this runtime here", fix)
-    if where.dtype == "bfloat16" and where.device == "cpu":
-        fix = 'leave it out for float32, or use `device="cuda"`'
-        raise InputError("dtype", "bfloat16 on the host", "a type that numpy has", fix)
 
 
 class Runtime(Forkable):

@@ -7,7 +7,7 @@ from reformer_export.libraries.gpus import find_gpus
 from reformer_export.libraries.operators import find_native_library
 from reformer_export.runtimes.cuda_provider import find_missing_libraries
 from reformer_export.runtimes.options import RuntimeOptions
-from reformer_export.runtimes.ort import find_cuda_problem
+from reformer_export.runtimes.ort_notes import find_cuda_problem
 from reformer_export.runtimes.ort_session import CPU, CUDA, Placement, choose_provider, import_onnxruntime
 from reformer_export.spec import ModelSpec
 

@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
@@ -24,8 +24,8 @@ from reformer_export.artifact.manifest import (
 from reformer_export.contract import NUM_HASHES_INPUT
 from reformer_export.errors import ArtifactError, InputError, ReformerExportError, RuntimeUnavailableError
 from reformer_export.libraries.gpus import find_gpu
-from reformer_export.libraries.operators import MAX_CUDA_HEAD_SIZE, NativeLibrary, find_native_library
-from reformer_export.runtimes.base import Runtime, Where, check_place
+from reformer_export.libraries.operators import NativeLibrary, find_native_library
+from reformer_export.runtimes.base import Runtime
 from reformer_export.runtimes.cache_memory import CudaCacheMemory, HostCacheMemory
 from reformer_export.runtimes.decode_session import DecodeSession, check_decode_signature
 from reformer_export.runtimes.decoding import DecodingState
@@ -36,30 +36,19 @@ from reformer_export.runtimes.num_hashes import choose_num_hashes
 from reformer_export.runtimes.options import RuntimeOptions
 from reformer_export.runtimes.ort_binding import BoundSession, Feed
 from reformer_export.runtimes.ort_errors import ProviderError, error_from_run
+from reformer_export.runtimes.ort_notes import (
+    BODIES_ON_CUDA,
+    BUILD_FOR_CUDA,
+    OTHER_TYPES_ARE_FAST,
+    TF32_ROUNDS,
+    describe_products,
+    find_cuda_problem,
+)
 from reformer_export.runtimes.ort_session import CPU, CUDA, Placement, choose_provider, open_session
 from reformer_export.runtimes.pinned import open_pinned_buffers
 from reformer_export.runtimes.upcast import upcast_model
-from reformer_export.spec import DType, ModelSpec
-
-BUILD_FOR_CUDA: Final = "`reformer-export build-library --cuda`"
-BODIES_ON_CUDA: Final = (
-    "Generic operators run on CUDA in place of the native kernels, 27 times slower than eager where it was "
-    "measured (H200, 12 layers, 16,384 tokens)"
-)
-"""docs/gpu.md has the measurement, and why."""
-TF32_ROUNDS: Final = (
-    "Products on the GPU round float32 to TF32, whose mantissa has 10 bits: errors, and hashes that fall "
-    "otherwise, are those of float16."
-)
-UPCAST: Final = (
-    "ONNX Runtime has no bfloat16 kernels for the CPU: the bfloat16 weights were upcast to float32."
-)
-UPCAST_BUT_PRODUCTS: Final = (
-    "Dense products run in bfloat16 with {}. ONNX Runtime has no other bfloat16 kernels for the CPU: all "
-    "else was upcast to float32."
-)
-NO_INT8_PRODUCTS: Final = "Products of the int8 weights run on generic operators, in float32: {}."
-OTHER_TYPES_ARE_FAST: Final = "products of float16 and bfloat16 are as fast without it"
+from reformer_export.runtimes.where import Where, check_place
+from reformer_export.spec import DType
 
 
 class OnnxRuntime(Runtime):
@@ -287,29 +276,6 @@ class OnnxRuntime(Runtime):
             self._notes.append(f"{BODIES_ON_CUDA}: {problem}. {BUILD_FOR_CUDA} builds them for this GPU.")
         self._placement = Placement(CUDA, options.threads, None, options.tf32, device_id)
         return self._open_graph(name)
-
-
-def describe_products(manifest: Manifest, library: NativeLibrary | None) -> list[str]:
-    """What is to be said of an artifact's dense products on the CPU."""
-    notes = []
-    if manifest.dtype == "bfloat16":
-        products = None if library is None else library.bfloat16_products
-        notes.append(UPCAST if products is None else UPCAST_BUT_PRODUCTS.format(products))
-    if manifest.low_precision is not None and manifest.low_precision.weights == "int8":
-        if library is None:
-            notes.append(NO_INT8_PRODUCTS.format("no native library is used"))
-        elif library.int8_products is None:
-            notes.append(NO_INT8_PRODUCTS.format("the library uses none of AVX2, VNNI and AMX here"))
-    return notes
-
-
-def find_cuda_problem(library: NativeLibrary, spec: ModelSpec) -> str | None:
-    """Why the library's CUDA kernels cannot run the model, whatever the GPU; None when they can."""
-    if library.cuda_architectures is None:
-        return "the native library was built without CUDA"
-    if spec.head_size > MAX_CUDA_HEAD_SIZE:
-        return f"heads of {spec.head_size} elements, where they take {MAX_CUDA_HEAD_SIZE}"
-    return None
 
 
 def _check_signature(model: Path, session: Any, manifest: Manifest) -> None:

@@ -21,7 +21,8 @@ from reformer_export.errors import ArtifactError, InputError, MissingDependencyE
 from reformer_export.libraries.operators import NativeLibrary
 from reformer_export.low_precision import LowPrecision
 from reformer_export.runtimes import LeftPaddingWarning, load, ort_session
-from reformer_export.runtimes.ort import OnnxRuntime, describe_products
+from reformer_export.runtimes.ort import OnnxRuntime
+from reformer_export.runtimes.ort_notes import describe_products
 from reformer_export.spec import TASKS, DType, Task
 from tests.runtimes.artifacts import (
     make_bare_node_model,

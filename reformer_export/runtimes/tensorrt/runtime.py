@@ -17,7 +17,7 @@ from reformer_export.artifact.engine_record import (
 )
 from reformer_export.errors import InputError
 from reformer_export.phases import log_fact, log_phase
-from reformer_export.runtimes.base import Runtime, Where, check_place
+from reformer_export.runtimes.base import Runtime
 from reformer_export.runtimes.decoding import DecodingState
 from reformer_export.runtimes.device_arrays import is_on_gpu
 from reformer_export.runtimes.forks import keep_for_good
@@ -31,6 +31,7 @@ from reformer_export.runtimes.tensorrt.executor import EngineExecutor
 from reformer_export.runtimes.tensorrt.machine import Machine, examine_gpu_machine
 from reformer_export.runtimes.tensorrt.packages import import_cuda, import_tensorrt
 from reformer_export.runtimes.tensorrt.preflight import check_num_hashes, read_engine
+from reformer_export.runtimes.where import Where, check_place
 
 
 class TensorRTRuntime(Runtime):
