@@ -9,40 +9,12 @@
 #include "check.h"
 #include "half.h"
 #include "operands.h"
+#include "tensor_memory.h"
 
 namespace reformer::test {
 namespace {
 
 constexpr size_t kErrorSize = 256;
-
-// A tensor's memory, aligned to 16 bytes but for `offset` elements.
-class Memory {
- public:
-  Memory(int32_t dtype, const std::vector<float>& values, int64_t offset) : dtype_(dtype) {
-    const size_t size = dtype == REFORMER_INT8 ? 1 : dtype == REFORMER_FLOAT32 ? 4 : 2;
-    begin_ = static_cast<size_t>(offset) * size;
-    bytes_.assign(begin_, -1);
-    if (dtype == REFORMER_INT8) {
-      for (const float value : values) bytes_.push_back(static_cast<char>(value));
-    } else {
-      const std::vector<char> elements = encode(dtype, values);
-      bytes_.insert(bytes_.end(), elements.begin(), elements.end());
-    }
-  }
-  void poison() { std::fill(bytes_.begin(), bytes_.end(), -1); }
-  reformer_tensor view(int64_t rows, int64_t columns) {
-    return {bytes_.data() + begin_, dtype_, 2, {rows, columns}};
-  }
-  reformer_tensor view(int64_t size) { return {bytes_.data() + begin_, dtype_, 1, {size}}; }
-  std::vector<float> read() const {
-    return decode(dtype_, {bytes_.begin() + static_cast<std::ptrdiff_t>(begin_), bytes_.end()});
-  }
-
- private:
-  int32_t dtype_;
-  size_t begin_;  // bytes
-  std::vector<char> bytes_;
-};
 
 float round_to(int32_t dtype, float value) {
   if (dtype == REFORMER_FLOAT32) return value;
@@ -168,23 +140,23 @@ LinearCall take_row(const LinearCall& call, int64_t row) {
 }
 
 std::vector<float> run_linear(const LinearCall& call, int32_t workers) {
-  Memory x(call.dtype, call.x, call.offset);
-  Memory weight(call.weight_dtype, call.weight, call.offset);
-  Memory scales(REFORMER_FLOAT32, call.scales, call.offset);
-  Memory bias(call.dtype, call.bias, call.offset);
-  Memory y(call.dtype, std::vector<float>(static_cast<size_t>(call.rows * call.outputs)),
-           call.offset);
+  TensorMemory x(call.dtype, call.x, call.offset);
+  TensorMemory weight(call.weight_dtype, call.weight, call.offset);
+  TensorMemory scales(REFORMER_FLOAT32, call.scales, call.offset);
+  TensorMemory bias(call.dtype, call.bias, call.offset);
+  TensorMemory y(call.dtype, std::vector<float>(static_cast<size_t>(call.rows * call.outputs)),
+                 call.offset);
   y.poison();
   char error[kErrorSize] = "";
   reformer_linear_params params{};
   params.struct_size = sizeof(params);
   params.abi_version = REFORMER_ABI_VERSION;
   params.activation = call.activation;
-  params.x = x.view(call.rows, call.size);
-  params.weight = weight.view(call.outputs, call.size);
-  if (call.weight_dtype == REFORMER_INT8) params.scales = scales.view(call.outputs);
-  if (call.has_bias) params.bias = bias.view(call.outputs);
-  params.y = y.view(call.rows, call.outputs);
+  params.x = x.view({call.rows, call.size});
+  params.weight = weight.view({call.outputs, call.size});
+  if (call.weight_dtype == REFORMER_INT8) params.scales = scales.view({call.outputs});
+  if (call.has_bias) params.bias = bias.view({call.outputs});
+  params.y = y.view({call.rows, call.outputs});
   params.execution.num_workers = workers;
   params.execution.parallel_for = workers > 1 ? run_on_threads : nullptr;
   params.execution.error = error;

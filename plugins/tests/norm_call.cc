@@ -8,39 +8,12 @@
 #include "check.h"
 #include "half.h"
 #include "operands.h"
+#include "tensor_memory.h"
 
 namespace reformer::test {
 namespace {
 
 constexpr size_t kErrorSize = 256;
-constexpr char kPoison = -1;  // as bytes: NaN
-
-// A tensor's memory: aligned to 16 bytes but for `offset` elements, and as long as the tensor.
-class Memory {
- public:
-  Memory(int32_t dtype, const std::vector<float>& values, int64_t offset)
-      : dtype_(dtype), begin_(static_cast<size_t>(offset) * (dtype == REFORMER_FLOAT32 ? 4 : 2)) {
-    const std::vector<char> elements = encode(dtype, values);
-    bytes_.assign(begin_, kPoison);
-    bytes_.insert(bytes_.end(), elements.begin(), elements.end());
-  }
-
-  void poison() { std::fill(bytes_.begin(), bytes_.end(), kPoison); }
-  reformer_tensor view(const Norm& call) {
-    return {bytes_.data() + begin_, dtype_, 3, {call.batch, call.length, call.size}};
-  }
-  reformer_tensor view_row(const Norm& call) {
-    return {bytes_.data() + begin_, dtype_, 1, {call.size}};
-  }
-  std::vector<float> read() const {
-    return decode(dtype_, {bytes_.begin() + static_cast<std::ptrdiff_t>(begin_), bytes_.end()});
-  }
-
- private:
-  int32_t dtype_;
-  size_t begin_;  // bytes
-  std::vector<char> bytes_;
-};
 
 // Half a step of T at `value`.
 double half_step(int32_t dtype, double value) {
@@ -114,12 +87,12 @@ Norm draw_norm(Random& random) {
 }
 
 Normed run_norm(const Norm& call, int32_t workers, const NormFunctions& functions) {
-  Memory stream(REFORMER_FLOAT32, call.stream, call.offset);
-  Memory update(call.dtype, call.update, call.offset);
-  Memory scale(REFORMER_FLOAT32, call.scale, call.offset);
-  Memory bias(REFORMER_FLOAT32, call.bias, call.offset);
-  Memory stream_out(REFORMER_FLOAT32, call.stream, call.offset);
-  Memory normed(call.dtype, call.update, call.offset);
+  TensorMemory stream(REFORMER_FLOAT32, call.stream, call.offset);
+  TensorMemory update(call.dtype, call.update, call.offset);
+  TensorMemory scale(REFORMER_FLOAT32, call.scale, call.offset);
+  TensorMemory bias(REFORMER_FLOAT32, call.bias, call.offset);
+  TensorMemory stream_out(REFORMER_FLOAT32, call.stream, call.offset);
+  TensorMemory normed(call.dtype, call.update, call.offset);
   stream_out.poison();
   normed.poison();
   char error[kErrorSize] = "";
@@ -127,12 +100,13 @@ Normed run_norm(const Norm& call, int32_t workers, const NormFunctions& function
   params.struct_size = sizeof(params);
   params.abi_version = REFORMER_ABI_VERSION;
   params.epsilon = call.epsilon;
-  params.stream = stream.view(call);
-  params.update = update.view(call);
-  params.scale = scale.view_row(call);
-  params.bias = bias.view_row(call);
-  params.stream_out = call.in_place ? params.stream : stream_out.view(call);
-  params.normed = call.in_place ? params.update : normed.view(call);
+  const auto shape = {call.batch, call.length, call.size};
+  params.stream = stream.view(shape);
+  params.update = update.view(shape);
+  params.scale = scale.view({call.size});
+  params.bias = bias.view({call.size});
+  params.stream_out = call.in_place ? params.stream : stream_out.view(shape);
+  params.normed = call.in_place ? params.update : normed.view(shape);
   params.execution.num_workers = workers;
   params.execution.parallel_for = workers > 1 ? run_on_threads : nullptr;
   params.execution.error = error;

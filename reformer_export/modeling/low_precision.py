@@ -55,8 +55,8 @@ class Int4Linear(nn.Module):
 
 
 def replace_linears(model: nn.Module, low_precision: LowPrecision | None, dtype: torch.dtype) -> None:
-    """Let the dense layers of `model` that `low_precision` stores in int8 be such, in place; `dtype` is T.
-    InputError when it does not fit the model."""
+    """Let the dense layers of `model` that `low_precision` stores in few bits be such, in place; `dtype` is
+    T. InputError when it does not fit the model."""
     if low_precision is None:
         return
     kind = Int8Linear if low_precision.weights == "int8" else Int4Linear

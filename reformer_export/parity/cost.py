@@ -131,7 +131,7 @@ def measure_cost(
                 session.runtime.run(ids, mask)  # untimed: the first pass also allocates
             start = time.perf_counter()
             outputs = session.runtime.run(ids, mask)
-            if len(own.seconds) == 0 or ids.shape == inputs[0].shape:
+            if ids.shape == inputs[0].shape:  # the last one is shorter
                 own.seconds.append(time.perf_counter() - start)
             _add_loss(own, outputs, ids, text)
             _add_agreement(own, outputs, truth.outputs)

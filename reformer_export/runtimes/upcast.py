@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from reformer_export.errors import OutputError
+from reformer_export.errors import OutputError, reason_of
 from reformer_export.runtimes.bfloat16_products import multiply_in_bfloat16
 from reformer_export.runtimes.onnx_file import import_onnx, read_onnx
 
@@ -41,7 +41,7 @@ def upcast_model(model_path: Path, folder: Path, keep_products: bool = False) ->
         )
     except OSError as error:
         expected, fix = "room for the upcast weights", "free some space, or set TMPDIR"
-        raise OutputError(folder, f"'{error}'", expected, fix) from error
+        raise OutputError(folder, f"'{reason_of(error)}'", expected, fix) from error
     return upcast
 
 

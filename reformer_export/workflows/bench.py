@@ -22,7 +22,7 @@ from reformer_export.runtimes.field_types import check_field_types
 from reformer_export.runtimes.inputs import check_length
 from reformer_export.runtimes.options import options_from_fields
 from reformer_export.runtimes.ort import OnnxRuntime
-from reformer_export.runtimes.ort_session import CPU
+from reformer_export.runtimes.ort_session import CPU, Placement
 from reformer_export.workflows.bench_contenders import choose_setups, device_of
 from reformer_export.workflows.bench_decoding import bench_decoding
 from reformer_export.workflows.progress import Progress, Say, say_nothing, show_no_progress
@@ -154,10 +154,15 @@ def bench_artifact(
     with progress("Measured", shapes * (len(setups) + 1)) as advance:
         result = run_benchmark(setups, options, notes, advance)
     nodes = None
-    # ONNX Runtime has no bfloat16 on the CPU: what runs there is another graph.
-    if request.node_times and placement and placement.provider == CPU and manifest.dtype != "bfloat16":
+    if request.node_times and placement is not None and _runs_as_in_file(manifest, placement):
         nodes = measure_node_times(out / MODEL_NAME, manifest, max(lengths), placement)
     return BenchReport(out, manifest, description, result, nodes, request.node_times)
+
+
+def _runs_as_in_file(manifest: Manifest, placement: Placement) -> bool:
+    """Whether the CPU runs model.onnx: in bfloat16, which ONNX Runtime has not got there, it is another
+    graph."""
+    return placement.provider == CPU and manifest.dtype != "bfloat16"
 
 
 def _choose_lengths(runtime: Runtime, given: Sequence[int] | None) -> tuple[int, ...]:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from reformer_export.checkpoints import LoadOptions
+    from reformer_export.checkpoints.checkpoint import Checkpoint
     from reformer_export.export import ExportOptions
     from reformer_export.parity.cost import CostResult
     from reformer_export.parity.decoding_results import DecodingResult
@@ -197,16 +198,10 @@ def export_checkpoint(
     require_utf8(out)
     check_new_folder(out, request.overwrite)
     say("Loading the exporter ...")
-    from reformer_export.checkpoints import load_huggingface, load_lucidrains
-    from reformer_export.checkpoints.tokenizer import has_tokenizer
     from reformer_export.export import write_artifact
 
-    load_options, export_options = request.load_options(), request.export_options()
-    say(f"Reading {checkpoint} ...")
-    if request.config is None:
-        loaded = load_huggingface(os.fspath(checkpoint), load_options)
-    else:
-        loaded = load_lucidrains(os.fspath(checkpoint), request.config, load_options)
+    export_options = request.export_options()
+    loaded = _load(os.fspath(checkpoint), request, say)
     loaded = dataclasses.replace(loaded, source=source_with_path(loaded, out))
     if request.decode:
         check_decodable(loaded.spec)
@@ -222,16 +217,28 @@ def export_checkpoint(
             return parity
 
         manifest = write_artifact(loaded, folder, export_options, compare if request.verify else None)
-    text = manifest.tokenizer
-    if (
-        text is not None
-        and text.kind == "none"
-        and request.tokenizer == "auto"
-        and loaded.file is None
-        and has_tokenizer(loaded.folder)
-    ):
-        say(f"Note: it takes token ids only, no text: {text.detail}.")
+    if request.tokenizer == "auto":
+        _note_missing_text(loaded, manifest, say)
     return ExportedArtifact(out, manifest)
+
+
+def _load(checkpoint: str, request: ExportRequest, say: Say) -> Checkpoint:
+    from reformer_export.checkpoints import load_huggingface, load_lucidrains
+
+    options = request.load_options()
+    say(f"Reading {checkpoint} ...")
+    if request.config is None:
+        return load_huggingface(checkpoint, options)
+    return load_lucidrains(checkpoint, request.config, options)
+
+
+def _note_missing_text(loaded: Checkpoint, manifest: Manifest, say: Say) -> None:
+    """Tell why the artifact takes no text, although its checkpoint has a tokenizer."""
+    from reformer_export.checkpoints.tokenizer import has_tokenizer
+
+    text = manifest.tokenizer
+    if text is not None and text.kind == "none" and loaded.file is None and has_tokenizer(loaded.folder):
+        say(f"Note: it takes token ids only, no text: {text.detail}.")
 
 
 def _compare_shortly(
