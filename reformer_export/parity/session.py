@@ -72,7 +72,8 @@ class ParitySession:
 
     @property
     def reads_buckets(self) -> bool:
-        """Whether the exposed graph runs as the runtime does, so that its buckets are the runtime's."""
+        """Whether the exposed graph runs as the runtime does, so that its buckets are the runtime's. On the
+        CPU those of a bfloat16 artifact are bfloat16 kernels' (docs/parity.md)."""
         return getattr(self.runtime, "placement", None) == self.placement
 
     @property
