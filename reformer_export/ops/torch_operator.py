@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from reformer_export.ops.native_kernels import kernels_for
+from reformer_export.ops.installed_kernels import kernels_for
 
 if TYPE_CHECKING:
     from torch._library.custom_ops import CustomOpDef
