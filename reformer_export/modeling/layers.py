@@ -94,9 +94,7 @@ class StreamNorm(Norm):
 class FinalNorm(Norm):
     """Of two float32 streams side by side, after what is to be added to the second."""
 
-    def forward(
-        self, other_stream: torch.Tensor, stream: torch.Tensor, update: torch.Tensor
-    ) -> torch.Tensor:
+    def forward(self, other_stream: torch.Tensor, stream: torch.Tensor, update: torch.Tensor) -> torch.Tensor:
         """Streams float32 [B, L, N], and T or float32 of that shape -> T [B, L, 2 N]."""
         normed = final_norm(other_stream, stream, update, self.weight, self.bias, self.eps)
         return cast(normed, self.output_dtype)

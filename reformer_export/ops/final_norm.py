@@ -1,5 +1,4 @@
-"""FinalNorm: the layer norm over both streams side by side, one of them with its last addition, in one pass over
-memory.
+"""FinalNorm: the last residual addition and the layer norm over both streams, in one pass over memory.
 
 Contract (one node, domain `reformer`): other_stream float32 [B, L, N], stream float32 [B, L, N], update T
 [B, L, N], scale float32 [2N], bias float32 [2N] -> normed T [B, L, 2N]. As separate nodes these are a cast,
