@@ -21,8 +21,7 @@ reformer_status run_norm(const reformer_residual_norm_params& params, const Norm
   arguments.size = static_cast<int32_t>(sizes.size);
   arguments.width = static_cast<int32_t>(sizes.width);
   arguments.epsilon = params.epsilon;
-  arguments.vector_rows = has_vector_rows(arguments.other_stream, sizes.size) &&
-                          has_vector_rows(arguments.stream, sizes.size) &&
+  arguments.vector_rows = has_vector_rows(arguments.stream, sizes.size) &&
                           has_vector_rows(arguments.update, sizes.size) &&
                           is_vector_aligned(arguments.scale) && is_vector_aligned(arguments.bias) &&
                           has_vector_rows(arguments.stream_out, sizes.size) &&

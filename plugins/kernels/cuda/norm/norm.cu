@@ -1,6 +1,6 @@
 // Every element is read once and written once: between the passes over it (the mean, what differs
-// from it, the result) a row is in its threads' registers. Rows too wide for that are read back, or
-// added again where the sum is not written.
+// from it, the result) a row is in its threads' registers. Rows too wide for that, and FinalNorm's,
+// are read again.
 #include "kernels/common/sizes.h"
 #include "kernels/cuda/device/vectors.cuh"
 #include "kernels/cuda/norm/norm.h"
@@ -71,48 +71,42 @@ __global__ void __launch_bounds__(kTeam == kWarpSize ? kWarpBlock : kTeam)
   const int64_t row = int64_t{blockIdx.x} * (static_cast<int>(blockDim.x) / kTeam) +
                       static_cast<int>(threadIdx.x) / kTeam;
   if (row >= arguments.rows) return;  // a whole warp
-  const int width = arguments.width;
-  const int others = width - arguments.size;  // columns of the other stream, before the sum's
-  const int64_t first = row * arguments.size;
+  const int size = arguments.size;
+  const int64_t first = row * size;
   const auto column = [&](int p) { return (p * kTeam + lane) * kWidth; };
-  const auto read_column = [&](int p) { return column(p) < width ? column(p) : 0; };
+  const auto read_column = [&](int p) { return column(p) < size ? column(p) : 0; };
   float* shared = kTeam == kWarpSize ? nullptr : reinterpret_cast<float*>(dynamic_shared());
 
   float values[kPieces][kWidth];
   float updates[kPieces][kWidth];
 #pragma unroll
   for (int p = 0; p < kPieces; ++p) {
-    const bool is_sum = read_column(p) >= others;
-    const int source = is_sum ? read_column(p) - others : read_column(p);
-    load_piece<float>((is_sum ? arguments.stream : arguments.other_stream) + (first + source),
-                      values[p]);
-    load_piece<T>(arguments.update + (first + (is_sum ? source : 0)), updates[p]);
+    load_piece<float>(arguments.stream + (first + read_column(p)), values[p]);
+    load_piece<T>(arguments.update + (first + read_column(p)), updates[p]);
   }
   float sum = 0;
 #pragma unroll
   for (int p = 0; p < kPieces; ++p) {
 #pragma unroll
     for (int i = 0; i < kWidth; ++i) {
-      if (column(p) >= others) values[p][i] += updates[p][i];
-      sum += column(p) < width ? values[p][i] : 0.0f;
+      values[p][i] += updates[p][i];
+      sum += column(p) < size ? values[p][i] : 0.0f;
     }
   }
-  const float mean = add_over_team<kTeam>(sum, shared) / static_cast<float>(width);
+  const float mean = add_over_team<kTeam>(sum, shared) / static_cast<float>(size);
 
   float squares = 0;
 #pragma unroll
   for (int p = 0; p < kPieces; ++p) {
-    if (others == 0 && column(p) < width) {
-      store_piece<float>(arguments.stream_out + (first + column(p)), values[p]);
-    }
+    if (column(p) < size) store_piece<float>(arguments.stream_out + (first + column(p)), values[p]);
 #pragma unroll
     for (int i = 0; i < kWidth; ++i) {
       values[p][i] -= mean;
-      squares += column(p) < width ? values[p][i] * values[p][i] : 0.0f;
+      squares += column(p) < size ? values[p][i] * values[p][i] : 0.0f;
     }
   }
   squares = add_over_team<kTeam>(squares, shared + kTeam / kWarpSize);
-  const float inverse = 1.0f / sqrtf(squares / static_cast<float>(width) + arguments.epsilon);
+  const float inverse = 1.0f / sqrtf(squares / static_cast<float>(size) + arguments.epsilon);
 
 #pragma unroll
   for (int p = 0; p < kPieces; ++p) {
@@ -127,7 +121,7 @@ __global__ void __launch_bounds__(kTeam == kWarpSize ? kWarpBlock : kTeam)
   }
 #pragma unroll
   for (int p = 0; p < kPieces; ++p) {
-    if (column(p) < width) store_piece<T>(arguments.normed + (row * width + column(p)), values[p]);
+    if (column(p) < size) store_piece<T>(arguments.normed + (first + column(p)), values[p]);
   }
 }
 
@@ -187,18 +181,18 @@ template <typename T>
 reformer_status launch_norm(const NormArguments<T>& arguments, void* stream) {
   constexpr int kVector = kVectorElements<T>;
   constexpr int kWarp = kWarpSize;
-  const int width = arguments.width;
-  if (width > 32 * kBlock) {
+  const int size = arguments.size;
+  if (size > 32 * kBlock || arguments.width > size) {
     return launch(norm_wide_rows<T>, arguments.rows, kBlock, kSharedBytes, stream, arguments);
   }
   if (!arguments.vector_rows) {
-    if (width <= 32 * kWarp) return launch_held<T, 1, 32, kWarp>(arguments, stream);
+    if (size <= 32 * kWarp) return launch_held<T, 1, 32, kWarp>(arguments, stream);
     return launch_held<T, 1, 32, kBlock>(arguments, stream);
   }
-  if (width <= 8 * kWarp) return launch_held<T, kVector, 8, kWarp>(arguments, stream);
-  if (width <= 16 * kWarp) return launch_held<T, kVector, 16, kWarp>(arguments, stream);
-  if (width <= 32 * kWarp) return launch_held<T, kVector, 32, kWarp>(arguments, stream);
-  if (width <= 8 * kBlock) return launch_held<T, kVector, 8, kBlock>(arguments, stream);
+  if (size <= 8 * kWarp) return launch_held<T, kVector, 8, kWarp>(arguments, stream);
+  if (size <= 16 * kWarp) return launch_held<T, kVector, 16, kWarp>(arguments, stream);
+  if (size <= 32 * kWarp) return launch_held<T, kVector, 32, kWarp>(arguments, stream);
+  if (size <= 8 * kBlock) return launch_held<T, kVector, 8, kBlock>(arguments, stream);
   return launch_held<T, kVector, 32, kBlock>(arguments, stream);
 }
 
