@@ -208,9 +208,9 @@ typedef struct reformer_local_attention_params {
  * Without stream_out it is FinalNorm: a row of x is other_stream's and behind it that sum, and only
  * normed is written.
  *
- * stream_out may be stream itself, and with it normed may be update itself (the same data pointer):
- * every row is read before it is written. Otherwise no output may overlap an input or the other
- * output.
+ * stream_out may be stream itself, and ResidualNorm's normed may be update itself (the same data
+ * pointer): every row is read before it is written. Otherwise no output may overlap an input or the
+ * other output.
  */
 typedef struct reformer_residual_norm_params {
   uint32_t struct_size;         /**< sizeof(reformer_residual_norm_params) */

@@ -118,9 +118,9 @@ HWY_INLINE void norm_part(size_t size, const Part& part, VF mean, VF inverse, co
   });
 }
 
-// The mean square of what differs from the mean, of parts of `size` floats side by side that add up
-// to `sum`: the row is in the nearest cache, and E[x^2] - E[x]^2 would lose the digits of a row far
-// from zero.
+// A row of parts of `size` floats side by side, which add up to `sum`. The mean square is of what
+// differs from the mean: the row is in the nearest cache, and E[x^2] - E[x]^2 would lose the digits
+// of a row far from zero.
 template <typename T, typename... Parts>
 HWY_INLINE void norm_row(const NormJob& job, float sum, T* normed, const Parts&... parts) {
   const F32 df;

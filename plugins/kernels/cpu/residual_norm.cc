@@ -38,7 +38,9 @@ reformer_status reformer_cpu_residual_norm(const reformer_residual_norm_params* 
   if (status != REFORMER_OK || job.sizes.rows == 0) return status;
   job.dtype = params->update.dtype;
   job.epsilon = params->epsilon;
-  job.other_stream = static_cast<const float*>(params->other_stream.data);
+  if (params->stream_out.rank == 0) {
+    job.other_stream = static_cast<const float*>(params->other_stream.data);
+  }
   job.stream = static_cast<const float*>(params->stream.data);
   job.update = params->update.data;
   job.scale = static_cast<const float*>(params->scale.data);

@@ -276,6 +276,9 @@ void check_norm_edges() {
   CHECK(reformer_cpu_residual_norm(nullptr) == REFORMER_ERROR_NULL_POINTER, "null params");
   CHECK(reformer_cpu_residual_norm_workspace(&call.params, nullptr) == REFORMER_ERROR_NULL_POINTER,
         "null size");
+  call.params.other_stream.data = call.stream.data();  // of rank 0: none
+  CHECK(reformer_cpu_residual_norm(&call.params) == REFORMER_OK && call.stream_out[7] == 0.75f,
+        "no other stream: %s", call.error);
   call.params.stream_out.data = call.stream.data();
   call.params.normed.data = call.update.data();
   CHECK(reformer_cpu_residual_norm(&call.params) == REFORMER_OK, "in place: %s", call.error);
