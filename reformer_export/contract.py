@@ -61,6 +61,13 @@ RESIDUAL_NORM: Final = Operator(
     ("epsilon",),
     has_plugin=False,
 )
+FINAL_NORM: Final = Operator(
+    "FinalNorm",
+    ("other_stream", "stream", "update", "scale", "bias"),
+    ("normed",),
+    ("epsilon",),
+    has_plugin=False,
+)
 LSH_ATTENTION_STEP: Final = Operator(
     "LSHAttentionStep",
     (
@@ -87,7 +94,7 @@ LINEAR: Final = Operator(
     "Linear", ("x", "weight", "scales", "bias"), ("y",), ("activation",), has_plugin=False
 )
 OPERATORS: Final = (
-    *(LSH_BUCKETS, LSH_ATTENTION, LOCAL_ATTENTION, RESIDUAL_NORM),
+    *(LSH_BUCKETS, LSH_ATTENTION, LOCAL_ATTENTION, RESIDUAL_NORM, FINAL_NORM),
     *(LSH_ATTENTION_STEP, LOCAL_ATTENTION_STEP, LSH_BUCKETS_STEP, LINEAR),
 )
 

@@ -26,8 +26,8 @@ enum class Element { kT, kFloat32, kInt32, kInt8 };
 
 // A shape has one letter a dimension: B batch, L length, W heads * head size, H heads, D head size,
 // R num_hashes, S rotation size, N hidden size, Q new tokens, P tokens that a cache has room for,
-// K words of records, G heads or 1. Of Linear M is all dimensions but the last, K what is added up,
-// N outputs.
+// K words of records, G heads or 1, C twice N. Of Linear M is all dimensions but the last, K what is
+// added up, N outputs.
 struct TensorRule {
   const char* name;
   Element element;
@@ -175,6 +175,26 @@ struct ResidualNorm {
   }
 };
 
+struct FinalNorm {
+  using Params = reformer_residual_norm_params;
+  static constexpr const char* kName = "FinalNorm";
+  static constexpr Functions<Params> kCPU = ResidualNorm::kCPU;
+  static constexpr Functions<Params> kCUDA = ResidualNorm::kCUDA;
+  static constexpr TensorField<Params> kInputs[] = {
+      {{"other_stream", Element::kFloat32, "BLN"}, &Params::other_stream},
+      {{"stream", Element::kFloat32, "BLN"}, &Params::stream},
+      {{"update", Element::kT, "BLN"}, &Params::update},
+      {{"scale", Element::kFloat32, "C"}, &Params::scale},
+      {{"bias", Element::kFloat32, "C"}, &Params::bias}};
+  static constexpr TensorField<Params> kOutputs[] = {
+      {{"normed", Element::kT, "BLC"}, &Params::normed}};
+
+  template <typename Reader>
+  static void read_attributes(Reader& reader, Params& params) {
+    reader.number("epsilon", params.epsilon);
+  }
+};
+
 struct LSHAttentionStep {
   using Params = reformer_lsh_attention_step_params;
   static constexpr const char* kName = "LSHAttentionStep";
@@ -282,11 +302,11 @@ struct Linear {
 
 template <typename... Operators>
 struct OperatorList {};
-using AllOperators = OperatorList<LSHBuckets, LSHAttention, LocalAttention, ResidualNorm,
+using AllOperators = OperatorList<LSHBuckets, LSHAttention, LocalAttention, ResidualNorm, FinalNorm,
                                   LSHAttentionStep, LocalAttentionStep, LSHBucketsStep, Linear>;
 // Those with CUDA kernels.
 using CUDAOperators = OperatorList<LSHBuckets, LSHAttention, LocalAttention, ResidualNorm,
-                                   LSHAttentionStep, LocalAttentionStep, LSHBucketsStep>;
+                                   FinalNorm, LSHAttentionStep, LocalAttentionStep, LSHBucketsStep>;
 // What TensorRT gets plugins for: it fuses the others' function bodies itself.
 using PluginOperators = OperatorList<LSHBuckets, LSHAttention, LocalAttention, LSHAttentionStep,
                                      LocalAttentionStep, LSHBucketsStep>;

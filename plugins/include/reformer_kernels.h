@@ -1,8 +1,8 @@
 /**
  * Reformer kernels: the C interface.
  *
- * Eight operators: LSHBuckets, LSHAttention, LocalAttention, ResidualNorm, the steps of the
- * attentions and of LSHBuckets, and Linear, which has CPU kernels only.
+ * Nine operators: LSHBuckets, LSHAttention, LocalAttention, ResidualNorm, FinalNorm, the steps of
+ * the attentions and of LSHBuckets, and Linear, which has CPU kernels only.
  * Every backend (CPU here, CUDA beside it) takes the same structs.
  *
  * Rules that hold for every function:
@@ -42,7 +42,7 @@ extern "C" {
 #endif
 
 /** Changes whenever a struct or the meaning of a field changes. */
-#define REFORMER_ABI_VERSION 6u
+#define REFORMER_ABI_VERSION 7u
 
 /** self_logit is no larger than this either way, so that it outweighs -1e9. */
 #define REFORMER_MAX_SELF_LOGIT 1e8f
@@ -205,19 +205,24 @@ typedef struct reformer_local_attention_params {
  * stream_out = x and normed = (x - mean(x)) / sqrt(mean((x - mean(x))^2) + epsilon) * scale + bias
  * over the last dimension, in float32, rounded once to T.
  *
- * stream_out may be stream itself, and normed may be update itself (the same data pointer): every
- * row is read before it is written. Otherwise no output may overlap an input or the other output.
+ * Without stream_out it is FinalNorm: a row of x is other_stream's and behind it that sum, and only
+ * normed is written.
+ *
+ * stream_out may be stream itself, and ResidualNorm's normed may be update itself (the same data
+ * pointer): every row is read before it is written. Otherwise no output may overlap an input or the
+ * other output.
  */
 typedef struct reformer_residual_norm_params {
-  uint32_t struct_size;       /**< sizeof(reformer_residual_norm_params) */
-  uint32_t abi_version;       /**< REFORMER_ABI_VERSION */
-  float epsilon;              /**< >= 0 */
-  reformer_tensor stream;     /**< float32 [B, L, N], N >= 1 */
-  reformer_tensor update;     /**< T [B, L, N] */
-  reformer_tensor scale;      /**< float32 [N] */
-  reformer_tensor bias;       /**< float32 [N] */
-  reformer_tensor stream_out; /**< output, float32 [B, L, N] */
-  reformer_tensor normed;     /**< output, T [B, L, N] */
+  uint32_t struct_size;         /**< sizeof(reformer_residual_norm_params) */
+  uint32_t abi_version;         /**< REFORMER_ABI_VERSION */
+  float epsilon;                /**< >= 0 */
+  reformer_tensor other_stream; /**< float32 [B, L, N]; rank 0 with stream_out */
+  reformer_tensor stream;       /**< float32 [B, L, N], N >= 1 */
+  reformer_tensor update;       /**< T [B, L, N] */
+  reformer_tensor scale;        /**< float32 [N], or [2 N] without stream_out */
+  reformer_tensor bias;         /**< float32, as scale */
+  reformer_tensor stream_out;   /**< output, float32 [B, L, N]; rank 0: none */
+  reformer_tensor normed;       /**< output, T [B, L, N], or [B, L, 2 N] without stream_out */
   reformer_execution execution;
 } reformer_residual_norm_params;
 

@@ -191,17 +191,21 @@ void fuzz_norm(Bytes& bytes, Arena& arena) {
   reformer_residual_norm_params params{};
   const std::initializer_list<int64_t> hidden = {kBatch, kLength, kHeads * kHeadSize};
   const int32_t dtype = bytes.byte() % 3;
+  const bool is_final = bytes.byte() % 2 == 0;
+  const int64_t width = (is_final ? 2 : 1) * kHeads * kHeadSize;
   params.epsilon = static_cast<float>(bytes.number(1));
+  if (is_final) params.other_stream = fuzz_tensor(bytes, arena, REFORMER_FLOAT32, hidden);
   params.stream = fuzz_tensor(bytes, arena, REFORMER_FLOAT32, hidden);
   params.update = fuzz_tensor(bytes, arena, dtype, hidden);
-  params.scale = fuzz_tensor(bytes, arena, REFORMER_FLOAT32, {kHeads * kHeadSize});
-  params.bias = fuzz_tensor(bytes, arena, REFORMER_FLOAT32, {kHeads * kHeadSize});
-  params.stream_out = fuzz_tensor(bytes, arena, REFORMER_FLOAT32, hidden);
-  params.normed = fuzz_tensor(bytes, arena, dtype, hidden);
+  params.scale = fuzz_tensor(bytes, arena, REFORMER_FLOAT32, {width});
+  params.bias = fuzz_tensor(bytes, arena, REFORMER_FLOAT32, {width});
+  if (!is_final) params.stream_out = fuzz_tensor(bytes, arena, REFORMER_FLOAT32, hidden);
+  params.normed = fuzz_tensor(bytes, arena, dtype, {kBatch, kLength, width});
   if (bytes.byte() % 4 == 0) params.stream_out.data = params.stream.data;
   if (bytes.byte() % 4 == 0) params.normed.data = params.update.data;
-  const bool runnable = fits_arena({&params.stream, &params.update, &params.scale, &params.bias,
-                                    &params.stream_out, &params.normed});
+  const bool runnable =
+      fits_arena({&params.other_stream, &params.stream, &params.update, &params.scale, &params.bias,
+                  &params.stream_out, &params.normed});
   fuzz_call(bytes, params, runnable, BACKEND(residual_norm_workspace), BACKEND(residual_norm));
 }
 

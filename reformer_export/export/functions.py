@@ -37,6 +37,7 @@ def custom_translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
         operators.lsh_attention.default: bodies.lsh_attention_node,
         operators.local_attention.default: bodies.local_attention_node,
         operators.residual_norm.default: bodies.residual_norm_node,
+        operators.final_norm.default: bodies.final_norm_node,
         operators.lsh_attention_step.default: bodies.lsh_attention_step_node,
         operators.local_attention_step.default: bodies.local_attention_step_node,
         operators.lsh_buckets_step.default: bodies.lsh_buckets_step_node,

@@ -14,7 +14,7 @@ from typing import Final
 from reformer_export.errors import RuntimeUnavailableError
 from reformer_export.libraries.cache import find_built_library
 
-ABI_VERSION: Final = 6
+ABI_VERSION: Final = 7
 """REFORMER_ABI_VERSION of the header that this version's callers were written for."""
 
 INSTALLED: Final = Path(__file__).parents[1] / "_native"

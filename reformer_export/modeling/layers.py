@@ -23,6 +23,7 @@ from reformer_export.contract import KEY_NORM_EPSILON, NO_SELF_LOGIT, SELF_LOGIT
 from reformer_export.modeling.casts import cast
 from reformer_export.ops import (
     draw_rotations,
+    final_norm,
     local_attention,
     local_attention_step,
     lsh_attention,
@@ -61,8 +62,8 @@ class LayerCache:
     present: tuple[torch.Tensor, ...] = ()
 
 
-class StreamNorm(nn.Module):
-    """Layer norm of a float32 stream, with float32 parameters; only the result is rounded to `dtype`.
+class Norm(nn.Module):
+    """A layer norm with float32 parameters; only the result is rounded to `dtype`.
 
     Float32 in the graph's own types, since ONNX's `stash_type` is an offer that not every runtime takes.
     """
@@ -74,6 +75,10 @@ class StreamNorm(nn.Module):
         self.eps = eps
         self.output_dtype = dtype
 
+
+class StreamNorm(Norm):
+    """Of a float32 stream, after what is to be added to it."""
+
     def forward(
         self, stream: torch.Tensor, update: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -84,6 +89,15 @@ class StreamNorm(nn.Module):
         else:
             stream, normed = residual_norm(stream, update, self.weight, self.bias, self.eps)
         return stream, cast(normed, self.output_dtype)
+
+
+class FinalNorm(Norm):
+    """Of two float32 streams side by side, after what is to be added to the second."""
+
+    def forward(self, other_stream: torch.Tensor, stream: torch.Tensor, update: torch.Tensor) -> torch.Tensor:
+        """Streams float32 [B, L, N], and T or float32 of that shape -> T [B, L, 2 N]."""
+        normed = final_norm(other_stream, stream, update, self.weight, self.bias, self.eps)
+        return cast(normed, self.output_dtype)
 
 
 def operator_attributes(spec: ModelSpec, attention: AttentionSpec) -> tuple[float, ...]:
@@ -262,12 +276,14 @@ def run_layers(
     hidden_states: torch.Tensor,
     attention_mask: torch.Tensor,
     beside: Sequence[Any],
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """float32 [B, L, hidden_size], int32 [B, L], and what each layer's attention takes beside them -> both
-    streams after the layers, float32 [B, L, hidden_size]."""
+    streams after the layers, float32 [B, L, hidden_size], the second without the last thing returned, T or
+    float32, which is to be added to it."""
     attention_stream, update = hidden_states, None
     for layer, own in zip(layers, beside, strict=True):
         attention_stream, hidden_states, update = layer(
             attention_stream, hidden_states, update, attention_mask, own
         )
-    return attention_stream, hidden_states if update is None else hidden_states + cast(update, torch.float32)
+    assert update is not None  # there are layers
+    return attention_stream, hidden_states, update

@@ -141,8 +141,8 @@ class Encoder(nn.Module):
         decodes, and int64 [B], each sequence's position to keep, or None for all -> T
         [B, L or 1, hidden_size]."""
         each = beside if isinstance(beside, list) else [beside] * len(self.layers)
-        attention_stream, hidden_states = run_layers(self.layers, hidden_states, attention_mask, each)
-        mean = (attention_stream + hidden_states) * 0.5
+        attention_stream, hidden_states, update = run_layers(self.layers, hidden_states, attention_mask, each)
+        mean = (attention_stream + (hidden_states + cast(update, torch.float32))) * 0.5
         normalised: torch.Tensor
         _, normalised = self.layer_norm(mean if last is None else take_rows(mean, last))
         return normalised

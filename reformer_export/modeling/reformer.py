@@ -15,9 +15,10 @@ from reformer_export.modeling.embeddings import Embeddings
 from reformer_export.modeling.layers import (
     Attention,
     FeedForward,
+    FinalNorm,
     LayerCache,
+    Norm,
     ReversibleLayer,
-    StreamNorm,
     run_layers,
 )
 from reformer_export.modeling.low_precision import replace_linears, weight_dtype
@@ -42,7 +43,7 @@ class Encoder(nn.Module):
             ReversibleLayer(Attention(spec, attention, dtype), FeedForward(spec, dtype))
             for attention in spec.layers
         )
-        self.layer_norm = StreamNorm(2 * spec.hidden_size, spec.layer_norm_eps, dtype)
+        self.layer_norm = FinalNorm(2 * spec.hidden_size, spec.layer_norm_eps, dtype)
 
     def forward(
         self,
@@ -54,10 +55,10 @@ class Encoder(nn.Module):
         """float32 [B, L, hidden_size], int32 [B, L], a cache for every layer of a call that decodes, and
         int64 [B], each sequence's position to keep, or None for all -> T [B, L or 1, 2 * hidden_size]."""
         beside: Sequence[LayerCache | None] = caches or [None] * len(self.layers)
-        attention_stream, hidden_states = run_layers(self.layers, hidden_states, attention_mask, beside)
-        streams = torch.cat([attention_stream, hidden_states], dim=-1)
-        _, normalised = self.layer_norm(streams if last is None else take_rows(streams, last))
-        return cast(torch.Tensor, normalised)
+        rows = run_layers(self.layers, hidden_states, attention_mask, beside)
+        if last is not None:
+            rows = take_rows(rows[0], last), take_rows(rows[1], last), take_rows(rows[2], last)
+        return cast(torch.Tensor, self.layer_norm(*rows))
 
 
 class LMHead(nn.Module):
@@ -158,7 +159,7 @@ def _load(
     dtype: DType,
     low_precision: LowPrecision | None = None,
 ) -> AnyModule:
-    norms = {name for name, module in model.named_modules() if isinstance(module, StreamNorm)}
+    norms = {name for name, module in model.named_modules() if isinstance(module, Norm)}
     state = {
         name: weight.to(
             torch.float32

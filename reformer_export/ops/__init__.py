@@ -1,6 +1,7 @@
 """The operators: one file an operator, with its contract, PyTorch reference and torch custom
 operator."""
 
+from reformer_export.ops.final_norm import final_norm, final_norm_reference
 from reformer_export.ops.int4_blocks import dequantise_blocks
 from reformer_export.ops.linear import linear, linear_reference
 from reformer_export.ops.local_attention import local_attention, local_attention_reference
@@ -14,6 +15,8 @@ from reformer_export.ops.residual_norm import residual_norm, residual_norm_refer
 __all__ = [
     "dequantise_blocks",
     "draw_rotations",
+    "final_norm",
+    "final_norm_reference",
     "linear",
     "linear_reference",
     "local_attention",

@@ -111,6 +111,22 @@ class NativeKernels:
         self._call("residual_norm", structs.ResidualNorm(epsilon=epsilon), tensors)
         return stream_out, normed
 
+    def final_norm(
+        self,
+        other_stream: torch.Tensor,
+        stream: torch.Tensor,
+        update: torch.Tensor,
+        scale: torch.Tensor,
+        bias: torch.Tensor,
+        epsilon: float,
+    ) -> torch.Tensor:
+        """As `final_norm_reference`."""
+        normed = update.new_empty((*update.shape[:-1], *scale.shape))
+        tensors = {"other_stream": other_stream, "stream": stream, "update": update}
+        tensors |= {"scale": scale, "bias": bias, "normed": normed}
+        self._call("residual_norm", structs.ResidualNorm(epsilon=epsilon), tensors)
+        return normed
+
     def lsh_attention_step(
         self,
         query_key: torch.Tensor,

@@ -89,7 +89,8 @@ class ResidualNorm(ctypes.Structure):
     _fields_ = [
         *_HEADER,
         ("epsilon", ctypes.c_float),
-        *((name, Tensor) for name in ("stream", "update", "scale", "bias", "stream_out", "normed")),
+        *((name, Tensor) for name in ("other_stream", "stream", "update")),
+        *((name, Tensor) for name in ("scale", "bias", "stream_out", "normed")),
         ("execution", Execution),
     ]
 

@@ -15,7 +15,7 @@ import onnx
 import torch
 
 from reformer_export.artifact.manifest import MODEL_NAME
-from reformer_export.contract import DOMAIN, LSH_BUCKETS, RESIDUAL_NORM
+from reformer_export.contract import DOMAIN, FINAL_NORM, LSH_BUCKETS, RESIDUAL_NORM
 from reformer_export.custom_spec import CustomSpec
 from reformer_export.errors import ArtifactError
 from reformer_export.parity.points import Point, PointFinder, Role
@@ -26,7 +26,7 @@ from reformer_export.spec import LSHAttentionSpec
 
 _REFORMER: Final = "transformers.models.reformer.modeling_reformer"
 _LUCIDRAINS: Final = "reformer_pytorch.reformer_pytorch"
-_NORM: Final = frozenset({"LayerNormalization", RESIDUAL_NORM.name, "Cast"})
+_NORM: Final = frozenset({"LayerNormalization", RESIDUAL_NORM.name, FINAL_NORM.name, "Cast"})
 _ANY: Final = frozenset[str]()
 
 RESULTS: Final[Mapping[str, frozenset[str]]] = {

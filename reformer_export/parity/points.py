@@ -17,6 +17,7 @@ import onnx
 from reformer_export.artifact.manifest import MODEL_NAME
 from reformer_export.contract import (
     DOMAIN,
+    FINAL_NORM,
     LINEAR,
     LOCAL_ATTENTION,
     LSH_ATTENTION,
@@ -203,11 +204,12 @@ class PointFinder:
 
     def add_last_norm(self, num_layers: int) -> None:
         norm = "encoder.layer_norm"
-        both = self.stream(norm)
-        (streams,) = [node.input for node in self.nodes if both in node.output] or [()]
-        if len(streams) != 2:
-            raise no_node(f"{norm} (a norm over two streams)")
-        self.add(f"encoder.layers.{num_layers - 1}.hidden_states", streams[1], num_layers - 1)
+        if not self.directly_in(norm, FINAL_NORM.name):  # a file of before: the norm reads a Concat
+            both = self.stream(norm)
+            (streams,) = [node.input for node in self.nodes if both in node.output] or [()]
+            if len(streams) != 2:
+                raise no_node(f"{norm} (a norm over two streams)")
+            self.add(f"encoder.layers.{num_layers - 1}.hidden_states", streams[1], num_layers - 1)
         self.add_modules(norm)
 
     def add_head(self, spec: ModelSpec) -> None:

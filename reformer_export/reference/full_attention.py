@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from reformer_export.modeling.layers import StreamNorm
+from reformer_export.modeling.layers import Norm
 from reformer_export.modeling.reformer import TORCH_DTYPES, Reformer
 from reformer_export.spec import AttentionSpec, DType, LSHAttentionSpec, ModelSpec
 
@@ -53,6 +53,6 @@ def build_full_attention(spec: ModelSpec, dtype: DType, seed: int = 0) -> Reform
         for module in model.modules():
             for parameter in module.parameters(recurse=False):
                 parameter.normal_(std=WEIGHT_SCALE)
-                if not isinstance(module, StreamNorm):
+                if not isinstance(module, Norm):
                     parameter.data = parameter.to(TORCH_DTYPES[dtype])
     return model.requires_grad_(False).eval()

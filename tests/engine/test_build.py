@@ -71,7 +71,7 @@ def test_an_engine_and_its_record(out: Path, tmp_path: Path) -> None:
 
 
 def test_operators_without_plugins_are_left_to_tensorrt(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    nodes = {"ResidualNorm": 3, "TableRead": 1}
+    nodes = {"ResidualNorm": 3, "FinalNorm": 1, "TableRead": 1}
     monkeypatch.setattr("reformer_export.engine.build.check_onnx_structure", lambda _: nodes)
     assert build_engine(out, RTX).record.plugin_layers == {"TableRead": 1}
 

@@ -41,9 +41,10 @@ CONTRACT_ATTRIBUTES = {
 CONTRACT_ATTRIBUTES["LSHAttention"] = (CONTRACT_ATTRIBUTES["LocalAttention"] - {"wraps"}) | {
     "key_norm_epsilon", "dense_threshold",
 }  # fmt: skip
-CONTRACT_ATTRIBUTES["ResidualNorm"] = {"epsilon"}
+CONTRACT_ATTRIBUTES["ResidualNorm"] = CONTRACT_ATTRIBUTES["FinalNorm"] = {"epsilon"}
 NATIVE_MODES = ("off", "on") if find_native_library("auto") else ("off",)
 CONTRACT_INPUTS = {"LSHBuckets": 3, "LSHAttention": 4, "LocalAttention": 4, "ResidualNorm": 4}
+CONTRACT_INPUTS["FinalNorm"] = 5
 
 
 def export(
@@ -73,11 +74,11 @@ def test_nodes_keep_the_contract(exported):
     norm = "ResidualNorm"
     assert [node.op_type for node in nodes] == [
         *("LocalAttention", norm, norm),
-        *("LSHBuckets", "LSHAttention", norm),
+        *("LSHBuckets", "LSHAttention", norm, "FinalNorm"),
     ]
     for node in nodes:
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-        if node.op_type != norm:
+        if node.op_type not in (norm, "FinalNorm"):
             assert attributes.pop("plugin_namespace") == b"reformer"
             assert attributes.pop("plugin_version") == b"1"
         assert set(attributes) == CONTRACT_ATTRIBUTES[node.op_type]
@@ -92,10 +93,11 @@ def test_axes_are_symbols_and_custom_outputs_are_typed(exported):
     graph = model.graph
     assert [axes_of(value) for value in graph.input] == [["batch", "sequence"]] * 2
     assert [axes_of(value) for value in graph.output] == [["batch", "sequence", 32]]
-    typed = {value.name: axes_of(value) for value in graph.value_info}
+    typed = {value.name: axes_of(value) for value in (*graph.value_info, *graph.output)}
     expected = {"LocalAttention": ["batch", "sequence", 16], "LSHBuckets": ["batch", 2, 2, "sequence"]}
     expected["LSHAttention"] = expected["LocalAttention"]
     expected["ResidualNorm"] = ["batch", "sequence", 16]
+    expected["FinalNorm"] = ["batch", "sequence", 32]
     for node in graph.node:
         if node.domain == DOMAIN:
             assert all(typed[name] == expected[node.op_type] for name in node.output)
@@ -151,25 +153,24 @@ def test_manifest_describes_the_files(exported):
     assert [layer.hash_seed for layer in manifest.spec.layers[1:]] == [1]
     assert manifest.source["hash_seed"]["from"] == "drawn per layer"
     assert list(manifest.rotations_sha256) == ["1"]
-    operators = ("LSHBuckets", "LSHAttention", "LocalAttention", "ResidualNorm")
+    operators = ("LSHBuckets", "LSHAttention", "LocalAttention", "ResidualNorm", "FinalNorm")
     assert manifest.operators == dict.fromkeys(operators, 1)
 
 
 @pytest.mark.parametrize("slices", [1, 2])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_no_norm_reads_an_addition_that_is_a_node_of_its_own(tmp_path, dtype, slices):
-    """What is left: the embeddings' norm, and the last one, over the two streams side by side."""
+    """What is left: the embeddings' norm, over their sum."""
     folder = save_model(tmp_path, config_t(attn_layers=["lsh", "local", "lsh"]), transformers.ReformerModel)
     options = ExportOptions(dtype=dtype)
     model = export(folder, tmp_path / "out", options, feed_forward_slices=slices)
     producers = {name: node.op_type for node in model.graph.node for name in node.output}
     norms = [node for node in model.graph.node if node.op_type == "LayerNormalization"]
-    assert [producers[node.input[0]] for node in norms] == ["Add", "Concat"]
-    fused = [node for node in model.graph.node if node.op_type == "ResidualNorm"]
-    assert len(fused) == 2 * 3 - 1
-    streams = {name for node in fused for name in node.output[:1]}
-    additions = [node for node in model.graph.node if node.op_type == "Add" and streams & set(node.input)]
-    assert len(additions) == 1  # the last one, to the stream that no norm reads alone
+    assert [producers[node.input[0]] for node in norms] == ["Add"]
+    fused = [node for node in model.graph.node if node.op_type in ("ResidualNorm", "FinalNorm")]
+    assert [node.op_type for node in fused] == [*(["ResidualNorm"] * (2 * 3 - 1)), "FinalNorm"]
+    streams = {name for node in fused[:-1] for name in node.output[:1]}
+    assert not [node for node in model.graph.node if node.op_type == "Add" and streams & set(node.input)]
 
 
 def test_same_seed_shares_one_initialiser(tmp_path):

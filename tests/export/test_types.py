@@ -31,10 +31,11 @@ ONE_SLICE = "feature-extraction"
 EVERY_DTYPE = (ONE_SLICE, "text-generation")
 """The tasks that are exported in every dtype; the others have the same layers."""
 
-CASTS = {"float32": 0, "whole": 5, "sliced": 4 + 2 * LAYERS + LAYERS - 1}
-"""In half precision: words and positions to float32, the first and the last norm's results to T, and the last
-feed-forward's result to float32; or each slice's, and the norms of their sums to T. Other norms add by
-themselves what is T."""
+CASTS = {"float32": 0, "whole": 3, "sliced": 3 + 2 * LAYERS + LAYERS}
+"""In half precision: words and positions to float32, and the first norm's result to T; each slice's result to
+float32, and the norms of their sums to T. Other norms add by themselves what is T."""
+
+NORMS = ("ResidualNorm", "FinalNorm")
 
 Types = dict[str, int]
 """Element type by the name of a value."""
@@ -95,10 +96,10 @@ def test_norms_and_streams_are_float32(exported) -> None:
     norms = [node for node in model.graph.node if node.op_type == "LayerNormalization"]
     for node in norms:
         assert types_of([*node.input, *node.output], types) == [TensorProto.FLOAT] * 4
-    # What a norm reads is a sum over the layers so far, or both sums side by side: never rounded to T.
+    # What the first norm reads is the embeddings' sum: never rounded to T.
     producers = {name: node for node in model.graph.node for name in node.output}
     read = [producers[node.input[0]] for node in norms]
-    assert [node.op_type for node in read] == ["Add", "Concat"]
+    assert [node.op_type for node in read] == ["Add"]
     for node in read:
         assert set(types_of([*node.input, *node.output], types)) == {TensorProto.FLOAT}
     consumers = [node for node in model.graph.node if node.input and node.input[0] in norms[0].output]
@@ -109,12 +110,15 @@ def test_norms_and_streams_are_float32(exported) -> None:
 def test_streams_of_fused_norms_are_float32_and_what_is_added_t(exported) -> None:
     model, types, dtype = exported
     t, float32 = ELEMENT_TYPES[dtype], TensorProto.FLOAT
-    norms = [node for node in model.graph.node if node.op_type == "ResidualNorm"]
+    norms = [node for node in model.graph.node if node.op_type in NORMS]
     sliced = any("outer.1" in name for name in types)
     expected = [t, float32 if sliced else t] * LAYERS
-    for node, element in zip(norms, expected[:-1], strict=True):
-        assert types_of(node.input, types) == [float32, element, float32, float32]
-        assert types_of(node.output, types) == [float32, element]
+    assert [node.op_type for node in norms] == [*(["ResidualNorm"] * (len(expected) - 1)), "FinalNorm"]
+    for node, element in zip(norms, expected, strict=True):
+        *streams, update, scale, bias = types_of(node.input, types)
+        assert (set(streams), update, scale, bias) == ({float32}, element, float32, float32)
+        *sums, normed = types_of(node.output, types)
+        assert (sums, normed) == ([float32] * len(sums), element)
 
 
 def test_operators_take_t_and_float32_rotations(exported) -> None:
@@ -125,7 +129,7 @@ def test_operators_take_t_and_float32_rotations(exported) -> None:
         "LSHAttention": ([t, t, int32, int32], [t]),
         "LocalAttention": ([t, t, t, int32], [t]),
     }
-    nodes = [n for n in model.graph.node if n.domain == DOMAIN and n.op_type != "ResidualNorm"]
+    nodes = [n for n in model.graph.node if n.domain == DOMAIN and n.op_type not in NORMS]
     assert {node.op_type for node in nodes} == set(expected)
     for node in nodes:
         assert (types_of(node.input, types), types_of(node.output, types)) == expected[node.op_type]
@@ -136,7 +140,7 @@ def test_operators_take_t_and_float32_rotations(exported) -> None:
 def test_weights_and_outputs_are_t_but_norms_and_rotations(exported) -> None:
     model, types, dtype = exported
     kept = {name for node in model.graph.node if node.op_type == "LayerNormalization" for name in node.input}
-    kept |= {name for node in model.graph.node if node.op_type == "ResidualNorm" for name in node.input[2:]}
+    kept |= {name for node in model.graph.node if node.op_type in NORMS for name in node.input[-2:]}
     kept |= {node.input[1] for node in model.graph.node if node.op_type == "LSHBuckets"}
     for tensor in model.graph.initializer:
         if tensor.data_type in FLOATING:
@@ -161,7 +165,7 @@ def test_softmax_and_hash_are_inside_the_operators(exported) -> None:
     assert {node.op_type for node in model.graph.node} & {"Softmax", "Exp", "ArgMax", "TopK"} == set()
 
 
-@pytest.mark.parametrize("operator", ["LSHBuckets", "LSHAttention", "LocalAttention", "ResidualNorm"])
+@pytest.mark.parametrize("operator", ["LSHBuckets", "LSHAttention", "LocalAttention", *NORMS])
 def test_bodies_compute_in_float32(exported, operator: str) -> None:
     """What enters a body in T is cut and cast to float32, and nothing else reads it."""
     model, _, _ = exported

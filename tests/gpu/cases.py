@@ -123,12 +123,12 @@ def make_buckets(shape: Shape, dtype: torch.dtype, factors: tuple[int, ...], see
     return tensors, {"num_heads": shape.heads, "num_buckets": list(factors)}
 
 
-def make_norm(shape: Shape, dtype: torch.dtype, seed: int = 0) -> Case:
-    """ResidualNorm of the layer's hidden states."""
+def make_norm(operator: str, shape: Shape, dtype: torch.dtype, seed: int = 0) -> Case:
+    """ResidualNorm or FinalNorm of the layer's hidden states."""
     generator = torch.Generator().manual_seed(seed)
-    stream, update = _draw(generator, shape, torch.float32), _draw(generator, shape, dtype)
-    scale, bias = torch.randn(2, shape.heads * shape.head_size, generator=generator)
-    return [stream, update, scale, bias], {"epsilon": 1e-12}
+    streams = [_draw(generator, shape, torch.float32) for _ in range(1 + (operator == "FinalNorm"))]
+    scale, bias = torch.randn(2, len(streams) * shape.heads * shape.head_size, generator=generator)
+    return [*streams, _draw(generator, shape, dtype), scale, bias], {"epsilon": 1e-12}
 
 
 def make_step(operator: str, shape: Shape, dtype: torch.dtype, seed: int = 0) -> Case:
@@ -188,8 +188,8 @@ def make_case(operator: str, shape: Shape, dtype: torch.dtype, seed: int = 0) ->
     """A case of the operator by its ONNX name."""
     if operator == "LSHBuckets":
         return make_buckets(shape, dtype, (8, 4), seed)
-    if operator == "ResidualNorm":
-        return make_norm(shape, dtype, seed)
+    if operator in ("ResidualNorm", "FinalNorm"):
+        return make_norm(operator, shape, dtype, seed)
     if operator == "LSHBucketsStep":
         return make_buckets_step(shape, dtype, seed)
     if operator.endswith("Step"):

@@ -24,6 +24,7 @@ METHODS = {
     "LSHAttention": "lsh_attention",
     "LocalAttention": "local_attention",
     "ResidualNorm": "residual_norm",
+    "FinalNorm": "final_norm",
     "LSHAttentionStep": "lsh_attention_step",
     "LocalAttentionStep": "local_attention_step",
 }

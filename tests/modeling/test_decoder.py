@@ -44,7 +44,8 @@ class FrozenPast:
             attended = attended + output
             _, normed = layer.feed_forward.layer_norm(attended)
             hidden = hidden + self._feed(layer.feed_forward, normed)
-        _, normed = model.encoder.layer_norm(torch.cat([attended, hidden], -1))
+        norm, streams = model.encoder.layer_norm, torch.cat([attended, hidden], -1)
+        normed = torch.nn.functional.layer_norm(streams, norm.weight.shape, norm.weight, norm.bias, norm.eps)
         logits: torch.Tensor = model.lm_head.decoder(normed)[0, -1]
         return logits
 

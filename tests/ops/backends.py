@@ -28,6 +28,7 @@ REFERENCES: dict[str, Callable[..., Any]] = {
     "LSHAttention": ops.lsh_attention_reference,
     "LocalAttention": ops.local_attention_reference,
     "ResidualNorm": ops.residual_norm_reference,
+    "FinalNorm": ops.final_norm_reference,
     "LSHAttentionStep": ops.lsh_attention_step_reference,
     "LocalAttentionStep": ops.local_attention_step_reference,
     "LSHBucketsStep": ops.lsh_buckets_step_reference,
@@ -44,7 +45,7 @@ OUTPUT_TYPES = {
     "stream_out": TensorProto.FLOAT,
 }
 """Of outputs whose type is not T."""
-ELEMENT_INPUTS = {"ResidualNorm": "update"}
+ELEMENT_INPUTS = {"ResidualNorm": "update", "FinalNorm": "update"}
 """The input whose type is T, where it is not the first."""
 
 Results = Any
@@ -184,6 +185,7 @@ NATIVE_NAMES = {
     "LSHAttention": "lsh_attention",
     "LocalAttention": "local_attention",
     "ResidualNorm": "residual_norm",
+    "FinalNorm": "final_norm",
     "LSHAttentionStep": "lsh_attention_step",
     "LocalAttentionStep": "local_attention_step",
     "LSHBucketsStep": "lsh_buckets_step",

@@ -207,33 +207,40 @@ def subtract(module: str) -> Plant:
 
 
 def split_norms(model: onnx.ModelProto) -> None:
-    """Each ResidualNorm as earlier versions exported it: the addition in the layer, and a norm of its sum."""
-    for node in [n for n in model.graph.node if n.op_type == "ResidualNorm"]:
+    """Each ResidualNorm and FinalNorm as earlier versions exported it: the addition where the norm is called
+    from, and a norm of its sum."""
+    types = {value.name: value for value in model.graph.value_info}
+    for node in [n for n in model.graph.node if n.op_type in ("ResidualNorm", "FinalNorm")]:
         scopes = next(entry.value for entry in node.metadata_props if entry.key == SCOPES_KEY)
-        layer = scopes[: scopes.index(BLOCK)] + f"{BLOCK}0', 'add']"
-        stream, update, *weights = node.input
-        sum_, normed = node.output
-        parts = [
-            (layer, "Add", [stream, update], [sum_], {}),
-            (scopes, "LayerNormalization", [sum_, *weights], [normed], {"epsilon": node.attribute[0].f}),
-        ]
+        *other, stream, update, scale, bias = node.input
+        read = sum_ = "last.sum" if other else node.output[0]
+        caller = "encoder" if other else f"{BLOCK}0"
+        outside = f"{scopes[: scopes.index('encoder')]}{caller}', 'add']"
+        parts = [(outside, "Add", [stream, update], sum_, {})]
+        if other:
+            model.graph.value_info.add().CopyFrom(types[stream])
+            model.graph.value_info[-1].name = sum_
+            read = "last.streams"
+            parts.append((outside, "Concat", [*other, sum_], read, {"axis": -1}))
+        epsilon = {"epsilon": node.attribute[0].f}
+        parts.append((scopes, "LayerNormalization", [read, scale, bias], node.output[-1], epsilon))
         index = list(model.graph.node).index(node)
         model.graph.node.remove(node)
-        for scope, op_type, inputs, outputs, attributes in reversed(parts):
-            part = onnx.helper.make_node(op_type, inputs, outputs, f"{op_type}.{sum_}", **attributes)
+        for scope, op_type, inputs, output, attributes in reversed(parts):
+            part = onnx.helper.make_node(op_type, inputs, [output], f"{op_type}.{sum_}", **attributes)
             part.metadata_props.add(key=SCOPES_KEY, value=scope)
             model.graph.node.insert(index, part)
 
 
-def negate_update(norm: str) -> Plant:
+def negate_update(norm: str, op_type: str = "ResidualNorm") -> Plant:
     """What a residual addition adds, taken off instead."""
 
     def plant(model: onnx.ModelProto) -> None:
-        node = node_of(model, "ResidualNorm", norm)
-        nodes = list(model.graph.node)
-        negative = onnx.helper.make_node("Neg", [node.input[1]], [f"planted.{node.input[1]}"])
+        node = node_of(model, op_type, norm)
+        nodes, update = list(model.graph.node), node.input[-3]
+        negative = onnx.helper.make_node("Neg", [update], [f"planted.{update}"])
         model.graph.node.insert(nodes.index(node), negative)
-        node_of(model, "ResidualNorm", norm).input[1] = negative.output[0]
+        node_of(model, op_type, norm).input[-3] = negative.output[0]
 
     return plant
 

@@ -57,7 +57,13 @@ ENCODER_PLANTS = [
         0,
         f"{BLOCK}0.attention.output.dense",
     ),
-    ("the last residual", subtract("encoder"), "Sub", 1, f"{BLOCK}1"),
+    (
+        "the last residual",
+        negate_update("encoder.layer_norm", "FinalNorm"),
+        "FinalNorm",
+        None,
+        "encoder.layer_norm",
+    ),
     (
         "an attention's residual",
         negate_update(f"{BLOCK}0.feed_forward.layer_norm"),
@@ -97,12 +103,13 @@ ENCODER_PLANTS = [
         0,
         f"{BLOCK}0.attention.layer_norm",
     ),
-    (
-        "the last norm",
-        scale("LayerNormalization", "encoder.layer_norm", factor=1.001),
-        "LayerNormalization",
-        None,
-        "encoder.layer_norm",
+    *(
+        (f"the last norm's {name}", plant, "FinalNorm", None, "encoder.layer_norm")
+        for name, plant in (
+            ("weight", scale("FinalNorm", "encoder.layer_norm", 3, 1.001)),
+            ("bias", scale("FinalNorm", "encoder.layer_norm", 4, 1.001, 0.002)),
+            ("streams", swap_inputs("FinalNorm", "encoder.layer_norm")),
+        )
     ),
     ("NaN", scale("Gemm", f"{BLOCK}0.feed_forward.inner.0", factor=np.nan), "Gemm", 0, None),
 ]
@@ -152,6 +159,7 @@ DECODER_PLANTS = [
         1,
         f"{BLOCK}1.feed_forward.layer_norm",
     ),
+    ("the last norm", scale("FinalNorm", "encoder.layer_norm", 3), "FinalNorm", None, "encoder.layer_norm"),
     ("the head's product", scale("MatMul", "lm_head.decoder"), "MatMul", None, "lm_head.decoder"),
 ]
 
@@ -232,17 +240,28 @@ def test_a_sound_artifact_has_no_node_that_differs(artifacts, tmp_path, name, na
         assert 0 < result.largest.share < 0.5
 
 
-def test_an_artifact_of_an_earlier_version_is_searched(artifacts, tmp_path) -> None:
+@pytest.mark.parametrize(
+    ("plant", "module"),
+    [
+        (None, None),
+        (
+            scale("LayerNormalization", f"{BLOCK}1.attention.layer_norm", factor=1.001),
+            f"{BLOCK}1.attention.layer_norm",
+        ),
+        (subtract("encoder"), f"{BLOCK}1"),
+        (scale("LayerNormalization", "encoder.layer_norm", factor=1.001), "encoder.layer_norm"),
+    ],
+)
+def test_an_artifact_of_an_earlier_version_is_searched(artifacts, tmp_path, plant, module) -> None:
     """Its additions are nodes of their own."""
-    assert search(artifacts("encoder"), split_norms, tmp_path).named is None
 
-    def plant(model: onnx.ModelProto) -> None:
+    def plant_into_split(model: onnx.ModelProto) -> None:
         split_norms(model)
-        scale("LayerNormalization", f"{BLOCK}1.attention.layer_norm", factor=1.001)(model)
+        if plant is not None:
+            plant(model)
 
-    named = search(artifacts("encoder"), plant, tmp_path).named
-    assert named is not None
-    assert named.wrong.point.module == f"{BLOCK}1.attention.layer_norm"
+    named = search(artifacts("encoder"), plant_into_split, tmp_path).named
+    assert (named and named.wrong.point.module) == module
 
 
 def test_errors_that_add_up_are_not_blamed_on_a_node(artifacts, tmp_path) -> None:

@@ -104,6 +104,10 @@ DEFECTS: dict[str, tuple[Plant, str]] = {
         scale("ResidualNorm", f"{TEXT}.feed_forward.layer_norm", index=2),
         r"\(ResidualNorm\), text\.encoder\.layers\.0\.feed_forward\.layer_norm: ",
     ),
+    "last norm": (
+        scale("FinalNorm", f"{TEXT.partition('.layers')[0]}.layer_norm", index=3),
+        r"\(FinalNorm\), text\.encoder\.layer_norm: ",
+    ),
     "head": (scale("MatMul", "module.head.2"), r"\((MatMul|Add)\), head\.2: "),
 }
 

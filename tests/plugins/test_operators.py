@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 HEADER = (ROOT / "plugins/adapters/operators.h").read_text()
 CONTRACT = (ROOT / "docs/operators.md").read_text()
 OPERATORS = tuple(operator.name for operator in contract.OPERATORS)
-LETTERS = {"H*D": "W", "H or 1": "G", "R*W": "K", "...": "M"}
+LETTERS = {"H*D": "W", "H or 1": "G", "R*W": "K", "2N": "C", "...": "M"}
 """How the header spells a size that is no single letter."""
 
 
@@ -68,7 +68,7 @@ def read_list(name: str) -> list[str]:
 
 def test_the_adapters_offer_these_operators() -> None:
     assert read_list("AllOperators") == list(OPERATORS)
-    on_cuda = re.findall(r"kCUDA = \{reformer_cuda_\w+", HEADER)
+    on_cuda = re.findall(r"kCUDA = ", HEADER)
     assert read_list("CUDAOperators") == list(OPERATORS)[: len(on_cuda)]
     plugins = [operator.name for operator in contract.OPERATORS if operator.has_plugin]
     assert read_list("PluginOperators") == plugins

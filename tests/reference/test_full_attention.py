@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from reformer_export.modeling.layers import StreamNorm
+from reformer_export.modeling.layers import Norm
 from reformer_export.reference.full_attention import FullSelfAttention, build_full_attention
 from reformer_export.spec import LearnedPositionsSpec, LocalAttentionSpec, LSHAttentionSpec, ModelSpec
 
@@ -59,5 +59,5 @@ def test_whole_model_has_the_shapes_and_no_sparse_attention(dtype):
     assert logits.isfinite().all()
     # Causal, and nothing depends on chunks: the first tokens' logits are those of the shorter text.
     torch.testing.assert_close(logits[:, :20], shorter, atol=2**-6, rtol=2**-6)
-    norms = {p.dtype for m in model.modules() if isinstance(m, StreamNorm) for p in m.parameters()}
+    norms = {p.dtype for m in model.modules() if isinstance(m, Norm) for p in m.parameters()}
     assert norms == {torch.float32}

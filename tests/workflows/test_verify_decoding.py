@@ -127,7 +127,7 @@ def test_inspect_tells_of_it(decoder: Path, copy: Path) -> None:
     assert found.decode is not None
     nodes = {node.op_type: node.has_function_body for node in found.decode.custom_nodes}
     assert nodes == dict.fromkeys(
-        ("LSHAttentionStep", "LSHBuckets", "LocalAttentionStep", "ResidualNorm"), True
+        ("FinalNorm", "LSHAttentionStep", "LSHBuckets", "LocalAttentionStep", "ResidualNorm"), True
     )
     assert found.to_dict()["decode_graph"]["path"].endswith("decode.onnx")
     alone = inspect_path(decoder / "decode.onnx")

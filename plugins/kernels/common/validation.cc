@@ -61,8 +61,42 @@ void resolve_chunking(Checker& check, const reformer_chunking& chunking, int64_t
               (sizes->before + sizes->after + 1) * chunking.chunk_length, kMaxInt32);
 }
 
-// In place is fine: a row is read before it is written.
-void check_norm_memory(Checker& check, const reformer_residual_norm_params& params) {
+// All but stream_out and other_stream.
+void check_norm_rows(Checker& check, const reformer_residual_norm_params& params, bool is_final,
+                     NormSizes* sizes) {
+  check.dtype("stream", params.stream, REFORMER_FLOAT32);
+  check.shape("stream", params.stream, {kAny, kAny, kAny});
+  if (!check.ok()) return;
+  const int64_t batch = params.stream.dims[0];
+  const int64_t length = params.stream.dims[1];
+  sizes->rows = batch * length;
+  sizes->size = params.stream.dims[2];
+  if (sizes->size < 1) {
+    check.fail(REFORMER_ERROR_SHAPE, "stream has last dimension 0, expected at least 1");
+  }
+  check.limit("the size of a row", sizes->size, is_final ? kMaxInt32 / 2 : kMaxInt32);
+  if (!check.ok()) return;
+  sizes->width = is_final ? 2 * sizes->size : sizes->size;
+  check.floating("update", params.update);
+  check.shape("update", params.update, {batch, length, sizes->size});
+  for (const auto& [name, tensor] :
+       {std::pair{"scale", &params.scale}, std::pair{"bias", &params.bias}}) {
+    check.dtype(name, *tensor, REFORMER_FLOAT32);
+    check.shape(name, *tensor, {sizes->width});
+  }
+  reformer_tensor wide = params.update;
+  wide.dims[2] = sizes->width;
+  check.like("normed", params.normed, "update", wide);
+}
+
+// In place is fine where a row is read before it is written.
+void check_norm_memory(Checker& check, const reformer_residual_norm_params& params, bool is_final) {
+  if (is_final) {
+    check.disjoint(
+        "normed", params.normed,
+        {&params.other_stream, &params.stream, &params.update, &params.scale, &params.bias});
+    return;
+  }
   if (params.stream_out.data != params.stream.data) {
     check.disjoint("stream_out", params.stream_out, {&params.stream});
   }
@@ -203,29 +237,19 @@ reformer_status check_local_attention(const reformer_local_attention_params* par
 reformer_status check_residual_norm(const reformer_residual_norm_params* params, Extent extent,
                                     NormSizes* sizes) {
   if (const reformer_status status = check_header(params)) return status;
-  Checker check("ResidualNorm", params->execution);
+  const bool is_final = params->stream_out.rank == 0;
+  sizes->op = is_final ? "FinalNorm" : "ResidualNorm";
+  Checker check(sizes->op, params->execution);
   check.execution();
-  check.dtype("stream", params->stream, REFORMER_FLOAT32);
-  check.shape("stream", params->stream, {kAny, kAny, kAny});
-  if (!check.ok()) return check.status();
-  const int64_t batch = params->stream.dims[0];
-  const int64_t length = params->stream.dims[1];
-  sizes->rows = batch * length;
-  sizes->size = params->stream.dims[2];
-  if (sizes->size < 1) {
-    check.fail(REFORMER_ERROR_SHAPE, "stream has last dimension 0, expected at least 1");
+  check_norm_rows(check, *params, is_final, sizes);
+  const auto [name, beside] = is_final ? std::pair{"other_stream", &params->other_stream}
+                                       : std::pair{"stream_out", &params->stream_out};
+  check.dtype(name, *beside, REFORMER_FLOAT32);
+  check.shape(name, *beside, {params->stream.dims[0], params->stream.dims[1], sizes->size});
+  if (!is_final && params->other_stream.rank != 0) {
+    check.fail(REFORMER_ERROR_SHAPE, "other_stream has rank %d, expected none with stream_out",
+               params->other_stream.rank);
   }
-  check.limit("the size of a row", sizes->size, kMaxInt32);
-  check.floating("update", params->update);
-  check.shape("update", params->update, {batch, length, sizes->size});
-  for (const auto& [name, tensor] :
-       {std::pair{"scale", &params->scale}, std::pair{"bias", &params->bias}}) {
-    check.dtype(name, *tensor, REFORMER_FLOAT32);
-    check.shape(name, *tensor, {sizes->size});
-  }
-  check.dtype("stream_out", params->stream_out, REFORMER_FLOAT32);
-  check.shape("stream_out", params->stream_out, {batch, length, sizes->size});
-  check.like("normed", params->normed, "update", params->update);
   if (!(params->epsilon >= 0) || !std::isfinite(params->epsilon)) {
     check.fail(REFORMER_ERROR_ATTRIBUTE, "epsilon is %g, expected a finite number >= 0",
                static_cast<double>(params->epsilon));
@@ -235,9 +259,9 @@ reformer_status check_residual_norm(const reformer_residual_norm_params* params,
   check.data("update", params->update);
   check.data("scale", params->scale);
   check.data("bias", params->bias);
-  check.data("stream_out", params->stream_out);
+  check.data(name, *beside);
   check.data("normed", params->normed);
-  check_norm_memory(check, *params);
+  check_norm_memory(check, *params, is_final);
   return check.status();
 }
 

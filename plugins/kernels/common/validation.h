@@ -42,8 +42,10 @@ struct AttentionSizes {
 };
 
 struct NormSizes {
-  int64_t rows = 0;  // B * L
-  int64_t size = 0;  // N
+  const char* op = "";
+  int64_t rows = 0;   // B * L
+  int64_t size = 0;   // N
+  int64_t width = 0;  // of a normed row: N, or 2 N in FinalNorm
 };
 
 struct LinearSizes {

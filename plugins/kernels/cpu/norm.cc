@@ -70,39 +70,88 @@ HWY_INLINE float visit_row(size_t size, const Visit& visit) {
       hn::SumOfLanes(df, hn::Add(hn::Add(sums[0], sums[1]), hn::Add(sums[2], sums[3]))));
 }
 
-// The mean, then the mean square of what differs from it: the row is in the nearest cache, and
-// E[x^2] - E[x]^2 would lose the digits of a row far from zero.
+// Parts of a row: floats in memory, or sums that are added again whenever they are read.
+struct Held {
+  const float* values;
+
+  template <typename Access>
+  VF load(const Access access, size_t i) const {
+    return access.load(values + i);
+  }
+};
 template <typename T>
-HWY_INLINE void norm_row(const NormJob& job, const float* stream, const T* update, float* out,
-                         T* normed) {
-  const F32 df;
-  const size_t size = static_cast<size_t>(job.sizes.size);
-  const float count = static_cast<float>(size);
-  const float sum = visit_row(size, [&](const auto access, size_t i, VF total) HWY_ATTR {
-    const VF added = hn::Add(access.load(stream + i), access.load(update + i));
-    access.store(added, out + i);
-    return hn::Add(total, added);
+struct Sums {
+  const float* stream;
+  const T* update;
+
+  template <typename Access>
+  VF load(const Access access, size_t i) const {
+    return hn::Add(access.load(stream + i), access.load(update + i));
+  }
+};
+
+// Writes a part where there is an `out`, and adds it up.
+template <typename Part>
+HWY_INLINE float add_part(size_t size, const Part& part, float* out) {
+  return visit_row(size, [&](const auto access, size_t i, VF total) HWY_ATTR {
+    const VF values = part.load(access, i);
+    if (out != nullptr) access.store(values, out + i);
+    return hn::Add(total, values);
   });
-  const VF mean = hn::Set(df, sum / count);
-  const float squares = visit_row(size, [&](const auto access, size_t i, VF total) HWY_ATTR {
-    const VF apart = access.keep(hn::Sub(access.load(out + i), mean));
+}
+
+template <typename Part>
+HWY_INLINE float add_squares(size_t size, const Part& part, VF mean) {
+  return visit_row(size, [&](const auto access, size_t i, VF total) HWY_ATTR {
+    const VF apart = access.keep(hn::Sub(part.load(access, i), mean));
     return hn::MulAdd(apart, apart, total);
   });
-  const VF inverse = hn::Set(df, 1.0f / std::sqrt(squares / count + job.epsilon));
+}
+
+template <typename Part, typename T>
+HWY_INLINE void norm_part(size_t size, const Part& part, VF mean, VF inverse, const float* scale,
+                          const float* bias, T* normed) {
   visit_row(size, [&](const auto access, size_t i, VF total) HWY_ATTR {
-    const VF unit = hn::Mul(hn::Sub(access.load(out + i), mean), inverse);
-    const VF result = hn::MulAdd(unit, access.load(job.scale + i), access.load(job.bias + i));
-    access.store(result, normed + i);
+    const VF unit = hn::Mul(hn::Sub(part.load(access, i), mean), inverse);
+    access.store(hn::MulAdd(unit, access.load(scale + i), access.load(bias + i)), normed + i);
     return total;
   });
 }
 
+// A row of parts of `size` floats side by side, which add up to `sum`. The mean square is of what
+// differs from the mean: the row is in the nearest cache, and E[x^2] - E[x]^2 would lose the digits
+// of a row far from zero.
+template <typename T, typename... Parts>
+HWY_INLINE void norm_row(const NormJob& job, float sum, T* normed, const Parts&... parts) {
+  const F32 df;
+  const size_t size = static_cast<size_t>(job.sizes.size);
+  const float count = static_cast<float>(job.sizes.width);
+  const VF mean = hn::Set(df, sum / count);
+  const float squares = (add_squares(size, parts, mean) + ...);
+  const VF inverse = hn::Set(df, 1.0f / std::sqrt(squares / count + job.epsilon));
+  size_t offset = 0;
+  const auto norm_next = [&](const auto& part) HWY_ATTR {
+    norm_part(size, part, mean, inverse, job.scale + offset, job.bias + offset, normed + offset);
+    offset += size;
+  };
+  (norm_next(parts), ...);
+}
+
 template <typename T>
 HWY_INLINE void norm_rows_of(const NormJob& job, int64_t begin, int64_t end) {
+  const size_t size = static_cast<size_t>(job.sizes.size);
   for (int64_t row = begin; row < end; ++row) {
     const int64_t offset = row * job.sizes.size;
-    norm_row(job, job.stream + offset, static_cast<const T*>(job.update) + offset,
-             job.stream_out + offset, static_cast<T*>(job.normed) + offset);
+    const Sums<T> sums{job.stream + offset, static_cast<const T*>(job.update) + offset};
+    T* normed = static_cast<T*>(job.normed) + row * job.sizes.width;
+    if (job.other_stream == nullptr) {
+      float* out = job.stream_out + offset;
+      norm_row(job, add_part(size, sums, out), normed, Held{out});
+    } else {
+      const Held other{job.other_stream + offset};
+      const float sum = add_part(size, other, nullptr) + add_part(size, sums, nullptr);
+      norm_row(job, sum, normed, other, sums);
+    }
   }
 }
 

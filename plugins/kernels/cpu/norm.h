@@ -11,12 +11,13 @@ struct NormJob {
   NormSizes sizes;
   int32_t dtype = REFORMER_FLOAT32;
   float epsilon = 0;
-  const float* stream = nullptr;  // [rows, N]
-  const void* update = nullptr;   // T [rows, N]
-  const float* scale = nullptr;   // [N]
-  const float* bias = nullptr;    // [N]
-  float* stream_out = nullptr;    // [rows, N], may be stream
-  void* normed = nullptr;         // T [rows, N], may be update
+  const float* other_stream = nullptr;  // [rows, N], or null: W is N, and else 2 N
+  const float* stream = nullptr;        // [rows, N]
+  const void* update = nullptr;         // T [rows, N]
+  const float* scale = nullptr;         // [W]
+  const float* bias = nullptr;          // [W]
+  float* stream_out = nullptr;          // [rows, N], may be stream; null with other_stream
+  void* normed = nullptr;               // T [rows, W], may be update without other_stream
 };
 
 // Adds and normalises rows [begin, end).

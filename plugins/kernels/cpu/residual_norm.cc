@@ -1,4 +1,4 @@
-// ResidualNorm on the CPU.
+// ResidualNorm and FinalNorm on the CPU.
 #include <algorithm>
 
 #include "kernels/common/validation.h"
@@ -15,7 +15,7 @@ constexpr int64_t kLeastElements = int64_t{1} << 14;
 void run_norm(const NormJob& job, const reformer_execution& execution) {
   const NormFunction norm = select_norm();
   const int64_t grain = std::max(choose_grain(job.sizes.rows, execution.num_workers),
-                                 kLeastElements / job.sizes.size);
+                                 kLeastElements / job.sizes.width);
   parallel_ranges(execution, job.sizes.rows, grain,
                   [&](int64_t /*worker*/, int64_t begin, int64_t end) { norm(job, begin, end); });
 }
@@ -38,6 +38,9 @@ reformer_status reformer_cpu_residual_norm(const reformer_residual_norm_params* 
   if (status != REFORMER_OK || job.sizes.rows == 0) return status;
   job.dtype = params->update.dtype;
   job.epsilon = params->epsilon;
+  if (params->stream_out.rank == 0) {
+    job.other_stream = static_cast<const float*>(params->other_stream.data);
+  }
   job.stream = static_cast<const float*>(params->stream.data);
   job.update = params->update.data;
   job.scale = static_cast<const float*>(params->scale.data);

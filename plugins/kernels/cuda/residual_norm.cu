@@ -1,4 +1,4 @@
-// ResidualNorm on CUDA: checks the call and enqueues; it needs no workspace.
+// ResidualNorm and FinalNorm on CUDA: checks the call and enqueues; they need no workspace.
 #include "kernels/common/validation.h"
 #include "kernels/cuda/norm/norm.h"
 #include "kernels/cuda/operator_call.h"
@@ -10,6 +10,7 @@ namespace {
 template <typename T>
 reformer_status run_norm(const reformer_residual_norm_params& params, const NormSizes& sizes) {
   NormArguments<T> arguments;
+  arguments.other_stream = view_global<const float>(params.other_stream);
   arguments.stream = view_global<const float>(params.stream);
   arguments.update = view_global<const T>(params.update);
   arguments.scale = view_global<const float>(params.scale);
@@ -18,14 +19,14 @@ reformer_status run_norm(const reformer_residual_norm_params& params, const Norm
   arguments.normed = view_global<T>(params.normed);
   arguments.rows = sizes.rows;
   arguments.size = static_cast<int32_t>(sizes.size);
+  arguments.width = static_cast<int32_t>(sizes.width);
   arguments.epsilon = params.epsilon;
   arguments.vector_rows = has_vector_rows(arguments.stream, sizes.size) &&
                           has_vector_rows(arguments.update, sizes.size) &&
                           is_vector_aligned(arguments.scale) && is_vector_aligned(arguments.bias) &&
                           has_vector_rows(arguments.stream_out, sizes.size) &&
                           has_vector_rows(arguments.normed, sizes.size);
-  return report_launch("ResidualNorm", params.execution,
-                       launch_norm(arguments, params.execution.stream));
+  return report_launch(sizes.op, params.execution, launch_norm(arguments, params.execution.stream));
 }
 
 }  // namespace

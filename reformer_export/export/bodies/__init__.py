@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from reformer_export.export.bodies.final_norm import FinalNorm, final_norm_node
 from reformer_export.export.bodies.function_body import function_body
 from reformer_export.export.bodies.linear import Linear, linear_node
 from reformer_export.export.bodies.local_attention import LocalAttention, local_attention_node
@@ -17,6 +18,7 @@ from reformer_export.export.bodies.residual_norm import ResidualNorm, residual_n
 __all__ = [
     "BODIES",
     "CALLED",
+    "FinalNorm",
     "LSHAttention",
     "LSHAttentionStep",
     "LSHBuckets",
@@ -25,6 +27,7 @@ __all__ = [
     "LocalAttention",
     "LocalAttentionStep",
     "ResidualNorm",
+    "final_norm_node",
     "function_body",
     "linear_node",
     "local_attention_node",
@@ -37,7 +40,7 @@ __all__ = [
 ]
 
 BODIES: Final = (
-    *(LSHBuckets, LSHAttention, LocalAttention, ResidualNorm),
+    *(LSHBuckets, LSHAttention, LocalAttention, ResidualNorm, FinalNorm),
     *(LSHAttentionStep, LocalAttentionStep, LSHBucketsStep, Linear),
 )
 """All of them."""

@@ -1,5 +1,6 @@
 // Every element is read once and written once: between the passes over it (the mean, what differs
-// from it, the result) a row is in its threads' registers. Rows too wide for that are read back.
+// from it, the result) a row is in its threads' registers. Rows too wide for that, and FinalNorm's,
+// are read again.
 #include "kernels/common/sizes.h"
 #include "kernels/cuda/device/vectors.cuh"
 #include "kernels/cuda/norm/norm.h"
@@ -124,30 +125,40 @@ __global__ void __launch_bounds__(kTeam == kWarpSize ? kWarpBlock : kTeam)
   }
 }
 
-// A row of any size, which its block reads back: a thread only what it has written itself.
+// A row of any size. Its block reads a sum back, a thread only what it has written itself, or where
+// there is none adds again.
 template <typename T>
 __global__ void __launch_bounds__(kBlock) norm_wide_rows(const NormArguments<T> arguments) {
   float* shared = reinterpret_cast<float*>(dynamic_shared());
-  const int size = arguments.size;
-  const int64_t first = int64_t{blockIdx.x} * size;
-  const Global<float> row = arguments.stream_out + first;
+  const int width = arguments.width;
+  const int others = width - arguments.size;
+  const int64_t first = int64_t{blockIdx.x} * arguments.size;
+  const auto add = [&](int64_t i) {
+    if (i < others) return arguments.other_stream[first + i];
+    const int64_t source = first + i - others;
+    return arguments.stream[source] + to_float(arguments.update[source]);
+  };
+  const auto read = [&](int64_t i) {
+    return others == 0 ? arguments.stream_out[first + i] : add(i);
+  };
   float sum = 0;
-  for (int64_t i = threadIdx.x; i < size; i += kBlock) {
-    const float value = arguments.stream[first + i] + to_float(arguments.update[first + i]);
-    row[i] = value;
+  for (int64_t i = threadIdx.x; i < width; i += kBlock) {
+    const float value = add(i);
+    if (others == 0) arguments.stream_out[first + i] = value;
     sum += value;
   }
-  const float mean = add_over_team<kBlock>(sum, shared) / static_cast<float>(size);
+  const float mean = add_over_team<kBlock>(sum, shared) / static_cast<float>(width);
   float squares = 0;
-  for (int64_t i = threadIdx.x; i < size; i += kBlock) {
-    const float apart = row[i] - mean;
+  for (int64_t i = threadIdx.x; i < width; i += kBlock) {
+    const float apart = read(i) - mean;
     squares += apart * apart;
   }
   squares = add_over_team<kBlock>(squares, shared + kBlock / kWarpSize);
-  const float inverse = 1.0f / sqrtf(squares / static_cast<float>(size) + arguments.epsilon);
-  for (int64_t i = threadIdx.x; i < size; i += kBlock) {
-    const float unit = (row[i] - mean) * inverse;
-    arguments.normed[first + i] = from_float<T>(unit * arguments.scale[i] + arguments.bias[i]);
+  const float inverse = 1.0f / sqrtf(squares / static_cast<float>(width) + arguments.epsilon);
+  const int64_t target = int64_t{blockIdx.x} * width;
+  for (int64_t i = threadIdx.x; i < width; i += kBlock) {
+    const float unit = (read(i) - mean) * inverse;
+    arguments.normed[target + i] = from_float<T>(unit * arguments.scale[i] + arguments.bias[i]);
   }
 }
 
@@ -171,7 +182,7 @@ reformer_status launch_norm(const NormArguments<T>& arguments, void* stream) {
   constexpr int kVector = kVectorElements<T>;
   constexpr int kWarp = kWarpSize;
   const int size = arguments.size;
-  if (size > 32 * kBlock) {
+  if (size > 32 * kBlock || arguments.width > size) {
     return launch(norm_wide_rows<T>, arguments.rows, kBlock, kSharedBytes, stream, arguments);
   }
   if (!arguments.vector_rows) {

@@ -150,6 +150,16 @@ struct NormCall {
     params.execution.error_size = sizeof(error);
   }
   NormCall(const NormCall&) = delete;
+
+  // FinalNorm's, of the same stream twice.
+  void make_final() {
+    row.resize(8, 1.0f);
+    normed.resize(16, -7.0f);
+    params.other_stream = params.stream;
+    params.scale = params.bias = {row.data(), REFORMER_FLOAT32, 1, {8}};
+    params.stream_out = {};
+    params.normed = {normed.data(), REFORMER_FLOAT32, 3, {1, 2, 8}};
+  }
 };
 
 struct NormCase {
@@ -196,6 +206,53 @@ const std::vector<NormCase>& wrong_norms() {
        [](NormCall& c) { c.params.stream.data = c.normed.data(); }},
       {REFORMER_ERROR_OVERLAP, "normed shares memory",
        [](NormCall& c) { c.params.stream_out.data = c.normed.data(); }},
+      {REFORMER_ERROR_SHAPE, "ResidualNorm: other_stream has rank 3, expected none",
+       [](NormCall& c) { c.params.other_stream = c.params.stream; }},
+      {REFORMER_ERROR_SHAPE, "FinalNorm: other_stream has rank 0, expected 3",
+       [](NormCall& c) {
+         c.make_final();
+         c.params.other_stream.rank = 0;
+       }},
+      {REFORMER_ERROR_DTYPE, "other_stream has dtype float16, expected float32",
+       [](NormCall& c) {
+         c.make_final();
+         c.params.other_stream.dtype = REFORMER_FLOAT16;
+       }},
+      {REFORMER_ERROR_SHAPE, "other_stream has shape [1, 2, 3], expected [1, 2, 4]",
+       [](NormCall& c) {
+         c.make_final();
+         c.params.other_stream.dims[2] = 3;
+       }},
+      {REFORMER_ERROR_SHAPE, "scale has shape [4], expected [8]",
+       [](NormCall& c) {
+         c.make_final();
+         c.params.scale.dims[0] = 4;
+       }},
+      {REFORMER_ERROR_SHAPE, "normed has shape [1, 2, 4], expected [1, 2, 8]",
+       [](NormCall& c) {
+         c.make_final();
+         c.params.normed.dims[2] = 4;
+       }},
+      {REFORMER_ERROR_TOO_LARGE, "the size of a row is 1073741824",
+       [](NormCall& c) {
+         c.make_final();
+         c.params.stream.dims[2] = int64_t{1} << 30;
+       }},
+      {REFORMER_ERROR_NULL_POINTER, "other_stream has no data",
+       [](NormCall& c) {
+         c.make_final();
+         c.params.other_stream.data = nullptr;
+       }},
+      {REFORMER_ERROR_OVERLAP, "normed shares memory",
+       [](NormCall& c) {
+         c.make_final();
+         c.params.normed.data = c.params.update.data;
+       }},
+      {REFORMER_ERROR_OVERLAP, "normed shares memory",
+       [](NormCall& c) {
+         c.make_final();
+         c.params.normed.data = c.params.other_stream.data;
+       }},
   };
   return cases;
 }
@@ -208,7 +265,9 @@ void check_norm_case(const NormCase& wrong) {
         wrong.message, call.error);
   CHECK(std::strstr(call.error, wrong.message) != nullptr, "message \"%s\" lacks \"%s\"",
         call.error, wrong.message);
-  for (const float x : call.stream_out) CHECK(x == -7.0f, "touched (%s)", wrong.message);
+  for (const auto* values : {&call.stream_out, &call.normed}) {
+    for (const float x : *values) CHECK(x == -7.0f, "touched (%s)", wrong.message);
+  }
 }
 
 void check_norm_edges() {
@@ -217,6 +276,9 @@ void check_norm_edges() {
   CHECK(reformer_cpu_residual_norm(nullptr) == REFORMER_ERROR_NULL_POINTER, "null params");
   CHECK(reformer_cpu_residual_norm_workspace(&call.params, nullptr) == REFORMER_ERROR_NULL_POINTER,
         "null size");
+  call.params.other_stream.data = call.stream.data();  // of rank 0: none
+  CHECK(reformer_cpu_residual_norm(&call.params) == REFORMER_OK && call.stream_out[7] == 0.75f,
+        "no other stream: %s", call.error);
   call.params.stream_out.data = call.stream.data();
   call.params.normed.data = call.update.data();
   CHECK(reformer_cpu_residual_norm(&call.params) == REFORMER_OK, "in place: %s", call.error);
@@ -225,6 +287,13 @@ void check_norm_edges() {
     *tensor = {nullptr, REFORMER_FLOAT32, 3, {1, 0, 4}};
   }
   CHECK(reformer_cpu_residual_norm(&call.params) == REFORMER_OK, "no rows: %s", call.error);
+  NormCall last;
+  last.make_final();
+  CHECK(reformer_cpu_residual_norm(&last.params) == REFORMER_OK, "%s", last.error);
+  last.params.other_stream = last.params.stream =
+      last.params.update = {nullptr, REFORMER_FLOAT32, 3, {0, 2, 4}};
+  last.params.normed = {nullptr, REFORMER_FLOAT32, 3, {0, 2, 8}};
+  CHECK(reformer_cpu_residual_norm(&last.params) == REFORMER_OK, "no rows: %s", last.error);
 }
 
 void check_edges() {

@@ -1,4 +1,4 @@
-// ResidualNorm on the emulated device.
+// ResidualNorm and FinalNorm on the emulated device.
 #pragma once
 
 #include "control.h"

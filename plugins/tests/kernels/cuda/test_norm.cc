@@ -1,4 +1,4 @@
-// ResidualNorm on the emulated device, against double precision.
+// ResidualNorm and FinalNorm on the emulated device, against double precision.
 #include <cstdlib>
 
 #include "check.h"
@@ -9,9 +9,11 @@ namespace {
 
 void check_norm(const Norm& call, uint32_t seed) {
   const double share = measure_on_device(call, seed);
-  CHECK(share <= 1, "%g of what is allowed (dtype %d, B %lld, L %lld, N %lld, offset %lld)", share,
-        call.dtype, static_cast<long long>(call.batch), static_cast<long long>(call.length),
-        static_cast<long long>(call.size), static_cast<long long>(call.offset));
+  CHECK(share <= 1,
+        "%g of what is allowed (final %d, dtype %d, B %lld, L %lld, N %lld, offset %lld)", share,
+        call.is_final, call.dtype, static_cast<long long>(call.batch),
+        static_cast<long long>(call.length), static_cast<long long>(call.size),
+        static_cast<long long>(call.offset));
 }
 
 void check_same_bits(const Norm& call) {
@@ -30,9 +32,11 @@ void check_sizes(Random& random, int32_t dtype) {
     check_norm(call, 2);
     call.offset = 1;
     check_norm(call, 3);
+    check_norm(fill_norm(random, dtype, 2, size / 2, -30.0f, true), 6);
   }
   check_norm(fill_norm(random, dtype, 1, 8193, 4.0f), 4);
   check_norm(fill_norm(random, dtype, 1, 1025, 4.0f), 5);
+  check_norm(fill_norm(random, dtype, 1, 4097, 4.0f, true), 7);
 }
 
 }  // namespace

@@ -21,6 +21,7 @@ struct Calls {
   std::vector<float> key = std::vector<float>(64, 0.25f);
   std::vector<float> output = std::vector<float>(64, -7.0f);
   std::vector<float> normed = output;
+  std::vector<float> wide = std::vector<float>(128);
   std::vector<float> rotations = std::vector<float>(32, 1.0f);
   std::vector<int32_t> buckets = std::vector<int32_t>(32, 1);
   std::vector<int32_t> mask = std::vector<int32_t>(8, 1);
@@ -31,6 +32,7 @@ struct Calls {
   reformer_lsh_attention_params lsh{};
   reformer_local_attention_params local{};
   reformer_residual_norm_params norm{};
+  reformer_residual_norm_params final_norm{};
 
   Calls() {
     fill(&hash);
@@ -60,6 +62,11 @@ struct Calls {
     norm.scale = norm.bias = {key.data(), REFORMER_FLOAT32, 1, {8}};
     norm.stream_out = view(output);
     norm.normed = view(normed);
+    final_norm = norm;
+    final_norm.other_stream = view(key);
+    final_norm.scale.dims[0] = final_norm.bias.dims[0] = 16;
+    final_norm.stream_out = {};
+    final_norm.normed = {wide.data(), REFORMER_FLOAT32, 3, {1, 8, 16}};
   }
   Calls(const Calls&) = delete;
 
@@ -99,6 +106,7 @@ void check_correct() {
   expect(reformer_cuda_local_attention_workspace(&calls.local, &size), REFORMER_OK, calls.error,
          "");
   expect(reformer_cuda_residual_norm(&calls.norm), REFORMER_OK, calls.error, "");
+  expect(reformer_cuda_residual_norm(&calls.final_norm), REFORMER_OK, calls.error, "");
   CHECK(size == 0, "local attention asks for %llu bytes", static_cast<unsigned long long>(size));
 }
 
@@ -204,8 +212,9 @@ void check_refused_launches() {
       [](Calls& calls) { return reformer_cuda_lsh_buckets(&calls.hash); },
       [](Calls& calls) { return reformer_cuda_lsh_attention(&calls.lsh); },
       [](Calls& calls) { return reformer_cuda_local_attention(&calls.local); },
-      [](Calls& calls) { return reformer_cuda_residual_norm(&calls.norm); }};
-  const int launches[] = {1, 3, 1, 1};
+      [](Calls& calls) { return reformer_cuda_residual_norm(&calls.norm); },
+      [](Calls& calls) { return reformer_cuda_residual_norm(&calls.final_norm); }};
+  const int launches[] = {1, 3, 1, 1, 1};
   for (size_t op = 0; op < std::size(launches); ++op) {
     for (int launch = 0; launch < launches[op]; ++launch) {
       Calls calls;
