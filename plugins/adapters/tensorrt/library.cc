@@ -14,11 +14,11 @@
 namespace reformer::tensorrt {
 namespace {
 
-static_assert(REFORMER_ABI_VERSION == 6, "write the new number into the marker");
+static_assert(REFORMER_ABI_VERSION == 7, "write the new number into the marker");
 
 // Says what the library is to those who must not load it: it is read out of the file.
 [[gnu::used]] const char kMarker[] =
-    "reformer-tensorrt-plugin abi=6 version=" REFORMER_VERSION " cuda=" REFORMER_CUDA_LIST;
+    "reformer-tensorrt-plugin abi=7 version=" REFORMER_VERSION " cuda=" REFORMER_CUDA_LIST;
 
 template <typename Operator>
 class Creator final : public nvinfer1::IPluginCreatorV3One {
