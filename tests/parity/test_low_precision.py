@@ -65,7 +65,10 @@ LUCIDRAINS: dict[str, tuple[dict[str, Any], ExportOptions]] = {
         | {"pkm_layers": [1], "pkm_num_keys": 33},
         ExportOptions(low_precision=LowPrecision("int8")),
     ),
-    "padded vectors": (lucidrains.SMALL_ATTENTION, ExportOptions(low_precision=LowPrecision("int8"))),
+    "padded vectors": (
+        lucidrains.SMALL_ATTENTION,
+        ExportOptions("float16", low_precision=LowPrecision("int8")),
+    ),
 }
 
 
