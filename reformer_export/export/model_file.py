@@ -37,7 +37,7 @@ def save_model(model: ir.Model, path: Path, external_data: str | None = None) ->
         tensor.ClearField("external_data")
         tensor.ClearField("data_location")
     _check(path, _with_weights_as_inputs(proto, weights))
-    if external_data is not None:
+    if external_data is not None and weights:
         weights |= _write_data(path.with_name(external_data), weights)
     for tensor in large:
         if isinstance(weights[tensor.name], ir.ExternalTensor):
