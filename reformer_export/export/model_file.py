@@ -14,6 +14,8 @@ from reformer_export.errors import ExportError
 
 _STREAMED_ABOVE: Final = 1024
 """Bytes; smaller tensors, in which shapes and indices are, stay in the graph while it is checked."""
+_ALIGNMENT: Final = 64
+"""Bytes: of a cache line."""
 
 # onnx.proto, and protobuf's wire format: a field of bytes is tagged by its number, with 2 in the last 3 bits.
 _GRAPH: Final = onnx.ModelProto.GRAPH_FIELD_NUMBER
@@ -30,14 +32,16 @@ def save_model(model: ir.Model, path: Path, external_data: str | None = None) ->
     """
     with _without_weights(model) as weights:
         proto = ir.serde.serialize_model(model)
-    for tensor in proto.graph.initializer:
-        if tensor.name in weights:
-            tensor.ClearField("external_data")
-            tensor.ClearField("data_location")
+    large = [tensor for tensor in proto.graph.initializer if tensor.name in weights]
+    for tensor in large:
+        tensor.ClearField("external_data")
+        tensor.ClearField("data_location")
     _check(path, _with_weights_as_inputs(proto, weights))
-    if external_data is not None or any(isinstance(x, ir.ExternalTensor) for x in weights.values()):
-        ir.save(model, path, external_data=external_data)
-        return
+    if external_data is not None and weights:
+        weights |= _write_data(path.with_name(external_data), weights)
+    for tensor in large:
+        if isinstance(weights[tensor.name], ir.ExternalTensor):
+            _refer(tensor, weights.pop(tensor.name))
     with path.open("wb") as stream:
         _write_model(stream, proto, weights)
 
@@ -67,6 +71,28 @@ def _without_weights(model: ir.Model) -> Iterator[dict[str, Any]]:
     finally:
         for value in large:
             value.const_value = weights[str(value.name)]
+
+
+def _write_data(path: Path, weights: dict[str, Any]) -> dict[str, ir.ExternalTensor]:
+    """The `weights` in the new file `path`, each at a multiple of _ALIGNMENT: kernels read them where the
+    file is mapped, and refuse numbers at odd addresses."""
+    written = {}
+    with path.open("wb") as stream:
+        for name, tensor in weights.items():
+            stream.write(bytes(-stream.tell() % _ALIGNMENT))
+            begin = stream.tell()
+            stream.write(tensor.tobytes())
+            place = (path.name, begin, stream.tell() - begin)
+            written[name] = ir.ExternalTensor(*place, tensor.dtype, shape=tensor.shape, name=name)
+    return written
+
+
+def _refer(tensor: Any, place: ir.ExternalTensor) -> None:
+    """Let the `onnx.TensorProto` `tensor`, which has no data, have those of `place`."""
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    values = {"location": place.location, "offset": place.offset or 0, "length": place.nbytes}
+    for key, value in values.items():
+        tensor.external_data.add(key=key, value=str(value))
 
 
 def _write_model(stream: BinaryIO, model: Any, weights: dict[str, Any]) -> None:

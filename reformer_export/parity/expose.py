@@ -22,7 +22,7 @@ from reformer_export.contract import NUM_HASHES_INPUT
 from reformer_export.errors import MissingDependencyError
 from reformer_export.parity.points import CHOICES, Point
 from reformer_export.parity.rounding import emulate_bfloat16
-from reformer_export.runtimes.onnx_file import read_onnx
+from reformer_export.runtimes.onnx_file import read_onnx, write_onnx
 from reformer_export.runtimes.ort_binding import BoundSession
 from reformer_export.runtimes.ort_session import CPU, Placement, open_session
 
@@ -124,7 +124,7 @@ def _move_weights(path: Path, placement: Placement, file: Path) -> onnx.ModelPro
     types = {value.type.tensor_type.elem_type for value in model.graph.value_info}
     if placement.provider == CPU and onnx.TensorProto.BFLOAT16 in types:
         emulate_bfloat16(runnable)
-    onnx.save(runnable, str(file), save_as_external_data=True, location=WEIGHTS_NAME, size_threshold=1024)
+    write_onnx(runnable, file, WEIGHTS_NAME)
     return model
 
 

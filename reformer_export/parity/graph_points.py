@@ -21,6 +21,9 @@ _PLUMBING: Final = frozenset(
 ) | {"Slice", "Squeeze", "Transpose", "Unsqueeze"}
 """Operators that move or describe values: a subgraph is named after another of its nodes, if it has any."""
 
+_CHOICES: Final = {"Where": slice(1, None), "Gather": slice(1)}
+"""Operators that choose values by position, as a padder does, and the inputs that they choose from."""
+
 
 def find_points(model: onnx.ModelProto, spec: ModelSpec) -> list[Point]:
     """Every point of the graph, in its topological order; ArtifactError when one is missing."""
@@ -49,9 +52,10 @@ def find_rounded(model: onnx.ModelProto, spec: ModelSpec) -> list[Point]:
             found[value] = points[value]
         elif value in producers and value not in seen:
             seen.add(value)
-            if producers[value].op_type not in _PLUMBING:
+            node = producers[value]
+            if node.op_type not in _PLUMBING | _CHOICES.keys():
                 raise no_node(f"a point ({value}, which Linear reads)")
-            wanted += producers[value].input
+            wanted += node.input[_CHOICES.get(node.op_type, slice(None))]
     return sorted(found.values(), key=lambda point: point.node)
 
 

@@ -58,7 +58,8 @@ class LucidrainsPointFinder(PointFinder):
         if layer > 0:
             stream = self.stream(f"{block}.attention.layer_norm")
             self.add(f"encoder.layers.{layer - 1}.hidden_states", stream, layer - 1)
-        self._add_if_any(f"{block}.attention.layer_norm", layer)
+        if self.within(f"{block}.feed_forward"):  # an attention alone has no norm, but may have a cast there
+            self._add_if_any(f"{block}.attention.layer_norm", layer)
         for projection in ("query_key", "value"):
             self.add_linear(f"{attention}.{projection}", layer)
         operators = self._operators(layer, spec)

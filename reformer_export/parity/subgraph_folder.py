@@ -12,6 +12,7 @@ import onnx
 from reformer_export.artifact.files import json_text, sha256_of_file
 from reformer_export.artifact.folder import new_folder
 from reformer_export.parity.bisect import BisectResult
+from reformer_export.runtimes.onnx_file import write_onnx
 from reformer_export.runtimes.ort_session import Placement
 from reformer_export.runtimes.replay import (
     ARRAYS_NAME,
@@ -44,8 +45,10 @@ def write_subgraph(out: Path, result: BisectResult, placement: Placement) -> boo
     results = dict(zip(RESULTS, (subgraph.expected, subgraph.got, subgraph.judged), strict=True))
     check_subgraph_folder(out)
     with new_folder(out, overwrite=True, reason_to_keep=reason_to_keep) as folder:
-        graph = str(folder / GRAPH_NAME)
-        onnx.save(subgraph.graph, graph, save_as_external_data=large, location=WEIGHTS_NAME)
+        if large:
+            write_onnx(subgraph.graph, folder / GRAPH_NAME, WEIGHTS_NAME)
+        else:
+            onnx.save(subgraph.graph, str(folder / GRAPH_NAME))
         np.savez(folder / ARRAYS_NAME, allow_pickle=False, **subgraph.inputs, **results)
         record = NodeRecord(
             node=named.node,

@@ -26,12 +26,14 @@ def multiply_in_bfloat16(model: Any) -> frozenset[str]:
         The names of the weights that Linear reads, bfloat16 [N, K], which no other node has.
     """
     graph = model.graph
-    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
-    weights = {
-        tensor.name for tensor in graph.initializer if tensor.data_type == _BFLOAT16 and len(tensor.dims) == 2
-    }
+    inputs = {value.name for value in graph.input}  # their initializers are defaults
+    constants = [tensor for tensor in graph.initializer if tensor.name not in inputs]
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in constants}
+    weights = {tensor.name for tensor in constants if tensor.data_type == _BFLOAT16 and len(tensor.dims) == 2}
     nodes = [_read_node(node) for node in graph.node]
-    layers = find_dense_layers(nodes, shapes, weights, _count_uses(graph))
+    uses = _count_uses(graph)
+    found = find_dense_layers(nodes, shapes, weights, uses)
+    layers = [layer for layer in found if not uses[_weight_name(layer)]]
     if not layers:
         return frozenset()
     made = {layer.nodes[0]: _add_layer(graph, layer) for layer in layers}
@@ -85,6 +87,7 @@ def _count_uses(graph: Any) -> Counter[str]:
 
 def _drop_unused(graph: Any) -> None:
     uses = _count_uses(graph)
+    uses.update(value.name for value in graph.input)  # of a default
     kept = [tensor for tensor in graph.initializer if uses[tensor.name]]
     del graph.initializer[:]
     graph.initializer.extend(kept)

@@ -54,9 +54,10 @@ def find_dense_layers(
         uses: how often each value is read, in subgraphs too, or put out.
     """
     readers = {name: index for index, node in enumerate(nodes) for name in node.inputs if uses[name] == 1}
+    constant = weights - {node.output for node in nodes}  # a file may have a value twice
     layers = []
     for index, node in enumerate(nodes):
-        layer = _read_product(index, node, shapes, weights)
+        layer = _read_product(index, node, shapes, constant)
         if layer is not None:
             layers.append(_add_what_follows(layer, nodes, shapes, readers))
     return layers

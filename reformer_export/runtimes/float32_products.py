@@ -8,6 +8,7 @@ onnx.proto.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections import Counter
 from pathlib import Path
@@ -38,6 +39,7 @@ MOST_BYTES: Final = 64 << 20
 """Of a file that is read for it, with its data: a second copy of a larger one's weights would be felt."""
 
 _FLOAT32: Final = 1  # onnx.TensorProto.FLOAT
+_EXTERNAL: Final = 1  # onnx.TensorProto.EXTERNAL
 _INT_ATTRIBUTE: Final = 2  # onnx.AttributeProto.INT
 
 
@@ -87,6 +89,8 @@ def fuse_dense_layers(path: Path) -> bytes | None:
 
 def _fuse(data: memoryview, folder: Path) -> tuple[bytes, int]:
     model = _Message(data)
+    if len(model.contents(7)) != 1:
+        raise RefusedError("a graph in parts", "one")  # which protobuf would join
     made, count = bytearray(), 0
     domains = {_Message(each).text(1) for each in model.contents(8)}
     for number, _, value, whole in model.fields:
@@ -112,12 +116,14 @@ def _fuse_graph(graph: _Message, folder: Path) -> tuple[bytes, int]:
     }
     uses = _count_uses(graph)
     found = find_dense_layers(nodes, shapes, weights, uses)
+    if sum(4 * math.prod(shapes[layer.weight]) for layer in found) > MOST_BYTES:
+        found = []  # one weight of many layers
     values = {
         layer.weight: _read_values(tensors[layer.weight], shapes[layer.weight], folder) for layer in found
     }
-    layers = [layer for layer in found if values[layer.weight] is not None]
-    for layer in layers:
-        uses[layer.weight] -= 1
+    layers = [layer for layer in found if values[layer.weight] is not None and not uses[_weight_name(layer)]]
+    uses.subtract(layer.weight for layer in layers)
+    unused = {layer.weight for layer in layers if not uses[layer.weight]}
     made = {layer.nodes[0]: _make_node(layer) for layer in layers}
     taken = {index for layer in layers for index in layer.nodes}
     fields, index = bytearray(), 0
@@ -125,7 +131,7 @@ def _fuse_graph(graph: _Message, folder: Path) -> tuple[bytes, int]:
         if number == 1:
             fields += made.get(index, b"" if index in taken else whole)
             index += 1
-        elif number != 5 or isinstance(value, int) or uses[_Message(value).text(8)]:
+        elif number != 5 or isinstance(value, int) or _Message(value).text(8) not in unused:
             fields += whole
     for layer in layers:
         weight: Any = values[layer.weight]
@@ -157,8 +163,8 @@ def _read_values(tensor: _Message, shape: tuple[int, ...], folder: Path) -> NDAr
     """None where they are stored in a way that no exporter of ours uses."""
     size = 4 * shape[0] * shape[1]
     place = {each.text(1): each.text(2) for each in map(_Message, tensor.contents(13))}
-    raw = b"".join(tensor.contents(9))
-    if place:
+    raw: memoryview | bytes = next(reversed(tensor.contents(9)), b"")
+    if tensor.number(14) == _EXTERNAL:
         try:
             with resolve_inside(folder, place["location"]).open("rb") as file:
                 file.seek(int(place.get("offset", 0)))

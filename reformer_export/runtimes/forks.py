@@ -6,6 +6,7 @@ that crashed at its exit). So the child refuses to run the model, and leaves it 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import os
@@ -41,7 +42,9 @@ def _watch() -> None:
 
 def _abandon_all() -> None:
     for model in list(_OPEN):
-        model.abandon()
+        # Without an attribute another thread was still opening it, which nobody here will have.
+        with contextlib.suppress(AttributeError):
+            model.abandon()
 
 
 def keep_for_good(thing: object) -> None:

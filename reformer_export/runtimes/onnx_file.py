@@ -11,6 +11,8 @@ from reformer_export.runtimes.onnx_structure import check_onnx_structure
 
 MAX_PROTOBUF_BYTES: Final = 2**31 - 1
 """Protobuf's own limit; larger models keep their weights in external data."""
+EXTERNAL_ABOVE: Final = 1024
+"""Bytes of a weight that `write_onnx` leaves in the graph."""
 
 
 def import_onnx() -> Any:
@@ -43,6 +45,23 @@ def _read_weights(model: Any, folder: Path) -> None:
             tensor.raw_data = file.read(length)
         tensor.ClearField("data_location")
         tensor.ClearField("external_data")
+
+
+def write_onnx(model: Any, path: Path, data_name: str) -> None:
+    """Write an `onnx.ModelProto`, its weights in memory, to the file `path`, and large ones to the file
+    `data_name` beside it, as a protobuf may not exceed 2 GiB. They are in the file from then on.
+
+    Those of the widest numbers come first: so each lies at a multiple of its numbers' size, without which
+    kernels refuse them where the file is mapped.
+    """
+    from onnx import helper
+
+    def width(tensor: Any) -> int:
+        return int(helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+
+    model.graph.initializer.sort(key=width, reverse=True)
+    external = {"location": data_name, "size_threshold": EXTERNAL_ABOVE}
+    import_onnx().save(model, str(path), save_as_external_data=True, **external)
 
 
 def read_onnx(path: Path, *, external_data: bool) -> Any:

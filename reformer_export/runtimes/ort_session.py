@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from reformer_export.artifact.files import require_utf8
-from reformer_export.errors import MissingDependencyError
+from reformer_export.errors import ArtifactError, MissingDependencyError
 from reformer_export.libraries.operators import NativeLibrary
 from reformer_export.phases import log_fact, log_phase
 from reformer_export.runtimes.cuda_provider import check_cuda_libraries
@@ -112,7 +112,12 @@ def open_session(
     library = placement.library
     has_products = library is not None and library.float32_products is not None
     fused = fuse_dense_layers(model) if fuses_dense and has_products and placement.provider == CPU else None
-    return _open(model, placement, profile, reuses_memory, fused)
+    if fused is not None:
+        try:
+            return _open(model, placement, profile, reuses_memory, fused)
+        except ArtifactError as error:  # Linear takes less: no operands at odd addresses, for one
+            log_fact("opened as the file has it, since with fused dense layers", error)
+    return _open(model, placement, profile, reuses_memory)
 
 
 def open_graph_bytes(model: bytes, placement: Placement) -> Any:

@@ -13,12 +13,10 @@ import numpy as np
 
 from reformer_export.errors import OutputError, reason_of
 from reformer_export.runtimes.bfloat16_products import multiply_in_bfloat16
-from reformer_export.runtimes.onnx_file import import_onnx, read_onnx
+from reformer_export.runtimes.onnx_file import read_onnx, write_onnx
 
 DTYPE_ATTRIBUTES: Final = frozenset({"to", "dtype", "output_dtype", "stash_type"})
 """Integer attributes of standard operators that name an element type (ONNX operator documentation)."""
-EXTERNAL_ABOVE: Final = 1024
-"""Bytes: larger tensors go to external data, as a protobuf may not exceed 2 GiB."""
 
 
 def upcast_model(model_path: Path, folder: Path, keep_products: bool = False) -> Path:
@@ -27,18 +25,11 @@ def upcast_model(model_path: Path, folder: Path, keep_products: bool = False) ->
     `keep_products`: the dense products become Linear nodes with weights in bfloat16, for which the session
     needs the operator library.
     """
-    onnx = import_onnx()
     model = read_onnx(model_path, external_data=True)
     upcast_in_place(model, multiply_in_bfloat16(model) if keep_products else frozenset())
     upcast = folder / "upcast.onnx"
     try:
-        onnx.save(
-            model,
-            str(upcast),
-            save_as_external_data=True,
-            location="upcast.onnx.data",
-            size_threshold=EXTERNAL_ABOVE,
-        )
+        write_onnx(model, upcast, "upcast.onnx.data")
     except OSError as error:
         expected, fix = "room for the upcast weights", "free some space, or set TMPDIR"
         raise OutputError(folder, f"'{reason_of(error)}'", expected, fix) from error

@@ -275,7 +275,7 @@ def _measure_loss(session: ParitySession, request: ExportRequest, data: str) -> 
     (artifact,) = cost.artifacts
     loss = cost.loss(artifact)
     assert loss is not None
-    if request.max_loss is not None and loss > request.max_loss:
+    if request.max_loss is not None and not loss <= request.max_loss:  # nor where it is a NaN
         raise ParityError(
             f"loss on {request.data.name}",
             f"{loss:.4f} bits per character ({artifact.bits_per_character:.4f}, the original "

@@ -46,6 +46,21 @@ def test_the_bytes_are_those_of_the_whole_message(sizes: list[int], tmp_path: Pa
     assert weights_nbytes(model) == sum(size * DTYPES[i % 3]().nbytes for i, size in enumerate(sizes))
 
 
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(sizes=st.lists(SIZES, max_size=5))
+def test_external_weights_lie_where_kernels_may_read_them(sizes: list[int], tmp_path: Path) -> None:
+    model = make_model(sizes)
+    save_model(model, tmp_path / "model.onnx", "weights")
+    saved = onnx.load(tmp_path / "model.onnx", load_external_data=False)
+    for tensor in saved.graph.initializer:
+        place = {entry.key: entry.value for entry in tensor.external_data}
+        assert int(place.get("offset", 0)) % 64 == 0
+        size = len(tensor.raw_data) or int(place.get("length", 0))
+        assert ("location" in place) == (size > 1024)
+        expected = model.graph.initializers[tensor.name].const_value.numpy()
+        np.testing.assert_array_equal(onnx.numpy_helper.to_array(tensor, str(tmp_path)), expected)
+
+
 @pytest.mark.parametrize("external_data", [None, "weights"])
 def test_no_second_copy_of_the_weights_is_made(external_data: str | None, tmp_path: Path) -> None:
     model = make_model([2**17] * 12)

@@ -50,6 +50,18 @@ def test_kernels_are_the_contract(library, backend, seed, rows, size, outputs, a
         np.testing.assert_array_equal(got, run_reference("Linear", inputs, attributes))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("backend", NATIVE)
+def test_what_is_not_finite_stays_in_its_row_or_output(library, backend, dtype):
+    inputs = make_inputs(np.random.default_rng(6), 6, 40, 35, dtype)
+    inputs["bias"][[3, 4, 34]] = np.inf, np.nan, -np.inf
+    inputs["x"][0, [1, 4], [0, 39]] = np.nan, -np.inf
+    for activation in (0, 1):
+        attributes = {"activation": activation}
+        got = BACKENDS[backend]("Linear", inputs, attributes)
+        np.testing.assert_array_equal(got, run_reference("Linear", inputs, attributes))
+
+
 def make_session(library, inputs, constant, rank=3, activation=0, entries=()):
     """Linear in a session, its operands constants or inputs, x of any rank; `entries` configure it."""
     operands = {name: value for name, value in inputs.items() if name not in ("x", "")}

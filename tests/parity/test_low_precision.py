@@ -60,9 +60,14 @@ TRANSFORMERS: dict[str, tuple[Any, dict[str, Any], dict[str, Any], ExportOptions
 }
 LUCIDRAINS: dict[str, tuple[dict[str, Any], ExportOptions]] = {
     "gated": (
-        {"ff_glu": True, "weight_tie_embedding": True, "emb_dim": 16, "num_mem_kv": 3}
+        lucidrains.SMALL
+        | {"ff_glu": True, "weight_tie_embedding": True, "emb_dim": 16, "num_mem_kv": 3}
         | {"pkm_layers": [1], "pkm_num_keys": 33},
         ExportOptions(low_precision=LowPrecision("int8")),
+    ),
+    "padded vectors": (
+        lucidrains.SMALL_ATTENTION,
+        ExportOptions("float16", low_precision=LowPrecision("int8")),
     ),
 }
 
@@ -71,7 +76,7 @@ def export_one(name: str, root: Path) -> Made:
     (root / "out").mkdir()
     if name in LUCIDRAINS:
         keywords, options = LUCIDRAINS[name]
-        file, config = lucidrains.save_model(root, lucidrains.SMALL | keywords, "Autopadder")
+        file, config = lucidrains.save_model(root, keywords, "Autopadder")
         write_artifact(load_lucidrains(str(file), config, LoadOptions()), root / "out", options)
         return root / "out", file
     model_class, overrides, load, options = TRANSFORMERS[name]

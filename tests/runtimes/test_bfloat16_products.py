@@ -52,6 +52,19 @@ def test_what_linear_does_not_compute_stays(case):
     assert operators[-1] == nodes[-1].op_type
 
 
+def test_defaults_of_inputs_and_names_that_are_taken_stay():
+    default = make_model([MATMUL, ADD], ["sum"], [W, B, tensor("unread", 3)])
+    default.graph.input.append(helper.make_tensor_value_info("unread", BF16, [3]))
+    assert multiply_in_bfloat16(default) == {"sum.weight.bfloat16"}
+    assert {each.name for each in default.graph.initializer} == {"b", "unread", "sum.weight.bfloat16"}
+    default = make_model([MATMUL, ADD], ["sum"], [W, B])
+    default.graph.input.append(helper.make_tensor_value_info("w", BF16, [6, 5]))
+    assert multiply_in_bfloat16(default) == frozenset()
+    minus = helper.make_node("Sub", ["sum", "sum.weight.bfloat16"], ["y"])
+    taken = make_model([MATMUL, ADD, minus], ["y"], [W, B, tensor("sum.weight.bfloat16", 5)])
+    assert multiply_in_bfloat16(taken) == frozenset()
+
+
 def test_other_types_stay():
     model = make_model([MATMUL], ["product"], [W])
     upcast_in_place(model)

@@ -9,7 +9,9 @@ from onnx import TensorProto, helper
 
 from reformer_export.runtimes import float32_products
 from reformer_export.runtimes.float32_products import fuse_dense_layers
+from reformer_export.runtimes.ort_session import Placement, open_session
 from reformer_export.runtimes.upcast import upcast_in_place
+from tests.ops.test_native_linear import require_products
 from tests.runtimes.dense_graphs import ADD, ALONE, GEMM, MATMUL, NOT_TAKEN, WT, B, W, make_model, run, tensor
 
 
@@ -75,6 +77,46 @@ def test_a_weight_that_a_caller_may_give_stays(tmp_path):
     assert fuse(tmp_path / "model.onnx", model) is None
 
 
+def test_a_default_that_nothing_reads_stays(tmp_path):
+    """Else the input, which a caller may leave out, would be one that he must give."""
+    model = make_float32_model([MATMUL, ADD], ["sum"], [W, B, tensor("unread", 3)])
+    model.graph.input.append(helper.make_tensor_value_info("unread", TensorProto.FLOAT, [3]))
+    found = fuse(tmp_path / "model.onnx", model)
+    assert {each.name for each in found.graph.initializer} == {"b", "unread", "sum.weight.float32"}
+
+
+def test_names_that_are_taken_stay(tmp_path):
+    """That of Linear's weight, and one that is a constant and a node's result as well."""
+    other = tensor("sum.weight.float32", 5)
+    minus = helper.make_node("Sub", ["sum", "sum.weight.float32"], ["y"])
+    assert fuse(tmp_path / "a.onnx", make_float32_model([MATMUL, ADD, minus], ["y"], [W, B, other])) is None
+    model = make_float32_model([MATMUL, ADD], ["sum"], [W, B])
+    value = onnx.numpy_helper.from_array(np.ones((6, 5), np.float32))
+    model.graph.node.insert(0, helper.make_node("Constant", [], ["w"], value=value))
+    (tmp_path / "b.onnx").write_bytes(model.SerializeToString())
+    assert fuse_dense_layers(tmp_path / "b.onnx") is None
+
+
+def test_a_weight_of_many_layers_is_not_copied_for_each(tmp_path, monkeypatch):
+    nodes = [helper.make_node("MatMul", ["x", "w"], [f"y{i}"]) for i in range(40)]
+    model = make_float32_model(nodes, [f"y{i}" for i in range(40)], [W])
+    assert fuse(tmp_path / "model.onnx", model) is not None
+    monkeypatch.setattr(float32_products, "MOST_BYTES", 40 * 4 * 30 - 1)
+    assert len(model.SerializeToString()) < 40 * 4 * 30
+    assert fuse(tmp_path / "model.onnx", model) is None
+
+
+def test_what_protobuf_joins_or_leaves_out(tmp_path):
+    """A graph in two parts, and external data of a weight whose data are in the file."""
+    whole = make_float32_model([MATMUL, ADD], ["sum"], [W, B])
+    rest = onnx.ModelProto()
+    rest.graph.node.append(helper.make_node("Relu", ["product"], ["y"]))
+    (tmp_path / "a.onnx").write_bytes(whole.SerializeToString() + rest.SerializeToString())
+    assert fuse_dense_layers(tmp_path / "a.onnx") is None
+    whole.graph.initializer[0].external_data.add(key="location", value="nowhere")
+    assert fuse(tmp_path / "b.onnx", whole) is not None
+
+
 def test_large_weights_and_files_stay(tmp_path, monkeypatch):
     path, model = tmp_path / "model.onnx", make_float32_model([GEMM], ["sum"], [WT, B])
     monkeypatch.setattr(float32_products, "MOST_NUMBERS", 29)
@@ -103,6 +145,23 @@ def test_weights_in_external_data(tmp_path):
     assert fuse_dense_layers(path) is None
     (tmp_path / "model.onnx.data").unlink()
     assert fuse_dense_layers(path) is None
+
+
+def test_what_linear_refuses_is_opened_as_it_is(tmp_path):
+    """A bias that lies at an odd address, where the file is mapped."""
+    placement = Placement(library=require_products("float32"))
+    model, path = make_float32_model([MATMUL, ADD], ["sum"], [W, B]), tmp_path / "model.onnx"
+    (tmp_path / "bias").write_bytes(b"0" + model.graph.initializer[1].raw_data)
+    x = np.ones((2, 6), np.float32)
+    path.write_bytes(model.SerializeToString())
+    (wanted,) = open_session(path, placement).run(None, {"x": x})
+    model.graph.initializer[1].ClearField("raw_data")
+    model.graph.initializer[1].data_location = TensorProto.EXTERNAL
+    for key, value in {"location": "bias", "offset": "1", "length": "20"}.items():
+        model.graph.initializer[1].external_data.add(key=key, value=value)
+    path.write_bytes(model.SerializeToString())
+    assert fuse_dense_layers(path) is not None
+    np.testing.assert_allclose(open_session(path, placement).run(None, {"x": x})[0], wanted, rtol=1e-5)
 
 
 @pytest.mark.parametrize("content", [b"", b"no protobuf at all", b"\x3a\x05abc", b"\x3a\x04\x0a\x02\x0a\xff"])

@@ -32,6 +32,20 @@ _, status = os.waitpid(child, 0)
 print("child", os.waitstatus_to_exitcode(status), model.run([[5, 6, 7]])["logits"].shape)
 """
 
+OPENING = """
+import threading
+from reformer_export.runtimes import ort
+real, waits, ends = ort.open_session, threading.Event(), threading.Event()
+def open_session(*values, **options):
+    waits.set()
+    ends.wait()
+    return real(*values, **options)
+ort.open_session = open_session
+threading.Thread(target=reformer_export.load, args=({out!r},), daemon=True).start()
+waits.wait()
+child = os.fork()
+"""
+
 
 @pytest.mark.parametrize("threads", [1, 4])
 @pytest.mark.parametrize(
@@ -52,3 +66,12 @@ def test_a_forked_child(tmp_path: Path, threads: int, then: str) -> None:
     assert "load it after the fork" in refusal
     assert rest == (["(1, 3, 258)"] if "load" in then else [])
     assert last == "child 7 (1, 3, 258)"
+
+
+def test_a_fork_while_a_thread_opens_another(tmp_path: Path) -> None:
+    out = str(write_artifact(tmp_path / "out"))
+    code = CODE.replace("child = os.fork()\n", OPENING).format(out=out, threads=2, then="ends.set()")
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert "forked after the model was opened" in ended.stdout
+    assert ended.stdout.splitlines()[-1] == "child 7 (1, 3, 258)"
+    assert ended.stderr == ""

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from reformer_export.errors import ArtifactError
-from reformer_export.runtimes.onnx_file import read_onnx
+from reformer_export.runtimes.onnx_file import read_onnx, write_onnx
 
 WEIGHTS = np.arange(600, dtype=np.float32).reshape(20, 30)
 
@@ -45,6 +45,18 @@ def test_a_file_of_several_names_is_read(tmp_path: Path) -> None:
     model = read_onnx(other / "model.onnx", external_data=True)
     assert not any(tensor.external_data for tensor in model.graph.initializer)
     np.testing.assert_array_equal(numpy_helper.to_array(model.graph.initializer[1]), WEIGHTS)
+
+
+def test_written_weights_lie_at_multiples_of_their_numbers_size(tmp_path: Path) -> None:
+    arrays = [np.ones(1025, dtype) for dtype in (np.int8, np.float32, np.bool_, np.float16, np.int64)]
+    tensors = [numpy_helper.from_array(array, str(array.dtype)) for array in arrays]
+    value = helper.make_tensor_value_info("float32", TensorProto.FLOAT, [1025])
+    model = helper.make_model(helper.make_graph([], "g", [], [value], tensors))
+    write_onnx(model, tmp_path / "model.onnx", "weights")
+    for tensor in onnx.load(tmp_path / "model.onnx", load_external_data=False).graph.initializer:
+        place = {entry.key: entry.value for entry in tensor.external_data}
+        assert int(place.get("offset", 0)) % np.dtype(tensor.name).itemsize == 0
+        np.testing.assert_array_equal(numpy_helper.to_array(tensor, str(tmp_path)), 1)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +56,13 @@ def test_what_was_asked_for_and_what_it_costs_are_recorded(int8: Path) -> None:
     assert cost["loss"] == cost["bits_per_character"] - manifest.parity["cost"]["bits_per_character"]
 
 
+@pytest.mark.parametrize("loss", [0.0042, math.nan])
 def test_nothing_is_written_where_more_is_lost_than_may_be(
-    of_bytes: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    of_bytes: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: float
 ) -> None:
-    monkeypatch.setattr(CostResult, "loss", lambda *_: 0.0042)
-    with pytest.raises(ParityError, match=r"loss on held-out.txt: got 0.0042 bits .* at most 0.004; nothing"):
+    monkeypatch.setattr(CostResult, "loss", lambda *_: loss)
+    words = rf"loss on held-out.txt: got {loss:.4f} bits .* at most 0.004; nothing"
+    with pytest.raises(ParityError, match=words):
         export_checkpoint(of_bytes, tmp_path / "out", weights="int8", data=text, max_loss=0.004)
     assert list(tmp_path.iterdir()) == []
 

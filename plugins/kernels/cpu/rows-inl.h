@@ -32,6 +32,17 @@ HWY_INLINE VF load_floats(const Half* source) {
   return hn::PromoteTo(F32(), hn::LoadU(hn::Rebind<Half, F32>(), source));
 }
 
+#if HWY_TARGET == HWY_SCALAR || HWY_TARGET == HWY_EMU128
+// There an infinity becomes 2^16, and a NaN a number above it.
+HWY_INLINE VF load_floats(const hwy::float16_t* source) {
+  const F32 df;
+  const VF value = hn::PromoteTo(df, hn::LoadU(hn::Rebind<hwy::float16_t, F32>(), source));
+  const VF infinity = hn::BitCast(df, hn::Set(U32(), 0x7F800000u));
+  return hn::IfThenElse(hn::Ge(hn::Abs(value), hn::Set(df, 0x1p16f)), hn::Or(value, infinity),
+                        value);
+}
+#endif
+
 HWY_INLINE void store_floats(VF values, float* target) { hn::StoreU(values, F32(), target); }
 
 // Highway 1.0's own conversions to half precision truncate on some targets; both below round to
