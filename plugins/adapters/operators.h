@@ -26,8 +26,8 @@ enum class Element { kT, kFloat32, kInt32, kInt8 };
 
 // A shape has one letter a dimension: B batch, L length, W heads * head size, H heads, D head size,
 // R num_hashes, S rotation size, N hidden size, Q new tokens, P tokens that a cache has room for,
-// K words of records, G heads or 1, C twice N. Of Linear M is all dimensions but the last, K what is
-// added up, N outputs.
+// K words of records, G heads or 1, C twice N. Of Linear M is all dimensions but the last, K what
+// is added up, N outputs.
 struct TensorRule {
   const char* name;
   Element element;
