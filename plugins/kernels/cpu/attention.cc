@@ -91,10 +91,15 @@ bool sort_group(const AttendJob& job, const reformer_execution& execution,
                              static_cast<size_t>(worker) * workspace.scratch_bytes);
         const SortScratch sort = layout_sort_scratch(sizes, arena);
         for (int64_t i = begin; i < end; ++i) {
-          const bool sorted = sort_positions(
-              buckets.data + (first + i) * buckets.stride, sizes.length, sizes.padded_length,
-              workspace.order + i * sizes.padded_length, sort.spare, sort.counters);
-          if (!sorted) valid.store(false, std::memory_order_relaxed);
+          int32_t* order = workspace.order + i * sizes.padded_length;
+          if (!sort_positions(buckets.data + (first + i) * buckets.stride, sizes.length,
+                              sizes.padded_length, order, sort.spare, sort.counters)) {
+            valid.store(false, std::memory_order_relaxed);
+          } else if (sizes.causal) {
+            // A block's queries then see few of the keys behind the last of them, which are left
+            // out. What a chunk holds is the same, and so are its sums up to rounding.
+            order_chunks(sizes.length, sizes.chunk_length, order, sort.spare);
+          }
         }
       });
   return valid.load();
