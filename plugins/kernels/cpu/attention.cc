@@ -111,10 +111,12 @@ void attend_round(const AttendJob& job, const reformer_execution& execution,
   const AttendFunction attend = select_attend();
   const int64_t total = job.group * blocks_per_round(job.sizes);
   const int64_t grain = choose_grain(total, execution.num_workers);
-  parallel_ranges(execution, total, grain, [&](int64_t worker, int64_t begin, int64_t end) {
+  parallel_shares(execution, total, grain, [&](int64_t worker, auto ranges) {
     WorkspaceArena arena(workspace.scratch + static_cast<size_t>(worker) * workspace.scratch_bytes);
     AttendScratch scratch = layout_attend_scratch(job, arena);
-    attend(job, scratch, begin, end);
+    int64_t begin;
+    int64_t end;
+    while (ranges.next(&begin, &end)) attend(job, scratch, begin, end);
   });
 }
 

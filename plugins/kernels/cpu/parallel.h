@@ -42,6 +42,57 @@ void parallel_ranges(const reformer_execution& execution, int64_t total, int64_t
   execution.parallel_for(execution.parallel_context, workers, task, &loop);
 }
 
+// Calls body(worker, ranges) for every worker that has something to do; `ranges` gives it ranges of
+// at most `grain` items, those of all workers together cover [0, total). A worker has a share of
+// items side by side, so what one range leaves in its cache is there for the next; when it is done
+// with that it takes ranges of the others' shares.
+template <typename Body>
+void parallel_shares(const reformer_execution& execution, int64_t total, int64_t grain,
+                     const Body& body) {
+  constexpr int64_t kMostShares = 64;
+  struct alignas(64) Share {
+    std::atomic<int64_t> next;
+    int64_t end;
+  };
+  struct Ranges {
+    Share* shares;
+    int64_t count;
+    int64_t grain;
+    int64_t at;        // the share it takes from
+    int64_t done = 0;  // shares that had nothing left
+
+    bool next(int64_t* begin, int64_t* end) {
+      for (; done < count; ++done, at = (at + 1) % count) {
+        *begin = shares[at].next.fetch_add(grain, std::memory_order_relaxed);
+        *end = std::min(*begin + grain, shares[at].end);
+        if (*begin < *end) return true;
+      }
+      return false;
+    }
+  };
+  const bool alone = execution.parallel_for == nullptr;
+  const int64_t workers =
+      alone ? 1 : std::min<int64_t>(execution.num_workers, (total + grain - 1) / grain);
+  const int64_t count = std::min(workers, kMostShares);
+  Share shares[kMostShares];
+  for (int64_t i = 0; i < count; ++i) {
+    shares[i].next = i * total / count;
+    shares[i].end = (i + 1) * total / count;
+  }
+  const auto run = [&](int64_t worker) {
+    body(worker, Ranges{shares, count, grain, worker % count});
+  };
+  if (workers <= 1) {
+    run(0);
+    return;
+  }
+  const reformer_task task = [](void* argument, int64_t worker) {
+    (*static_cast<decltype(run)*>(argument))(worker);
+  };
+  execution.parallel_for(execution.parallel_context, workers, task,
+                         const_cast<void*>(static_cast<const void*>(&run)));
+}
+
 // Items per range: enough ranges to even out the threads, few enough to keep packed tiles warm.
 inline int64_t choose_grain(int64_t total, int32_t num_workers) {
   const int64_t ranges = static_cast<int64_t>(num_workers) * 8;
