@@ -19,20 +19,22 @@ HWY_BEFORE_NAMESPACE();
 namespace reformer {
 namespace HWY_NAMESPACE {
 
+constexpr size_t kRowGroups = kQueryRows / kGroupRows;
+
 // A block of queries: `rows` consecutive entries of one chunk of a pair's order.
 struct QueryBlock {
   int64_t pair;
   int64_t chunk;  // among all rounds' chunks
   int64_t first_row;
-  size_t rows;  // without virtual padding
-  int32_t last_position;
+  size_t rows;                       // without virtual padding
+  int32_t group_limits[kRowGroups];  // last position that each group's queries see
 };
 
 // Tiles whose logits are computed together.
 struct Segment {
   const KeyTile* tiles[kSegmentTiles];
-  size_t keys[kSegmentTiles];     // of each tile, its first ones
-  size_t offsets[kSegmentTiles];  // first column of each tile
+  size_t keys[kSegmentTiles][kRowGroups];  // of each tile, the first ones that a group may see
+  size_t offsets[kSegmentTiles];           // first column of each tile
   size_t count;
   size_t columns;
 };
@@ -47,7 +49,7 @@ HWY_INLINE bool collect_segment(const AttendJob& job, const QueryBlock& block, b
   const int64_t per_chunk = divide_up(sizes.chunk_length, tile_keys);
   const int64_t chunks = sizes.rounds * (sizes.padded_length / sizes.chunk_length);
   const int64_t window_tiles = (sizes.before + 1 + sizes.after) * per_chunk;
-  const int32_t limit = sizes.causal ? block.last_position : kNoLimit;
+  const int32_t limit = *std::max_element(block.group_limits, block.group_limits + kRowGroups);
   segment->count = segment->columns = 0;
   size_t fetched = 0;
   for (; *next < window_tiles && segment->count < kSegmentTiles && fetched < scratch.num_tiles;
@@ -64,14 +66,16 @@ HWY_INLINE bool collect_segment(const AttendJob& job, const QueryBlock& block, b
     const KeyTile& tile = fetch_tile(job, block.pair, chunk, *next % per_chunk, scratch);
     ++fetched;
     if (skip_hidden && tile.min_visible > limit) continue;
-    const size_t keys = skip_hidden ? count_seen(tile, limit) : tile.count;
-    const size_t columns = round_up(keys, kLanes);
+    const size_t columns = round_up(skip_hidden ? count_seen(tile, limit) : tile.count, kLanes);
     std::copy(tile.positions, tile.positions + columns,
               scratch.segment_positions + segment->columns);
     std::copy(tile.visible, tile.visible + columns, scratch.segment_visible + segment->columns);
     std::copy(tile.fill, tile.fill + columns, scratch.segment_fill + segment->columns);
     segment->tiles[segment->count] = &tile;
-    segment->keys[segment->count] = keys;
+    for (size_t group = 0; group < kRowGroups; ++group) {
+      segment->keys[segment->count][group] =
+          skip_hidden ? count_seen(tile, block.group_limits[group]) : tile.count;
+    }
     segment->offsets[segment->count++] = segment->columns;
     segment->columns += columns;
   }
@@ -145,9 +149,12 @@ HWY_INLINE void attend_segment(const AttendJob& job, size_t rows, const Segment&
   const size_t width = round_up(size, kLanes);
   const size_t columns = segment.columns;
   for (size_t t = 0; t < segment.count; ++t) {
-    const KeyTile& tile = *segment.tiles[t];
-    multiply<false>(rows, round_up(segment.keys[t], kLanes), size, {scratch.query, width, 1},
-                    tile.keys, kTileKeys, scratch.logits + segment.offsets[t], columns, prefetch);
+    for (size_t row = 0; row < rows; row += kGroupRows) {
+      const size_t keys = round_up(segment.keys[t][row / kGroupRows], kLanes);
+      multiply<false>(std::min(kGroupRows, rows - row), keys, size,
+                      {scratch.query + row * width, width, 1}, segment.tiles[t]->keys, kTileKeys,
+                      scratch.logits + row * columns + segment.offsets[t], columns, prefetch);
+    }
   }
   if (job.self_logit != kNoSelfLogit) {
     weigh_segment<true>(job, rows, columns, scratch, prefetch);
@@ -156,14 +163,17 @@ HWY_INLINE void attend_segment(const AttendJob& job, size_t rows, const Segment&
   }
   if (!first) scale_result(rows, width, scratch);
   for (size_t t = 0; t < segment.count; ++t) {
-    const KeyTile& tile = *segment.tiles[t];
-    const MatrixView weights{scratch.logits + segment.offsets[t], columns, 1};
-    if (first && t == 0) {
-      multiply<false>(rows, width, segment.keys[t], weights, tile.values, width, scratch.result,
-                      width, prefetch);
-    } else {
-      multiply<true>(rows, width, segment.keys[t], weights, tile.values, width, scratch.result,
-                     width, prefetch);
+    for (size_t row = 0; row < rows; row += kGroupRows) {
+      const size_t count = std::min(kGroupRows, rows - row);
+      const size_t keys = segment.keys[t][row / kGroupRows];
+      const MatrixView weights{scratch.logits + row * columns + segment.offsets[t], columns, 1};
+      const float* values = segment.tiles[t]->values;
+      float* result = scratch.result + row * width;
+      if (first && t == 0) {
+        multiply<false>(count, width, keys, weights, values, width, result, width, prefetch);
+      } else if (keys > 0) {
+        multiply<true>(count, width, keys, weights, values, width, result, width, prefetch);
+      }
     }
   }
 }
@@ -253,6 +263,15 @@ HWY_INLINE QueryBlock locate_block(const AttendJob& job, int64_t index) {
   return block;
 }
 
+HWY_INLINE void limit_groups(const AttentionSizes& sizes, const int32_t* positions,
+                             QueryBlock* block) {
+  for (size_t row = 0; row < kQueryRows; row += kGroupRows) {
+    const size_t end = std::min(row + kGroupRows, block->rows);
+    const int32_t last = row < end ? *std::max_element(positions + row, positions + end) : -1;
+    block->group_limits[row / kGroupRows] = sizes.causal ? last : kNoLimit;
+  }
+}
+
 void attend_blocks(const AttendJob& job, AttendScratch& scratch, int64_t begin, int64_t end) {
   const AttentionSizes& sizes = job.sizes;
   for (int64_t index = begin; index < end; ++index) {
@@ -266,7 +285,7 @@ void attend_blocks(const AttendJob& job, AttendScratch& scratch, int64_t begin, 
     const int32_t* stop = std::find_if(scratch.positions, scratch.positions + rows, padding);
     block.rows = static_cast<size_t>(stop - scratch.positions);
     if (block.rows == 0) continue;
-    block.last_position = *std::max_element(scratch.positions, scratch.positions + block.rows);
+    limit_groups(sizes, scratch.positions, &block);
     attend_block(job, block, scratch);
   }
 }
