@@ -39,9 +39,10 @@ struct Segment {
   size_t columns;
 };
 
-// Adds window tiles from `next` on until the segment is full, or the cache of tiles is: one more
-// would take the place of the first. `skip_hidden` leaves out tiles, and the rest of a tile, that
-// no query of the block may see. False at the window's end.
+// Adds the next kSegmentTiles tiles of the window, from `next` on: not more where some are left out,
+// so that what a query sees is summed in the same parts whatever else its block has. `skip_hidden`
+// leaves out tiles, and the rest of a tile, that no query of the block may see. False at the
+// window's end.
 HWY_INLINE bool collect_segment(const AttendJob& job, const QueryBlock& block, bool skip_hidden,
                                 int64_t* next, AttendScratch& scratch, Segment* segment) {
   const AttentionSizes& sizes = job.sizes;
@@ -51,9 +52,8 @@ HWY_INLINE bool collect_segment(const AttendJob& job, const QueryBlock& block, b
   const int64_t window_tiles = (sizes.before + 1 + sizes.after) * per_chunk;
   const int32_t limit = *std::max_element(block.group_limits, block.group_limits + kRowGroups);
   segment->count = segment->columns = 0;
-  size_t fetched = 0;
-  for (; *next < window_tiles && segment->count < kSegmentTiles && fetched < scratch.num_tiles;
-       ++*next) {
+  const int64_t end = std::min(*next + static_cast<int64_t>(kSegmentTiles), window_tiles);
+  for (; *next < end; ++*next) {
     // The window wraps around, across rounds; it may list a chunk more than once. A neighbour that
     // is farther away than there are chunks is the chunk itself, as in eager's slices.
     const int64_t wanted = *next / per_chunk - sizes.before;
@@ -64,7 +64,6 @@ HWY_INLINE bool collect_segment(const AttendJob& job, const QueryBlock& block, b
     const int64_t tile_first = chunk * sizes.chunk_length + *next % per_chunk * tile_keys;
     if (skip_hidden && job.order == nullptr && tile_first > limit) continue;  // later, all of it
     const KeyTile& tile = fetch_tile(job, block.pair, chunk, *next % per_chunk, scratch);
-    ++fetched;
     if (skip_hidden && tile.min_visible > limit) continue;
     const size_t columns = round_up(skip_hidden ? count_seen(tile, limit) : tile.count, kLanes);
     std::copy(tile.positions, tile.positions + columns,
