@@ -39,10 +39,10 @@ struct Segment {
   size_t columns;
 };
 
-// Adds the next kSegmentTiles tiles of the window, from `next` on: not more where some are left out,
-// so that what a query sees is summed in the same parts whatever else its block has. `skip_hidden`
-// leaves out tiles, and the rest of a tile, that no query of the block may see. False at the
-// window's end.
+// Adds the next kSegmentTiles tiles of the window, from `next` on: not more where some are left
+// out, so that what a query sees is summed in the same parts whatever else its block has.
+// `skip_hidden` leaves out tiles, and the rest of a tile, that no query of the block may see. False
+// at the window's end.
 HWY_INLINE bool collect_segment(const AttendJob& job, const QueryBlock& block, bool skip_hidden,
                                 int64_t* next, AttendScratch& scratch, Segment* segment) {
   const AttentionSizes& sizes = job.sizes;

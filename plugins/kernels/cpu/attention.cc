@@ -79,6 +79,19 @@ Workspace layout_workspace(const AttendJob& job, int64_t group, int32_t num_work
   return workspace;
 }
 
+// Fills the order of one pair's round. False when a bucket is negative.
+bool sort_round(const AttentionSizes& sizes, const int32_t* buckets, const SortScratch& sort,
+                int32_t* order) {
+  if (!sort_positions(buckets, sizes.length, sizes.padded_length, order, sort.spare,
+                      sort.counters)) {
+    return false;
+  }
+  // A block's queries then see few of the keys behind the last of them, and those are left out.
+  // What a chunk holds is the same, and so are its sums up to rounding.
+  if (sizes.causal) order_chunks(sizes.length, sizes.chunk_length, order, sort.spare);
+  return true;
+}
+
 // Fills the order of every round of the group. False when a bucket is negative.
 bool sort_group(const AttendJob& job, const reformer_execution& execution,
                 const BucketRows& buckets, const Workspace& workspace) {
@@ -91,15 +104,9 @@ bool sort_group(const AttendJob& job, const reformer_execution& execution,
                              static_cast<size_t>(worker) * workspace.scratch_bytes);
         const SortScratch sort = layout_sort_scratch(sizes, arena);
         for (int64_t i = begin; i < end; ++i) {
-          int32_t* order = workspace.order + i * sizes.padded_length;
-          if (!sort_positions(buckets.data + (first + i) * buckets.stride, sizes.length,
-                              sizes.padded_length, order, sort.spare, sort.counters)) {
-            valid.store(false, std::memory_order_relaxed);
-          } else if (sizes.causal) {
-            // A block's queries then see few of the keys behind the last of them, which are left
-            // out. What a chunk holds is the same, and so are its sums up to rounding.
-            order_chunks(sizes.length, sizes.chunk_length, order, sort.spare);
-          }
+          const bool sorted = sort_round(sizes, buckets.data + (first + i) * buckets.stride, sort,
+                                         workspace.order + i * sizes.padded_length);
+          if (!sorted) valid.store(false, std::memory_order_relaxed);
         }
       });
   return valid.load();

@@ -102,10 +102,15 @@ void check_alone(Random& random, int64_t chunk_length) {
   alone.head_size = 8;
   alone.rounds = 2;
   alone.chunking = {chunk_length, 1, 0, chunk_length, chunk_length, 1};
-  const int64_t padded = draw_int(random, 2, 4) * chunk_length;
-  alone.length = padded - draw_int(random, 1, chunk_length - 1);
+  const int64_t padded = draw_int(random, 2, 3) * chunk_length;
+  // The last chunk's tokens are like one another, and often so few that they do not see all tiles
+  // of the chunk before.
+  const int64_t rest = draw_int(random, 1, draw_from(random, {3, chunk_length - 1}));
+  alone.length = padded - chunk_length + rest;
   alone.query = draw_values(random, REFORMER_FLOAT32, padded * 16, 2.0f);
   alone.value = draw_values(random, REFORMER_FLOAT32, padded * 16, 1.0f);
+  const int64_t alike = draw_int(random, 0, alone.length - rest);
+  std::fill_n(alone.query.begin() + alike * 16, rest * 16, 3.0f);
   Attention batched = alone;
   batched.length = padded;
   const size_t size = static_cast<size_t>(alone.length * 16);
@@ -116,9 +121,10 @@ void check_alone(Random& random, int64_t chunk_length) {
   batched.mask.resize(static_cast<size_t>(padded), 0);
   for (int64_t row = 0; row < alone.heads * alone.rounds; ++row) {
     for (int64_t i = 0; i < padded; ++i) {
-      const int32_t bucket = i < alone.length ? static_cast<int32_t>(draw_int(random, 0, 63)) : 64;
-      batched.buckets.push_back(bucket);
-      if (i < alone.length) alone.buckets.push_back(bucket);
+      const bool last = i >= alike && i < alike + rest;
+      const int64_t bucket = i >= alone.length ? 64 : last ? 63 : draw_int(random, 0, 62);
+      batched.buckets.push_back(static_cast<int32_t>(bucket));
+      if (i < alone.length) alone.buckets.push_back(static_cast<int32_t>(bucket));
     }
   }
   std::vector<float> got = run_attention(batched, 2);
@@ -184,7 +190,7 @@ int main(int argc, char** argv) {
   for (const bool causal : {false, true}) check_wide_window(random, causal);
   for (const bool lsh : {false, true}) check_strips(random, lsh);
   for (int i = 0; i < 10; ++i) {
-    for (const int64_t chunk_length : {7, 64, 320}) check_alone(random, chunk_length);
+    for (const int64_t chunk_length : {7, 64, 576}) check_alone(random, chunk_length);
   }
   check_exponentials();
   return FINISH_TEST();
