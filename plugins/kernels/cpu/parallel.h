@@ -42,10 +42,10 @@ void parallel_ranges(const reformer_execution& execution, int64_t total, int64_t
   execution.parallel_for(execution.parallel_context, workers, task, &loop);
 }
 
-// Calls body(worker, ranges) for every worker that has something to do; `ranges` gives it ranges of
-// at most `grain` items, those of all workers together cover [0, total). A worker has a share of
-// items side by side, so what one range leaves in its cache is there for the next; when it is done
-// with that it takes ranges of the others' shares.
+// Calls body(worker, ranges), once a worker. ranges.next() gives it one range of at most `grain`
+// items after another; those of all workers cover [0, total). They come from the worker's own
+// share, where they lie side by side, so that what one leaves in its cache is there for the next;
+// then from what the others have not begun.
 template <typename Body>
 void parallel_shares(const reformer_execution& execution, int64_t total, int64_t grain,
                      const Body& body) {
@@ -70,27 +70,23 @@ void parallel_shares(const reformer_execution& execution, int64_t total, int64_t
       return false;
     }
   };
-  const bool alone = execution.parallel_for == nullptr;
-  const int64_t workers =
-      alone ? 1 : std::min<int64_t>(execution.num_workers, (total + grain - 1) / grain);
+  const int64_t most = execution.parallel_for == nullptr ? 1 : execution.num_workers;
+  const int64_t workers = std::clamp<int64_t>((total + grain - 1) / grain, 1, most);
   const int64_t count = std::min(workers, kMostShares);
   Share shares[kMostShares];
   for (int64_t i = 0; i < count; ++i) {
     shares[i].next = i * total / count;
     shares[i].end = (i + 1) * total / count;
   }
-  const auto run = [&](int64_t worker) {
-    body(worker, Ranges{shares, count, grain, worker % count});
-  };
-  if (workers <= 1) {
+  auto run = [&](int64_t worker) { body(worker, Ranges{shares, count, grain, worker % count}); };
+  if (workers == 1) {
     run(0);
     return;
   }
   const reformer_task task = [](void* argument, int64_t worker) {
     (*static_cast<decltype(run)*>(argument))(worker);
   };
-  execution.parallel_for(execution.parallel_context, workers, task,
-                         const_cast<void*>(static_cast<const void*>(&run)));
+  execution.parallel_for(execution.parallel_context, workers, task, &run);
 }
 
 // Items per range: enough ranges to even out the threads, few enough to keep packed tiles warm.
