@@ -13,70 +13,12 @@
 #include "hwy/highway.h"
 #include "kernels/cpu/key_tiles-inl.h"
 #include "kernels/cpu/matmul-inl.h"
+#include "kernels/cpu/segment-inl.h"
 #include "kernels/cpu/softmax-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace reformer {
 namespace HWY_NAMESPACE {
-
-// A block of queries: `rows` consecutive entries of one chunk of a pair's order.
-struct QueryBlock {
-  int64_t pair;
-  int64_t chunk;  // among all rounds' chunks
-  int64_t first_row;
-  size_t rows;  // without virtual padding
-  int32_t last_position;
-};
-
-// Tiles whose logits are computed together.
-struct Segment {
-  const KeyTile* tiles[kSegmentTiles];
-  size_t keys[kSegmentTiles];     // of each tile, its first ones
-  size_t offsets[kSegmentTiles];  // first column of each tile
-  size_t count;
-  size_t columns;
-};
-
-// Adds window tiles from `next` on until the segment is full, or the cache of tiles is: one more
-// would take the place of the first. `skip_hidden` leaves out tiles, and the rest of a tile, that
-// no query of the block may see. False at the window's end.
-HWY_INLINE bool collect_segment(const AttendJob& job, const QueryBlock& block, bool skip_hidden,
-                                int64_t* next, AttendScratch& scratch, Segment* segment) {
-  const AttentionSizes& sizes = job.sizes;
-  const int64_t tile_keys = static_cast<int64_t>(kTileKeys);
-  const int64_t per_chunk = divide_up(sizes.chunk_length, tile_keys);
-  const int64_t chunks = sizes.rounds * (sizes.padded_length / sizes.chunk_length);
-  const int64_t window_tiles = (sizes.before + 1 + sizes.after) * per_chunk;
-  const int32_t limit = sizes.causal ? block.last_position : kNoLimit;
-  segment->count = segment->columns = 0;
-  size_t fetched = 0;
-  for (; *next < window_tiles && segment->count < kSegmentTiles && fetched < scratch.num_tiles;
-       ++*next) {
-    // The window wraps around, across rounds; it may list a chunk more than once. A neighbour that
-    // is farther away than there are chunks is the chunk itself, as in eager's slices.
-    const int64_t wanted = *next / per_chunk - sizes.before;
-    const bool beyond = block.chunk + wanted < 0 || block.chunk + wanted >= chunks;
-    if (beyond && !sizes.wraps) continue;
-    const int64_t shift = wanted > chunks || wanted < -chunks ? 0 : wanted;
-    const int64_t chunk = ((block.chunk + shift) % chunks + chunks) % chunks;
-    const int64_t tile_first = chunk * sizes.chunk_length + *next % per_chunk * tile_keys;
-    if (skip_hidden && job.order == nullptr && tile_first > limit) continue;  // later, all of it
-    const KeyTile& tile = fetch_tile(job, block.pair, chunk, *next % per_chunk, scratch);
-    ++fetched;
-    if (skip_hidden && tile.min_visible > limit) continue;
-    const size_t keys = skip_hidden ? count_seen(tile, limit) : tile.count;
-    const size_t columns = round_up(keys, kLanes);
-    std::copy(tile.positions, tile.positions + columns,
-              scratch.segment_positions + segment->columns);
-    std::copy(tile.visible, tile.visible + columns, scratch.segment_visible + segment->columns);
-    std::copy(tile.fill, tile.fill + columns, scratch.segment_fill + segment->columns);
-    segment->tiles[segment->count] = &tile;
-    segment->keys[segment->count] = keys;
-    segment->offsets[segment->count++] = segment->columns;
-    segment->columns += columns;
-  }
-  return *next < window_tiles;
-}
 
 HWY_INLINE void scale_result(size_t rows, size_t width, const AttendScratch& scratch) {
   const F32 df;
@@ -145,9 +87,12 @@ HWY_INLINE void attend_segment(const AttendJob& job, size_t rows, const Segment&
   const size_t width = round_up(size, kLanes);
   const size_t columns = segment.columns;
   for (size_t t = 0; t < segment.count; ++t) {
-    const KeyTile& tile = *segment.tiles[t];
-    multiply<false>(rows, round_up(segment.keys[t], kLanes), size, {scratch.query, width, 1},
-                    tile.keys, kTileKeys, scratch.logits + segment.offsets[t], columns, prefetch);
+    for (size_t row = 0; row < rows; row += kGroupRows) {
+      const size_t keys = round_up(segment.keys[t][row / kGroupRows], kLanes);
+      multiply<false>(std::min(kGroupRows, rows - row), keys, size,
+                      {scratch.query + row * width, width, 1}, segment.tiles[t]->keys, kTileKeys,
+                      scratch.logits + row * columns + segment.offsets[t], columns, prefetch);
+    }
   }
   if (job.self_logit != kNoSelfLogit) {
     weigh_segment<true>(job, rows, columns, scratch, prefetch);
@@ -156,14 +101,17 @@ HWY_INLINE void attend_segment(const AttendJob& job, size_t rows, const Segment&
   }
   if (!first) scale_result(rows, width, scratch);
   for (size_t t = 0; t < segment.count; ++t) {
-    const KeyTile& tile = *segment.tiles[t];
-    const MatrixView weights{scratch.logits + segment.offsets[t], columns, 1};
-    if (first && t == 0) {
-      multiply<false>(rows, width, segment.keys[t], weights, tile.values, width, scratch.result,
-                      width, prefetch);
-    } else {
-      multiply<true>(rows, width, segment.keys[t], weights, tile.values, width, scratch.result,
-                     width, prefetch);
+    for (size_t row = 0; row < rows; row += kGroupRows) {
+      const size_t count = std::min(kGroupRows, rows - row);
+      const size_t keys = segment.keys[t][row / kGroupRows];
+      const MatrixView weights{scratch.logits + row * columns + segment.offsets[t], columns, 1};
+      const float* values = segment.tiles[t]->values;
+      float* result = scratch.result + row * width;
+      if (first && t == 0) {
+        multiply<false>(count, width, keys, weights, values, width, result, width, prefetch);
+      } else if (keys > 0) {
+        multiply<true>(count, width, keys, weights, values, width, result, width, prefetch);
+      }
     }
   }
 }
@@ -266,7 +214,7 @@ void attend_blocks(const AttendJob& job, AttendScratch& scratch, int64_t begin, 
     const int32_t* stop = std::find_if(scratch.positions, scratch.positions + rows, padding);
     block.rows = static_cast<size_t>(stop - scratch.positions);
     if (block.rows == 0) continue;
-    block.last_position = *std::max_element(scratch.positions, scratch.positions + block.rows);
+    limit_groups(sizes, scratch.positions, &block);
     attend_block(job, block, scratch);
   }
 }

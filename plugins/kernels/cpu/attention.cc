@@ -79,6 +79,19 @@ Workspace layout_workspace(const AttendJob& job, int64_t group, int32_t num_work
   return workspace;
 }
 
+// Fills the order of one pair's round. False when a bucket is negative.
+bool sort_round(const AttentionSizes& sizes, const int32_t* buckets, const SortScratch& sort,
+                int32_t* order) {
+  if (!sort_positions(buckets, sizes.length, sizes.padded_length, order, sort.spare,
+                      sort.counters)) {
+    return false;
+  }
+  // A block's queries then see few of the keys behind the last of them, and those are left out.
+  // What a chunk holds is the same, and so are its sums up to rounding.
+  if (sizes.causal) order_chunks(sizes.length, sizes.chunk_length, order, sort.spare);
+  return true;
+}
+
 // Fills the order of every round of the group. False when a bucket is negative.
 bool sort_group(const AttendJob& job, const reformer_execution& execution,
                 const BucketRows& buckets, const Workspace& workspace) {
@@ -91,9 +104,8 @@ bool sort_group(const AttendJob& job, const reformer_execution& execution,
                              static_cast<size_t>(worker) * workspace.scratch_bytes);
         const SortScratch sort = layout_sort_scratch(sizes, arena);
         for (int64_t i = begin; i < end; ++i) {
-          const bool sorted = sort_positions(
-              buckets.data + (first + i) * buckets.stride, sizes.length, sizes.padded_length,
-              workspace.order + i * sizes.padded_length, sort.spare, sort.counters);
+          const bool sorted = sort_round(sizes, buckets.data + (first + i) * buckets.stride, sort,
+                                         workspace.order + i * sizes.padded_length);
           if (!sorted) valid.store(false, std::memory_order_relaxed);
         }
       });
@@ -106,10 +118,12 @@ void attend_round(const AttendJob& job, const reformer_execution& execution,
   const AttendFunction attend = select_attend();
   const int64_t total = job.group * blocks_per_round(job.sizes);
   const int64_t grain = choose_grain(total, execution.num_workers);
-  parallel_ranges(execution, total, grain, [&](int64_t worker, int64_t begin, int64_t end) {
+  parallel_shares(execution, total, grain, [&](int64_t worker, auto ranges) {
     WorkspaceArena arena(workspace.scratch + static_cast<size_t>(worker) * workspace.scratch_bytes);
     AttendScratch scratch = layout_attend_scratch(job, arena);
-    attend(job, scratch, begin, end);
+    int64_t begin;
+    int64_t end;
+    while (ranges.next(&begin, &end)) attend(job, scratch, begin, end);
   });
 }
 

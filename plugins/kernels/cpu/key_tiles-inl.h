@@ -113,6 +113,7 @@ HWY_INLINE void mark_visible(const AttendJob& job, int64_t batch, KeyTile& tile)
 // Keys of the tile up to the last one that a query at `limit` or before it may see, in whole
 // vectors.
 HWY_INLINE size_t count_seen(const KeyTile& tile, int32_t limit) {
+  if (tile.min_visible > limit) return 0;
   const I32 di;
   const auto last = hn::Set(di, limit);
   for (size_t end = round_up(tile.count, kLanes); end > kLanes; end -= kLanes) {

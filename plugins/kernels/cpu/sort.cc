@@ -50,4 +50,21 @@ bool sort_positions(const int32_t* buckets, int64_t length, int64_t padded_lengt
   return true;
 }
 
+void order_chunks(int64_t length, int64_t chunk_length, int32_t* order, int32_t* spare) {
+  int32_t* chunk_starts = spare;  // of each position's chunk
+  for (int64_t start = 0; start < length; start += chunk_length) {
+    const int64_t end = std::min(start + chunk_length, length);
+    for (int64_t i = start; i < end; ++i) chunk_starts[order[i]] = static_cast<int32_t>(start);
+    order[start] = static_cast<int32_t>(end - start - 1);
+  }
+  // From the last position on, so that a chunk's first place is filled last: until then it says
+  // which one is next.
+  for (int64_t position = length - 1; position >= 0; --position) {
+    int32_t* chunk = order + chunk_starts[position];
+    const int32_t place = chunk[0];
+    chunk[place] = static_cast<int32_t>(position);
+    if (place > 0) chunk[0] = place - 1;
+  }
+}
+
 }  // namespace reformer

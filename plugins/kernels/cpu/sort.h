@@ -14,4 +14,8 @@ constexpr size_t kSortDigits = 4096;  // counters: 12 bits of the bucket a pass
 bool sort_positions(const int32_t* buckets, int64_t length, int64_t padded_length, int32_t* order,
                     int32_t* spare, int32_t* counters);
 
+// Sorts the positions below `length` within each chunk; they stand before all others.
+// order [length], spare [length].
+void order_chunks(int64_t length, int64_t chunk_length, int32_t* order, int32_t* spare);
+
 }  // namespace reformer

@@ -59,6 +59,13 @@ void check_sort(Random& random) {
         "buckets refused");
   CHECK(order == expected, "length %lld, buckets up to %lld", static_cast<long long>(length),
         static_cast<long long>(highest));
+  const int64_t chunk_length = draw_int(random, 1, 300);
+  for (int64_t start = 0; start < length; start += chunk_length) {
+    std::sort(expected.begin() + start, expected.begin() + std::min(start + chunk_length, length));
+  }
+  order_chunks(length, chunk_length, order.data(), spare.data());
+  CHECK(order == expected, "length %lld, chunks of %lld", static_cast<long long>(length),
+        static_cast<long long>(chunk_length));
   buckets[static_cast<size_t>(draw_int(random, 0, length - 1))] = -1;
   CHECK(
       !sort_positions(buckets.data(), length, padded, order.data(), spare.data(), counters.data()),
