@@ -172,9 +172,10 @@ gpu-bundle: $(READY)  ## All that gpu-check needs there in one archive, dist/gpu
 clean:  ## Remove everything that these commands made in the clone.
 	rm -rf $(VENV) $(DEMO_OUT) $(DEMO_OUT)-duplication $(DEMO_OUT)-lucidrains $(DEMO_REPORTS) build dist reformer_export/_native
 
+# Python compiles what is imported when it is first, a tenth of what is installed.
 $(READY): pyproject.toml tests/requirements.txt
 	@echo "Fetching torch, transformers and others into $(VENV), once: some minutes, and 6 GB where torch brings CUDA ..."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -r tests/requirements.txt -e '.[dev]' -C wheel.cmake=false
+	$(BIN)/python -m pip install --quiet --no-compile -r tests/requirements.txt -e '.[dev]' -C wheel.cmake=false
 	touch $@

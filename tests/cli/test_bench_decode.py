@@ -12,6 +12,7 @@ import pytest
 from reformer_export.measure import timing
 from tests.cli.program import Outcome, run_program
 from tests.measure.decode_model import export_decoder
+from tests.measure.in_process import memory_in_process
 from tests.report.browser import check_page, open_page
 
 QUICK = ("--decode", "--repeat", "3", "--warm-up", "0", "--threads", "1")
@@ -38,7 +39,9 @@ def bench(out: Path, *options: object) -> Outcome:
 def measured(exported: Path) -> tuple[Outcome, Path, dict[str, Any]]:
     """A whole run: what it printed, its page, and its JSON."""
     page, path = exported.parent / "page.html", exported.parent / "bench.json"
-    outcome = bench(exported, "--lengths", "9,40", "--batch-sizes", "1,2", "--report", page, "--json", path)
+    options = ("--lengths", "9,40", "--batch-sizes", "1,2", "--report", page, "--json", path)
+    with memory_in_process():
+        outcome = bench(exported, *options)
     assert outcome.status == 0, outcome.stderr
     return outcome, page, json.loads(path.read_text())
 

@@ -16,6 +16,7 @@ from reformer_export.report.bench_page import BenchReport, page_from_bench
 from reformer_export.report.page import Verdict
 from tests.cli.program import run_program
 from tests.hf_models import config_t, save_model
+from tests.measure.in_process import memory_in_process
 from tests.report.browser import check_page, open_page
 from tests.report.results import make_benchmark
 from tests.runtimes.artifacts import write_artifact
@@ -28,10 +29,11 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     checkpoint = save_model(folder, config_t(is_decoder=True), transformers.ReformerModelWithLMHead)
     assert run_program("onnx", checkpoint, folder / "out", "--no-verify").status == 0
     page = folder / "page.html"
-    outcome = run_program(
-        *("bench", folder / "out", "--report", page, "--json", "-", "--threads", 1),
-        *("--lengths", "9,64", "--repeat", 3, "--against", "eager"),
-    )
+    with memory_in_process():
+        outcome = run_program(
+            *("bench", folder / "out", "--report", page, "--json", "-", "--threads", 1),
+            *("--lengths", "9,64", "--repeat", 3, "--against", "eager"),
+        )
     assert outcome.status == 0, outcome
     return page, json.loads(outcome.stdout)
 

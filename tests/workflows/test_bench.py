@@ -16,6 +16,7 @@ from reformer_export.report.decoding_page import DecodeReport
 from reformer_export.runtimes import RuntimeOptions
 from reformer_export.workflows.bench import BenchRequest, bench_artifact
 from reformer_export.workflows.bench_decoding import choose_decode_lengths
+from tests.measure.in_process import memory_in_process
 
 
 def test_an_artifact_beside_eager_and_full_attention(exported: Path) -> None:
@@ -28,7 +29,8 @@ def test_an_artifact_beside_eager_and_full_attention(exported: Path) -> None:
         yield done.append
 
     request = BenchRequest(RuntimeOptions(threads=1), lengths=(8, 20), repeat=3, warm_up=0, node_times=True)
-    report = reformer_export.bench_artifact(exported, request, say=said.append, progress=progress)
+    with memory_in_process():
+        report = reformer_export.bench_artifact(exported, request, say=said.append, progress=progress)
     assert sum(done) == 2 * (3 + 1)
     assert said == [f"Runs on {report.runtime}."]
     names = [(m.length, m.name) for m in report.result.measurements]
