@@ -77,9 +77,8 @@ def check_predicts_tokens(spec: ModelSpec) -> None:
         raise InputError("data", got, "those of every token", fix)
 
 
-def read_predicted_text(spec: ModelSpec, path: Path) -> str:
-    """The text in the UTF-8 file `path`, for a model that predicts every next token."""
-    check_predicts_tokens(spec)
+def read_data(path: Path) -> str:
+    """The text in the UTF-8 file `path`; InputError for an empty one."""
     text = read_text("data", path)
     if not text:
         raise InputError("data", f"{path}, which is empty", "some text", "give another file")

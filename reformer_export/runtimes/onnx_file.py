@@ -14,11 +14,11 @@ MAX_PROTOBUF_BYTES: Final = 2**31 - 1
 
 
 def import_onnx() -> Any:
-    """The onnx module; MissingDependencyError names the extra that brings it."""
+    """The onnx module; MissingDependencyError says how it is had."""
     try:
         import onnx
     except ImportError as error:
-        fix = "pip install 'reformer-export[export]'"
+        fix = "pip install onnx, or 'reformer-export[export]', which has torch too"
         raise MissingDependencyError("onnx", f"'{error}'", "the package", fix) from error
     return onnx
 

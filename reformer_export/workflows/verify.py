@@ -19,9 +19,10 @@ from reformer_export.libraries.packages import COMPARING, COMPARING_LUCIDRAINS, 
 from reformer_export.lucidrains_spec import LucidrainsSpec
 from reformer_export.measure.accuracy import (
     TokenText,
+    check_predicts_tokens,
     count_passes,
     measure_accuracy,
-    read_predicted_text,
+    read_data,
 )
 from reformer_export.report.verify_report import BisectReport, DataAccuracy, RuntimeReport, VerifyReport
 from reformer_export.runtimes import Runtime, RuntimeOptions
@@ -89,7 +90,10 @@ def verify_artifact(
     manifest = read_manifest(out)
     if isinstance(manifest.spec, LucidrainsSpec):
         require_packages("verifying", COMPARING_LUCIDRAINS)
-    text = None if request.data is None else read_predicted_text(manifest.spec, request.data)
+    text = None
+    if request.data is not None:
+        check_predicts_tokens(manifest.spec)
+        text = read_data(request.data)
     for count in request.num_hashes:
         choose_num_hashes(manifest, count)
     check_eager_is_named(manifest, request)
@@ -154,8 +158,8 @@ class _Verification:
         from reformer_export.parity.module_details import collect_module_details
         from reformer_export.parity.module_session import ModuleSession
 
-        sweep = self._sweep(session)
         text = None if self.text is None else encode_text(session.runtime, self.text)
+        sweep = self._sweep(session)
         accuracy = None if text is None else self._measure(session.runtime, text)
         decoding = drift = None
         if has_decoding(session):
