@@ -54,8 +54,8 @@ def report(exported: Path) -> dict[str, Any]:
 
 def test_the_report_says_what_was_measured(report: dict[str, Any], exported: Path) -> None:
     assert set(report) == {
-        "artifact", "model_sha256", "dtype", "precision", "runtime", "machine", "contenders", "repeat", "warm_up",
-        "memory_measured", "notes", "results",
+        "artifact", "model_sha256", "dtype", "precision", "runtime", "machine", "contenders", "repeat",
+        "warm_up", "memory_measured", "notes", "results",
     }  # fmt: skip
     manifest = json.loads((exported / "out/manifest.json").read_text())
     assert report["model_sha256"] == manifest["files"]["model.onnx"]
