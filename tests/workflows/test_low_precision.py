@@ -23,6 +23,7 @@ from reformer_export.modeling import build_model
 from reformer_export.parity.cost import CostResult
 from reformer_export.report.verify_page import page_from_verify
 from reformer_export.serving.page import _describe_parity
+from reformer_export.workflows import verify
 from reformer_export.workflows.export import ExportRequest
 from tests.cli.program import run_program
 from tests.hf_models import config_t, save_model
@@ -114,7 +115,7 @@ def test_a_text_that_the_model_cannot_read_is_refused_before_the_graph_is_made(
 
 
 def test_artifacts_of_one_checkpoint_stand_side_by_side(
-    int8: Path, of_bytes: Path, text: Path, exported: Path, tmp_path: Path
+    int8: Path, of_bytes: Path, text: Path, tmp_path: Path
 ) -> None:
     export_checkpoint(of_bytes, tmp_path / "float32", verify=False)
     options: dict[str, Any] = {"lengths": [20], "batch_sizes": [1], "data": text}
@@ -132,8 +133,18 @@ def test_artifacts_of_one_checkpoint_stand_side_by_side(
     told = page_from_verify(dataclasses.replace(report, manifest=read_manifest(int8))).verdict
     assert told is not None
     assert told.headline == "Yes: it is the same model, with int8 weights but for key"
+
+
+def test_what_does_not_belong_beside_is_refused_before_anything_is_opened(
+    int8: Path, exported: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify._Verification, "run", None)
     with pytest.raises(InputError, match=r"beside: got .* of another checkpoint"):
-        verify_artifact(tmp_path / "float32", beside=[exported], **options)
+        verify_artifact(int8, beside=[exported])
+    with pytest.raises(ArtifactError, match="nothing"):
+        verify_artifact(int8, beside=[exported / "nothing"])
+    with pytest.raises(InputError, match=r"data_length: got 4000, expected from 2 to 64 tokens"):
+        verify_artifact(int8, data=text, data_length=4000)
 
 
 @pytest.mark.parametrize(
