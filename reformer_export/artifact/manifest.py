@@ -109,6 +109,16 @@ class Manifest:
         """The types of its weights, for people."""
         return self.dtype if self.low_precision is None else f"{self.dtype}, {self.low_precision}"
 
+    @property
+    def loss(self) -> str | None:
+        """What it loses against the original, for people, where a text was measured at export."""
+        cost = (self.parity or {}).get("cost")
+        rows = cost.get("artifacts") if isinstance(cost, dict) else None
+        loss = rows[0].get("loss") if isinstance(rows, list) and rows and isinstance(rows[0], dict) else None
+        if not isinstance(cost, dict) or not isinstance(loss, float):
+            return None
+        return f"{loss:.4f} bits per character on {cost.get('text')}"
+
     @functools.cached_property
     def signature(self) -> Signature:
         """What goes into model.onnx and comes out of it; floats are `dtype`."""

@@ -173,6 +173,6 @@ def _describe(exported: ExportedArtifact) -> str:
         text += f", decodes from {manifest.decode.bytes_per_token / 1000:.1f} kB of cache a token"
     if manifest.parity is None:
         return f"{text}; not compared with eager"
-    for row in manifest.parity.get("cost", {}).get("artifacts", ()):
-        text += f"; loses {row['loss']:.4f} bits per character"
+    if manifest.loss is not None:
+        text += f"; loses {manifest.loss}"
     return f"{text}; largest difference to eager {manifest.parity['max_pinned_error']:.1e}"

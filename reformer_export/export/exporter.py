@@ -20,6 +20,7 @@ from reformer_export.artifact.files import sha256_of_file
 from reformer_export.artifact.manifest import EXTERNAL_DATA_NAME, MODEL_NAME, Manifest, write_manifest
 from reformer_export.checkpoints import Checkpoint, tokenizer_files
 from reformer_export.contract import DEFAULT_OPSET, DOMAIN, VERSION
+from reformer_export.errors import InputError
 from reformer_export.export.graph import trace_decoder, trace_model
 from reformer_export.export.model_file import save_model, weights_nbytes
 from reformer_export.export.num_hashes import add_num_hashes_input, runtime_num_hashes_of
@@ -50,7 +51,7 @@ class ExportOptions:
     """How to write the graph. `external_data_threshold` is in bytes of weights; `runtime_num_hashes` lets
     every run choose how many of the model's hashing rounds it uses; `tokenizer` says how text becomes ids;
     `decode` adds decode.onnx, on the same weights, which are external data then; `low_precision` says which
-    dense layers have weights of few bits."""
+    dense layers have weights of few bits; `needs_text` refuses a model for which no text becomes ids."""
 
     dtype: DType = "float32"
     opset: int = DEFAULT_OPSET
@@ -59,6 +60,7 @@ class ExportOptions:
     tokenizer: TokenizerChoice = "auto"
     decode: bool = False
     low_precision: LowPrecision | None = None
+    needs_text: bool = False
 
 
 Compare = Callable[[Manifest], "dict[str, Any]"]
@@ -75,14 +77,17 @@ def write_artifact(
 
     Raises:
         ExportError: the graph does not keep the contract.
-        InputError: `options.runtime_num_hashes` for a model that does not hash, or a tokenizer that it does
-            not have the ids for.
+        InputError: `options.runtime_num_hashes` for a model that does not hash, a tokenizer that it does not
+            have the ids for, or `options.needs_text` and none.
         MissingDependencyError: a package that reads the tokenizer's files is not installed.
         OSError: the disk refuses a write.
     """
     runtime_num_hashes = runtime_num_hashes_of(checkpoint.spec) if options.runtime_num_hashes else None
     is_file, vocab_size = checkpoint.file is not None, checkpoint.spec.vocab_size
     text, tokenizer = prepare_tokenizer(checkpoint.folder, vocab_size, options.tokenizer, is_file)
+    if options.needs_text and text.kind == "none":
+        got, expected = f"a text for a model of token ids only ({text.detail})", "a tokenizer that reads it"
+        raise InputError("data", got, expected, 'give it one, use `tokenizer="bytes"`, or leave `data` out')
     model = build_model(checkpoint.spec, checkpoint.weights, options.dtype, options.low_precision)
     graph = trace_model(model, options.dtype, options.opset)
     if runtime_num_hashes is not None:

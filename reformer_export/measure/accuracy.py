@@ -77,9 +77,14 @@ def check_predicts_tokens(spec: ModelSpec) -> None:
         raise InputError("data", got, "those of every token", fix)
 
 
-def read_predicted_text(spec: ModelSpec, path: Path) -> str:
-    """The text in the UTF-8 file `path`, for a model that predicts every next token."""
-    check_predicts_tokens(spec)
+def check_data_length(length: int, most: int) -> None:
+    """InputError for sequences of `length` tokens, of which `most` can be run."""
+    if not 2 <= length <= most:
+        raise InputError("data_length", length, f"from 2 to {most} tokens", "choose another")
+
+
+def read_data(path: Path) -> str:
+    """The text in the UTF-8 file `path`; InputError for an empty one."""
     text = read_text("data", path)
     if not text:
         raise InputError("data", f"{path}, which is empty", "some text", "give another file")
@@ -102,8 +107,7 @@ def measure_accuracy(
         InputError: the model does not predict tokens, or `length` is not the model's.
     """
     check_predicts_tokens(runtime.spec)
-    if not 2 <= length <= runtime.max_length:
-        raise InputError("data_length", length, f"from 2 to {runtime.max_length} tokens", "choose another")
+    check_data_length(length, runtime.max_length)
     sequences = cut_sequences(text.ids, length)
     losses = dict.fromkeys(counts, 0.0)
     seconds: dict[int | None, list[float]] = {count: [] for count in counts}

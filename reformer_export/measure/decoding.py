@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import gc
 import itertools
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +24,7 @@ from reformer_export.measure.decoders import (
     open_continuations,
 )
 from reformer_export.measure.decoding_memory import DecodeMemory, measure_decoding
-from reformer_export.measure.machine import MeasuredOn, describe_machine
+from reformer_export.measure.machine import MeasuredOn, describe_machine, load_average
 from reformer_export.measure.run import (
     BenchmarkOptions,
     find_artifact,
@@ -203,7 +202,7 @@ def run_decode_benchmark(
     Raises:
         RuntimeUnavailableError: the artifact itself could not.
     """
-    load = _load_average()
+    load = load_average()
     measure = measure_decoding if options.memory else None
     memories, left_out = measure_memories(list_jobs(setups, options), measure, on_pass)
     plain = [each.setup for each in setups]
@@ -221,9 +220,9 @@ def run_decode_benchmark(
             on_pass(1)
     if max(options.batch_sizes) > 1 and any(each.name == "eager-cache" for each in setups):
         left_out.append(f"eager-cache: left out of batches, where it is wrong: {BATCH_OF_A_CACHE}.")
-    machine, loads = describe_machine(plain), (load, _load_average())
+    machine, loads = describe_machine(plain), (load, load_average())
     result = DecodeResult(tuple(setups), options, tuple(measurements), machine, loads)
-    return dataclasses.replace(result, notes=(*notes, *left_out, *warn_of_load(result.unsteady)))
+    return dataclasses.replace(result, notes=(*notes, *left_out, *warn_of_load(result.unsteady, load)))
 
 
 def _time_shape(
@@ -249,7 +248,3 @@ def _time_shape(
         each.close()
     # The first prompt at a shape also allocates.
     return {name: (prompts[name][-PROMPT_TURNS:], stepper) for name, stepper in steppers.items()}
-
-
-def _load_average() -> float | None:
-    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None

@@ -14,6 +14,8 @@ from reformer_export.errors import ReformerExportError
 from reformer_export.libraries.gpus import find_gpus
 from reformer_export.measure.contenders import Setup
 
+BUSY: Final = 1.5
+"""Load average a core, from which on what was measured is of a machine that others use."""
 _CPUINFO: Final = Path("/proc/cpuinfo")
 
 
@@ -54,6 +56,11 @@ def count_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def load_average() -> float | None:
+    """Of the last minute, processes that ran or waited for a core; None where the system does not tell."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
 def cpu_name() -> str:

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import gc
 import itertools
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 from reformer_export.artifact.manifest import read_manifest
 from reformer_export.errors import InputError, RuntimeUnavailableError
 from reformer_export.measure.contenders import Name, Run, Setup, open_contender, random_inputs, silence_eager
-from reformer_export.measure.machine import MeasuredOn, describe_machine
+from reformer_export.measure.machine import BUSY, MeasuredOn, describe_machine, load_average
 from reformer_export.measure.memory import Memory, PassFailedError, measure_pass
 from reformer_export.measure.timing import Percentiles, is_unsteady, median_ratio, time_in_turns
 
@@ -145,6 +146,7 @@ def run_benchmark(
     Raises:
         RuntimeUnavailableError: the artifact itself could not do a pass.
     """
+    load = load_average()
     shapes = list(itertools.product(options.batch_sizes, options.lengths))
     measure = measure_pass if options.memory else None
     jobs = [(setup, *shape) for setup, shape in itertools.product(setups, shapes)]
@@ -162,7 +164,7 @@ def run_benchmark(
         ]
         on_pass(1)
     result = BenchmarkResult(tuple(setups), options, tuple(measurements), describe_machine(setups))
-    return dataclasses.replace(result, notes=(*notes, *left_out, *warn_of_load(result.unsteady)))
+    return dataclasses.replace(result, notes=(*notes, *left_out, *warn_of_load(result.unsteady, load)))
 
 
 def find_artifact(measurements: Iterable[_TimedT], other: _Timed) -> _TimedT:
@@ -203,10 +205,17 @@ def measure_memories(
     return memories, left_out
 
 
-def warn_of_load(unsteady: Sequence[_Timed]) -> list[str]:
-    """A note where passes took very different times."""
+def warn_of_load(unsteady: Sequence[_Timed], load: float | None) -> list[str]:
+    """A note where passes took very different times, or others kept the cores busy as the `load` average of
+    the minute before tells."""
     if not unsteady:
-        return []
+        cores = os.cpu_count() or 1  # the system's, as the load average is
+        if load is None or load < BUSY * cores:
+            return []
+        return [
+            f"the machine was busy before it began (load average {load:.1f}, cores: {cores}): ratios, of "
+            "passes in turns, suffer least, but measure again in quiet."
+        ]
     found = ", ".join(f"{m.name} at batch {m.batch}, length {m.length}" for m in unsteady)
     return [
         f"times are unsteady: one pass in ten took twice the median or longer ({found}). The machine was "

@@ -84,12 +84,20 @@ def _choose_linears(model: nn.Module, low_precision: LowPrecision) -> dict[str, 
     if not chosen:
         got = f"{low_precision.weights} with every projection kept ({names})"
         raise InputError("weights", got, "one that is not", "keep fewer, or leave `weights` out")
-    for name, module in chosen.items():
-        if low_precision.weights == "int4" and module.in_features % INT4_BLOCK:
-            got = f"int4 for {name}, which reads {module.in_features} values"
-            fix = f"put {projection_of(name)} into `keep`, or use int8"
-            raise InputError("weights", got, f"a multiple of {INT4_BLOCK}, the size of a block", fix)
+    if low_precision.weights == "int4":
+        _check_blocks(chosen)
     return chosen
+
+
+def _check_blocks(chosen: dict[str, nn.Linear]) -> None:
+    """InputError, which names all projections at once, where an input is no whole number of int4 blocks."""
+    unfit = [name for name, module in chosen.items() if module.in_features % INT4_BLOCK]
+    if unfit:
+        kinds = {projection_of(name) for name in unfit}
+        names = ",".join(name for name in PROJECTIONS if name in kinds)
+        got = f"int4 for {unfit[0]}, which reads {chosen[unfit[0]].in_features} values"
+        fix = f"put {names} into `keep`, or use int8"
+        raise InputError("weights", got, f"a multiple of {INT4_BLOCK}, the size of a block", fix)
 
 
 def weight_dtype(name: str, low_precision: LowPrecision | None, dtype: torch.dtype) -> torch.dtype:

@@ -93,6 +93,13 @@ class CostResult:
             ]
         }
 
+    def to_record(self) -> dict[str, Any]:
+        """What a manifest keeps of it: neither the name of the folder nor the speed, which would differ."""
+        values = self.to_dict()
+        for each in values["artifacts"]:
+            del each["name"], each["tokens_per_second"]
+        return values
+
 
 @dataclass
 class _Sums:

@@ -49,7 +49,7 @@ class BenchReport:
 
     def table(self) -> Table:
         """Every measurement."""
-        return measurements_table(f"{self.folder} ({self.runtime}, {self.manifest.dtype})", self.result)
+        return measurements_table(f"{self.folder} ({self.runtime}, {self.manifest.precision})", self.result)
 
     def verdict(self) -> Verdict:
         """The artifact against eager, which it replaces."""
@@ -84,6 +84,7 @@ class BenchReport:
             "artifact": str(self.folder),
             "model_sha256": self.manifest.files[MODEL_NAME],
             "dtype": self.manifest.dtype,
+            "precision": self.manifest.precision,
             "runtime": self.runtime,
             **self.result.to_dict(),
         }

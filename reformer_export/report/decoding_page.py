@@ -40,7 +40,7 @@ class DecodeReport:
 
     def table(self) -> Table:
         """Every measurement."""
-        return decode_times_table(f"{self.folder} ({self.runtime}, {self.manifest.dtype})", self.result)
+        return decode_times_table(f"{self.folder} ({self.runtime}, {self.manifest.precision})", self.result)
 
     def verdict(self) -> Verdict:
         """How fast, and against whom."""
@@ -84,6 +84,7 @@ class DecodeReport:
             "model_sha256": self.manifest.files[MODEL_NAME],
             "decode_sha256": self.manifest.files[DECODE_NAME],
             "dtype": self.manifest.dtype,
+            "precision": self.manifest.precision,
             "runtime": self.runtime,
             **self.result.to_dict(),
         }

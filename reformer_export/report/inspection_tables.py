@@ -128,6 +128,7 @@ def model_tables(artifact: ArtifactSummary) -> list[Table]:
         *_describe_num_hashes(manifest),
         ("made with", _join_pairs(manifest.versions)),
         ("parity", parity),
+        *([] if manifest.loss is None else [("loses", manifest.loss)]),
     ]
     layers = make_table("Layers", LAYERS, enumerate(spec.layers))
     if isinstance(spec, CustomSpec):

@@ -63,6 +63,7 @@ def page_from_verify(report: VerifyReport) -> Page:
 def _verdict(report: VerifyReport) -> Verdict:
     """The wrong node where one was named: what differs after it may be its consequence."""
     sweep, named = report.runtimes[0].sweep, report.bisect and report.bisect.result.named
+    low_precision = report.manifest.low_precision
     worst = sweep.worst
     inputs = f"{len(sweep.failed)} of {len(sweep.cases)} inputs fail"
     if named:
@@ -76,13 +77,16 @@ def _verdict(report: VerifyReport) -> Verdict:
     if sweep.passed:
         flips, hashed = (sum(getattr(case, name) for case in sweep.cases) for name in ("flips", "hashed"))
         rate = f"{flips:,} of {hashed:,} hashes fell into another bucket ({sweep.flip_rate:.3%})"
+        weights = "" if low_precision is None else f", with {low_precision}"
+        rounding = weights and " that rounds as it does"
         reason = (
-            f"{len(sweep.cases)} inputs compared with eager; with eager's buckets the difference nearest to "
-            f"its limit is {worst.pinned_error:.1e}, where {worst.tolerance:.1e} is allowed; {rate}"
+            f"{len(sweep.cases)} inputs compared with eager{rounding}; with eager's buckets the difference "
+            f"nearest to its limit is {worst.pinned_error:.1e}, where {worst.tolerance:.1e} is allowed; "
+            + rate
             + (f", each within the rounding of {sweep.precision}." if flips else ".")
             + ("" if decoding is None else " decode.onnx, which continues a sequence, agrees with it.")
         )
-        return Verdict(True, "Yes: it is the same model", reason)
+        return Verdict(True, f"Yes: it is the same model{weights}", reason)
     error = f"The largest: {worst.pinned_error:.1e}, where {worst.tolerance:.1e} is allowed."
     find = (
         "" if report.bisect else " `reformer-export verify --bisect DIR` names the first node that differs."

@@ -36,7 +36,8 @@ from reformer_export.runtimes.wire_format import (
 MOST_NUMBERS: Final = 2**20
 """Of a weight: with larger ones ONNX Runtime is as fast or faster (plugins/README.md has the measurement)."""
 MOST_BYTES: Final = 64 << 20
-"""Of a file that is read for it, with its data: a second copy of a larger one's weights would be felt."""
+"""Of a file that is read for it, with its data, and of the weights that are written anew: a second copy of
+larger ones would be felt. A small file may name one piece of its data as many weights."""
 
 _FLOAT32: Final = 1  # onnx.TensorProto.FLOAT
 _EXTERNAL: Final = 1  # onnx.TensorProto.EXTERNAL
@@ -116,8 +117,9 @@ def _fuse_graph(graph: _Message, folder: Path) -> tuple[bytes, int]:
     }
     uses = _count_uses(graph)
     found = find_dense_layers(nodes, shapes, weights, uses)
-    if sum(4 * math.prod(shapes[layer.weight]) for layer in found) > MOST_BYTES:
-        found = []  # one weight of many layers
+    copied = {_weight_name(layer): 4 * math.prod(shapes[layer.weight]) for layer in found}
+    if sum(copied.values()) > MOST_BYTES:
+        return b"", 0
     values = {
         layer.weight: _read_values(tensors[layer.weight], shapes[layer.weight], folder) for layer in found
     }
@@ -133,9 +135,9 @@ def _fuse_graph(graph: _Message, folder: Path) -> tuple[bytes, int]:
             index += 1
         elif number != 5 or isinstance(value, int) or _Message(value).text(8) not in unused:
             fields += whole
-    for layer in layers:
+    for name, layer in {_weight_name(layer): layer for layer in layers}.items():
         weight: Any = values[layer.weight]
-        fields += _make_weight(layer, weight if layer.is_turned else weight.T)
+        fields += _make_weight(name, weight if layer.is_turned else weight.T)
     return bytes(fields), len(layers)
 
 
@@ -166,7 +168,10 @@ def _read_values(tensor: _Message, shape: tuple[int, ...], folder: Path) -> NDAr
     raw: memoryview | bytes = next(reversed(tensor.contents(9)), b"")
     if tensor.number(14) == _EXTERNAL:
         try:
-            with resolve_inside(folder, place["location"]).open("rb") as file:
+            path = resolve_inside(folder, place["location"])
+            if not path.is_file():  # opening a pipe would wait for a writer
+                return None
+            with path.open("rb") as file:
                 file.seek(int(place.get("offset", 0)))
                 raw = file.read(size)
         except (KeyError, ValueError, OverflowError, OSError):
@@ -186,7 +191,8 @@ def _count_uses(graph: _Message) -> Counter[str]:
 
 
 def _weight_name(layer: DenseLayer) -> str:
-    return f"{layer.output}.weight.float32"
+    """Of the initializer [N, K], which layers share that share their weight."""
+    return f"{layer.weight}.{'as_is' if layer.is_turned else 'turned'}.float32"
 
 
 def _make_node(layer: DenseLayer) -> bytes:
@@ -203,8 +209,8 @@ def _make_node(layer: DenseLayer) -> bytes:
     )
 
 
-def _make_weight(layer: DenseLayer, values: NDArray[np.float32]) -> bytes:
+def _make_weight(name: str, values: NDArray[np.float32]) -> bytes:
     dims = b"".join(encode_number(1, size) for size in values.shape)
     content = np.ascontiguousarray(values).tobytes()
-    name = encode_text(8, _weight_name(layer))
-    return encode_message(5, dims + encode_number(2, _FLOAT32) + name + encode_message(9, content))
+    kind = encode_number(2, _FLOAT32) + encode_text(8, name)
+    return encode_message(5, dims + kind + encode_message(9, content))

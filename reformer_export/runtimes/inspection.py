@@ -23,7 +23,7 @@ from reformer_export.artifact.engine_state import (
 from reformer_export.artifact.files import reading, resolve_inside, sha256_of_file
 from reformer_export.artifact.hub import locate_artifact
 from reformer_export.artifact.manifest import MODEL_NAME, Manifest, read_manifest
-from reformer_export.contract import DOMAIN, LSH_BUCKETS
+from reformer_export.contract import DOMAIN, LINEAR, LSH_BUCKETS
 from reformer_export.errors import ArtifactError, MissingDependencyError
 from reformer_export.runtimes.foresee import foresee_runtime
 from reformer_export.runtimes.onnx_file import import_onnx, read_onnx
@@ -239,18 +239,22 @@ def _describe_value(value: Any) -> str:
 
 
 def _count_parameters(graph: Any, nodes: list[Any]) -> int:
-    """Elements of the floating-point initialisers, less the rotations (second input of LSHBuckets) and
-    scalars, which are constants of the graph."""
+    """Elements of the weights, in floating point or in few bits, less what is no parameter of the model: the
+    rotations (second input of LSHBuckets), the scales of weights in few bits, and scalars, which are
+    constants of the graph."""
     types = import_onnx().TensorProto
     hashed = {node.input[1] for node in nodes if node.op_type == LSH_BUCKETS.name and len(node.input) > 1}
     slices = (node for node in nodes if node.op_type == "Slice" and node.input)
     cut = {node.input[0] for node in slices if hashed.intersection(node.output)}
-    rotations = hashed | cut
-    floating = (types.FLOAT, types.FLOAT16, types.BFLOAT16)
+    places = {LINEAR.name: 2, "DequantizeLinear": 1}
+    scaled = [(node, places[node.op_type]) for node in nodes if node.op_type in places]
+    scales = {node.input[place] for node, place in scaled if len(node.input) > place}
+    left_out = hashed | cut | scales
+    kinds = (types.FLOAT, types.FLOAT16, types.BFLOAT16, types.INT8, types.INT4)
     return sum(
         math.prod(tensor.dims)
         for tensor in graph.initializer
-        if tensor.data_type in floating and tensor.dims and tensor.name not in rotations
+        if tensor.data_type in kinds and tensor.dims and tensor.name not in left_out
     )
 
 

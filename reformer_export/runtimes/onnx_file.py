@@ -16,11 +16,11 @@ EXTERNAL_ABOVE: Final = 1024
 
 
 def import_onnx() -> Any:
-    """The onnx module; MissingDependencyError names the extra that brings it."""
+    """The onnx module; MissingDependencyError says how it is had."""
     try:
         import onnx
     except ImportError as error:
-        fix = "pip install 'reformer-export[export]'"
+        fix = "pip install onnx, or 'reformer-export[export]', which has torch too"
         raise MissingDependencyError("onnx", f"'{error}'", "the package", fix) from error
     return onnx
 

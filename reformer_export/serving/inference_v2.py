@@ -166,6 +166,7 @@ def describe_model(model: ServedModel) -> dict[str, Any]:
         "vocab_size": model.spec.vocab_size,
         "max_length": model.max_length,
         "dtype": model.manifest.dtype,
+        "precision": model.manifest.precision,
         "batches": model.joiner.rule,
         "runs_on": None if facts is None else facts.description,
         "notes": [] if facts is None else facts.notes,

@@ -83,7 +83,7 @@ def describe_model(model: ServedModel, max_new_tokens: int) -> dict[str, Any]:
         steps = facts is not None and facts.decodes
         way = "a step a token, on cached state" if steps else "a whole pass a token (no decode.onnx)"
         lines.append(["Writes by", way, ""])
-    lines.append(_describe_parity(model.manifest.parity))
+    lines += _describe_parity(model.manifest)
     lines.append(["Runs on", "nothing yet" if facts is None else facts.description, ""])
     lines += [["Note", note, ""] for note in ([] if facts is None else facts.notes)]
     return {
@@ -143,15 +143,18 @@ def _describe_shape(manifest: Manifest) -> list[list[str]]:
     return lines
 
 
-def _describe_parity(parity: dict[str, Any] | None) -> list[str]:
-    """What verify found when the artifact was made, or later."""
+def _describe_parity(manifest: Manifest) -> list[list[str]]:
+    """What the comparison found when the artifact was made, and what it loses where that was measured."""
+    parity, low_precision = manifest.parity, manifest.low_precision
     if parity is None:
-        return ["Parity", "not compared with the original", ""]
+        return [["Parity", "not compared with the original", ""]]
     error = parity.get("max_pinned_error")
     size = "" if not isinstance(error, float) else f", largest difference {error:.1e}"
     if not parity.get("passed"):
-        return ["Parity", f"differs from the original{size}", "bad"]
-    return ["Parity", f"equals the original in {parity.get('num_cases', 'all')} cases{size}", "good"]
+        return [["Parity", f"differs from the original{size}", "bad"]]
+    rounded = "" if low_precision is None else f" with the same {low_precision.weights} rounding"
+    found = f"equals the original{rounded} in {parity.get('num_cases', 'all')} cases{size}"
+    return [["Parity", found, "good"], *([] if manifest.loss is None else [["Loses", manifest.loss, ""]])]
 
 
 def _count_bytes(model: ServedModel) -> int:

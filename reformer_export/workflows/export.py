@@ -23,7 +23,7 @@ from reformer_export.low_precision import (
     WeightsType,
     check_kept,
 )
-from reformer_export.measure.accuracy import read_predicted_text
+from reformer_export.measure.accuracy import TokenText, check_predicts_tokens, read_data
 from reformer_export.runtimes.field_types import check_field_types
 from reformer_export.runtimes.options import options_from_fields
 from reformer_export.spec import DType, LogitsPositions, Task, TokenizerChoice
@@ -121,7 +121,7 @@ class ExportRequest:
             raise InputError("max_loss", "it without `data`", "a text to measure it on", "give `data`")
         if self.data is not None and not self.verify:
             expected = "`verify`, with which it is measured"
-            raise InputError("data", "it without `verify`", expected, "leave one of them out")
+            raise InputError("data", "it with `verify=False`", expected, "leave one of them out")
 
     @property
     def low_precision(self) -> LowPrecision | None:
@@ -148,6 +148,7 @@ class ExportRequest:
             tokenizer=self.tokenizer,
             decode=self.decode,
             low_precision=self.low_precision,
+            needs_text=self.data is not None,
         )
 
 
@@ -197,6 +198,7 @@ def export_checkpoint(
         require_packages("comparing with eager (or use `verify=False`)", COMPARING_LUCIDRAINS)
     require_utf8(out)
     check_new_folder(out, request.overwrite)
+    data = None if request.data is None else read_data(request.data)
     say("Loading the exporter ...")
     from reformer_export.export import write_artifact
 
@@ -205,13 +207,14 @@ def export_checkpoint(
     loaded = dataclasses.replace(loaded, source=source_with_path(loaded, out))
     if request.decode:
         check_decodable(loaded.spec)
-    data = None if request.data is None else read_predicted_text(loaded.spec, request.data)
+    if data is not None:
+        check_predicts_tokens(loaded.spec)
     with new_folder(out, request.overwrite) as folder:
         say("Tracing and writing the graph ...")
 
         def compare(manifest: Manifest) -> dict[str, Any]:
             say("Comparing with eager ...")
-            parity = _compare_shortly(folder, manifest, loaded.file or loaded.folder, request, data)
+            parity = _compare_shortly(folder, manifest, loaded.file or loaded.folder, request, data, say)
             for note in parity["notes"]:
                 say(f"Note: {note}.")
             return parity
@@ -242,11 +245,12 @@ def _note_missing_text(loaded: Checkpoint, manifest: Manifest, say: Say) -> None
 
 
 def _compare_shortly(
-    folder: Path, manifest: Manifest, checkpoint: Path, request: ExportRequest, data: str | None
+    folder: Path, manifest: Manifest, checkpoint: Path, request: ExportRequest, data: str | None, say: Say
 ) -> dict[str, Any]:
     """The summary of the comparison over a few inputs, and of that of decode.onnx, and what the artifact
     loses on the text `data`; ParityError when one fails, or more is lost than may be."""
     from reformer_export.parity.cases import add_num_hashes_cases, default_cases
+    from reformer_export.parity.cost import encode_text
     from reformer_export.parity.decoding import check_decoding
     from reformer_export.parity.decoding_cases import choose_decoding_cases
     from reformer_export.parity.session import open_session
@@ -254,6 +258,7 @@ def _compare_shortly(
 
     cases = add_num_hashes_cases(manifest, default_cases(manifest.spec, short=True))
     with open_session(folder, checkpoint, manifest=manifest) as session:
+        text = None if data is None else encode_text(session.runtime, data)
         result = sweep(session, cases)
         _require_parity(result)
         found = result.summary()
@@ -261,26 +266,26 @@ def _compare_shortly(
             decoding = check_decoding(session, choose_decoding_cases(manifest, short=True))
             _require_parity(decoding)
             found["decoding"] = decoding.summary()
-        if data is not None:
-            found["cost"] = _measure_loss(session, request, data).to_dict()
+        if text is not None and request.data is not None:
+            say(f"Measuring the loss on {request.data.name} ...")
+            found["cost"] = _measure_loss(session, request.data.name, request.max_loss, text).to_record()
     return found
 
 
-def _measure_loss(session: ParitySession, request: ExportRequest, data: str) -> CostResult:
-    """On the text of `request.data`; ParityError when more is lost than `request.max_loss`."""
-    from reformer_export.parity.cost import encode_text, measure_cost
+def _measure_loss(session: ParitySession, name: str, max_loss: float | None, text: TokenText) -> CostResult:
+    """On `text`, which is called `name`; ParityError when more is lost than `max_loss`."""
+    from reformer_export.parity.cost import measure_cost
 
-    assert request.data is not None
-    cost = measure_cost([session], encode_text(session.runtime, data), request.data.name)
+    cost = measure_cost([session], text, name)
     (artifact,) = cost.artifacts
     loss = cost.loss(artifact)
     assert loss is not None
-    if request.max_loss is not None and not loss <= request.max_loss:  # nor where it is a NaN
+    if max_loss is not None and not loss <= max_loss:  # nor where it is a NaN
         raise ParityError(
-            f"loss on {request.data.name}",
+            f"loss on {name}",
             f"{loss:.4f} bits per character ({artifact.bits_per_character:.4f}, the original "
             f"{cost.bits_per_character:.4f})",
-            f"at most {request.max_loss:g}",
+            f"at most {max_loss:g}",
             "nothing was written: name projections in `keep`, or allow more",
         )
     return cost

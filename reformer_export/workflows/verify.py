@@ -19,9 +19,11 @@ from reformer_export.libraries.packages import COMPARING, COMPARING_LUCIDRAINS, 
 from reformer_export.lucidrains_spec import LucidrainsSpec
 from reformer_export.measure.accuracy import (
     TokenText,
+    check_data_length,
+    check_predicts_tokens,
     count_passes,
     measure_accuracy,
-    read_predicted_text,
+    read_data,
 )
 from reformer_export.report.verify_report import BisectReport, DataAccuracy, RuntimeReport, VerifyReport
 from reformer_export.runtimes import Runtime, RuntimeOptions
@@ -89,11 +91,18 @@ def verify_artifact(
     manifest = read_manifest(out)
     if isinstance(manifest.spec, LucidrainsSpec):
         require_packages("verifying", COMPARING_LUCIDRAINS)
-    text = None if request.data is None else read_predicted_text(manifest.spec, request.data)
+    text = None
+    if request.data is not None:
+        check_predicts_tokens(manifest.spec)
+        text = read_data(request.data)
+    if request.data_length is not None:
+        check_data_length(request.data_length, manifest.spec.max_length)
     for count in request.num_hashes:
         choose_num_hashes(manifest, count)
     check_eager_is_named(manifest, request)
     if not manifest.is_custom:
+        for folder in request.beside:
+            _check_beside(out, manifest, folder)
         calls = ModuleCalls(read_cases(out, manifest, request))
         return _Verification(out, manifest, request, None, text, calls, say, progress).run()
     if request.beside:
@@ -154,8 +163,8 @@ class _Verification:
         from reformer_export.parity.module_details import collect_module_details
         from reformer_export.parity.module_session import ModuleSession
 
-        sweep = self._sweep(session)
         text = None if self.text is None else encode_text(session.runtime, self.text)
+        sweep = self._sweep(session)
         accuracy = None if text is None else self._measure(session.runtime, text)
         decoding = drift = None
         if has_decoding(session):
@@ -239,17 +248,9 @@ class _Verification:
                 return measure_cost(sessions, text, name, length, advance)
 
     def _open_beside(self, session: ParitySession, folder: Path) -> AbstractContextManager[ParitySession]:
-        """Another artifact of the same checkpoint, on ONNX Runtime; InputError when it is of another."""
+        """Another artifact of the same checkpoint, on ONNX Runtime."""
         from reformer_export.parity.session import open_session
 
-        manifest = read_manifest(folder)
-        if manifest.spec != self.manifest.spec or not _have_one_source(manifest, self.manifest):
-            raise InputError(
-                "beside",
-                f"{folder}, an artifact of another checkpoint, or with other hashing, than {self.out}",
-                "one of the same",
-                "export it again from that checkpoint",
-            )
         options = self.request.options_of(ONNXRUNTIME)
         return open_session(folder, Path(), options, self.request.seed, session.eager)
 
@@ -264,9 +265,16 @@ class _Verification:
         return BisectReport(result, folder, replay)
 
 
-def _have_one_source(one: Manifest, other: Manifest) -> bool:
-    """Whether two artifacts were made from the same files."""
-    return one.source.get("files") == other.source.get("files")
+def _check_beside(out: Path, manifest: Manifest, folder: Path) -> None:
+    """InputError where the artifact in `folder` is of another checkpoint than that in `out`."""
+    other = read_manifest(folder)
+    if other.spec != manifest.spec or other.source.get("files") != manifest.source.get("files"):
+        raise InputError(
+            "beside",
+            f"{folder}, an artifact of another checkpoint, or with other hashing, than {out}",
+            "one of the same",
+            "export it again from that checkpoint",
+        )
 
 
 def _own_num_hashes(manifest: Manifest) -> int | None:

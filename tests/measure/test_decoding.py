@@ -103,7 +103,8 @@ def test_every_shape_has_every_contender_but_eagers_cache_in_batches(result: Dec
     names = ("artifact", "artifact-passes", "eager-passes", "eager-cache")
     shapes = itertools.product((1, 2), (9, 40))
     assert found == [(*s, name) for s in shapes for name in names if s[0] == 1 or name != "eager-cache"]
-    notes = [note for note in result.notes if not note.startswith("times are unsteady")]
+    loads = ("times are unsteady", "the machine was busy")
+    notes = [note for note in result.notes if not note.startswith(loads)]
     assert notes[0] == "a note"
     assert notes[1].startswith("eager-cache: left out of batches, where it is wrong: transformers' cache")
     assert len(notes) == 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import onnx
 import pytest
@@ -59,7 +61,7 @@ def test_what_is_read_elsewhere_stays(tmp_path):
     assert [node.op_type for node in found.graph.node] == ["Linear", "Add"]
     table = helper.make_node("Neg", ["w"], ["negative"])
     found = fuse(tmp_path / "d.onnx", make_float32_model([MATMUL, ADD, table], ["sum", "negative"], [W, B]))
-    assert {each.name for each in found.graph.initializer} == {"w", "b", "sum.weight.float32"}
+    assert {each.name for each in found.graph.initializer} == {"w", "b", "w.turned.float32"}
 
 
 @pytest.mark.parametrize("case", NOT_TAKEN)
@@ -145,6 +147,31 @@ def test_weights_in_external_data(tmp_path):
     assert fuse_dense_layers(path) is None
     (tmp_path / "model.onnx.data").unlink()
     assert fuse_dense_layers(path) is None
+    os.mkfifo(tmp_path / "model.onnx.data")  # which nobody writes to
+    assert fuse_dense_layers(path) is None
+
+
+def test_a_weight_of_several_layers_is_written_once_and_many_of_one_piece_of_data_stay(tmp_path, monkeypatch):
+    """A small file must not become a large model."""
+    again = helper.make_node("MatMul", ["x", "w"], ["again"])
+    found = fuse(tmp_path / "a.onnx", make_float32_model([MATMUL, ADD, again], ["sum", "again"], [W, B]))
+    assert [node.op_type for node in found.graph.node] == ["Linear", "Linear"]
+    assert [each.name for each in found.graph.initializer if len(each.dims) == 2] == ["w.turned.float32"]
+    path = tmp_path / "b.onnx"
+    nodes = [helper.make_node("MatMul", ["x", f"w{i}"], [f"y{i}"]) for i in range(40)]
+    weights = [tensor(f"w{i}", 6, 5) for i in range(40)]
+    model = make_float32_model(nodes, [node.output[0] for node in nodes], weights)
+    onnx.save(model, str(path), save_as_external_data=True, location="b.onnx.data", size_threshold=0)
+    model = onnx.load(str(path), load_external_data=False)
+    for each in model.graph.initializer:
+        del each.external_data[:]
+        each.external_data.add(key="location", value="b.onnx.data")
+    path.write_bytes(model.SerializeToString())
+    (tmp_path / "b.onnx.data").write_bytes(bytes(120))
+    for most, is_fused in ((40 * 120, True), (40 * 120 - 1, False)):
+        monkeypatch.setattr(float32_products, "MOST_BYTES", most)
+        assert path.stat().st_size + 120 < most
+        assert (fuse_dense_layers(path) is not None) is is_fused
 
 
 def test_what_linear_refuses_is_opened_as_it_is(tmp_path):

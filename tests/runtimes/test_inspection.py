@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from reformer_export.artifact.manifest import MODEL_NAME
 from reformer_export.errors import ArtifactError, MissingDependencyError
@@ -85,15 +85,18 @@ def test_nodes_without_body_are_refused_and_why(tmp_path: Path) -> None:
     assert expected in found.runtimes["ONNX Runtime"]
 
 
-def test_rotations_and_scalars_are_no_parameters(tmp_path: Path) -> None:
+def test_weights_in_few_bits_are_parameters_and_rotations_scalars_and_scales_are_none(tmp_path: Path) -> None:
     model = make_bare_node_model()
     model.graph.node[0].input.append("rotations")
-    weights = {"rotations": (2, 2, 2, 3), "weight": (5, 4), "bias": (4,), "scalar": ()}
+    dense = helper.make_node("Linear", ["x", "low", "scales", "bias"], ["y"], domain="reformer")
+    model.graph.node.append(dense)
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros((6, 4), np.int8), "low"))
+    weights = {"rotations": (2, 2, 2, 3), "weight": (5, 4), "bias": (4,), "scalar": (), "scales": (6,)}
     for name, shape in weights.items():
         model.graph.initializer.append(numpy_helper.from_array(np.zeros(shape, np.float32), name))
     model.graph.initializer.append(numpy_helper.from_array(np.zeros(3, np.int64), "shape"))
     onnx.save(model, str(tmp_path / "bare.onnx"))
-    assert inspect_onnx(tmp_path / "bare.onnx").parameters == 24
+    assert inspect_onnx(tmp_path / "bare.onnx").parameters == 20 + 4 + 24
 
 
 def test_external_data_is_named_and_not_read(tmp_path: Path) -> None:

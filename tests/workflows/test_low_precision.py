@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -15,11 +18,15 @@ from reformer_export import export_checkpoint, verify_artifact
 from reformer_export.artifact.manifest import read_manifest
 from reformer_export.checkpoints import LoadOptions, load_huggingface
 from reformer_export.errors import ArtifactError, InputError, ParityError
+from reformer_export.export import exporter
 from reformer_export.low_precision import PROJECTIONS, LowPrecision, projection_of
 from reformer_export.modeling import build_model
 from reformer_export.parity.cost import CostResult
 from reformer_export.report.verify_page import page_from_verify
+from reformer_export.serving.page import _describe_parity
+from reformer_export.workflows import verify
 from reformer_export.workflows.export import ExportRequest
+from tests.cli.program import run_program
 from tests.hf_models import config_t, save_model
 
 
@@ -54,6 +61,27 @@ def test_what_was_asked_for_and_what_it_costs_are_recorded(int8: Path) -> None:
     (cost,) = manifest.parity["cost"]["artifacts"]
     assert abs(cost["loss"]) < 0.1
     assert cost["loss"] == cost["bits_per_character"] - manifest.parity["cost"]["bits_per_character"]
+    # The same bytes whatever the folder is called and however busy the machine is.
+    assert not {"name", "tokens_per_second"} & set(cost)
+    assert manifest.loss == f"{cost['loss']:.4f} bits per character on held-out.txt"
+
+
+def test_who_looks_at_it_is_told_what_was_rounded_and_lost(int8: Path) -> None:
+    loss = read_manifest(int8).loss
+    told = run_program("inspect", int8).stdout
+    assert re.search(rf"loses +{loss}\n", told)
+    assert re.search(r"dtype +float32, int8 weights but for key\n", told)
+    assert _describe_parity(read_manifest(int8)) == [
+        ["Parity", mock.ANY, "good"],
+        ["Loses", loss, ""],
+    ]
+    assert _describe_parity(read_manifest(int8))[0][1].startswith("equals the original with the same int8 ")
+
+
+@pytest.mark.parametrize("cost", [None, [], "a", {}, {"artifacts": [1]}, {"artifacts": [{"loss": "much"}]}])
+def test_a_manifest_that_tells_no_loss_is_none_to_stumble_over(int8: Path, cost: object) -> None:
+    manifest = read_manifest(int8)
+    assert dataclasses.replace(manifest, parity={"cost": cost}).loss is None
 
 
 @pytest.mark.parametrize("loss", [0.0042, math.nan])
@@ -73,13 +101,24 @@ def test_a_text_in_which_nothing_follows_is_refused(
 ) -> None:
     data = tmp_path / "empty.txt"
     data.write_text(text)
+    said: list[str] = []
     with pytest.raises(InputError, match=f"^data: got .*{words}, expected"):
-        export_checkpoint(of_bytes, tmp_path / "out", data=data)
+        export_checkpoint(of_bytes, tmp_path / "out", data=data, say=said.append)
     assert list(tmp_path.iterdir()) == [data]
+    assert text or said == []  # an empty one before anything is loaded
+
+
+def test_a_text_that_the_model_cannot_read_is_refused_before_the_graph_is_made(
+    of_bytes: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporter, "build_model", None)
+    with pytest.raises(InputError, match=r"^data: got a text for a model of token ids only .it was exported"):
+        export_checkpoint(of_bytes, tmp_path / "out", data=text, tokenizer="none")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_artifacts_of_one_checkpoint_stand_side_by_side(
-    int8: Path, of_bytes: Path, text: Path, exported: Path, tmp_path: Path
+    int8: Path, of_bytes: Path, text: Path, tmp_path: Path
 ) -> None:
     export_checkpoint(of_bytes, tmp_path / "float32", verify=False)
     options: dict[str, Any] = {"lengths": [20], "batch_sizes": [1], "data": text}
@@ -94,8 +133,21 @@ def test_artifacts_of_one_checkpoint_stand_side_by_side(
     assert report.to_dict()["cost"]["artifacts"][1]["precision"] == small.precision
     (section,) = [each for each in page_from_verify(report).sections if each.title.startswith("What low")]
     assert section.tables[0].rows[1][:2] == ("out", small.precision)
+    told = page_from_verify(dataclasses.replace(report, manifest=read_manifest(int8))).verdict
+    assert told is not None
+    assert told.headline == "Yes: it is the same model, with int8 weights but for key"
+
+
+def test_what_does_not_belong_beside_is_refused_before_anything_is_opened(
+    int8: Path, exported: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify._Verification, "run", None)
     with pytest.raises(InputError, match=r"beside: got .* of another checkpoint"):
-        verify_artifact(tmp_path / "float32", beside=[exported], **options)
+        verify_artifact(int8, beside=[exported])
+    with pytest.raises(ArtifactError, match="nothing"):
+        verify_artifact(int8, beside=[exported / "nothing"])
+    with pytest.raises(InputError, match=r"data_length: got 4000, expected from 2 to 64 tokens"):
+        verify_artifact(int8, data=text, data_length=4000)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +159,7 @@ def test_artifacts_of_one_checkpoint_stand_side_by_side(
         ({"weights": "int4"}, "weights: got int4 with `opset` 20, expected an `opset` from 21"),
         ({"max_loss": 0.1}, "max_loss: got it without `data`"),
         ({"max_loss": -0.1, "data": Path("a")}, "max_loss: got -0.1"),
-        ({"data": Path("a"), "verify": False}, "data: got it without `verify`"),
+        ({"data": Path("a"), "verify": False}, "data: got it with `verify=False`"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(fields: dict[str, Any], message: str) -> None:
@@ -120,7 +172,11 @@ def test_options_that_do_not_go_together_are_refused(fields: dict[str, Any], mes
     [
         (LowPrecision("int8", ("query", "outer", "query")), None),
         (LowPrecision("int8", tuple(p for p in PROJECTIONS)), "weights: got int8 with every projection kept"),
-        (LowPrecision("int4"), r"int4 for encoder.* which reads 16 values, expected a multiple of 32"),
+        (
+            LowPrecision("int4", ("query_key", "head")),
+            r"int4 for encoder.* which reads 16 values, expected a multiple of 32.*; "
+            r"put query,key,value,output,inner into `keep`",
+        ),
     ],
 )
 def test_what_does_not_fit_the_model_is_refused(
