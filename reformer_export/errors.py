@@ -7,6 +7,8 @@ the command line shows them as its own options. It prints the line and leaves wi
 
 from __future__ import annotations
 
+import errno
+import os
 import reprlib
 from typing import Final
 
@@ -24,8 +26,12 @@ def one_line(error: BaseException) -> str:
 
 def reason_of(error: BaseException) -> str:
     """Why the system refused, in its words alone: `str` of an OSError has a number before them, and the path
-    behind. Of other errors as `one_line`."""
-    return getattr(error, "strerror", None) or one_line(error)
+    behind, and libraries put words of their own in it. Of other errors as `one_line`."""
+    if not isinstance(error, OSError):
+        return one_line(error)
+    if error.errno in errno.errorcode:
+        return os.strerror(error.errno)
+    return error.strerror or one_line(error)  # a name's, for one, has numbers of its own
 
 
 def one_line_repr(value: object) -> str:

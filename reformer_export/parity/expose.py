@@ -24,7 +24,7 @@ from reformer_export.parity.points import CHOICES, Point
 from reformer_export.parity.rounding import emulate_bfloat16
 from reformer_export.runtimes.onnx_file import read_onnx, write_onnx
 from reformer_export.runtimes.ort_binding import BoundSession
-from reformer_export.runtimes.ort_session import CPU, Placement, open_session
+from reformer_export.runtimes.ort_session import CPU, Placement, fuses_dense_layers, open_session
 
 GIVEN: Final = "eager."
 """Before a point's name: the graph input that stands for it."""
@@ -80,20 +80,22 @@ class ModelGraph:
 
     `model`: as it was exported, without its weights: the nodes and values that a person sees; `placement`:
     where ONNX Runtime runs it; `runnable`: what runs there, float32 with bfloat16's roundings where there is
-    no bfloat16; `folder`: has its weights in a file.
+    no bfloat16; `folder`: has its weights in a file; `fuses_dense`: whether the runtime multiplies its small
+    float32 weights by the operator library.
     """
 
     model: onnx.ModelProto
     placement: Placement
     folder: Path
     runnable: onnx.ModelProto
+    fuses_dense: bool
 
     def expose(self, given: Sequence[Point], shown: Sequence[Point]) -> ExposedGraph:
         """Open it with points exposed, see `expose_points`."""
         path = self.folder / _GRAPH_NAME
         onnx.save(expose_points(self.runnable, given, shown), str(path))
-        session = BoundSession(open_session(path, self.placement), self.placement)
-        return ExposedGraph(session, given, shown)
+        session = open_session(path, self.placement, fuses_dense=self.fuses_dense)
+        return ExposedGraph(BoundSession(session, self.placement), given, shown)
 
     def extract(self, given: Sequence[Point], shown: Sequence[Point]) -> onnx.ModelProto:
         """What `expose` opens, with the weights that it needs in it."""
@@ -112,7 +114,7 @@ def open_graph(path: Path, placement: Placement) -> Iterator[ModelGraph]:
         model = _move_weights(path, placement, file)
         # Read again, as protobuf frees the weights with the message that they were in, and not before.
         runnable = onnx.load(str(file), load_external_data=False)
-        yield ModelGraph(model, placement, Path(scratch), runnable)
+        yield ModelGraph(model, placement, Path(scratch), runnable, fuses_dense_layers(path.name))
 
 
 def _move_weights(path: Path, placement: Placement, file: Path) -> onnx.ModelProto:

@@ -44,7 +44,14 @@ from reformer_export.runtimes.ort_notes import (
     describe_products,
     find_cuda_problem,
 )
-from reformer_export.runtimes.ort_session import CPU, CUDA, Placement, choose_provider, open_session
+from reformer_export.runtimes.ort_session import (
+    CPU,
+    CUDA,
+    Placement,
+    choose_provider,
+    fuses_dense_layers,
+    open_session,
+)
 from reformer_export.runtimes.pinned import open_pinned_buffers
 from reformer_export.runtimes.upcast import upcast_model
 from reformer_export.runtimes.where import Where, check_place
@@ -213,7 +220,7 @@ class OnnxRuntime(Runtime):
     def _open_graph(self, name: str) -> Any:
         """A session of the artifact's graph `name`, where the placement says."""
         model = self.folder / name
-        fuses_dense = name != DECODE_NAME  # most of whose calls have one row
+        fuses_dense = fuses_dense_layers(name)
         if self.manifest.dtype == self._graph_dtype:
             # ONNX Runtime 1.31 on CUDA gives away the memory of shapes that a body's Loop has yet to read.
             on_bodies = self._placement.provider == CUDA and self._placement.library is None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from reformer_export.artifact.decoding import DECODE_NAME
 from reformer_export.artifact.files import require_utf8
 from reformer_export.errors import ArtifactError, MissingDependencyError
 from reformer_export.libraries.operators import NativeLibrary
@@ -80,6 +81,12 @@ def choose_provider(provider: str) -> str:
         fix = "pip uninstall onnxruntime, then pip install 'reformer-export[gpu]'"
         raise ProviderError("the installed ONNX Runtime has no CUDA", "the GPU package", fix)
     return CUDA if provider != "cpu" and CUDA in available else CPU
+
+
+def fuses_dense_layers(name: str) -> bool:
+    """Whether the library multiplies small float32 weights of an artifact's graph `name`: not of decode.onnx,
+    most of whose calls have one row."""
+    return name != DECODE_NAME
 
 
 def open_session(

@@ -86,7 +86,7 @@ def test_a_file_is_whole_or_unchanged(tmp_path: Path, monkeypatch: pytest.Monkey
     write_atomically(path, "old")
 
     def refuse(*_paths: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise OSError(errno.ENOSPC, "full")
 
     monkeypatch.setattr(files.os, "replace", refuse)
     with pytest.raises(OutputError, match=r"No space left.*free some space"):

@@ -27,7 +27,6 @@ from reformer_export.parity.cases import make_inputs
 from reformer_export.parity.expose import open_graph
 from reformer_export.parity.graph_points import find_hashing
 from reformer_export.runtimes import float32_products
-from reformer_export.runtimes.ort_session import open_session
 from tests import lucidrains
 from tests.export.test_export import export
 from tests.hf_models import config_t, save_model
@@ -127,6 +126,6 @@ def test_other_products_on_one_side_would_be_seen(
     own_artifacts: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     require_products("float32")
-    monkeypatch.setattr(expose, "open_session", partial(open_session, fuses_dense=False))
+    monkeypatch.setattr(expose, "fuses_dense_layers", lambda _name: False)
     exposed, ran = run_both(own_artifacts(name), tmp_path)
     assert not np.array_equal(exposed["logits"], ran["logits"])

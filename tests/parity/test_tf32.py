@@ -16,7 +16,6 @@ from onnx import helper, numpy_helper
 
 from reformer_export.parity.cases import Case
 from reformer_export.parity.compare import EPSILON, TOLERANCE
-from reformer_export.parity.expose import ModelGraph
 from reformer_export.parity.session import ParitySession, open_session
 from reformer_export.parity.sweep import sweep
 from tests.export.test_export import export
@@ -60,7 +59,9 @@ def with_tf32(session: ParitySession) -> ParitySession:
     runnable.CopyFrom(graph.runnable)
     emulate_tf32(runnable)
     placement = dataclasses.replace(graph.placement, tf32=True)
-    return dataclasses.replace(session, graph=ModelGraph(graph.model, placement, graph.folder, runnable))
+    return dataclasses.replace(
+        session, graph=dataclasses.replace(graph, placement=placement, runnable=runnable)
+    )
 
 
 @pytest.fixture(scope="module")

@@ -84,28 +84,19 @@ def test_a_default_that_nothing_reads_stays(tmp_path):
     model = make_float32_model([MATMUL, ADD], ["sum"], [W, B, tensor("unread", 3)])
     model.graph.input.append(helper.make_tensor_value_info("unread", TensorProto.FLOAT, [3]))
     found = fuse(tmp_path / "model.onnx", model)
-    assert {each.name for each in found.graph.initializer} == {"b", "unread", "sum.weight.float32"}
+    assert {each.name for each in found.graph.initializer} == {"b", "unread", "w.turned.float32"}
 
 
 def test_names_that_are_taken_stay(tmp_path):
     """That of Linear's weight, and one that is a constant and a node's result as well."""
-    other = tensor("sum.weight.float32", 5)
-    minus = helper.make_node("Sub", ["sum", "sum.weight.float32"], ["y"])
+    other = tensor("w.turned.float32", 5)
+    minus = helper.make_node("Sub", ["sum", "w.turned.float32"], ["y"])
     assert fuse(tmp_path / "a.onnx", make_float32_model([MATMUL, ADD, minus], ["y"], [W, B, other])) is None
     model = make_float32_model([MATMUL, ADD], ["sum"], [W, B])
     value = onnx.numpy_helper.from_array(np.ones((6, 5), np.float32))
     model.graph.node.insert(0, helper.make_node("Constant", [], ["w"], value=value))
     (tmp_path / "b.onnx").write_bytes(model.SerializeToString())
     assert fuse_dense_layers(tmp_path / "b.onnx") is None
-
-
-def test_a_weight_of_many_layers_is_not_copied_for_each(tmp_path, monkeypatch):
-    nodes = [helper.make_node("MatMul", ["x", "w"], [f"y{i}"]) for i in range(40)]
-    model = make_float32_model(nodes, [f"y{i}" for i in range(40)], [W])
-    assert fuse(tmp_path / "model.onnx", model) is not None
-    monkeypatch.setattr(float32_products, "MOST_BYTES", 40 * 4 * 30 - 1)
-    assert len(model.SerializeToString()) < 40 * 4 * 30
-    assert fuse(tmp_path / "model.onnx", model) is None
 
 
 def test_what_protobuf_joins_or_leaves_out(tmp_path):
