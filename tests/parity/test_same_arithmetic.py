@@ -17,6 +17,7 @@ import transformers
 from numpy.typing import NDArray
 
 import reformer_export
+from reformer_export.artifact.decoding import DECODE_NAME
 from reformer_export.artifact.manifest import MODEL_NAME, read_manifest
 from reformer_export.checkpoints import LoadOptions, load_lucidrains
 from reformer_export.export import ExportOptions, write_artifact
@@ -24,6 +25,8 @@ from reformer_export.libraries.operators import NativeMode
 from reformer_export.low_precision import LowPrecision
 from reformer_export.parity import expose
 from reformer_export.parity.cases import make_inputs
+from reformer_export.parity.decoding_cases import DecodingCase, Row, draw_ids
+from reformer_export.parity.decoding_run import DecodeRunner
 from reformer_export.parity.expose import open_graph
 from reformer_export.parity.graph_points import find_hashing
 from reformer_export.runtimes import float32_products
@@ -45,6 +48,13 @@ def export_wide(root: Path, options: ExportOptions = FLOAT32, vocab_size: int = 
     export(save_model(root, config, transformers.ReformerForMaskedLM), root / "out", options)
 
 
+def export_decoder(root: Path) -> None:
+    size = {"hidden_size": 64, "axial_pos_embds_dim": [32, 32], "feed_forward_size": 200}
+    config = config_t(is_decoder=True, hidden_act="gelu", **size)
+    checkpoint = save_model(root, config, transformers.ReformerModelWithLMHead)
+    reformer_export.export_checkpoint(checkpoint, root / "out", decode=True, verify=False)
+
+
 def export_lucidrains_int8(root: Path) -> None:
     more = {"depth": 1}
     file, config = lucidrains.save_model(root, lucidrains.SMALL | more, "Autopadder")
@@ -58,6 +68,7 @@ OWN = {
     "int8": partial(export_wide, options=INT8),
     "lucidrains int8": export_lucidrains_int8,
 }
+DECODER = "decoder of steps"
 
 
 def run_both(
@@ -96,7 +107,7 @@ def own_artifacts(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], P
     def make(name: str) -> Path:
         if name not in made:
             root = tmp_path_factory.mktemp("own")
-            OWN[name](root)
+            (export_decoder if name == DECODER else OWN[name])(root)
             made[name] = root / "out"
         return made[name]
 
@@ -129,3 +140,34 @@ def test_other_products_on_one_side_would_be_seen(
     monkeypatch.setattr(expose, "fuses_dense_layers", lambda _name: False)
     exposed, ran = run_both(own_artifacts(name), tmp_path)
     assert not np.array_equal(exposed["logits"], ran["logits"])
+
+
+def decode_both(folder: Path) -> tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]]:
+    """The logits after a prompt and after each of its steps: (the exposed graph's, a decoding's)."""
+    manifest, case = read_manifest(folder), DecodingCase((Row(11, 8),))
+    ids = draw_ids(manifest.spec, case, 0)
+    with (
+        reformer_export.load(folder, provider="cpu", threads=1) as runtime,
+        runtime.start_decoding() as state,
+    ):
+        with open_graph(folder / DECODE_NAME, runtime.placement) as graph:
+            exposed = list(DecodeRunner(graph, manifest, pinned=False).run(case, ids).logits.values())
+        key = state.add(ids[0, :11].tolist())
+        decoded = [state.logits(key)]
+        for token in ids[0, 11:19].tolist():
+            state.step({key: token})
+            decoded.append(state.logits(key))
+    return exposed, decoded
+
+
+def test_prompts_and_steps_are_those_of_decoding(own_artifacts: Callable[[str], Path]) -> None:
+    np.testing.assert_array_equal(*decode_both(own_artifacts(DECODER)))
+
+
+def test_other_products_of_prompts_would_be_seen(
+    own_artifacts: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require_products("float32")
+    monkeypatch.setattr(expose, "fuses_dense_layers", lambda _name: True)
+    exposed, decoded = decode_both(own_artifacts(DECODER))
+    assert not np.array_equal(exposed, decoded)
