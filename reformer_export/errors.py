@@ -29,7 +29,7 @@ def reason_of(error: BaseException) -> str:
     behind, and libraries put words of their own in it. Of other errors as `one_line`."""
     if not isinstance(error, OSError):
         return one_line(error)
-    if error.errno in errno.errorcode:
+    if error.errno is not None and error.errno in errno.errorcode:
         return os.strerror(error.errno)
     return error.strerror or one_line(error)  # a name's, for one, has numbers of its own
 
