@@ -112,7 +112,7 @@ def test_bfloat16_stays_bfloat16_on_a_gpu(bfloat16_model, tmp_path, monkeypatch)
     """numpy has none: values are given and shown in float32. The provider is a stand-in."""
     opened = []
 
-    def open_on_cpu(path, placement):
+    def open_on_cpu(path, placement, fuses_dense):
         opened.append(placement)
         return open_session(path)
 
