@@ -105,7 +105,7 @@ def test_it_is_judged(artifact: Path) -> None:
         assert result.passed, result.verdict()
         assert result.checks == ["prompt", "operator", "batch"]
         assert result.worst("batch").error == 0
-        assert result.worst("prompt").error <= 1e-6  # the operator library multiplies model.onnx's layers alone
+        assert result.worst("prompt").error <= 1e-6  # decode.onnx has other products
         assert result.hashed > 0
     path = artifact / "out" / "decode.onnx"
     whole = path.read_bytes()
