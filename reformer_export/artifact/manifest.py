@@ -110,6 +110,11 @@ class Manifest:
         return self.dtype if self.low_precision is None else f"{self.dtype}, {self.low_precision}"
 
     @property
+    def rounding(self) -> str:
+        """For people, behind "eager" or "the original": what it was compared with has the same rounding."""
+        return "" if self.low_precision is None else f" with the same {self.low_precision.weights} rounding"
+
+    @property
     def loss(self) -> str | None:
         """What it loses against the original, for people, where a text was measured at export."""
         cost = (self.parity or {}).get("cost")

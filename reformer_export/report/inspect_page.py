@@ -53,10 +53,9 @@ def _verdict(found: ArtifactSummary | OnnxSummary, graph: OnnxSummary | None) ->
     if parity is None:
         reason = "Every file is as it was exported, but nobody compared it with eager: `verify` does."
         return Verdict(None, "Whole, not compared", reason)
-    passed, low_precision = bool(parity["passed"]), found.manifest.low_precision
-    rounded = "" if low_precision is None else f" with the same {low_precision.weights} rounding"
+    passed = bool(parity["passed"])
     outcome = "passed" if passed else "FAILED"
-    compared = f"compared with eager{rounded} over {parity['num_cases']} cases: {outcome}."
+    compared = f"compared with eager{found.manifest.rounding} over {parity['num_cases']} cases: {outcome}."
     headline = "Whole, and agrees with eager" if passed else "Differs from eager"
     return Verdict(passed, headline, f"Every file is as it was exported; {compared}")
 

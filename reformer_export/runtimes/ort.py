@@ -220,20 +220,18 @@ class OnnxRuntime(Runtime):
     def _open_graph(self, name: str) -> Any:
         """A session of the artifact's graph `name`, where the placement says."""
         model = self.folder / name
-        fuses_dense = fuses_dense_layers(name)
+        fuses = fuses_dense_layers(name)
         if self.manifest.dtype == self._graph_dtype:
             # ONNX Runtime 1.31 on CUDA gives away the memory of shapes that a body's Loop has yet to read.
             on_bodies = self._placement.provider == CUDA and self._placement.library is None
             reuses_memory = not (on_bodies and name == DECODE_NAME)
-            session = open_session(
-                model, self._placement, reuses_memory=reuses_memory, fuses_dense=fuses_dense
-            )
+            session = open_session(model, self._placement, reuses_memory=reuses_memory, fuses_dense=fuses)
         else:
             with tempfile.TemporaryDirectory(prefix="reformer-export-", ignore_cleanup_errors=True) as folder:
                 library = self._placement.library
                 keeps_products = library is not None and library.bfloat16_products is not None
                 upcast = upcast_model(model, Path(folder), keeps_products)
-                session = open_session(upcast, self._placement, fuses_dense=fuses_dense)
+                session = open_session(upcast, self._placement, fuses_dense=fuses)
         if name == DECODE_NAME:
             check_decode_signature(model, session, cache_tensors(self.spec, self._graph_dtype))
         else:

@@ -145,15 +145,14 @@ def _describe_shape(manifest: Manifest) -> list[list[str]]:
 
 def _describe_parity(manifest: Manifest) -> list[list[str]]:
     """What the comparison found when the artifact was made, and what it loses where that was measured."""
-    parity, low_precision = manifest.parity, manifest.low_precision
+    parity = manifest.parity
     if parity is None:
         return [["Parity", "not compared with the original", ""]]
     error = parity.get("max_pinned_error")
     size = "" if not isinstance(error, float) else f", largest difference {error:.1e}"
     if not parity.get("passed"):
         return [["Parity", f"differs from the original{size}", "bad"]]
-    rounded = "" if low_precision is None else f" with the same {low_precision.weights} rounding"
-    found = f"equals the original{rounded} in {parity.get('num_cases', 'all')} cases{size}"
+    found = f"equals the original{manifest.rounding} in {parity.get('num_cases', 'all')} cases{size}"
     return [["Parity", found, "good"], *([] if manifest.loss is None else [["Loses", manifest.loss, ""]])]
 
 

@@ -9,37 +9,35 @@
 
 namespace reformer {
 
+// Calls run(worker) once for each of `workers`, on the host's threads where it has some.
+template <typename Run>
+void run_workers(const reformer_execution& execution, int64_t workers, Run& run) {
+  if (workers <= 1 || execution.parallel_for == nullptr) {
+    run(0);
+    return;
+  }
+  const reformer_task task = [](void* argument, int64_t worker) {
+    (*static_cast<Run*>(argument))(worker);
+  };
+  execution.parallel_for(execution.parallel_context, workers, task, &run);
+}
+
 // Calls body(worker, begin, end) for consecutive ranges of at most `grain` items that together
 // cover [0, total). A worker takes its next range when it is done with the last, so a slow thread
 // holds nobody up; worker < num_workers picks the scratch memory.
 template <typename Body>
 void parallel_ranges(const reformer_execution& execution, int64_t total, int64_t grain,
                      const Body& body) {
-  struct Loop {
-    const Body& body;
-    std::atomic<int64_t> next;
-    const int64_t total;
-    const int64_t grain;
-
-    void run(int64_t worker) {
-      for (;;) {
-        const int64_t begin = next.fetch_add(grain, std::memory_order_relaxed);
-        if (begin >= total) return;
-        body(worker, begin, std::min(begin + grain, total));
-      }
+  std::atomic<int64_t> next{0};
+  auto run = [&](int64_t worker) {
+    for (;;) {
+      const int64_t begin = next.fetch_add(grain, std::memory_order_relaxed);
+      if (begin >= total) return;
+      body(worker, begin, std::min(begin + grain, total));
     }
   };
-  Loop loop{body, {0}, total, grain};
   const int64_t ranges = (total + grain - 1) / grain;
-  const int64_t workers = std::min<int64_t>(execution.num_workers, ranges);
-  if (workers <= 1 || execution.parallel_for == nullptr) {
-    loop.run(0);
-    return;
-  }
-  const reformer_task task = [](void* argument, int64_t worker) {
-    static_cast<Loop*>(argument)->run(worker);
-  };
-  execution.parallel_for(execution.parallel_context, workers, task, &loop);
+  run_workers(execution, std::min<int64_t>(execution.num_workers, ranges), run);
 }
 
 // Calls body(worker, ranges), once a worker. ranges.next() gives it one range of at most `grain`
@@ -79,14 +77,7 @@ void parallel_shares(const reformer_execution& execution, int64_t total, int64_t
     shares[i].end = (i + 1) * total / count;
   }
   auto run = [&](int64_t worker) { body(worker, Ranges{shares, count, grain, worker % count}); };
-  if (workers == 1) {
-    run(0);
-    return;
-  }
-  const reformer_task task = [](void* argument, int64_t worker) {
-    (*static_cast<decltype(run)*>(argument))(worker);
-  };
-  execution.parallel_for(execution.parallel_context, workers, task, &run);
+  run_workers(execution, workers, run);
 }
 
 // Items per range: enough ranges to even out the threads, few enough to keep packed tiles warm.

@@ -49,16 +49,15 @@ HWY_INLINE void limit_groups(const AttentionSizes& sizes, const int32_t* positio
 // Every key of the tile, or those that a query of the block may see.
 HWY_INLINE void add_tile(const KeyTile& tile, const QueryBlock& block, bool skip_hidden,
                          const AttendScratch& scratch, Segment* segment) {
-  const size_t columns =
-      round_up(skip_hidden ? count_seen(tile, block.limit()) : tile.count, kLanes);
+  size_t* keys = segment->keys[segment->count];
+  for (size_t group = 0; group < kRowGroups; ++group) {
+    keys[group] = skip_hidden ? count_seen(tile, block.group_limits[group]) : tile.count;
+  }
+  const size_t columns = round_up(*std::max_element(keys, keys + kRowGroups), kLanes);
   std::copy(tile.positions, tile.positions + columns, scratch.segment_positions + segment->columns);
   std::copy(tile.visible, tile.visible + columns, scratch.segment_visible + segment->columns);
   std::copy(tile.fill, tile.fill + columns, scratch.segment_fill + segment->columns);
   segment->tiles[segment->count] = &tile;
-  for (size_t group = 0; group < kRowGroups; ++group) {
-    segment->keys[segment->count][group] =
-        skip_hidden ? count_seen(tile, block.group_limits[group]) : tile.count;
-  }
   segment->offsets[segment->count++] = segment->columns;
   segment->columns += columns;
 }
