@@ -8,7 +8,7 @@ import json
 import math
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -176,7 +176,7 @@ def replace_file(path: Path) -> Iterator[BinaryIO]:
     replaced, is written to. OutputError when the system refuses.
     """
     target = Path(os.path.realpath(path))
-    partial = target.parent / f".{target.name[:100]}.partial-{secrets.token_hex(4)}"
+    partial = target.parent / f"{_partial_prefix(target.name)}{secrets.token_hex(4)}"
     try:
         if target.exists() and not target.is_file():
             with target.open("wb") as stream:
@@ -190,6 +190,21 @@ def replace_file(path: Path) -> Iterator[BinaryIO]:
     finally:
         with suppress(OSError):
             partial.unlink()
+
+
+def remove_torn(folder: Path, names: Iterable[str]) -> None:
+    """Remove what killed processes have left of `replace_file` for these files of `folder`, which nobody else
+    may be writing."""
+    torn = {_partial_prefix(name) for name in names}
+    for path in folder.iterdir():
+        prefix, dash, _ = path.name.rpartition("-")
+        if prefix + dash in torn:
+            with suppress(OSError):
+                path.unlink()
+
+
+def _partial_prefix(name: str) -> str:
+    return f".{name[:100]}.partial-"
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -11,11 +11,11 @@ import dataclasses
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from reformer_export.artifact.files import output_error, replace_file, sha256_of_file
+from reformer_export.artifact.files import output_error, remove_torn, replace_file, sha256_of_file
 from reformer_export.batch import resume
 from reformer_export.batch.files_request import FilesFields, FilesRequest, PartFormat
 from reformer_export.batch.outputs import JsonLinesWriter, ResultWriter
@@ -82,7 +82,7 @@ def run_shard(
     manifest = ShardManifest(str(shard), maker.options, describe_inputs(files))
     with _hold_shard(folder, shard):
         manifest = read_finished(folder, manifest, parts)
-        _remove_torn(folder, parts)
+        remove_torn(folder, (shard.manifest_name, *(part.name for part in parts)))
         manifest.write(folder / shard.manifest_name)
         read_finished(folder, manifest, parts)  # a shard that began in the same moment may be of another run
         if manifest.parts:
@@ -207,12 +207,3 @@ def _hold_shard(folder: Path, shard: Shard) -> Iterator[None]:
                 lock.unlink(missing_ok=True)
     except OSError as error:
         raise output_error(folder, error) from error
-
-
-def _remove_torn(folder: Path, parts: Sequence[Part]) -> None:
-    """Remove what killed processes of this shard have left of its parts."""
-    torn = {f".{part.name}.partial" for part in parts}
-    for path in folder.iterdir():
-        if path.name.rpartition("-")[0] in torn:
-            with suppress(OSError):
-                path.unlink()

@@ -113,7 +113,8 @@ def test_finished_parts_are_not_made_again_and_torn_ones_are(out: Path, files: P
     first, second, third = list(parts)[:3]
     (tmp_path / "r" / first).unlink()
     (tmp_path / "r" / second).write_bytes(b"torn")
-    (tmp_path / "r" / f".{third}.partial-0123abcd").write_bytes(b"left by a kill")
+    for name in (third, "shard-00000-of-00001.json"):
+        (tmp_path / "r" / f".{name}.partial-0123abcd").write_bytes(b"left by a kill")
     made: list[str] = []
     with load(out, ONE_THREAD) as runtime:
         run_shard(runtime, wanted, lambda line: None, made.append)
