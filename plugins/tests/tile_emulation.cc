@@ -97,10 +97,10 @@ struct BFloat16Tiles : EmulatedTiles {
 }  // namespace
 
 const Products kEmulatedInt8Tiles = {
-    "emulated tiles", REFORMER_INT8, false,
+    "emulated tiles", REFORMER_INT8, RowFormat::kAsWeight,
     [](const ProductsJob& job) { multiply_all_tiles<Int8Tiles>(job); }};
 const Products kEmulatedBFloat16Tiles = {
-    "emulated tiles", REFORMER_BFLOAT16, false,
+    "emulated tiles", REFORMER_BFLOAT16, RowFormat::kAsWeight,
     [](const ProductsJob& job) { multiply_all_tiles<BFloat16Tiles>(job); }};
 
 }  // namespace reformer::test

@@ -21,23 +21,24 @@ namespace reformer {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-#if HWY_TARGET == HWY_AVX3
-// 12 rows by 2 vectors: 24 sums, 2 vectors of the panel and a row's number fit the 32 registers.
-constexpr size_t kDenseRows = 12;
+#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX2
+// Sums, vectors of the panel and a row's number fit the registers, 32 or 16.
+constexpr size_t kDenseRows = HWY_TARGET == HWY_AVX3 ? 12 : 6;
 constexpr size_t kDenseVectors = 2;
+constexpr size_t kDenseColumns = kDenseVectors * hn::MaxLanes(F32());
 constexpr size_t kLine = kCacheLine / sizeof(float);
 
-// Some rows by one panel.
+// Some rows by kDenseColumns of a panel.
 struct DenseBlock {
   const float* x;       // the first row
   size_t size;          // K, also from row to row
   bool is_first_panel;  // of these rows, which then come from far away
   bool is_first_block;  // of this panel, which then comes from far away
-  const float* panel;
+  const float* panel;   // its first column of these
   const float* bias;
   float* y;  // the first row's first output
   size_t y_row;
-  size_t columns;  // up to kPanelColumns
+  size_t columns;  // up to kDenseColumns
   float least;     // of an output: 0 with relu
   bool is_gelu;
 };
@@ -52,7 +53,7 @@ HWY_INLINE void prefetch_lines(const DenseBlock& block, size_t k) {
     const float* x = block.x + kRows * block.size + k;
     for (size_t r = 0; r < kRows; ++r, x += block.size) prefetch_line(x);
   }
-  if (k >= kPanelColumns) return;
+  if (k >= kDenseColumns) return;
   const float* y = block.y + k;
   for (size_t r = 0; r < kRows; ++r, y += block.y_row) prefetch_line(y);
 }
@@ -102,11 +103,11 @@ HWY_INLINE void add_products(const DenseBlock& block, size_t begin, size_t end,
   }
 }
 
-// `rows` of kPanelColumns sums with their bias to y: what few blocks need, or takes long anyway.
+// `rows` of kDenseColumns sums with their bias to y: what few blocks need, or takes long anyway.
 HWY_NOINLINE void store_slowly(const DenseBlock& block, size_t rows, float* HWY_RESTRICT sums) {
   const F32 df;
-  for (size_t r = 0; r < rows; ++r, sums += kPanelColumns) {
-    for (size_t c = 0; block.is_gelu && c < kPanelColumns; c += hn::Lanes(df)) {
+  for (size_t r = 0; r < rows; ++r, sums += kDenseColumns) {
+    for (size_t c = 0; block.is_gelu && c < kDenseColumns; c += hn::Lanes(df)) {
       hn::StoreU(gelu(hn::LoadU(df, sums + c)), df, sums + c);
     }
     std::memcpy(block.y + r * block.y_row, sums, block.columns * sizeof(float));
@@ -117,10 +118,10 @@ template <size_t kRows>
 HWY_INLINE void store_outputs(const DenseBlock& block, const VF (&sum)[kRows][kDenseVectors]) {
   const F32 df;
   const size_t lanes = hn::Lanes(df);
-  float slow[kRows * kPanelColumns];
-  const bool is_slow = block.is_gelu || block.columns != kPanelColumns;
+  float slow[kRows * kDenseColumns];
+  const bool is_slow = block.is_gelu || block.columns != kDenseColumns;
   float* target = is_slow ? slow : block.y;
-  const size_t target_row = is_slow ? kPanelColumns : block.y_row;
+  const size_t target_row = is_slow ? kDenseColumns : block.y_row;
   const VF least = hn::Set(df, block.least);
   VF bias[kDenseVectors];
   for (size_t v = 0; v < kDenseVectors; ++v) bias[v] = hn::LoadU(df, block.bias + v * lanes);
@@ -176,12 +177,14 @@ void multiply_dense(const DenseJob& job, size_t row, size_t rows, size_t first, 
   block.y_row = static_cast<size_t>(job.outputs);
   block.least = job.activation == REFORMER_RELU ? 0.0f : -std::numeric_limits<float>::infinity();
   block.is_gelu = job.activation == REFORMER_GELU;
-  for (size_t at = first; at < end; ++at) {
-    const size_t column = at * kPanelColumns;
-    block.is_first_panel = at == first;
-    block.panel = job.panels + column * block.size;
+  const size_t first_column = first * kPanelColumns;
+  const size_t columns = HWY_MIN(end * kPanelColumns, block.y_row);
+  for (size_t column = first_column; column < columns; column += kDenseColumns) {
+    const size_t in_panel = column % kPanelColumns;
+    block.is_first_panel = column == first_column;
+    block.panel = job.panels + (column - in_panel) * block.size + in_panel;
     block.bias = job.bias + column;
-    block.columns = HWY_MIN(kPanelColumns, block.y_row - column);
+    block.columns = HWY_MIN(kDenseColumns, block.y_row - column);
     block.x = job.x + row * block.size;
     block.y = job.y + row * block.y_row + column;
     size_t left = rows;
@@ -213,6 +216,9 @@ using DenseFunction = void (*)(const DenseJob& job, size_t row, size_t rows, siz
 DenseFunction select_dense() {
 #if HWY_TARGETS & HWY_AVX3
   if (cpu_target() >= CpuTarget::kAvx512) return &N_AVX3::multiply_dense;
+#endif
+#if HWY_TARGETS & HWY_AVX2
+  if (cpu_target() >= CpuTarget::kAvx2) return &N_AVX2::multiply_dense;
 #endif
   return nullptr;
 }

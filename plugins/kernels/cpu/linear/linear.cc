@@ -40,8 +40,9 @@ void lay_out_rows(const reformer_linear_params& params, LinearJob& job, Workspac
                            job.products->sets_tiles, num_workers);
   const int64_t held = job.split.converts_before ? job.sizes.rows : num_workers * kStripRows;
   const size_t rows = round_up(static_cast<size_t>(held), kRowBlock);
-  job.rows.row_bytes = job.packed.row_bytes;
-  job.rows.row_stride = job.packed.row_bytes + kRowGap;
+  job.rows.row_format = job.products->row_format;
+  job.rows.row_bytes = job.packed.row_bytes * (job.rows.row_format == RowFormat::kWide ? 2 : 1);
+  job.rows.row_stride = job.rows.row_bytes + kRowGap;
   job.rows.rows = arena.allocate<uint8_t>(rows * job.rows.row_stride);
   job.rows.units = arena.allocate<float>(rows);
   job.sums = arena.allocate<uint8_t>(static_cast<size_t>(num_workers) * kSumBytes);
@@ -62,7 +63,6 @@ void describe_job(const reformer_linear_params& params, LinearJob& job) {
   job.rows.x = params.x.data;
   job.rows.size = job.sizes.size;
   job.rows.weight_dtype = params.weight.dtype;
-  job.rows.biased = job.products->biased_rows;
   job.finish = {};
   job.finish.dtype = params.y.dtype;
   job.finish.activation = params.activation;

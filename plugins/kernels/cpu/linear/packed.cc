@@ -94,7 +94,7 @@ reformer_status pack_linear(const reformer_linear_params& params, const LinearSi
   if (params.bias.rank != 0) {
     widen_values(params.bias.dtype, params.bias.data, outputs, packed.bias);
   }
-  if (products.biased_rows) {
+  if (products.row_format == RowFormat::kBiased) {
     const auto* numbers = static_cast<const int8_t*>(params.weight.data);
     const size_t size = static_cast<size_t>(sizes.size);
     for (size_t n = 0; n < outputs; ++n) {

@@ -27,18 +27,22 @@ struct TargetProducts {
 };
 
 #if defined(__x86_64__) && defined(__GNUC__)
-constexpr Products kAvx2Int8 = {"AVX2", REFORMER_INT8, false, multiply_int8_avx2};
-constexpr Products kAvxVnniInt8 = {"AVX-VNNI", REFORMER_INT8, true, multiply_int8_avx_vnni};
-constexpr Products kAvx512Int8 = {"AVX512-VNNI", REFORMER_INT8, true, multiply_int8_avx512};
-constexpr Products kAvx512BFloat16 = {"AVX512-BF16", REFORMER_BFLOAT16, false,
+constexpr Products kAvx2Int8 = {"AVX2", REFORMER_INT8, RowFormat::kWide, multiply_int8_avx2};
+constexpr Products kAvxVnniInt8 = {"AVX-VNNI", REFORMER_INT8, RowFormat::kBiased,
+                                   multiply_int8_avx_vnni};
+constexpr Products kAvx512Int8 = {"AVX512-VNNI", REFORMER_INT8, RowFormat::kBiased,
+                                  multiply_int8_avx512};
+constexpr Products kAvx512BFloat16 = {"AVX512-BF16", REFORMER_BFLOAT16, RowFormat::kAsWeight,
                                       multiply_bfloat16_avx512};
-constexpr Products kAvx512Float32 = {"AVX-512", REFORMER_FLOAT32, false, nullptr};
-constexpr Products kAmxInt8 = {"AMX", REFORMER_INT8, false, multiply_int8_amx, true};
-constexpr Products kAmxBFloat16 = {"AMX", REFORMER_BFLOAT16, false, multiply_bfloat16_amx, true};
+constexpr Products kAvx2Float32 = {"AVX2", REFORMER_FLOAT32, RowFormat::kAsWeight, nullptr};
+constexpr Products kAvx512Float32 = {"AVX-512", REFORMER_FLOAT32, RowFormat::kAsWeight, nullptr};
+constexpr Products kAmxInt8 = {"AMX", REFORMER_INT8, RowFormat::kAsWeight, multiply_int8_amx, true};
+constexpr Products kAmxBFloat16 = {"AMX", REFORMER_BFLOAT16, RowFormat::kAsWeight,
+                                   multiply_bfloat16_amx, true};
 constexpr TargetProducts kTargets[] = {
     {ProductsTarget::kNone, "none", nullptr, nullptr, nullptr},
-    {ProductsTarget::kAvx2, "avx2", &kAvx2Int8, nullptr, nullptr},
-    {ProductsTarget::kAvxVnni, "avx-vnni", &kAvxVnniInt8, nullptr, nullptr},
+    {ProductsTarget::kAvx2, "avx2", &kAvx2Int8, nullptr, &kAvx2Float32},
+    {ProductsTarget::kAvxVnni, "avx-vnni", &kAvxVnniInt8, nullptr, &kAvx2Float32},
     {ProductsTarget::kAvx512, "avx512", &kAvx512Int8, &kAvx512BFloat16, &kAvx512Float32},
     {ProductsTarget::kAmx, "amx", &kAmxInt8, &kAmxBFloat16, &kAvx512Float32}};
 

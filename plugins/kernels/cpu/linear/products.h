@@ -20,12 +20,19 @@ constexpr size_t kRowMultiple = 64;
 constexpr size_t kRowBlock = 32;
 constexpr size_t kPanelStepBytes = kPanelColumns * kWordBytes;  // one word of every output
 
+// What a number of a row becomes.
+enum class RowFormat {
+  kAsWeight,  // int8 or bfloat16
+  kBiased,    // uint8, 128 more than the number it stands for
+  kWide,      // int16: a row has twice the bytes of its weight
+};
+
 struct ProductsJob {
   const uint8_t* rows;   // [num_rows up to kRowBlock's multiple][row_bytes]
   size_t row_bytes;      // from row to row
   size_t num_rows;       // >= 1
   const uint8_t* panel;  // [steps][kPanelColumns][kWordBytes]
-  size_t steps;          // words of a row, a multiple of kRowMultiple / kWordBytes
+  size_t steps;          // words of an output, a multiple of kRowMultiple / kWordBytes
   void* sums;            // [num_rows up to kRowBlock's multiple][kPanelColumns] int32 or float
 };
 
@@ -33,8 +40,8 @@ using MultiplyFunction = void (*)(const ProductsJob& job);
 
 struct Products {
   const char* name;
-  int32_t weight_dtype;       // REFORMER_INT8, REFORMER_BFLOAT16 or REFORMER_FLOAT32
-  bool biased_rows;           // takes rows of uint8, each 128 more than the number it stands for
+  int32_t weight_dtype;  // REFORMER_INT8, REFORMER_BFLOAT16 or REFORMER_FLOAT32
+  RowFormat row_format;
   MultiplyFunction multiply;  // null for float32, which run_dense multiplies
   bool sets_tiles = false;    // every call does, which takes time
 };

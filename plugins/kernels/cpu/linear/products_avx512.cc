@@ -18,6 +18,7 @@ struct Words {
   static constexpr size_t kRows = 12;
   static constexpr size_t kVectors = 2;
   static constexpr size_t kBytes = 64;
+  static constexpr size_t kRowWordBytes = kWordBytes;
 
   static HWY_INLINE __m512i load(const uint8_t* source) { return _mm512_loadu_si512(source); }
   static HWY_INLINE __m512i broadcast(const uint8_t* source) {

@@ -54,36 +54,37 @@ HWY_INLINE float measure_unit(const T* row, size_t size) {
 }
 
 // From 2^23 to 2^24 float32 has whole numbers only: a sum with this one is rounded to the nearest,
-// of two the even one, which its last byte then is as int8; with kBiasedZero as uint8, 128 above
-// it.
+// of two the even one, which its last byte then is as int8, and its last two as int16; with
+// kBiasedZero the last one is uint8, 128 above it.
 constexpr float kZero = 0x1.8p23f;
 constexpr float kBiasedZero = kZero + 128;
 
-HWY_INLINE void store_last_byte(VF sum, uint8_t* target) {
-  const hn::Rebind<uint8_t, F32> du8;
-  hn::StoreU(hn::TruncateTo(du8, hn::BitCast(U32(), sum)), du8, target);
+template <typename Number>
+HWY_INLINE void store_last_bytes(VF sum, Number* target) {
+  const hn::Rebind<Number, F32> d;
+  hn::StoreU(hn::TruncateTo(d, hn::BitCast(U32(), sum)), d, target);
 }
 
 // Numbers of a row divided by its unit, which may be a coarse 127th where it is denormal: so the
 // quotients have to be clipped.
-template <typename T>
+template <typename T, typename Number>
 HWY_NOINLINE void divide_numbers(const T* numbers, size_t count, float unit, float zero,
-                                 uint8_t* target) {
+                                 Number* target) {
   const F32 df;
   const VF units = hn::Set(df, unit);
   const VF limit = hn::Set(df, kInt8Limit);
   visit_vectors(numbers, count, [&](VF values, size_t offset) HWY_ATTR {
     const VF clipped = hn::Max(hn::Min(hn::Div(values, units), limit), hn::Neg(limit));
-    store_last_byte(hn::Add(clipped, hn::Set(df, zero)), target + offset);
+    store_last_bytes(hn::Add(clipped, hn::Set(df, zero)), target + offset);
   });
 }
 
 // A product with 1 / unit is within 2e-5 of the quotient, so that it rounds as that does unless it
 // is close to the middle of two whole numbers: only then is divided, and where 1 / unit could
 // overflow. Returns how far from a whole number a product was at most.
-template <typename T>
+template <typename T, typename Number>
 HWY_INLINE float multiply_numbers(const T* numbers, size_t count, float inverse, float zero,
-                                  uint8_t* target) {
+                                  Number* target) {
   const F32 df;
   const VF inverses = hn::Set(df, inverse);
   const VF zeros = hn::Set(df, zero);
@@ -92,22 +93,23 @@ HWY_INLINE float multiply_numbers(const T* numbers, size_t count, float inverse,
     const VF sum = hn::MulAdd(values, inverses, zeros);
     const VF whole = hn::Sub(sum, zeros);
     farthest = hn::Max(farthest, hn::Abs(hn::MulSub(values, inverses, whole)));
-    store_last_byte(sum, target + offset);
+    store_last_bytes(sum, target + offset);
   });
   return hn::GetLane(hn::MaxOfLanes(df, farthest));
 }
 
-// As the bytes of int8, or of uint8 128 above it.
-template <typename T>
-HWY_INLINE void quantise_row(const RowsJob& job, const T* row, uint8_t* target, float* unit_out) {
+// Number: what its row format stores, as uint8 or uint16.
+template <typename Number, typename T>
+HWY_INLINE void quantise_row(const RowsJob& job, const T* row, Number* target, float* unit_out) {
   constexpr size_t kBlock = 256;  // numbers, of which one in 50 blocks has one close to a middle
   constexpr float kNearMiddle = 0.49996f;
   const size_t size = static_cast<size_t>(job.size);
-  const float zero = job.biased ? kBiasedZero : kZero;
+  const bool is_biased = job.row_format == RowFormat::kBiased;
+  const float zero = is_biased ? kBiasedZero : kZero;
   const float unit = measure_unit(row, size);
   *unit_out = unit;
   if (std::isnan(unit)) {
-    std::memset(target, job.biased ? 128 : 0, job.row_bytes);
+    std::memset(target, is_biased ? 128 : 0, job.row_bytes);
     return;
   }
   const bool inverts = unit > 0x1p-100f;
@@ -120,7 +122,7 @@ HWY_INLINE void quantise_row(const RowsJob& job, const T* row, uint8_t* target, 
     divide_numbers(row + i, count, unit, zero, target + i);
   }
   const size_t written = round_up(size, hn::Lanes(F32()));
-  std::memset(target + written, 0, job.row_bytes - written);
+  std::memset(target + written, 0, job.row_bytes - written * sizeof(Number));
 }
 
 template <typename T>
@@ -139,10 +141,13 @@ void convert_rows(const RowsJob& job, int64_t begin, int64_t end, int64_t at) {
     const T* x = static_cast<const T*>(job.x);
     for (int64_t row = begin; row < end; ++row, ++at) {
       uint8_t* target = job.rows + static_cast<size_t>(at) * job.row_stride;
-      if (job.weight_dtype == REFORMER_INT8) {
-        quantise_row(job, x + row * job.size, target, job.units + at);
+      const T* source = x + row * job.size;
+      if (job.weight_dtype != REFORMER_INT8) {
+        round_row(job, source, target);
+      } else if (job.row_format == RowFormat::kWide) {
+        quantise_row(job, source, reinterpret_cast<uint16_t*>(target), job.units + at);
       } else {
-        round_row(job, x + row * job.size, target);
+        quantise_row(job, source, target, job.units + at);
       }
     }
   });

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/cpu/linear/products.h"
 #include "reformer_kernels.h"
 
 namespace reformer {
@@ -13,11 +14,11 @@ struct RowsJob {
   const void* x;         // T [rows, size]
   int64_t size;          // K
   int32_t weight_dtype;  // what the rows become
-  bool biased;           // 128 more than the number, see Products
-  uint8_t* rows;         // [...][row_bytes], zeros behind a row's numbers
-  size_t row_bytes;      // that are written
-  size_t row_stride;     // bytes from row to row
-  float* units;          // [...], of int8; NaN for a row with an infinity or a NaN
+  RowFormat row_format;
+  uint8_t* rows;      // [...][row_bytes], zeros behind a row's numbers
+  size_t row_bytes;   // that are written
+  size_t row_stride;  // bytes from row to row
+  float* units;       // [...], of int8; NaN for a row with an infinity or a NaN
 };
 
 // Rows [begin, end) of x to int8 or bfloat16, as the rows from `at` on.

@@ -17,7 +17,7 @@ HWY_INLINE void multiply_block(const ProductsJob& job, const uint8_t* rows, cons
     for (size_t v = 0; v < Isa::kVectors; ++v) outputs[v] = Isa::load(panel + v * Isa::kBytes);
     HWY_UNROLL(16)
     for (size_t r = 0; r < kRows; ++r) {
-      const auto row = Isa::broadcast(rows + r * job.row_bytes + step * kWordBytes);
+      const auto row = Isa::broadcast(rows + r * job.row_bytes + step * Isa::kRowWordBytes);
       HWY_UNROLL(4)
       for (size_t v = 0; v < Isa::kVectors; ++v) {
         sum[r][v] = Isa::add_products(sum[r][v], row, outputs[v]);
