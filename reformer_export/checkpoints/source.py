@@ -74,12 +74,9 @@ def read_json(path: Path, max_bytes: int) -> dict[str, Any]:
 
 
 def _no_json(path: Path) -> CheckpointError:
-    return CheckpointError(
-        f"checkpoint {path.parent}",
-        f"no {path.name}",
-        "it beside the weights",
-        "give the folder that `save_pretrained` wrote",
-    )
+    inner = sorted(str(each.parent) for each in path.parent.glob(f"*/{path.name}"))  # a training's folder
+    fix = f"give {' or '.join(inner[-3:])}" if inner else "give the folder that `save_pretrained` wrote"
+    return CheckpointError(f"checkpoint {path.parent}", f"no {path.name}", "it beside the weights", fix)
 
 
 def tokenizer_files(folder: Path) -> list[Path]:

@@ -86,6 +86,9 @@ def http_error(kind: type[Exception], status: int) -> Exception:
         (errors.HFValidationError("bad id"), "not a valid id"),
         (ConnectError("refused"), "no connection: ConnectError"),
         (OSError("no route"), "no connection: OSError"),
+        (OSError(28, "full"), "did not give it ('No space left on device')"),
+        (PermissionError(13, "no", "/home/hub"), "did not give it ('Permission denied' (/home/hub))"),
+        (ImportError("no _ssl"), "did not give it ('no _ssl')"),
     ],
 )
 def test_every_failure_of_the_hub_is_one_line(refused, downloads, error, reason):
@@ -101,6 +104,16 @@ def test_offline_without_a_cache(refused, monkeypatch, tmp_path):
 
     with refused("owner/model", "no connection, and it is not in the cache", "give its folder"):
         locate_checkpoint("owner/model", LoadOptions())
+
+
+def test_the_folder_of_a_training_names_those_of_its_checkpoints(refused, tmp_path):
+    with refused("no config.json", "give the folder that `save_pretrained` wrote"):
+        read_json(tmp_path / "config.json", 100)
+    for name in ("checkpoint-500", "checkpoint-1000"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+    with refused(f"; give {tmp_path / 'checkpoint-1000'} or {tmp_path / 'checkpoint-500'}"):
+        read_json(tmp_path / "config.json", 100)
 
 
 def test_json_is_read(tmp_path):
