@@ -47,6 +47,9 @@ def locate_checkpoint(source: str, options: LoadOptions) -> Location:
     """The folder of `source`: itself if it is one, else downloaded from (or cached by) the hub."""
     path = Path(source)
     if source and path.is_dir():
+        if options.revision is not None:
+            got = f"it for the folder {source}, which has no others"
+            raise CheckpointError("revision", got, "it with a hub id", "leave it out, or give the hub's id")
         return Location(path, hub.name_of_folder(path))
     if source and path.exists():
         raise CheckpointError(

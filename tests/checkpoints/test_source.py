@@ -12,6 +12,11 @@ def test_a_folder_is_taken_as_it_is(tmp_path):
     assert locate_checkpoint(str(tmp_path), LoadOptions()) == Location(tmp_path, tmp_path.name)
 
 
+def test_a_folder_has_no_revisions(refused, tmp_path):
+    with refused("revision: got it for the folder", "leave it out"):
+        locate_checkpoint(str(tmp_path), LoadOptions(revision="v1"))
+
+
 def test_a_file_is_no_checkpoint(refused, tmp_path):
     file = tmp_path / "model.safetensors"
     file.touch()
