@@ -21,6 +21,12 @@ def test_an_unknown_name() -> None:
         _ = reformer_export.exports  # type: ignore[attr-defined]
 
 
+def test_completion_offers_the_public_names() -> None:
+    code = "import reformer_export; print(dir(reformer_export) == sorted(reformer_export.__all__))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout == "True\n"
+
+
 def test_importing_it_imports_no_torch() -> None:
     code = (
         "import sys, reformer_export\n"

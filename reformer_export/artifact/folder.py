@@ -46,8 +46,8 @@ def new_folder(
     `name` is what a user calls it. Whatever ends the block, an interrupt included, leaves `out` and its
     parents as they were.
     """
-    out = Path(os.path.abspath(out))
     check_new_folder(out, overwrite, reason_to_keep, name)
+    out = Path(os.path.abspath(out))
     with partial_folder(out) as partial:
         yield partial
         check_new_folder(out, overwrite, reason_to_keep, name)
@@ -102,6 +102,9 @@ def check_new_folder(
     name: str = "OUT",
 ) -> None:
     """OutputError unless `out` is free, or an artifact (or empty folder) that `overwrite` may replace."""
+    if out.parts[:1] == ("~",) and not Path("~").exists():
+        fix = "write the home folder out: only a shell does it by itself, and not in quotes"
+        raise OutputError(name, f"{out}, whose ~ nobody has replaced", "a path", fix)
     try:
         exists = out.exists() or out.is_symlink()
         problem = (reason_to_keep or _reason_to_keep)(out) if exists and overwrite else None

@@ -12,7 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from reformer_export.errors import ArtifactError, MissingDependencyError, ReformerExportError
+from reformer_export.errors import (
+    ArtifactError,
+    MissingDependencyError,
+    ReformerExportError,
+    one_line,
+    reason_of,
+)
 
 EXAMPLE_ID: Final = "google/reformer-enwik8"
 
@@ -105,6 +111,10 @@ def _reason(client: Any, error: Exception) -> str:
         return "no connection, and it is not in the cache"
     if isinstance(error, errors.HfHubHTTPError) and error.response is not None:
         return f"HTTP status {error.response.status_code}"
+    if isinstance(error, OSError) and error.errno is not None:  # its cache: a full disk, or no permission
+        return f"'{reason_of(error)}'{f' ({error.filename})' if error.filename else ''}"
+    if isinstance(error, ImportError):  # of the client's own parts, which it imports when they are asked for
+        return f"'{one_line(error)}'"
     return f"no connection: {type(error).__name__}"
 
 

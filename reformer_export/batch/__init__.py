@@ -4,7 +4,7 @@ from reformer_export.batch.batching import Batching, Totals
 from reformer_export.batch.files_request import PART_ROWS, FilesRequest, OnError, PartFormat
 from reformer_export.batch.outputs import JsonLinesWriter, Output, ResultWriter
 from reformer_export.batch.results import SequenceResult, summarize_result
-from reformer_export.batch.run import open_output, refuse_bad_line, run_batches
+from reformer_export.batch.run import end_at_bad_line, open_output, refuse_bad_line, run_batches
 from reformer_export.batch.selection import OutputSelection, find_tokenizer
 from reformer_export.batch.sequences import (
     GivenSequences,
@@ -33,6 +33,7 @@ __all__ = [
     "SequenceResult",
     "Source",
     "Totals",
+    "end_at_bad_line",
     "find_tokenizer",
     "open_file",
     "open_output",

@@ -29,6 +29,13 @@ def refuse_bad_line(line: InputLine) -> None:
         raise InputError(f"{line.where}: {line.error}")
 
 
+def end_at_bad_line(line: InputLine) -> None:
+    """As `refuse_bad_line`, where `on_error` could be another; if the first is bad, all may be."""
+    if line.index > 0 and line.error is not None:
+        raise InputError(f'{line.where}: {line.error}, or pass over such lines with `on_error="skip"`')
+    refuse_bad_line(line)
+
+
 def run_batches(
     runtime: Runtime,
     source: Source,

@@ -23,7 +23,7 @@ from reformer_export.batch.parquet import import_pyarrow, require_json_types
 from reformer_export.batch.parquet_output import ParquetColumns, list_outputs, open_parquet
 from reformer_export.batch.parts import InputFile, Part, find_files, plan_parts, scan_file
 from reformer_export.batch.resume import Say, lock_stream
-from reformer_export.batch.run import identify_run, refuse_bad_line, run_batches, select_results
+from reformer_export.batch.run import end_at_bad_line, identify_run, run_batches, select_results
 from reformer_export.batch.selection import find_tokenizer
 from reformer_export.batch.sequences import InputLine, SequenceReader, Source
 from reformer_export.batch.shard_manifest import (
@@ -136,7 +136,7 @@ class _PartMaker:
         self._request = request
         self._files = files
         self._reader = SequenceReader.of(runtime)
-        stops = refuse_bad_line if request.on_error == "stop" else _pass_line
+        stops = end_at_bad_line if request.on_error == "stop" else _pass_line
         self._on_line = on_line or stops
         all_parquet = all(file.format == "parquet" for file in files)
         self.part_format: PartFormat = request.part_format or ("parquet" if all_parquet else "jsonl")

@@ -61,5 +61,5 @@ def format_from_name(path: Path) -> LineFormat | Literal["parquet"]:
         "file",
         f"{path}, whose name does not say what it holds",
         f"a name ending in {suffixes}",
-        'say it: `line_format="jsonl"` for a JSON object a line, `line_format="text"` for a text a line',
+        'rename it, or tell `run`: `line_format="jsonl"` (an object a line) or `line_format="text"`',
     )

@@ -140,7 +140,7 @@ def choose_task(config: Config, heads: tuple[str, ...], asked: str) -> Task:
         raise InputError(
             "task",
             f"{asked} for a checkpoint of {architecture or 'no named architecture'}",
-            f"{stored} or feature-extraction",
+            " or ".join(dict.fromkeys((stored, "feature-extraction"))),
             "choose another `task` or checkpoint",
         )
     return stored

@@ -47,6 +47,9 @@ def locate_checkpoint(source: str, options: LoadOptions) -> Location:
     """The folder of `source`: itself if it is one, else downloaded from (or cached by) the hub."""
     path = Path(source)
     if source and path.is_dir():
+        if options.revision is not None:
+            got = f"it for the folder {source}, which has no others"
+            raise CheckpointError("revision", got, "it with a hub id", "leave it out, or give the hub's id")
         return Location(path, hub.name_of_folder(path))
     if source and path.exists():
         raise CheckpointError(
@@ -74,12 +77,9 @@ def read_json(path: Path, max_bytes: int) -> dict[str, Any]:
 
 
 def _no_json(path: Path) -> CheckpointError:
-    return CheckpointError(
-        f"checkpoint {path.parent}",
-        f"no {path.name}",
-        "it beside the weights",
-        "give the folder that `save_pretrained` wrote",
-    )
+    inner = sorted(str(each.parent) for each in path.parent.glob(f"*/{path.name}"))  # a training's folder
+    fix = f"give {' or '.join(inner[-3:])}" if inner else "give the folder that `save_pretrained` wrote"
+    return CheckpointError(f"checkpoint {path.parent}", f"no {path.name}", "it beside the weights", fix)
 
 
 def tokenizer_files(folder: Path) -> list[Path]:

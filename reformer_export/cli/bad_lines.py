@@ -7,7 +7,7 @@ from typing import Final
 
 import click
 
-from reformer_export.batch import InputLine, OnError, refuse_bad_line
+from reformer_export.batch import InputLine, OnError, end_at_bad_line
 
 SHOWN_LINES: Final = 20
 """Messages of a kind on standard error; the others are counted."""
@@ -23,7 +23,7 @@ class LineMessages:
     def show(self, line: InputLine) -> None:
         """Say what is wrong with `line`, if anything is; InputError if that shall end the run."""
         if self._stops:
-            refuse_bad_line(line)
+            end_at_bad_line(line)
         for kind, message in (("Skipped", line.error), ("Warning", line.warning)):
             if message is None:
                 continue

@@ -35,7 +35,7 @@ SECTIONS = {
 
 
 @click.command("onnx", cls=Command, sections=SECTIONS)
-@click.argument("checkpoint")
+@click.argument("checkpoint", type=click.Path())
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
     "--task",

@@ -56,7 +56,7 @@ def _number(name: str, kind: Any, help_text: str, flag: str | None = None) -> _D
 
 
 @click.command("serve", cls=Command, sections=SECTIONS)
-@click.argument("out", nargs=-1, required=True)
+@click.argument("out", nargs=-1, required=True, type=click.Path())
 @_number("host", str, "The address to listen on.")
 @_number("port", int, "The port; 0 for a free one.")
 @click.option(

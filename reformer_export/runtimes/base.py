@@ -187,6 +187,9 @@ class Runtime(Forkable):
         given = choose_inputs(self.manifest, input_ids, attention_mask, inputs_embeds)
         return self._run(given, num_hashes, Where(device, dtype))
 
+    def __repr__(self) -> str:
+        return f"<{self.folder}: {self.spec.task}, {self.description}>"
+
     def __reduce_ex__(self, _protocol: object) -> NoReturn:
         raise InputError(
             self.folder,

@@ -105,7 +105,8 @@ def row_of_ids(what: str, values: object, fix: str) -> list[int]:
 
 def ids_from_prompt(prompt: object) -> list[int]:
     """The token ids of a prompt that is no text; InputError unless it is a row of integers."""
-    return row_of_ids("prompt", prompt, "give text, or token ids such as [5, 6, 7]")
+    fix = "give text, or token ids such as [5, 6, 7]; `generate_many` takes several"
+    return row_of_ids("prompt", prompt, fix)
 
 
 def check_writes(spec: ModelSpec) -> None:
@@ -124,7 +125,7 @@ class Generation(Iterator[int]):
     Attributes:
         prompt_ids: the prompt, as token ids.
         ids: the tokens so far.
-        tokenizer: makes the text; None when the prompt was token ids.
+        tokenizer: makes the text; None for the runtime's own, which a prompt of ids may do without.
         options: those it was started with.
         given: what the first tokens are, drawn before.
         stop_reason: why it ended; None while it has not.
@@ -239,12 +240,10 @@ class Generation(Iterator[int]):
             self._state = None
 
     def pieces(self) -> Iterator[str]:
-        """The text as it comes, in pieces of whole characters; InputError without a tokenizer."""
-        if self.tokenizer is None:
-            fix = "iterate over the token ids"
-            raise InputError("tokenizer", "none for this artifact", "one to make text", fix)
+        """The text as it comes, in pieces of whole characters; InputError where there is no tokenizer."""
+        tokenizer = self.tokenizer or self._runtime.tokenizer
         ids = itertools.chain(tuple(self.ids), self)
-        yield from decode_stream(self.tokenizer, ids, self.prompt_ids)
+        yield from decode_stream(tokenizer, ids, self.prompt_ids)
 
     @property
     def text(self) -> str:

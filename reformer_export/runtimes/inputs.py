@@ -145,7 +145,8 @@ def vectors_from_input(what: str, values: object, size: int, dtype: DType) -> ND
 
 
 def _rows_from_input(name: str, values: InputsLike) -> list[NDArray[np.integer]]:
-    fix = f"give {name} as a list of rows, e.g. [[5, 6, 7]]"
+    rows = "[[1, 1, 0]]" if name == "attention_mask" else "[[5, 6, 7]] or [model.encode(text)]"
+    fix = f"give {name} as a list of rows, e.g. {rows}"
     if not isinstance(values, np.ndarray | Sequence):
         values = array_from_other(name, values, fix)
     if isinstance(values, np.ndarray) and values.ndim != 2:
@@ -187,7 +188,8 @@ def row_from_input(what: str, values: object, fix: str) -> NDArray[np.integer]:
     if row.size == 0:
         raise InputError(what, "no token", "at least one", "leave empty rows out")
     if not np.issubdtype(row.dtype, np.integer) and row.dtype != np.bool_:
-        raise InputError(what, f"{row.dtype} values", "integers", fix)
+        got = "texts" if row.dtype.kind in "US" else f"{row.dtype} values"
+        raise InputError(what, got, "integers", fix)
     return row
 
 

@@ -44,7 +44,8 @@ def find_checkpoint(out: Path, manifest: Manifest, named: str | None) -> Path:
         return _find_file(out, source, digests, named)
     checkpoint = named or _recorded_checkpoint(out, source)
     pickled = any(name.endswith(".bin") for name in digests)
-    location = locate_checkpoint(checkpoint, LoadOptions(revision=source.get("commit"), allow_pickle=pickled))
+    commit = None if Path(checkpoint).is_dir() else source.get("commit")
+    location = locate_checkpoint(checkpoint, LoadOptions(revision=commit, allow_pickle=pickled))
     for name, digest in digests.items():
         path = location.folder / name
         if not path.is_file() or sha256_of_file(path) != digest:

@@ -45,6 +45,16 @@ def test_a_relative_name_follows_no_later_change_of_folder(
     assert (tmp_path / "out" / "new").is_file()
 
 
+def test_a_tilde_that_no_shell_has_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for out in (Path("~/out"), Path("~")):
+        with pytest.raises(OutputError, match=rf"^OUT: got {out}, whose ~ nobody has replaced"):
+            write_new(out)
+    assert snapshot(tmp_path) == {}
+    Path("~").mkdir()  # somebody means it
+    write_new(Path("~/out"))
+
+
 @pytest.mark.parametrize("failure", [ValueError(), ArtifactError("it"), KeyboardInterrupt(), SystemExit(143)])
 def test_a_failure_leaves_everything_as_it_was(tmp_path: Path, failure: BaseException) -> None:
     old = write_artifact(tmp_path / "old")

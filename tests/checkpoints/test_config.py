@@ -278,6 +278,8 @@ def test_another_task_than_the_checkpoints_is_refused(refused, write_config):
 
     with refused("text-generation", "fill-mask", "ReformerForMaskedLM", "`task`"):
         choose_task(config, (), "text-generation")
+    with refused("ReformerModel, expected feature-extraction; choose"):
+        choose_task(read_config(write_config(architectures=["ReformerModel"])), (), "text-generation")
 
 
 @pytest.mark.parametrize(

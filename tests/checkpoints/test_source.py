@@ -12,6 +12,11 @@ def test_a_folder_is_taken_as_it_is(tmp_path):
     assert locate_checkpoint(str(tmp_path), LoadOptions()) == Location(tmp_path, tmp_path.name)
 
 
+def test_a_folder_has_no_revisions(refused, tmp_path):
+    with refused("revision: got it for the folder", "leave it out"):
+        locate_checkpoint(str(tmp_path), LoadOptions(revision="v1"))
+
+
 def test_a_file_is_no_checkpoint(refused, tmp_path):
     file = tmp_path / "model.safetensors"
     file.touch()
@@ -86,6 +91,9 @@ def http_error(kind: type[Exception], status: int) -> Exception:
         (errors.HFValidationError("bad id"), "not a valid id"),
         (ConnectError("refused"), "no connection: ConnectError"),
         (OSError("no route"), "no connection: OSError"),
+        (OSError(28, "full"), "did not give it ('No space left on device')"),
+        (PermissionError(13, "no", "/home/hub"), "did not give it ('Permission denied' (/home/hub))"),
+        (ImportError("no _ssl"), "did not give it ('no _ssl')"),
     ],
 )
 def test_every_failure_of_the_hub_is_one_line(refused, downloads, error, reason):
@@ -101,6 +109,16 @@ def test_offline_without_a_cache(refused, monkeypatch, tmp_path):
 
     with refused("owner/model", "no connection, and it is not in the cache", "give its folder"):
         locate_checkpoint("owner/model", LoadOptions())
+
+
+def test_the_folder_of_a_training_names_those_of_its_checkpoints(refused, tmp_path):
+    with refused("no config.json", "give the folder that `save_pretrained` wrote"):
+        read_json(tmp_path / "config.json", 100)
+    for name in ("checkpoint-500", "checkpoint-1000"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+    with refused(f"; give {tmp_path / 'checkpoint-1000'} or {tmp_path / 'checkpoint-500'}"):
+        read_json(tmp_path / "config.json", 100)
 
 
 def test_json_is_read(tmp_path):

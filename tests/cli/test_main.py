@@ -5,10 +5,11 @@ import subprocess
 import sys
 
 import pytest
+from click.shell_completion import ShellComplete
 
 from reformer_export import __version__
 from reformer_export.cli import main as main_module
-from reformer_export.cli.main import COMMANDS
+from reformer_export.cli.main import COMMANDS, cli
 from reformer_export.errors import ReformerExportError
 from tests.cli.program import run_program
 
@@ -51,6 +52,12 @@ def test_every_command_s_help_has_an_example(command: str) -> None:
     outcome = run_program(command, "-h")
     assert outcome.status == 0
     assert re.search(rf"Examples:\n +reformer-export {command}\b", outcome.stdout)
+
+
+@pytest.mark.parametrize("command", sorted({*COMMANDS} - {"build-library"}))
+def test_completion_offers_files_where_a_folder_stands(command: str) -> None:
+    shell = ShellComplete(cli, {}, "reformer-export", "_REFORMER_EXPORT_COMPLETE")
+    assert [item.type for item in shell.get_completions([command], "./my-")] == ["file"]
 
 
 def test_an_unknown_command() -> None:

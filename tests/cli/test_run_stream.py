@@ -87,6 +87,20 @@ def test_skipped_lines_elsewhere(out: Path, mixed: Path, tmp_path: Path) -> None
     assert invoke(out, *options).stdout.count("Sequence ") == 4
 
 
+def test_the_line_that_ends_a_run_may_be_passed_over(out: Path, tmp_path: Path) -> None:
+    """Not the first: where that is bad, the file may be no such file."""
+    file, target = tmp_path / "texts.txt", tmp_path / "o.jsonl"
+    file.write_text("a\r\nb\r\n\r\n", newline="")
+    error = str(invoke(out, "--file", file, "--output", target).exception)
+    assert "line 3: got an empty text" in error
+    assert error.endswith("or pass over such lines with --on-error skip")
+    assert invoke(out, "--file", file, "--output", target, "--resume", "--on-error", "skip").exit_code == 1
+    assert [line.get("input_ids") for line in read_lines(target)] == [[99], [100], None]
+    file.write_text("\na\n")
+    error = str(invoke(out, "--file", file, "--output", target).exception)
+    assert error.endswith("line 1: got an empty text, expected at least one character; leave it out")
+
+
 def test_many_bad_lines_are_counted(out: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.txt").write_text("\n" * 100)
     result = invoke(out, "--file", tmp_path / "bad.txt", "--on-error", "skip", "--output", tmp_path / "o.npz")

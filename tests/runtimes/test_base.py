@@ -18,6 +18,8 @@ def test_onnx_runtime_in_words(tmp_path: Path) -> None:
     with load(out, provider="cpu", native="off") as model:
         assert model.description == "ONNX Runtime, CPU, function bodies"
         assert model.record is None
+        assert repr(model) == f"<{out}: text-generation, ONNX Runtime, CPU, function bodies>"
+    assert repr(model).startswith(f"<{out}: ")  # closed
     with load(out, provider="cpu") as model:
         kernels = "function bodies" if model.native is None else f"native kernels {model.native}"
         assert model.description == f"ONNX Runtime, CPU, {kernels}"

@@ -97,10 +97,13 @@ def test_text_holds_back_unfinished_characters(tmp_path: Path) -> None:
     assert generation.text == "☃a�"
 
 
-def test_text_of_ids_needs_a_tokenizer(runtime: Any) -> None:
-    generation = runtime.generate([9], max_new_tokens=1)
-    with pytest.raises(InputError, match="iterate over the token ids"):
-        _ = generation.text
+def test_ids_are_continued_by_text_where_the_model_has_one(tmp_path: Path) -> None:
+    runtime = load(write_artifact(tmp_path / "bytes"))
+    assert runtime.generate([99], **greedy(max_new_tokens=3)).text == "bcd"
+    without = load(write_artifact(tmp_path / "none", vocab_size=50)).generate([9], **greedy(max_new_tokens=1))
+    with pytest.raises(InputError, match=r"no tokenizer\.json and 50 ids\), .*; give token ids"):
+        _ = without.text
+    assert list(without) == [10]
 
 
 @pytest.mark.parametrize(
@@ -141,7 +144,7 @@ def test_end_tokens_are_ids(runtime: Any, eos: Any) -> None:
         (b"abc", "bytes"),
         (bytearray(b"abc"), "bytearray"),
         (memoryview(b"abc"), "memoryview"),
-        (["a", "b"], "<U1 values"),
+        (["a", "b"], "texts"),
         ([5, True, 7], "booleans among the integers"),
         ([True, False], "booleans"),
         ([5.0], "float64 values"),
@@ -155,7 +158,8 @@ def test_end_tokens_are_ids(runtime: Any, eos: Any) -> None:
 )
 def test_a_prompt_is_text_or_ids(runtime: Any, prompt: Any, got: str) -> None:
     with pytest.raises(
-        InputError, match=rf"^prompt: got {re.escape(got)}, expected .*give text, or token ids"
+        InputError,
+        match=rf"^prompt: got {re.escape(got)}, expected .*token ids .*generate_many",
     ):
         runtime.generate(prompt)
 

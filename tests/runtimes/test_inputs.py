@@ -56,6 +56,8 @@ def test_the_mask_recovers_the_rows(rows: list[list[int]]) -> None:
     ("ids", "message"),
     [
         ([], "no row"),
+        ("text", r"got str, .*model\.encode\(text\)"),
+        (["text"], r"row 0: got str, .*model\.encode\(text\)"),
         ([[]], "no token"),
         ([[1], []], "row 1: got no token"),
         ([[1, 50]], "id 50 at position 1, expected ids from 0 to 49"),

@@ -89,7 +89,7 @@ def write_triton_repository(
     request = options_from_fields(TritonRequest, request, fields)
     artifact = locate_artifact(out, with_engines=request.runtime_options().is_engine)
     target = Path(os.path.abspath(repository))
-    check_new_folder(target, request.overwrite, _reason_to_keep, PLACE)
+    check_new_folder(Path(repository), request.overwrite, _reason_to_keep, PLACE)
     manifest = read_manifest(artifact)
     plan = plan_repository(artifact, target, manifest, request, __version__)
     for note in plan.notes:
