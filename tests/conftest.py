@@ -16,14 +16,18 @@ if os.environ.get("CI"):
 
 @pytest.fixture(scope="session", autouse=True)
 def translations_read_once() -> Iterator[None]:
-    """torch.onnx has onnxscript parse the source of its 500 translations for every export, a third of
-    a small one's time; once is enough for all that a process exports."""
+    """torch.onnx has onnxscript parse the source of its 500 translations for every export, and reads their
+    signatures, four tenths of a small one's time; once is enough for all that a process exports."""
     from torch.onnx._internal._lazy_import import onnxscript_apis as apis
+    from torch.onnx._internal.exporter import _schemas
 
     read = type(apis).__getattr__  # imports onnxscript, at the first export
     with pytest.MonkeyPatch.context() as patch:
         once = functools.cache(lambda: read(apis, "get_torchlib_ops")())
         patch.setitem(vars(apis), "get_torchlib_ops", once)
+        if hasattr(_schemas, "op_signature_from_function"):  # not in every torch
+            read_signature = functools.cache(_schemas.op_signature_from_function)
+            patch.setattr(_schemas, "op_signature_from_function", read_signature)
         yield
 
 

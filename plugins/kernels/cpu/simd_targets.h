@@ -6,7 +6,9 @@
 #pragma once
 
 #ifndef HWY_DISABLED_TARGETS
-#if defined(__x86_64__) || defined(_M_X64)
+#if defined(REFORMER_WITHOUT_AVX512)  // on x86
+#define HWY_DISABLED_TARGETS (~(HWY_AVX2 | HWY_SCALAR | HWY_EMU128))
+#elif defined(__x86_64__) || defined(_M_X64)
 #define HWY_DISABLED_TARGETS (~(HWY_AVX2 | HWY_AVX3 | HWY_SCALAR | HWY_EMU128))
 #else
 #define HWY_DISABLED_TARGETS (HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128)

@@ -8,15 +8,15 @@
 #include "compare.h"
 #include "draw.h"
 #include "half.h"
-#include "kernels/cpu/cpu_target.h"
 #include "reference.h"
+#include "targets.h"
 
 namespace reformer::test {
 namespace {
 
 void check_attention(const Attention& call, int index) {
   const std::vector<float> expected = attention_reference(call);
-  for (const CpuTarget target : {CpuTarget::kFallback, CpuTarget::kAvx2, CpuTarget::kAvx512}) {
+  for (const CpuTarget target : runnable_targets()) {
     set_cpu_target(target);
     const std::vector<float> got = run_attention(call, 1);
     const double error = measure_error(call, got, expected);
@@ -149,7 +149,7 @@ void check_exponentials() {
     call.key.insert(call.key.end(), {0.0f, i == 0 ? -HUGE_VALF : x});
     call.value.insert(call.value.end(), {0.0f, 1.0f});
   }
-  for (const CpuTarget target : {CpuTarget::kFallback, CpuTarget::kAvx2, CpuTarget::kAvx512}) {
+  for (const CpuTarget target : runnable_targets()) {
     set_cpu_target(target);
     const std::vector<float> got = run_attention(call, 1);
     for (size_t i = 0; i < got.size(); ++i) {

@@ -6,9 +6,9 @@
 #include "check.h"
 #include "compare.h"
 #include "draw.h"
-#include "kernels/cpu/cpu_target.h"
 #include "kernels/cpu/sort.h"
 #include "reference.h"
+#include "targets.h"
 
 namespace reformer::test {
 namespace {
@@ -80,8 +80,7 @@ int main(int argc, char** argv) {
   const int cases = argc > 1 ? std::atoi(argv[1]) : 60;
   Random random(2);
   for (int i = 0; i < cases; ++i) check_sort(random);
-  for (const auto target :
-       {reformer::CpuTarget::kFallback, reformer::CpuTarget::kAvx2, reformer::CpuTarget::kAvx512}) {
+  for (const auto target : runnable_targets()) {
     reformer::set_cpu_target(target);
     for (int i = 0; i < cases; ++i) check_hash(draw_hash(random));
     for (int i = 0; i < cases; ++i) check_ties(random);

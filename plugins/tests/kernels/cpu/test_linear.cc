@@ -3,9 +3,9 @@
 #include <cstdlib>
 
 #include "check.h"
-#include "kernels/cpu/cpu_target.h"
 #include "kernels/cpu/linear/products.h"
 #include "linear_call.h"
+#include "targets.h"
 #include "tile_emulation.h"
 
 namespace reformer::test {
@@ -84,8 +84,7 @@ int main(int argc, char** argv) {
   using namespace reformer::test;
   const int cases = argc > 1 ? std::atoi(argv[1]) : 200;
   Random random(11);
-  for (const auto target :
-       {reformer::CpuTarget::kFallback, reformer::CpuTarget::kAvx2, reformer::CpuTarget::kAvx512}) {
+  for (const auto target : runnable_targets()) {
     reformer::set_cpu_target(target);
     reformer::set_products(&kEmulatedInt8Tiles, &kEmulatedBFloat16Tiles);
     check_products(random, cases / 4);

@@ -3,8 +3,8 @@
 #include <cstdlib>
 
 #include "check.h"
-#include "kernels/cpu/cpu_target.h"
 #include "norm_call.h"
+#include "targets.h"
 
 namespace reformer::test {
 namespace {
@@ -51,8 +51,7 @@ int main(int argc, char** argv) {
   using namespace reformer::test;
   const int cases = argc > 1 ? std::atoi(argv[1]) : 200;
   Random random(6);
-  for (const auto target :
-       {reformer::CpuTarget::kFallback, reformer::CpuTarget::kAvx2, reformer::CpuTarget::kAvx512}) {
+  for (const auto target : runnable_targets()) {
     reformer::set_cpu_target(target);
     for (int i = 0; i < cases; ++i) check_norm(draw_norm(random));
     for (const int32_t dtype : {REFORMER_FLOAT32, REFORMER_FLOAT16, REFORMER_BFLOAT16}) {

@@ -9,9 +9,9 @@
 #include "check.h"
 #include "compare.h"
 #include "draw.h"
-#include "kernels/cpu/cpu_target.h"
 #include "reformer_kernels.h"
 #include "step_call.h"
+#include "targets.h"
 
 namespace reformer::test {
 namespace {
@@ -26,7 +26,7 @@ void check_step(const Attention& call, const StepRows& rows, int index, int64_t 
     const std::vector<float> row = step_reference(described, b);
     std::copy(row.begin(), row.end(), expected.begin() + b * row_elements);
   }
-  for (const CpuTarget target : {CpuTarget::kFallback, CpuTarget::kAvx2, CpuTarget::kAvx512}) {
+  for (const CpuTarget target : runnable_targets()) {
     set_cpu_target(target);
     Step step(call, rows, room);
     const reformer_status status = step.run(kCpuStep, 1, false);
