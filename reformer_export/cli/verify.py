@@ -217,6 +217,8 @@ def _print(report: VerifyReport, json_file: Path | None) -> None:
     """Print tables for each runtime, or write the JSON where the user wants it."""
     if write_json(json_file, report.to_dict()):
         return
+    if report.constants is not None and report.constants.passed:
+        click.echo(f"{report.constants.verdict()}.")
     for runtime in report.runtimes:
         print_table(sweep_table(report.folder, runtime.sweep))
         click.echo(f"\n{runtime.sweep.rule()}.")
@@ -231,7 +233,5 @@ def _print(report: VerifyReport, json_file: Path | None) -> None:
             click.echo(f"{runtime.drift.describe()}.")
         if runtime.cost is not None:
             print_table(cost_table(runtime.cost))
-    if report.constants is not None and report.constants.passed:
-        click.echo(f"{report.constants.verdict()}.")
     if report.bisect is not None:
         click.echo("\n" + "\n".join(report.bisect.lines()))

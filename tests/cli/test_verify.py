@@ -91,7 +91,7 @@ def test_a_sound_artifact_passes(exported: Path) -> None:
     assert (outcome.status, outcome.messages) == (0, [])
     assert "batch 1, length 64 " in outcome.stdout
     assert "FAILED" not in outcome.stdout
-    *_, rule, verdict, stored = outcome.stdout.splitlines()
+    stored, *_, rule, verdict = outcome.stdout.splitlines()
     assert stored.endswith(" constants are bit for bit what the checkpoint gives.")
     assert rule.startswith(
         "The tolerance of float32 is 5e-05, times the largest output where that is above 1;"
