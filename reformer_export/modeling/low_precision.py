@@ -72,16 +72,17 @@ def store_weights(model: nn.Module, low_precision: LowPrecision | None, dtype: t
 def stored_tensors(
     model: nn.Module, low_precision: LowPrecision | None, dtype: torch.dtype
 ) -> Iterator[tuple[str, str, torch.Tensor]]:
-    """Of each tensor that `store_weights` would leave in `model`: its module's path, its own name, and
-    itself, made when it is asked for."""
-    chosen = _choose_linears(model, low_precision)
+    """Of each tensor that `store_weights` would leave in `model`, and that comes of a checkpoint or of a seed:
+    its module's path, its own name, and itself, made when it is asked for."""
+    chosen, of_checkpoint = _choose_linears(model, low_precision), model.state_dict().keys()
     for path, module in model.named_modules():
         if path in chosen:
             module = _make_low(chosen[path], low_precision, dtype)
         for own, parameter in module.named_parameters(recurse=False):
             yield path, own, _cast_own(module, parameter.data, dtype)
         for own, buffer in module.named_buffers(recurse=False):
-            yield path, own, buffer
+            if path in chosen or own == "rotations" or f"{path}.{own}" in of_checkpoint:
+                yield path, own, buffer
 
 
 def _make_low(layer: nn.Linear, low_precision: LowPrecision | None, dtype: torch.dtype) -> nn.Module:

@@ -35,11 +35,10 @@ _TYPES: Final = {
     onnx.TensorProto.BFLOAT16: torch.bfloat16,
     onnx.TensorProto.INT8: torch.int8,
     onnx.TensorProto.INT4: torch.int8,
-    onnx.TensorProto.INT64: torch.int64,
 }
 """Int4 is int8 in torch, which has no such type."""
 
-_BITS: Final = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_BITS: Final = {1: torch.int8, 2: torch.int16, 4: torch.int32}
 """By the bytes of a number."""
 
 _LAST_PLACES: Final = 4
@@ -120,7 +119,7 @@ def _expected_constants(manifest: Manifest, eager: Eager) -> Iterator[tuple[str,
     model = build_model(manifest.spec, eager.canonical_weights())
     stored = stored_tensors(model, manifest.low_precision, TORCH_DTYPES[manifest.dtype])
     for path, group in itertools.groupby(stored, lambda each: each[0]):
-        tensors = {own: tensor for _, own, tensor in group if tensor.is_floating_point() or own == "weight"}
+        tensors = {own: tensor for _, own, tensor in group}
         if "rotations" in tensors and _digest(tensors["rotations"]) not in manifest.rotations_sha256.values():
             del tensors["rotations"]
         if tensors:
@@ -141,11 +140,12 @@ class _Constants:
         self._direct: dict[str, dict[str, Any]] = {}
         self._within: dict[str, dict[str, Any]] = {}
         readers: dict[str, list[str]] = {}
-        for node, own in reversed(list(PointFinder(model).scoped_nodes())):
-            scopes = own or readers.get(node.output[0], [])  # of no module is what cuts rotations
+        for node, modules in reversed(list(PointFinder(model).scoped_nodes())):
+            # What cuts rotations to a run's rounds is no module's, but that of what reads it.
+            scopes = modules or readers.get(node.output[0], [""])
             readers.update(dict.fromkeys(node.input, scopes))
             read = {name: tensors[name] for name in node.input if name in tensors}
-            self._direct.setdefault("".join(scopes[-1:]), {}).update(read)
+            self._direct.setdefault(scopes[-1], {}).update(read)
             for scope in scopes:
                 self._within.setdefault(scope, {}).update(read)
 
