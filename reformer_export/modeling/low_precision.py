@@ -72,8 +72,8 @@ def store_weights(model: nn.Module, low_precision: LowPrecision | None, dtype: t
 def stored_tensors(
     model: nn.Module, low_precision: LowPrecision | None, dtype: torch.dtype
 ) -> Iterator[tuple[str, str, torch.Tensor]]:
-    """Of each tensor that `store_weights` would leave in `model`, and that comes of a checkpoint or of a seed:
-    its module's path, its own name, and itself, made when it is asked for."""
+    """Of each tensor that `store_weights` would leave in `model`, and that is of a checkpoint or a seed: its
+    module's path, its own name, and itself, made when it is asked for."""
     chosen, of_checkpoint = _choose_linears(model, low_precision), model.state_dict().keys()
     for path, module in model.named_modules():
         if path in chosen:

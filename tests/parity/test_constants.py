@@ -21,6 +21,8 @@ from reformer_export.checkpoints import LoadOptions, load_huggingface, load_luci
 from reformer_export.checkpoints.checkpoint import Checkpoint
 from reformer_export.export import ExportOptions, write_artifact
 from reformer_export.low_precision import LowPrecision
+from reformer_export.modeling import build_model as build_canonical
+from reformer_export.modeling.low_precision import stored_tensors
 from reformer_export.parity.constants import ConstantsResult, check_constants
 from reformer_export.reference.eager import open_eager
 from reformer_export.reference.runs import Eager
@@ -176,6 +178,29 @@ def test_the_last_place_of_every_constant_counts(
         )
         assert {each.file for each in result.wrong} == {file}
         assert bool(result.computed) == (name == "tied")
+
+
+@pytest.mark.parametrize("name", ["float16", "int4", "tied layers"])
+def test_names_do_not_matter(made: Callable[[str], Made], name: str, tmp_path: Path) -> None:
+    """As other versions of the exporter have others."""
+
+    def plant(model: onnx.ModelProto) -> None:
+        names = {tensor.name: f"val_{i}" for i, tensor in enumerate(model.graph.initializer)}
+        for tensor in model.graph.initializer:
+            tensor.name = names[tensor.name]
+        for node in model.graph.node:
+            node.input[:] = [names.get(each, each) for each in node.input]
+
+    result = check_planted(made(name), tmp_path, plant)
+    assert result.passed, result.verdict()
+
+
+def test_what_is_of_no_checkpoint_is_not_compared(made: Callable[[str], Made]) -> None:
+    """Other versions of the exporter have other constants of their own."""
+    weights, spec = made("tied").eager.canonical_weights(), made("tied").manifest.spec
+    stored = stored_tensors(build_canonical(spec, weights), None, torch.float32)
+    layers = [f"encoder.layers.{layer}.attention.self_attention.rotations" for layer in spec.lsh_layers]
+    assert {f"{path}.{own}" for path, own, _ in stored} == {*weights, *layers}
 
 
 def named(model: onnx.ModelProto, name: str) -> onnx.TensorProto:
