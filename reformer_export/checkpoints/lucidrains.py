@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +23,7 @@ from reformer_export.checkpoints.lucidrains_facts import (
     position_kind,
     read_names,
 )
-from reformer_export.checkpoints.lucidrains_keywords import CLASS_KEY, Keywords, read_keywords
+from reformer_export.checkpoints.lucidrains_keywords import CLASS_KEY, CLASSES, Keywords, read_keywords
 from reformer_export.checkpoints.lucidrains_model import spec_from_keywords
 from reformer_export.checkpoints.lucidrains_names import other_names, parameter_names
 from reformer_export.checkpoints.lucidrains_product_keys import (
@@ -37,6 +38,10 @@ from reformer_export.lucidrains_spec import LucidrainsSpec
 
 KIND: Final = "lucidrains"
 """In a manifest's source: whose checkpoint it was."""
+
+TIED_HEAD: Final = "lm_head.decoder.weight"
+"""The one weight that is computed by a sum, where it is the word embeddings at unit length: the order of the
+sum is the processor's, and so are last places."""
 
 
 def load_lucidrains(source: str, config: Path, options: LoadOptions) -> Checkpoint:
@@ -66,6 +71,34 @@ def read_lucidrains_state(file: Path) -> dict[str, torch.Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in files.read(files.headers).items()}
 
 
+def select_weights(
+    state: Mapping[str, torch.Tensor], spec: LucidrainsSpec, keywords: Mapping[str, Any]
+) -> dict[str, torch.Tensor]:
+    """The model's weights, as `load_lucidrains` gives them, from the package's own `state`, float32 by its
+    names; `keywords` as a manifest's source has them."""
+    known = CLASSES[spec.architecture]
+    values = {**known.neutral, **known.defaults, **keywords}
+    complete = Keywords(Path(), values, frozenset(keywords), model_class=spec.architecture)
+    parameters = parameter_names(complete, spec.head_size, spec.product_keys)
+    weights = {}
+    for ours, (theirs, _) in parameters.items():
+        if spec.task == "feature-extraction" and ours.startswith("lm_head."):
+            continue
+        if theirs not in state:
+            expected = "it, in the model that the manifest describes"
+            raise CheckpointError("weights", f"no tensor {theirs}", expected, "export again")
+        weights[ours] = state[theirs]
+    return _convert(weights, spec)
+
+
+def _convert(weights: dict[str, torch.Tensor], spec: LucidrainsSpec) -> dict[str, torch.Tensor]:
+    """`weights` in the canonical model's own form, in place."""
+    if TIED_HEAD in weights and spec.ties_embedding:
+        weights[TIED_HEAD] = torch.nn.functional.normalize(weights[TIED_HEAD], dim=-1)
+    convert_memories(weights, [f"encoder.layers.{i}.feed_forward.memory" for i in spec.memory_layers])
+    return weights
+
+
 def _load(file: Path, config: Path, options: LoadOptions) -> Checkpoint:
     _refuse_options(options)
     keywords = read_keywords(config)
@@ -78,11 +111,7 @@ def _load(file: Path, config: Path, options: LoadOptions) -> Checkpoint:
     memories = spec_of_memories(keywords, read_facts(stored.shapes).query_norm)
     spec = dataclasses.replace(spec, product_keys=memories)
     selected = _select_tensors(stored, keywords, spec)
-    weights = _read_weights(files, stored, selected)
-    if "lm_head.decoder.weight" in weights and spec.ties_embedding:
-        name = "lm_head.decoder.weight"
-        weights[name] = torch.nn.functional.normalize(weights[name], dim=-1)
-    convert_memories(weights, [f"encoder.layers.{i}.feed_forward.memory" for i in spec.memory_layers])
+    weights = _convert(_read_weights(files, stored, selected), spec)
     read = sorted({name for names in selected.values() for name in names})
     source = {
         "kind": KIND,

@@ -146,6 +146,9 @@ def command(
 ) -> None:
     """Compare the artifact OUT with eager over lengths, batches and masks.
 
+    What the files store is compared bit by bit with what the exporter makes of the checkpoint: weights,
+    scales, biases and the rest, whatever their types; one that differs fails.
+
     For each case: the largest output difference when the graph is given eager's hash buckets (pinned), how
     many hashes differ (a flip is explained when its two best scores differ by less than the dtype's
     rounding), and the largest output difference when the graph hashes by itself (free). It passes when every
@@ -214,6 +217,8 @@ def _print(report: VerifyReport, json_file: Path | None) -> None:
     """Print tables for each runtime, or write the JSON where the user wants it."""
     if write_json(json_file, report.to_dict()):
         return
+    if report.constants is not None and report.constants.passed:
+        click.echo(f"{report.constants.verdict()}.")
     for runtime in report.runtimes:
         print_table(sweep_table(report.folder, runtime.sweep))
         click.echo(f"\n{runtime.sweep.rule()}.")

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
+
+
+class InFloat32(nn.Module):
+    """A module whose parameters are float32 whatever T is."""
 
 
 def cast(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

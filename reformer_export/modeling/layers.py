@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from reformer_export.contract import KEY_NORM_EPSILON, NO_SELF_LOGIT, SELF_LOGIT
-from reformer_export.modeling.casts import cast
+from reformer_export.modeling.casts import InFloat32, cast
 from reformer_export.ops import (
     draw_rotations,
     final_norm,
@@ -62,7 +62,7 @@ class LayerCache:
     present: tuple[torch.Tensor, ...] = ()
 
 
-class Norm(nn.Module):
+class Norm(InFloat32):
     """A layer norm with float32 parameters; only the result is rounded to `dtype`.
 
     Float32 in the graph's own types, since ONNX's `stash_type` is an offer that not every runtime takes.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Final
 
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 from reformer_export.contract import GELU, RELU
 from reformer_export.errors import InputError
 from reformer_export.low_precision import INT4_BLOCK, PROJECTIONS, LowPrecision, projection_of
+from reformer_export.modeling.casts import InFloat32, cast
 from reformer_export.ops import dequantise_blocks, linear
 from reformer_export.ops.int4_blocks import quantise_blocks
 from reformer_export.ops.linear import quantise_weight
@@ -54,22 +56,50 @@ class Int4Linear(nn.Module):
         return product if self.bias is None else product + self.get_buffer("bias")
 
 
-def replace_linears(model: nn.Module, low_precision: LowPrecision | None, dtype: torch.dtype) -> None:
-    """Let the dense layers of `model` that `low_precision` stores in few bits be such, in place; `dtype` is
-    T. InputError when it does not fit the model."""
-    if low_precision is None:
-        return
-    kind = Int8Linear if low_precision.weights == "int8" else Int4Linear
-    for name, layer in _choose_linears(model, low_precision).items():
-        parent, _, own = name.rpartition(".")
-        setattr(model.get_submodule(parent), own, kind(layer, dtype))
+def store_weights(model: nn.Module, low_precision: LowPrecision | None, dtype: torch.dtype) -> None:
+    """Let `model`, whose weights are float32, have what an artifact of it stores, in place; `dtype` is T.
+    InputError when `low_precision` does not fit the model."""
+    for path, layer in _choose_linears(model, low_precision).items():
+        parent, _, own = path.rpartition(".")
+        setattr(model.get_submodule(parent), own, _make_low(layer, low_precision, dtype))
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            parameter.data = _cast_own(module, parameter.data, dtype)
     for module in model.modules():
         _fuse_activation(module)
 
 
-def _choose_linears(model: nn.Module, low_precision: LowPrecision) -> dict[str, nn.Linear]:
+def stored_tensors(
+    model: nn.Module, low_precision: LowPrecision | None, dtype: torch.dtype
+) -> Iterator[tuple[str, str, torch.Tensor]]:
+    """Of each tensor that `store_weights` would leave in `model`, and that is of a checkpoint or a seed: its
+    module's path, its own name, and itself, made when it is asked for."""
+    chosen, of_checkpoint = _choose_linears(model, low_precision), model.state_dict().keys()
+    for path, module in model.named_modules():
+        if path in chosen:
+            module = _make_low(chosen[path], low_precision, dtype)
+        for own, parameter in module.named_parameters(recurse=False):
+            yield path, own, _cast_own(module, parameter.data, dtype)
+        for own, buffer in module.named_buffers(recurse=False):
+            if path in chosen or own == "rotations" or f"{path}.{own}" in of_checkpoint:
+                yield path, own, buffer
+
+
+def _make_low(layer: nn.Linear, low_precision: LowPrecision | None, dtype: torch.dtype) -> nn.Module:
+    is_int8 = low_precision is not None and low_precision.weights == "int8"
+    return Int8Linear(layer, dtype) if is_int8 else Int4Linear(layer, dtype)
+
+
+def _cast_own(module: nn.Module, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """A parameter of `module` itself in the type that it has in a model of `dtype`."""
+    return tensor if isinstance(module, InFloat32) else cast(tensor, dtype)
+
+
+def _choose_linears(model: nn.Module, low_precision: LowPrecision | None) -> dict[str, nn.Linear]:
     """The dense layers that `low_precision` stores in few bits, by path; InputError when it keeps one that
     the model does not have, or all."""
+    if low_precision is None:
+        return {}
     linears = {
         name: module
         for name, module in model.named_modules()
@@ -98,14 +128,6 @@ def _check_blocks(chosen: dict[str, nn.Linear]) -> None:
         got = f"int4 for {unfit[0]}, which reads {chosen[unfit[0]].in_features} values"
         fix = f"put {names} into `keep`, or use int8"
         raise InputError("weights", got, f"a multiple of {INT4_BLOCK}, the size of a block", fix)
-
-
-def weight_dtype(name: str, low_precision: LowPrecision | None, dtype: torch.dtype) -> torch.dtype:
-    """Of the parameter `name` while the model is built: what becomes int8 or int4 is rounded once, from
-    float32."""
-    module, _, kind = name.rpartition(".")
-    is_low = low_precision is not None and low_precision.stores(module)
-    return torch.float32 if is_low and kind == "weight" else dtype
 
 
 def _fuse_activation(module: Any) -> None:

@@ -8,7 +8,6 @@ is the model's dtype; the streams and the norms are float32.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
 
 import torch
 from torch import nn
@@ -23,15 +22,14 @@ from reformer_export.modeling.layers import (
     StreamNorm,
     run_layers,
 )
-from reformer_export.modeling.low_precision import replace_linears, weight_dtype
+from reformer_export.modeling.low_precision import store_weights
 from reformer_export.modeling.lucidrains_attention import Caches, SelfAttention, Turn
 from reformer_export.modeling.lucidrains_embeddings import (
     Embeddings,
     RotaryPositions,
-    SinusoidalPositionEmbeddings,
 )
-from reformer_export.modeling.lucidrains_memory import KeyScores, ProductKeyMemory, QueryNorm
-from reformer_export.modeling.lucidrains_norms import NoNorm, ScaledLength, make_norm
+from reformer_export.modeling.lucidrains_memory import ProductKeyMemory
+from reformer_export.modeling.lucidrains_norms import NoNorm, make_norm
 from reformer_export.modeling.lucidrains_padding import pad_rows, padded_length
 from reformer_export.modeling.reformer import TORCH_DTYPES, last_attended, load_weights, take_rows
 from reformer_export.spec import DType
@@ -234,13 +232,6 @@ class LucidrainsVectors(nn.Module):
         return (hidden_states[:, : inputs_embeds.shape[1]] if self.spec.is_padded else hidden_states,)
 
 
-_IN_FLOAT32: Final = (
-    *(StreamNorm, ScaledLength, SinusoidalPositionEmbeddings, RotaryPositions),
-    *(QueryNorm, KeyScores),
-)
-"""Modules whose parameters are float32 whatever T is."""
-
-
 def build_lucidrains(
     spec: LucidrainsSpec,
     weights: Mapping[str, torch.Tensor],
@@ -255,15 +246,6 @@ def build_lucidrains(
     with torch.device("meta"):
         kind = LucidrainsVectors if spec.takes_vectors else LucidrainsReformer
         model = kind(spec, TORCH_DTYPES[dtype])
-    in_float32 = {name for name, module in model.named_modules() if isinstance(module, _IN_FLOAT32)}
-    state = {
-        name: weight.to(
-            torch.float32
-            if name.rpartition(".")[0] in in_float32
-            else weight_dtype(name, low_precision, TORCH_DTYPES[dtype])
-        )
-        for name, weight in weights.items()
-    }
-    model = load_weights(model, state)
-    replace_linears(model, low_precision, TORCH_DTYPES[dtype])
+    model = load_weights(model, weights)
+    store_weights(model, low_precision, TORCH_DTYPES[dtype])
     return model

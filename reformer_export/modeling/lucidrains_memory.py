@@ -15,6 +15,7 @@ from typing import Final
 import torch
 from torch import nn
 
+from reformer_export.modeling.casts import InFloat32
 from reformer_export.product_keys_spec import NUM_CHOSEN, NUM_QUERIES, QUERY_SIZE, ProductKeysSpec
 
 NORM_EPSILON: Final = 1e-5
@@ -28,7 +29,7 @@ HALVES: Final = (slice(0, NUM_QUERIES), slice(NUM_QUERIES, 2 * NUM_QUERIES))
 """Of the axis 2 * NUM_QUERIES."""
 
 
-class QueryNorm(nn.Module):
+class QueryNorm(InFloat32):
     """Layer norm of each half of a query, or the affine map that a trained batch norm is; float32."""
 
     def __init__(self, spec: ProductKeysSpec) -> None:
@@ -46,7 +47,7 @@ class QueryNorm(nn.Module):
         return nn.functional.layer_norm(halves, self.weight.shape, self.weight, self.bias, NORM_EPSILON)
 
 
-class KeyScores(nn.Module):
+class KeyScores(InFloat32):
     """The keys of both halves of every query, and how well they fit."""
 
     def __init__(self, spec: ProductKeysSpec) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from reformer_export.lucidrains_spec import LucidrainsSpec
-from reformer_export.modeling.casts import cast
+from reformer_export.modeling.casts import InFloat32, cast
 from reformer_export.modeling.layers import (
     StreamNorm,
 )
@@ -17,7 +17,7 @@ SCALE_NORM_EPSILON: Final = 1e-5
 """The least length that a vector is divided by (reformer_pytorch.py, ScaleNorm)."""
 
 
-class ScaledLength(nn.Module):
+class ScaledLength(InFloat32):
     """Each vector of a float32 stream with one learned length; called as StreamNorm is."""
 
     def __init__(self, dtype: torch.dtype) -> None:

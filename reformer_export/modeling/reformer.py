@@ -17,11 +17,10 @@ from reformer_export.modeling.layers import (
     FeedForward,
     FinalNorm,
     LayerCache,
-    Norm,
     ReversibleLayer,
     run_layers,
 )
-from reformer_export.modeling.low_precision import replace_linears, weight_dtype
+from reformer_export.modeling.low_precision import store_weights
 from reformer_export.spec import DType, ModelSpec
 
 TORCH_DTYPES: dict[DType, torch.dtype] = {
@@ -159,17 +158,8 @@ def _load(
     dtype: DType,
     low_precision: LowPrecision | None = None,
 ) -> AnyModule:
-    norms = {name for name, module in model.named_modules() if isinstance(module, Norm)}
-    state = {
-        name: weight.to(
-            torch.float32
-            if name.rpartition(".")[0] in norms
-            else weight_dtype(name, low_precision, TORCH_DTYPES[dtype])
-        )
-        for name, weight in _slice_feed_forward(spec, weights)
-    }
-    model = load_weights(model, state)
-    replace_linears(model, low_precision, TORCH_DTYPES[dtype])
+    model = load_weights(model, dict(_slice_feed_forward(spec, weights)))
+    store_weights(model, low_precision, TORCH_DTYPES[dtype])
     return model
 
 

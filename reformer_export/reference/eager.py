@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from reformer_export.artifact.manifest import Manifest
 from reformer_export.checkpoints import HEAD_OF_TASK, read_head_bias
+from reformer_export.checkpoints.names import BASE_PREFIX, expected_shapes
 from reformer_export.checkpoints.quiet import silence_transformers
 from reformer_export.custom_spec import CustomSpec
 from reformer_export.lucidrains_spec import LucidrainsSpec
@@ -104,11 +105,16 @@ class EagerReformer:
         with silence_transformers():
             self.model: Any = model_class.from_pretrained(folder, config=config, dtype=torch.float32).eval()
         self.notes: tuple[str, ...] = ()
-        self._prefix = "" if spec.task == "feature-extraction" else "reformer."
+        self._prefix = "" if spec.task == "feature-extraction" else BASE_PREFIX
         for index in spec.lsh_layers:
             layer = spec.layers[index]
             assert isinstance(layer, LSHAttentionSpec)
             self._attention(index).hash_seed = layer.hash_seed
+
+    def canonical_weights(self) -> dict[str, torch.Tensor]:
+        """The model's own tensors, as `Checkpoint.weights` has them."""
+        state = {name.removeprefix(BASE_PREFIX): x for name, x in self.model.state_dict().items()}
+        return {name: state[name] for name in expected_shapes(self.spec) if name in state}
 
     @contextlib.contextmanager
     def noisy_weights(self, seed: int) -> Iterator[None]:

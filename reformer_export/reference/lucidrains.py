@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from reformer_export.artifact.manifest import Manifest
 from reformer_export.checkpoints import read_lucidrains_state
+from reformer_export.checkpoints.lucidrains import select_weights
 from reformer_export.checkpoints.lucidrains_keywords import ACTIVATIONS
 from reformer_export.checkpoints.lucidrains_names import other_names
 from reformer_export.errors import ArtifactError, CheckpointError, MissingDependencyError
@@ -52,6 +53,7 @@ class EagerLucidrains:
         package, wrappers = _import_package()
         model_class = getattr(package, self.spec.architecture)
         keywords = _read_keywords(manifest, model_class)
+        self._keywords = manifest.source["keywords"]
         with torch.random.fork_rng(devices=[]):
             self.net: Any = model_class(**keywords).eval()
         check_version(self.net, self.spec.product_keys)
@@ -67,6 +69,10 @@ class EagerLucidrains:
             for layer, attention in enumerate(self.spec.layers)
             if isinstance(attention, LSHAttentionSpec)
         }
+
+    def canonical_weights(self) -> dict[str, torch.Tensor]:
+        """The model's own tensors, as `Checkpoint.weights` has them."""
+        return select_weights(self.net.state_dict(), self.spec, self._keywords)
 
     @contextlib.contextmanager
     def noisy_weights(self, seed: int) -> Iterator[None]:

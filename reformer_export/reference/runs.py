@@ -55,6 +55,9 @@ class Eager(Protocol):
         those, and int64 [B, L]. `num_hashes` uses only the first of each LSH layer's rounds;
         `points` names the values to read besides the outputs; None for all."""
 
+    def canonical_weights(self) -> dict[str, torch.Tensor]:
+        """The model's own tensors, as `Checkpoint.weights` has them."""
+
     def noisy_weights(self, seed: int) -> contextlib.AbstractContextManager[None]:
         """While the block runs, every weight is the next float32 above or below it, drawn by `seed`."""
 

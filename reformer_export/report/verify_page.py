@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from reformer_export.parity.compare import LayerAgreement
 from reformer_export.parity.hashing import MARGIN_EDGES
-from reformer_export.report.decoding_section import decoding_section
+from reformer_export.report.decoding_section import MAX_TOLD, decoding_section
 from reformer_export.report.figures import (
     Drawing,
     draw,
@@ -28,6 +28,7 @@ from reformer_export.report.verify_report import BisectReport, DataAccuracy, Ver
 from reformer_export.spec import DType
 
 if TYPE_CHECKING:
+    from reformer_export.parity.constants import ConstantsResult
     from reformer_export.parity.cost import CostResult
     from reformer_export.parity.details import Details
     from reformer_export.parity.hashing import AttentionPattern, MarginHistogram
@@ -49,6 +50,7 @@ def page_from_verify(report: VerifyReport) -> Page:
         *([_accuracy_section(runtime.accuracy)] if runtime.accuracy else []),
         *([_cost_section(runtime.cost)] if runtime.cost else []),
         *([decoding_section(report.folder, decoding, runtime.drift)] if decoding else []),
+        *([_constants_section(report.constants)] if report.constants else []),
         Section("cases", "Every input", [f"{sweep.rule()}."], tables=[sweep_table(report.folder, sweep)]),
         Section(
             "manifest",
@@ -71,6 +73,10 @@ def _verdict(report: VerifyReport) -> Verdict:
         agree = "Every output agrees all the same: it weighs little on these inputs."
         reason = f"On eager's own inputs: {named.describe()}. {agree if sweep.passed else follow}"
         return Verdict(False, f"No: the node {named.node} is wrong", reason)
+    if report.constants and report.has_wrong_constants:
+        follow = "The outputs agree within their tolerance all the same."
+        follow = follow if sweep.passed else f"{inputs}, which may be its consequence."
+        return Verdict(False, "No: it stores other weights", f"{report.constants.verdict()}. {follow}")
     decoding = report.runtimes[0].decoding
     if sweep.passed and decoding is not None and not decoding.passed:
         return Verdict(False, "No: decode.onnx differs", f"model.onnx agrees. {decoding.verdict()}.")
@@ -85,6 +91,7 @@ def _verdict(report: VerifyReport) -> Verdict:
             + rate
             + (f", each within the rounding of {sweep.precision}." if flips else ".")
             + ("" if decoding is None else " decode.onnx, which continues a sequence, agrees with it.")
+            + ("" if report.constants is None else " Its weights are the checkpoint's, bit for bit.")
         )
         return Verdict(True, f"Yes: it is the same model{weights}", reason)
     error = f"The largest: {worst.pinned_error:.1e}, where {worst.tolerance:.1e} is allowed."
@@ -131,6 +138,15 @@ def _cost_section(cost: CostResult) -> Section:
         "themselves. Nothing here is judged: it says what a smaller or faster artifact loses."
     )
     return Section("cost", "What low precision costs", [text], tables=[cost_table(cost)])
+
+
+def _constants_section(constants: ConstantsResult) -> Section:
+    text = (
+        "Weights, scales, biases and rotations in the files, bit by bit, beside what the exporter makes of "
+        "the checkpoint: a tolerance on outputs can hide a weight that is off by a step."
+    )
+    told = [f"{each.describe()}." for each in constants.wrong[:MAX_TOLD]]
+    return Section("constants", "What is stored", [text, f"{constants.verdict()}.", *told[1:]])
 
 
 def _layers_section(details: Details) -> Section:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from reformer_export.measure.accuracy import AccuracyResult
     from reformer_export.measure.drift_result import DriftResult
     from reformer_export.parity.bisect import BisectResult
+    from reformer_export.parity.constants import ConstantsResult
     from reformer_export.parity.cost import CostResult
     from reformer_export.parity.decoding_results import DecodingResult
     from reformer_export.parity.details import Details
@@ -77,13 +78,15 @@ class BisectReport:
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """All that was found of the artifact in `folder`, a `RuntimeReport` for each runtime."""
+    """All that was found of the artifact in `folder`, a `RuntimeReport` for each runtime; `constants` of a
+    model from a checkpoint: what its files store."""
 
     folder: Path
     manifest: Manifest
     runtimes: tuple[RuntimeReport, ...]
     details: Details | None = None
     bisect: BisectReport | None = None
+    constants: ConstantsResult | None = None
 
     @property
     def failed(self) -> list[VerifyResult]:
@@ -97,29 +100,37 @@ class VerifyReport:
         return [decoding for decoding in found if decoding is not None and not decoding.passed]
 
     @property
+    def has_wrong_constants(self) -> bool:
+        """Whether a file stores what the checkpoint does not give."""
+        return self.constants is not None and not self.constants.passed
+
+    @property
     def names_node(self) -> bool:
         """Whether a node was found that differs from eager."""
         return self.bisect is not None and self.bisect.result.named is not None
 
     @property
     def passed(self) -> bool:
-        """Whether every case of every runtime agrees, and every node that was looked at, and decode.onnx."""
-        return not self.failed and not self.names_node and not self.failed_decoding
+        """Whether every case of every runtime agrees, and every node that was looked at, and decode.onnx, and
+        what the files store."""
+        return not (self.failed or self.names_node or self.failed_decoding or self.has_wrong_constants)
 
     def failures(self) -> list[str]:
-        """What did not hold: a line for each runtime, or the wrong node where one was named, since all that
-        differs after it may be its consequence; and a line for a decode.onnx that fails."""
+        """What did not hold: a line for wrong constants, which may be the cause of all else; one for each
+        runtime, or the wrong node where one was named, since all that differs after it may be its
+        consequence; and one for a decode.onnx that fails."""
         decoding = [result.verdict() for result in self.failed_decoding]
+        stored = [self.constants.verdict()] if self.constants and self.has_wrong_constants else []
         if self.bisect is None or self.bisect.result.named is None:
-            return [*(sweep.verdict() for sweep in self.failed), *decoding]
+            return [*stored, *(sweep.verdict() for sweep in self.failed), *decoding]
         fails = (f"{len(sweep.failed)} of {len(sweep.cases)} cases fail" for sweep in self.failed)
         rest = ", ".join(fails) or "every output agrees all the same"
-        return [f"FAILED: {self.bisect.result.named.describe()}; {rest}", *decoding]
+        return [*stored, f"FAILED: {self.bisect.result.named.describe()}; {rest}", *decoding]
 
     def verdict(self) -> str:
-        """A line for each runtime, and one for its decode.onnx."""
-        found = (each for runtime in self.runtimes for each in (runtime.sweep, runtime.decoding))
-        return "\n".join(each.verdict() for each in found if each is not None)
+        """A line for each runtime, and one for its decode.onnx, and one for what the files store."""
+        found = [each for runtime in self.runtimes for each in (runtime.sweep, runtime.decoding)]
+        return "\n".join(each.verdict() for each in (*found, self.constants) if each is not None)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values; of several runtimes, each under "runtimes"."""
@@ -129,6 +140,8 @@ class VerifyReport:
         }
         runs = [runtime.to_dict() for runtime in self.runtimes]
         values |= runs[0] if len(runs) == 1 else {"runtimes": runs}
+        if self.constants is not None:
+            values["constants"] = self.constants.to_dict()
         if self.details is not None:
             values |= {"details": self.details.to_dict(), "manifest": self.manifest.to_dict()}
         return values if self.bisect is None else values | {"bisect": self.bisect.to_dict()}

@@ -25,24 +25,35 @@ def import_onnx() -> Any:
     return onnx
 
 
-def _read_weights(model: Any, folder: Path) -> None:
-    """Put the weights' external data, which lies in `folder`, into `model`.
+def read_weight(tensor: Any, folder: Path) -> bytes:
+    """The numbers of an `onnx.TensorProto`, as raw_data has them; its external data lie in `folder`.
 
     `onnx` reads no file of several names: in the hub's cache every file is a symbolic link, in a Triton
     repository a hard one. `check_onnx_structure` has looked where the names lead to.
     """
     from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+    from onnx.numpy_helper import to_array
+
+    if not uses_external_data(tensor):
+        return bytes(tensor.raw_data) if tensor.HasField("raw_data") else bytes(to_array(tensor).tobytes())
+    info = ExternalDataInfo(tensor)
+    path, begin = folder / info.location, info.offset or 0
+    size = path.stat().st_size if path.is_file() else 0
+    length = size - begin if info.length is None else info.length
+    if not 0 <= begin <= begin + length <= size:
+        raise ValueError(f"{tensor.name}: {length} bytes at {begin} of {size} in {info.location}")
+    with path.open("rb") as file:
+        file.seek(begin)
+        data: bytes = file.read(length)
+    return data
+
+
+def _read_weights(model: Any, folder: Path) -> None:
+    """Put the weights' external data, which lies in `folder`, into `model`."""
+    from onnx.external_data_helper import uses_external_data
 
     for tensor in filter(uses_external_data, model.graph.initializer):
-        info = ExternalDataInfo(tensor)
-        path, begin = folder / info.location, info.offset or 0
-        size = path.stat().st_size if path.is_file() else 0
-        length = size - begin if info.length is None else info.length
-        if not 0 <= begin <= begin + length <= size:
-            raise ValueError(f"{tensor.name}: {length} bytes at {begin} of {size} in {info.location}")
-        with path.open("rb") as file:
-            file.seek(begin)
-            tensor.raw_data = file.read(length)
+        tensor.raw_data = read_weight(tensor, folder)
         tensor.ClearField("data_location")
         tensor.ClearField("external_data")
 

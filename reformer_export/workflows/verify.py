@@ -25,6 +25,7 @@ from reformer_export.measure.accuracy import (
     measure_accuracy,
     read_data,
 )
+from reformer_export.phases import log_phase
 from reformer_export.report.verify_report import BisectReport, DataAccuracy, RuntimeReport, VerifyReport
 from reformer_export.runtimes import Runtime, RuntimeOptions
 from reformer_export.runtimes.num_hashes import choose_num_hashes
@@ -137,9 +138,20 @@ class _Verification:
                 if eager is None:
                     for note in session.eager.notes:
                         self.say(f"Note: {note}.")
+                    report = self._add_constants(report, session)
                 eager = session.eager
                 report = self._add_runtime(report, session)
         return report
+
+    def _add_constants(self, report: VerifyReport, session: ParitySession) -> VerifyReport:
+        """`report` with what the files store, of a model from a checkpoint."""
+        from reformer_export.parity.constants import check_constants
+
+        if self.module is not None:
+            return report
+        with log_phase("comparing what is stored with the checkpoint"):
+            constants = check_constants(self.out, self.manifest, session.eager)
+        return dataclasses.replace(report, constants=constants)
 
     def _open(self, options: RuntimeOptions, eager: Eager | None) -> AbstractContextManager[ParitySession]:
         """A session; `eager` that of an earlier one."""

@@ -82,7 +82,7 @@ def test_several_runtimes_are_compared_one_after_the_other(exported: Path) -> No
     assert outcome.status == 0, outcome.stderr
     report = json.loads(outcome.stdout)
     assert [run["passed"] for run in report["runtimes"]] == [True, True]
-    assert set(report) == {"artifact", "model_sha256", "runtimes"}
+    assert set(report) == {"artifact", "constants", "model_sha256", "runtimes"}
 
 
 def test_a_sound_artifact_passes(exported: Path) -> None:
@@ -91,7 +91,8 @@ def test_a_sound_artifact_passes(exported: Path) -> None:
     assert (outcome.status, outcome.messages) == (0, [])
     assert "batch 1, length 64 " in outcome.stdout
     assert "FAILED" not in outcome.stdout
-    *_, rule, verdict = outcome.stdout.splitlines()
+    stored, *_, rule, verdict = outcome.stdout.splitlines()
+    assert stored.endswith(" constants are bit for bit what the checkpoint gives.")
     assert rule.startswith(
         "The tolerance of float32 is 5e-05, times the largest output where that is above 1;"
     )
@@ -104,6 +105,8 @@ def test_json_in_place_of_the_table(exported: Path) -> None:
     assert (outcome.status, outcome.messages) == (0, [])
     report = json.loads(outcome.stdout)
     assert (report["passed"], report["num_cases"], report["unexplained_flips"]) == (True, 3, 0)
+    assert report["constants"]["passed"]
+    assert report["constants"]["wrong"] == report["constants"]["computed"] == []
     assert report["model_sha256"] == sha256_of_file(exported / "out" / "model.onnx")
     assert [case["case"] for case in report["cases"]] == [
         {"length": 1, "batch": 2, "masked": False},
@@ -127,28 +130,57 @@ def test_json_into_a_file_with_the_table(exported: Path, tmp_path: Path) -> None
 # Changes that must be found
 
 
-def check_failure(outcome: Outcome) -> dict[str, Any]:
-    """The report of a failed comparison; its worst case is named on standard error."""
+STORED = "Error: parity with eager: FAILED: 1 of 29 constants are not what the checkpoint gives; "
+
+
+def check_failure(outcome: Outcome, changed: str | None) -> dict[str, Any]:
+    """The report of a failed comparison; its worst case is named on standard error, and before it the
+    constant that was changed."""
     report: dict[str, Any] = json.loads(outcome.stdout, parse_constant=pytest.fail)
     assert (outcome.status, report["passed"]) == (1, False)
     failed = sum(not case["passed"] for case in report["cases"])
-    assert f"parity with eager: FAILED: {failed} of 3 cases; " in outcome.error
-    assert f"; worst: {report['worst']} (" in outcome.error
+    *stored, outputs = outcome.messages
+    assert f"parity with eager: FAILED: {failed} of 3 cases; " in outputs
+    assert f"; worst: {report['worst']} (" in outputs
+    assert [each["name"] for each in report["constants"]["wrong"]] == ([] if changed is None else [changed])
+    assert [line.startswith(f"{STORED}{changed} in model.onnx: got ") for line in stored] == [True] * (
+        changed is not None
+    )
     return report
 
 
 @pytest.mark.parametrize(
-    ("which", "change"),
+    ("which", "change", "changed"),
     [
-        pytest.param("encoder.layer_norm.weight", lambda w: w * np.float32(1.001), id="a layer norm"),
-        pytest.param([32, 16], lambda w: w * np.float32(1.1), id="a feed-forward's matrix"),
-        pytest.param("word_embeddings.weight", lambda w: np.roll(w, 1, axis=0), id="embeddings in disorder"),
-        pytest.param("layers.0.attention.layer_norm.bias", lambda b: b * np.float32("nan"), id="NaN"),
+        pytest.param(
+            "encoder.layer_norm.weight",
+            lambda w: w * np.float32(1.001),
+            "encoder.layer_norm.weight",
+            id="a layer norm",
+        ),
+        pytest.param(
+            [32, 16],
+            lambda w: w * np.float32(1.1),
+            "encoder.layers.0.feed_forward.inner.0.weight",
+            id="a feed-forward's matrix",
+        ),
+        pytest.param(
+            "word_embeddings.weight",
+            lambda w: np.roll(w, 1, axis=0),
+            "embeddings.word_embeddings.weight",
+            id="embeddings in disorder",
+        ),
+        pytest.param(
+            "encoder.layer_norm.bias",
+            lambda b: b * np.float32("nan"),
+            "encoder.layer_norm.bias",
+            id="NaN",
+        ),
     ],
 )
-def test_changed_weights_fail(folder: Path, which: str | list[int], change: Any) -> None:
+def test_changed_weights_fail(folder: Path, which: str | list[int], change: Any, changed: str) -> None:
     change_model(folder, which, change)
-    report = check_failure(verify(folder, *FEW, "--json", "-"))
+    report = check_failure(verify(folder, *FEW, "--json", "-"), changed)
     worst = [case["pinned_error"] for case in report["cases"]]
     assert all(error is None or error > 1e-5 for error in worst)  # null: not a number
 
@@ -166,7 +198,8 @@ def test_changed_weights_fail(folder: Path, which: str | list[int], change: Any)
 def test_changed_rotations_fail(folder: Path, change: Any) -> None:
     """With pinned buckets the arithmetic agrees; the flips betray the rotations."""
     change_model(folder, "rotations", change)
-    report = check_failure(verify(folder, *FEW, "--json", "-"))
+    changed = "encoder.layers.1.attention.self_attention.rotations"
+    report = check_failure(verify(folder, *FEW, "--json", "-"), changed)
     assert report["unexplained_flips"] > 0
     assert report["max_pinned_error"] < 1e-5
     assert sum(layer["misplaced"] for case in report["cases"] for layer in case["layers"]) > 0
@@ -182,7 +215,7 @@ def test_buckets_that_do_not_reach_the_attention_fail(folder: Path) -> None:
     model.graph.node[index + 1].input[2] = "no_buckets"
     onnx.save(model, str(path))
     edit_manifest(folder, lambda values: values["files"].update({"model.onnx": sha256_of_file(path)}))
-    report = check_failure(verify(folder, *FEW, "--json", "-"))
+    report = check_failure(verify(folder, *FEW, "--json", "-"), None)
     assert report["max_free_error"] > 1e-4
 
 
@@ -192,7 +225,9 @@ def test_the_table_shows_the_failure(folder: Path) -> None:
     assert outcome.status == 1
     assert outcome.stdout.count("FAILED") == 2
     why = "FAILED: 2 of 2 cases; the arithmetic differs by more than rounding; worst: batch 1, length 9"
-    assert why in outcome.error
+    stored, outputs = outcome.messages
+    assert stored.startswith(STORED)
+    assert why in outputs
 
 
 # Broken artifacts

@@ -13,6 +13,7 @@ import transformers
 from reformer_export.measure.accuracy import AccuracyResult
 from reformer_export.parity.bisect import BisectResult, NamedNode
 from reformer_export.parity.cases import Case
+from reformer_export.parity.constants import ConstantsResult, WrongConstant
 from reformer_export.parity.decoding_results import Finding
 from reformer_export.parity.details import Details
 from reformer_export.parity.hashing import MARGIN_EDGES, MarginHistogram
@@ -153,6 +154,25 @@ def test_a_named_node_is_the_headline(cases: tuple[CaseResult, ...]) -> None:
     assert ("Every output agrees all the same" in verdict.reason) != bool(cases)
     (line,) = report.failures()
     assert line.startswith("FAILED: node_7 (MatMul)")
+
+
+@pytest.mark.parametrize("cases", [(make_case(error=1.0),), ()])
+def test_wrong_constants_are_the_headline(cases: tuple[CaseResult, ...]) -> None:
+    wrong = [
+        WrongConstant("model.onnx", f"lm_head.decoder.{name}", "1 of 6 numbers differ", "3 there")
+        for name in ("weight", "scales")
+    ]
+    page = page_from_verify(make_report(*cases, constants=ConstantsResult(9, tuple(wrong))))
+    assert page.verdict is not None
+    assert (page.verdict.good, page.verdict.headline) == (False, "No: it stores other weights")
+    assert "2 of 9 constants are not what the checkpoint gives" in page.verdict.reason
+    assert ("consequence" in page.verdict.reason) == bool(cases)
+    (section,) = (each for each in page.sections if each.name == "constants")
+    assert "lm_head.decoder.weight in model.onnx: got 1 of 6 numbers" in section.paragraphs[1]
+    assert section.paragraphs[2].startswith("lm_head.decoder.scales in model.onnx: ")
+    sound = page_from_verify(make_report(constants=ConstantsResult(9)))
+    assert sound.verdict is not None
+    assert sound.verdict.reason.endswith("Its weights are the checkpoint's, bit for bit.")
 
 
 def test_the_heat_map_s_scale_ends_at_the_limit() -> None:

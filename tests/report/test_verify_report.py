@@ -5,6 +5,7 @@ from typing import Any
 
 from reformer_export.parity.bisect import BisectResult
 from reformer_export.parity.cases import Case
+from reformer_export.parity.constants import ConstantsResult, WrongConstant
 from reformer_export.parity.details import Details
 from reformer_export.report.verify_report import BisectReport, DataAccuracy, RuntimeReport, VerifyReport
 from tests.artifact.test_manifest import make_manifest
@@ -60,6 +61,29 @@ def test_decoding_in_json() -> None:
     assert len(values["decoding"]["drift"]["points"]) == 104
     without = make_report(RuntimeReport(make_sweep(), None, decoding)).to_dict()
     assert without["decoding"] == decoding.to_dict()
+
+
+def test_wrong_constants_fail_the_report() -> None:
+    wrong = WrongConstant("model.onnx", "lm_head.decoder.weight", "1 of 6 numbers differ", "3 there")
+    report = make_report(BAD, constants=ConstantsResult(9, (wrong,)))
+    assert not report.passed
+    assert not make_report(GOOD, constants=report.constants).passed
+    first, second = report.failures()
+    assert first == (
+        "FAILED: 1 of 9 constants are not what the checkpoint gives; lm_head.decoder.weight in model.onnx: "
+        "got 1 of 6 numbers differ, expected 3 there; export the checkpoint again"
+    )
+    assert second == BAD.sweep.verdict()
+    assert report.verdict().splitlines() == [second, first]
+    assert report.to_dict()["constants"] == {
+        "passed": False,
+        "compared": 9,
+        "wrong": [vars(wrong)],
+        "computed": [],
+    }
+    sound = make_report(GOOD, constants=ConstantsResult(9, (), ("lm_head.decoder.weight",)))
+    assert (sound.passed, sound.failures()) == (True, [])
+    assert sound.verdict().endswith("but for the last place of lm_head.decoder.weight")
 
 
 def test_a_decoding_that_fails_fails_the_report() -> None:

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import onnx
 import pytest
 import torch
 import transformers
 
 from reformer_export import export_checkpoint, verify_artifact
-from reformer_export.artifact.manifest import read_manifest
+from reformer_export.artifact.files import sha256_of_file
+from reformer_export.artifact.manifest import read_manifest, write_manifest
 from reformer_export.checkpoints import LoadOptions, load_huggingface
 from reformer_export.errors import ArtifactError, InputError, ParityError
 from reformer_export.export import exporter
@@ -229,3 +231,30 @@ def test_a_manifest_that_says_otherwise_is_refused(
     (tmp_path / "manifest.json").write_text(json.dumps(values))
     with pytest.raises(ArtifactError, match="missing or wrong field"):
         read_manifest(tmp_path)
+
+
+def test_a_weight_off_by_one_step_fails_though_outputs_agree(of_bytes: Path, tmp_path: Path) -> None:
+    out, name = tmp_path / "out", "encoder.layers.1.feed_forward.outer.0.weight"
+    export_checkpoint(of_bytes, out, weights="int8", dtype="bfloat16", verify=False)
+    cases = ("--lengths", "1,20", "--batch-sizes", "2")
+    sound = run_program("verify", out, *cases)
+    assert (sound.status, sound.messages) == (0, [])
+    model = onnx.load(str(out / "model.onnx"))
+    (weight,) = (each for each in model.graph.initializer if each.name == name)
+    data = bytearray(weight.raw_data)
+    data[7] ^= 1
+    weight.raw_data = bytes(data)
+    onnx.save(model, str(out / "model.onnx"))
+    manifest = read_manifest(out)
+    manifest.files["model.onnx"] = sha256_of_file(out / "model.onnx")
+    write_manifest(out, manifest)
+    report, page = tmp_path / "report.json", tmp_path / "report.html"
+    found = run_program("verify", out, *cases, "--json", report, "--report", page)
+    assert found.status == 1
+    stored = "parity with eager: FAILED: 1 of 50 constants are not what the checkpoint gives"
+    (error,) = (line for line in found.messages if line.startswith("Error: "))
+    assert f"{stored}; {name} in model.onnx: got 1 of 512 numbers differ, most " in error
+    values = json.loads(report.read_text())
+    assert values["passed"]  # the outputs'
+    assert [each["name"] for each in values["constants"]["wrong"]] == [name]
+    assert "No: it stores other weights" in page.read_text()

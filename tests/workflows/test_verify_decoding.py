@@ -62,7 +62,8 @@ def test_the_manifest_says_what_was_compared(decoder: Path) -> None:
 def test_verify_has_a_section_of_it(decoder: Path) -> None:
     report = reformer_export.verify_artifact(decoder, **CASES)
     assert report.passed
-    sweep, decoding = report.verdict().splitlines()
+    sweep, decoding, stored = report.verdict().splitlines()
+    assert stored.startswith("Passed: ")
     assert sweep.startswith("Passed: 3 cases; ")
     assert decoding.startswith("Passed: decode.onnx, 2 prompts, ")
     (runtime,) = report.runtimes
