@@ -84,7 +84,6 @@ SECTIONS = {
     "--window",
     type=click.IntRange(min=1),
     default=batch.Batching.window,
-    show_default=True,
     help="Lines among which sequences for a batch are looked for; fewer where outputs are large.",
 )
 @click.option(
@@ -97,13 +96,11 @@ SECTIONS = {
     "--on-error",
     type=click.Choice(["stop", "skip"]),
     default="stop",
-    show_default=True,
     help="What a bad line does; the output says of a skipped one what is wrong.",
 )
 @click.option(
     "--top-k",
     type=click.IntRange(min=1),
-    metavar="N",
     help="Of logits, the N likeliest tokens only: ids, logits, probabilities and, with a tokenizer, texts.",
 )
 @click.option("--last", is_flag=True, help="Of logits, those of the last attended token only.")
