@@ -32,7 +32,7 @@ from reformer_export.reference.lucidrains_memories import (
 )
 from reformer_export.reference.lucidrains_values import LucidrainsValueReader
 from reformer_export.reference.rotations import GivenRotations
-from reformer_export.reference.runs import EagerRun, noisy_weights
+from reformer_export.reference.runs import EagerRun
 from reformer_export.spec import LSHAttentionSpec
 
 
@@ -67,12 +67,6 @@ class EagerLucidrains:
             for layer, attention in enumerate(self.spec.layers)
             if isinstance(attention, LSHAttentionSpec)
         }
-
-    @contextlib.contextmanager
-    def noisy_weights(self, seed: int) -> Iterator[None]:
-        """While the block runs, every weight is the next float32 above or below it, drawn by `seed`."""
-        with noisy_weights(self.model, seed):
-            yield
 
     def run(
         self,

@@ -55,13 +55,11 @@ class Eager(Protocol):
         those, and int64 [B, L]. `num_hashes` uses only the first of each LSH layer's rounds;
         `points` names the values to read besides the outputs; None for all."""
 
-    def noisy_weights(self, seed: int) -> contextlib.AbstractContextManager[None]:
-        """While the block runs, every weight is the next float32 above or below it, drawn by `seed`."""
-
 
 @contextlib.contextmanager
 def noisy_weights(model: Any, seed: int) -> Iterator[None]:
-    """`Eager.noisy_weights` of the module `model`."""
+    """While the block runs, every weight of the module `model` is the next float32 above or below it, drawn
+    by `seed`."""
     generator = torch.Generator().manual_seed(seed)
     weights = [(weight, weight.detach().clone()) for weight in model.parameters()]
     try:
