@@ -118,11 +118,6 @@ def replace_model(out: Path, content: Any) -> None:
     )
 
 
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    return write_artifact(tmp_path / "out")
-
-
 def test_the_measurement_sees_memory(out: Path) -> None:
     """A good artifact runs, and a large input shows in the growth."""
     small = measure("run", out, "--ids", "5,6,7")
