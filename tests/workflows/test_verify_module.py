@@ -16,8 +16,8 @@ import torch
 from reformer_export import export_module, verify_artifact
 from reformer_export.artifact.manifest import MANIFEST_NAME, read_manifest
 from reformer_export.errors import InputError, ParityError
-from reformer_export.workflows.compare_module import compare_shortly
-from reformer_export.workflows.user_module import load_user_module
+from reformer_export.workflows.export_module import compare_shortly
+from reformer_export.workflows.verify_inputs import load_user_module
 from tests import lucidrains
 
 SOURCE = """
