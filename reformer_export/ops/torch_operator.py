@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from reformer_export.libraries.operators import MAX_CUDA_HEAD_SIZE, find_native_library
+from reformer_export.ops import empty_outputs
 from reformer_export.ops.native_kernels import DTYPES, NativeKernels
 
 if TYPE_CHECKING:
@@ -31,7 +32,9 @@ def define_operator(reference: Callable[..., Any], *, is_native: bool = True) ->
 
     schema = torch.library.infer_schema(reference, mutates_args=())
     body = compute if is_native else reference
-    return torch.library.custom_op(f"reformer::{name}", body, mutates_args=(), schema=schema)
+    operator = torch.library.custom_op(f"reformer::{name}", body, mutates_args=(), schema=schema)
+    operator.register_fake(getattr(empty_outputs, name))
+    return operator
 
 
 @functools.lru_cache(maxsize=1)
