@@ -216,7 +216,7 @@ def command(
             )
             # A bar would stand between the results on a terminal.
             has_bar = output not in (None, STANDARD_OUTPUT) or not sys.stdout.isatty()
-            with writing as writer, show_stream_progress("Sequences", source, has_bar=has_bar) as show:
+            with writing as writer, show_stream_progress(source, has_bar=has_bar) as show:
                 totals = batch.run_batches(runtime, source, writer, batching, messages.show, show)
                 seconds = time.perf_counter() - begun
                 if isinstance(writer, Summaries):
