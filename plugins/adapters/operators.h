@@ -69,7 +69,10 @@ void read_chunking(Reader& reader, reformer_chunking& chunking) {
 }
 
 template <typename Reader, typename Params>
-void read_lsh_rules(Reader& reader, Params& params) {
+void read_lsh_attributes(Reader& reader, Params& params) {
+  reader.integer("num_heads", params.num_heads);
+  read_chunking(reader, params.chunking);
+  reader.number("key_norm_epsilon", params.key_norm_epsilon);
   params.self_logit = -1e5f;
   params.dense_threshold = params.chunking.chunk_length;
   reader.number_or("self_logit", params.self_logit);
@@ -77,7 +80,9 @@ void read_lsh_rules(Reader& reader, Params& params) {
 }
 
 template <typename Reader, typename Params>
-void read_local_rules(Reader& reader, Params& params) {
+void read_local_attributes(Reader& reader, Params& params) {
+  reader.integer("num_heads", params.num_heads);
+  read_chunking(reader, params.chunking);
   params.self_logit = std::numeric_limits<float>::infinity();
   params.wraps = 1;
   reader.number_or("self_logit", params.self_logit);
@@ -122,10 +127,7 @@ struct LSHAttention {
 
   template <typename Reader>
   static void read_attributes(Reader& reader, Params& params) {
-    reader.integer("num_heads", params.num_heads);
-    read_chunking(reader, params.chunking);
-    reader.number("key_norm_epsilon", params.key_norm_epsilon);
-    read_lsh_rules(reader, params);
+    read_lsh_attributes(reader, params);
   }
 };
 
@@ -146,9 +148,7 @@ struct LocalAttention {
 
   template <typename Reader>
   static void read_attributes(Reader& reader, Params& params) {
-    reader.integer("num_heads", params.num_heads);
-    read_chunking(reader, params.chunking);
-    read_local_rules(reader, params);
+    read_local_attributes(reader, params);
   }
 };
 
@@ -220,10 +220,7 @@ struct LSHAttentionStep {
 
   template <typename Reader>
   static void read_attributes(Reader& reader, Params& params) {
-    reader.integer("num_heads", params.num_heads);
-    read_chunking(reader, params.chunking);
-    reader.number("key_norm_epsilon", params.key_norm_epsilon);
-    read_lsh_rules(reader, params);
+    read_lsh_attributes(reader, params);
   }
 };
 
@@ -250,9 +247,7 @@ struct LocalAttentionStep {
 
   template <typename Reader>
   static void read_attributes(Reader& reader, Params& params) {
-    reader.integer("num_heads", params.num_heads);
-    read_chunking(reader, params.chunking);
-    read_local_rules(reader, params);
+    read_local_attributes(reader, params);
   }
 };
 
