@@ -93,17 +93,19 @@ def test_a_state_dict_among_other_things(tmp_path: Path, key: str) -> None:
     assert all(torch.equal(found.weights[name], tensor) for name, tensor in expected.weights.items())
 
 
+def save_each_tensor_once(file: Path) -> Path:
+    """The state dict of `file` as save_model of safetensors writes it: of tensors that share memory, one."""
+    state = torch.load(file, weights_only=True)
+    names = {state[name].data_ptr(): name for name in sorted(state)}
+    path = file.with_name("model.safetensors")
+    save_file({name: state[name].contiguous() for name in names.values()}, path)
+    return path
+
+
 def test_safetensors_with_one_name_for_each_tensor(tmp_path: Path) -> None:
-    """As save_model of safetensors writes them: of tensors that share memory one is kept."""
     file, config = save_model(tmp_path, SMALL | {"depth": 3, "weight_tie": True})
     expected = load_lucidrains(str(file), config, LoadOptions())
-    seen: dict[int, str] = {}
-    state = torch.load(file, weights_only=True)
-    for name in sorted(state, reverse=True):
-        seen.setdefault(state[name].data_ptr(), name)
-    path = tmp_path / "model.safetensors"
-    save_file({name: state[name].contiguous() for name in seen.values()}, path)
-    found = load_lucidrains(str(path), config, LoadOptions())
+    found = load_lucidrains(str(save_each_tensor_once(file)), config, LoadOptions())
     assert all(torch.equal(found.weights[name], tensor) for name, tensor in expected.weights.items())
 
 
@@ -214,13 +216,7 @@ def test_tied_memories_in_safetensors_with_one_name_each(tmp_path: Path) -> None
     expected = load_lucidrains(str(file), config, LoadOptions())
     keys = [expected.weights[f"encoder.layers.{i}.feed_forward.memory.keys.weight"] for i in (1, 3)]
     assert keys[0].data_ptr() == keys[1].data_ptr()
-    seen: dict[int, str] = {}
-    state = torch.load(file, weights_only=True)
-    for name in sorted(state, reverse=True):
-        seen.setdefault(state[name].data_ptr(), name)
-    path = tmp_path / "model.safetensors"
-    save_file({name: state[name].contiguous() for name in seen.values()}, path)
-    found = load_lucidrains(str(path), config, LoadOptions())
+    found = load_lucidrains(str(save_each_tensor_once(file)), config, LoadOptions())
     assert found.spec == expected.spec
     assert all(torch.equal(found.weights[name], tensor) for name, tensor in expected.weights.items())
 

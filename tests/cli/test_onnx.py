@@ -151,16 +151,12 @@ def test_a_missing_or_broken_config(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"architectures": ["ReformerForTranslation"]}, "ReformerForTranslation"),
         ({"pad_token_id": 50}, "pad_token_id: got 50, expected a token id from 0 to 49"),  # case 10
-        ({"pad_token_id": None}, "pad_token_id: got None"),  # case 10
         ({"num_buckets": [4, 3]}, "num_buckets: got 4x3, expected even numbers"),  # case 10
         ({"axial_pos_embds_dim": [8, 9]}, "axial"),
         ({"vocab_size": 51}, "embeddings.word_embeddings.weight"),
         ({"feed_forward_size": 64}, "feed_forward"),
-        ({"attn_layers": ["local", "full"]}, "full"),
         ({"attn_layers": ["local", "lsh", "lsh"]}, "layers"),
-        ({"hidden_size": "16"}, "hidden_size"),
     ],
 )
 def test_a_config_that_does_not_fit(
@@ -214,12 +210,6 @@ def test_tampered_weights(checkpoint: Path, tmp_path: Path, edit: Any) -> None:
     path = checkpoint / "model.safetensors"
     path.write_bytes(_with_header(path.read_bytes(), edit))
     refused(checkpoint, tmp_path / "out")
-
-
-def test_a_header_that_claims_more_than_there_is(checkpoint: Path, tmp_path: Path) -> None:
-    path = checkpoint / "model.safetensors"
-    path.write_bytes(struct.pack("<Q", 2**62) + path.read_bytes()[8:])
-    assert "model.safetensors" in refused(checkpoint, tmp_path / "out")
 
 
 def test_a_checkpoint_that_is_nowhere(tmp_path: Path) -> None:
