@@ -24,6 +24,7 @@ from reformer_export.cli.failures import leave_on_termination
 from reformer_export.parity import compare, session, sweep
 from reformer_export.spec import LSHAttentionSpec
 from tests.cli.program import Outcome, run_program, snapshot
+from tests.edits import change_json
 from tests.hf_models import config_t, save_model
 
 
@@ -61,13 +62,6 @@ def refused(checkpoint: object, out: Path, *options: object) -> str:
     for part in ("got", "expected", "; "):
         assert part in outcome.error
     return outcome.error
-
-
-def edit_config(folder: Path, **changes: Any) -> None:
-    """Change keys of config.json; ... removes one."""
-    path = folder / "config.json"
-    values = json.loads(path.read_text()) | changes
-    path.write_text(json.dumps({name: value for name, value in values.items() if value is not ...}))
 
 
 # What a good export leaves
@@ -162,7 +156,7 @@ def test_a_missing_or_broken_config(
 def test_a_config_that_does_not_fit(
     checkpoint: Path, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
-    edit_config(checkpoint, **changes)
+    change_json(checkpoint / "config.json", **changes)
     assert message in refused(checkpoint, tmp_path / "out")
 
 
