@@ -33,7 +33,7 @@ from reformer_export.contract import (
 )
 from reformer_export.libraries.operators import find_native_library
 from reformer_export.measure.timing import time_in_turns
-from reformer_export.ops.installed_kernels import cpu_kernels
+from reformer_export.ops.torch_operator import cpu_kernels
 
 LAYERS: Final = 3
 HEADS: Final = 2

@@ -27,9 +27,9 @@ from benchmarks.layers import (
     split_heads,
 )
 from reformer_export.errors import RuntimeUnavailableError
-from reformer_export.ops.installed_kernels import cpu_kernels, cuda_kernels
 from reformer_export.ops.lsh_buckets import draw_rotations
 from reformer_export.ops.native_kernels import NativeKernels
+from reformer_export.ops.torch_operator import cpu_kernels, cuda_kernels
 
 DTYPES: Final[dict[str, torch.dtype]] = {
     "float32": torch.float32,

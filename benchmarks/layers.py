@@ -21,9 +21,9 @@ from reformer_export.checkpoints.hashing import resolve_num_buckets
 from reformer_export.contract import KEY_NORM_EPSILON, NO_SELF_LOGIT, SELF_LOGIT
 from reformer_export.errors import RuntimeUnavailableError
 from reformer_export.libraries.compiler import how_to_build
-from reformer_export.ops.installed_kernels import cpu_kernels
 from reformer_export.ops.lsh_buckets import draw_rotations
 from reformer_export.ops.native_kernels import NativeKernels
+from reformer_export.ops.torch_operator import cpu_kernels
 
 HEADS: Final = 8
 HEAD_SIZE: Final = 64

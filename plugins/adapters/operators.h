@@ -6,7 +6,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <iterator>
-#include <limits>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -56,8 +55,7 @@ struct Functions {
 };
 
 // A reader has integer(name, Int&), integers(name, int32_t (&)[N], int32_t& count) and
-// number(name, float&); and integer_or, number_or, which leave the value as it is where a node
-// does not have the attribute: nodes of older files.
+// number(name, float&).
 template <typename Reader>
 void read_chunking(Reader& reader, reformer_chunking& chunking) {
   reader.integer("chunk_length", chunking.chunk_length);
@@ -69,19 +67,20 @@ void read_chunking(Reader& reader, reformer_chunking& chunking) {
 }
 
 template <typename Reader, typename Params>
-void read_lsh_rules(Reader& reader, Params& params) {
-  params.self_logit = -1e5f;
-  params.dense_threshold = params.chunking.chunk_length;
-  reader.number_or("self_logit", params.self_logit);
-  reader.integer_or("dense_threshold", params.dense_threshold);
+void read_lsh_attributes(Reader& reader, Params& params) {
+  reader.integer("num_heads", params.num_heads);
+  read_chunking(reader, params.chunking);
+  reader.number("key_norm_epsilon", params.key_norm_epsilon);
+  reader.number("self_logit", params.self_logit);
+  reader.integer("dense_threshold", params.dense_threshold);
 }
 
 template <typename Reader, typename Params>
-void read_local_rules(Reader& reader, Params& params) {
-  params.self_logit = std::numeric_limits<float>::infinity();
-  params.wraps = 1;
-  reader.number_or("self_logit", params.self_logit);
-  reader.integer_or("wraps", params.wraps);
+void read_local_attributes(Reader& reader, Params& params) {
+  reader.integer("num_heads", params.num_heads);
+  read_chunking(reader, params.chunking);
+  reader.number("self_logit", params.self_logit);
+  reader.integer("wraps", params.wraps);
 }
 
 struct LSHBuckets {
@@ -122,10 +121,7 @@ struct LSHAttention {
 
   template <typename Reader>
   static void read_attributes(Reader& reader, Params& params) {
-    reader.integer("num_heads", params.num_heads);
-    read_chunking(reader, params.chunking);
-    reader.number("key_norm_epsilon", params.key_norm_epsilon);
-    read_lsh_rules(reader, params);
+    read_lsh_attributes(reader, params);
   }
 };
 
@@ -146,9 +142,7 @@ struct LocalAttention {
 
   template <typename Reader>
   static void read_attributes(Reader& reader, Params& params) {
-    reader.integer("num_heads", params.num_heads);
-    read_chunking(reader, params.chunking);
-    read_local_rules(reader, params);
+    read_local_attributes(reader, params);
   }
 };
 
@@ -220,10 +214,7 @@ struct LSHAttentionStep {
 
   template <typename Reader>
   static void read_attributes(Reader& reader, Params& params) {
-    reader.integer("num_heads", params.num_heads);
-    read_chunking(reader, params.chunking);
-    reader.number("key_norm_epsilon", params.key_norm_epsilon);
-    read_lsh_rules(reader, params);
+    read_lsh_attributes(reader, params);
   }
 };
 
@@ -250,9 +241,7 @@ struct LocalAttentionStep {
 
   template <typename Reader>
   static void read_attributes(Reader& reader, Params& params) {
-    reader.integer("num_heads", params.num_heads);
-    read_chunking(reader, params.chunking);
-    read_local_rules(reader, params);
+    read_local_attributes(reader, params);
   }
 };
 

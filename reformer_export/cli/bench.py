@@ -92,13 +92,10 @@ SECTIONS = {
 @click.option(
     "--warm-up",
     type=click.IntRange(0),
-    default=2,
-    show_default=True,
+    default=BenchRequest.warm_up,
     help="Untimed passes of each contender before, at every shape.",
 )
-@click.option(
-    "--memory/--no-memory", default=True, show_default=True, help="Measure memory, in processes of their own."
-)
+@click.option("--memory/--no-memory", default=True, help="Measure memory, in processes of their own.")
 @runtime_options
 @json_file_option
 @report_option

@@ -25,7 +25,6 @@ from reformer_export.report.tables import library_build_table
 @click.option(
     "--architectures",
     default="native",
-    show_default=True,
     metavar="LIST",
     help='GPUs that the kernels are for: native (those here), all, or numbers such as "80;90" (8.0 and 9.0).',
 )

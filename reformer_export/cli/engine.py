@@ -54,7 +54,13 @@ SECTIONS = {
     required=True,
     help="TensorRT builds on the GPU that the engine is for; TensorRT-RTX builds anywhere.",
 )
-@click.option("--name", default="", metavar="NAME", help="The engine's name.  [default: the runtime's]")
+@click.option(
+    "--name",
+    default="",
+    show_default=False,
+    metavar="NAME",
+    help="The engine's name.  [default: the runtime's]",
+)
 @click.option(
     "--decode",
     is_flag=True,
@@ -94,7 +100,6 @@ SECTIONS = {
 @click.option(
     "--capacity",
     type=click.IntRange(min=1),
-    metavar="N",
     help="With --decode: tokens that a sequence may have in all.  [default: the longest prompt's, or more]",
 )
 @click.option(
@@ -109,7 +114,6 @@ SECTIONS = {
 @click.option(
     "--timing-cache",
     type=click.Path(path_type=Path),
-    metavar="FILE",
     callback=output_path_from_option,
     help="Measured kernel times, read and kept; TensorRT only.  [default: OUT/engines/timing.cache]",
 )
@@ -121,7 +125,6 @@ SECTIONS = {
 @click.option(
     "--num-hashes",
     type=click.IntRange(min=1),
-    metavar="N",
     help="Hash rounds that are built in, of an artifact exported with --max-hashes.",
 )
 @click.option("--refit", is_flag=True, help="Weights can be exchanged in the engine; needs a GPU.")

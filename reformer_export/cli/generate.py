@@ -22,7 +22,7 @@ from reformer_export.cli.option_values import json_file_option, refuse_file_name
 from reformer_export.cli.runtime_options import RUNTIME_SECTIONS, open_artifact, runtime_options
 from reformer_export.errors import InputError
 from reformer_export.runtimes import Runtime, RuntimeOptions
-from reformer_export.runtimes.generation import Prompt
+from reformer_export.runtimes.generation import GenerationOptions, Prompt
 from reformer_export.runtimes.generation_batch import BATCH_SIZE
 
 SECTIONS = {
@@ -38,15 +38,13 @@ SECTIONS = {
 @click.command("generate", cls=Command, sections=SECTIONS)
 @click.argument("out", type=click.Path())
 @click.argument("text", required=False)
-@click.option("--prompt", multiple=True, metavar="TEXT", help="The text to continue, as TEXT; repeatable.")
+@click.option("--prompt", multiple=True, help="The text to continue, as TEXT; repeatable.")
 @click.option(
     "--prompt-file", type=click.Path(path_type=Path), help="A UTF-8 file with the text to continue."
 )
 @click.option("--prompt-ids", metavar="N,N,...", help="Token ids to continue; the output is ids too.")
 @click.option(
-    "--file",
-    type=click.Path(path_type=Path),
-    help="A file of sequences, see above; - for standard input.",
+    "--file", type=click.Path(path_type=Path), help="A file of sequences, see above; - for standard input."
 )
 @click.option(
     "--format",
@@ -57,30 +55,26 @@ SECTIONS = {
 @click.option(
     "--max-new-tokens",
     type=click.IntRange(min=1),
-    default=256,
-    show_default=True,
+    default=GenerationOptions.max_new_tokens,
     help="Ends the text after so many tokens.",
 )
 @click.option(
     "--temperature",
     type=click.FloatRange(min=0),
-    default=0.8,
-    show_default=True,
+    default=GenerationOptions.temperature,
     help="Divides the logits; 0 always takes the likeliest token.",
 )
 @click.option("--top-k", type=click.IntRange(min=1), help="Draw among the K likeliest tokens only.")
 @click.option(
     "--top-p",
     type=click.FloatRange(0, 1, min_open=True),
-    default=0.95,
-    show_default=True,
+    default=GenerationOptions.top_p,
     help="Draw among the likeliest tokens that together have this probability.",
 )
 @click.option(
     "--seed",
     type=click.IntRange(min=0),
     default=0,
-    show_default=True,
     help="Of the draws: the same seed gives the same text. Several prompts have it and the numbers after it.",
 )
 @click.option(
@@ -93,14 +87,13 @@ SECTIONS = {
     "--cache",
     type=click.Choice(["auto", "on", "off"]),
     default="auto",
-    show_default=True,
     help="Whether a token costs a step, with decode.onnx, or a whole pass; auto takes it if it is there.",
 )
 @click.option(
     "--refresh",
     type=click.IntRange(min=0),
     default=0,
-    metavar="N",
+    show_default=False,
     help="With a cache, a whole pass again every N tokens.  [default: never]",
 )
 @click.option(
@@ -108,7 +101,6 @@ SECTIONS = {
     "rows",
     type=click.IntRange(min=1),
     default=BATCH_SIZE,
-    show_default=True,
     help="At most so many sequences at a time.",
 )
 @click.option("--no-stream", is_flag=True, help="Print the text at the end, not as it comes.")

@@ -41,14 +41,12 @@ SECTIONS = {
     "--task",
     type=click.Choice(["auto", *TASKS]),
     default="auto",
-    show_default=True,
     help="What the model is for; auto takes the checkpoint's head.",
 )
 @click.option(
     "--dtype",
     type=click.Choice(DTYPES),
     default="float32",
-    show_default=True,
     help="Type of the weights and of the arithmetic between the attentions' float32 sums.",
 )
 @click.option("--num-hashes", type=click.IntRange(1), help="Hash rounds; more are slower and attend better.")
@@ -70,14 +68,12 @@ SECTIONS = {
     "--logits",
     type=click.Choice(["all", "last"]),
     default="all",
-    show_default=True,
     help="Logits of all positions, or of the last attended one (for generation).",
 )
 @click.option(
     "--tokenizer",
     type=click.Choice(["auto", "bytes", "none"]),
     default="auto",
-    show_default=True,
     help="How text becomes ids: by the checkpoint's own tokenizer, or by bytes where it has none and exactly "
     "their 258 ids; bytes (id = byte + 2); none for token ids only.",
 )
@@ -86,8 +82,6 @@ SECTIONS = {
     "feed_forward_slices",
     type=click.IntRange(1),
     default=1,
-    show_default=True,
-    metavar="N",
     help="Compute the feed-forward's inner dimension in N slices: less memory at great lengths.",
 )
 @click.option(
@@ -105,19 +99,17 @@ SECTIONS = {
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
-    metavar="FILE",
     help="A UTF-8 text: measure on it what the artifact loses against the original model.",
 )
 @click.option(
     "--max-loss",
     type=click.FloatRange(min=0),
-    metavar="X",
     help="Write nothing when more than X bits per character are lost on --data.",
 )
 @click.option(
     "--decode", is_flag=True, help="Add decode.onnx: `generate` then computes new tokens only, from a cache."
 )
-@click.option("--opset", type=int, default=DEFAULT_OPSET, help="ONNX opset, 18 or later.  [default: 20]")
+@click.option("--opset", type=int, default=DEFAULT_OPSET, help="ONNX opset, 18 or later.")
 @click.option(
     "--config",
     metavar="JSON",
@@ -130,9 +122,7 @@ SECTIONS = {
     is_flag=True,
     help="Read a folder's pytorch_model.bin (weights only) if there is no safetensors.",
 )
-@click.option(
-    "--verify/--no-verify", default=True, show_default=True, help="Compare with eager on a few inputs."
-)
+@click.option("--verify/--no-verify", default=True, help="Compare with eager on a few inputs.")
 @click.option("--overwrite", is_flag=True, help="Replace the artifact OUT, when the new one is whole.")
 @json_file_option
 def command(checkpoint: str, out: Path, json_file: Path | None, **options: Any) -> None:

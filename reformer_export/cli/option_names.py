@@ -37,13 +37,15 @@ class Command(click.Command):
     does.
 
     `sections`: the names of options by the heading under which the help shows them; those of no section come
-    last. Examples, at the end of the command's documentation, are at the end of the help.
+    last. The help shows what stands for a value, and its default, of every option alike. Examples, at the end
+    of the command's documentation, are at the end of the help.
     """
 
     def __init__(
         self, *arguments: Any, sections: Mapping[str, Sequence[str]] | None = None, **options: Any
     ) -> None:
         super().__init__(*arguments, **options)
+        self.context_settings["show_default"] = True
         self.sections = sections or {}
         self.params += [make_verbose_option(), make_debug_option()]
         for option in self.params:

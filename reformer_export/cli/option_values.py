@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -113,18 +112,16 @@ def json_path_from_option(ctx: click.Context, param: click.Parameter, path: Path
     raise InputError(param.opts[0], f"{str(path)!r:.120}", expected, "write `--json FILE.json` or `--json -`")
 
 
-def json_file_option(command: Callable[..., object]) -> Callable[..., object]:
-    """Add --json FILE, the argument `json_file`; --json alone is --json -."""
-    return click.option(
-        "--json",
-        "json_file",
-        is_flag=False,
-        flag_value=str(STANDARD_OUTPUT),
-        type=click.Path(path_type=Path),
-        metavar="FILE",
-        callback=json_path_from_option,
-        help="Also write the results to FILE, as JSON; - prints them in place of anything else.",
-    )(command)
+json_file_option = click.option(
+    "--json",
+    "json_file",
+    is_flag=False,
+    flag_value=str(STANDARD_OUTPUT),
+    type=click.Path(path_type=Path),
+    callback=json_path_from_option,
+    help="Also write the results to FILE, as JSON; - prints them in place of anything else.",
+)
+"""--json FILE, the argument `json_file`; --json alone is --json -."""
 
 
 def write_json(json_file: Path | None, values: Any) -> bool:
@@ -138,13 +135,12 @@ def write_json(json_file: Path | None, values: Any) -> bool:
     return False
 
 
-def report_option(command: Callable[..., object]) -> Callable[..., object]:
-    """Add --report FILE.html, the argument `report_file`."""
-    return click.option(
-        "--report",
-        "report_file",
-        type=click.Path(path_type=Path),
-        metavar="FILE.html",
-        callback=report_path_from_option,
-        help="Write a page with pictures, for people; it opens without a network.",
-    )(command)
+report_option = click.option(
+    "--report",
+    "report_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE.html",
+    callback=report_path_from_option,
+    help="Write a page with pictures, for people; it opens without a network.",
+)
+"""--report FILE.html, the argument `report_file`."""

@@ -84,7 +84,6 @@ SECTIONS = {
     "--window",
     type=click.IntRange(min=1),
     default=batch.Batching.window,
-    show_default=True,
     help="Lines among which sequences for a batch are looked for; fewer where outputs are large.",
 )
 @click.option(
@@ -97,13 +96,11 @@ SECTIONS = {
     "--on-error",
     type=click.Choice(["stop", "skip"]),
     default="stop",
-    show_default=True,
     help="What a bad line does; the output says of a skipped one what is wrong.",
 )
 @click.option(
     "--top-k",
     type=click.IntRange(min=1),
-    metavar="N",
     help="Of logits, the N likeliest tokens only: ids, logits, probabilities and, with a tokenizer, texts.",
 )
 @click.option("--last", is_flag=True, help="Of logits, those of the last attended token only.")
@@ -219,7 +216,7 @@ def command(
             )
             # A bar would stand between the results on a terminal.
             has_bar = output not in (None, STANDARD_OUTPUT) or not sys.stdout.isatty()
-            with writing as writer, show_stream_progress("Sequences", source, has_bar=has_bar) as show:
+            with writing as writer, show_stream_progress(source, has_bar=has_bar) as show:
                 totals = batch.run_batches(runtime, source, writer, batching, messages.show, show)
                 seconds = time.perf_counter() - begun
                 if isinstance(writer, Summaries):

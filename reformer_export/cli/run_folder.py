@@ -32,14 +32,12 @@ def folder_options(command: Callable[..., object]) -> Callable[..., object]:
     command = click.option(
         "--part-rows",
         type=click.IntRange(min=1),
-        metavar="N",
         help=f"Rows of a FILE that make one part.  [default: {batch.PART_ROWS}]",
     )(command)
     command = click.option(
         "--ray-shards",
         "shards",
         type=click.IntRange(min=1),
-        metavar="N",
         help="Make N shards, each a task of the Ray cluster at RAY_ADDRESS (or of one started here).",
     )(command)
     return click.option(

@@ -42,15 +42,12 @@ def runtime_options(command: Command) -> Command:
     return runtime_option(engine_options(provider_option(device_id_option(with_own))))
 
 
-def runtime_option(command: Command) -> Command:
-    """Add --runtime."""
-    return click.option(
-        "--runtime",
-        type=click.Choice(RUNTIMES),
-        default=RUNTIMES[0],
-        show_default=True,
-        help="What runs the artifact; the TensorRTs run an engine built before.",
-    )(command)
+runtime_option = click.option(
+    "--runtime",
+    type=click.Choice(RUNTIMES),
+    default=RUNTIMES[0],
+    help="What runs the artifact; the TensorRTs run an engine built before.",
+)
 
 
 def engine_options(command: Command) -> Command:
@@ -72,65 +69,41 @@ def engine_options(command: Command) -> Command:
     )(command)
 
 
-def provider_option(command: Command) -> Command:
-    """Add --provider."""
-    return click.option(
-        "--provider",
-        type=click.Choice(["auto", "cpu", "cuda"]),
-        default="auto",
-        show_default=True,
-        help="Where to run; auto takes CUDA when it is there.",
-    )(command)
+provider_option = click.option(
+    "--provider",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    help="Where to run; auto takes CUDA when it is there.",
+)
 
+threads_option = click.option(
+    "--threads", type=click.IntRange(min=1), help="CPU threads of an operator.  [default: all cores]"
+)
 
-def threads_option(command: Command) -> Command:
-    """Add --threads."""
-    return click.option(
-        "--threads",
-        type=click.IntRange(min=1),
-        metavar="N",
-        help="CPU threads of an operator.  [default: all cores]",
-    )(command)
+device_id_option = click.option(
+    "--device-id",
+    type=click.IntRange(min=0),
+    help="CUDA, TensorRT: which GPU, as `doctor` counts them.  [default: the first]",
+)
 
+num_hashes_option = click.option(
+    "--num-hashes",
+    type=click.IntRange(min=1),
+    help="Hash rounds, for an artifact exported with --max-hashes.  [default: all of them]",
+)
 
-def device_id_option(command: Command) -> Command:
-    """Add --device-id."""
-    return click.option(
-        "--device-id",
-        type=click.IntRange(min=0),
-        metavar="N",
-        help="CUDA, TensorRT: which GPU, as `doctor` counts them.  [default: the first]",
-    )(command)
+tf32_option = click.option(
+    "--tf32",
+    is_flag=True,
+    help="CUDA: round what float32's products multiply to TF32; faster, with the errors of float16.",
+)
 
-
-def num_hashes_option(command: Command) -> Command:
-    """Add --num-hashes."""
-    return click.option(
-        "--num-hashes",
-        type=click.IntRange(min=1),
-        metavar="N",
-        help="Hash rounds, for an artifact exported with --max-hashes.  [default: all of them]",
-    )(command)
-
-
-def tf32_option(command: Command) -> Command:
-    """Add --tf32."""
-    return click.option(
-        "--tf32",
-        is_flag=True,
-        help="CUDA: round what float32's products multiply to TF32; faster, with the errors of float16.",
-    )(command)
-
-
-def native_option(command: Command) -> Command:
-    """Add --native."""
-    return click.option(
-        "--native",
-        type=click.Choice(NATIVE_MODES),
-        default="auto",
-        show_default=True,
-        help="Use the native operator library; auto takes it when it is installed.",
-    )(command)
+native_option = click.option(
+    "--native",
+    type=click.Choice(NATIVE_MODES),
+    default="auto",
+    help="Use the native operator library; auto takes it when it is installed.",
+)
 
 
 def open_artifact(out: str, choice: RuntimeOptions) -> Runtime:

@@ -15,22 +15,22 @@ Show = Callable[[int, float], None]
 
 
 @contextmanager
-def show_stream_progress(what: str, source: Source, *, has_bar: bool) -> Iterator[Show]:
+def show_stream_progress(source: Source, *, has_bar: bool) -> Iterator[Show]:
     """Show on standard error how many lines are done, for a source that has been read up to its beginning.
 
     A single line shows nothing. `has_bar` is false where results appear on the same terminal.
     """
     is_single = source.counts_lines and source.progress[1] == 1
     if not is_single and not sys.stderr.isatty():
-        yield _make_lines(what, source)
+        yield _make_lines(source)
     elif is_single or not has_bar:
         yield lambda done, position: None
     else:
-        with _make_bar(what, source) as show:
+        with _make_bar(source) as show:
             yield show
 
 
-def _make_lines(what: str, source: Source) -> Show:
+def _make_lines(source: Source) -> Show:
     begun = time.monotonic()
     before, end = source.progress
     show = progress_lines()
@@ -42,7 +42,7 @@ def _make_lines(what: str, source: Source) -> Show:
             left = _format_seconds(max(end - position, 0) * seconds / (position - before))
             part = f"{position:.0f} of {end}" if source.counts_lines else f"{done} ({position / end:.1%})"
             text = f"{part}, {done / seconds:.4g}/s, {left} left"
-        return f"{what}: {text}"
+        return f"Sequences: {text}"
 
     return lambda done, position: show(lambda: describe(done, position))
 
@@ -54,7 +54,7 @@ def _format_seconds(seconds: float) -> str:
 
 
 @contextmanager
-def _make_bar(what: str, source: Source) -> Iterator[Show]:
+def _make_bar(source: Source) -> Iterator[Show]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -64,7 +64,7 @@ def _make_bar(what: str, source: Source) -> Iterator[Show]:
     columns = (TextColumn("{task.description}"), BarColumn(), counts, TimeRemainingColumn())
     # Standard output, where results may go, is left alone.
     with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as progress:
-        task = progress.add_task(what, total=end, completed=before, done="0", rate="0")
+        task = progress.add_task("Sequences", total=end, completed=before, done="0", rate="0")
 
         def show(done: int, position: float) -> None:
             rate = f"{done / max(time.monotonic() - begun, 1e-9):.4g}"

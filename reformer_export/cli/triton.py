@@ -41,57 +41,41 @@ SECTIONS = {
     "--backend",
     type=click.Choice(BACKENDS),
     default=BACKENDS[0],
-    show_default=True,
     help="python joins texts of unlike lengths and writes; the others are Triton's own, of model.onnx and of "
     "an engine.",
 )
-@click.option("--name", default=DEFAULT_NAME, show_default=True, metavar="NAME", help="The model's.")
+@click.option("--name", default=DEFAULT_NAME, metavar="NAME", help="The model's.")
 @click.option(
     "--max-batch-size",
     type=click.IntRange(1),
-    default=16,
-    show_default=True,
-    metavar="N",
+    default=TritonRequest.max_batch_size,
     help="Rows that run together.",
 )
 @click.option(
     "--queue-delay",
     type=click.IntRange(0),
-    default=2000,
-    show_default=True,
-    metavar="N",
+    default=TritonRequest.queue_delay,
     help="Microseconds that a request may wait for others.",
 )
 @click.option(
-    "--instances",
-    type=click.IntRange(1),
-    default=1,
-    show_default=True,
-    metavar="N",
-    help="Copies of the model, each a process or a session.",
+    "--instances", type=click.IntRange(1), default=1, help="Copies of the model, each a process or a session."
 )
 @click.option(
     "--streams",
     type=click.IntRange(1),
-    default=16,
-    show_default=True,
-    metavar="N",
+    default=TritonRequest.streams,
     help="python: generations that step together.",
 )
 @click.option(
     "--max-cache",
     type=int,
-    default=4 * 2**30,
-    show_default=True,
-    metavar="N",
+    default=TritonRequest.max_cache,
     help="Bytes of caches of a model's texts at most; others wait.",
 )
 @click.option(
     "--max-queue",
     type=int,
-    default=256,
-    show_default=True,
-    metavar="N",
+    default=TritonRequest.max_queue,
     help="Requests of a model that wait at most; others are refused.",
 )
 @click.option(
@@ -100,9 +84,7 @@ SECTIONS = {
     help="onnxruntime: where the server will see the repository.  [default: REPOSITORY]",
 )
 @click.option(
-    "--runtime",
-    type=click.Choice(RUNTIMES),
-    help="python: what runs the artifact.  [default: onnxruntime]",
+    "--runtime", type=click.Choice(RUNTIMES), help="python: what runs the artifact.  [default: onnxruntime]"
 )
 @engine_options
 @provider_option

@@ -57,7 +57,6 @@ SECTIONS = {
     "runtimes",
     multiple=True,
     default=RUNTIMES[:1],
-    show_default=True,
     metavar="NAME",
     help="What runs the artifact; several may be named.",
 )
@@ -67,7 +66,6 @@ SECTIONS = {
 @click.option(
     "--inputs",
     type=click.Path(path_type=Path),
-    metavar="FILE",
     help="Compare on these inputs in place of random ones: a .npz or .jsonl file as `run --file` reads it; "
     "neighbours of one length go together, up to --batch-sizes. For the task custom a .npz of all inputs by "
     "name.",
@@ -75,13 +73,11 @@ SECTIONS = {
 @click.option(
     "--atol",
     type=click.FloatRange(min=0),
-    metavar="X",
     help="Largest error of outputs, with --rtol in place of the dtype's tolerance.  [default with --rtol: 0]",
 )
 @click.option(
     "--rtol",
     type=click.FloatRange(min=0),
-    metavar="X",
     help="As --atol, a share of the largest expected output; both are added.  [default with --atol: 0]",
 )
 @click.option(
@@ -103,7 +99,6 @@ SECTIONS = {
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
-    metavar="FILE",
     help="A UTF-8 text: also measure next-token loss and speed on it, for several numbers of hashes.",
 )
 @click.option(
@@ -126,9 +121,7 @@ SECTIONS = {
     help="Also name the first node that differs from eager, and write it with its inputs into DIR, a new "
     "folder, for `reformer-export replay DIR`.",
 )
-@click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the random inputs."
-)
+@click.option("--seed", type=click.IntRange(0), default=0, help="Seed of the random inputs.")
 @native_option
 @tf32_option
 @threads_option

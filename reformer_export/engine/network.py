@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from reformer_export.contract import PLUGIN_NAMESPACE
-from reformer_export.engine.inlining import inline_linears
+from reformer_export.contract import DOMAIN, LINEAR, PLUGIN_NAMESPACE
 from reformer_export.engine.num_hashes import build_in_num_hashes
 from reformer_export.engine.request import BuildRequest
 from reformer_export.errors import EngineError
+from reformer_export.runtimes.onnx_file import import_onnx
 
 SHOWN_PARSER_ERRORS: Final = 3
 
@@ -63,7 +63,30 @@ def _parse(parser: Any, request: BuildRequest) -> bool:
         return bool(parser.parse_from_file(request.model))
     data = path.read_bytes() if num_hashes is None else build_in_num_hashes(path, num_hashes)
     # The path is where external data is looked for.
-    return bool(parser.parse(inline_linears(data) if request.inlines else data, request.model))
+    return bool(parser.parse(_inline_linears(data) if request.inlines else data, request.model))
+
+
+def _inline_linears(model: bytes) -> bytes:
+    """The bytes of a model, every Linear node its body, in which weights are read as TensorRT reads int8: by
+    DequantizeLinear alone. MissingDependencyError without the package onnx.
+
+    TensorRT's parser reads a body anew for each node that calls it, with the names that it has, and refuses
+    the second layer of a name where a layer dequantises weights.
+    """
+    onnx = import_onnx()
+    from onnx.inliner import inline_selected_functions
+
+    parsed = onnx.load_model_from_string(model)
+    for function in parsed.functions:
+        if (function.domain, function.name) != (DOMAIN, LINEAR.name):
+            continue
+        one = onnx.helper.make_node("Constant", [], ["one_for_weights"], value_float=1.0)
+        (cast,) = (node for node in function.node if node.op_type == "Cast" and node.input[0] == "weight")
+        read = onnx.helper.make_node("DequantizeLinear", ["weight", "one_for_weights"], cast.output)
+        cast.CopyFrom(read)
+        function.node.insert(0, one)
+    serialised: bytes = inline_selected_functions(parsed, [(DOMAIN, LINEAR.name)]).SerializeToString()
+    return serialised
 
 
 def count_plugin_layers(trt: Any, network: Any) -> dict[str, int]:

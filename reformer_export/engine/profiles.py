@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from reformer_export.artifact.engine_record import EngineProfile, Shape, format_shape
-from reformer_export.artifact.signature import signature_of
-from reformer_export.custom_spec import CustomSpec
-from reformer_export.engine.custom_profiles import check_custom_profiles, make_profile
+from reformer_export.artifact.signature import Signature, signature_of
+from reformer_export.custom_spec import UNLIMITED, CustomSpec
 from reformer_export.errors import InputError
 from reformer_export.spec import ModelSpec
 
@@ -21,7 +20,7 @@ DEFAULT_MAX_LENGTH: Final = 65_536
 sequence, and published models allow half a million tokens."""
 
 OPTIMUM_SHARE: Final = 4
-"""A default profile is tuned for its longest sequence divided by this."""
+"""A profile is tuned for its greatest sizes divided by this, where nothing else is said."""
 
 MAX_TOKENS: Final = 2**31 - 1
 """Tokens of a batch: positions are int32 in the kernels."""
@@ -36,7 +35,7 @@ def default_profiles(spec: ModelSpec, decode: bool = False) -> tuple[EngineProfi
     sequence (65,536 tokens at most), batch 1; of an engine that decodes these are prompts, and steps of up to
     16 sequences have a profile of their own."""
     if isinstance(spec, CustomSpec):
-        return (make_profile(signature_of(spec, "float32"), None, None, None),)
+        return (_custom_profile(signature_of(spec, "float32"), None, None, None),)
     longest = _default_length(spec, DEFAULT_MAX_LENGTH)
     whole = EngineProfile((1, 1), (1, _optimum_length(spec, 1, longest)), (1, longest))
     steps = EngineProfile((1, 1), (1, 1), (DEFAULT_STEPS, 1))
@@ -82,7 +81,7 @@ def profiles_from_shapes(
 def check_profiles(spec: ModelSpec, profiles: Sequence[EngineProfile]) -> None:
     """InputError unless the model takes every shape of every profile."""
     if isinstance(spec, CustomSpec):
-        check_custom_profiles(signature_of(spec, "float32"), profiles)
+        _check_custom_profiles(signature_of(spec, "float32"), profiles)
         return
     for profile in profiles:
         batch, length = profile.maximum
@@ -108,7 +107,7 @@ def _profile_from_shapes(
     spec: ModelSpec, minimum: Shape | None, optimum: Shape | None, maximum: Shape | None
 ) -> EngineProfile:
     if isinstance(spec, CustomSpec):
-        return make_profile(signature_of(spec, "float32"), minimum, optimum, maximum)
+        return _custom_profile(signature_of(spec, "float32"), minimum, optimum, maximum)
     for name, shape in zip(("minimums", "optimums", "maximums"), (minimum, optimum, maximum), strict=True):
         if shape is not None and len(shape) != 2:
             raise InputError(name, format_shape(shape), "batch x length", "write e.g. 1x1024")
@@ -132,3 +131,55 @@ def _optimum_length(spec: ModelSpec, shortest: int, longest: int) -> int:
     """About a quarter of `longest`, a multiple of the chunk lengths where there is one in reach."""
     wanted = max(shortest, longest // OPTIMUM_SHARE, 1)
     return min(-(-wanted // spec.padding_multiple) * spec.padding_multiple, longest)
+
+
+def _custom_profile(
+    signature: Signature, minimum: Shape | None, optimum: Shape | None, maximum: Shape | None
+) -> EngineProfile:
+    """Of a custom module, whose sizes stand in the order of the manifest: the profile with these shapes, of
+    which those that are None are derived, from the least sizes to one row and the greatest sizes; InputError
+    where there is no greatest size."""
+    if not signature.dimensions:
+        fix = "export the module with `dynamic_shapes`"
+        raise InputError("profile", "a module whose sizes are all fixed", "a symbolic dimension", fix)
+    least = tuple(max(1, signature.limits[name][0]) for name in signature.dimensions)
+    for given, shape in zip(("minimums", "optimums", "maximums"), (minimum, optimum, maximum), strict=True):
+        if shape is not None and len(shape) != len(least):
+            expected = " x ".join(signature.dimensions)
+            raise InputError(given, format_shape(shape), expected, "give a size for each")
+    minimum = minimum or least
+    if maximum is None:
+        others = [shape for shape in (minimum, optimum) if shape is not None]
+        maximum = tuple(
+            max(_greatest(signature, name), *sizes)
+            for name, *sizes in zip(signature.dimensions, *others, strict=True)
+        )
+    optimum = optimum or tuple(
+        high if name == signature.batch else max(low, high // OPTIMUM_SHARE)
+        for name, low, high in zip(signature.dimensions, minimum, maximum, strict=True)
+    )
+    return EngineProfile(minimum, optimum, maximum)
+
+
+def _check_custom_profiles(signature: Signature, profiles: Sequence[EngineProfile]) -> None:
+    """`check_profiles` of a custom module."""
+    for profile in profiles:
+        for shape in (profile.minimum, profile.maximum):
+            fits = len(shape) == len(signature.dimensions) and all(
+                signature.limits[name][0] <= size <= signature.limits[name][1]
+                for name, size in zip(signature.dimensions, shape, strict=True)
+            )
+            if not fits:
+                expected = f"{' x '.join(signature.dimensions)}: {signature.describe_limits()}"
+                raise InputError("profile", format_shape(shape), expected, "give other sizes")
+
+
+def _greatest(signature: Signature, name: str) -> int:
+    """Of a default profile: one row, and all that the module takes of the others."""
+    least, most = signature.limits[name]
+    if name == signature.batch:
+        return max(1, least)
+    if most >= UNLIMITED:
+        expected = f"the greatest {name} that the engine takes"
+        raise InputError("profile", "none", expected, "give `maximums`, e.g. 1x1024")
+    return most

@@ -20,11 +20,10 @@ from reformer_export.artifact.files import sha256_of_file
 from reformer_export.artifact.manifest import EXTERNAL_DATA_NAME, MODEL_NAME, Manifest, write_manifest
 from reformer_export.checkpoints import Checkpoint, tokenizer_files
 from reformer_export.contract import DEFAULT_OPSET, DOMAIN, VERSION
-from reformer_export.errors import InputError
+from reformer_export.errors import ExportError, InputError
 from reformer_export.export.graph import trace_decoder, trace_model
 from reformer_export.export.model_file import save_model, weights_nbytes
 from reformer_export.export.num_hashes import add_num_hashes_input, runtime_num_hashes_of
-from reformer_export.export.shared_weights import share_weights
 from reformer_export.export.tokenizer import prepare_tokenizer, write_tokenizer
 from reformer_export.libraries.operators import find_native_library
 from reformer_export.low_precision import LowPrecision
@@ -34,6 +33,9 @@ from reformer_export.spec import DType, TokenizerChoice
 EXTERNAL_DATA_THRESHOLD: Final = 2**27
 """Bytes of weights above which they go into a file of their own, which ONNX Runtime maps where it would read
 and copy what is inside a protobuf; that may have 2 GiB."""
+
+SHARED_ABOVE: Final = 1024
+"""Bytes; smaller tensors stand in each graph."""
 
 _RECORDED_LIBRARIES: Final = (
     "torch",
@@ -98,7 +100,7 @@ def write_artifact(
         decoder = trace_decoder(build_decoder(model), options.dtype, options.opset)
         if runtime_num_hashes is not None:
             add_num_hashes_input(decoder, runtime_num_hashes)
-        share_weights(decoder, folder / MODEL_NAME)
+        _share_weights(decoder, folder / MODEL_NAME)
         save_model(decoder, folder / DECODE_NAME)
     for path in tokenizer_files(checkpoint.folder) if checkpoint.file is None else ():
         shutil.copyfile(path, folder / path.name)
@@ -122,6 +124,47 @@ def write_artifact(
         manifest = dataclasses.replace(manifest, parity=compare(manifest))
     write_manifest(folder, manifest)
     return manifest
+
+
+def _share_weights(model: ir.Model, saved: Path) -> None:
+    """Let the initialisers of `model` refer to the external data of the graph in the file `saved`, in place.
+
+    They are found by what is in them, since the exporter names transposed weights as it likes.
+
+    Raises:
+        ExportError: a large initialiser is not there.
+    """
+    stored: dict[str, ir.ExternalTensor] = {}
+    for value in ir.load(saved).graph.initializers.values():
+        tensor = value.const_value
+        if isinstance(tensor, ir.ExternalTensor):
+            stored[_digest(tensor)] = tensor
+            tensor.release()  # else the whole file stays mapped, and counts as this process's memory
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        if tensor is None or tensor.nbytes <= SHARED_ABOVE:
+            continue
+        twin = stored.get(_digest(tensor))
+        if twin is None:
+            raise ExportError(
+                f"weight {value.name}",
+                "none of the same content in model.onnx",
+                "every weight in both graphs",
+                "please report the versions that `reformer-export doctor` prints",
+            )
+        value.const_value = ir.ExternalTensor(
+            *(twin.location, twin.offset, twin.length, twin.dtype),
+            shape=twin.shape,
+            name=value.name or "",
+            base_dir=twin.base_dir,
+        )
+
+
+def _digest(tensor: Any) -> str:
+    """Of a tensor's type, shape and content."""
+    digest = hashlib.sha256(f"{tensor.dtype} {list(tensor.shape)}".encode())
+    digest.update(tensor.tobytes())
+    return digest.hexdigest()
 
 
 def _operators_of(model: ir.Model) -> set[str]:

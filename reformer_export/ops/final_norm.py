@@ -40,10 +40,3 @@ def final_norm_reference(
 
 final_norm = define_operator(final_norm_reference)
 """The operator, one node to `torch.export`; arguments and results as of `final_norm_reference`."""
-
-
-@final_norm.register_fake
-def _(
-    _other: torch.Tensor, _stream: torch.Tensor, update: torch.Tensor, scale: torch.Tensor, *_: object
-) -> torch.Tensor:
-    return update.new_empty((*update.shape[:-1], *scale.shape))

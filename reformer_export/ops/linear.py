@@ -82,8 +82,3 @@ def linear_reference(
 linear = define_operator(linear_reference, is_native=False)
 """The operator, one node to `torch.export`; arguments and results as of `linear_reference`, which computes
 it: there are kernels for some processors only, and for no GPU."""
-
-
-@linear.register_fake
-def _(x: torch.Tensor, weight: torch.Tensor, *_: object) -> torch.Tensor:
-    return x.new_empty((*x.shape[:-1], weight.shape[0]))

@@ -92,8 +92,3 @@ def _inside(num_chunks: int, num_chunks_before: int, num_chunks_after: int) -> t
 
 local_attention = define_operator(local_attention_reference)
 """The operator, one node to `torch.export`; arguments and result as of `local_attention_reference`."""
-
-
-@local_attention.register_fake
-def _(query: torch.Tensor, *_: object) -> torch.Tensor:
-    return torch.empty_like(query, memory_format=torch.contiguous_format)

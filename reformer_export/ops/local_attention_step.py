@@ -104,16 +104,3 @@ def local_attention_step_reference(
 
 local_attention_step = define_operator(local_attention_step_reference)
 """The operator, one node to `torch.export`; arguments and results as of `local_attention_step_reference`."""
-
-
-@local_attention_step.register_fake
-def _(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    past_key: torch.Tensor,
-    past_value: torch.Tensor,
-    *_: object,
-) -> tuple[torch.Tensor, ...]:
-    results = (query, past_key, past_value)
-    return tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in results)

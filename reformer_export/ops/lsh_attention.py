@@ -95,11 +95,6 @@ lsh_attention = define_operator(lsh_attention_reference)
 """The operator, one node to `torch.export`; arguments and result as of `lsh_attention_reference`."""
 
 
-@lsh_attention.register_fake
-def _(query_key: torch.Tensor, *_: object) -> torch.Tensor:
-    return torch.empty_like(query_key, memory_format=torch.contiguous_format)
-
-
 def _split_heads(x: torch.Tensor, num_heads: int) -> torch.Tensor:
     """T [B, L, H*D] -> float32 [B, H, L, D]."""
     return x.float().view(*x.shape[:2], num_heads, -1).transpose(1, 2)

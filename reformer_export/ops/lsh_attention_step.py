@@ -96,17 +96,3 @@ def lsh_attention_step_reference(
 
 lsh_attention_step = define_operator(lsh_attention_step_reference)
 """The operator, one node to `torch.export`; arguments and results as of `lsh_attention_step_reference`."""
-
-
-@lsh_attention_step.register_fake
-def _(
-    query_key: torch.Tensor,
-    value: torch.Tensor,
-    new_buckets: torch.Tensor,
-    past_query_key: torch.Tensor,
-    past_value: torch.Tensor,
-    past_buckets: torch.Tensor,
-    *_: object,
-) -> tuple[torch.Tensor, ...]:
-    results = (query_key, past_query_key, past_value, past_buckets)
-    return tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in results)

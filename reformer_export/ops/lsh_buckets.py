@@ -64,9 +64,3 @@ def lsh_buckets_reference(
 
 lsh_buckets = define_operator(lsh_buckets_reference)
 """The operator, one node to `torch.export`; arguments and result as of `lsh_buckets_reference`."""
-
-
-@lsh_buckets.register_fake
-def _(query_key: torch.Tensor, rotations: torch.Tensor, *_: object) -> torch.Tensor:
-    shape = (query_key.shape[0], rotations.shape[0], rotations.shape[2], query_key.shape[1])
-    return query_key.new_empty(shape, dtype=torch.int32)

@@ -104,16 +104,3 @@ def lsh_buckets_step_reference(
 
 lsh_buckets_step = define_operator(lsh_buckets_step_reference)
 """The operator, one node to `torch.export`; arguments and results as of `lsh_buckets_step_reference`."""
-
-
-@lsh_buckets_step.register_fake
-def _(
-    query_key: torch.Tensor, rotations: torch.Tensor, past_records: torch.Tensor, *_: object
-) -> tuple[torch.Tensor, ...]:
-    batch, heads, _words, capacity = past_records.shape
-    rounds = rotations.shape[2]
-    return (
-        past_records.new_empty((batch, heads, rounds, query_key.shape[1])),
-        past_records.new_empty((batch, heads, rounds, capacity)),
-        torch.empty_like(past_records, memory_format=torch.contiguous_format),
-    )

@@ -1,9 +1,12 @@
-"""The structs of plugins/include/reformer_kernels.h, for ctypes, and those of attention filled."""
+"""The structs of plugins/include/reformer_kernels.h, for ctypes, and filled with attributes."""
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from typing import Any, Final
+
+from reformer_export.contract import Operator
 
 MAX_BUCKET_FACTORS: Final = 30
 MAX_RANK: Final = 4
@@ -138,32 +141,26 @@ class LocalAttentionStep(ctypes.Structure):
     ]
 
 
-def lsh_params(struct: type[Any], num_heads: int, *attributes: Any) -> Any:
-    """A `struct` of LSH attention; `attributes` are the operator's after `num_heads`."""
-    *chunking, key_norm_epsilon, self_logit, dense_threshold = attributes
-    return struct(
-        num_heads=num_heads,
-        key_norm_epsilon=key_norm_epsilon,
-        self_logit=self_logit,
-        dense_threshold=dense_threshold,
-        chunking=_chunking(*chunking),
-    )
+_STRUCTS: Final[dict[str, type[Any]]] = {
+    "LSHBuckets": LSHBuckets,
+    "LSHAttention": LSHAttention,
+    "LocalAttention": LocalAttention,
+    "ResidualNorm": ResidualNorm,
+    "FinalNorm": ResidualNorm,
+    "LSHAttentionStep": LSHAttentionStep,
+    "LocalAttentionStep": LocalAttentionStep,
+    "LSHBucketsStep": LSHBucketsStep,
+    "Linear": Linear,
+}
 
 
-def local_params(struct: type[Any], num_heads: int, *attributes: Any) -> Any:
-    """A `struct` of local attention; `attributes` as of `lsh_params`."""
-    *chunking, self_logit, wraps = attributes
-    return struct(num_heads=num_heads, self_logit=self_logit, wraps=int(wraps), chunking=_chunking(*chunking))
-
-
-def _chunking(
-    chunk_length: int,
-    num_chunks_before: int,
-    num_chunks_after: int,
-    is_causal: bool,
-    padding_multiple: int,
-    padding_threshold: int,
-) -> Chunking:
-    return Chunking(
-        chunk_length, num_chunks_before, num_chunks_after, padding_multiple, padding_threshold, int(is_causal)
-    )
+def make_params(operator: Operator, attributes: Sequence[Any]) -> Any:
+    """The struct of an operator's parameters with the attributes of a call, in their order."""
+    params = _STRUCTS[operator.name]()
+    for name, value in zip(operator.attributes, attributes, strict=True):
+        if name == "num_buckets":
+            params.num_factors = len(value)
+            params.num_buckets[: len(value)] = list(value)
+        else:
+            setattr(params.chunking if hasattr(Chunking, name) else params, name, value)
+    return params

@@ -39,12 +39,3 @@ def residual_norm_reference(
 
 residual_norm = define_operator(residual_norm_reference)
 """The operator, one node to `torch.export`; arguments and results as of `residual_norm_reference`."""
-
-
-@residual_norm.register_fake
-def _(stream: torch.Tensor, update: torch.Tensor, *_: object) -> tuple[torch.Tensor, torch.Tensor]:
-    contiguous = torch.contiguous_format
-    return (
-        torch.empty_like(stream, memory_format=contiguous),
-        torch.empty_like(update, memory_format=contiguous),
-    )

@@ -69,7 +69,7 @@ class ModuleTrial:
         return ModuleJudge(session.custom, session.precision, truth.values, query_keys, mask)
 
     def measure_noise(self, truth: EagerRun) -> float:
-        return measure_noise(self.session.module, truth, self.run_eager, self.compare)
+        return measure_noise(self.session.module.model, truth, self.run_eager, self.compare)
 
     def _masks(self) -> dict[tuple[int | str, ...], NDArray[np.bool_]]:
         """By the dimensions that they have: which tokens there are, bool [B, L]."""

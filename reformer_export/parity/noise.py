@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from reformer_export.parity.compare import OutputDifference
-from reformer_export.reference.runs import EagerRun
+from reformer_export.reference.runs import EagerRun, noisy_weights
 
 Outputs = Mapping[str, NDArray[np.float32]]
-
-
-class Noisy(Protocol):
-    """An eager model of whatever make."""
-
-    def noisy_weights(self, seed: int) -> contextlib.AbstractContextManager[None]:
-        """As `Eager.noisy_weights`."""
 
 
 NOISE_UNITS: Final = 2
@@ -31,20 +24,20 @@ DRAWS: Final = 3
 
 
 def measure_noise(
-    eager: Noisy,
+    model: torch.nn.Module,
     truth: EagerRun,
     run: Callable[[], EagerRun],
     compare: Callable[[Outputs, Outputs], OutputDifference],
 ) -> float:
-    """The largest change of eager's outputs, by `compare`, from `truth`, where every weight changes in its
-    last place and eager makes the pass `run` again.
+    """The largest change of eager's outputs, by `compare`, from `truth`, where every weight of its `model`
+    changes in its last place and eager makes the pass `run` again.
 
     Of `DRAWS` draws those count in which every hash, and every choice of memories, stays as it is: what a
     flip moves is no rounding. 0 where none does.
     """
     noise = 0.0
     for seed in range(DRAWS):
-        with eager.noisy_weights(seed):
+        with noisy_weights(model, seed):
             noisy = run()
         if noisy.chooses_as(truth):
             noise = max(noise, compare(noisy.outputs, truth.outputs).worst)

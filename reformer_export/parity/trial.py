@@ -72,4 +72,4 @@ class ModelTrial:
         return Judge(self.session.spec, self.session.precision, truth.values, self.mask)
 
     def measure_noise(self, truth: EagerRun) -> float:
-        return measure_noise(self.session.eager, truth, self.run_eager, self.compare)
+        return measure_noise(self.session.eager.model, truth, self.run_eager, self.compare)

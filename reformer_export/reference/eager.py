@@ -7,7 +7,7 @@ than a layer has, eager's draw of random numbers is answered with the first roun
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,7 +33,7 @@ from reformer_export.reference.eager_values import (
 )
 from reformer_export.reference.rotations import GivenRotations
 from reformer_export.reference.rounded import round_weights
-from reformer_export.reference.runs import Eager, EagerRun, noisy_weights
+from reformer_export.reference.runs import Eager, EagerRun
 from reformer_export.spec import LSHAttentionSpec, ModelSpec, Task
 
 MODEL_CLASSES: Final[dict[Task, str]] = {
@@ -115,12 +115,6 @@ class EagerReformer:
         """The model's own tensors, as `Checkpoint.weights` has them."""
         state = {name.removeprefix(BASE_PREFIX): x for name, x in self.model.state_dict().items()}
         return {name: state[name] for name in expected_shapes(self.spec) if name in state}
-
-    @contextlib.contextmanager
-    def noisy_weights(self, seed: int) -> Iterator[None]:
-        """While the block runs, every weight is the next float32 above or below it, drawn by `seed`."""
-        with noisy_weights(self.model, seed):
-            yield
 
     def add_head_bias(self, bias: torch.Tensor) -> None:
         """Let the language-model head add `bias`, float32 [vocab_size], where it does not do so by itself.

@@ -33,7 +33,7 @@ from reformer_export.reference.lucidrains_memories import (
 )
 from reformer_export.reference.lucidrains_values import LucidrainsValueReader
 from reformer_export.reference.rotations import GivenRotations
-from reformer_export.reference.runs import EagerRun, noisy_weights
+from reformer_export.reference.runs import EagerRun
 from reformer_export.spec import LSHAttentionSpec
 
 
@@ -73,12 +73,6 @@ class EagerLucidrains:
     def canonical_weights(self) -> dict[str, torch.Tensor]:
         """The model's own tensors, as `Checkpoint.weights` has them."""
         return select_weights(self.net.state_dict(), self.spec, self._keywords)
-
-    @contextlib.contextmanager
-    def noisy_weights(self, seed: int) -> Iterator[None]:
-        """While the block runs, every weight is the next float32 above or below it, drawn by `seed`."""
-        with noisy_weights(self.model, seed):
-            yield
 
     def run(
         self,

@@ -23,7 +23,7 @@ from reformer_export.reference.eager import recorded_rotations
 from reformer_export.reference.eager_values import Values
 from reformer_export.reference.module_layers import HashingUse, LayerWatch, find_hashing_layers, use_name
 from reformer_export.reference.rotations import GivenRotations
-from reformer_export.reference.runs import EagerRun, noisy_weights
+from reformer_export.reference.runs import EagerRun
 from reformer_export.spec import LSHAttentionSpec
 
 BUCKETS: Final = ".buckets"
@@ -71,12 +71,6 @@ class EagerModule:
             rotations = torch.from_numpy(recorded_rotations(spec, index))
             self._uses[id(found), use.call] = HashingUse(index, rotations, layer.num_buckets)
         self._paths = known
-
-    @contextlib.contextmanager
-    def noisy_weights(self, seed: int) -> Iterator[None]:
-        """While the block runs, every weight is the next float32 above or below it, drawn by `seed`."""
-        with noisy_weights(self.model, seed):
-            yield
 
     def run(self, inputs: Mapping[str, NDArray[Any]], points: Collection[str] | None = ()) -> EagerRun:
         """One forward pass on `inputs` by name. `buckets` of the run are by the index of the use, and values

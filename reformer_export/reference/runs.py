@@ -58,13 +58,11 @@ class Eager(Protocol):
     def canonical_weights(self) -> dict[str, torch.Tensor]:
         """The model's own tensors, as `Checkpoint.weights` has them."""
 
-    def noisy_weights(self, seed: int) -> contextlib.AbstractContextManager[None]:
-        """While the block runs, every weight is the next float32 above or below it, drawn by `seed`."""
-
 
 @contextlib.contextmanager
 def noisy_weights(model: Any, seed: int) -> Iterator[None]:
-    """`Eager.noisy_weights` of the module `model`."""
+    """While the block runs, every weight of the module `model` is the next float32 above or below it, drawn
+    by `seed`."""
     generator = torch.Generator().manual_seed(seed)
     weights = [(weight, weight.detach().clone()) for weight in model.parameters()]
     try:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from reformer_export.artifact.decoding import DECODE_NAME
 from reformer_export.artifact.manifest import MODEL_NAME, Manifest
-from reformer_export.report.curves import Points, curves_by_batch, tell_longest
+from reformer_export.report.curves import curves_by_batch, tell_longest
 from reformer_export.report.figures import Drawing, draw, paint_series
 from reformer_export.report.page import Page, Section, Verdict
 from reformer_export.report.ranges import describe_range, write_rate, write_ratio
@@ -94,10 +94,10 @@ def page_from_decoding(report: DecodeReport) -> Page:
     """A page on a benchmark of decoding."""
     result = report.result
     speed = _draw_batches(
-        result, "speed", "Tokens a second", "tokens/s", lambda row: row.tokens_per_second, _tell_speed
+        result, "speed", "Tokens a second", "tokens/s", lambda row: row.tokens_per_second, "tokens/s"
     )
     prompt = _draw_batches(
-        result, "prompt", "Time to the first token", "time (ms)", lambda row: row.prompt.p50, _tell_prompt
+        result, "prompt", "Time to the first token", "time (ms)", lambda row: row.prompt.p50, "ms"
     )
     about = [
         f"Machine: {report.describe_machine()}.",
@@ -144,38 +144,24 @@ def _draw_batches(
     result: DecodeResult,
     name: str,
     title: str,
-    unit: str,
+    axis: str,
     value: Callable[[DecodeMeasurement], float | None],
-    tell: Callable[[Points], str],
+    unit: str,
 ) -> list[Drawing]:
-    """For each batch size, `value` over the context."""
+    """For each batch size, `value` over the context, told in `unit`."""
     drawings = []
     for batch, series in curves_by_batch(result.measurements, value, lambda row: DECODERS[row.name]).items():
         if series:
             sequences = "one sequence" if batch == 1 else f"{batch} sequences at once"
-            words = (f"{name}-{batch}", f"{title}, {sequences}", tell(series))
-            drawings.append(draw(*words, paint_series, "context (tokens)", unit, series, labels_above=True))
+            told = tell_longest(series, lambda value: f"{write_rate(value)} {unit}")
+            words = (f"{name}-{batch}", f"{title}, {sequences}", told)
+            drawings.append(draw(*words, paint_series, "context (tokens)", axis, series, labels_above=True))
     return drawings
-
-
-def _tell_speed(series: Points) -> str:
-    return _tell_longest(series, "tokens/s")
-
-
-def _tell_prompt(series: Points) -> str:
-    return _tell_longest(series, "ms")
-
-
-def _tell_longest(series: Points, unit: str) -> str:
-    return tell_longest(series, lambda value: f"{write_rate(value)} {unit}")
 
 
 def _memory_section(result: DecodeResult) -> Section:
     def megabytes(row: DecodeMeasurement) -> float | None:
         return None if row.memory is None else max(row.memory.growth_bytes, 0) / 1e6
 
-    def tell(series: Points) -> str:
-        return _tell_longest(series, "MB")
-
-    drawings = _draw_batches(result, "memory", "Held beyond the loaded model", "memory (MB)", megabytes, tell)
+    drawings = _draw_batches(result, "memory", "Held beyond the loaded model", "memory (MB)", megabytes, "MB")
     return Section("memory", "Memory", [f"Measured: {result.memory_measured}."], drawings)

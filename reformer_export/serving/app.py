@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from reformer_export.errors import one_line_repr
-from reformer_export.serving import completions, inference_v2, operations, page
+from reformer_export.serving import completions, inference_v2, page
 from reformer_export.serving.gate import Gate
 from reformer_export.serving.keys import KeyRing, read_keys
-from reformer_export.serving.metrics import Metrics
+from reformer_export.serving.metrics import CONTENT_TYPE, Metrics
 from reformer_export.serving.models import ServedModel, list_problems, read_models
 from reformer_export.serving.options import ServeOptions
 from reformer_export.serving.refusals import NotFoundError
@@ -62,13 +65,17 @@ class Server:
             await model.worker.close()
 
 
-def make_server(options: ServeOptions, log: Log | None = None) -> Server:
+def make_server(options: ServeOptions) -> Server:
     """Read what is to be served; nothing is started. Raises what is at fault."""
-    log = log or Log(log_inputs=options.log_inputs)
+    log = Log(log_inputs=options.log_inputs)
     return Server(options, read_models(options, log.say), log, read_keys(options.api_key_file))
 
 
 def make_app(server: Server) -> ASGIApp:
     """The ASGI application of a server."""
-    rooms = (inference_v2, completions, operations, page)
-    return Gate(server, [route for room in rooms for route in room.make_routes(server)])
+
+    async def show_metrics(_request: Request) -> Response:
+        return Response(server.metrics.render(), media_type=CONTENT_TYPE)
+
+    routes = [route for room in (inference_v2, completions, page) for route in room.make_routes(server)]
+    return Gate(server, [*routes, Route("/metrics", show_metrics)])

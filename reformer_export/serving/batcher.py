@@ -15,7 +15,6 @@ from typing import Any, Final, Protocol
 
 from numpy.typing import NDArray
 
-from reformer_export.serving.batch_requests import Answered, BatchLimits
 from reformer_export.serving.joining import Joiner, Request
 from reformer_export.serving.messages import Infer, Result, arrays_from_payload, describe_arrays
 from reformer_export.serving.refusals import NotReadyError, QueueFullError
@@ -23,6 +22,29 @@ from reformer_export.serving.worker import OnRun, WorkerDiedError
 
 MAX_DEATHS_OF_A_REQUEST: Final = 2
 """Workers that a request may take with it, or be taken by; then it is refused."""
+
+
+@dataclass(frozen=True)
+class BatchLimits:
+    """Of a batch: `rows`, `tokens` (with padding) and `response` bytes of its outputs; `delay`: seconds that
+    a request waits for company; `waiting`: requests that wait."""
+
+    rows: int
+    tokens: int
+    response: int
+    delay: float
+    waiting: int
+
+
+@dataclass(frozen=True)
+class Answered:
+    """`outputs` by name, rows first, without padding, floats as float32; milliseconds of waiting and running;
+    `rows` of the batch."""
+
+    outputs: dict[str, NDArray[Any]]
+    queue_ms: float
+    run_ms: float
+    rows: int
 
 
 class Runs(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from reformer_export import __version__
 from reformer_export.artifact.signature import GraphTensor
@@ -21,7 +22,6 @@ from reformer_export.serving.joining import Request as InferenceRequest
 from reformer_export.serving.json_values import write_json_values
 from reformer_export.serving.limits import await_answer, read_body
 from reformer_export.serving.models import ServedModel
-from reformer_export.serving.parts_response import PartsResponse
 from reformer_export.serving.refusals import NotFoundError, NotReadyError, TooLargeError
 from reformer_export.serving.request_log import record_of
 from reformer_export.serving.tensors_v2 import (
@@ -209,3 +209,19 @@ async def _write_answer(
 
 def _json(values: dict[str, Any]) -> Response:
     return Response(msgspec.json.encode(values), media_type=_JSON)
+
+
+class PartsResponse(Response):
+    """A whole body in `parts`, bytes one behind the other, which are not joined."""
+
+    def __init__(self, parts: Sequence[bytes | memoryview], media_type: str, headers: dict[str, str]) -> None:
+        size = sum(len(part) for part in parts)
+        super().__init__(media_type=media_type, headers={**headers, "Content-Length": str(size)})
+        self._parts = parts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        *others, last = self._parts
+        for part in others:
+            await send({"type": "http.response.body", "body": part, "more_body": True, "flush": False})
+        await send({"type": "http.response.body", "body": last})

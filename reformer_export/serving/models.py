@@ -15,8 +15,7 @@ from reformer_export.artifact.hub import locate_artifact
 from reformer_export.artifact.manifest import MANIFEST_NAME, Manifest, read_manifest
 from reformer_export.runtimes.source_config import SourceConfig, read_source_config
 from reformer_export.runtimes.tokenizer import Tokenizer, load_tokenizer
-from reformer_export.serving.batch_requests import BatchLimits
-from reformer_export.serving.batcher import Batcher
+from reformer_export.serving.batcher import Batcher, BatchLimits
 from reformer_export.serving.joining import Joiner, make_joiner
 from reformer_export.serving.messages import Start
 from reformer_export.serving.options import Artifact, ServeOptions

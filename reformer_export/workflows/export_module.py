@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from reformer_export.artifact.files import require_utf8
 from reformer_export.artifact.folder import check_new_folder, new_folder
 from reformer_export.artifact.manifest import Manifest
 from reformer_export.contract import DEFAULT_OPSET, check_opset
-from reformer_export.errors import InputError
+from reformer_export.errors import InputError, ParityError
 from reformer_export.libraries.packages import COMPARING, EXPORTING, require_packages
 from reformer_export.runtimes.field_types import check_field_types
 from reformer_export.runtimes.options import options_from_fields
-from reformer_export.workflows.compare_module import compare_shortly
 from reformer_export.workflows.export import ExportedArtifact
 from reformer_export.workflows.progress import Say, say_nothing
 
@@ -24,7 +24,11 @@ if TYPE_CHECKING:
     import torch
     from typing_extensions import Unpack
 
+    from reformer_export.parity.cases import Case
     from reformer_export.workflows.fields import ModuleFields
+
+DRAWN: Final = 2
+"""Drawn inputs beside the example, the longest of the default ones: they are hashed, as it may not be."""
 
 
 @dataclass(frozen=True)
@@ -129,3 +133,27 @@ def _is_comparable(module: torch.nn.Module, say: Say) -> bool:
         say(f"Note: not compared with the module: {error}.")
         return False
     return True
+
+
+def compare_shortly(
+    folder: Path, manifest: Manifest, module: torch.nn.Module, example_inputs: Any
+) -> dict[str, Any]:
+    """The summary of a comparison on the example and a few drawn inputs; ParityError when it fails."""
+    from reformer_export.export.module_values import name_inputs
+    from reformer_export.parity.module_session import cases_from_arrays, open_module_session
+    from reformer_export.parity.sweep import sweep
+
+    example = name_inputs(module, example_inputs)
+    arrays = dict(zip(example.names, example.tensors, strict=True))
+    cases: list[Case] = cases_from_arrays(manifest, [arrays])
+    with open_module_session(folder, module, arguments=example.arguments, manifest=manifest) as session:
+        with contextlib.suppress(InputError):  # nothing says what its integers may be
+            cases += session.default_cases()[-DRAWN:]
+        result = sweep(session, cases)
+    if not result.passed:
+        raise ParityError(
+            f"parity with the module: {result.verdict()}",
+            fix="nothing was written, use `verify=False` to write it nevertheless and `verify_artifact` to "
+            "see every case",
+        )
+    return result.summary()

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import itertools
+import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +18,14 @@ from numpy.typing import NDArray
 from reformer_export.artifact.manifest import Manifest
 from reformer_export.batch import InputLine, SequenceReader, open_file, refuse_bad_line
 from reformer_export.batch.named_arrays import read_named_arrays
-from reformer_export.errors import InputError
+from reformer_export.errors import InputError, one_line, one_line_repr
 from reformer_export.runtimes.tokenizer import load_tokenizer
-from reformer_export.workflows.user_module import FORM, load_user_module
+from reformer_export.workflows.progress import Say
 from reformer_export.workflows.verify_request import VerifyRequest, calls_of
 
 if TYPE_CHECKING:
     from reformer_export.parity.cases import Case
     from reformer_export.reference.module import Arguments
-    from reformer_export.workflows.progress import Say
 
 DEFAULT_BATCH_SIZE: Final = 8
 """Rows: eager takes a batch's memory at once, and an array may have any number of them."""
@@ -56,6 +59,53 @@ def find_module(request: VerifyRequest, say: Say) -> tuple[Any, Any]:
     if isinstance(request.module, str):
         return load_user_module(request.module, say)
     return request.module, None
+
+
+_REFERENCE: Final = re.compile(r"([^\W\d]\w*(?:\.[^\W\d]\w*)*):([^\W\d]\w*(?:\.[^\W\d]\w*)*)")
+
+FORM: Final = "package.module:function"
+
+
+def load_user_module(reference: str, say: Say) -> tuple[Any, Any]:
+    """(the module, inputs or None) that a user's function gives, which may give the module alone; `reference`
+    is `package.module:function`, looked for in the working directory too.
+
+    Importing runs what is in the file, with all that this process may do: only a caller names it, never an
+    artifact, which may be a stranger's. `say` is told of it before anything of it runs.
+
+    Raises:
+        InputError: it is not there, or does not give them.
+    """
+    parts = _REFERENCE.fullmatch(reference)
+    if parts is None:
+        fix = "name a function that returns the module, or the module and inputs"
+        raise InputError("module", one_line_repr(reference), FORM, fix)
+    package, function = parts.groups()
+    say(f"Importing {package} and calling its {function}(): this runs the code in it.")
+    with _working_directory_first():
+        try:
+            found: Any = importlib.import_module(package)
+            for name in function.split("."):
+                found = getattr(found, name)
+            result = found()
+        except Exception as error:  # a user's code raises what it likes
+            got = f"{type(error).__name__}: {one_line(error)}"
+            raise InputError(f"module {reference}", got, "a module", "mend the function") from error
+    if isinstance(result, tuple) and len(result) == 2:
+        return result
+    return result, None
+
+
+@contextlib.contextmanager
+def _working_directory_first() -> Iterator[None]:
+    """While the block runs, modules are looked for in the working directory first, as `python -m` does."""
+    folder = str(Path.cwd())
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):
+            sys.path.remove(folder)
 
 
 def read_cases(out: Path, manifest: Manifest, request: VerifyRequest) -> list[Case] | None:

@@ -36,10 +36,10 @@ def refusal(path: Path) -> str:
     return str(caught.value)
 
 
-def write_npy(path: Path, header: str, content: bytes = b"", version: tuple[int, int] = (1, 0)) -> None:
+def write_npy(path: Path, header: str, version: tuple[int, int] = (1, 0)) -> None:
     text = header.encode()
     length = struct.pack("<H" if version == (1, 0) else "<I", len(text))
-    path.write_bytes(b"\x93NUMPY" + bytes(version) + length + text + content)
+    path.write_bytes(b"\x93NUMPY" + bytes(version) + length + text)
 
 
 @pytest.mark.parametrize("dtype", ["<i8", ">i8", "<i4", ">u2", "u1", "<u8"])

@@ -25,6 +25,7 @@ from reformer_export.batch import run as engine
 from reformer_export.batch.batching import run_window
 from reformer_export.cli.main import cli
 from tests.cli.program import run_program
+from tests.edits import change_json
 from tests.runtimes.artifacts import write_artifact
 
 OPTIONS = ("--on-error", "skip", "--threads", 1)
@@ -256,8 +257,7 @@ def test_a_damaged_state_is_refused(stopped: tuple[object, ...], target: Path, d
 def test_a_state_that_lies_is_refused(
     stopped: tuple[object, ...], target: Path, change: dict[str, Any]
 ) -> None:
-    state = target.parent / "o.jsonl.partial.json"
-    state.write_text(json.dumps({**json.loads(state.read_text()), **change}))
+    change_json(target.parent / "o.jsonl.partial.json", **change)
     refuse("missing or damaged", target, *stopped)
 
 

@@ -21,6 +21,7 @@ from reformer_export.batch.resume import lock_stream
 from reformer_export.errors import InputError, OutputError, ReformerExportError
 from reformer_export.runtimes import RuntimeOptions
 from tests.batch.test_resume import invoke, start, write_input
+from tests.edits import edit_json
 from tests.runtimes.artifacts import write_artifact
 
 ONE_THREAD = RuntimeOptions(threads=1)
@@ -159,10 +160,7 @@ def test_a_strangers_manifest_is_refused(
 ) -> None:
     wanted = request(files, tmp_path / "r", shard="0/2")
     run_files(out, wanted)
-    path = tmp_path / "r" / "shard-00000-of-00002.json"
-    values = json.loads(path.read_text())
-    change(values)
-    path.write_text(json.dumps(values))
+    edit_json(tmp_path / "r" / "shard-00000-of-00002.json", change)
     before = {each.name: each.read_bytes() for each in (tmp_path / "r").iterdir()}
     with pytest.raises(InputError, match=message) as caught:
         run_files(out, wanted)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from transformers import ReformerModel, ReformerModelWithLMHead
@@ -27,18 +25,6 @@ def encoder(tmp_path: Path) -> Path:
 def decoder(tmp_path: Path) -> Path:
     """A saved causal language model of configuration T."""
     return save_model(tmp_path, config_t(is_decoder=True), ReformerModelWithLMHead)
-
-
-@pytest.fixture
-def edit_config() -> Callable[..., None]:
-    """Change keys of a folder's config.json; a value of ... removes the key."""
-
-    def edit(folder: Path, **changes: Any) -> None:
-        path = folder / "config.json"
-        values = json.loads(path.read_text()) | changes
-        path.write_text(json.dumps({key: value for key, value in values.items() if value is not ...}))
-
-    return edit
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ from reformer_export.errors import (
 from reformer_export.lucidrains_spec import LucidrainsSpec
 from reformer_export.product_keys_spec import ProductKeysSpec
 from reformer_export.reference.lucidrains import EagerLucidrains
+from tests.edits import change_json
 from tests.lucidrains import SMALL, require_package, save_model
 
 
@@ -33,12 +34,6 @@ def load(file: Path, config: Path, **options: Any) -> LucidrainsSpec:
     spec = load_lucidrains(str(file), config, LoadOptions(**options)).spec
     assert isinstance(spec, LucidrainsSpec)
     return spec
-
-
-def rewrite(config: Path, **changes: Any) -> None:
-    """Change keywords of the JSON file; None leaves one out."""
-    values = json.loads(config.read_text()) | changes
-    config.write_text(json.dumps({name: value for name, value in values.items() if value is not ...}))
 
 
 def refusal(file: Path, config: Path, **options: Any) -> str:
@@ -78,7 +73,7 @@ def test_a_wrapper_is_said_or_seen_in_the_names(tmp_path: Path, wrapper: str | N
 def test_a_bare_state_dict_may_be_of_a_model_that_is_wrapped(tmp_path: Path) -> None:
     file, config = save_model(tmp_path, SMALL, None)
     assert not load(file, config).is_padded
-    rewrite(config, wrapper="TrainingWrapper")
+    change_json(config, wrapper="TrainingWrapper")
     assert load(file, config).is_padded
 
 
@@ -93,24 +88,26 @@ def test_a_state_dict_among_other_things(tmp_path: Path, key: str) -> None:
     assert all(torch.equal(found.weights[name], tensor) for name, tensor in expected.weights.items())
 
 
+def save_each_tensor_once(file: Path) -> Path:
+    """The state dict of `file` as save_model of safetensors writes it: of tensors that share memory, one."""
+    state = torch.load(file, weights_only=True)
+    names = {state[name].data_ptr(): name for name in sorted(state)}
+    path = file.with_name("model.safetensors")
+    save_file({name: state[name].contiguous() for name in names.values()}, path)
+    return path
+
+
 def test_safetensors_with_one_name_for_each_tensor(tmp_path: Path) -> None:
-    """As save_model of safetensors writes them: of tensors that share memory one is kept."""
     file, config = save_model(tmp_path, SMALL | {"depth": 3, "weight_tie": True})
     expected = load_lucidrains(str(file), config, LoadOptions())
-    seen: dict[int, str] = {}
-    state = torch.load(file, weights_only=True)
-    for name in sorted(state, reverse=True):
-        seen.setdefault(state[name].data_ptr(), name)
-    path = tmp_path / "model.safetensors"
-    save_file({name: state[name].contiguous() for name in seen.values()}, path)
-    found = load_lucidrains(str(path), config, LoadOptions())
+    found = load_lucidrains(str(save_each_tensor_once(file)), config, LoadOptions())
     assert all(torch.equal(found.weights[name], tensor) for name, tensor in expected.weights.items())
 
 
 def test_what_the_tensors_say_need_not_be_given(tmp_path: Path) -> None:
     file, config = save_model(tmp_path, SMALL | {"absolute_position_emb": True})
     given = load(file, config)
-    rewrite(config, num_tokens=..., dim=..., depth=..., max_seq_len=...)
+    change_json(config, num_tokens=..., dim=..., depth=..., max_seq_len=...)
     assert load(file, config) == given
 
 
@@ -165,7 +162,7 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
 def test_a_json_that_contradicts_the_tensors(tmp_path: Path, name: str) -> None:
     more, changes, expected = CONTRADICTIONS[name]
     file, config = save_model(tmp_path, SMALL | more)
-    rewrite(config, **changes)
+    change_json(config, **changes)
     line = refusal(file, config)
     assert re.search(expected, line), line
     assert "kwargs.json" in line
@@ -194,7 +191,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
 def test_keywords_that_are_refused(tmp_path: Path, name: str) -> None:
     changes, expected = REFUSALS[name]
     file, config = save_model(tmp_path, SMALL)
-    rewrite(config, **changes)
+    change_json(config, **changes)
     assert re.search(expected, refusal(file, config))
 
 
@@ -202,7 +199,7 @@ def test_keywords_that_are_refused(tmp_path: Path, name: str) -> None:
 def test_memories_in_the_ways_that_the_package_takes(tmp_path: Path, number: object) -> None:
     """`pkm_layers` counts from 1, and a number above the depth means nothing."""
     file, config = save_model(tmp_path, SMALL | {"pkm_layers": [2], "pkm_num_keys": 32})
-    rewrite(config, pkm_layers=number)
+    change_json(config, pkm_layers=number)
     assert load(file, config).product_keys == ProductKeysSpec((1,), 32)
 
 
@@ -214,13 +211,7 @@ def test_tied_memories_in_safetensors_with_one_name_each(tmp_path: Path) -> None
     expected = load_lucidrains(str(file), config, LoadOptions())
     keys = [expected.weights[f"encoder.layers.{i}.feed_forward.memory.keys.weight"] for i in (1, 3)]
     assert keys[0].data_ptr() == keys[1].data_ptr()
-    seen: dict[int, str] = {}
-    state = torch.load(file, weights_only=True)
-    for name in sorted(state, reverse=True):
-        seen.setdefault(state[name].data_ptr(), name)
-    path = tmp_path / "model.safetensors"
-    save_file({name: state[name].contiguous() for name in seen.values()}, path)
-    found = load_lucidrains(str(path), config, LoadOptions())
+    found = load_lucidrains(str(save_each_tensor_once(file)), config, LoadOptions())
     assert found.spec == expected.spec
     assert all(torch.equal(found.weights[name], tensor) for name, tensor in expected.weights.items())
 

@@ -13,7 +13,8 @@ import torch
 
 from reformer_export.checkpoints import LoadOptions, load_lucidrains
 from reformer_export.checkpoints.lucidrains_keywords import CLASSES
-from tests.checkpoints.test_lucidrains import load, refusal, rewrite
+from tests.checkpoints.test_lucidrains import load, refusal
+from tests.edits import change_json
 from tests.lucidrains import SMALL, SMALL_ATTENTION, SMALL_REFORMER, require_package, save_model
 
 OURS = {"max_seq_len"}
@@ -55,9 +56,9 @@ def test_a_wrapper_is_said_or_seen_in_the_names(
     assert spec.is_padded == (wrapper is not None)
     assert (spec.architecture, spec.vocab_size, spec.hidden_size) == (keywords["class"], 0, 32)
     assert spec.input_names == ("inputs_embeds", "attention_mask")
-    rewrite(config, wrapper="Autopadder", dim=...)
+    change_json(config, wrapper="Autopadder", dim=...)
     assert load(file, config).is_padded
-    rewrite(config, wrapper="TrainingWrapper")
+    change_json(config, wrapper="TrainingWrapper")
     assert "wrapper: got 'TrainingWrapper', expected Autopadder, or null" in refusal(file, config)
 
 
@@ -69,17 +70,17 @@ def test_what_follows_from_other_keywords(tmp_path: Path) -> None:
     file, config = save_model(tmp_path, SMALL_REFORMER | more, None)
     given = load(file, config)
     assert (given.dense_threshold, given.feed_forward_size, given.norm) == (0, 64, "scale")
-    rewrite(config, depth=..., dim=...)
+    change_json(config, depth=..., dim=...)
     assert load(file, config) == given
 
 
 def test_the_greatest_length_is_chosen(tmp_path: Path) -> None:
     file, config = save_model(tmp_path, SMALL_ATTENTION, None)
-    rewrite(config, max_seq_len=...)
+    change_json(config, max_seq_len=...)
     assert "add it or give `max_length`" in refusal(file, config)
     assert load(file, config, max_length=41).max_length == 48
     assert load(file, config, max_length=3).max_length == 3
-    rewrite(config, max_seq_len=40)
+    change_json(config, max_seq_len=40)
     assert load(file, config).max_length == 40
     assert load(file, config, max_length=16).max_length == 16
     assert "at most 40" in refusal(file, config, max_length=41)
@@ -143,7 +144,7 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
 def test_a_json_that_does_not_fit(tmp_path: Path, name: str) -> None:
     keywords, changes, expected = CONTRADICTIONS[name]
     file, config = save_model(tmp_path, keywords, None)
-    rewrite(config, **changes)
+    change_json(config, **changes)
     line = refusal(file, config)
     assert re.search(expected, line), line
 

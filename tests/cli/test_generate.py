@@ -18,11 +18,6 @@ from tests.runtimes.artifacts import write_artifact
 from tests.runtimes.decoders import decoding_artifact
 
 
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    return write_artifact(tmp_path / "out")
-
-
 def invoke(*arguments: object) -> Result:
     return CliRunner().invoke(cli, ["generate", *map(str, arguments)])
 

@@ -15,7 +15,6 @@ import struct
 import sys
 import traceback
 import zipfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,8 +27,8 @@ import transformers
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import load_file, save_file
 
-from reformer_export.artifact.files import sha256_of_file
 from tests.cli.program import Outcome, run_program
+from tests.edits import change_json, edit_json, vouch_for
 from tests.hf_models import config_t, save_model
 from tests.runtimes.artifacts import make_model, make_spec, write_artifact
 
@@ -104,23 +103,10 @@ def refuse(message: str, *arguments: object, limit: float = REFUSED_MB) -> None:
     assert measured.growth < limit, f"{measured.growth:.0f} MB"
 
 
-def change_manifest(out: Path, change: Callable[[Any], None]) -> None:
-    values = json.loads((out / "manifest.json").read_text())
-    change(values)
-    (out / "manifest.json").write_text(json.dumps(values))
-
-
 def replace_model(out: Path, content: Any) -> None:
     """Another model.onnx, and a manifest that vouches for it."""
     (out / "model.onnx").write_bytes(content if isinstance(content, bytes) else content.SerializeToString())
-    change_manifest(
-        out, lambda values: values["files"].update({"model.onnx": sha256_of_file(out / "model.onnx")})
-    )
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    return write_artifact(tmp_path / "out")
+    vouch_for(out / "model.onnx")
 
 
 def test_the_measurement_sees_memory(out: Path) -> None:
@@ -140,7 +126,7 @@ def test_a_model_that_is_a_link_to_another_file(out: Path) -> None:
 
 
 def test_a_manifest_that_names_another_file(out: Path) -> None:
-    change_manifest(out, lambda values: values["files"].update({"../../etc/passwd": "0" * 64}))
+    edit_json(out / "manifest.json", lambda values: values["files"].update({"../../etc/passwd": "0" * 64}))
     refuse("expected a path inside the artifact", "run", out, "--ids", "1")
 
 
@@ -238,7 +224,7 @@ def test_a_manifest_too_large_to_read(out: Path) -> None:
 
 @pytest.mark.parametrize("field", ["vocab_size", "hidden_size", "num_labels", "max_position_embeddings"])
 def test_a_manifest_with_absurd_sizes(out: Path, field: str) -> None:
-    change_manifest(out, lambda values: values["spec"].update({field: 2**62}))
+    edit_json(out / "manifest.json", lambda values: values["spec"].update({field: 2**62}))
     refuse(field, "run", out, "--ids", "1")
 
 
@@ -329,11 +315,6 @@ def refuse_checkpoint(message: str, checkpoint: Path, *options: str, limit: floa
     assert not (checkpoint.parent / "out").exists()
 
 
-def change_config(checkpoint: Path, **changes: Any) -> None:
-    values = json.loads((checkpoint / "config.json").read_text())
-    (checkpoint / "config.json").write_text(json.dumps(values | changes))
-
-
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_weights_that_are_no_numbers(checkpoint: Path, value: float) -> None:
     weights = load_file(checkpoint / "model.safetensors")
@@ -356,7 +337,7 @@ def test_weights_that_are_no_numbers(checkpoint: Path, value: float) -> None:
     ids=lambda changes: next(iter(changes)),
 )
 def test_configs_of_absurd_size(checkpoint: Path, changes: dict[str, Any]) -> None:
-    change_config(checkpoint, **changes)
+    change_json(checkpoint / "config.json", **changes)
     refuse_checkpoint("expected", checkpoint)
 
 

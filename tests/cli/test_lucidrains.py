@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ import pytest
 from reformer_export.artifact.manifest import read_manifest
 from tests.cli.program import run_program
 from tests.cli.test_verify import change_model
+from tests.edits import edit_json
 from tests.lucidrains import SMALL, save_model
 
 pytestmark = pytest.mark.slow
@@ -40,12 +41,6 @@ def copy(exported: Path, folder: Path) -> Path:
     return Path(shutil.copytree(exported, folder / "copy")) / "out"
 
 
-def change_manifest(out: Path, change: Any) -> None:
-    values = json.loads((out / "manifest.json").read_text())
-    change(values)
-    (out / "manifest.json").write_text(json.dumps(values))
-
-
 def test_the_artifact_says_where_it_came_from(exported: Path) -> None:
     manifest = read_manifest(exported / "out")
     assert manifest.source["path"] == "../model.pt"
@@ -69,7 +64,7 @@ def test_verify_compares_every_number_of_hashes_with_the_package(exported: Path,
 
 def test_other_rotations_are_found(exported: Path, tmp_path: Path) -> None:
     out = copy(exported, tmp_path)
-    change_manifest(out, lambda values: values["spec"]["layers"][1].update(hash_seed=77))
+    edit_json(out / "manifest.json", lambda values: values["spec"]["layers"][1].update(hash_seed=77))
     outcome = run_program("verify", out, "--lengths", "40")
     assert outcome.status == 1
     assert "FAILED" in outcome.stderr
@@ -78,7 +73,7 @@ def test_other_rotations_are_found(exported: Path, tmp_path: Path) -> None:
 
 def test_another_keyword_is_found(exported: Path, tmp_path: Path) -> None:
     out = copy(exported, tmp_path)
-    change_manifest(out, lambda values: values["source"]["keywords"].update(bucket_size=8))
+    edit_json(out / "manifest.json", lambda values: values["source"]["keywords"].update(bucket_size=8))
     outcome = run_program("verify", out, "--lengths", "48")
     assert outcome.status != 0
 

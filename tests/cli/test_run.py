@@ -16,11 +16,6 @@ from reformer_export.spec import Task
 from tests.runtimes.artifacts import next_token_table, write_artifact
 
 
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    return write_artifact(tmp_path / "out")
-
-
 def invoke(*arguments: object) -> Result:
     return CliRunner().invoke(cli, ["run", *map(str, arguments)], catch_exceptions=True)
 

@@ -8,12 +8,6 @@ from pathlib import Path
 import pytest
 
 from tests.cli.program import run_program, snapshot
-from tests.runtimes.artifacts import write_artifact
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    return write_artifact(tmp_path / "out")
 
 
 @pytest.mark.parametrize(("command", "flag"), [("run", "--file"), ("generate", "--prompt-file")])

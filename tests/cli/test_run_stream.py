@@ -34,11 +34,6 @@ BAD_LINES = {
 
 
 @pytest.fixture
-def out(tmp_path: Path) -> Path:
-    return write_artifact(tmp_path / "out")
-
-
-@pytest.fixture
 def mixed(tmp_path: Path) -> Path:
     """Good lines at 1, 4, 14 and 15, the last without its end."""
     path = tmp_path / "mixed.jsonl"

@@ -15,14 +15,8 @@ from reformer_export.cli.generate import command as generate_command
 from reformer_export.cli.run import command as run_command
 from reformer_export.runtimes import RuntimeOptions, load
 from tests.cli.program import run_program
-from tests.runtimes.artifacts import write_artifact
 from tests.runtimes.tensorrt.engines import open_fake, write_engine, write_library
 from tests.runtimes.tensorrt.fake_cuda import FakeCuda
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    return write_artifact(tmp_path / "out")
 
 
 @pytest.fixture

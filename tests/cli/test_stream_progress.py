@@ -37,7 +37,7 @@ def make_source(position: int, end: int | None, counts_lines: bool) -> Source:
 def work(source: Source, clock: Clock, *, has_bar: bool = True) -> None:
     """8 lines, in steps of 1 and 3, each of which is 25 units and takes 2.5 s."""
     begin = source.progress[0]
-    with show_stream_progress("Sequences", source, has_bar=has_bar) as show:
+    with show_stream_progress(source, has_bar=has_bar) as show:
         for done, lines in ((1, 1), (4, 3), (5, 1), (8, 3)):
             clock.now += 2.5 * lines
             show(done, begin + 25.0 * done)
@@ -64,7 +64,7 @@ def test_a_stream_without_a_known_end(clock: Clock, capsys: pytest.CaptureFixtur
 
 def test_lines_come_every_few_seconds(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     source = make_source(0, None, counts_lines=False)
-    with show_stream_progress("Sequences", source, has_bar=True) as show:
+    with show_stream_progress(source, has_bar=True) as show:
         for done in range(1, 101):
             clock.now += 0.125
             show(done, float(done))
@@ -93,7 +93,7 @@ def test_a_bar_on_a_terminal(
 
 
 def test_one_sequence_shows_nothing(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
-    with show_stream_progress("Sequences", make_source(0, 1, counts_lines=True), has_bar=True) as show:
+    with show_stream_progress(make_source(0, 1, counts_lines=True), has_bar=True) as show:
         clock.now += 60
         show(1, 1.0)
     assert capsys.readouterr().err == ""

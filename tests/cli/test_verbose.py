@@ -11,12 +11,6 @@ import pytest
 import reformer_export
 from reformer_export.phases import LOGGER
 from tests.cli.program import run_program
-from tests.runtimes.artifacts import write_artifact
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    return write_artifact(tmp_path / "out")
 
 
 @pytest.mark.parametrize("place", ["before", "after", "long", "both"])

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from reformer_export.artifact.files import sha256_of_file
 from reformer_export.parity import sweep
 from tests.cli.program import Outcome, run_program, snapshot
+from tests.edits import edit_json, vouch_for
 from tests.hf_models import config_t, save_model
 
 FEW = ("--lengths", "1,20", "--batch-sizes", "2")
@@ -52,13 +53,6 @@ def refused(folder: Path, *options: object) -> str:
     return outcome.error
 
 
-def edit_manifest(folder: Path, edit: Callable[[dict[str, Any]], object]) -> None:
-    path = folder / "out" / "manifest.json"
-    values = json.loads(path.read_text())
-    edit(values)
-    path.write_text(json.dumps(values))
-
-
 def change_model(
     folder: Path, which: str | list[int], change: Callable[[NDArray[Any]], NDArray[Any]]
 ) -> None:
@@ -70,7 +64,7 @@ def change_model(
     tensor = next(t for t in tensors if (t.name.endswith(which) if named else list(t.dims) == which))
     tensor.CopyFrom(onnx.numpy_helper.from_array(change(onnx.numpy_helper.to_array(tensor)), tensor.name))
     onnx.save(model, str(path))
-    edit_manifest(folder, lambda values: values["files"].update({"model.onnx": sha256_of_file(path)}))
+    vouch_for(path)
 
 
 # A sound artifact
@@ -214,7 +208,7 @@ def test_buckets_that_do_not_reach_the_attention_fail(folder: Path) -> None:
     model.graph.node.insert(index, onnx.helper.make_node("Sub", [buckets, buckets], ["no_buckets"]))
     model.graph.node[index + 1].input[2] = "no_buckets"
     onnx.save(model, str(path))
-    edit_manifest(folder, lambda values: values["files"].update({"model.onnx": sha256_of_file(path)}))
+    vouch_for(path)
     report = check_failure(verify(folder, *FEW, "--json", "-"), None)
     assert report["max_free_error"] > 1e-4
 
@@ -248,7 +242,7 @@ def test_a_tampered_model(folder: Path) -> None:
     path.write_bytes(content)
     assert "model.onnx: got SHA-256" in refused(folder, *FEW)
     path.write_bytes(b"no protobuf")
-    edit_manifest(folder, lambda values: values["files"].update({"model.onnx": sha256_of_file(path)}))
+    vouch_for(path)
     refused(folder, *FEW)
     path.unlink()
     assert "model.onnx: got no such file" in refused(folder, *FEW)
@@ -256,13 +250,16 @@ def test_a_tampered_model(folder: Path) -> None:
 
 def test_a_model_of_another_spec(folder: Path) -> None:
     """The graph has one LSH layer; the manifest says two."""
-    edit_manifest(folder, lambda values: values["spec"]["layers"].append(values["spec"]["layers"][1]))
+    edit_json(
+        folder / "out" / "manifest.json",
+        lambda values: values["spec"]["layers"].append(values["spec"]["layers"][1]),
+    )
     refused(folder, *FEW)
 
 
 @pytest.mark.parametrize("files", [None, {}, [], "model.safetensors", {"../config.json": "0" * 64}])
 def test_a_manifest_that_does_not_say_what_was_exported(folder: Path, files: Any) -> None:
-    edit_manifest(folder, lambda values: values["source"].update(files=files))
+    edit_json(folder / "out" / "manifest.json", lambda values: values["source"].update(files=files))
     assert "got no list of the checkpoint's files" in refused(folder, *FEW)
 
 
@@ -287,9 +284,9 @@ def test_a_checkpoint_that_moved_alone(folder: Path) -> None:
     assert "got none where it was at the export" in message
     assert "give it with --checkpoint" in message
     assert verify(folder, "--checkpoint", folder / "moved", *FEW).status == 0
-    edit_manifest(folder, lambda values: values["source"].pop("path"))
+    edit_json(folder / "out" / "manifest.json", lambda values: values["source"].pop("path"))
     assert "(unknown)" in refused(folder, *FEW)
-    edit_manifest(folder, lambda values: values["source"].update(path=5))
+    edit_json(folder / "out" / "manifest.json", lambda values: values["source"].update(path=5))
     assert "(unknown)" in refused(folder, *FEW)
 
 

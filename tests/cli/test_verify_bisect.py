@@ -15,6 +15,7 @@ import transformers
 
 from tests.cli.program import Outcome, run_program, snapshot
 from tests.cli.test_verify import change_model
+from tests.edits import edit_json, vouch_for
 from tests.export.test_export import NATIVE_MODES
 from tests.hf_models import config_t, save_model
 from tests.test_imports import EXPORT_ONLY
@@ -119,14 +120,9 @@ def test_a_mended_node_agrees(damaged: Path, node: Path) -> None:
     mended = onnx.numpy_helper.to_array(weight) / np.float32(1.1)
     weight.CopyFrom(onnx.numpy_helper.from_array(mended, weight.name))
     onnx.save(model, str(node / "node.onnx"))
-    record = json.loads((node / "node.json").read_text())
-    del record["files"]["node.onnx"]
-    (node / "node.json").write_text(json.dumps(record))
+    edit_json(node / "node.json", lambda record: record["files"].pop("node.onnx"))
     assert "got another file" in run_program("replay", node).error  # a file without a SHA-256 is none of ours
-    from reformer_export.artifact.manifest import sha256_of_file
-
-    record["files"]["node.onnx"] = sha256_of_file(node / "node.onnx")
-    (node / "node.json").write_text(json.dumps(record))
+    vouch_for(node / "node.onnx", "node.json")
     outcome = run_program("replay", node)
     assert (outcome.status, outcome.messages) == (0, [])
     assert outcome.stdout.rstrip().endswith("agrees")
@@ -207,11 +203,7 @@ def test_broken_folders_are_refused(node: Path, name: str, content: bytes | None
 
 @pytest.mark.parametrize("save", [np.savez_compressed, np.savez])
 def test_arrays_that_do_not_fit_are_refused(node: Path, save: object) -> None:
-    from reformer_export.artifact.manifest import sha256_of_file
-
     save(node / "node.npz", got=np.zeros(3))  # type: ignore[operator]
-    record = json.loads((node / "node.json").read_text())
-    record["files"]["node.npz"] = sha256_of_file(node / "node.npz")
-    (node / "node.json").write_text(json.dumps(record))
+    vouch_for(node / "node.npz", "node.json")
     message = "compressed arrays" if save is np.savez_compressed else "no array eager."
     assert message in run_program("replay", node).error

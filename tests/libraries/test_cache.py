@@ -39,7 +39,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def make_build(name: str, content: bytes = b"built", **fields: object) -> Path:
+def make_build(name: str, **fields: object) -> Path:
     """A build in the cache with one library; its path."""
     builds = builds_folder()
     assert builds is not None
@@ -48,7 +48,7 @@ def make_build(name: str, content: bytes = b"built", **fields: object) -> Path:
     for private in (builds.parent, builds, folder):
         private.chmod(0o700)
     path = folder / NAME
-    path.write_bytes(content)
+    path.write_bytes(b"built")
     record = BuildRecord(
         record_version=RECORD_VERSION,
         version=__version__,
@@ -58,7 +58,7 @@ def make_build(name: str, content: bytes = b"built", **fields: object) -> Path:
         tensorrt=False,
         built=1.0,
         seconds=1.0,
-        files={NAME: BuiltFile(cache.sha256_of_file(path), len(content))},
+        files={NAME: BuiltFile(cache.sha256_of_file(path), path.stat().st_size)},
     )
     record = dataclasses.replace(record, **fields)
     (folder / RECORD_NAME).write_text(json.dumps(dataclasses.asdict(record)))

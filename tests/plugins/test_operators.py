@@ -33,15 +33,18 @@ def read_header(name: str) -> Operator:
     tensors = re.findall(r'\{\{"(\w+)", Element::k(\w+), "(\w+)"\},\s*&Params::(\w+)\}', body)
     assert tensors
     assert [field for *_, field in tensors] == [name for name, *_ in tensors]
-    attributes = read_attributes(body)
-    for shared in re.findall(r"\b(read_\w+)\(reader, ", body):
-        code = HEADER[HEADER.index(f"void {shared}(") :]
-        attributes |= read_attributes(code[: code.index("\n}")])
-    return Operator(tuple((name, kind.lower(), shape) for name, kind, shape, _ in tensors), attributes)
+    return Operator(
+        tuple((name, kind.lower(), shape) for name, kind, shape, _ in tensors), read_attributes(body)
+    )
 
 
 def read_attributes(code: str) -> frozenset[str]:
-    return frozenset(re.findall(r'reader\.\w+\("(\w+)"', code))
+    """Those that the code reads, and those of the functions it leaves some to."""
+    attributes = frozenset(re.findall(r'reader\.\w+\("(\w+)"', code))
+    for shared in re.findall(r"\b(read_\w+)\(reader, ", code):
+        body = HEADER[HEADER.index(f"void {shared}(") :]
+        attributes |= read_attributes(body[: body.index("\n}")])
+    return attributes
 
 
 def read_contract(name: str) -> Operator:

@@ -135,9 +135,9 @@ def test_wrong_arithmetic_is_said(error: float) -> None:
     )
 
 
-def make_named(operator: str = "MatMul") -> BisectResult:
+def make_named() -> BisectResult:
     wrong = PointError(Point("name", "value", 0, 0, "query", 3, 1), 0.2, 1.0, 1e-5)
-    named = NamedNode("node_7", operator, (), wrong, 0.3)
+    named = NamedNode("node_7", "MatMul", (), wrong, 0.3)
     return BisectResult(Case(64, 1, masked=False), named, None, wrong, wrong)
 
 

@@ -63,10 +63,10 @@ def make_spec(
     )
 
 
-def next_token_table(vocab_size: int, jump: int = 1) -> NDArray[np.float32]:
-    """Logits [token, next token]: 4 for the token `jump` further, else 0."""
+def next_token_table(vocab_size: int) -> NDArray[np.float32]:
+    """Logits [token, next token]: 4 for the next token, else 0."""
     table: NDArray[np.float32] = 4 * np.eye(vocab_size, dtype=np.float32)
-    return np.roll(table, jump, axis=1)
+    return np.roll(table, 1, axis=1)
 
 
 def write_artifact(
@@ -251,10 +251,10 @@ def make_model(spec: ModelSpec, dtype: DType = "float32", table: NDArray[np.floa
     )
 
 
-def make_bare_node_model(op_type: str = "LSHBuckets") -> Any:
+def make_bare_node_model() -> Any:
     """Case 9: one node of domain `reformer` that nothing can run."""
     graph = helper.make_graph(
-        [helper.make_node(op_type, ["x"], ["y"], domain=DOMAIN)],
+        [helper.make_node("LSHBuckets", ["x"], ["y"], domain=DOMAIN)],
         "bare",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch"])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch"])],

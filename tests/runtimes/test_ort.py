@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import subprocess
 import sys
 import threading
@@ -24,6 +23,7 @@ from reformer_export.runtimes import LeftPaddingWarning, load, ort_session
 from reformer_export.runtimes.ort import OnnxRuntime
 from reformer_export.runtimes.ort_notes import describe_products
 from reformer_export.spec import TASKS, DType, Task
+from tests.edits import change_json, vouch_for
 from tests.runtimes.artifacts import (
     make_bare_node_model,
     make_manifest,
@@ -42,15 +42,10 @@ SHAPES: dict[Task, dict[str, tuple[int, ...]]] = {
 }
 
 
-def change_manifest(folder: Path, **values: Any) -> None:
-    path = folder / "manifest.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
-
-
 def replace_model(folder: Path, model: Any) -> None:
     """Put another model into the artifact, with a manifest that agrees."""
     onnx.save(model, str(folder / MODEL_NAME))
-    change_manifest(folder, files={MODEL_NAME: sha256_of_file(folder / MODEL_NAME)})
+    vouch_for(folder / MODEL_NAME)
 
 
 def make_external_data_model(location: str, dtype: DType = "float32") -> Any:
@@ -171,7 +166,7 @@ def write_weights_beside(folder: Path) -> Path:
     weights.write_bytes(onnx.load(str(out / MODEL_NAME)).graph.initializer[0].raw_data)
     onnx.save(make_external_data_model(EXTERNAL_DATA_NAME), str(out / MODEL_NAME))
     files = {path.name: sha256_of_file(path) for path in (out / MODEL_NAME, weights)}
-    change_manifest(out, files=files)
+    change_json(out / "manifest.json", files=files)
     return out
 
 
@@ -241,7 +236,7 @@ def test_files_outside_the_folder_are_refused(tmp_path: Path, name: str) -> None
     out = write_artifact(tmp_path / "out")
     (tmp_path / "secret").write_bytes(b"x")
     (out / "link").symlink_to(tmp_path / "secret")
-    change_manifest(out, files={MODEL_NAME: sha256_of_file(out / MODEL_NAME), name: "0" * 64})
+    change_json(out / "manifest.json", files={MODEL_NAME: sha256_of_file(out / MODEL_NAME), name: "0" * 64})
     with pytest.raises(ArtifactError, match=rf"expected a path inside the artifact|{MODEL_NAME}"):
         load(out)
 
@@ -259,7 +254,7 @@ def test_files_outside_the_folder_are_refused(tmp_path: Path, name: str) -> None
 )
 def test_broken_manifests_are_refused(tmp_path: Path, values: dict[str, Any], message: str) -> None:
     out = write_artifact(tmp_path / "out")
-    change_manifest(out, **values)
+    change_json(out / "manifest.json", **values)
     with pytest.raises(reformer_export.errors.ReformerExportError, match=message):
         load(out)
 
@@ -287,7 +282,7 @@ def test_a_model_that_cannot_be_opened_is_refused(
     if content is None:
         content = (out / MODEL_NAME).read_bytes()[:1000]
     (out / MODEL_NAME).write_bytes(content)
-    change_manifest(out, files={MODEL_NAME: sha256_of_file(out / MODEL_NAME)})
+    vouch_for(out / MODEL_NAME)
     with pytest.raises(ArtifactError, match=message):
         load(out)
 

@@ -10,18 +10,19 @@ from reformer_export.errors import InputError
 from reformer_export.runtimes.sampling import SamplingOptions, sample_token
 
 LOGITS = np.log(np.array([0.1, 0.4, 0.2, 0.3], np.float32))
+DRAWS = 8000
 
 
-def draw_frequencies(logits: Any, options: SamplingOptions, count: int = 8000) -> Any:
+def draw_frequencies(logits: Any, options: SamplingOptions, count: int = DRAWS) -> Any:
     rng = np.random.default_rng(0)
     tokens = [sample_token(logits, options, rng) for _ in range(count)]
     return np.bincount(tokens, minlength=len(logits)) / count
 
 
-def assert_close_to(frequencies: Any, expected: Any, count: int = 8000) -> None:
-    """Within 4 standard deviations each; exactly 0 where 0 is expected."""
+def assert_close_to(frequencies: Any, expected: Any) -> None:
+    """Of `DRAWS`: within 4 standard deviations each; exactly 0 where 0 is expected."""
     expected = np.asarray(expected)
-    assert (np.abs(frequencies - expected) <= 4 * np.sqrt(expected * (1 - expected) / count)).all()
+    assert (np.abs(frequencies - expected) <= 4 * np.sqrt(expected * (1 - expected) / DRAWS)).all()
 
 
 def test_temperature_1_draws_the_model_distribution() -> None:

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from reformer_export.errors import InputError
-from reformer_export.serving.batch_requests import Answered, BatchLimits
-from reformer_export.serving.batcher import Batcher
+from reformer_export.serving.batcher import Answered, Batcher, BatchLimits
 from reformer_export.serving.joining import Request, SequenceJoiner
 from reformer_export.serving.messages import Infer, Result, Tensor
 from reformer_export.serving.refusals import NotReadyError, QueueFullError

@@ -16,9 +16,10 @@ import torch
 from reformer_export import export_module, verify_artifact
 from reformer_export.artifact.manifest import MANIFEST_NAME, read_manifest
 from reformer_export.errors import InputError, ParityError
-from reformer_export.workflows.compare_module import compare_shortly
-from reformer_export.workflows.user_module import load_user_module
+from reformer_export.workflows.export_module import compare_shortly
+from reformer_export.workflows.verify_inputs import load_user_module
 from tests import lucidrains
+from tests.edits import change_json, edit_json
 
 SOURCE = """
 import torch
@@ -179,10 +180,8 @@ def test_an_artifact_cannot_name_code(folder: Path, tmp_path: Path) -> None:
     import shutil
 
     out = shutil.copytree(folder / "out", tmp_path / "out")
-    path = out / MANIFEST_NAME
-    manifest = json.loads(path.read_text())
-    manifest["module"] = manifest["source"]["module"] = "forecaster:build"
-    path.write_text(json.dumps(manifest))
+    change_json(out / MANIFEST_NAME, module="forecaster:build")
+    edit_json(out / MANIFEST_NAME, lambda manifest: manifest["source"].update(module="forecaster:build"))
     (tmp_path / "forecaster.py").write_text("raise SystemExit(9)")
     outcome = run_verify(tmp_path)
     assert outcome.returncode == 2

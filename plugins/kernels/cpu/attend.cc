@@ -4,7 +4,6 @@
 #include <cstring>
 #include <limits>
 
-#include "kernels/cpu/cpu_target.h"
 #include "kernels/cpu/simd_targets.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -14,6 +13,7 @@
 #include "kernels/cpu/key_tiles-inl.h"
 #include "kernels/cpu/matmul-inl.h"
 #include "kernels/cpu/segment-inl.h"
+#include "kernels/cpu/select_version.h"
 #include "kernels/cpu/softmax-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -226,15 +226,7 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace reformer {
 
-AttendFunction select_attend() {
-#if HWY_TARGETS & HWY_AVX3
-  if (cpu_target() >= CpuTarget::kAvx512) return &N_AVX3::attend_blocks;
-#endif
-#if HWY_TARGETS & HWY_AVX2
-  if (cpu_target() >= CpuTarget::kAvx2) return &N_AVX2::attend_blocks;
-#endif
-  return &HWY_STATIC_DISPATCH(attend_blocks);
-}
+AttendFunction select_attend() { return REFORMER_SELECT(attend_blocks); }
 
 }  // namespace reformer
 #endif  // HWY_ONCE

@@ -4,7 +4,6 @@
 #include <limits>
 #include <type_traits>
 
-#include "kernels/cpu/cpu_target.h"
 #include "kernels/cpu/simd_targets.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -13,6 +12,7 @@
 #include "hwy/highway.h"
 #include "kernels/cpu/matmul-inl.h"
 #include "kernels/cpu/rows-inl.h"
+#include "kernels/cpu/select_version.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace reformer {
@@ -265,25 +265,9 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace reformer {
 
-HashFunction select_hash() {
-#if HWY_TARGETS & HWY_AVX3
-  if (cpu_target() >= CpuTarget::kAvx512) return &N_AVX3::hash_blocks;
-#endif
-#if HWY_TARGETS & HWY_AVX2
-  if (cpu_target() >= CpuTarget::kAvx2) return &N_AVX2::hash_blocks;
-#endif
-  return &HWY_STATIC_DISPATCH(hash_blocks);
-}
+HashFunction select_hash() { return REFORMER_SELECT(hash_blocks); }
 
-RecordFunction select_records() {
-#if HWY_TARGETS & HWY_AVX3
-  if (cpu_target() >= CpuTarget::kAvx512) return &N_AVX3::record_blocks;
-#endif
-#if HWY_TARGETS & HWY_AVX2
-  if (cpu_target() >= CpuTarget::kAvx2) return &N_AVX2::record_blocks;
-#endif
-  return &HWY_STATIC_DISPATCH(record_blocks);
-}
+RecordFunction select_records() { return REFORMER_SELECT(record_blocks); }
 
 }  // namespace reformer
 #endif  // HWY_ONCE

@@ -43,7 +43,18 @@ struct HashScratch {
   int32_t* bucket;
 };
 
-HashScratch layout_hash_scratch(const HashSizes& sizes, WorkspaceArena& arena);
+// The workers' scratch, one behind the other.
+struct HashWorkspace {
+  char* scratch;
+  size_t scratch_bytes;  // of one worker
+  size_t size;           // bytes to ask for
+};
+
+HashWorkspace layout_hash_workspace(const HashSizes& sizes, int32_t num_workers, void* block);
+
+// One worker's.
+HashScratch view_hash_scratch(const HashSizes& sizes, const HashWorkspace& workspace,
+                              int64_t worker);
 
 inline int64_t hash_blocks_per_entry(const HashSizes& sizes) {
   return divide_up(sizes.length, static_cast<int64_t>(kHashTokens));

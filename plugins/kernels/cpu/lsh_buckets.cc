@@ -6,6 +6,7 @@
 #include "reformer_kernels.h"
 
 namespace reformer {
+namespace {
 
 HashScratch layout_hash_scratch(const HashSizes& sizes, WorkspaceArena& arena) {
   const size_t width = round_up(static_cast<size_t>(sizes.head_size), kLanes);
@@ -21,16 +22,9 @@ HashScratch layout_hash_scratch(const HashSizes& sizes, WorkspaceArena& arena) {
   return scratch;
 }
 
-namespace {
+}  // namespace
 
-// The workers' scratch, one behind the other.
-struct Workspace {
-  char* scratch;
-  size_t scratch_bytes;  // of one worker
-  size_t size;           // bytes to ask for
-};
-
-Workspace layout_workspace(const HashSizes& sizes, int32_t num_workers, void* block) {
+HashWorkspace layout_hash_workspace(const HashSizes& sizes, int32_t num_workers, void* block) {
   WorkspaceArena one(nullptr);
   layout_hash_scratch(sizes, one);
   WorkspaceArena arena(block);
@@ -38,14 +32,22 @@ Workspace layout_workspace(const HashSizes& sizes, int32_t num_workers, void* bl
   return {scratch, one.used(), arena.size()};
 }
 
-void run_hash(const HashJob& job, const Workspace& workspace, const reformer_execution& execution) {
+HashScratch view_hash_scratch(const HashSizes& sizes, const HashWorkspace& workspace,
+                              int64_t worker) {
+  WorkspaceArena arena(workspace.scratch + static_cast<size_t>(worker) * workspace.scratch_bytes);
+  return layout_hash_scratch(sizes, arena);
+}
+
+namespace {
+
+void run_hash(const HashJob& job, const HashWorkspace& workspace,
+              const reformer_execution& execution) {
   const HashFunction hash = select_hash();
   const HashSizes& sizes = job.sizes;
   const int64_t total = sizes.batch * sizes.heads * hash_blocks_per_entry(sizes);
   const int64_t grain = choose_grain(total, execution.num_workers);
   parallel_ranges(execution, total, grain, [&](int64_t worker, int64_t begin, int64_t end) {
-    WorkspaceArena arena(workspace.scratch + static_cast<size_t>(worker) * workspace.scratch_bytes);
-    HashScratch scratch = layout_hash_scratch(sizes, arena);
+    HashScratch scratch = view_hash_scratch(sizes, workspace, worker);
     hash(job, scratch, begin, end);
   });
 }
@@ -60,7 +62,7 @@ reformer_status reformer_cpu_lsh_buckets_workspace(const reformer_lsh_buckets_pa
   const auto status = reformer::check_lsh_buckets(params, reformer::Extent::kShapes, &sizes);
   if (status != REFORMER_OK) return status;
   const int32_t workers = params->execution.num_workers;
-  *size = sizes.empty ? 0 : reformer::layout_workspace(sizes, workers, nullptr).size;
+  *size = sizes.empty ? 0 : reformer::layout_hash_workspace(sizes, workers, nullptr).size;
   return REFORMER_OK;
 }
 
@@ -70,7 +72,7 @@ reformer_status reformer_cpu_lsh_buckets(const reformer_lsh_buckets_params* para
   if (status != REFORMER_OK || job.sizes.empty) return status;
   const reformer_execution& execution = params->execution;
   const auto workspace =
-      reformer::layout_workspace(job.sizes, execution.num_workers, execution.workspace);
+      reformer::layout_hash_workspace(job.sizes, execution.num_workers, execution.workspace);
   status = reformer::check_workspace("LSHBuckets", execution, workspace.size);
   if (status != REFORMER_OK) return status;
   job.dtype = params->query_key.dtype;

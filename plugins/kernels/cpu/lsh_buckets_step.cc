@@ -31,22 +31,8 @@ HashSizes hash_sizes(const BucketsStepSizes& sizes) {
   return hash;
 }
 
-// The workers' scratch, one behind the other.
-struct Workspace {
-  char* scratch;
-  size_t scratch_bytes;  // of one worker
-  size_t size;           // bytes to ask for
-};
-
-Workspace layout_workspace(const BucketsStepSizes& sizes, int32_t num_workers, void* block) {
-  WorkspaceArena one(nullptr);
-  layout_hash_scratch(hash_sizes(sizes), one);
-  WorkspaceArena arena(block);
-  char* scratch = arena.allocate<char>(static_cast<size_t>(num_workers) * one.used());
-  return {scratch, one.used(), arena.size()};
-}
-
-void find_records(const Params& params, const BucketsStepSizes& sizes, const Workspace& workspace) {
+void find_records(const Params& params, const BucketsStepSizes& sizes,
+                  const HashWorkspace& workspace) {
   RecordJob job;
   job.hash.sizes = hash_sizes(sizes);
   job.hash.dtype = params.query_key.dtype;
@@ -65,8 +51,7 @@ void find_records(const Params& params, const BucketsStepSizes& sizes, const Wor
   const int64_t grain = std::max(choose_grain(total, params.execution.num_workers),
                                  kLeastWork / std::max<int64_t>(work, 1));
   parallel_ranges(params.execution, total, grain, [&](int64_t worker, int64_t begin, int64_t end) {
-    WorkspaceArena arena(workspace.scratch + static_cast<size_t>(worker) * workspace.scratch_bytes);
-    HashScratch scratch = layout_hash_scratch(job.hash.sizes, arena);
+    HashScratch scratch = view_hash_scratch(job.hash.sizes, workspace, worker);
     record(job, scratch, begin, end);
   });
 }
@@ -122,7 +107,8 @@ void find_buckets(const Params& params, const BucketsStepSizes& sizes) {
 reformer_status run(const Params& params, const BucketsStepSizes& sizes) {
   if (sizes.batch == 0) return REFORMER_OK;
   const reformer_execution& execution = params.execution;
-  const Workspace workspace = layout_workspace(sizes, execution.num_workers, execution.workspace);
+  const HashWorkspace workspace =
+      layout_hash_workspace(hash_sizes(sizes), execution.num_workers, execution.workspace);
   const uint64_t needed = sizes.empty ? 0 : workspace.size;
   if (const auto status = check_workspace(kOp, execution, needed)) return status;
   StepJob job;
@@ -148,12 +134,13 @@ reformer_status run(const Params& params, const BucketsStepSizes& sizes) {
 
 reformer_status reformer_cpu_lsh_buckets_step_workspace(
     const reformer_lsh_buckets_step_params* params, uint64_t* size) noexcept {
+  using namespace reformer;
   if (size == nullptr) return REFORMER_ERROR_NULL_POINTER;
-  reformer::BucketsStepSizes sizes;
-  const auto status = reformer::check_lsh_buckets_step(params, reformer::Extent::kShapes, &sizes);
+  BucketsStepSizes sizes;
+  const auto status = check_lsh_buckets_step(params, Extent::kShapes, &sizes);
   if (status != REFORMER_OK) return status;
   const int32_t workers = params->execution.num_workers;
-  *size = sizes.empty ? 0 : reformer::layout_workspace(sizes, workers, nullptr).size;
+  *size = sizes.empty ? 0 : layout_hash_workspace(hash_sizes(sizes), workers, nullptr).size;
   return REFORMER_OK;
 }
 

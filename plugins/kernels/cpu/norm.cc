@@ -5,7 +5,6 @@
 #include <cstring>
 
 #include "kernels/common/dispatch.h"
-#include "kernels/cpu/cpu_target.h"
 #include "kernels/cpu/simd_targets.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -13,6 +12,7 @@
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
 #include "kernels/cpu/rows-inl.h"
+#include "kernels/cpu/select_version.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace reformer {
@@ -167,15 +167,7 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace reformer {
 
-NormFunction select_norm() {
-#if HWY_TARGETS & HWY_AVX3
-  if (cpu_target() >= CpuTarget::kAvx512) return &N_AVX3::norm_rows;
-#endif
-#if HWY_TARGETS & HWY_AVX2
-  if (cpu_target() >= CpuTarget::kAvx2) return &N_AVX2::norm_rows;
-#endif
-  return &HWY_STATIC_DISPATCH(norm_rows);
-}
+NormFunction select_norm() { return REFORMER_SELECT(norm_rows); }
 
 }  // namespace reformer
 #endif  // HWY_ONCE

@@ -4,13 +4,13 @@
 
 #include "kernels/common/attention_checks.h"
 #include "kernels/cpu/attend.h"
-#include "kernels/cpu/cpu_target.h"
 #include "kernels/cpu/simd_targets.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/step.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
+#include "kernels/cpu/select_version.h"
 #include "kernels/cpu/step_attend-inl.h"
 #include "kernels/cpu/step_slots-inl.h"
 
@@ -153,15 +153,7 @@ AttentionSizes row_sizes(const StepJob& job, int64_t length) {
   return sizes;
 }
 
-StepFunction select_step() {
-#if HWY_TARGETS & HWY_AVX3
-  if (cpu_target() >= CpuTarget::kAvx512) return &N_AVX3::step_pairs;
-#endif
-#if HWY_TARGETS & HWY_AVX2
-  if (cpu_target() >= CpuTarget::kAvx2) return &N_AVX2::step_pairs;
-#endif
-  return &HWY_STATIC_DISPATCH(step_pairs);
-}
+StepFunction select_step() { return REFORMER_SELECT(step_pairs); }
 
 }  // namespace reformer
 #endif  // HWY_ONCE

@@ -32,10 +32,9 @@ class GraphCache:
     A graph has the buffers' addresses inside: `clear` it when one changes.
     """
 
-    def __init__(self, cuda: CudaDevice, stream: int, capacity: int = KEPT_GRAPHS) -> None:
+    def __init__(self, cuda: CudaDevice, stream: int) -> None:
         self._cuda = cuda
         self._stream = stream
-        self._capacity = capacity
         self._graphs: OrderedDict[Hashable, CapturedGraph] = OrderedDict()
         self._seen: OrderedDict[Hashable, None] = OrderedDict()
 
@@ -72,7 +71,7 @@ class GraphCache:
                 self._cuda.destroy_graph(self._cuda.end_capture(self._stream))
             raise
         self._graphs[key] = CapturedGraph(self._cuda.end_capture(self._stream), dict(output_shapes))
-        while len(self._graphs) > self._capacity:
+        while len(self._graphs) > KEPT_GRAPHS:
             self._cuda.destroy_graph(self._graphs.popitem(last=False)[1].handle)
 
     def launch(self, graph: CapturedGraph) -> None:

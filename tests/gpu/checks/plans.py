@@ -154,11 +154,11 @@ def time_tests(marked: Sequence[str]) -> dict[str, float]:
     return {**FIRST_TESTS, **{path: 30.0 for path in others if path not in FIRST_TESTS}}
 
 
-def find_marked_tests(root: Path = ROOT) -> list[str]:
+def find_marked_tests() -> list[str]:
     """Files with tests that need a GPU or TensorRT: so that no others are imported, which may need more."""
-    files = sorted((root / "tests").rglob("test_*.py"))
+    files = sorted((ROOT / "tests").rglob("test_*.py"))
     return [
-        file.relative_to(root).as_posix()
+        file.relative_to(ROOT).as_posix()
         for file in files
         if re.search(r"mark\.(gpu|tensorrt)\b|tests\.gpu\.backends", file.read_text(encoding="utf-8"))
     ]

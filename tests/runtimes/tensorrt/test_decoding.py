@@ -18,14 +18,9 @@ from reformer_export.runtimes.base import Runtime
 from reformer_export.runtimes.tensorrt.runtime import TensorRTRuntime
 from tests.runtimes.artifacts import write_artifact
 from tests.runtimes.decoders import LONGEST, decoding_artifact, draw_ids
-from tests.runtimes.tensorrt.engines import open_fake, write_decode_engine, write_engine, write_library
+from tests.runtimes.tensorrt.engines import open_fake, write_decode_engine, write_engine
 from tests.runtimes.tensorrt.fake_cuda import FakeCuda
 from tests.runtimes.tensorrt.fake_tensorrt import FakeTensorRT
-
-
-@pytest.fixture
-def library(tmp_path: Path) -> Path:
-    return write_library(tmp_path)
 
 
 @pytest.fixture

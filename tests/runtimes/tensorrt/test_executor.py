@@ -18,15 +18,9 @@ from tests.runtimes.tensorrt.engines import (
     count_graphs,
     make_artifact,
     open_fake,
-    write_library,
 )
 from tests.runtimes.tensorrt.fake_cuda import FakeCuda
 from tests.runtimes.tensorrt.fake_tensorrt import CudaGraphStrategy, FakeTensorRT
-
-
-@pytest.fixture
-def library(tmp_path: Path) -> Path:
-    return write_library(tmp_path)
 
 
 def test_a_result_is_not_overwritten_by_the_next(tmp_path: Path, library: Path) -> None:

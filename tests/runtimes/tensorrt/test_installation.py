@@ -24,20 +24,8 @@ from reformer_export.runtimes.tensorrt.packages import (
     installed_version,
     version_numbers,
 )
-from tests.runtimes.artifacts import write_artifact
-from tests.runtimes.tensorrt.engines import write_library
 
 HOPPER = Gpu("A GPU", ComputeCapability(9, 0), 80 * 2**30)
-
-
-@pytest.fixture
-def library(tmp_path: Path) -> Path:
-    return write_library(tmp_path)
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    return write_artifact(tmp_path / "out")
 
 
 @pytest.mark.parametrize(

@@ -25,22 +25,11 @@ from reformer_export.runtimes.tensorrt.preflight import (
     choose_engine,
     read_engine,
 )
-from tests.runtimes.artifacts import write_artifact
 from tests.runtimes.tensorrt.engines import make_machine, open_fake, write_engine, write_library
 from tests.runtimes.tensorrt.fake_cuda import FakeCuda
 from tests.runtimes.tensorrt.fake_tensorrt import FakeTensorRT
 
 COMPATIBLE = EngineFlags(version_compatible=True, hardware_compatible=True)
-
-
-@pytest.fixture
-def library(tmp_path: Path) -> Path:
-    return write_library(tmp_path)
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    return write_artifact(tmp_path / "out")
 
 
 def refuse(record: EngineRecord, machine: Machine) -> str:

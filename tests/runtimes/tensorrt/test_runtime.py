@@ -27,15 +27,9 @@ from tests.runtimes.tensorrt.engines import (
     make_machine,
     open_fake,
     write_engine,
-    write_library,
 )
 from tests.runtimes.tensorrt.fake_cuda import FakeCuda
 from tests.runtimes.tensorrt.fake_tensorrt import FakeTensorRT
-
-
-@pytest.fixture
-def library(tmp_path: Path) -> Path:
-    return write_library(tmp_path)
 
 
 @pytest.mark.parametrize("cuda_graphs", [False, True])

@@ -5,7 +5,6 @@
 #include <limits>
 
 #include "kernels/common/dispatch.h"
-#include "kernels/cpu/cpu_target.h"
 #include "kernels/cpu/linear/products.h"
 #include "kernels/cpu/simd_targets.h"
 
@@ -15,6 +14,7 @@
 #include "hwy/highway.h"
 #include "kernels/cpu/linear/activation-inl.h"
 #include "kernels/cpu/rows-inl.h"
+#include "kernels/cpu/select_version.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace reformer {
@@ -240,29 +240,13 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace reformer {
 
-RowsFunction select_rows() {
-#if HWY_TARGETS & HWY_AVX3
-  if (cpu_target() >= CpuTarget::kAvx512) return &N_AVX3::convert_rows;
-#endif
-#if HWY_TARGETS & HWY_AVX2
-  if (cpu_target() >= CpuTarget::kAvx2) return &N_AVX2::convert_rows;
-#endif
-  return &HWY_STATIC_DISPATCH(convert_rows);
-}
+RowsFunction select_rows() { return REFORMER_SELECT(convert_rows); }
 
 void widen_values(int32_t dtype, const void* source, size_t count, float* target) {
   HWY_STATIC_DISPATCH(widen)(dtype, source, count, target);
 }
 
-FinishFunction select_finish() {
-#if HWY_TARGETS & HWY_AVX3
-  if (cpu_target() >= CpuTarget::kAvx512) return &N_AVX3::finish_rows;
-#endif
-#if HWY_TARGETS & HWY_AVX2
-  if (cpu_target() >= CpuTarget::kAvx2) return &N_AVX2::finish_rows;
-#endif
-  return &HWY_STATIC_DISPATCH(finish_rows);
-}
+FinishFunction select_finish() { return REFORMER_SELECT(finish_rows); }
 
 }  // namespace reformer
 #endif  // HWY_ONCE

@@ -1,6 +1,4 @@
 // What Linear refuses, with which status and words, and that nothing is written then.
-#include <cstring>
-#include <functional>
 #include <limits>
 #include <vector>
 
@@ -8,6 +6,7 @@
 #include "kernels/cpu/linear/products.h"
 #include "reformer_kernels.h"
 #include "tile_emulation.h"
+#include "wrong_calls.h"
 
 namespace reformer::test {
 namespace {
@@ -17,13 +16,14 @@ struct Call {
   std::vector<float> x = std::vector<float>(16, 0.5f);
   std::vector<int8_t> weight = std::vector<int8_t>(24, 3);
   std::vector<float> row = std::vector<float>(3, 1.0f);
-  std::vector<float> y = std::vector<float>(6, -7.0f);
+  std::vector<float> y = std::vector<float>(6, kUntouched);
   alignas(64) char packed[4096] = {};
   std::vector<char> workspace = std::vector<char>(1 << 17);
   char error[256] = "";
   reformer_linear_params params{};
 
   Call() {
+    set_products(&kEmulatedInt8Tiles, &kEmulatedBFloat16Tiles);
     params.struct_size = sizeof(params);
     params.abi_version = REFORMER_ABI_VERSION;
     params.activation = REFORMER_RELU;
@@ -39,6 +39,8 @@ struct Call {
   }
   Call(const Call&) = delete;
 
+  std::vector<const std::vector<float>*> outputs() const { return {&y}; }
+
   void pack() {
     params.packed = packed;
     params.packed_size = sizeof(packed);
@@ -46,14 +48,8 @@ struct Call {
   }
 };
 
-struct Case {
-  reformer_status status;
-  const char* message;  // a part of it
-  std::function<void(Call&)> spoil;
-};
-
-const std::vector<Case>& wrong_cases() {
-  static const std::vector<Case> cases = {
+const std::vector<WrongCall<Call>>& wrong_cases() {
+  static const std::vector<WrongCall<Call>> cases = {
       {REFORMER_ERROR_VERSION, "", [](Call& c) { c.params.abi_version = 5; }},
       {REFORMER_ERROR_ATTRIBUTE, "num_workers is 0",
        [](Call& c) { c.params.execution.num_workers = 0; }},
@@ -136,20 +132,7 @@ const std::vector<Case>& wrong_cases() {
   return cases;
 }
 
-void check_case(const Case& wrong) {
-  Call call;
-  set_products(&kEmulatedInt8Tiles, &kEmulatedBFloat16Tiles);
-  wrong.spoil(call);
-  const reformer_status status = reformer_cpu_linear(&call.params);
-  CHECK(status == wrong.status, "status %d, expected %d (%s): %s", status, wrong.status,
-        wrong.message, call.error);
-  CHECK(std::strstr(call.error, wrong.message) != nullptr, "message \"%s\" lacks \"%s\"",
-        call.error, wrong.message);
-  for (const float y : call.y) CHECK(y == -7.0f, "touched (%s)", wrong.message);
-}
-
 void check_edges() {
-  set_products(&kEmulatedInt8Tiles, &kEmulatedBFloat16Tiles);
   Call call;
   CHECK(reformer_cpu_linear(&call.params) == REFORMER_OK, "%s", call.error);
   CHECK(reformer_cpu_linear(nullptr) == REFORMER_ERROR_NULL_POINTER, "null params");
@@ -167,7 +150,8 @@ void check_edges() {
 }  // namespace reformer::test
 
 int main() {
-  for (const auto& wrong : reformer::test::wrong_cases()) reformer::test::check_case(wrong);
-  reformer::test::check_edges();
+  using namespace reformer::test;
+  check_wrong(wrong_cases(), reformer_cpu_linear);
+  check_edges();
   return FINISH_TEST();
 }

@@ -1,12 +1,12 @@
 // Every kind of wrong parameter gives its status and its words, and touches nothing.
 #include <cstring>
-#include <functional>
 #include <limits>
 #include <string>
 #include <vector>
 
 #include "check.h"
 #include "reformer_kernels.h"
+#include "wrong_calls.h"
 
 namespace reformer::test {
 namespace {
@@ -15,7 +15,7 @@ namespace {
 struct Call {
   std::vector<float> query_key = std::vector<float>(128, 0.5f);
   std::vector<float> value = std::vector<float>(128, 0.25f);
-  std::vector<float> output = std::vector<float>(128, -7.0f);
+  std::vector<float> output = std::vector<float>(128, kUntouched);
   std::vector<int32_t> buckets = std::vector<int32_t>(96, 1);
   std::vector<int32_t> mask = std::vector<int32_t>(16, 1);
   std::vector<char> workspace;
@@ -45,28 +45,13 @@ struct Call {
     params.execution.error_size = sizeof(error);
   }
   Call(const Call&) = delete;
+
+  std::vector<const std::vector<float>*> outputs() const { return {&output}; }
 };
 
-struct Case {
-  reformer_status status;
-  const char* message;  // a part of it
-  std::function<void(Call&)> spoil;
-};
-
-void check_case(const Case& wrong) {
-  Call call;
-  wrong.spoil(call);
-  const reformer_status status = reformer_cpu_lsh_attention(&call.params);
-  CHECK(status == wrong.status, "status %d, expected %d (%s): %s", status, wrong.status,
-        wrong.message, call.error);
-  CHECK(std::strstr(call.error, wrong.message) != nullptr, "message \"%s\" lacks \"%s\"",
-        call.error, wrong.message);
-  for (const float x : call.output) CHECK(x == -7.0f, "output was touched (%s)", wrong.message);
-}
-
-const std::vector<Case>& wrong_cases() {
+const std::vector<WrongCall<Call>>& wrong_cases() {
   constexpr int64_t kHuge = INT64_MAX / 2;
-  static const std::vector<Case> cases = {
+  static const std::vector<WrongCall<Call>> cases = {
       {REFORMER_ERROR_VERSION, "", [](Call& c) { c.params.struct_size = 8; }},
       {REFORMER_ERROR_VERSION, "", [](Call& c) { c.params.abi_version = 99; }},
       {REFORMER_ERROR_ATTRIBUTE, "num_heads is 0", [](Call& c) { c.params.num_heads = 0; }},
@@ -131,7 +116,7 @@ struct NormCall {
   std::vector<float> stream = std::vector<float>(8, 0.5f);
   std::vector<float> update = std::vector<float>(8, 0.25f);
   std::vector<float> row = std::vector<float>(4, 1.0f);
-  std::vector<float> stream_out = std::vector<float>(8, -7.0f);
+  std::vector<float> stream_out = std::vector<float>(8, kUntouched);
   std::vector<float> normed = stream_out;
   char error[256] = "";
   reformer_residual_norm_params params{};
@@ -151,10 +136,12 @@ struct NormCall {
   }
   NormCall(const NormCall&) = delete;
 
+  std::vector<const std::vector<float>*> outputs() const { return {&stream_out, &normed}; }
+
   // FinalNorm's, of the same stream twice.
   void make_final() {
     row.resize(8, 1.0f);
-    normed.resize(16, -7.0f);
+    normed.resize(16, kUntouched);
     params.other_stream = params.stream;
     params.scale = params.bias = {row.data(), REFORMER_FLOAT32, 1, {8}};
     params.stream_out = {};
@@ -162,14 +149,8 @@ struct NormCall {
   }
 };
 
-struct NormCase {
-  reformer_status status;
-  const char* message;  // a part of it
-  std::function<void(NormCall&)> spoil;
-};
-
-const std::vector<NormCase>& wrong_norms() {
-  static const std::vector<NormCase> cases = {
+const std::vector<WrongCall<NormCall>>& wrong_norms() {
+  static const std::vector<WrongCall<NormCall>> cases = {
       {REFORMER_ERROR_VERSION, "", [](NormCall& c) { c.params.struct_size = 8; }},
       {REFORMER_ERROR_ATTRIBUTE, "num_workers is 0",
        [](NormCall& c) { c.params.execution.num_workers = 0; }},
@@ -257,19 +238,6 @@ const std::vector<NormCase>& wrong_norms() {
   return cases;
 }
 
-void check_norm_case(const NormCase& wrong) {
-  NormCall call;
-  wrong.spoil(call);
-  const reformer_status status = reformer_cpu_residual_norm(&call.params);
-  CHECK(status == wrong.status, "status %d, expected %d (%s): %s", status, wrong.status,
-        wrong.message, call.error);
-  CHECK(std::strstr(call.error, wrong.message) != nullptr, "message \"%s\" lacks \"%s\"",
-        call.error, wrong.message);
-  for (const auto* values : {&call.stream_out, &call.normed}) {
-    for (const float x : *values) CHECK(x == -7.0f, "touched (%s)", wrong.message);
-  }
-}
-
 void check_norm_edges() {
   NormCall call;
   CHECK(reformer_cpu_residual_norm(&call.params) == REFORMER_OK, "%s", call.error);
@@ -334,10 +302,11 @@ void check_library() {
 }  // namespace reformer::test
 
 int main() {
-  for (const auto& wrong : reformer::test::wrong_cases()) reformer::test::check_case(wrong);
-  for (const auto& wrong : reformer::test::wrong_norms()) reformer::test::check_norm_case(wrong);
-  reformer::test::check_edges();
-  reformer::test::check_norm_edges();
-  reformer::test::check_library();
+  using namespace reformer::test;
+  check_wrong(wrong_cases(), reformer_cpu_lsh_attention);
+  check_wrong(wrong_norms(), reformer_cpu_residual_norm);
+  check_edges();
+  check_norm_edges();
+  check_library();
   return FINISH_TEST();
 }

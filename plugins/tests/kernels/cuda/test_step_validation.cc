@@ -1,11 +1,11 @@
 // What only the step operators refuse on CUDA, and how they report it.
 #include <cmath>
-#include <cstring>
 #include <vector>
 
 #include "check.h"
 #include "control.h"
 #include "reformer_kernels.h"
+#include "wrong_calls.h"
 
 namespace reformer::test {
 namespace {
@@ -14,7 +14,7 @@ namespace {
 // R 2.
 struct StepCalls {
   std::vector<float> query = std::vector<float>(64, 0.5f);
-  std::vector<float> output = std::vector<float>(64, -7.0f);
+  std::vector<float> output = std::vector<float>(64, kUntouched);
   std::vector<float> past = std::vector<float>(64, 0.25f);
   std::vector<float> present[2] = {past, past};
   std::vector<int32_t> buckets = std::vector<int32_t>(32, 1);
@@ -86,12 +86,6 @@ struct StepCalls {
   }
 };
 
-void expect(reformer_status status, reformer_status expected, const char* error,
-            const char* message) {
-  CHECK(status == expected, "status %d, expected %d: %s", status, expected, error);
-  CHECK(std::strstr(error, message) != nullptr, "message \"%s\" lacks \"%s\"", error, message);
-}
-
 // Copies and fills are checked as launches are.
 void check_refused_launches() {
   const auto run = [](StepCalls& calls, bool is_lsh) {
@@ -137,7 +131,7 @@ void check_step_limits() {
   calls.local_step.execution.workspace_size = size - 1;
   expect(reformer_cuda_local_attention_step(&calls.local_step), REFORMER_ERROR_WORKSPACE,
          calls.error, "expected at least");
-  CHECK(calls.output[0] == -7.0f && calls.present[0] == calls.past, "something was touched");
+  CHECK(calls.output[0] == kUntouched && calls.present[0] == calls.past, "something was touched");
   calls.make_step();
   expect(reformer_cuda_local_attention_step_workspace(&calls.local_step, &size), REFORMER_OK,
          calls.error, "");
