@@ -85,9 +85,9 @@ class Manifest:
     `files` maps each file's name to its SHA-256 (hex); `rotations_sha256` maps an LSH layer's index to the
     SHA-256 of its rotations (float32, C order); `source` says where the checkpoint came from;
     `versions` names the tools and libraries that made it; `parity` is the verify summary, if one ran;
-    `runtime_num_hashes` is None for a model with a fixed number of hashes; `tokenizer` is None for a user's
-    own module; `decode` is None without decode.onnx; `low_precision` is None where all weights are of
-    `dtype`, and under the keys `weights` and `kept`.
+    `runtime_num_hashes` is None for a model with a fixed number of hashes; `tokenizer` is None where an older
+    version wrote the manifest; `decode` is None without decode.onnx;
+    `low_precision` is None where all weights are of `dtype`, and under the keys `weights` and `kept`.
     """
 
     spec: ModelSpec
@@ -223,6 +223,8 @@ def read_manifest(folder: Path) -> Manifest:
     """Read and check `folder`/manifest.json; ArtifactError when it is missing, broken or of another kind."""
     path = folder / MANIFEST_NAME
     found = _FILE.read_version(path, "manifest_version", MANIFEST_VERSION)
+    # Older versions do not mention them.
+    found = dict.fromkeys(("dial", "tokenizer", "decode", "weights", "kept")) | found
     fields = _FILE.convert(path, found, _ManifestFields)
     try:
         spec = spec_from_values(fields.spec)

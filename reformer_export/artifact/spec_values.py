@@ -36,7 +36,7 @@ _KIND_OF: Final = {kind_type: kind for kind, kind_type in (_POSITIONS | _LAYERS)
 
 _FAMILY: Final = "family"
 _FAMILIES: Final[dict[str, type[ModelSpec]]] = {"transformers": ModelSpec, "lucidrains": LucidrainsSpec}
-"""Whose Reformer it is; the values of transformers' do not say so."""
+"""Whose Reformer it is; the values of transformers' do not say so, as older versions did not."""
 
 _CUSTOM: Final = "custom"
 _CUSTOM_FIELDS: Final[dict[str, type[Any]]] = {

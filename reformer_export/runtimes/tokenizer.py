@@ -64,7 +64,7 @@ def decode_stream(tokenizer: Tokenizer, ids: Iterable[int], prompt_ids: Sequence
 def load_tokenizer(folder: Path, vocab_size: int, record: TokenizerRecord | None = None) -> Tokenizer:
     """The tokenizer of the artifact in `folder`; InputError when it has none and its ids are not bytes.
 
-    `record` is what the manifest says of it; None where that says nothing.
+    `record` is what the manifest says of it; None where an older version wrote the manifest.
     """
     kind = "" if record is None else record.kind
     if kind == "bytes":

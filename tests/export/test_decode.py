@@ -214,6 +214,10 @@ def rewrite(exported: Path, folder: Path, change: Any) -> Manifest:
     return read_manifest(folder)
 
 
+def test_a_manifest_of_an_older_version_has_none(exported: Path, tmp_path: Path) -> None:
+    assert rewrite(exported, tmp_path, lambda values: values.pop("decode")).decode is None
+
+
 @pytest.mark.parametrize(
     "change",
     [
