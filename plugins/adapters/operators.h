@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <iterator>
+#include <limits>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -55,7 +56,8 @@ struct Functions {
 };
 
 // A reader has integer(name, Int&), integers(name, int32_t (&)[N], int32_t& count) and
-// number(name, float&).
+// number(name, float&); and integer_or, number_or, which leave the value as it is where a node
+// does not have the attribute: nodes of older files.
 template <typename Reader>
 void read_chunking(Reader& reader, reformer_chunking& chunking) {
   reader.integer("chunk_length", chunking.chunk_length);
@@ -71,16 +73,20 @@ void read_lsh_attributes(Reader& reader, Params& params) {
   reader.integer("num_heads", params.num_heads);
   read_chunking(reader, params.chunking);
   reader.number("key_norm_epsilon", params.key_norm_epsilon);
-  reader.number("self_logit", params.self_logit);
-  reader.integer("dense_threshold", params.dense_threshold);
+  params.self_logit = -1e5f;
+  params.dense_threshold = params.chunking.chunk_length;
+  reader.number_or("self_logit", params.self_logit);
+  reader.integer_or("dense_threshold", params.dense_threshold);
 }
 
 template <typename Reader, typename Params>
 void read_local_attributes(Reader& reader, Params& params) {
   reader.integer("num_heads", params.num_heads);
   read_chunking(reader, params.chunking);
-  reader.number("self_logit", params.self_logit);
-  reader.integer("wraps", params.wraps);
+  params.self_logit = std::numeric_limits<float>::infinity();
+  params.wraps = 1;
+  reader.number_or("self_logit", params.self_logit);
+  reader.integer_or("wraps", params.wraps);
 }
 
 struct LSHBuckets {

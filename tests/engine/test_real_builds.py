@@ -138,20 +138,26 @@ REFORMER_PYTORCH: Final = {
 """Attributes as nodes of such a model have them."""
 
 
-def test_nodes_of_another_reformer(export: Export, long_checkpoint: Path, tmp_path: Path) -> None:
-    """The parser passes lists without elements."""
+@pytest.mark.parametrize("older", [False, True])
+def test_nodes_of_another_reformer_and_of_older_files(
+    export: Export, long_checkpoint: Path, tmp_path: Path, older: bool
+) -> None:
+    """The parser passes lists without elements, and it may find no attribute where there is a default."""
     out = tmp_path / "artifact"
     shutil.copytree(export(long_checkpoint), out)
     model = onnx.load(str(out / MODEL_NAME))
     for node in model.graph.node:
         changed = REFORMER_PYTORCH.get(node.op_type, {})
         kept = [attribute for attribute in node.attribute if attribute.name not in changed]
-        kept += [
-            onnx.helper.make_attribute(
-                name, value, attr_type=onnx.AttributeProto.INTS if value == [] else None
-            )
-            for name, value in changed.items()
-        ]
+        if not older:
+            kept += [
+                onnx.helper.make_attribute(
+                    name, value, attr_type=onnx.AttributeProto.INTS if value == [] else None
+                )
+                for name, value in changed.items()
+            ]
+        elif node.op_type == "LSHBuckets":
+            kept = list(node.attribute)
         del node.attribute[:]
         node.attribute.extend(kept)
     onnx.save(model, str(out / MODEL_NAME))

@@ -88,6 +88,19 @@ void AttributeReader::number(const char* name, float& value) const {
   }
 }
 
+// ONNX Runtime does not say so: an attribute is one that can be read as anything.
+bool AttributeReader::has(const char* name) const {
+  const auto is_a = [&](auto value) {
+    try {
+      info_.GetAttribute<decltype(value)>(name);
+      return true;
+    } catch (const Ort::Exception&) {
+      return false;
+    }
+  };
+  return is_a(int64_t{}) || is_a(float{}) || is_a(std::string{});
+}
+
 std::vector<int32_t> AttributeReader::read_factors(const char* name) const {
   std::vector<int32_t> factors;
   for (const int64_t factor : info_.GetAttributes<int64_t>(name)) {

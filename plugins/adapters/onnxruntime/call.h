@@ -49,8 +49,16 @@ class AttributeReader {
     copy_factors(op_, name, read_factors(name), values, count);
   }
   void number(const char* name, float& value) const;
+  template <typename Int>
+  void integer_or(const char* name, Int& value) const {
+    if (has(name)) integer(name, value);
+  }
+  void number_or(const char* name, float& value) const {
+    if (has(name)) number(name, value);
+  }
 
  private:
+  bool has(const char* name) const;
   std::vector<int32_t> read_factors(const char* name) const;
 
   const char* op_;

@@ -171,6 +171,7 @@ Attributes::Attributes(const char* op, const std::vector<AttributeRule>& rules,
   refuse_unknown(op, rules, *fields, from_engine_);
   for (const AttributeRule& rule : rules) {
     const PluginField* field = find_field(op, *fields, rule.name);
+    if (field == nullptr && !rule.required) continue;
     check_field(op, rule, field);
     Attribute attribute{rule.name, rule.kind, {}, 0};
     if (rule.kind == Kind::kFloat) {
@@ -187,10 +188,16 @@ Attributes::Attributes(const char* op, const std::vector<AttributeRule>& rules,
   write_timing_cache_id();
 }
 
-const Attributes::Attribute& Attributes::get(const char* name) const {
+const Attributes::Attribute* Attributes::find(const char* name) const {
   for (const Attribute& attribute : attributes_) {
-    if (std::strcmp(attribute.name, name) == 0) return attribute;
+    if (std::strcmp(attribute.name, name) == 0) return &attribute;
   }
+  return nullptr;
+}
+
+const Attributes::Attribute& Attributes::get(const char* name) const {
+  const Attribute* attribute = find(name);
+  if (attribute != nullptr) return *attribute;
   throw std::logic_error(std::string("no rule names the attribute ") + name);
 }
 

@@ -12,11 +12,12 @@
 
 namespace reformer::tensorrt {
 
-// An attribute that a node has.
+// An attribute that a node has; one that is not required may be missing from older nodes.
 struct AttributeRule {
   enum class Kind { kInteger, kIntegers, kFloat };
   const char* name;
   Kind kind;
+  bool required = true;
 };
 
 // A reader of attributes that only lists what it is asked for.
@@ -33,6 +34,13 @@ struct AttributeLister {
     rules.push_back({name, Kind::kIntegers});
   }
   void number(const char* name, float& /*value*/) const { rules.push_back({name, Kind::kFloat}); }
+  template <typename Int>
+  void integer_or(const char* name, Int& /*value*/) const {
+    rules.push_back({name, Kind::kInteger, false});
+  }
+  void number_or(const char* name, float& /*value*/) const {
+    rules.push_back({name, Kind::kFloat, false});
+  }
 };
 
 // Immutable, so that a plugin and its clones share one: the serialised fields point into it.
@@ -55,6 +63,13 @@ class Attributes {
     copy_factors(op_, name, get(name).integers, values, count);
   }
   void number(const char* name, float& value) const { value = get(name).number; }
+  template <typename Int>
+  void integer_or(const char* name, Int& value) const {
+    if (find(name) != nullptr) integer(name, value);
+  }
+  void number_or(const char* name, float& value) const {
+    if (find(name) != nullptr) number(name, value);
+  }
 
   // Bytes of workspace the engine gives each call; known when it came with the fields.
   std::optional<int64_t> engine_workspace() const { return engine_workspace_; }
@@ -77,6 +92,7 @@ class Attributes {
     float number = 0;
   };
 
+  const Attribute* find(const char* name) const;  // or null
   const Attribute& get(const char* name) const;
   void write_timing_cache_id();
 
