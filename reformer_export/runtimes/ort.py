@@ -30,7 +30,7 @@ from reformer_export.runtimes.cache_memory import CudaCacheMemory, HostCacheMemo
 from reformer_export.runtimes.decode_session import DecodeSession, check_decode_signature
 from reformer_export.runtimes.decoding import DecodingState
 from reformer_export.runtimes.device_arrays import is_on_gpu, prepare_device_inputs
-from reformer_export.runtimes.forks import keep_for_good
+from reformer_export.runtimes.forks import keep_for_good, watch_forks
 from reformer_export.runtimes.named_inputs import prepare_feeds
 from reformer_export.runtimes.num_hashes import choose_num_hashes
 from reformer_export.runtimes.options import RuntimeOptions
@@ -90,6 +90,7 @@ class OnnxRuntime(Runtime):
         self._providers = tuple(self._sessions[first].get_providers())
         is_on_gpu = self._placement.provider == CUDA
         self._pinned = open_pinned_buffers(self._placement.device_id) if is_on_gpu else None
+        watch_forks(self)
 
     @property
     def providers(self) -> tuple[str, ...]:
@@ -121,7 +122,7 @@ class OnnxRuntime(Runtime):
 
     def abandon(self) -> None:
         self._is_abandoned = True
-        for thing in (self._sessions, self._bound, self._pinned):
+        for thing in (self._bound, self._pinned):
             keep_for_good(thing)
         self._sessions = self._bound = self._pinned = None
         self._lock = threading.Lock()  # whoever held the other one is not in this process

@@ -14,6 +14,7 @@ from reformer_export.libraries.operators import NativeLibrary
 from reformer_export.phases import log_fact, log_phase
 from reformer_export.runtimes.cuda_provider import check_cuda_libraries
 from reformer_export.runtimes.float32_products import fuse_dense_layers
+from reformer_export.runtimes.forks import keep_in_children
 from reformer_export.runtimes.onnx_structure import check_onnx_structure
 from reformer_export.runtimes.options import Device
 from reformer_export.runtimes.ort_errors import ProviderError, error_from_open
@@ -166,8 +167,10 @@ def _open(
             options.add_session_config_entry(_EXTERNAL_FOLDER, str(model.parent))
         # Falling back would print to standard output, and run on the CPU what was to run on the GPU.
         with log_phase(f"opening {'a graph of our own' if isinstance(model, bytes) else model}"):
-            return onnxruntime.InferenceSession(
+            session = onnxruntime.InferenceSession(
                 source, options, providers=placement.providers, enable_fallback=0
             )
     except Exception as error:
         raise error_from_open(model if isinstance(model, Path) else None, error) from error
+    keep_in_children(session)
+    return session
