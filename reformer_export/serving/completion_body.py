@@ -80,7 +80,7 @@ class CompletionBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 _Texts = msgspec.defstruct(
     "_Texts",
-    [(f"text_{index}", str | msgspec.UnsetType, msgspec.UNSET) for index in range(MAX_CHOICES)],  # type: ignore[arg-type]
+    [(f"text_{index}", str | msgspec.UnsetType, msgspec.UNSET) for index in range(MAX_CHOICES)],
     array_like=True,
     forbid_unknown_fields=True,
 )
@@ -89,7 +89,7 @@ _Texts = msgspec.defstruct(
 
 def read_completion_body(body: bytes) -> CompletionBody:
     """The body's parameters; InputError, which names the one at fault, for anything else."""
-    found = _decode(body, CompletionBody)
+    found: CompletionBody = _decode(body, CompletionBody)
     for name, neutral in _UNSUPPORTED.items():
         raw = getattr(found, name)
         value = _decode(raw, Any, name) if len(raw) <= MAX_NEUTRAL else f"{len(raw)} bytes"
