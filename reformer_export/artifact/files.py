@@ -8,6 +8,8 @@ import json
 import math
 import os
 import secrets
+import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -168,11 +170,16 @@ class JsonFile:
         return self.error(path, got, self.kind, self.fix)
 
 
+TORN_SECONDS: Final = 1
+"""A file younger than this may belong to a process that has not locked it yet."""
+
+
 @contextmanager
-def replace_file(path: Path) -> Iterator[BinaryIO]:
+def replace_file(path: Path, removes_torn: bool = True) -> Iterator[BinaryIO]:
     """A stream to write `path` with: it is whole when the block ends well, else as it was.
 
-    It is written beside its place and renamed. A link is followed; a device or a pipe, which cannot be
+    It is written beside its place and renamed; what killed processes have left of it there is removed, for
+    which the folder is listed, if `removes_torn`. A link is followed; a device or a pipe, which cannot be
     replaced, is written to. OutputError when the system refuses.
     """
     target = Path(os.path.realpath(path))
@@ -182,7 +189,10 @@ def replace_file(path: Path) -> Iterator[BinaryIO]:
             with target.open("wb") as stream:
                 yield stream
             return
+        if removes_torn:
+            _remove_unlocked(target)
         with partial.open("xb") as stream:
+            try_lock(stream.fileno())
             yield stream
         os.replace(partial, target)
     except OSError as error:
@@ -197,10 +207,44 @@ def remove_torn(folder: Path, names: Iterable[str]) -> None:
     may be writing."""
     torn = {_partial_prefix(name) for name in names}
     for path in folder.iterdir():
-        prefix, dash, _ = path.name.rpartition("-")
-        if prefix + dash in torn:
+        if _begin_of_partial(path.name) in torn:
             with suppress(OSError):
                 path.unlink()
+
+
+def is_torn(name: str, of: str) -> bool:
+    """Whether a file of this name may be what a killed process has left of `replace_file` for `of`."""
+    return _begin_of_partial(name) == _partial_prefix(of)
+
+
+def _remove_unlocked(target: Path) -> None:
+    """Remove what processes that are gone have left of `replace_file` for `target`."""
+    with suppress(OSError):  # a folder that may be written to, and not be listed
+        for path in target.parent.iterdir():
+            if is_torn(path.name, target.name) and path.is_file():
+                with path.open("rb") as stream:
+                    is_old = time.time() - os.fstat(stream.fileno()).st_mtime >= TORN_SECONDS
+                    if is_old and try_lock(stream.fileno()):
+                        path.unlink()
+
+
+def try_lock(file: int) -> bool:
+    """Take the lock of a file's descriptor, which ends with it; False where another has it, or where the
+    system has no such locks."""
+    if sys.platform == "win32":
+        return False
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _begin_of_partial(name: str) -> str:
+    begin, dash, _ = name.rpartition("-")
+    return begin + dash
 
 
 def _partial_prefix(name: str) -> str:

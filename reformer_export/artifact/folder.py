@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from reformer_export.artifact.files import NO_ROOM, output_error
+from reformer_export.artifact.files import NO_ROOM, is_torn, output_error, try_lock
 from reformer_export.artifact.manifest import ENGINES_NAME, MANIFEST_NAME, read_manifest
 from reformer_export.errors import ArtifactError, OutputError
 
@@ -129,7 +129,8 @@ def _reason_to_keep(out: Path) -> str | None:
         files = read_manifest(out).files
     except ArtifactError:
         return f"has no {MANIFEST_NAME} that this version wrote"
-    others = sorted(present - {MANIFEST_NAME, ENGINES_NAME, *(Path(name).parts[0] for name in files)})
+    known = {MANIFEST_NAME, ENGINES_NAME, *(Path(name).parts[0] for name in files)}
+    others = sorted(name for name in present - known if not is_torn(name, MANIFEST_NAME))
     return f"also holds {', '.join(others[:3])}" if others else None
 
 
@@ -165,13 +166,10 @@ def _exchange(first: Path, second: Path) -> bool:
 
 def _lock_folder(folder: Path) -> int:
     """A descriptor whose lock says that a process writes `folder`; -1 where there are no such locks."""
-    if sys.platform == "win32":
+    if sys.platform == "win32":  # which opens no folders
         return -1
-    import fcntl
-
     descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    with suppress(OSError):  # a file system without locks: nothing there counts as abandoned
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    if try_lock(descriptor):
         return descriptor
     os.close(descriptor)
     return -1

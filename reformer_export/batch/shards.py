@@ -160,7 +160,7 @@ class _PartMaker:
         line_format = None if file.format == "parquet" else file.format
         with (
             open_file(file.path, self._reader, line_format, part.rows) as source,
-            replace_file(path) as stream,
+            replace_file(path, removes_torn=False) as stream,  # run_shard has removed all of its own
             self._open_writer(stream, source) as writer,
         ):
             selecting = select_results(writer, self._request.selection, self._runtime)

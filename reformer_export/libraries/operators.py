@@ -72,18 +72,22 @@ class NativeLibrary:
 
     def __str__(self) -> str:
         cuda = f", CUDA {self.cuda_architectures}" if self.cuda_architectures else ""
-        return f"{self.version} (ABI {self.abi_version}, {self.cpu_instructions}{cuda})"
+        return f"{self.version} (ABI {self.abi_version}, {self.cpu_target}{cuda})"
 
     @property
-    def cpu_instructions(self) -> str:
-        """Those that the CPU kernels use on this machine, such as "AVX-512, int8 with AVX512-VNNI"."""
+    def products(self) -> dict[str, str]:
+        """The instructions of Linear's CPU kernels on this machine, by the type of its weights."""
         products = {
             "int8": self.int8_products,
             "bfloat16": self.bfloat16_products,
             "float32": self.float32_products,
         }
-        named = [f"{kind} with {name}" for kind, name in products.items() if name is not None]
-        return ", ".join([self.cpu_target, *named])
+        return {kind: name for kind, name in products.items() if name is not None}
+
+    @property
+    def cpu_instructions(self) -> str:
+        """Those that the CPU kernels have on this machine, such as "AVX-512, int8 with AVX512-VNNI"."""
+        return ", ".join([self.cpu_target, *(f"{kind} with {name}" for kind, name in self.products.items())])
 
 
 def find_native_library(mode: NativeMode = "auto") -> NativeLibrary | None:

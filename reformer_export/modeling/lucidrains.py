@@ -139,10 +139,11 @@ class Encoder(nn.Module):
         decodes, and int64 [B], each sequence's position to keep, or None for all -> T
         [B, L or 1, hidden_size]."""
         each = beside if isinstance(beside, list) else [beside] * len(self.layers)
-        attention_stream, hidden_states, update = run_layers(self.layers, hidden_states, attention_mask, each)
+        rows = run_layers(self.layers, hidden_states, attention_mask, each)
+        attention_stream, hidden_states, update = (take_rows(row, last) for row in rows)
         mean = (attention_stream + (hidden_states + cast(update, torch.float32))) * 0.5
         normalised: torch.Tensor
-        _, normalised = self.layer_norm(mean if last is None else take_rows(mean, last))
+        _, normalised = self.layer_norm(mean)
         return normalised
 
 
@@ -202,13 +203,12 @@ class LucidrainsReformer(nn.Module):
             positions = torch.arange(padded_length(self.spec, ids), device=ids.device)
             ids, mask = pad_rows(ids, positions), pad_rows(mask, positions)
         turn = None if self.rotary_positions is None else self.rotary_positions(ids)
-        hidden_states = self.encoder(self.embeddings(ids), mask.to(torch.int32), turn)
-        if self.spec.is_padded:
+        last = last_attended(attention_mask) if self.spec.logits == "last" else None
+        hidden_states = self.encoder(self.embeddings(ids), mask.to(torch.int32), turn, last)
+        if self.spec.is_padded and last is None:
             hidden_states = hidden_states[:, : input_ids.shape[1]]
         if self.lm_head is None:
             return (hidden_states,)
-        if self.spec.logits == "last":
-            hidden_states = last_attended(hidden_states, attention_mask)
         return (self.lm_head(hidden_states),)
 
 

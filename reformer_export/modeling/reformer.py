@@ -55,9 +55,7 @@ class Encoder(nn.Module):
         int64 [B], each sequence's position to keep, or None for all -> T [B, L or 1, 2 * hidden_size]."""
         beside: Sequence[LayerCache | None] = caches or [None] * len(self.layers)
         rows = run_layers(self.layers, hidden_states, attention_mask, beside)
-        if last is not None:
-            rows = take_rows(rows[0], last), take_rows(rows[1], last), take_rows(rows[2], last)
-        return cast(torch.Tensor, self.layer_norm(*rows))
+        return cast(torch.Tensor, self.layer_norm(*(take_rows(each, last) for each in rows)))
 
 
 class LMHead(nn.Module):
@@ -100,7 +98,8 @@ class Reformer(nn.Module):
         start_logits and end_logits T [B, L].
         """
         mask = attention_mask.to(torch.int32)
-        hidden_states = self.encoder(self.embeddings(input_ids), mask)
+        last = last_attended(attention_mask) if self.spec.logits == "last" else None
+        hidden_states = self.encoder(self.embeddings(input_ids), mask, last=last)
         if self.spec.task == "feature-extraction":
             return (hidden_states,)
         if self.spec.task == "text-classification":
@@ -109,19 +108,19 @@ class Reformer(nn.Module):
         if self.spec.task == "question-answering":
             scores = self.qa_outputs(hidden_states)
             return scores[..., 0], scores[..., 1]
-        if self.spec.logits == "last":
-            hidden_states = last_attended(hidden_states, attention_mask)
         return (self.lm_head.decoder(hidden_states),)
 
 
-def last_attended(hidden_states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-    """T [B, L, N], int64 [B, L] -> T [B, 1, N]: each sequence's row at its last position with mask 1."""
+def last_attended(attention_mask: torch.Tensor) -> torch.Tensor:
+    """int64 [B, L] -> int64 [B]: each sequence's last position with mask 1."""
     positions = torch.arange(attention_mask.shape[1], device=attention_mask.device)
-    return take_rows(hidden_states, (attention_mask * positions).amax(dim=1))
+    return (attention_mask * positions).amax(dim=1)
 
 
-def take_rows(x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """T [B, L, N], int64 [B] -> T [B, 1, N]: each sequence's row at its position."""
+def take_rows(x: torch.Tensor, positions: torch.Tensor | None) -> torch.Tensor:
+    """T [B, L, N], int64 [B] -> T [B, 1, N]: each sequence's row at its position; without positions, all."""
+    if positions is None:
+        return x
     return x.gather(1, positions[:, None, None].expand(-1, -1, x.shape[2]))
 
 

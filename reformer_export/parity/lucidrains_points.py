@@ -26,7 +26,10 @@ class LucidrainsPointFinder(PointFinder):
         for layer in range(len(spec.layers)):
             self._add_attention(layer, spec)
             self._add_feed_forward(layer, spec)
-        self._add_end(len(spec.layers))
+        if spec.logits == "last":
+            self.add_last_rows(self._first_of_head)
+        else:
+            self._add_end(len(spec.layers))
         self._add_head(spec)
 
     def stream(self, norm: str) -> str:
@@ -132,13 +135,14 @@ class LucidrainsPointFinder(PointFinder):
             self.add("encoder.mean", mean.output[0])
         self._add_if_any("encoder.layer_norm")
 
+    @property
+    def _first_of_head(self) -> str:
+        return "lm_head.projection" if self.within("lm_head.projection") else "lm_head.decoder"
+
     def _add_head(self, spec: LucidrainsSpec) -> None:
         if spec.task == "feature-extraction":
             for name in spec.output_names:
                 self.add(name, name)
             return
-        first = "lm_head.projection" if self.within("lm_head.projection") else "lm_head.decoder"
-        if spec.logits == "last":
-            self.add("last_attended", self.products(first)[0].input[0])
-        for module in dict.fromkeys((first, "lm_head.decoder")):
+        for module in dict.fromkeys((self._first_of_head, "lm_head.decoder")):
             self.add_linear(module)

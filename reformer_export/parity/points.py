@@ -162,7 +162,10 @@ class PointFinder:
         for layer, attention in enumerate(spec.layers):
             self.add_attention(layer, isinstance(attention, LSHAttentionSpec))
             self.add_feed_forward(layer, spec.feed_forward_slices)
-        self.add_last_norm(len(spec.layers))
+        if spec.logits == "last":
+            self.add_last_rows("lm_head.decoder")
+        else:
+            self.add_last_norm(len(spec.layers))
         self.add_head(spec)
 
     def add_embeddings(self) -> None:
@@ -212,10 +215,12 @@ class PointFinder:
             self.add(f"encoder.layers.{num_layers - 1}.hidden_states", streams[1], num_layers - 1)
         self.add_modules(norm)
 
+    def add_last_rows(self, head: str) -> None:
+        """The last norm's rows that `head` reads, which a file of before gathers from all."""
+        self.add("encoder.layer_norm", self.products(head)[0].input[0])
+
     def add_head(self, spec: ModelSpec) -> None:
         if spec.task in ("text-generation", "fill-mask"):
-            if spec.logits == "last":
-                self.add("last_attended", self.products("lm_head.decoder")[0].input[0])
             self.add_linear("lm_head.decoder")
         elif spec.task == "text-classification":
             self.add_linear("classifier.dense")

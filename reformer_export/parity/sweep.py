@@ -65,12 +65,12 @@ def takes_case(runtime: Runtime, case: Case) -> bool:
 
 
 def _describe_runtime(runtime: Runtime) -> str:
-    provider = runtime.providers[0]
-    if not provider.endswith("ExecutionProvider"):
-        return provider
-    rounding = ", TF32" if isinstance(runtime, OnnxRuntime) and runtime.placement.tf32 else ""
-    native = f", native {runtime.native}" if runtime.native else ""
-    return f"onnxruntime {provider.removesuffix('ExecutionProvider')}{rounding}{native}"
+    if not isinstance(runtime, OnnxRuntime):
+        return runtime.providers[0]
+    provider = runtime.providers[0].removesuffix("ExecutionProvider")
+    rounding = ", TF32" if runtime.placement.tf32 else ""
+    native = f", native {runtime.native}{runtime.products}" if runtime.native else ""
+    return f"onnxruntime {provider}{rounding}{native}"
 
 
 def _run_case(

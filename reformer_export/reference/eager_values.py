@@ -134,9 +134,8 @@ class ValueReader:
 
     def _read_last_norm(self, _module: Any, _inputs: Any, output: Any) -> None:
         normalised = output[:, : self._length]
-        self._put("encoder.layer_norm", normalised)
-        if self.spec.logits == "last":
-            self._put("last_attended", last_rows(normalised, self._mask))
+        is_last = self.spec.logits == "last"
+        self._put("encoder.layer_norm", last_rows(normalised, self._mask) if is_last else normalised)
 
     def _read_head(self, name: str) -> Hook:
         def hook(module: Any, inputs: Any, output: Any) -> None:

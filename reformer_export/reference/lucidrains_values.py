@@ -119,11 +119,12 @@ class LucidrainsValueReader:
         layers = getattr(net, "reformer", net)
         last = getattr(net, "norm", layers)
         yield self._keep(layers, "encoder.mean", _output)
-        yield self._keep(last, "encoder.layer_norm", _output)
+        yield self._keep(
+            last, "encoder.layer_norm", _output, "given" if self.spec.logits == "last" else "padded"
+        )
         if self.spec.task == "feature-extraction":
             yield self._keep(last, self.spec.output_names[0], _output, "given")
             return
-        yield self._keep(last, "last_attended", _output, "given")
         for module, name in zip(net.out, ("projection", "decoder"), strict=True):
             yield from self._attach_linear(module, f"lm_head.{name}", "given")
 

@@ -18,7 +18,7 @@ from reformer_export.artifact.manifest import Manifest, check_files, read_manife
 from reformer_export.errors import InputError, ReformerExportError, one_line_repr
 from reformer_export.libraries.operators import NativeLibrary
 from reformer_export.phases import log_phase
-from reformer_export.runtimes.forks import Forkable, refuse_after_fork, watch_forks
+from reformer_export.runtimes.forks import Forkable, refuse_after_fork
 from reformer_export.runtimes.generation import (
     Generation,
     GenerationOptions,
@@ -62,7 +62,8 @@ class Runtime(Forkable):
         self, path: str | os.PathLike[str], options: RuntimeOptions, manifest: Manifest | None = None
     ) -> None:
         """Compare each file in the folder or hub repository `path` with its SHA-256 in `manifest`, else in
-        the folder's own; but those that are `_checked_beside`."""
+        the folder's own; but those that are `_checked_beside`. A subclass that is open lets `watch_forks`
+        know."""
         try:
             self.folder = locate_artifact(path, with_engines=options.is_engine)
         except TypeError as error:
@@ -76,7 +77,6 @@ class Runtime(Forkable):
         self.config = read_source_config(self.folder, self.spec.vocab_size)
         self._notes: list[str] = []
         self._is_abandoned = False
-        watch_forks(self)
 
     @property
     def spec(self) -> ModelSpec:

@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from reformer_export.contract import DOMAIN, LINEAR, VERSION
-from reformer_export.runtimes.dense_layers import DenseLayer, Node, find_dense_layers
+from reformer_export.runtimes.dense_layers import PRODUCTS_KEY, DenseLayer, Node, find_dense_layers
 
 _BFLOAT16: Final = 16
 """TensorProto.BFLOAT16."""
@@ -44,6 +44,7 @@ def multiply_in_bfloat16(model: Any) -> frozenset[str]:
     _drop_unused(graph)
     if DOMAIN not in {opset.domain for opset in model.opset_import}:
         model.opset_import.add(domain=DOMAIN, version=VERSION)
+    model.metadata_props.add(key=PRODUCTS_KEY, value="bfloat16")
     return frozenset(_weight_name(layer) for layer in layers)
 
 

@@ -9,6 +9,8 @@ from typing import Final
 
 from reformer_export.contract import GELU, RELU
 
+PRODUCTS_KEY: Final = "reformer.products"
+"""In the metadata of a graph whose dense layers became Linear nodes as it was opened: their weights' type."""
 _ACTIVATIONS: Final = {"Relu": RELU, "Gelu": GELU}
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from reformer_export.artifact.files import reading, resolve_inside
 from reformer_export.contract import DOMAIN, LINEAR, VERSION
 from reformer_export.phases import log_fact, log_phase
-from reformer_export.runtimes.dense_layers import DenseLayer, Node, find_dense_layers
+from reformer_export.runtimes.dense_layers import PRODUCTS_KEY, DenseLayer, Node, find_dense_layers
 from reformer_export.runtimes.wire_format import (
     BYTES,
     FIXED32,
@@ -102,6 +102,7 @@ def _fuse(data: memoryview, folder: Path) -> tuple[bytes, int]:
             made += whole
     if count and DOMAIN not in domains:
         made += encode_message(8, encode_text(1, DOMAIN) + encode_number(2, VERSION))
+    made += encode_message(14, encode_text(1, PRODUCTS_KEY) + encode_text(2, "float32"))
     return bytes(made), count
 
 

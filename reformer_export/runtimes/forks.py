@@ -6,13 +6,13 @@ that crashed at its exit). So the child refuses to run the model, and leaves it 
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import functools
 import os
 import weakref
 from abc import ABC, abstractmethod
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 
 from reformer_export.errors import InputError
 
@@ -26,12 +26,33 @@ class Forkable(ABC):
 
 
 _OPEN: Final[weakref.WeakSet[Forkable]] = weakref.WeakSet()
+_ENDLESS: Final[weakref.WeakSet[Any]] = weakref.WeakSet()
 
 
 def watch_forks(model: Forkable) -> None:
-    """Let `model` be abandoned in every child that this process forks."""
+    """Let `model`, which is whole, be abandoned in every child that this process forks."""
     _OPEN.add(model)
     _watch()
+
+
+def keep_in_children(thing: Any) -> None:
+    """Let `thing` never end in a child that this process forks, whoever holds it there: a model, or what is
+    left of one that could not be opened."""
+    _ENDLESS.add(thing)
+    _watch()
+
+
+def release_with(owner: object, release: Callable[[], object]) -> weakref.finalize[..., Any]:
+    """Call `release` once: when the result is called, when `owner` goes or when the program ends. In a forked
+    child that does nothing, for good."""
+    return weakref.finalize(owner, _release_in, os.getpid(), release)
+
+
+def _release_in(process: int, release: Callable[[], object]) -> None:
+    if os.getpid() == process:
+        release()
+    else:
+        keep_for_good(release)
 
 
 @functools.cache
@@ -41,10 +62,10 @@ def _watch() -> None:
 
 
 def _abandon_all() -> None:
+    for thing in list(_ENDLESS):
+        keep_for_good(thing)
     for model in list(_OPEN):
-        # Without an attribute another thread was still opening it, which nobody here will have.
-        with contextlib.suppress(AttributeError):
-            model.abandon()
+        model.abandon()
 
 
 def keep_for_good(thing: object) -> None:

@@ -29,8 +29,9 @@ from reformer_export.runtimes.base import Runtime
 from reformer_export.runtimes.cache_memory import CudaCacheMemory, HostCacheMemory
 from reformer_export.runtimes.decode_session import DecodeSession, check_decode_signature
 from reformer_export.runtimes.decoding import DecodingState
+from reformer_export.runtimes.dense_layers import PRODUCTS_KEY
 from reformer_export.runtimes.device_arrays import is_on_gpu, prepare_device_inputs
-from reformer_export.runtimes.forks import keep_for_good
+from reformer_export.runtimes.forks import keep_for_good, watch_forks
 from reformer_export.runtimes.named_inputs import prepare_feeds
 from reformer_export.runtimes.num_hashes import choose_num_hashes
 from reformer_export.runtimes.options import RuntimeOptions
@@ -48,6 +49,7 @@ from reformer_export.runtimes.ort_session import (
     CPU,
     CUDA,
     Placement,
+    check_signature,
     choose_provider,
     fuses_dense_layers,
     open_session,
@@ -83,6 +85,8 @@ class OnnxRuntime(Runtime):
         self._lock = threading.Lock()
         self._bound: BoundSession | None = None
         self._states: weakref.WeakSet[DecodingState] = weakref.WeakSet()
+        precision = self.manifest.low_precision
+        self._product_types = set() if precision is None else {precision.weights}
         first = DECODE_NAME if options.open_for == "generate" and self.manifest.decode else MODEL_NAME
         with self._checking_weights():
             session = self._open(first, options)
@@ -90,6 +94,7 @@ class OnnxRuntime(Runtime):
         self._providers = tuple(self._sessions[first].get_providers())
         is_on_gpu = self._placement.provider == CUDA
         self._pinned = open_pinned_buffers(self._placement.device_id) if is_on_gpu else None
+        watch_forks(self)
 
     @property
     def providers(self) -> tuple[str, ...]:
@@ -103,7 +108,14 @@ class OnnxRuntime(Runtime):
     def description(self) -> str:
         choice = self.manifest.runtime_num_hashes
         rounds = "" if choice is None else f", {self.num_hashes} of {choice.max_hashes} hashes"
-        return f"{self._placement.description}{rounds}"
+        return f"{self._placement.description}{self.products}{rounds}"
+
+    @property
+    def products(self) -> str:
+        """With what the library multiplies this model's weights, in words that follow its name."""
+        library = self._placement.library if self._placement.provider == CPU else None
+        named = {} if library is None else library.products
+        return "".join(f", {kind} with {name}" for kind, name in named.items() if kind in self._product_types)
 
     @property
     def placement(self) -> Placement:
@@ -121,7 +133,7 @@ class OnnxRuntime(Runtime):
 
     def abandon(self) -> None:
         self._is_abandoned = True
-        for thing in (self._sessions, self._bound, self._pinned):
+        for thing in (self._bound, self._pinned):
             keep_for_good(thing)
         self._sessions = self._bound = self._pinned = None
         self._lock = threading.Lock()  # whoever held the other one is not in this process
@@ -232,10 +244,12 @@ class OnnxRuntime(Runtime):
                 keeps_products = library is not None and library.bfloat16_products is not None
                 upcast = upcast_model(model, Path(folder), keeps_products)
                 session = open_session(upcast, self._placement, fuses_dense=fuses)
+        if self._placement.provider == CPU:
+            self._product_types.add(session.get_modelmeta().custom_metadata_map.get(PRODUCTS_KEY))
         if name == DECODE_NAME:
             check_decode_signature(model, session, cache_tensors(self.spec, self._graph_dtype))
         else:
-            _check_signature(model, session, self.manifest)
+            check_signature(model, session, self.manifest)
         return session
 
     def _try_cuda(self, name: str, options: RuntimeOptions) -> Any:
@@ -281,19 +295,3 @@ class OnnxRuntime(Runtime):
             self._notes.append(f"{BODIES_ON_CUDA}: {problem}. {BUILD_FOR_CUDA} builds them for this GPU.")
         self._placement = Placement(CUDA, options.threads, None, options.tf32, device_id)
         return self._open_graph(name)
-
-
-def _check_signature(model: Path, session: Any, manifest: Manifest) -> None:
-    known = [each.name for each in manifest.inputs]
-    given = [each.name for each in manifest.outputs]
-    inputs = {value.name for value in session.get_inputs()}
-    outputs = {value.name for value in session.get_outputs()}
-    if inputs != set(known) or not outputs.issuperset(given):
-        got = f"inputs {sorted(inputs)} and outputs {sorted(outputs)}"
-        expected = f"{' and '.join(known)}, and {', '.join(given)} for {manifest.spec.task}"
-        raise ArtifactError(model, got, expected, "export the checkpoint again")
-    found = [(value.name, value.type, value.shape) for value in session.get_overridable_initializers()]
-    if manifest.runtime_num_hashes is not None and (NUM_HASHES_INPUT, "tensor(int64)", [1]) not in found:
-        got = f"{[name for name, _, _ in found]} as inputs with a default"
-        expected = f"{NUM_HASHES_INPUT} int64 [1] as the manifest says"
-        raise ArtifactError(model, got, expected, "export the checkpoint again")

@@ -9,11 +9,14 @@ from typing import Any, Final
 
 from reformer_export.artifact.decoding import DECODE_NAME
 from reformer_export.artifact.files import require_utf8
+from reformer_export.artifact.manifest import Manifest
+from reformer_export.contract import NUM_HASHES_INPUT
 from reformer_export.errors import ArtifactError, MissingDependencyError
 from reformer_export.libraries.operators import NativeLibrary
 from reformer_export.phases import log_fact, log_phase
 from reformer_export.runtimes.cuda_provider import check_cuda_libraries
 from reformer_export.runtimes.float32_products import fuse_dense_layers
+from reformer_export.runtimes.forks import keep_in_children
 from reformer_export.runtimes.onnx_structure import check_onnx_structure
 from reformer_export.runtimes.options import Device
 from reformer_export.runtimes.ort_errors import ProviderError, error_from_open
@@ -166,8 +169,27 @@ def _open(
             options.add_session_config_entry(_EXTERNAL_FOLDER, str(model.parent))
         # Falling back would print to standard output, and run on the CPU what was to run on the GPU.
         with log_phase(f"opening {'a graph of our own' if isinstance(model, bytes) else model}"):
-            return onnxruntime.InferenceSession(
+            session = onnxruntime.InferenceSession(
                 source, options, providers=placement.providers, enable_fallback=0
             )
     except Exception as error:
         raise error_from_open(model if isinstance(model, Path) else None, error) from error
+    keep_in_children(session)
+    return session
+
+
+def check_signature(model: Path, session: Any, manifest: Manifest) -> None:
+    """ArtifactError unless the session of the file `model` has the inputs and outputs of `manifest`."""
+    known = [each.name for each in manifest.inputs]
+    given = [each.name for each in manifest.outputs]
+    inputs = {value.name for value in session.get_inputs()}
+    outputs = {value.name for value in session.get_outputs()}
+    if inputs != set(known) or not outputs.issuperset(given):
+        got = f"inputs {sorted(inputs)} and outputs {sorted(outputs)}"
+        expected = f"{' and '.join(known)}, and {', '.join(given)} for {manifest.spec.task}"
+        raise ArtifactError(model, got, expected, "export the checkpoint again")
+    found = [(value.name, value.type, value.shape) for value in session.get_overridable_initializers()]
+    if manifest.runtime_num_hashes is not None and (NUM_HASHES_INPUT, "tensor(int64)", [1]) not in found:
+        got = f"{[name for name, _, _ in found]} as inputs with a default"
+        expected = f"{NUM_HASHES_INPUT} int64 [1] as the manifest says"
+        raise ArtifactError(model, got, expected, "export the checkpoint again")

@@ -6,12 +6,12 @@ import asyncio
 import math
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
 import msgspec
 
-from reformer_export.serving.completion_body import CompletionBody, generations_from_body
+from reformer_export.serving.completion_body import CompletionBody, Prompt, generations_from_body
 from reformer_export.serving.generation_call import GenerationCall
 from reformer_export.serving.refusals import body_from_error
 from reformer_export.serving.worker import Worker
@@ -39,9 +39,16 @@ class Completion:
         usage: tokens so far, in OpenAI's words: a prompt counts once, however many texts follow it.
     """
 
-    def __init__(self, worker: Worker, model: str, body: CompletionBody, max_new_tokens: int) -> None:
+    def __init__(
+        self,
+        worker: Worker,
+        model: str,
+        body: CompletionBody,
+        prompts: Sequence[Prompt],
+        max_new_tokens: int,
+    ) -> None:
         """Raises InputError; nothing is asked yet."""
-        generations = generations_from_body(body, max_new_tokens)
+        generations = generations_from_body(body, prompts, max_new_tokens)
         self._changed = asyncio.Event()
         self._n = body.n or 1
         self._echoes = bool(body.echo)

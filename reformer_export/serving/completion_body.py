@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections.abc import Sequence
 from typing import Annotated, Any, Final
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from reformer_export.errors import InputError, one_line, one_line_repr
 from reformer_export.runtimes.generation import GenerationOptions
+from reformer_export.serving.json_values import read_json_rows
 from reformer_export.serving.messages import Generate
 from reformer_export.serving.refusals import UnknownNameError
 from reformer_export.serving.stop_strings import check_stop_strings
@@ -29,7 +32,11 @@ _UNSUPPORTED: Final[dict[str, tuple[Any, ...]]] = {
     "suffix": (None, ""),
 }
 """OpenAI's parameters that are not there, and the values that ask for nothing."""
+MAX_NEUTRAL: Final = 64
+"""Bytes of what is compared with those values."""
 
+Prompt = str | NDArray[np.int64]
+"""A text, or token ids."""
 
 Integer = Annotated[int, msgspec.Meta(le=2**62)]
 """One that goes through to a worker as it is."""
@@ -41,10 +48,16 @@ class StreamOptions(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     include_usage: bool = False
 
 
-class CompletionBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """The parameters, with OpenAI's defaults; `top_k` is ours. None means the default."""
+_NULL: Final = msgspec.Raw(b"null")
 
-    prompt: Any
+
+class CompletionBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """The parameters, with OpenAI's defaults; `top_k` is ours. None means the default.
+
+    What may be lists in lists stays JSON: a body can have so many that decoding them takes a second.
+    """
+
+    prompt: msgspec.Raw
     model: str | None = None
     max_tokens: int | None = None
     temperature: float | None = None
@@ -52,27 +65,34 @@ class CompletionBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     top_k: Integer | None = None
     n: int | None = None
     seed: Integer | None = None
-    stop: str | list[str] | None = None
+    stop: msgspec.Raw = _NULL
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     echo: bool | None = None
     user: str | None = None
-    best_of: Any = None
-    frequency_penalty: Any = None
-    logit_bias: Any = None
-    logprobs: Any = None
-    presence_penalty: Any = None
-    suffix: Any = None
+    best_of: msgspec.Raw = _NULL
+    frequency_penalty: msgspec.Raw = _NULL
+    logit_bias: msgspec.Raw = _NULL
+    logprobs: msgspec.Raw = _NULL
+    presence_penalty: msgspec.Raw = _NULL
+    suffix: msgspec.Raw = _NULL
+
+
+_Texts = msgspec.defstruct(
+    "_Texts",
+    [(f"text_{index}", str | msgspec.UnsetType, msgspec.UNSET) for index in range(MAX_CHOICES)],
+    array_like=True,
+    forbid_unknown_fields=True,
+)
+"""A list of texts, which is refused where it is too long, and not once all of them are decoded."""
 
 
 def read_completion_body(body: bytes) -> CompletionBody:
     """The body's parameters; InputError, which names the one at fault, for anything else."""
-    try:
-        found = msgspec.json.decode(body, type=CompletionBody)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-        raise _error_from_decoder(error) from error
+    found: CompletionBody = _decode(body, CompletionBody)
     for name, neutral in _UNSUPPORTED.items():
-        value = getattr(found, name)
+        raw = getattr(found, name)
+        value = _decode(raw, Any, name) if len(raw) <= MAX_NEUTRAL else f"{len(raw)} bytes"
         if isinstance(value, bool) or value not in neutral:
             raise InputError(
                 name, one_line_repr(value), "no such parameter: it is not supported", "leave it out"
@@ -84,28 +104,36 @@ def read_completion_body(body: bytes) -> CompletionBody:
     return found
 
 
-def prompts_from_body(prompt: object) -> list[str | list[int]]:
+async def read_prompts(body: CompletionBody) -> Sequence[Prompt]:
     """The prompts: a text or a row of token ids, or several of either."""
-    if isinstance(prompt, str) or _is_row(prompt):
-        return [prompt]  # type: ignore[list-item]
-    is_several = isinstance(prompt, list) and len(prompt) > 0
-    if is_several and (all(isinstance(each, str) for each in prompt) or all(map(_is_row, prompt))):  # type: ignore
-        return prompt  # type: ignore[return-value]
-    expected = "a text, a list of texts, a list of token ids, or a list of such lists"
-    raise InputError("prompt", one_line_repr(prompt), expected, "give a text to continue")
+    raw = bytes(body.prompt)
+    if re.match(rb'(\[\s*)?"', raw):
+        return _read_texts("prompt", raw)
+    try:
+        return await read_json_rows("prompt", raw, MAX_CHOICES)
+    except InputError as error:
+        expected = (
+            f"a text, a list of texts, a list of token ids, or a list of such lists, {MAX_CHOICES} at most"
+        )
+        raise InputError("prompt", error.got, expected, "give a text to continue") from error
 
 
-def _is_row(value: object) -> bool:
-    return isinstance(value, list) and len(value) > 0 and all(type(each) is int for each in value)
+def _read_texts(what: str, raw: bytes) -> list[str]:
+    """A text, or a list of texts."""
+    if raw[:1] != b"[":
+        return [_decode(raw, str, what)]
+    texts = msgspec.structs.astuple(_decode(raw, _Texts, what))
+    return [text for text in texts if text is not msgspec.UNSET]
 
 
-def generations_from_body(body: CompletionBody, max_new_tokens: int) -> list[tuple[Generate, bytes]]:
+def generations_from_body(
+    body: CompletionBody, prompts: Sequence[Prompt], max_new_tokens: int
+) -> list[tuple[Generate, bytes]]:
     """A message and its payload for each text that is asked for: `n` of the first prompt, then the second's.
 
     Text j of a prompt has the seed + j; without a seed, one is drawn, so that a generation can be repeated.
     """
     n = 1 if body.n is None else body.n
-    prompts = prompts_from_body(body.prompt)
     if not (n >= 1 and n * len(prompts) <= MAX_CHOICES):
         got = f"{n} texts for each of {len(prompts)} prompts"
         raise InputError("n", got, f"1 to {MAX_CHOICES} texts in all", "send several requests")
@@ -113,7 +141,7 @@ def generations_from_body(body: CompletionBody, max_new_tokens: int) -> list[tup
     if max_tokens > max_new_tokens:
         fix = "ask for fewer"
         raise InputError("max_tokens", max_tokens, f"at most {max_new_tokens}, this server's most", fix)
-    stop = [body.stop] if isinstance(body.stop, str) else body.stop or []
+    stop = [] if body.stop == _NULL else _read_texts("stop", bytes(body.stop))
     check_stop_strings(stop)
     options = {
         "max_new_tokens": max_tokens,
@@ -132,13 +160,8 @@ def generations_from_body(body: CompletionBody, max_new_tokens: int) -> list[tup
     return found
 
 
-def _encode_prompt(prompt: str | list[int]) -> bytes:
-    if isinstance(prompt, str):
-        return prompt.encode("utf-8")
-    try:
-        return np.array(prompt, np.int64).tobytes()
-    except OverflowError as error:
-        raise InputError("prompt", "an id of more than 64 bits", "token ids", "mend it") from error
+def _encode_prompt(prompt: Prompt) -> bytes:
+    return prompt.encode("utf-8") if isinstance(prompt, str) else prompt.tobytes()
 
 
 def _check_options(options: dict[str, Any]) -> None:
@@ -150,7 +173,15 @@ def _check_options(options: dict[str, Any]) -> None:
         raise InputError(name, error.got, error.expected, error.fix) from error
 
 
-def _error_from_decoder(error: Exception) -> InputError:
+def _decode(raw: bytes | msgspec.Raw, kind: Any, what: str = "body") -> Any:
+    """A value in JSON of the type `kind`; InputError, which names the field of `what` at fault."""
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise _error_from_decoder(error, what) from error
+
+
+def _error_from_decoder(error: Exception, what: str) -> InputError:
     """What the decoder found: "Expected `int | null`, got `str` - at `$.max_tokens`" and the like."""
     words = one_line(error)
     name = re.match(r"Object contains unknown field '(\w*)", words)
@@ -161,5 +192,5 @@ def _error_from_decoder(error: Exception) -> InputError:
         return UnknownNameError(name[1] or "body", got, f"one of {known}", fix)
     place = re.search(r" - at '\$\.?(.*?)'", words)
     got = words if place is None else words[: place.start()]
-    what = place[1] if place is not None and place[1] else "body"
+    what = place[1] if what == "body" and place is not None and place[1] else what
     return InputError(what, f"what cannot be read ({got})", "a completion request in JSON", "mend it")

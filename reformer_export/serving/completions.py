@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from reformer_export.errors import InputError
 from reformer_export.serving.completion import PATH, Completion
-from reformer_export.serving.completion_body import CompletionBody, read_completion_body
+from reformer_export.serving.completion_body import CompletionBody, read_completion_body, read_prompts
 from reformer_export.serving.limits import await_answer, await_departure, read_body
 from reformer_export.serving.models import ServedModel
 from reformer_export.serving.refusals import QueueFullError
@@ -54,10 +54,11 @@ class _Routes:
         model = self._choose_model(body)
         record = record_of(request)
         record.model = model.name
-        if options.log_inputs:
-            record.inputs = body.prompt
         model.check_accepts()
-        completion = Completion(model.worker, model.name, body, options.max_new_tokens)
+        prompts = await read_prompts(body)
+        if options.log_inputs:
+            record.inputs = [each if isinstance(each, str) else each.tolist() for each in prompts]
+        completion = Completion(model.worker, model.name, body, prompts, options.max_new_tokens)
         self._check_queue(model, len(completion.calls))
         try:
             await await_answer(completion.begin(), request, options.timeout)

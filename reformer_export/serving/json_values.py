@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from reformer_export.errors import InputError, one_line
+from reformer_export.errors import InputError, one_line, one_line_repr
 
 CHUNK: Final = 16384
 """Numbers that are written at a time."""
@@ -39,17 +39,47 @@ async def read_json_values(what: str, raw: bytes, shape: Sequence[int], dtype: n
     found = brackets.count(b",") + bool(flat.strip())
     if found != count or brackets not in (_brackets_of([count]), _brackets_of(shape or [1])):
         raise _refuse_count(what, f"{found} values" if found != count else "other lists", shape)
-    values, filled, begin = np.empty(count, dtype), 0, 0
+    values, filled = np.empty(count, dtype), 0
+    async for piece in _read_pieces(what, flat, dtype):
+        values[filled : filled + len(piece)] = piece
+        filled += len(piece)
+    if filled != count:
+        raise _refuse_count(what, f"{filled} values", shape)
+    return values.reshape(shape)
+
+
+async def read_json_rows(what: str, raw: bytes, most: int) -> list[NDArray[np.int64]]:
+    """The rows of `raw`, JSON's list of numbers or of at most `most` such lists; InputError, which names
+    `what`, for anything else."""
+    count = raw.count(b"]")
+    await asyncio.sleep(0)
+    if not raw.startswith(b"[") or count > most + 1:
+        got = f"{count - 1} lists" if count else one_line_repr(raw.decode(errors="replace"))
+        raise InputError(what, got, f"at most {most} lists of numbers", GUIDE)
+    rows: Sequence[bytes] = [raw[1:-1]]
+    if count > 1:
+        *parts, rest = raw[1:-1].split(b"]")
+        commas, _, rows = zip(*(part.partition(b"[") for part in parts), strict=True)
+        if [each.strip() for each in (*commas, rest)] != [b"", *[b","] * (count - 2), b""]:
+            raise InputError(what, "lists and other values", "lists of numbers", GUIDE)
+    found = []
+    for row in rows:
+        pieces = [piece async for piece in _read_pieces(what, row, np.dtype(np.int64))]
+        if not any(map(len, pieces)):
+            raise InputError(what, "an empty list", "numbers in it", GUIDE)
+        found.append(np.concatenate(pieces))
+    return found
+
+
+async def _read_pieces(what: str, flat: bytes, dtype: np.dtype[Any]) -> AsyncIterator[NDArray[Any]]:
+    """Numbers between commas as arrays of `dtype`, between which others have a turn."""
+    begin = 0
     while begin < len(flat):
         await asyncio.sleep(0)
         end = flat.find(b",", begin + PIECE)
         end = len(flat) if end < 0 else end
-        piece = _read_piece(what, flat[begin:end], dtype)
-        values[filled : filled + len(piece)] = piece
-        filled, begin = filled + len(piece), end + 1
-    if filled != count:
-        raise _refuse_count(what, f"{filled} values", shape)
-    return values.reshape(shape)
+        yield _read_piece(what, flat[begin:end], dtype)
+        begin = end + 1
 
 
 def _brackets_of(shape: Sequence[int]) -> bytes:

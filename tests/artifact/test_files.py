@@ -3,7 +3,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import sys
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +16,7 @@ from reformer_export.artifact import files
 from reformer_export.artifact.files import (
     JsonFile,
     json_text,
+    replace_file,
     resolve_inside,
     sha256_of_file,
     write_atomically,
@@ -210,3 +213,31 @@ def test_wrong_fields_are_refused(values: Any, got: str) -> None:
     assert refusal.startswith("a: got a missing or wrong field (")
     assert got in refusal
     assert len(refusal) < 500
+
+
+def make_torn(folder: Path, name: str, age: float) -> Path:
+    torn = folder / f".{name}.partial-0123abcd"
+    torn.write_text("half")
+    os.utime(torn, (time.time() - age,) * 2)
+    return torn
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks that a killed process lets go of")
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    other = make_torn(tmp_path, "b.json", 60)
+    make_torn(tmp_path, "a.json", 60)
+    write_atomically(tmp_path / "a.json", "new")
+    assert names_in(tmp_path) == [other.name, "a.json"]
+    young = make_torn(tmp_path, "a.json", 0)
+    write_atomically(tmp_path / "a.json", "newer")
+    assert set(tmp_path.iterdir()) == {tmp_path / "a.json", young, other}
+
+
+def test_what_a_living_process_writes_is_kept(tmp_path: Path) -> None:
+    with replace_file(tmp_path / "a.json") as stream:
+        (partial,) = tmp_path.iterdir()
+        os.utime(partial, (time.time() - 60,) * 2)
+        write_atomically(tmp_path / "a.json", "short")
+        stream.write(b"long")
+    assert names_in(tmp_path) == ["a.json"]
+    assert (tmp_path / "a.json").read_bytes() == b"long"

@@ -296,3 +296,10 @@ def _kill_before(step: int) -> None:
                 signal.raise_signal(signal.SIGKILL)
 
     sys.addaudithook(count)
+
+
+def test_what_a_killed_verify_left_of_the_manifest_is_no_reason_to_keep_an_artifact(tmp_path: Path) -> None:
+    out = write_artifact(tmp_path / "out")
+    (out / ".manifest.json.partial-0123abcd").write_text("{")
+    write_new(out, overwrite=True)
+    assert snapshot(tmp_path) == {"out": None, "out/new": b"new"}

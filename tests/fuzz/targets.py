@@ -11,9 +11,9 @@ import contextlib
 import copy
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from reformer_export.artifact.engine_record import read_engine_record
 from reformer_export.artifact.manifest import MANIFEST_NAME, MODEL_NAME, check_files, read_manifest
@@ -31,6 +31,7 @@ from reformer_export.serving.completion_body import (
     MAX_CHOICES,
     generations_from_body,
     read_completion_body,
+    read_prompts,
 )
 from reformer_export.serving.joining import make_joiner
 from reformer_export.serving.messages import PREFIX, decode_for_worker, encode_frame
@@ -46,6 +47,8 @@ ODD_VALUES: Final[tuple[Any, ...]] = (
     *("lsh", "local", "axial", "float64", "text-generation"),
     *([], {}, [[]], [0], [2, 4], {"kind": "lsh"}, {"": 0}),
 )
+
+AnyResult = TypeVar("AnyResult")
 
 
 class Choices:
@@ -186,15 +189,18 @@ def fuzz_triton_config(data: bytes) -> None:
     assert list(find_contradictions("config.pbtxt", text, SEEDS.triton_fields)) or data[:1] == b"\x01"
 
 
-def read_at_once(body: bytes, header_length: str | None, inputs: Sequence[GraphTensor]) -> InferRequest:
-    """`read_infer_request` without a loop: there is nobody who would have a turn in between."""
-    reading = read_infer_request(body, header_length, inputs)
+def run_at_once(reading: Coroutine[Any, None, AnyResult]) -> AnyResult:
+    """The result without a loop: there is nobody who would have a turn in between."""
     while True:
         try:
             reading.send(None)
         except StopIteration as end:
-            asked: InferRequest = end.value
-            return asked
+            result: AnyResult = end.value
+            return result
+
+
+def read_at_once(body: bytes, header_length: str | None, inputs: Sequence[GraphTensor]) -> InferRequest:
+    return run_at_once(read_infer_request(body, header_length, inputs))
 
 
 def fuzz_infer_request(data: bytes) -> None:
@@ -215,7 +221,7 @@ def fuzz_infer_request(data: bytes) -> None:
 def fuzz_completion(data: bytes) -> None:
     """The body of a request for texts, and the messages that a worker gets of it."""
     body = read_completion_body(_edited_text(data, SEEDS.completion))
-    generations = generations_from_body(body, 100)
+    generations = generations_from_body(body, run_at_once(read_prompts(body)), 100)
     assert 0 < len(generations) <= MAX_CHOICES
     for message, payload in generations:
         sent = decode_for_worker(encode_frame(message, len(payload))[PREFIX.size :])

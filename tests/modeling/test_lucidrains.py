@@ -219,3 +219,26 @@ def test_weights_of_a_token_alone_are_those_of_its_rounds(num_hashes: int) -> No
             expected = (copies * (SELF_LOGIT - lse).exp() * (lse - all_rounds).exp()).sum()
             found = weights[(num_hashes + 1) * twice + rounds - twice]
             torch.testing.assert_close(found[0], expected, rtol=0, atol=5e-7)
+
+
+@pytest.mark.parametrize("wrapper", [None, "Autopadder"])
+def test_logits_last_are_those_of_the_last_attended_token(tmp_path: Path, wrapper: str | None) -> None:
+    file, config = save_model(tmp_path, SMALL, wrapper)
+    normed: dict[str, list[torch.Tensor]] = {"all": [], "last": []}
+    models: dict[str, Any] = {}
+    for logits, found in normed.items():
+        checkpoint = load_lucidrains(str(file), config, LoadOptions(logits=logits))  # type: ignore[arg-type]
+        models[logits] = build_model(checkpoint.spec, checkpoint.weights)
+        norm = models[logits].encoder.layer_norm
+        norm.register_forward_hook(lambda _module, _inputs, output, found=found: found.append(output[1]))
+    rng = np.random.default_rng(0)
+    for length in (16, 32, 1, 7, 33) if wrapper else (16, 32):
+        ids = rng.integers(0, 50, (3, length))
+        for kind in ("none", "padded", "holes"):
+            mask = draw_mask(rng, kind, 3, length)
+            given = torch.from_numpy(ids), torch.from_numpy(mask)
+            with torch.no_grad():
+                outputs = {logits: model(*given)[0] for logits, model in models.items()}
+            rows = torch.arange(3), torch.from_numpy((mask * np.arange(length)).max(1))
+            assert torch.equal(normed["last"][-1][:, 0], normed["all"][-1][rows])
+            torch.testing.assert_close(outputs["last"][:, 0], outputs["all"][rows])

@@ -71,12 +71,24 @@ def test_logits_last_are_those_of_the_last_attended_token(tmp_path):
     folder = save_model(tmp_path, config_t(is_decoder=True), transformers.ReformerModelWithLMHead)
     both = {logits: load_huggingface(str(folder), LoadOptions(logits=logits)) for logits in ("all", "last")}
     models = {name: build_model(c.spec, c.weights) for name, c in both.items()}
-    ids, mask = random_inputs(np.random.default_rng(0), 50, 20, 3, masked=True)
-    with torch.no_grad():
-        outputs = {name: m(torch.from_numpy(ids), torch.from_numpy(mask))[0] for name, m in models.items()}
-    last = torch.from_numpy(mask.sum(1) - 1)
-    assert outputs["last"].shape == (3, 1, 50)
-    torch.testing.assert_close(outputs["last"][:, 0], outputs["all"][torch.arange(3), last])
+    normed = {name: gather_outputs(model.encoder.layer_norm) for name, model in models.items()}
+    for length in (1, 7, 16, 20, 33):
+        ids, mask = random_inputs(np.random.default_rng(length), 50, length, 3, masked=True)
+        for side in (mask, mask[:, ::-1].copy()):
+            given = torch.from_numpy(ids), torch.from_numpy(side)
+            with torch.no_grad():
+                outputs = {name: model(*given)[0] for name, model in models.items()}
+            last = torch.from_numpy((side * np.arange(length)).max(1))
+            assert outputs["last"].shape == (3, 1, 50)
+            assert torch.equal(normed["last"][-1][:, 0], normed["all"][-1][torch.arange(3), last])
+            torch.testing.assert_close(outputs["last"][:, 0], outputs["all"][torch.arange(3), last])
+
+
+def gather_outputs(module):
+    """What the module will result in, call by call."""
+    outputs = []
+    module.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
+    return outputs
 
 
 @pytest.mark.parametrize("length", [16, 20, 24, 32, 48, 64, 1, 2, 7, 8, 9])

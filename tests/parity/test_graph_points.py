@@ -25,6 +25,17 @@ def test_the_graph_says_where_every_module_ends(artifacts) -> None:
         find_points(model, encoder.manifest.spec)
 
 
+def test_the_last_norm_has_the_rows_that_are_kept(artifacts) -> None:
+    decoder = artifacts("decoder")
+    model = onnx.load(str(decoder.folder / "model.onnx"))
+    producers = {name: node.op_type for node in model.graph.node for name in node.output}
+    (norm,) = (node for node in model.graph.node if node.op_type == "FinalNorm")
+    assert [producers[name] for name in norm.input[:3]] == ["GatherElements"] * 3
+    points = {point.name: point.value for point in find_points(model, decoder.manifest.spec)}
+    (cast,) = (node for node in model.graph.node if norm.output[0] in node.input)  # feed-forward in slices
+    assert (cast.op_type, points["encoder.layer_norm"]) == ("Cast", cast.output[0])
+
+
 def test_hashes_are_found_without_modules_and_as_many_as_the_manifest_says(artifacts) -> None:
     encoder = artifacts("encoder")
     model, spec = onnx.load(str(encoder.folder / "model.onnx")), encoder.manifest.spec

@@ -7,6 +7,7 @@ import pytest
 from onnx import helper
 
 from reformer_export.runtimes.bfloat16_products import multiply_in_bfloat16
+from reformer_export.runtimes.dense_layers import PRODUCTS_KEY
 from reformer_export.runtimes.upcast import upcast_in_place
 from tests.runtimes.dense_graphs import ADD, ALONE, BF16, MATMUL, NOT_TAKEN, WT, B, W, make_model, run, tensor
 
@@ -17,6 +18,8 @@ def rewrite(nodes, outputs, initializers):
     upcast_in_place(exact)
     kept = multiply_in_bfloat16(rewritten)
     upcast_in_place(rewritten, kept)
+    said = {(each.key, each.value) for each in rewritten.metadata_props}
+    assert said == ({(PRODUCTS_KEY, "bfloat16")} if kept else set())
     assert kept == {each.name for each in rewritten.graph.initializer if each.data_type == BF16}
     for got, wanted in zip(run(rewritten), run(exact), strict=True):
         np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)

@@ -10,6 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from reformer_export.runtimes import float32_products
+from reformer_export.runtimes.dense_layers import PRODUCTS_KEY
 from reformer_export.runtimes.float32_products import fuse_dense_layers
 from reformer_export.runtimes.ort_session import Placement, open_session
 from reformer_export.runtimes.upcast import upcast_in_place
@@ -32,6 +33,7 @@ def fuse(path, model):
     found = onnx.load_model_from_string(fused)
     for got, wanted in zip(run(found), run(model), strict=True):
         np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
+    assert {each.key: each.value for each in found.metadata_props} == {PRODUCTS_KEY: "float32"}
     return found
 
 

@@ -46,6 +46,45 @@ waits.wait()
 child = os.fork()
 """
 
+REFUSED = """
+import os, sys
+import reformer_export
+from reformer_export.errors import ArtifactError
+from reformer_export.runtimes import ort
+def refuse(model, session, manifest):
+    raise ArtifactError(model, "another signature", "the manifest's", "export it again")
+ort.check_signature = refuse
+try:
+    reformer_export.load({out!r}, threads=4)
+except ArtifactError as error:
+    held = error  # and with it, in its traceback, the session
+child = os.fork()
+if child == 0:
+    del held
+    sys.exit(7)
+_, status = os.waitpid(child, 0)
+print("child", os.waitstatus_to_exitcode(status))
+"""
+
+RELEASED = """
+import os, sys
+from reformer_export.runtimes.forks import release_with
+class Model:
+    pass
+parent, called, gone, last = os.getpid(), Model(), Model(), Model()
+def release(name):
+    print(name, "in the parent" if os.getpid() == parent else "in the child", flush=True)
+call = release_with(called, lambda: release("called"))
+release_with(gone, lambda: release("gone"))
+release_with(last, lambda: release("at the end"))
+child = os.fork()
+if child:
+    os.waitpid(child, 0)
+call()
+call()
+del gone
+"""
+
 
 @pytest.mark.parametrize("threads", [1, 4])
 @pytest.mark.parametrize(
@@ -75,3 +114,18 @@ def test_a_fork_while_a_thread_opens_another(tmp_path: Path) -> None:
     assert "forked after the model was opened" in ended.stdout
     assert ended.stdout.splitlines()[-1] == "child 7 (1, 3, 258)"
     assert ended.stderr == ""
+
+
+def test_a_fork_after_a_model_was_refused(tmp_path: Path) -> None:
+    code = REFUSED.format(out=str(write_artifact(tmp_path / "out")))
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert ended.stdout.splitlines() == ["child 7"], ended.stderr
+
+
+def test_a_child_releases_nothing() -> None:
+    ended = subprocess.run([sys.executable, "-c", RELEASED], capture_output=True, text=True, timeout=120)
+    assert ended.stdout.splitlines() == [
+        "called in the parent",
+        "gone in the parent",
+        "at the end in the parent",
+    ], ended.stderr

@@ -15,11 +15,12 @@ from onnx import TensorProto
 
 import reformer_export
 from reformer_export.artifact.files import sha256_of_file
-from reformer_export.artifact.manifest import EXTERNAL_DATA_NAME, MODEL_NAME
+from reformer_export.artifact.manifest import EXTERNAL_DATA_NAME, MODEL_NAME, read_manifest
 from reformer_export.errors import ArtifactError, InputError, MissingDependencyError, RuntimeUnavailableError
-from reformer_export.libraries.operators import NativeLibrary
+from reformer_export.libraries.operators import NativeLibrary, find_native_library
 from reformer_export.low_precision import LowPrecision
-from reformer_export.runtimes import LeftPaddingWarning, load, ort_session
+from reformer_export.runtimes import LeftPaddingWarning, RuntimeOptions, load, ort, ort_session
+from reformer_export.runtimes.dense_layers import PRODUCTS_KEY
 from reformer_export.runtimes.ort import OnnxRuntime
 from reformer_export.runtimes.ort_notes import describe_products
 from reformer_export.spec import TASKS, DType, Task
@@ -110,9 +111,35 @@ def test_what_products_run_is_said() -> None:
     assert "run in bfloat16 with AMX" in describe("AMX", "AMX", dtype="bfloat16")[0]
     assert describe("AMX", None, low_precision=LowPrecision("int8")) == []
     assert "none of AVX2, VNNI and AMX" in describe(None, None, low_precision=LowPrecision("int8"))[0]
-    assert str(NativeLibrary(Path("x.so"), "1", 6, "AVX-512", None, "AMX", "AMX", "AVX-512")) == (
-        "1 (ABI 6, AVX-512, int8 with AMX, bfloat16 with AMX, float32 with AVX-512)"
+
+
+def test_only_products_that_are_used_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a library that has all of them; the artifact has no dense layers of its own."""
+    out = write_artifact(tmp_path / "out")
+    found = find_native_library("auto")
+    if found is None:
+        pytest.skip("no native library: make native says what is missing")
+    library = dataclasses.replace(
+        found, int8_products="AMX", bfloat16_products="AMX", float32_products="AVX-512"
     )
+    monkeypatch.setattr(ort, "find_native_library", lambda mode: library)
+    kernels = f"{library.version} (ABI {library.abi_version}, {library.cpu_target})"
+    with load(out, provider="cpu") as model:
+        assert model.description == f"ONNX Runtime, CPU, native kernels {kernels}"
+    manifest = dataclasses.replace(read_manifest(out), low_precision=LowPrecision("int8"))
+    options = RuntimeOptions(provider="cpu")
+    with OnnxRuntime(out, options, manifest) as model:
+        assert model.description == f"ONNX Runtime, CPU, native kernels {kernels}, int8 with AMX"
+    real = ort.open_session
+
+    def open_session(*arguments: Any, **named: Any) -> Any:
+        session = real(*arguments, **named)
+        monkeypatch.setattr(session._model_meta, "custom_metadata_map", {PRODUCTS_KEY: "float32"})
+        return session
+
+    monkeypatch.setattr(ort, "open_session", open_session)
+    with load(out, provider="cpu") as model:
+        assert model.description == f"ONNX Runtime, CPU, native kernels {kernels}, float32 with AVX-512"
 
 
 def test_bfloat16_needs_onnx_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

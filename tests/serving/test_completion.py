@@ -46,7 +46,7 @@ class StandIn:
 
 def make(worker: StandIn, **fields: Any) -> Completion:
     body = read_completion_body(json.dumps({"prompt": "In", **fields}).encode())
-    return Completion(cast(Worker, worker), "tiny", body, 100)
+    return Completion(cast(Worker, worker), "tiny", body, ["In"], 100)
 
 
 async def turn() -> None:

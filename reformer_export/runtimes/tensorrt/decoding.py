@@ -17,6 +17,7 @@ from reformer_export.artifact.engine_record import Shape, format_shape
 from reformer_export.errors import InputError, ReformerExportError
 from reformer_export.runtimes.cache_buffers import CacheBuffers
 from reformer_export.runtimes.cache_memory import Block
+from reformer_export.runtimes.forks import release_with
 from reformer_export.runtimes.options import Device
 from reformer_export.runtimes.tensorrt.buffers import TensorBuffers
 from reformer_export.runtimes.tensorrt.contexts import EngineContexts
@@ -123,7 +124,7 @@ class EngineDecoder:
             stack.callback(self._buffers.close)
             stack.callback(self._contexts.clear)
             stack.callback(cuda.activate)
-            self._release = weakref.finalize(self, stack.pop_all().close)
+            self._release = release_with(self, stack.pop_all().close)
 
     def bind(self, buffers: CacheBuffers, first_row: int, ids: NDArray[np.int64]) -> EngineCall:
         return EngineCall(self, buffers, first_row, ids)
@@ -148,10 +149,6 @@ class EngineDecoder:
         """Release the engine and its memory, after a call that is running."""
         with self._lock:
             self._release()
-
-    def abandon(self) -> None:
-        """Release nothing in a forked child, where the GPU's context is not."""
-        self._release.detach()
 
     def _find_profile(self, call: EngineCall) -> int:
         record = self._opened.record

@@ -20,7 +20,7 @@ from reformer_export.phases import log_fact, log_phase
 from reformer_export.runtimes.base import Runtime
 from reformer_export.runtimes.decoding import DecodingState
 from reformer_export.runtimes.device_arrays import is_on_gpu
-from reformer_export.runtimes.forks import keep_for_good
+from reformer_export.runtimes.forks import keep_for_good, release_with, watch_forks
 from reformer_export.runtimes.named_inputs import prepare_feeds
 from reformer_export.runtimes.options import RuntimeOptions
 from reformer_export.runtimes.tensorrt.choice import choose_engines, find_decoding_engine
@@ -83,8 +83,7 @@ class TensorRTRuntime(Runtime):
         data = self._read_engine(self._record)
         self._cuda = CudaDevice(import_cuda(), options.device_id or 0) if cuda is None else cuda
         resources = self._resources = contextlib.ExitStack()
-        # At the latest when this object is collected, or the program ends.
-        self._release = weakref.finalize(self, resources.close)
+        self._release = release_with(self, resources.close)
         try:
             if self._record is self._choice.passes:
                 opened = self._open_executor(self._record, data)
@@ -95,6 +94,7 @@ class TensorRTRuntime(Runtime):
             raise
         self._title = opened.title
         self._notes += [f"{opened.title}: {warning}" for warning in opened.warnings]
+        watch_forks(self)
 
     @property
     def record(self) -> EngineRecord:
@@ -235,9 +235,6 @@ class TensorRTRuntime(Runtime):
 
     def abandon(self) -> None:
         self._is_abandoned = self._is_closed = True
-        self._release.detach()
-        if self._decoder is not None:
-            self._decoder.abandon()
         for thing in (self._executor, self._decoder):
             keep_for_good(thing)
         self._executor = self._decoder = None
