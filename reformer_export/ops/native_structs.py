@@ -162,5 +162,5 @@ def make_params(operator: Operator, attributes: Sequence[Any]) -> Any:
             params.num_factors = len(value)
             params.num_buckets[: len(value)] = list(value)
         else:
-            setattr(params.chunking if hasattr(Chunking, name) else params, name, value)
+            setattr(params if hasattr(params, name) else params.chunking, name, value)
     return params
