@@ -39,6 +39,7 @@ class Machine:
             get_inputs=lambda: [named["input_ids"], named["attention_mask"]],
             get_outputs=lambda: [named["logits"]],
             get_overridable_initializers=lambda: [],
+            get_modelmeta=lambda: SimpleNamespace(custom_metadata_map={}),
         )
 
 
