@@ -364,7 +364,7 @@ def test_random_models_of_transformers_pass(
         check_honest(loaded, Path(root), options)
 
 
-@settings(max_examples=10, deadline=None, phases=WITHOUT_SHRINKING)
+@settings(max_examples=4, deadline=None, phases=WITHOUT_SHRINKING)
 @given(
     keywords=st.one_of(lucidrains.keyword_arguments(), lucidrains.vector_keyword_arguments()),
     options=export_options(),
