@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <string_view>
 
+#include "kernels/cpu/cpu_target.h"
 #include "kernels/cpu/linear/dense.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -23,8 +24,11 @@ struct TargetProducts {
   std::string_view name;  // in REFORMER_CPU_PRODUCTS
   const Products* int8;
   const Products* bfloat16;
-  const Products* float32;
 };
+
+// Of the kernels' own instruction sets: int8's say less of float32 (AVX-512 without VNNI).
+constexpr Products kAvx2Float32 = {"AVX2", REFORMER_FLOAT32, RowFormat::kAsWeight, nullptr};
+constexpr Products kAvx512Float32 = {"AVX-512", REFORMER_FLOAT32, RowFormat::kAsWeight, nullptr};
 
 #if defined(__x86_64__) && defined(__GNUC__)
 constexpr Products kAvx2Int8 = {"AVX2", REFORMER_INT8, RowFormat::kWide, multiply_int8_avx2};
@@ -34,17 +38,15 @@ constexpr Products kAvx512Int8 = {"AVX512-VNNI", REFORMER_INT8, RowFormat::kBias
                                   multiply_int8_avx512};
 constexpr Products kAvx512BFloat16 = {"AVX512-BF16", REFORMER_BFLOAT16, RowFormat::kAsWeight,
                                       multiply_bfloat16_avx512};
-constexpr Products kAvx2Float32 = {"AVX2", REFORMER_FLOAT32, RowFormat::kAsWeight, nullptr};
-constexpr Products kAvx512Float32 = {"AVX-512", REFORMER_FLOAT32, RowFormat::kAsWeight, nullptr};
 constexpr Products kAmxInt8 = {"AMX", REFORMER_INT8, RowFormat::kAsWeight, multiply_int8_amx, true};
 constexpr Products kAmxBFloat16 = {"AMX", REFORMER_BFLOAT16, RowFormat::kAsWeight,
                                    multiply_bfloat16_amx, true};
 constexpr TargetProducts kTargets[] = {
-    {ProductsTarget::kNone, "none", nullptr, nullptr, nullptr},
-    {ProductsTarget::kAvx2, "avx2", &kAvx2Int8, nullptr, &kAvx2Float32},
-    {ProductsTarget::kAvxVnni, "avx-vnni", &kAvxVnniInt8, nullptr, &kAvx2Float32},
-    {ProductsTarget::kAvx512, "avx512", &kAvx512Int8, &kAvx512BFloat16, &kAvx512Float32},
-    {ProductsTarget::kAmx, "amx", &kAmxInt8, &kAmxBFloat16, &kAvx512Float32}};
+    {ProductsTarget::kNone, "none", nullptr, nullptr},
+    {ProductsTarget::kAvx2, "avx2", &kAvx2Int8, nullptr},
+    {ProductsTarget::kAvxVnni, "avx-vnni", &kAvxVnniInt8, nullptr},
+    {ProductsTarget::kAvx512, "avx512", &kAvx512Int8, &kAvx512BFloat16},
+    {ProductsTarget::kAmx, "amx", &kAmxInt8, &kAmxBFloat16}};
 
 // Linux keeps the tiles from a process until it asks for them (Documentation/arch/x86/xstate.rst).
 bool ask_for_tiles() {
@@ -87,7 +89,7 @@ bool has_target(ProductsTarget target) {
 
 bool has_avx512_bfloat16() { return __builtin_cpu_supports("avx512bf16"); }
 #else
-constexpr TargetProducts kTargets[] = {{ProductsTarget::kNone, "none", nullptr, nullptr, nullptr}};
+constexpr TargetProducts kTargets[] = {{ProductsTarget::kNone, "none", nullptr, nullptr}};
 bool has_target(ProductsTarget target) { return target == ProductsTarget::kNone; }
 bool has_avx512_bfloat16() { return false; }
 #endif
@@ -95,7 +97,7 @@ bool has_avx512_bfloat16() { return false; }
 struct Choice {
   std::atomic<const Products*> int8{nullptr};
   std::atomic<const Products*> bfloat16{nullptr};
-  std::atomic<const Products*> float32{nullptr};
+  std::atomic<bool> has_float32{false};
 
   Choice() {
     const char* wanted = std::getenv("REFORMER_CPU_PRODUCTS");
@@ -110,7 +112,7 @@ struct Choice {
   // Where float32 has as many products a cycle as AVX512-BF16, that is for tests only.
   void take(const TargetProducts& target, bool whatever_its_speed) {
     int8 = target.int8;
-    float32 = target.float32;
+    has_float32 = target.target != ProductsTarget::kNone;
     const bool is_fast = target.target == ProductsTarget::kAmx;
     const bool is_there = target.target != ProductsTarget::kAvx512 || has_avx512_bfloat16();
     bfloat16 = is_there && (is_fast || whatever_its_speed) ? target.bfloat16 : nullptr;
@@ -131,7 +133,8 @@ const Products* select_products(int32_t weight_dtype) {
     case REFORMER_BFLOAT16:
       return chosen().bfloat16.load();
     default:
-      return has_dense() ? chosen().float32.load() : nullptr;
+      if (!chosen().has_float32 || !has_dense()) return nullptr;
+      return cpu_target() == CpuTarget::kAvx512 ? &kAvx512Float32 : &kAvx2Float32;
   }
 }
 
